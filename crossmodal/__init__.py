@@ -1,0 +1,13 @@
+"""Layer 2, crossmodal: pairs, networks, objectives and figures. It knows modalities only by their interface."""
+
+import modalities
+
+if not hasattr(modalities, "MODALITIES"):
+    raise ImportError(
+        f"crossmodal needs the package 'modalities' it was installed with, but {modalities.__file__} is another one; "
+        "install crossmodal-transfer into an environment of its own"
+    )
+
+SOURCES = modalities.Catalogue("crossmodal.sources", "Source", "source")
+ENCODERS = modalities.Catalogue("crossmodal.encoders", "Encoder", "encoder")
+OBJECTIVES = modalities.Catalogue("crossmodal.objectives", "Objective", "objective")

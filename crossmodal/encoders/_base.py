@@ -1,0 +1,42 @@
+"""The interface of an encoder, and what it gives."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class Features(NamedTuple):
+    """What an encoder says of a batch."""
+
+    embedding: Float[Tensor, "batch dim"]  # pooled, before any classifier; not unit length
+    maps: tuple[Float[Tensor, "batch _ _ _"], ...]  # one a stage, after its last non-linearity
+    logits: Float[Tensor, "batch classes"] | None  # None where the encoder has no classifier
+
+
+@dataclass(frozen=True)
+class Spec:
+    """The sizes of an encoder's features, for whoever builds heads on them."""
+
+    dim: int  # of the embedding
+    maps: tuple[tuple[int, int, int], ...]  # channels, height, width of each stage
+    classes: int  # 0: no logits
+
+
+class Encoder(nn.Module, ABC):
+    """A network from a modality's normalised batch to `Features`.
+
+    Entries are built as ``Entry(shape, classes, **options)``: `shape` is the modality's, `classes` the number of logits
+    (0: no classifier), and the keyword-only options are what a config may set.
+    """
+
+    stem: ClassVar[str]  # name, in the trunk's state, of the weight that meets the input's channels
+    classifier: ClassVar[str]  # prefix, in the trunk's state, of the weights that give logits
+    trunk: nn.Module  # the part that published weights are made for
+    spec: Spec  # sizes of what `forward` gives
+
+    @abstractmethod
+    def forward(self, batch: Float[Tensor, "batch *shape"]) -> Features:
+        """The features of a normalised batch."""

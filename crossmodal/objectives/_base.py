@@ -1,0 +1,52 @@
+"""The interface of an objective: everything that is minimised is one."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from crossmodal.encoders._base import Features
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch of pairs, on the device, ready for the encoders."""
+
+    inputs: dict[str, Tensor]  # view name -> what its encoder eats
+    index: Int[Tensor, " batch"]  # stable number of each pair in its data set
+    label: Int[Tensor, " batch"]  # class, -1 where there is none
+    seed: int = 0  # address of the draws of this step: the same on every rank
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an objective says of a batch."""
+
+    loss: Float[Tensor, ""]  # mean over the batch's rows
+    memo: tuple[Tensor, ...] = ()  # rows to remember, first dimension the batch; gathered from all ranks
+    figures: dict[str, Tensor] = field(default_factory=dict)  # scalars worth logging, detached
+
+
+class Objective(nn.Module, ABC):
+    """A loss between a student's and a teacher's features, with the heads it trains and what it remembers.
+
+    Entries are built as ``Entry(student, teacher, pairs, **options)``: two `Spec`s (`teacher` is None where no teacher
+    is named), the number of pairs in the data set, and keyword-only options. `forward` changes nothing.
+    """
+
+    @abstractmethod
+    def forward(self, student: Features, teacher: Features | None, batch: Batch) -> Outcome:
+        """The loss on one batch, in float32 or better."""
+
+    def remember(self, *memo: Tensor) -> None:
+        """Learns from the memo of the step just taken, gathered from all ranks in rank order."""
+        assert not memo, f"{type(self).__name__} gave a memo but remembers nothing"
+
+    def memory(self) -> dict[str, Tensor]:
+        """What is remembered and must be in a checkpoint; empty for most. Tensors are the live ones."""
+        return {}
+
+    def project(self, student: Features, teacher: Features) -> tuple[Tensor, Tensor] | None:
+        """Both sides in the space where this objective compares them, or None where there is no such space."""
+        return None

@@ -1,0 +1,46 @@
+"""The interface of a source: where pairs come from before they are shards."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from modalities._base import Modality
+
+
+class SourceError(ValueError):
+    """A source that cannot give its pairs: missing files, unpaired views, a wrong pattern."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One moment as all its sensors saw it, encoded."""
+
+    key: str  # unique in its split; letters, digits, "_" and "-" (a dot would start a member's name)
+    members: dict[str, bytes]  # "rgb.jpg" -> bytes: field and extension
+    label: int = -1  # class, -1 where there is none
+    group: str = ""  # what must not be split: a level, a video, a room
+    facts: dict[str, object] = field(default_factory=dict)  # further JSON values: a pose, a time
+
+
+class Source(ABC):
+    """Where pairs come from. Entries are frozen dataclasses whose fields are the options a config may set."""
+
+    @abstractmethod
+    def fields(self) -> dict[str, Modality]:
+        """The members every pair has, by field name; the modality's stored options describe the bytes."""
+
+    @abstractmethod
+    def classes(self) -> tuple[str, ...]:
+        """Class names in label order; empty where there are no labels."""
+
+    @abstractmethod
+    def splits(self) -> tuple[str, ...]:
+        """The parts it comes in, such as "train" and "test"."""
+
+    @abstractmethod
+    def pairs(self, split: str) -> Iterator[Pair]:
+        """The pairs of a part, always the same in the same order.
+
+        Raises:
+            SourceError: they cannot be had.
+        """

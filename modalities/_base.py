@@ -1,0 +1,85 @@
+"""The interface of a modality: bytes <-> physical units <-> what an encoder sees."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from modalities._scene import Scene
+
+
+class DecodeError(ValueError):
+    """Bytes that are not what the modality stores; whoever knows shard, key and field adds them."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """One look at a sample, in fractions of its extent, shared by the aligned views.
+
+    Spatial views take the rectangle and mirror it; streams over time take the piece that begins at `start`.
+    """
+
+    top: float = 0.0
+    left: float = 0.0
+    height: float = 1.0
+    width: float = 1.0
+    flip: bool = False  # mirrored left to right; stereo sound swaps its channels
+    start: float = 0.5  # where a piece of time lies in the slack: 0 at the beginning, 1 at the end
+
+
+class Modality(ABC):
+    """One kind of sensor stream. Entries are frozen dataclasses whose fields are the options a config may set.
+
+    A signal is what `decode` returns, in physical units and at its stored size. `adapt` makes it a sample of `shape`,
+    still in physical units; `augment` and `normalise` work on batches of these, on any device.
+    """
+
+    field: ClassVar[str]  # its member in a sample: "depth" reads "000123.depth.png"
+    extensions: ClassVar[tuple[str, ...]]  # what `decode` reads; `encode` writes the first
+    stored: ClassVar[tuple[str, ...]] = ()  # options that describe the stored bytes; the manifest holds them
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, ...]:
+        """Of one adapted sample, channels first."""
+
+    @abstractmethod
+    def decode(self, payload: bytes) -> Float[Tensor, "..."]:
+        """The signal in physical units, channels first.
+
+        Raises:
+            DecodeError: the bytes are not a readable signal of this modality.
+        """
+
+    @abstractmethod
+    def encode(self, signal: Float[Tensor, "..."]) -> bytes:
+        """The inverse of `decode`, up to quantisation."""
+
+    @abstractmethod
+    def adapt(self, signal: Float[Tensor, "..."], window: Window) -> Float[Tensor, "..."]:
+        """One look at the signal, of `shape`, in physical units."""
+
+    @abstractmethod
+    def draw(self, generator: torch.Generator) -> Float[Tensor, " draws"]:
+        """This sample's augmentation as a fixed number of random numbers, read by `augment`."""
+
+    @abstractmethod
+    def augment(
+        self, batch: Float[Tensor, "batch *shape"], draws: Float[Tensor, "batch draws"]
+    ) -> Float[Tensor, "batch *shape"]:
+        """The batch as this sensor might also have seen it; row i depends on row i of `draws` alone."""
+
+    @abstractmethod
+    def normalise(self, batch: Float[Tensor, "batch *shape"]) -> Float[Tensor, "batch *shape"]:
+        """What the encoder eats; part of an exported model."""
+
+    @abstractmethod
+    def picture(self, adapted: Float[Tensor, "..."]) -> Float[Tensor, "3 height width"]:
+        """What a person should see of an adapted sample, in [0, 1]."""
+
+    @abstractmethod
+    def render(self, scene: Scene) -> Float[Tensor, "..."]:
+        """The signal this sensor would give of a synthetic scene."""

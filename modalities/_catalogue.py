@@ -1,0 +1,151 @@
+"""Catalogues: a folder of modules in which a file's name is an entry's name, read without importing it."""
+
+import ast
+import difflib
+import importlib
+import importlib.util
+import io
+import tokenize
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Option:
+    """One setting of a class, as its source states it."""
+
+    name: str
+    annotation: str
+    default: str | None  # source text; None where a value must be given
+    comment: str  # what the source says beside it
+
+
+class UnknownNameError(LookupError):
+    """A name that no catalogue entry has; the message lists what there is and the nearest."""
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """The entries in a package folder: every file that does not start with an underscore.
+
+    An entry's file holds exactly one class that derives from `interface`; that class is the entry. Names, summaries and
+    options are read from the source, so asking for them imports nothing.
+    """
+
+    package: str  # "crossmodal.objectives"
+    interface: str  # name of the class that entries derive from: "Objective"
+    kind: str  # what an entry is called in messages: "objective"
+
+    @cached_property
+    def folder(self) -> Path:
+        """The folder that is the catalogue."""
+        top, *rest = self.package.split(".")
+        spec = importlib.util.find_spec(top)
+        assert spec is not None and spec.submodule_search_locations
+        return Path(spec.submodule_search_locations[0], *rest)
+
+    def names(self) -> list[str]:
+        """All entries, sorted."""
+        return sorted(path.stem for path in self.folder.glob("[!_]*.py"))
+
+    def get(self, name: str) -> type:
+        """The class of the entry called `name`; this imports its file.
+
+        Raises:
+            UnknownNameError: there is no such entry.
+            ModuleNotFoundError: the entry needs a package that is not installed.
+        """
+        class_name = self._class(name).name
+        try:
+            return getattr(importlib.import_module(f"{self.package}.{name}"), class_name)
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                f"{self.kind} {name!r} needs the package {error.name!r}, which is not installed; "
+                f"see the extras in setup.py (pip install 'crossmodal-transfer[all]')",
+                name=error.name,
+            ) from error
+
+    def options(self, name: str) -> dict[str, Option]:
+        """What can be set on an entry: fields of a dataclass, else keyword-only parameters of `__init__`."""
+        return read_options(self._source(name), self._class(name))
+
+    def summary(self, name: str) -> str:
+        """The first line of the entry's docstring."""
+        return summary(self._class(name))
+
+    def _source(self, name: str) -> str:
+        if name not in self.names():
+            raise UnknownNameError(f"{self.kind} {name!r} is not known{suggest(name, self.names())}")
+        return (self.folder / f"{name}.py").read_text(encoding="utf-8")
+
+    def _class(self, name: str) -> ast.ClassDef:
+        tree = ast.parse(self._source(name))
+        found = [
+            node
+            for node in tree.body
+            if isinstance(node, ast.ClassDef) and any(ast.unparse(base) == self.interface for base in node.bases)
+        ]
+        if len(found) != 1:
+            raise TypeError(f"{self.package}.{name} must define one class derived from {self.interface}")
+        return found[0]
+
+
+def suggest(name: str, known: list[str]) -> str:
+    """The tail of a message about a wrong name: the nearest valid one, and all of them."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"{hint} (known: {', '.join(known)})"
+
+
+def summary(node: ast.ClassDef | ast.Module) -> str:
+    """The first line of a docstring, or nothing."""
+    return (ast.get_docstring(node) or "").split("\n", 1)[0]
+
+
+def read_options(source: str, node: ast.ClassDef) -> dict[str, Option]:
+    """The options of a class from its source text, each with the comment on or above its line."""
+    comments = _comments(source)
+    init = next((item for item in node.body if isinstance(item, ast.FunctionDef) and item.name == "__init__"), None)
+    return _parameters(init, comments) if init else _fields(node, comments)
+
+
+def _fields(node: ast.ClassDef, comments: Mapping[int, str]) -> dict[str, Option]:
+    found = {}
+    for item in node.body:
+        if not isinstance(item, ast.AnnAssign) or not isinstance(item.target, ast.Name):
+            continue
+        annotation, name = ast.unparse(item.annotation), item.target.id
+        if not annotation.startswith("ClassVar"):
+            default = None if item.value is None else ast.unparse(item.value)
+            found[name] = Option(name, annotation, default, _beside(item, comments))
+    return found
+
+
+def _parameters(init: ast.FunctionDef, comments: Mapping[int, str]) -> dict[str, Option]:
+    found = {}
+    for argument, value in zip(init.args.kwonlyargs, init.args.kw_defaults, strict=True):
+        annotation = ast.unparse(argument.annotation) if argument.annotation else "object"
+        default = None if value is None else ast.unparse(value)
+        found[argument.arg] = Option(argument.arg, annotation, default, _beside(argument, comments))
+    return found
+
+
+def _beside(node: ast.AnnAssign | ast.arg, comments: Mapping[int, str]) -> str:
+    assert node.end_lineno is not None
+    return comments.get(node.end_lineno) or comments.get(-(node.lineno - 1), "")
+
+
+def _comments(source: str) -> dict[int, str]:
+    """Comments by line: positive keys trail code, negative keys stand on a line of their own."""
+    found: dict[int, str] = {}
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            line = token.start[0]
+            alone = not token.line[: token.start[1]].strip()
+            text = token.string.lstrip("# ").strip()
+            if alone and -(line - 1) in found:
+                text = f"{found.pop(-(line - 1))} {text}"
+            found[-line if alone else line] = text
+    return found

