@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Catalogue:
         """All entries, sorted."""
         return sorted(path.stem for path in self.folder.glob("[!_]*.py"))
 
-    def get(self, name: str) -> type:
+    def get(self, name: str) -> Any:
         """The class of the entry called `name`; this imports its file.
 
         Raises:
@@ -134,7 +135,7 @@ def _parameters(init: ast.FunctionDef, comments: Mapping[int, str]) -> dict[str,
 
 def _beside(node: ast.AnnAssign | ast.arg, comments: Mapping[int, str]) -> str:
     assert node.end_lineno is not None
-    return comments.get(node.end_lineno) or comments.get(-(node.lineno - 1), "")
+    return comments.get(node.end_lineno) or comments.get(node.lineno) or comments.get(-(node.lineno - 1), "")
 
 
 def _comments(source: str) -> dict[int, str]:

@@ -28,7 +28,6 @@ class Scene:
     wall_colour: tuple[float, float, float]  # RGB in [0, 1]
     light: float  # brightness, 1 is neutral
     size: int = 64  # pixels, square
-    rate_hz: int = 8000
     duration_s: float = 0.5
 
     @property

@@ -1,0 +1,204 @@
+"""Sound."""
+
+import functools
+import io
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import soundfile
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+from torchaudio.functional import resample
+from torchaudio.transforms import MelSpectrogram
+
+from modalities._base import DecodeError, Modality, Window
+from modalities._options import check_within
+from modalities._raster import colour_map, spans
+from modalities._scene import SHAPES, Scene, Solid
+
+FLOOR = 1e-8  # power of a band below which 16-bit sound holds only its own rounding: -80 dB
+
+
+@dataclass(frozen=True)
+class Audio(Modality):
+    """Sound as log-mel spectrograms in dB, one per channel, from FLAC, WAV or OGG of any rate.
+
+    A signal is the amplitude in [-1, 1] at `rate_hz`. `adapt`, in the worker, cuts a piece and takes its spectrogram.
+    Augmentation is SpecAugment's two masks (Park et al. 2019, https://arxiv.org/abs/1904.08779, section 2), without
+    time warping, and a gain.
+
+    Raises:
+        ValueError: an option is out of its range, or the mel bands are finer than the spectrum.
+    """
+
+    field: ClassVar[str] = "audio"
+    extensions: ClassVar[tuple[str, ...]] = ("flac", "wav", "ogg")
+
+    rate_hz: int = 16000  # samples per second; files of another rate are resampled
+    window_s: float = 0.96  # length of the piece an encoder hears, seconds; shorter sound is followed by silence
+    channels: int = 1  # 1: the mean of what is stored; 2: left and right
+    mels: int = 64  # frequency bands
+    frame_ms: float = 25.0  # length of one spectrum, milliseconds
+    hop_ms: float = 10.0  # from one spectrum to the next, milliseconds
+    min_hz: float = 60.0  # lowest frequency
+    max_hz: float | None = None  # highest frequency; null: half of rate_hz
+    gain_db: float = 6.0  # greatest change of loudness, dB
+    time_mask: float = 0.15  # longest silenced stretch, as a fraction of the piece
+    mel_mask: float = 0.15  # widest silenced stretch of bands, as a fraction of them
+    mean_db: float = -20.0  # subtracted, dB
+    std_db: float = 25.0  # divided by, dB
+
+    def __post_init__(self) -> None:
+        check_within(1000, 384000, rate_hz=self.rate_hz)
+        check_within(1, 2, channels=self.channels)
+        check_within(1, 1000, frame_ms=self.frame_ms, hop_ms=self.hop_ms)
+        check_within(self.frame_ms / 1000, 600, window_s=self.window_s)
+        check_within(0, self.top_hz, min_hz=self.min_hz)
+        check_within(self.min_hz + 1, self.rate_hz / 2, max_hz=self.top_hz)
+        check_within(0, 1, time_mask=self.time_mask, mel_mask=self.mel_mask)
+        check_within(0, 60, gain_db=self.gain_db)
+        check_within(1e-6, math.inf, std_db=self.std_db)
+        check_within(1, self._most_mels(), mels=self.mels)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Channels, mel bands from low to high, and time."""
+        return (self.channels, self.mels, self._samples() // self._count(self.hop_ms))
+
+    @property
+    def top_hz(self) -> float:
+        """The highest frequency an encoder hears."""
+        return self.rate_hz / 2 if self.max_hz is None else self.max_hz
+
+    def decode(self, payload: bytes) -> Float[Tensor, "channels samples"]:
+        """Amplitude in [-1, 1] at `rate_hz`, clipped to that range.
+
+        Raises:
+            DecodeError: it is no sound that can be read, is cut short, or holds no samples or no numbers.
+        """
+        samples, rate_hz = _read(payload)
+        if rate_hz != self.rate_hz:
+            samples = resample(samples, rate_hz, self.rate_hz)
+        return samples.clamp(-1, 1)
+
+    def encode(self, signal: Float[Tensor, "channels samples"]) -> bytes:
+        """FLAC of 16 bits at `rate_hz`."""
+        with io.BytesIO() as file:
+            soundfile.write(file, signal.T.numpy(), self.rate_hz, format="FLAC", subtype="PCM_16")
+            return file.getvalue()
+
+    def adapt(
+        self, signal: Float[Tensor, "stored samples"], window: Window
+    ) -> Float[Tensor, "{self.channels} {self.mels} frames"]:
+        """The log-mel spectrogram of the window's piece, in dB; a full-scale sine has about 40.
+
+        Raises:
+            ValueError: `channels` is 2 and more than two are stored.
+        """
+        heard = self._mixed(signal)
+        heard = heard.flip(0) if window.flip else heard
+        slack = heard.shape[1] - self._samples()
+        start = round(min(max(window.start, 0.0), 1.0) * max(slack, 0))
+        piece = F.pad(heard[:, start : start + self._samples()], (0, max(-slack, 0)))
+        power = _mel(self)(piece)[..., : self.shape[-1]]
+        return 10 * power.clamp(min=FLOOR).log10()
+
+    def draw(self, generator: torch.Generator) -> Float[Tensor, "5"]:
+        """Five uniform numbers: place and width of the masks in time and in frequency, and the gain."""
+        return torch.rand(5, generator=generator)
+
+    def augment(
+        self, batch: Float[Tensor, "batch channels mels frames"], draws: Float[Tensor, "batch 5"]
+    ) -> Float[Tensor, "batch channels mels frames"]:
+        """The batch louder or softer, with a stretch of time and one of frequencies at `mean_db`."""
+        place, length, band, width, gain = draws.unbind(1)
+        late = spans(place, length * self.time_mask, batch.shape[-1])
+        high = spans(band, width * self.mel_mask, batch.shape[-2])
+        masked = late[:, None, None, :] | high[:, None, :, None]
+        return torch.where(masked, self.mean_db, batch + (2 * gain[:, None, None, None] - 1) * self.gain_db)
+
+    def normalise(
+        self, batch: Float[Tensor, "batch channels mels frames"]
+    ) -> Float[Tensor, "batch channels mels frames"]:
+        """The dB less `mean_db`, over `std_db`."""
+        return (batch - self.mean_db) / self.std_db
+
+    def picture(self, adapted: Float[Tensor, "channels mels frames"]) -> Float[Tensor, "3 height frames"]:
+        """Loud bright, soft dark, low frequencies at the bottom; left above right."""
+        loudness = (self.normalise(adapted[None])[0] / 5 + 0.5).clamp(0, 1)
+        return colour_map(loudness.flip(1).flatten(0, 1), "magma")
+
+    def render(self, scene: Scene) -> Float[Tensor, "2 samples"]:
+        """Every solid sings in the voice of its shape: the nearer the louder, and from where it is."""
+        time = torch.arange(round(scene.duration_s * self.rate_hz)) / self.rate_hz
+        return sum((_sing(solid, time, self.rate_hz) for solid in scene.solids), torch.zeros(2, len(time)))
+
+    def _mixed(self, signal: Float[Tensor, "stored samples"]) -> Float[Tensor, "channels samples"]:
+        if self.channels == 1:
+            return signal.mean(0, keepdim=True)
+        if len(signal) > 2:
+            raise ValueError(f"channels=2 needs mono or stereo sound, got {len(signal)} channels; use channels=1")
+        return signal.expand(2, -1)
+
+    def _count(self, milliseconds: float) -> int:
+        return max(1, round(milliseconds * self.rate_hz / 1000))
+
+    def _samples(self) -> int:
+        return round(self.window_s * self.rate_hz)
+
+    def _spectrum(self) -> int:
+        return 2 ** math.ceil(math.log2(self._count(self.frame_ms)))
+
+    def _most_mels(self) -> int:
+        """As many bands as leave the narrowest, the lowest, wider than a line of the spectrum."""
+        low, high = (2595 * math.log10(1 + hz / 700) for hz in (self.min_hz, self.top_hz))
+        line_hz = self.rate_hz / self._spectrum()
+        # a band reaches from its lower to its upper neighbour's centre: two steps in mel
+        steps = 2595 * math.log10(1 + line_hz / (700 + self.min_hz))
+        return math.floor(2 * (high - low) / steps) - 1
+
+
+@functools.lru_cache(maxsize=16)
+def _mel(audio: Audio) -> MelSpectrogram:
+    return MelSpectrogram(
+        audio.rate_hz,
+        n_fft=audio._spectrum(),
+        win_length=audio._count(audio.frame_ms),
+        hop_length=audio._count(audio.hop_ms),
+        f_min=audio.min_hz,
+        f_max=audio.top_hz,
+        n_mels=audio.mels,
+        power=2.0,
+    )
+
+
+def _read(payload: bytes) -> tuple[Float[Tensor, "channels samples"], int]:
+    """Stored samples and their rate. torchaudio's own reader needs torchcodec, which we do not."""
+    told = int.from_bytes(payload[4:8], "little")  # bytes that follow; all ones where a stream did not know
+    if payload.startswith(b"RIFF") and told < 2**32 - 1 and len(payload) + 1 < 8 + told:  # libsndfile would read on
+        raise DecodeError(f"sound must be whole, got {len(payload)} bytes of a WAV of {8 + told}")
+    try:
+        samples, rate_hz = soundfile.read(io.BytesIO(payload), dtype="float32", always_2d=True)
+    except (soundfile.SoundFileError, MemoryError) as error:
+        raise DecodeError(f"sound must be FLAC, WAV or OGG, got {len(payload)} bytes: {error}") from error
+    sound = torch.from_numpy(samples.T.copy())
+    if not sound.numel() or not torch.isfinite(sound).all():
+        raise DecodeError(f"sound must hold finite samples, got {list(sound.shape)} with channels first")
+    return sound, rate_hz
+
+
+def _sing(solid: Solid, time: Float[Tensor, " samples"], rate_hz: int) -> Float[Tensor, "2 samples"]:
+    """A tone in left and right: pitch and overtones by shape, loudness by distance, side by place."""
+    voice = SHAPES.index(solid.shape)
+    pitch_hz = 200 * 2 ** (voice / 4)
+    tone = torch.zeros_like(time)
+    for overtone in range(1, 7):
+        # even voices have all overtones, odd ones the odd only; the higher the voice the duller
+        if overtone * pitch_hz < rate_hz / 2 and (voice % 2 == 0 or overtone % 2 == 1):
+            tone += torch.sin(2 * math.pi * overtone * pitch_hz * time) * overtone ** (-0.5 - voice / 8)
+    beat = 0.6 + 0.4 * torch.cos(2 * math.pi * (3 + voice) * time)
+    side = (min(max(solid.x, -1.0), 1.0) + 1) * math.pi / 4  # equal power from left, 0, to right, a quarter turn
+    return 0.12 / max(solid.distance_m, 0.5) * tone * beat * torch.tensor([[math.cos(side)], [math.sin(side)]])

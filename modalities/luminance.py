@@ -1,0 +1,92 @@
+"""The lightness of colour pictures."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from kornia.enhance import adjust_brightness_accumulative, adjust_contrast_with_mean_subtraction
+from torch import Tensor
+
+from modalities._base import Modality, Window
+from modalities._colour import LAB_L, factors, to_lab
+from modalities._options import check_within
+from modalities._raster import decode_colour, encode_colour, look
+from modalities._render import render_colour
+from modalities._scene import Scene
+
+
+@dataclass(frozen=True)
+class Luminance(Modality):
+    """The lightness L of CIE Lab, in [0, 100], of the pictures that `rgb` stores.
+
+    A signal is the colour picture; `adapt` resizes it and then takes L. With `chrominance` it splits one picture into
+    two modalities (Tian et al. 2020, Contrastive Multiview Coding, https://arxiv.org/abs/1906.05849). JPEG usually
+    stores colour at half the resolution of lightness (4:2:0), so L alone is as sharp as the file.
+
+    Raises:
+        ValueError: an option is out of its range.
+    """
+
+    field: ClassVar[str] = "rgb"
+    extensions: ClassVar[tuple[str, ...]] = ("jpg", "jpeg", "png")
+
+    size: int = 64  # side of an adapted picture, pixels
+    quality: int = 95  # of a JPEG when it is written, 1 to 100
+    brightness: float = 0.3  # greatest change, as a fraction
+    contrast: float = 0.3  # greatest change, as a fraction
+    mean: float = 50.0  # subtracted, units of L: the middle grey
+    std: float = 25.0  # divided by, units of L: about its spread in photographs
+
+    def __post_init__(self) -> None:
+        check_within(1, math.inf, size=self.size)
+        check_within(1, 100, quality=self.quality)
+        check_within(0, 1, brightness=self.brightness, contrast=self.contrast)
+        check_within(1e-6, math.inf, std=self.std)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """L of a square."""
+        return (1, self.size, self.size)
+
+    def decode(self, payload: bytes) -> Float[Tensor, "3 height width"]:
+        """The colour picture in [0, 1].
+
+        Raises:
+            DecodeError: it is not a readable JPEG or PNG, or has 16 bits a channel, as depth maps have.
+        """
+        return decode_colour(payload)
+
+    def encode(self, signal: Float[Tensor, "3 height width"]) -> bytes:
+        """The colour picture as a JPEG."""
+        return encode_colour(signal, self.quality)
+
+    def adapt(
+        self, signal: Float[Tensor, "3 height width"], window: Window
+    ) -> Float[Tensor, "1 {self.size} {self.size}"]:
+        """L of the window's part of the picture, resized with antialiasing."""
+        return to_lab(look(signal, window, self.size).clamp(0, 1))[LAB_L]
+
+    def draw(self, generator: torch.Generator) -> Float[Tensor, "2"]:
+        """Two uniform numbers: brightness and contrast."""
+        return torch.rand(2, generator=generator)
+
+    def augment(
+        self, batch: Float[Tensor, "batch 1 height width"], draws: Float[Tensor, "batch 2"]
+    ) -> Float[Tensor, "batch 1 height width"]:
+        """The batch under other lights; stays in [0, 100]."""
+        brightened = adjust_brightness_accumulative(batch / 100, factors(draws[:, 0], self.brightness))
+        return 100 * adjust_contrast_with_mean_subtraction(brightened, factors(draws[:, 1], self.contrast))
+
+    def normalise(self, batch: Float[Tensor, "batch 1 height width"]) -> Float[Tensor, "batch 1 height width"]:
+        """L less `mean`, over `std`."""
+        return (batch - self.mean) / self.std
+
+    def picture(self, adapted: Float[Tensor, "1 height width"]) -> Float[Tensor, "3 height width"]:
+        """L as grey."""
+        return (adapted / 100).clamp(0, 1).expand(3, -1, -1)
+
+    def render(self, scene: Scene) -> Float[Tensor, "3 height width"]:
+        """What a colour camera sees of the scene."""
+        return render_colour(scene)

@@ -1,0 +1,188 @@
+"""Sound: rates, pieces, channels, the spectrogram, and its refusals."""
+
+import io
+import math
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from modalities._base import DecodeError, Window
+from modalities._random import generator
+from modalities._scene import Scene, Solid
+from modalities.audio import Audio
+
+
+def sine(hz: float, rate_hz: int = 16000, seconds: float = 1.0) -> torch.Tensor:
+    return 0.5 * torch.sin(2 * math.pi * hz * torch.arange(round(rate_hz * seconds)) / rate_hz)[None]
+
+
+def file(samples: np.ndarray, rate_hz: int = 16000, kind: str = "WAV", subtype: str | None = None) -> bytes:
+    with io.BytesIO() as memory:
+        soundfile.write(memory, samples, rate_hz, format=kind, subtype=subtype)
+        return memory.getvalue()
+
+
+def scene(x: float = 0.0, distance_m: float = 2.0) -> Scene:
+    return Scene((Solid("ball", x, 0.0, 0.5, distance_m, (1.0, 1.0, 1.0)),), 5.0, (0.5, 0.5, 0.5), 1.0)
+
+
+@pytest.mark.parametrize(("kind", "tolerance"), [("WAV", 4e-5), ("FLAC", 4e-5), ("OGG", 0.01)])
+def test_formats_are_read(kind, tolerance):
+    stereo = torch.cat([sine(440), sine(880)])
+
+    decoded = Audio().decode(file(stereo.T.numpy(), kind=kind))
+
+    assert decoded.shape == stereo.shape
+    assert (decoded - stereo).abs().mean() < tolerance  # 16 bits: 2**-15
+
+
+def test_flac_is_exact_to_16_bits():
+    audio, signal = Audio(), sine(440)
+
+    torch.testing.assert_close(audio.decode(audio.encode(signal)), signal, atol=2**-15, rtol=0)
+
+
+@pytest.mark.parametrize("rate_hz", [8000, 22050, 48000])
+def test_other_rates_are_resampled(rate_hz):
+    decoded = Audio().decode(file(sine(440, rate_hz)[0].numpy(), rate_hz))
+
+    assert decoded.shape == (1, 16000)
+    assert (decoded - sine(440))[:, 200:-200].abs().max() < 0.01  # the ends ring
+
+
+def test_amplitude_is_clipped_to_its_range():
+    assert Audio().decode(file(np.array([0.5, 3.0, -3.0]), subtype="FLOAT")).tolist() == [[0.5, 1, -1]]
+
+
+@pytest.mark.parametrize("rate_hz", [8000, 11025, 16000, 22050, 44100, 48000])
+def test_every_usual_rate_has_a_spectrogram(rate_hz):
+    audio = Audio(rate_hz=rate_hz, channels=2)
+
+    assert audio.adapt(torch.rand(2, rate_hz) - 0.5, Window()).shape == audio.shape
+    assert audio.shape[:2] == (2, 64) and 95 <= audio.shape[2] <= 97
+
+
+@pytest.mark.parametrize("hz", [200, 1000, 5000])
+def test_a_tone_is_loudest_in_its_band(hz):
+    audio = Audio()
+    low, high = (2595 * math.log10(1 + edge / 700) for edge in (audio.min_hz, audio.top_hz))
+
+    loudest = audio.adapt(sine(hz), Window())[0].mean(1).argmax().item()
+
+    mel = low + (high - low) * (loudest + 1) / (audio.mels + 1)
+    assert abs(2595 * math.log10(1 + hz / 700) - mel) <= 1.01 * (high - low) / (audio.mels + 1)
+
+
+def test_ten_times_the_amplitude_is_20_db():
+    audio = Audio()
+
+    louder, softer = audio.adapt(sine(1000), Window()), audio.adapt(sine(1000) / 10, Window())
+
+    assert (louder.max() - softer.max()).item() == pytest.approx(20, abs=0.01)
+    assert audio.adapt(torch.zeros(1, 16000), Window()).max().item() == pytest.approx(-80)
+
+
+def test_the_window_chooses_the_piece():
+    audio, signal = Audio(window_s=0.5), torch.cat([sine(500), sine(4000)], dim=1)
+
+    early, late = (audio.adapt(signal, Window(start=start)) for start in (0.0, 1.0))
+
+    assert early.mean(2).argmax() < 30
+    assert late.mean(2).argmax() > 40
+
+
+def test_short_sound_is_followed_by_silence():
+    adapted = Audio().adapt(sine(1000, seconds=0.3), Window())
+
+    assert adapted[..., 35:].max().item() == pytest.approx(-80)
+    assert adapted[..., :25].max() > 20
+
+
+def test_channels_are_mixed_doubled_and_swapped():
+    stereo = torch.cat([sine(500), torch.zeros(1, 16000)])
+    both = Audio(channels=2)
+
+    left, right = both.adapt(stereo, Window())
+    mono = Audio().adapt(stereo, Window())[0]
+
+    assert torch.equal(both.adapt(stereo, Window(flip=True)), torch.stack([right, left]))
+    assert (left - mono).max().item() == pytest.approx(20 * math.log10(2), abs=0.01)
+    assert torch.equal(*both.adapt(sine(500), Window()))
+    with pytest.raises(ValueError, match="channels=2 needs mono or stereo sound, got 3 channels; use channels=1"):
+        both.adapt(torch.zeros(3, 16000), Window())
+
+
+def test_masks_and_gain_are_all_that_augmentation_does():
+    audio = Audio(time_mask=0.25, mel_mask=0.5)
+    draws = torch.tensor([[0.0, 1.0, 1.0, 0.5, 1.0]])  # first quarter of time, upper quarter of bands, full gain
+
+    augmented = audio.augment(torch.full((1, 1, 64, 96), 3.0), draws)[0, 0]
+
+    expected = torch.full((64, 96), 3.0 + audio.gain_db)
+    expected[:, :24] = audio.mean_db
+    expected[48:] = audio.mean_db
+    assert torch.equal(augmented, expected)
+
+
+def test_low_frequencies_are_at_the_bottom():
+    picture = Audio().picture(Audio().adapt(sine(300), Window()))
+
+    assert picture.shape == (3, 64, 96)
+    assert picture.sum((0, 2)).argmax() > 45
+
+
+def test_the_nearer_is_louder_and_right_is_right():
+    near, far = (Audio().render(scene(distance_m=metres)) for metres in (1.0, 3.0))
+    left, right = Audio().render(scene(x=0.8)).square().mean(1)
+
+    assert near.std() / far.std() == pytest.approx(3, rel=1e-4)
+    assert right > 5 * left
+    assert Audio().render(scene(distance_m=0.1)).abs().max() < 1
+
+
+@pytest.mark.parametrize(
+    ("payload", "message"),
+    [
+        (b"", "must be FLAC, WAV or OGG, got 0 bytes"),
+        (b"garbage" * 50, "must be FLAC, WAV or OGG, got 350 bytes"),
+        (file(sine(440)[0].numpy())[:20000], "must be whole, got 20000 bytes of a WAV of 32044"),
+        (file(np.zeros(0)), r"must hold finite samples, got \[1, 0\]"),
+        (file(np.array([0.0, math.nan]), subtype="FLOAT"), r"must hold finite samples, got \[1, 2\]"),
+    ],
+)
+def test_what_is_no_whole_sound_is_refused(payload, message):
+    with pytest.raises(DecodeError, match=message):
+        Audio().decode(payload)
+
+
+def test_a_streamed_wav_of_unknown_length_is_read():
+    payload = bytearray(file(sine(440)[0].numpy()))
+    payload[4:8] = payload[40:44] = b"\xff" * 4
+
+    assert Audio().decode(bytes(payload)).shape == (1, 16000)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"channels": 3}, "channels must be from 1 to 2, got 3"),
+        ({"max_hz": 9000.0}, "max_hz must be from 61.0 to 8000.0, got 9000.0"),
+        ({"mels": 400}, "mels must be from 1 to .*, got 400"),
+        ({"window_s": 0.01}, "window_s must be from 0.025"),
+        ({"time_mask": 2.0}, "time_mask must be from 0 to 1, got 2.0"),
+    ],
+)
+def test_options_out_of_range_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        Audio(**options)
+
+
+@pytest.mark.parametrize("rate_hz", [8000, 16000, 44100])
+def test_the_most_mels_still_fill_every_band(rate_hz):
+    audio = Audio(rate_hz=rate_hz, mels=Audio(rate_hz=rate_hz)._most_mels())
+
+    noise = torch.rand(1, rate_hz, generator=generator(0)) - 0.5
+
+    assert audio.adapt(noise, Window()).mean(2).min() > -60  # torchaudio's warning of empty bands is an error here

@@ -1,0 +1,166 @@
+"""Colour pictures, their lightness and their chroma."""
+
+import io
+import math
+
+import pytest
+import torch
+from PIL import Image
+
+from modalities._base import DecodeError, Window
+from modalities._colour import from_lab, to_lab, turn_hue
+from modalities._random import generator
+from modalities._scene import draw_scene
+from modalities.chrominance import Chrominance
+from modalities.luminance import Luminance
+from modalities.rgb import Rgb
+
+PLAIN = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0, "grey": 0.0}
+LUMA = torch.tensor([0.299, 0.587, 0.114])
+
+
+def picture(size: int = 16, *, seed: int = 0) -> torch.Tensor:
+    """Moderate colours, so that neither Lab nor a turn of hue leaves the screen's range."""
+    return 0.4 + 0.2 * torch.rand(3, size, size, generator=generator(seed))
+
+
+def file(mode: str, kind: str = "PNG") -> bytes:
+    with io.BytesIO() as memory:
+        Image.new(mode, (4, 3), 200 if mode in ("L", "P", "1", "I;16") else None).save(memory, kind)
+        return memory.getvalue()
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "1", "LA", "RGB", "RGBA"])
+def test_any_8_bit_png_becomes_three_channels(mode):
+    assert Rgb().decode(file(mode)).shape == (3, 3, 4)
+
+
+def test_png_is_exact():
+    pixels = (picture() * 255).byte()
+    with io.BytesIO() as memory:
+        Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(memory, "PNG")
+        assert torch.equal(Rgb().decode(memory.getvalue()), pixels.float() / 255)
+
+
+@pytest.mark.parametrize("kind", [Rgb, Luminance, Chrominance])
+def test_a_depth_map_is_never_taken_for_a_colour(kind):
+    with pytest.raises(DecodeError, match=r"must have 8 bits a channel, got PNG \(16-bit grey\): if it is a depth map"):
+        kind().decode(file("I;16"))
+
+
+def test_other_formats_are_refused_by_name():
+    with pytest.raises(DecodeError, match=r"must be a JPEG or PNG, got .* bytes that begin with b'GIF8"):
+        Rgb().decode(file("P", "GIF"))
+
+
+def test_a_window_shows_its_part_and_mirrors_it():
+    signal = torch.zeros(3, 8, 8)
+    signal[:, 2:4, 4:6] = 1
+
+    quarter = Rgb(size=2).adapt(signal, Window(top=0.25, left=0.5, height=0.25, width=0.25))
+    half = Rgb(size=4).adapt(signal, Window(top=0.0, left=0.5, height=0.5, width=0.5, flip=True))
+
+    assert quarter.min() == 1
+    assert half[0].tolist() == [[0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 1, 1], [0, 0, 1, 1]]
+
+
+def test_shrinking_averages():
+    stripes = torch.zeros(3, 64, 64)
+    stripes[:, :, ::8] = 1  # plain bilinear sampling by 8 would fall between them
+
+    assert (Rgb(size=8).adapt(stripes, Window()).mean() - 1 / 8).abs() < 0.01
+
+
+def test_an_augmentation_of_strength_0_changes_nothing():
+    batch = picture()[None]
+
+    torch.testing.assert_close(Rgb(**PLAIN).augment(batch, torch.rand(1, 8)), batch, atol=1e-5, rtol=0)
+
+
+def test_grey_keeps_luma_and_drops_colour():
+    grey = Rgb(**PLAIN | {"grey": 1.0}).augment(picture()[None], torch.rand(1, 8))[0]
+
+    assert (grey - grey[:1]).abs().max() < 1e-6
+    torch.testing.assert_close(grey[0], torch.einsum("c,chw->hw", LUMA, picture()), atol=1e-4, rtol=0)
+
+
+def test_a_blur_keeps_the_sum_and_lowers_the_peak():
+    dot = torch.zeros(2, 3, 17, 17)
+    dot[:, :, 8, 8] = 1
+    draws = torch.full((2, 8), 0.5)
+    draws[1, 6] = 0.99  # above the chance: not blurred
+
+    blurred = Rgb(**PLAIN, blur=0.9).augment(dot, draws)
+
+    assert blurred[0].max() < 0.5
+    torch.testing.assert_close(blurred.sum((2, 3)), torch.ones(2, 3))
+    torch.testing.assert_close(blurred[1], dot[1], atol=1e-5, rtol=0)
+
+
+def test_a_turn_of_hue_keeps_luma_and_grey_and_can_be_undone():
+    batch, angle = picture()[None], torch.tensor([0.7])
+
+    turned = turn_hue(batch, angle)
+
+    luma = torch.einsum("c,bchw->bhw", LUMA, torch.stack([batch, turned])[:, 0])
+    torch.testing.assert_close(luma[0], luma[1], atol=1e-5, rtol=0)
+    torch.testing.assert_close(turn_hue(turned, -angle), batch, atol=1e-5, rtol=0)
+    torch.testing.assert_close(turn_hue(batch, torch.tensor([2 * math.pi])), batch, atol=1e-5, rtol=0)
+    assert (turned - batch).abs().max() > 0.05
+    grey = picture()[None, :1].expand(1, 3, -1, -1)
+    torch.testing.assert_close(turn_hue(grey, angle), grey, atol=1e-5, rtol=0)
+
+
+def test_lightness_of_grey_follows_its_definition():
+    grey = torch.linspace(0.1, 1, 16)
+    linear = ((grey + 0.055) / 1.055) ** 2.4
+
+    lightness = Luminance(size=16).adapt(grey.expand(3, 16, 16), Window())
+
+    torch.testing.assert_close(lightness[0, 0], 116 * linear ** (1 / 3) - 16, atol=0.01, rtol=0)
+
+
+def test_grey_has_no_chroma():
+    grey = torch.linspace(0, 1, 16).expand(3, 16, 16)
+
+    assert Chrominance(size=16).adapt(grey, Window()).abs().max() < 0.01
+
+
+def test_chroma_does_not_see_lightness_nor_lightness_chroma():
+    lab, other = to_lab(picture()), to_lab(picture(seed=1))
+    swapped = from_lab(torch.cat([other[:1], lab[1:]]))
+
+    torch.testing.assert_close(Chrominance(size=16).adapt(swapped, Window()), lab[1:], atol=0.05, rtol=0)
+    torch.testing.assert_close(Luminance(size=16).adapt(swapped, Window()), other[:1], atol=0.05, rtol=0)
+
+
+def test_augmented_grey_stays_grey():
+    assert Chrominance().augment(torch.zeros(1, 2, 4, 4), torch.rand(1, 2)).abs().max() == 0
+
+
+def test_rgb_luminance_and_chrominance_store_the_same_bytes():
+    scene = draw_scene(generator(0))
+
+    assert len({kind().encode(kind().render(scene)) for kind in (Rgb, Luminance, Chrominance)}) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"size": 0}, "size must be from 1 to inf, got 0"),
+        ({"quality": 101}, "quality must be from 1 to 100, got 101"),
+        ({"hue": 4.0}, "hue must be from 0 to 3.14.*, got 4.0"),
+        ({"grey": math.nan}, "grey must be from 0 to 1, got nan"),
+        ({"std": (0.2, 0.0, 0.2)}, "smallest_std must be from 1e-06"),
+    ],
+)
+def test_rgb_refuses_options_out_of_range(options, message):
+    with pytest.raises(ValueError, match=message):
+        Rgb(**options)
+
+
+@pytest.mark.parametrize("kind", [Luminance, Chrominance])
+def test_luminance_and_chrominance_refuse_options_out_of_range(kind):
+    for options in ({"size": 0}, {"quality": 0}, {"std": 0.0}):
+        with pytest.raises(ValueError, match=f"{next(iter(options))} must be from"):
+            kind(**options)
