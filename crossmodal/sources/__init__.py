@@ -1,0 +1,1 @@
+"""The catalogue of sources: a file a place that pairs come from."""

@@ -38,6 +38,14 @@ class Source(ABC):
         """The parts it comes in, such as "train" and "test"."""
 
     @abstractmethod
+    def digest(self) -> str:
+        """Names what it would give: another name when options or files have changed."""
+
+    @abstractmethod
+    def dropped(self) -> int:
+        """How many pairs are left out because a member is missing and the user asked for that."""
+
+    @abstractmethod
     def pairs(self, split: str) -> Iterator[Pair]:
         """The pairs of a part, always the same in the same order.
 

@@ -1,0 +1,72 @@
+"""Checkpoints: written aside and renamed, so that what is there is whole; the last one found; loaded without pickle."""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+NAME = re.compile(r"step_(\d{9})\.pt")
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that could not be written or read; the message says what is still there."""
+
+
+def save(folder: Path, step: int, state: dict[str, Any], *, keep: int = 2) -> Path:
+    """Writes the state of a step and removes all but the newest `keep`.
+
+    Raises:
+        CheckpointError: it could not be written, for a full disk say; what was there before is untouched.
+    """
+    path = folder / f"step_{step:09d}.pt"
+    aside = path.with_suffix(f".{os.getpid()}.part")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with aside.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except (OSError, RuntimeError) as error:  # torch turns a short write into a RuntimeError
+        aside.unlink(missing_ok=True)
+        left = latest(folder)
+        remains = f"{left.name} is intact" if left else "there is no earlier one"
+        raise CheckpointError(
+            f"could not write {path} ({error}); {remains}. Free space, then run the same command again to continue"
+        ) from error
+    for old in _all(folder)[:-keep]:
+        old.unlink()
+    return path
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes aside, then renames, so that a reader finds the old text or the new one, whole."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        aside.write_text(text, encoding="utf-8")
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def latest(folder: Path) -> Path | None:
+    """The newest checkpoint in a folder, if there is one."""
+    return next(reversed(_all(folder)), None)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """The state that was saved, on the CPU.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever torch says of a damaged file, the user hears which file
+        raise CheckpointError(f"{path} cannot be read ({error}); delete it to continue from the one before") from error
+
+
+def _all(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("step_*.pt") if NAME.fullmatch(path.name))

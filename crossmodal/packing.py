@@ -1,0 +1,167 @@
+"""Pairs -> shards: packed in order, inspected on the way, with a manifest written last."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import webdataset
+from torch import Tensor
+
+from crossmodal.checkpoint import write_text
+from crossmodal.shards import MANIFEST, Field, Manifest, Shard, ShardError, sha256_of
+from crossmodal.sources._base import Pair
+from modalities._base import DecodeError, Modality
+
+KEY = re.compile(r"[A-Za-z0-9_-]+")
+
+
+def write_shards(
+    pairs: Iterator[Pair],
+    folder: Path,
+    *,
+    fields: dict[str, Modality],
+    classes: tuple[str, ...],
+    pairs_per_shard: int = 1000,
+    progress: Callable[[int], None] = lambda written: None,
+) -> Manifest:
+    """Packs pairs into shards, with the same bytes for the same pairs, and writes the manifest last.
+
+    Every member is decoded once on the way, for its statistics and so that nothing unreadable is packed.
+
+    Raises:
+        ShardError: a pair lacks a field, has an illegal or repeated key, or a member does not decode.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MANIFEST).unlink(missing_ok=True)
+    writer = _Writer(folder, fields, pairs_per_shard)
+    try:
+        for number, pair in enumerate(pairs, 1):
+            writer.add(pair)
+            progress(number)
+    finally:
+        writer.close()
+    if not writer.shards:
+        raise ShardError(f"no pairs came from the source; nothing was written to {folder}")
+    extensions = {name.split(".")[0]: name.split(".")[1] for name in writer.extensions}
+    manifest = Manifest(
+        pairs=sum(shard.pairs for shard in writer.shards),
+        classes=list(classes),
+        fields={
+            name: Field(_name_of(modality), extensions[name], {key: getattr(modality, key) for key in modality.stored})
+            for name, modality in fields.items()
+        },
+        shards=writer.shards,
+        statistics={name: writer.statistics[name].summary() for name in fields},
+        labels={classes[label]: count for label, count in sorted(writer.labels.items()) if label >= 0},
+        groups=dict(sorted(writer.groups.items())),
+    )
+    write_text(folder / MANIFEST, json.dumps(asdict(manifest), indent=1) + "\n")
+    return manifest
+
+
+class _Writer:
+    """Shards being written: one open tar, and the counts of what went into it."""
+
+    def __init__(self, folder: Path, fields: dict[str, Modality], pairs_per_shard: int) -> None:
+        self.folder, self.fields, self.pairs_per_shard = folder, fields, pairs_per_shard
+        self.shards: list[Shard] = []
+        self.statistics = {name: _Statistics() for name in fields}
+        self.labels: Counter[int] = Counter()
+        self.groups: Counter[str] = Counter()
+        self.extensions: set[str] = set()
+        self._keys: set[str] = set()
+        self._tar: webdataset.TarWriter | None = None
+        self._in_tar = 0
+
+    def add(self, pair: Pair) -> None:
+        if not KEY.fullmatch(pair.key):
+            raise ShardError(f"key {pair.key!r} must be of letters, digits, '_' and '-' (a dot begins a member's name)")
+        if pair.key in self._keys:
+            raise ShardError(f"key {pair.key!r} comes twice from the source; keys must be unique in a split")
+        self._keys.add(pair.key)
+        self._inspect(pair)
+        if self._tar is None:
+            self._tar = webdataset.TarWriter(str(self._path), encoder=False, mtime=0, user="", group="")
+        facts = {"label": pair.label, "group": pair.group, **pair.facts}
+        self._tar.write(
+            {"__key__": pair.key, **pair.members, "json": json.dumps(facts, sort_keys=True).encode()},
+        )
+        self._in_tar += 1
+        self.labels[pair.label] += 1
+        if pair.group:
+            self.groups[pair.group] += 1
+        if self._in_tar == self.pairs_per_shard:
+            self.close()
+
+    def close(self) -> None:
+        if self._tar is None:
+            return
+        self._tar.close()
+        self.shards.append(
+            Shard(self._path.name, self._in_tar, self._path.stat().st_size, sha256_of(self._path)),
+        )
+        self._tar, self._in_tar = None, 0
+
+    @property
+    def _path(self) -> Path:
+        return self.folder / f"{len(self.shards):06d}.tar"
+
+    def _inspect(self, pair: Pair) -> None:
+        present = {name.split(".")[0]: name for name in pair.members}
+        for name, modality in self.fields.items():
+            if name not in present:
+                raise ShardError(f"pair {pair.key!r} has no {name!r}; it has {', '.join(sorted(present))}")
+            extension = present[name].split(".")[1]
+            if extension not in modality.extensions:
+                raise ShardError(
+                    f"pair {pair.key!r}: {name} must be one of {', '.join(modality.extensions)}, got {extension!r}"
+                )
+            try:
+                self.statistics[name].add(modality.decode(pair.members[present[name]]))
+            except DecodeError as error:
+                raise ShardError(f"pair {pair.key!r}, field {present[name]}: {error}") from error
+        self.extensions |= set(pair.members)
+        if len({name.split(".")[0] for name in self.extensions}) != len(self.extensions):
+            raise ShardError(
+                f"pair {pair.key!r}: a field must have one extension in all pairs, got {sorted(self.extensions)}"
+            )
+
+
+@dataclass
+class _Statistics:
+    """Running moments of a field's signals; exact zeros (no reading, silence) are counted apart."""
+
+    count: int = 0
+    zeros: int = 0
+    total: float = 0.0
+    squares: float = 0.0
+    low: float = float("inf")
+    high: float = float("-inf")
+
+    def add(self, signal: Tensor) -> None:
+        values = signal[signal != 0].double()
+        self.zeros += signal.numel() - values.numel()
+        if values.numel():
+            self.count += values.numel()
+            self.total += values.sum().item()
+            self.squares += values.square().sum().item()
+            self.low, self.high = min(self.low, values.min().item()), max(self.high, values.max().item())
+
+    def summary(self) -> dict[str, float]:
+        if not self.count:
+            return {"zero_share": 1.0}
+        mean = self.total / self.count
+        return {
+            "mean": round(mean, 6),
+            "std": round(max(self.squares / self.count - mean**2, 0.0) ** 0.5, 6),
+            "min": round(self.low, 6),
+            "max": round(self.high, 6),
+            "zero_share": round(self.zeros / (self.zeros + self.count), 6),
+        }
+
+
+def _name_of(modality: Modality) -> str:
+    return type(modality).__module__.rsplit(".", 1)[1]

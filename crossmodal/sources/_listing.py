@@ -1,0 +1,164 @@
+"""What pairs there are in a folder of files: by the patterns of their paths, or by the lines of a CSV file."""
+
+import csv
+import re
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from crossmodal.sources._base import SourceError
+from crossmodal.sources._patterns import PLACEHOLDERS, Pattern, natural, some_files
+from modalities._catalogue import suggest
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One pair as it lies on disk."""
+
+    values: dict[str, str]  # what is known of it, of `PLACEHOLDERS`; always a key
+    files: dict[str, str]  # field or fact -> path; without those that are missing
+    name: str  # what tells it from the other pairs of its part
+    where: str  # for messages: "line 3 of pairs.csv", or what its files share
+
+
+def list_files(root: Path, patterns: Mapping[str, Pattern]) -> list[Entry]:
+    """The pairs by what their paths share, in natural order of split, group, key and label.
+
+    Raises:
+        SourceError: a pattern matches nothing.
+    """
+    found = {name: pattern.find(root) for name, pattern in patterns.items()}
+    for name, pattern in patterns.items():
+        if not found[name]:
+            raise SourceError(f"{pattern.option}: {pattern.text!r} matches no file in {root}; {some_files(root)}")
+    names = next(iter(patterns.values())).names
+    every = {values for paths in found.values() for values in paths}
+    return [
+        Entry(
+            values=dict(zip(names, values, strict=True)),
+            files={name: paths[values] for name, paths in found.items() if values in paths},
+            name="_".join(values[names.index(name)] for name in ("group", "label", "key") if name in names),
+            where=", ".join(f"{name} {value!r}" for name, value in zip(names, values, strict=True)),
+        )
+        for values in sorted(every, key=lambda values: [natural(value) for value in values])
+    ]
+
+
+def list_lines(root: Path, file: str, fields: Sequence[str]) -> list[Entry]:
+    """The pairs by the lines of a CSV file, in its order; a cell of a field may be empty where there is no file.
+
+    The key is the column "key" or, without one, the first file's path less its extension.
+
+    Raises:
+        SourceError: the file or a column is missing, or a line has other cells than the header.
+    """
+    path = root / file
+    if not path.is_file():
+        raise SourceError(f"csv: {path} is missing; {some_files(root)}")
+    with path.open(encoding="utf-8-sig", newline="") as text:  # spreadsheets write a byte order mark
+        try:
+            entries = list(_lines(text, path, fields))
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise SourceError(f"{path} is not a readable CSV file in UTF-8: {error}") from error
+    if not entries:
+        raise SourceError(f"{path} lists no pairs; expected a line for each below the header")
+    return entries
+
+
+def _lines(text: TextIO, path: Path, fields: Sequence[str]) -> Iterator[Entry]:
+    reader = csv.reader(text, strict=True)
+    header = next(reader, [])
+    _check_header(header, path, fields)
+    for cells in reader:
+        where = f"line {reader.line_num} of {path.name}"
+        if not cells:
+            continue  # a blank line
+        if len(cells) != len(header):
+            raise SourceError(f"{where}: expected {len(header)} cells ({', '.join(header)}), got {len(cells)}")
+        row = dict(zip(header, cells, strict=True))
+        files = {name: row[name] for name in fields if row[name]}
+        if not files:
+            raise SourceError(f"{where}: names no file; expected one under {', '.join(fields)}")
+        stem = str(Path(next(iter(files.values()))).with_suffix(""))
+        values = {"key": stem} | {name: row[name] for name in PLACEHOLDERS if name in row}
+        empty = [name for name in ("key", "split", "group") if values.get(name) == ""]
+        if empty:
+            raise SourceError(f"{where}: {empty[0]} is empty; fill it in, or leave the column out")
+        yield Entry(values, files, values["key"], where)
+
+
+def _check_header(header: list[str], path: Path, fields: Sequence[str]) -> None:
+    for name in fields:
+        if name not in header:
+            raise SourceError(f"line 1 of {path.name}: there is no column {name!r}{suggest(name, header)}")
+    doubled = sorted({name for name in header if header.count(name) > 1})
+    if doubled:
+        raise SourceError(f"line 1 of {path.name}: column {doubled[0]!r} comes twice")
+    unknown = [name for name in header if name not in (*fields, *PLACEHOLDERS)]
+    if unknown:
+        raise SourceError(
+            f"line 1 of {path.name}: column {unknown[0]!r} is not known"
+            f"{suggest(unknown[0], [*fields, *PLACEHOLDERS])}; give it a field, or take it out"
+        )
+
+
+def complete(root: Path, entries: list[Entry], names: list[str], *, drop: bool) -> list[Entry]:
+    """The pairs that have a file for every name.
+
+    Raises:
+        SourceError: a file is empty; files are missing and `drop` is not set, or no pair has all.
+    """
+    whole, lacking = [], []
+    for entry in entries:
+        absent = [name for name in names if not _is_there(root, entry, name)]
+        if absent:
+            said = " and ".join(f"{name} ({entry.files[name]})" if name in entry.files else name for name in absent)
+            lacking.append(f"{entry.where} has no {said}")
+        else:
+            whole.append(entry)
+    if lacking and not (drop and whole):
+        advice = (
+            "Add the files, or set missing: drop to leave such pairs out"
+            if whole
+            else "No pair is whole: its paths must be below the root, and {placeholders} the same text in all of them"
+        )
+        more = f"; and {len(lacking) - 3} more" if lacking[3:] else ""
+        raise SourceError(
+            f"{len(lacking)} of {len(entries)} pairs in {root} lack a file: {'; '.join(lacking[:3])}{more}. {advice}"
+        )
+    return whole
+
+
+def by_key(entries: list[Entry]) -> dict[str, Entry]:
+    """The pairs by a key for the shards, made of group, label and key, or of a CSV file's key alone.
+
+    Raises:
+        SourceError: two have the same.
+    """
+    found: dict[str, Entry] = {}
+    for entry in entries:
+        key = re.sub("[^A-Za-z0-9_-]", "_", entry.name)
+        if key in found:
+            raise SourceError(
+                f"{found[key].where} ({found[key].name!r}) and {entry.where} ({entry.name!r}) both get the key {key!r} "
+                "(of letters, digits, '_' and '-'); rename one, or list the pairs in a csv with a column key"
+            )
+        found[key] = entry
+    return found
+
+
+def _is_there(root: Path, entry: Entry, name: str) -> bool:
+    if name not in entry.files:
+        return False
+    path = root / entry.files[name]
+    try:
+        found = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    if not stat.S_ISREG(found.st_mode):
+        raise SourceError(f"{path} ({entry.where}) must be a file, but it is a folder or a device")
+    if found.st_size == 0:
+        raise SourceError(f"{path} ({entry.where}) is empty (0 bytes); replace it, or remove it")
+    return True

@@ -1,0 +1,223 @@
+"""Files on disk, paired by what their paths share or by the lines of a CSV file."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from crossmodal.sources._base import Pair, Source, SourceError
+from crossmodal.sources._division import divide
+from crossmodal.sources._listing import Entry, by_key, complete, list_files, list_lines
+from crossmodal.sources._patterns import Pattern, extension_of
+from modalities import MODALITIES
+from modalities._base import Modality
+from modalities._catalogue import suggest
+
+
+@dataclass(frozen=True)
+class Folder(Source):
+    """Your own files, passed on byte for byte.
+
+    A pattern is a path relative to `root` with placeholders: "{split}/{label}/{key}.jpg". Each of {key}, {label},
+    {split} and {group} stands for a piece of the path without "/"; files with equal pieces make a pair. Or every line
+    of a CSV file is a pair: a column for each field, with paths relative to `root`, and where wanted the columns key,
+    label (may be empty), split and group. Pairs come in natural order of group, key and label (frame2 before frame10),
+    or in the CSV file's. Class names are sorted, as torchvision's ImageFolder does.
+
+    Raises:
+        SourceError: an option is misspelt or contradicts another.
+    """
+
+    root: str  # folder that holds the files
+    members: dict[str, dict[str, Any]]  # by field: {files: pattern, modality: name, and how its bytes are stored}
+    csv: str | None = None  # file relative to root that lists the pairs; members then have no patterns
+    facts: dict[str, str] = field(default_factory=dict)  # patterns of text files of numbers: {pose: "{key}.pose.txt"}
+    test_share: float = 0.0  # of the pairs, the last in order and by whole groups, where files and csv give no split
+    test_groups: tuple[str, ...] = ()  # groups for testing, in place of a share
+    missing: Literal["error", "drop"] = "error"  # a pair that lacks a file; drop: left out, and counted
+
+    def __post_init__(self) -> None:
+        if not self.members:
+            raise SourceError("members must name at least one field, such as rgb: {modality: rgb, files: '{key}.jpg'}")
+        if not 0 <= self.test_share < 1:
+            raise SourceError(f"test_share must be at least 0 and below 1, got {self.test_share}")
+        if self.test_share and self.test_groups:
+            raise SourceError("test_share and test_groups exclude each other; take one of them out")
+        for name, modality in self._modalities.items():
+            if name in self._patterns:
+                _check_extension(self._patterns[name].text, name, modality, f"members.{name}.files")
+        self._check_placeholders()
+
+    def fields(self) -> dict[str, Modality]:
+        """The members, with the options that describe their bytes."""
+        return dict(self._modalities)
+
+    def classes(self) -> tuple[str, ...]:
+        """What stood for {label}, sorted."""
+        return tuple(sorted({entry.values.get("label", "") for entry in self._complete} - {""}))
+
+    def splits(self) -> tuple[str, ...]:
+        """What stood for {split}, "train" first; else "train", and "test" where a share or groups were asked for."""
+        return tuple(self._parts)
+
+    def digest(self) -> str:
+        """Names the options except `root`, and every file by path, size and time; reads none."""
+        options = {name: value for name, value in asdict(self).items() if name != "root"}
+        files = {
+            split: [
+                (key, entry.values, [self._stamp(path) for path in entry.files.values()]) for key, entry in part.items()
+            ]
+            for split, part in self._parts.items()
+        }
+        return hashlib.sha256(json.dumps([options, files], sort_keys=True).encode()).hexdigest()
+
+    def dropped(self) -> int:
+        """Number of pairs, in all parts together, that were left out because they lack a file."""
+        return len(self._entries) - len(self._complete)
+
+    def pairs(self, split: str) -> Iterator[Pair]:
+        """The pairs of a part.
+
+        Raises:
+            SourceError: the part is unknown; the root, a column or files are missing, files are empty or not of their
+                modality, keys collide, or a fact is not of numbers.
+        """
+        if split not in self._parts:
+            raise SourceError(f"split {split!r} is not known{suggest(split, list(self._parts))}")
+        labels = {name: label for label, name in enumerate(self.classes())} | {"": -1}
+        for key, entry in self._parts[split].items():
+            yield Pair(
+                key=key,
+                members={f"{name}.{extension_of(entry.files[name])}": self._read(entry, name) for name in self.members},
+                label=labels[entry.values.get("label", "")],
+                group=entry.values.get("group", ""),
+                facts={name: self._numbers(entry, name) for name in self.facts},
+            )
+
+    @cached_property
+    def _modalities(self) -> dict[str, Modality]:
+        return {name: _open_modality(name, options) for name, options in self.members.items()}
+
+    @cached_property
+    def _patterns(self) -> dict[str, Pattern]:
+        """Of the members; none where a CSV file lists them."""
+        for name, options in self.members.items():
+            if self.csv is not None and "files" in options:
+                raise SourceError(f"members.{name}.files: {self.csv} lists the files; take files out, or csv")
+            if self.csv is None and not isinstance(options.get("files"), str):
+                raise SourceError(f"members.{name}.files must be a pattern such as '{{key}}.{name}.png', or give a csv")
+        return {
+            name: Pattern(options["files"], f"members.{name}.files")
+            for name, options in self.members.items()
+            if self.csv is None
+        }
+
+    @cached_property
+    def _fact_patterns(self) -> dict[str, Pattern]:
+        return {name: Pattern(text, f"facts.{name}") for name, text in self.facts.items()}
+
+    def _check_placeholders(self) -> None:
+        for name in self.facts:
+            if name in ("label", "group", *self.members):
+                raise SourceError(f"facts.{name}: {name!r} is taken; call it something else")
+        if self.csv is not None:
+            return
+        first, *others = self._patterns.values()
+        if "key" not in first.names:
+            raise SourceError(f"{first.option}: {first.text!r} must hold {{key}}, which tells the pairs apart")
+        for other in others:
+            if other.names != first.names:
+                raise SourceError(
+                    f"{other.option}: {other.text!r} must have the placeholders of {first.option} "
+                    f"({', '.join(first.names)}), got {', '.join(other.names) or 'none'}"
+                )
+        for fact in self._fact_patterns.values():
+            _check_known(fact, first.names, first.option)
+
+    @cached_property
+    def _entries(self) -> list[Entry]:
+        """All pairs, complete or not, with the paths of facts filled in."""
+        root = Path(self.root)
+        if not root.is_dir():
+            raise SourceError(f"root: there is no folder {root.absolute()}")
+        if self.csv is None:
+            entries = list_files(root, self._patterns)
+        else:
+            entries = list_lines(root, self.csv, list(self.members))
+            for entry in entries:
+                for name, path in entry.files.items():
+                    _check_extension(path, name, self._modalities[name], entry.where)
+            for fact in self._fact_patterns.values():
+                _check_known(fact, tuple(entries[0].values), self.csv)
+        facts = self._fact_patterns.items()
+        return [
+            replace(entry, files=entry.files | {name: fact.fill(entry.values) for name, fact in facts})
+            for entry in entries
+        ]
+
+    @cached_property
+    def _complete(self) -> list[Entry]:
+        return complete(Path(self.root), self._entries, [*self.members, *self.facts], drop=self.missing == "drop")
+
+    @cached_property
+    def _parts(self) -> dict[str, dict[str, Entry]]:
+        """The pairs of every part, by key."""
+        parts = divide(self._complete, test_share=self.test_share, test_groups=self.test_groups)
+        return {split: by_key(entries) for split, entries in parts.items()}
+
+    def _stamp(self, path: str) -> tuple[str, int, int]:
+        found = (Path(self.root) / path).stat()
+        return path, found.st_size, found.st_mtime_ns
+
+    def _read(self, entry: Entry, name: str) -> bytes:
+        path = Path(self.root) / entry.files[name]
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise SourceError(f"{path} ({entry.where}) cannot be read: {error.strerror}") from error
+
+    def _numbers(self, entry: Entry, name: str) -> list[float]:
+        payload = self._read(entry, name)
+        try:
+            return [float(word) for word in payload.decode().replace(",", " ").split()]
+        except ValueError as error:
+            raise SourceError(
+                f"{Path(self.root) / entry.files[name]} ({entry.where}) must be a text file of numbers: {error}"
+            ) from error
+
+
+def _open_modality(name: str, options: Mapping[str, Any]) -> Modality:
+    """The modality of a field, made with its stored options."""
+    chosen, place = options.get("modality"), f"members.{name}"
+    if chosen not in MODALITIES.names():
+        raise SourceError(f"{place}.modality: {chosen!r} is not known{suggest(str(chosen), MODALITIES.names())}")
+    kind: type[Any] = MODALITIES.get(chosen)
+    if kind.field != name:
+        raise SourceError(f"{place}: modality {chosen} is stored as {kind.field!r}; call this member {kind.field}")
+    for option in options:
+        if option not in ("files", "modality", *kind.stored):
+            raise SourceError(
+                f"{place}.{option} is not known{suggest(option, ['files', 'modality', *kind.stored])}; "
+                "what a network sees of it is set with the views of a run"
+            )
+    try:
+        return kind(**{option: options[option] for option in kind.stored if option in options})
+    except (TypeError, ValueError) as error:
+        raise SourceError(f"{place}: {error}") from error
+
+
+def _check_extension(path: str, name: str, modality: Modality, where: str) -> None:
+    if extension_of(path) not in modality.extensions:
+        raise SourceError(
+            f"{where}: {name} must be one of {', '.join(modality.extensions)}, got {path!r}; "
+            "files are passed on as they are, so convert these first"
+        )
+
+
+def _check_known(fact: Pattern, known: tuple[str, ...], where: str) -> None:
+    unknown = [name for name in fact.names if name not in known]
+    if unknown:
+        raise SourceError(f"{fact.option}: {fact.text!r} needs {{{unknown[0]}}}, which {where} does not give")

@@ -1,0 +1,305 @@
+"""Shards -> batches: plan an order, read, decode, draw a look, adapt, collate.
+
+The order is planned from the manifest alone, so it is the same for any number of ranks and workers. An epoch is laid
+out on a fixed number of *lanes*, each a run of neighbouring pairs; a global batch takes an equal chunk from every lane,
+and ranks and workers host lanes. A run that begins at step n sees what it would have seen: the plan is computed, not
+replayed.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from crossmodal.objectives._base import Batch
+from crossmodal.shards import ShardError, Shards
+from modalities import MODALITIES
+from modalities._base import DecodeError, Modality, Window
+from modalities._random import generator
+
+
+@dataclass(frozen=True)
+class View:
+    """A named use of a modality in a run."""
+
+    modality: Modality
+    aligned: bool = True  # shares the sample's window; otherwise it draws one of its own
+
+
+@dataclass(frozen=True)
+class Look:
+    """How windows are drawn in training."""
+
+    scale: tuple[float, float] = (0.6, 1.0)  # share of the area that is kept
+    ratio: tuple[float, float] = (0.8, 1.25)  # width over height of the window, relative to the picture's
+    flip: float = 0.5  # probability of mirroring left to right
+
+    def draw(self, random: torch.Generator) -> Window:
+        """One window; it always lies inside the sample."""
+        area, shape, top, left, flip, start = torch.rand(6, generator=random, dtype=torch.float64).tolist()
+        area = self.scale[0] + (self.scale[1] - self.scale[0]) * area
+        shape = self.ratio[0] * (self.ratio[1] / self.ratio[0]) ** shape
+        height, width = min((area / shape) ** 0.5, 1.0), min((area * shape) ** 0.5, 1.0)
+        return Window(top * (1 - height), left * (1 - width), height, width, flip < self.flip, start)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one worker makes of its lanes for one step."""
+
+    adapted: dict[str, Tensor]
+    draws: dict[str, Tensor]
+    index: Tensor
+    label: Tensor
+    replaced: int = 0  # unreadable pairs that a neighbour stands in for
+
+    def pin_memory(self) -> "Part":
+        """The same in page-locked memory, for the loader."""
+        return Part(
+            {name: tensor.pin_memory() for name, tensor in self.adapted.items()},
+            {name: tensor.pin_memory() for name, tensor in self.draws.items()},
+            self.index.pin_memory(),
+            self.label.pin_memory(),
+            self.replaced,
+        )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The order of a run's pairs: which indices form the global batch of any step."""
+
+    pairs: int  # in the data set
+    batch_size: int  # pairs a step, over all ranks
+    seed: int = 0
+    lanes: int = 16  # at most; the largest divisor of the batch size up to this is taken
+    shuffle_block: int = 8192  # pairs of a lane that are shuffled among one another
+    shard_starts: tuple[int, ...] = ()  # whole shards change places; empty: one shard
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.batch_size <= self.pairs:
+            raise ValueError(f"batch_size must be from 1 to the number of pairs, {self.pairs}, got {self.batch_size}")
+
+    @property
+    def width(self) -> int:
+        """Number of lanes in use."""
+        return max(lane for lane in range(1, self.lanes + 1) if self.batch_size % lane == 0)
+
+    @property
+    def steps(self) -> int:
+        """Steps an epoch; the pairs left over, another few each epoch, wait for the next one."""
+        return (self.pairs // self.width) // (self.batch_size // self.width)
+
+    def epoch(self, epoch: int) -> np.ndarray:
+        """Indices of an epoch, [steps, lanes, chunk]; no index comes twice."""
+        return _epoch(self, epoch)
+
+
+@lru_cache(maxsize=2)
+def _epoch(plan: Plan, epoch: int) -> np.ndarray:
+    random = generator(plan.seed, epoch, "order")
+    bounds = [*plan.shard_starts, plan.pairs] if plan.shard_starts else [0, plan.pairs]
+    runs = [np.arange(start, stop) for start, stop in pairwise(bounds)]
+    order = np.concatenate([runs[shard] for shard in torch.randperm(len(runs), generator=random).tolist()])
+    order = np.roll(order, int(torch.randint(plan.pairs, (), generator=random)))
+    lane_pairs = plan.pairs // plan.width
+    used = plan.steps * (plan.batch_size // plan.width)
+    lanes = []
+    for lane in range(plan.width):
+        run = order[lane * lane_pairs : (lane + 1) * lane_pairs]
+        blocks = [run[start : start + plan.shuffle_block] for start in range(0, lane_pairs, plan.shuffle_block)]
+        shuffled = [block[torch.randperm(len(block), generator=random).numpy()] for block in blocks]
+        lanes.append(np.concatenate(shuffled)[:used].reshape(plan.steps, -1))
+    return np.stack(lanes, axis=1)
+
+
+def open_view(shards: Shards, modality: str, *, aligned: bool = True, **options: object) -> View:
+    """A view whose modality knows how the shards' bytes are stored.
+
+    Raises:
+        ShardError: the shards lack the field, hold another modality there, or contradict an option about their bytes.
+    """
+    kind = MODALITIES.get(modality)
+    spec = shards.manifest.fields.get(kind.field)
+    if spec is None:
+        raise ShardError(f"modality {modality!r} reads {kind.field!r}, but {shards.folder} has "
+                         f"{', '.join(shards.manifest.fields)}")  # fmt: skip
+    stored = {name: value for name, value in spec.stored.items() if name in kind.stored}
+    for name, value in stored.items():
+        if options.get(name, value) != value:
+            raise ShardError(f"{name} must be {value}, as the manifest of {shards.folder} says, got {options[name]}")
+    return View(kind(**{**options, **stored}), aligned)
+
+
+def read_pair(
+    shards: Shards, views: dict[str, View], index: int, *, look: Look | None = None, address: tuple[int, int] = (0, 0)
+) -> Part:
+    """One pair as a part of one: adapted for every view, with its augmentation draws.
+
+    `address` is (seed, epoch); with it, the pair's key and the view's name decide every draw. Without a `look` the
+    whole sample is seen and nothing is drawn.
+
+    Raises:
+        ShardError: the pair cannot be read; names shard, key and field.
+    """
+    members = {name: shards.member(view.modality.field) for name, view in views.items()}
+    key, payloads = shards.read(index, [*dict.fromkeys(members.values()), "json"])
+    window = look.draw(generator(*address, key, "window")) if look else Window()
+    adapted, draws = {}, {}
+    for name, view in views.items():
+        own = look.draw(generator(*address, key, name, "window")) if look and not view.aligned else window
+        try:
+            adapted[name] = view.modality.adapt(view.modality.decode(payloads[members[name]]), own)[None]
+        except DecodeError as error:
+            raise ShardError(f"{shards.locate(index)[0]}: pair {key!r}, {members[name]}: {error}") from error
+        if look:
+            draws[name] = view.modality.draw(generator(*address, key, name))[None]
+    label = shards.parse(index, payloads["json"])["label"]
+    return Part(adapted, draws, torch.tensor([index]), torch.tensor([label]))
+
+
+class PairStream(IterableDataset):
+    """The parts of a training run from one step to another, of one rank, in each worker for its lanes."""
+
+    def __init__(
+        self,
+        shards: Shards,
+        views: dict[str, View],
+        plan: Plan,
+        *,
+        look: Look,
+        first_step: int = 0,
+        last_step: int,
+        rank: int = 0,
+        ranks: int = 1,
+        skip_unreadable: bool = False,
+    ) -> None:
+        if plan.width % ranks:
+            raise ValueError(
+                f"batch_size {plan.batch_size} gives {plan.width} lanes, which {ranks} processes cannot share evenly; "
+                f"choose a batch_size (or lanes) that is a multiple of {ranks}"
+            )
+        self.shards, self.views, self.plan, self.look = shards, views, plan, look
+        self.first_step, self.last_step = first_step, last_step
+        self.lanes = range(rank * plan.width // ranks, (rank + 1) * plan.width // ranks)
+        self.skip_unreadable = skip_unreadable
+
+    def __iter__(self) -> Iterator[Part | ShardError]:
+        worker = get_worker_info()
+        lanes = np.array_split(self.lanes, worker.num_workers)[worker.id] if worker else np.array(self.lanes)
+        try:
+            for step in range(self.first_step, self.last_step):
+                epoch, within = divmod(step, self.plan.steps)
+                yield self._part(self.plan.epoch(epoch)[within, lanes].ravel().tolist(), epoch)
+        except ShardError as error:
+            yield error  # raised where the user can read it, not inside a worker's traceback
+
+    def _part(self, indices: list[int], epoch: int) -> Part:
+        return join([self._readable(index, epoch) for index in indices])
+
+    def _readable(self, index: int, epoch: int) -> Part:
+        """The pair at `index` or, if the user chose so, the next readable one after it."""
+        for skipped in range(len(self.shards)):
+            candidate = (index + skipped) % len(self.shards)
+            try:
+                part = read_pair(self.shards, self.views, candidate, look=self.look, address=(self.plan.seed, epoch))
+                return replace(part, replaced=skipped)
+            except ShardError:
+                if not self.skip_unreadable:
+                    raise
+        raise ShardError(f"{self.shards.folder}: not one pair is readable")
+
+
+def train_parts(stream: PairStream, *, workers: int = 0, pin_memory: bool = False) -> Iterator[Part]:
+    """The rank's part of every step, in order, whatever the number of workers.
+
+    Raises:
+        ShardError: a pair cannot be read and `skip_unreadable` is off.
+    """
+    workers = min(workers, len(stream.lanes))
+    loader = DataLoader(
+        stream,
+        batch_size=None,
+        num_workers=workers,
+        pin_memory=pin_memory,
+        prefetch_factor=4 if workers else None,
+        collate_fn=_as_is,
+    )
+    pieces: list[Part] = []
+    for piece in loader:  # workers take turns, so `workers` pieces in a row make one step
+        if isinstance(piece, ShardError):
+            raise piece
+        pieces.append(piece)
+        if len(pieces) == max(workers, 1):
+            yield join(pieces)
+            pieces = []
+
+
+def _as_is(part: Any) -> Any:
+    return part
+
+
+def join(pieces: list[Part]) -> Part:
+    """Several parts as one, in their order."""
+    first = pieces[0]
+    return Part(
+        adapted={name: torch.cat([piece.adapted[name] for piece in pieces]) for name in first.adapted},
+        draws={name: torch.cat([piece.draws[name] for piece in pieces]) for name in first.draws},
+        index=torch.cat([piece.index for piece in pieces]),
+        label=torch.cat([piece.label for piece in pieces]),
+        replaced=sum(piece.replaced for piece in pieces),
+    )
+
+
+def to_batch(part: Part, views: dict[str, View], device: torch.device | str, *, seed: int = 0) -> Batch:
+    """A part on the device: augmented by its draws (where it has any) and normalised."""
+    inputs = {}
+    for name, view in views.items():
+        adapted = part.adapted[name].to(device, non_blocking=True)
+        if name in part.draws:
+            adapted = view.modality.augment(adapted, part.draws[name].to(device, non_blocking=True))
+        inputs[name] = view.modality.normalise(adapted)
+    return Batch(inputs, part.index.to(device, non_blocking=True), part.label.to(device, non_blocking=True), seed)
+
+
+class _Sweep(torch.utils.data.Dataset):
+    """Whole samples by position, for evaluation: each pair once, no draws."""
+
+    def __init__(self, shards: Shards, views: dict[str, View], batches: list[list[int]]) -> None:
+        self.shards, self.views, self.batches = shards, views, batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, number: int) -> Part | ShardError:
+        try:
+            return join([read_pair(self.shards, self.views, index) for index in self.batches[number]])
+        except ShardError as error:
+            return error
+
+
+def sweep_parts(
+    shards: Shards,
+    views: dict[str, View],
+    *,
+    batch_size: int = 256,
+    workers: int = 0,
+    indices: list[int] | None = None,
+) -> Iterator[Part]:
+    """Every pair (or those at `indices`) once, whole and without augmentation, in order.
+
+    Raises:
+        ShardError: a pair cannot be read.
+    """
+    wanted = list(range(len(shards))) if indices is None else indices
+    batches = [wanted[start : start + batch_size] for start in range(0, len(wanted), batch_size)]
+    loader = DataLoader(_Sweep(shards, views, batches), batch_size=None, num_workers=workers, collate_fn=_as_is)
+    for part in loader:
+        if isinstance(part, ShardError):
+            raise part
+        yield part

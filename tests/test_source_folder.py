@@ -1,0 +1,415 @@
+"""Files on disk as pairs: what is found, how it is divided, and every refusal."""
+
+import os
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from crossmodal.sources._base import Pair, SourceError
+from crossmodal.sources._patterns import Pattern, natural
+from crossmodal.sources.folder import Folder
+from modalities._random import generator
+
+RGB = {"modality": "rgb", "files": "{key}.color.jpg"}
+DEPTH = {"modality": "depth", "files": "{key}.depth.png", "scale_m": 0.001}
+CONFIGS = Path(__file__).parents[1] / "configs"
+DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+def write(root: Path, *paths: str) -> None:
+    """Files that hold their own path: sources pass bytes on unread."""
+    for path in paths:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(path.encode())
+
+
+def write_frames(root: Path, *keys: str) -> None:
+    write(root, *(f"{key}.{ending}" for key in keys for ending in ("color.jpg", "depth.png")))
+
+
+def frames(root: Path, **options: Any) -> Folder:
+    return Folder(str(root), {"rgb": RGB, "depth": DEPTH}, **options)
+
+
+def photographs(root: Path, pattern: str, **options: Any) -> Folder:
+    return Folder(str(root), {"rgb": {"modality": "rgb", "files": pattern}}, **options)
+
+
+def listed(root: Path, text: str, **options: Any) -> Folder:
+    (root / "pairs.csv").write_text(text)
+    return Folder(str(root), {"rgb": {"modality": "rgb"}, "depth": {"modality": "depth"}}, csv="pairs.csv", **options)
+
+
+def example(folder: Path) -> Folder:
+    """For the conformance tests of all sources, which decode."""
+    source = frames(folder, test_share=0.5)
+    for number, key in enumerate("abcd"):
+        for name, modality in source.fields().items():
+            signal = torch.rand(3 if name == "rgb" else 1, 8, 8, generator=generator(number, name))
+            (folder / source.members[name]["files"].format(key=key)).write_bytes(modality.encode(signal))
+    return source
+
+
+def keys(source: Folder, split: str = "train") -> list[str]:
+    return [pair.key for pair in source.pairs(split)]
+
+
+def test_files_that_share_a_key_are_a_pair_byte_for_byte(tmp_path: Path) -> None:
+    write_frames(tmp_path, "frame-1")
+    assert list(frames(tmp_path).pairs("train")) == [
+        Pair("frame-1", {"rgb.jpg": b"frame-1.color.jpg", "depth.png": b"frame-1.depth.png"})
+    ]
+
+
+def test_views_may_lie_in_folders_of_their_own(tmp_path: Path) -> None:
+    write(tmp_path, "colour/x.jpg", "range/x.png", "colour/y.jpg", "range/y.png")
+    source = Folder(
+        str(tmp_path), {"rgb": RGB | {"files": "colour/{key}.jpg"}, "depth": DEPTH | {"files": "range/{key}.png"}}
+    )
+    assert [pair.members["depth.png"] for pair in source.pairs("train")] == [b"range/x.png", b"range/y.png"]
+
+
+def test_stored_options_reach_the_modality(tmp_path: Path) -> None:
+    source = Folder(str(tmp_path), {"depth": DEPTH | {"scale_m": 0.0002}})
+    assert source.fields()["depth"].scale_m == 0.0002  # type: ignore[attr-defined]
+
+
+def test_split_and_label_come_from_the_path(tmp_path: Path) -> None:
+    write(tmp_path, "train/cat/0.jpg", "train/ant/0.jpg", "test/cat/0.jpg")
+    source = photographs(tmp_path, "{split}/{label}/{key}.jpg")
+    assert source.splits() == ("train", "test")
+    assert source.classes() == ("ant", "cat")
+    assert [(pair.key, pair.label) for pair in source.pairs("train")] == [("ant_0", 0), ("cat_0", 1)]
+    assert [(pair.key, pair.label) for pair in source.pairs("test")] == [("cat_0", 1)]
+
+
+def test_pairs_come_in_natural_order(tmp_path: Path) -> None:
+    write_frames(tmp_path, "f10", "f9", "f1")
+    assert keys(frames(tmp_path)) == ["f1", "f9", "f10"]
+
+
+@pytest.mark.parametrize(("less", "more"), [("f2", "f10"), ("a", "b"), ("1", "01a"), ("1", "a"), ("01", "1")])
+def test_natural_order(less: str, more: str) -> None:
+    assert natural(less) < natural(more)
+
+
+def test_classes_take_turns_in_the_order(tmp_path: Path) -> None:
+    write(tmp_path, "ant/1.jpg", "ant/2.jpg", "cat/1.jpg", "cat/2.jpg")
+    assert keys(photographs(tmp_path, "{label}/{key}.jpg")) == ["ant_1", "cat_1", "ant_2", "cat_2"]
+
+
+def test_the_last_share_is_for_testing(tmp_path: Path) -> None:
+    write_frames(tmp_path, *(f"f{i}" for i in range(12)))
+    source = frames(tmp_path, test_share=0.25)
+    assert keys(source, "test") == ["f9", "f10", "f11"]
+    assert keys(source, "train") == [f"f{i}" for i in range(9)]
+
+
+def test_a_share_takes_whole_groups(tmp_path: Path) -> None:
+    write(tmp_path, *(f"{room}/{i}.jpg" for room in ("bath", "hall", "loft") for i in range(4)))
+    source = photographs(tmp_path, "{group}/{key}.jpg", test_share=0.4)
+    assert {pair.group for pair in source.pairs("test")} == {"hall", "loft"}  # one group is less than the share
+    assert {pair.group for pair in source.pairs("train")} == {"bath"}
+
+
+def test_named_groups_are_for_testing(tmp_path: Path) -> None:
+    write(tmp_path, "bath/1.jpg", "hall/1.jpg", "loft/1.jpg")
+    source = photographs(tmp_path, "{group}/{key}.jpg", test_groups=("bath",))
+    assert (keys(source, "test"), keys(source, "train")) == (["bath_1"], ["hall_1", "loft_1"])
+
+
+def test_facts_are_numbers_in_one_list(tmp_path: Path) -> None:
+    write_frames(tmp_path, "a")
+    (tmp_path / "a.pose.txt").write_text("1 0\t-2.5e-1\n0, 1 3\n")
+    (pair,) = frames(tmp_path, facts={"pose": "{key}.pose.txt"}).pairs("train")
+    assert pair.facts == {"pose": [1.0, 0.0, -0.25, 0.0, 1.0, 3.0]}
+
+
+def test_a_csv_file_lists_the_pairs(tmp_path: Path) -> None:
+    write(tmp_path, "x/2.jpg", "x/1.jpg", "y/b.png", "y/a.png")
+    text = "\ufeffdepth,rgb,label,split,group,key\ny/b.png,x/2.jpg,dog,test,g,two\n\ny/a.png,x/1.jpg,,train,h,1\n"
+    source = listed(tmp_path, text)
+    assert source.splits() == ("train", "test")
+    assert list(source.pairs("test")) == [Pair("two", {"rgb.jpg": b"x/2.jpg", "depth.png": b"y/b.png"}, 0, "g")]
+    assert list(source.pairs("train")) == [Pair("1", {"rgb.jpg": b"x/1.jpg", "depth.png": b"y/a.png"}, -1, "h")]
+
+
+def test_without_a_column_key_the_first_file_names_the_pair_in_the_order_of_lines(tmp_path: Path) -> None:
+    write(tmp_path, "x/2.jpg", "x/1.jpg", "a.png", "x/1.txt", "x/2.txt")
+    source = listed(tmp_path, "rgb,depth\nx/2.jpg,a.png\nx/1.jpg,a.png\n")
+    assert keys(source) == ["x_2", "x_1"]
+
+
+def test_facts_of_a_csv_file_follow_its_key(tmp_path: Path) -> None:
+    write(tmp_path, "x/1.jpg", "a.png")
+    (tmp_path / "x" / "1.txt").write_text("7")
+    (pair,) = listed(tmp_path, "rgb,depth\nx/1.jpg,a.png\n", facts={"time": "{key}.txt"}).pairs("train")
+    assert pair.facts == {"time": [7.0]}
+
+
+def test_pairs_that_lack_a_file_are_dropped_and_counted_where_asked(tmp_path: Path) -> None:
+    write_frames(tmp_path, "a", "b")
+    write(tmp_path, "c.color.jpg", "d.depth.png")
+    source = frames(tmp_path, missing="drop")
+    assert (keys(source), source.dropped()) == (["a", "b"], 2)
+
+
+def test_a_missing_fact_is_a_missing_file(tmp_path: Path) -> None:
+    write_frames(tmp_path, "a", "b")
+    (tmp_path / "a.txt").write_text("1")
+    source = frames(tmp_path, facts={"time": "{key}.txt"}, missing="drop")
+    assert (keys(source), source.dropped()) == (["a"], 1)
+
+
+def test_keys_are_made_fit_for_shards(tmp_path: Path) -> None:
+    write_frames(tmp_path, "a.b é")
+    assert keys(frames(tmp_path)) == ["a_b__"]
+
+
+def test_what_begins_with_a_dot_is_not_found(tmp_path: Path) -> None:
+    write_frames(tmp_path, "a")
+    write(tmp_path, "._a.color.jpg", "._a.depth.png")
+    assert keys(frames(tmp_path)) == ["a"]
+
+
+def test_special_characters_of_a_pattern_are_themselves(tmp_path: Path) -> None:
+    write(tmp_path, "[a]+/x.jpg", "a/y.jpg")
+    assert Pattern("[a]+/{key}.jpg", "files").find(tmp_path) == {("x",): "[a]+/x.jpg"}
+
+
+def test_a_placeholder_that_comes_twice_stands_for_the_same_text(tmp_path: Path) -> None:
+    write(tmp_path, "x/x.jpg", "x/y.jpg")
+    assert Pattern("{key}/{key}.jpg", "files").find(tmp_path) == {("x",): "x/x.jpg"}
+
+
+def test_filling_a_pattern_is_the_inverse_of_finding(tmp_path: Path) -> None:
+    write(tmp_path, "train/a_b_1.jpg")
+    pattern = Pattern("{split}/{label}_{key}.jpg", "files")
+    ((values, path),) = pattern.find(tmp_path).items()
+    assert values == ("train", "b_1", "a")
+    assert pattern.fill(dict(zip(pattern.names, values, strict=True))) == path
+
+
+def test_the_digest_follows_files_and_options_but_not_the_root(tmp_path: Path) -> None:
+    for name in ("here", "there"):
+        write_frames(tmp_path / name, "a", "b")
+        for path in (tmp_path / name).iterdir():
+            os.utime(path, (1, 1))
+    before = frames(tmp_path / "here").digest()
+    assert frames(tmp_path / "there").digest() == before
+    assert frames(tmp_path / "here", test_share=0.5).digest() != before
+    os.utime(tmp_path / "here" / "a.color.jpg", (2, 2))
+    assert frames(tmp_path / "here").digest() != before
+
+
+@pytest.mark.parametrize(
+    ("members", "options", "message"),
+    [
+        ({}, {}, "members must name at least one field"),
+        ({"rgb": {"files": "{key}.jpg"}}, {}, "members.rgb.modality: None is not known .*known: .*rgb"),
+        ({"rgb": RGB | {"modality": "rbg"}}, {}, "'rbg' is not known; did you mean 'rgb'?"),
+        ({"colour": RGB}, {}, "members.colour: modality rgb is stored as 'rgb'; call this member rgb"),
+        ({"depth": DEPTH | {"scale": 1}}, {}, "members.depth.scale is not known; did you mean 'scale_m'?"),
+        (
+            {"rgb": {"modality": "rgb"}},
+            {},
+            "members.rgb.files must be a pattern such as '{key}.rgb.png', or give a csv",
+        ),
+        ({"rgb": RGB}, {"csv": "pairs.csv"}, "members.rgb.files: pairs.csv lists the files; take files out, or csv"),
+        ({"rgb": RGB | {"files": "{ky}.jpg"}}, {}, "placeholder {ky} of '{ky}.jpg' is not known; did you mean 'key'?"),
+        ({"rgb": RGB | {"files": "{key.jpg"}}, {}, "members.rgb.files: '{key.jpg' has a brace that is not closed"),
+        ({"rgb": RGB | {"files": "{label}.jpg"}}, {}, "members.rgb.files: '{label}.jpg' must hold {key}"),
+        ({"depth": DEPTH | {"files": "{key}.jpg"}}, {}, "members.depth.files: depth must be one of .*got '{key}.jpg'"),
+        (
+            {"rgb": RGB, "depth": DEPTH | {"files": "{label}/{key}.png"}},
+            {},
+            r"'{label}/{key}.png' must have the placeholders of members.rgb.files \(key\), got key, label",
+        ),
+        ({"rgb": RGB}, {"facts": {"label": "{key}.txt"}}, "facts.label: 'label' is taken"),
+        (
+            {"rgb": RGB},
+            {"facts": {"pose": "{group}.txt"}},
+            "facts.pose: '{group}.txt' needs {group}, which .* not give",
+        ),
+        ({"rgb": RGB}, {"test_share": 1.0}, "test_share must be at least 0 and below 1, got 1.0"),
+        ({"rgb": RGB}, {"test_share": 0.5, "test_groups": ("a",)}, "test_share and test_groups exclude each other"),
+    ],
+)
+def test_wrong_options_are_refused_before_any_file_is_looked_for(
+    members: dict[str, dict[str, Any]], options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(SourceError, match=message):
+        Folder("nowhere", members, **options)
+
+
+def test_an_absent_root_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"root: there is no folder /.*/absent"):
+        frames(tmp_path / "absent").splits()
+
+
+def test_a_pattern_that_matches_nothing_shows_what_is_there(tmp_path: Path) -> None:
+    write(tmp_path, "a.color.jpg", "deep/a.png")
+    with pytest.raises(SourceError, match=r"'{key}.depth.png' matches no file in .*; it holds a.color.jpg, deep/a.png"):
+        frames(tmp_path).digest()
+
+
+def test_missing_files_are_counted_named_and_advised_on(tmp_path: Path) -> None:
+    write_frames(tmp_path, "a")
+    write(tmp_path, *(f"b{i}.color.jpg" for i in range(5)))
+    with pytest.raises(SourceError, match=r"5 of 6 pairs .*key 'b0' has no depth; .*; and 2 more\. .*missing: drop"):
+        frames(tmp_path).digest()
+
+
+def test_no_whole_pair_is_an_error_even_where_pairs_may_be_dropped(tmp_path: Path) -> None:
+    write(tmp_path, "a.color.jpg", "b.depth.png")
+    with pytest.raises(SourceError, match=r"key 'a' has no depth; key 'b' has no rgb\. No pair is whole"):
+        frames(tmp_path, missing="drop").digest()
+
+
+def test_an_empty_file_is_refused(tmp_path: Path) -> None:
+    write_frames(tmp_path, "a")
+    (tmp_path / "a.depth.png").write_bytes(b"")
+    with pytest.raises(SourceError, match=r"a.depth.png \(key 'a'\) is empty \(0 bytes\)"):
+        frames(tmp_path).digest()
+
+
+def test_a_folder_in_place_of_a_file_is_refused(tmp_path: Path) -> None:
+    write_frames(tmp_path, "a")
+    (tmp_path / "b.color.jpg").mkdir()
+    with pytest.raises(SourceError, match=r"b.color.jpg \(key 'b'\) must be a file"):
+        frames(tmp_path).digest()
+
+
+def test_keys_that_collide_are_refused_by_name(tmp_path: Path) -> None:
+    write_frames(tmp_path, "a.b", "a b")
+    with pytest.raises(SourceError, match=r"key 'a b' .*and key 'a.b' .*both get the key 'a_b'"):
+        frames(tmp_path).digest()
+
+
+def test_facts_that_are_not_numbers_are_refused(tmp_path: Path) -> None:
+    write_frames(tmp_path, "a")
+    (tmp_path / "a.txt").write_text("1 two")
+    with pytest.raises(SourceError, match=r"a.txt \(key 'a'\) must be a text file of numbers: .*'two'"):
+        list(frames(tmp_path, facts={"time": "{key}.txt"}).pairs("train"))
+
+
+def test_an_unknown_split_is_refused(tmp_path: Path) -> None:
+    write_frames(tmp_path, "a")
+    with pytest.raises(SourceError, match=r"split 'test' is not known \(known: train\)"):
+        next(frames(tmp_path).pairs("test"))
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    write_frames(tmp_path, "a")
+    source = frames(tmp_path)
+    source.splits()
+    (tmp_path / "a.depth.png").unlink()
+    with pytest.raises(SourceError, match=r"a.depth.png \(key 'a'\) cannot be read: No such file"):
+        next(source.pairs("train"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "rgb,dpeth\n",
+            r"line 1 of pairs.csv: there is no column 'depth'; did you mean 'dpeth'\? \(known: rgb, dpeth\)",
+        ),
+        ("rgb,depth,class\na.jpg,a.png,ant\n", "line 1 of pairs.csv: column 'class' is not known.*; give it a field"),
+        ("rgb,depth,rgb\n", "line 1 of pairs.csv: column 'rgb' comes twice"),
+        ("", "line 1 of pairs.csv: there is no column 'rgb'"),
+        ("rgb,depth\n", "pairs.csv lists no pairs"),
+        ("rgb,depth\na.jpg,a.png\na.jpg\n", r"line 3 of pairs.csv: expected 2 cells \(rgb, depth\), got 1"),
+        ("rgb,depth\n,\n", "line 2 of pairs.csv: names no file"),
+        ("rgb,depth,split\na.jpg,a.png,\n", "line 2 of pairs.csv: split is empty"),
+        ("rgb,depth\na.jpg,a.png\nb.jpg,b.png\n", r"1 of 2 pairs .*line 3 of pairs.csv has no depth \(b.png\)"),
+        ("rgb,depth\na.jpg,a.png\nb.jpg,\n", "1 of 2 pairs .*line 3 of pairs.csv has no depth"),
+        ("rgb,depth\na.jpg,a.png\nb.jpg,c.jpg\n", "line 3 of pairs.csv: depth must be one of png.*, got 'c.jpg'"),
+        ("rgb,depth,key\na.jpg,a.png,x\nb.jpg,a.png,x\n", "line 2 .*and line 3 .*both get the key 'x'"),
+        ('rgb,depth\n"a.jpg,a.png\n', "pairs.csv is not a readable CSV file in UTF-8"),
+    ],
+)
+def test_a_wrong_csv_file_is_refused_with_its_line(tmp_path: Path, text: str, message: str) -> None:
+    write(tmp_path, "a.jpg", "a.png", "b.jpg")
+    with pytest.raises(SourceError, match=message):
+        listed(tmp_path, text).digest()
+
+
+def test_an_absent_csv_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"csv: .*pairs.csv is missing; it holds no files"):
+        Folder(str(tmp_path), {"rgb": {"modality": "rgb"}}, csv="pairs.csv").splits()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "options", "message"),
+    [
+        ("{split}/{key}.jpg", {"test_share": 0.5}, "test_share: the files give a split already"),
+        ("{split}/{key}.jpg", {"test_groups": ("a",)}, "test_groups: the files give a split already"),
+        ("{group}/{key}.jpg", {"test_groups": ("an",)}, "group 'an' is not known; did you mean 'ant'?"),
+        ("{label}/{key}.jpg", {"test_groups": ("ant",)}, "group 'ant' is not known; the pairs have no {group}"),
+        (
+            "{group}/{key}.jpg",
+            {"test_groups": ("ant", "cat")},
+            "test_groups ant, cat leaves no pairs for 'train', of 2",
+        ),
+        ("{group}/{key}.jpg", {"test_share": 0.9}, "test_share 0.9 leaves no pairs for 'train', of 2"),
+        ("{label}/{key}.jpg", {"test_share": 0.1}, "test_share 0.1 leaves no pairs for 'test', of 2"),
+        ("{label}/{key}.jpg", {"test_share": 0.5}, "test_share 0.5 leaves class 'cat' without training pairs"),
+    ],
+)
+def test_a_division_the_pairs_do_not_have_is_refused(
+    tmp_path: Path, pattern: str, options: dict[str, Any], message: str
+) -> None:
+    write(tmp_path, "ant/1.jpg", "cat/2.jpg")
+    with pytest.raises(SourceError, match=message):
+        photographs(tmp_path, pattern, **options).digest()
+
+
+def extract(name: str, folder: Path, wanted: set[str]) -> None:
+    """A few members of a tar of real files; headers are read only until all are found."""
+    if not (DATA / name).is_file():
+        pytest.skip(f"{DATA / name} is not here")
+    with tarfile.open(DATA / name) as tar:
+        for member in tar:
+            if member.name in wanted:
+                content = tar.extractfile(member)
+                assert content is not None
+                write(folder, member.name)
+                (folder / member.name).write_bytes(content.read())
+                wanted = wanted - {member.name}
+            if not wanted:
+                return
+    pytest.fail(f"{name} lacks {', '.join(sorted(wanted))}")
+
+
+def configured(name: str, root: Path, **options: Any) -> Folder:
+    """The source of a config that we ship, elsewhere."""
+    source = yaml.safe_load((CONFIGS / name).read_text(encoding="utf-8"))["source"]
+    assert source.pop("name") == "folder"
+    return Folder(**source | {"root": str(root)} | options)
+
+
+def test_frames_of_a_kinect_are_pairs_in_metres(tmp_path: Path) -> None:
+    endings = ("color.jpg", "depth.png", "pose.txt")
+    extract("kinect_room.tar", tmp_path, {f"kinect_room/frame-000{i}.{end}" for i in (232, 234) for end in endings})
+    source = configured("kinect_room_shards.yaml", tmp_path / "kinect_room", test_share=0.5)
+    (pair,) = source.pairs("test")
+    metres = source.fields()["depth"].decode(pair.members["depth.png"])
+    assert pair.key == "frame-000234"
+    assert metres.shape == (1, 480, 640)
+    assert metres[metres > 0].median() > 0.3
+    assert metres.max() < 5  # a kitchen; this frame marks 12 pixels with 65535, which is not 65.5 m
+    assert pair.facts["pose"][-4:] == [0, 0, 0, 1]  # type: ignore[index]
+
+
+def test_cifar_as_folders_of_classes_is_labelled(tmp_path: Path) -> None:
+    extract("cifar10.tar", tmp_path, {"train/airplane/0000.jpg", "train/automobile/0000.jpg"})
+    source = configured("cifar10_shards.yaml", tmp_path)
+    pairs = list(source.pairs("train"))
+    assert (source.splits(), source.classes()) == (("train",), ("airplane", "automobile"))
+    assert [(pair.key, pair.label) for pair in pairs] == [("airplane_0000", 0), ("automobile_0000", 1)]
+    assert source.fields()["rgb"].decode(pairs[0].members["rgb.jpg"]).shape == (3, 32, 32)

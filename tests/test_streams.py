@@ -1,0 +1,202 @@
+"""The planned order: the same for any number of ranks and workers, resumed anywhere, each pair at most once."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from crossmodal.shards import ShardError, Shards
+from crossmodal.streams import (
+    Look,
+    PairStream,
+    Part,
+    Plan,
+    View,
+    join,
+    open_view,
+    read_pair,
+    sweep_parts,
+    to_batch,
+    train_parts,
+)
+from modalities import MODALITIES
+from modalities._random import generator
+
+
+@pytest.fixture
+def shards(synthetic: Path) -> Shards:
+    return Shards.open(synthetic / "train")
+
+
+@pytest.fixture
+def views(shards: Shards) -> dict[str, View]:
+    return {"rgb": open_view(shards, "rgb", size=16), "depth": open_view(shards, "depth", size=16)}
+
+
+def plan_of(shards: Shards, batch_size: int = 16, **options: int) -> Plan:
+    return Plan(len(shards), batch_size, shard_starts=tuple(shards.starts[:-1].tolist()), **options)
+
+
+def parts(shards: Shards, views: dict[str, View], *, workers: int = 0, **options: int) -> list[Part]:
+    stream = PairStream(shards, views, plan_of(shards), look=Look(), **{"last_step": 9, **options})
+    return list(train_parts(stream, workers=workers))
+
+
+def assert_same(ours: Part, theirs: Part) -> None:
+    assert torch.equal(ours.index, theirs.index)
+    assert torch.equal(ours.label, theirs.label)
+    for name in ours.adapted:
+        assert torch.equal(ours.adapted[name], theirs.adapted[name])
+        assert torch.equal(ours.draws[name], theirs.draws[name])
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than cores, on purpose
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_any_number_of_workers_gives_the_same_batches(shards: Shards, views: dict[str, View], workers: int) -> None:
+    for ours, theirs in zip(parts(shards, views), parts(shards, views, workers=workers), strict=True):
+        assert_same(ours, theirs)
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_ranks_share_the_joint_batch(shards: Shards, views: dict[str, View], ranks: int) -> None:
+    each = [parts(shards, views, rank=rank, ranks=ranks) for rank in range(ranks)]
+    for joint, *pieces in zip(parts(shards, views), *each, strict=True):
+        assert_same(joint, join(pieces))
+
+
+def test_a_run_begun_in_the_middle_sees_what_it_would_have_seen(shards: Shards, views: dict[str, View]) -> None:
+    for ours, theirs in zip(parts(shards, views)[5:], parts(shards, views, first_step=5), strict=True):
+        assert_same(ours, theirs)
+
+
+def test_an_epoch_takes_no_pair_twice_and_misses_less_than_a_batch_a_lane(shards: Shards) -> None:
+    for batch_size in (1, 7, 16, 50, 96):
+        plan = plan_of(shards, batch_size)
+        taken = plan.epoch(0).ravel()
+        assert len(set(taken.tolist())) == len(taken) == plan.steps * batch_size
+        assert plan.steps >= 1
+        assert len(shards) - len(taken) < batch_size + plan.width
+
+
+def test_left_over_pairs_change_between_epochs() -> None:
+    plan = Plan(103, 10)
+    left = [set(range(103)) - set(plan.epoch(epoch).ravel().tolist()) for epoch in range(12)]
+    assert len(set.union(*left)) > len(left[0])
+    assert not set.intersection(*left)
+
+
+def test_epochs_and_seeds_have_orders_of_their_own(shards: Shards) -> None:
+    plan = plan_of(shards)
+    assert plan.epoch(0).tolist() != plan.epoch(1).tolist()
+    assert plan.epoch(0).tolist() != replace(plan, seed=1).epoch(0).tolist()
+    assert plan.epoch(3).tolist() == plan_of(shards).epoch(3).tolist()
+
+
+def test_every_pair_comes_equally_often_at_every_place() -> None:
+    """Over many epochs a pair's step is uniform: the mean step of each pair is that of all."""
+    plan = Plan(64, 8)
+    steps = torch.zeros(64)
+    epochs = 400
+    for epoch in range(epochs):
+        order = torch.from_numpy(plan.epoch(epoch))
+        steps[order.reshape(-1)] += torch.arange(plan.steps).repeat_interleave(8).float()
+    mean, spread = (plan.steps - 1) / 2, ((plan.steps**2 - 1) / 12 / epochs) ** 0.5
+    assert ((steps / epochs - mean).abs() < 4.5 * spread).all()
+
+
+def test_a_batch_larger_than_the_data_is_refused() -> None:
+    with pytest.raises(ValueError, match="batch_size must be from 1 to the number of pairs, 10, got 11"):
+        Plan(10, 11)
+
+
+def test_ranks_that_cannot_share_the_lanes_are_refused(shards: Shards, views: dict[str, View]) -> None:
+    with pytest.raises(ValueError, match="16 lanes, which 3 processes cannot share evenly; choose a batch_size"):
+        parts(shards, views, rank=0, ranks=3)
+
+
+def test_aligned_views_share_their_window(shards: Shards) -> None:
+    """Luminance of the adapted colour picture is the adapted luminance: both saw the same rectangle."""
+    views = {"rgb": open_view(shards, "rgb", size=16), "grey": open_view(shards, "luminance", size=16)}
+    part = read_pair(shards, views, 3, look=Look(scale=(0.3, 0.5)), address=(0, 4))
+    from kornia.color import rgb_to_lab
+
+    torch.testing.assert_close(rgb_to_lab(part.adapted["rgb"])[:, :1], part.adapted["grey"])
+
+
+def test_views_that_are_not_aligned_draw_their_own_window(shards: Shards) -> None:
+    views = {name: open_view(shards, "rgb", size=16, aligned=name == "one") for name in ("one", "other", "third")}
+    part = read_pair(shards, views, 3, look=Look(scale=(0.3, 0.5)), address=(0, 4))
+    assert not torch.equal(part.adapted["one"], part.adapted["other"])
+    assert not torch.equal(part.adapted["third"], part.adapted["other"])
+
+
+def test_a_sample_looks_different_every_epoch_and_alike_within(shards: Shards, views: dict[str, View]) -> None:
+    look = Look()
+    now, again, later = (read_pair(shards, views, 7, look=look, address=(0, epoch)) for epoch in (1, 1, 2))
+    assert_same(now, again)
+    assert not torch.equal(now.adapted["depth"], later.adapted["depth"])
+
+
+def test_windows_lie_inside_the_sample() -> None:
+    look = Look(scale=(0.05, 1.0), ratio=(0.3, 3.0))
+    flips = 0
+    for number in range(500):
+        window = look.draw(generator("window", number))
+        assert 0 <= window.top <= window.top + window.height <= 1 + 1e-9
+        assert 0 <= window.left <= window.left + window.width <= 1 + 1e-9
+        flips += window.flip
+    assert 200 < flips < 300  # half of 500, 4.5 standard deviations
+
+
+def test_evaluation_sees_every_pair_once_in_order(shards: Shards, views: dict[str, View]) -> None:
+    for workers in (0, 2):
+        seen = torch.cat([part.index for part in sweep_parts(shards, views, batch_size=36, workers=workers)])
+        assert seen.tolist() == list(range(96))
+
+
+def test_augmentation_needs_draws_and_normalisation_does_not(shards: Shards, views: dict[str, View]) -> None:
+    part = next(iter(sweep_parts(shards, views, batch_size=4)))
+    batch = to_batch(part, views, "cpu")
+    torch.testing.assert_close(batch.inputs["rgb"], views["rgb"].modality.normalise(part.adapted["rgb"]))
+
+
+def test_a_view_takes_its_units_from_the_manifest(shards: Shards) -> None:
+    assert open_view(shards, "depth", size=16).modality == MODALITIES.get("depth")(size=16, scale_m=0.001, invalid=0)
+    with pytest.raises(ShardError, match=r"scale_m must be 0\.001, as the manifest of .* says, got 0\.01"):
+        open_view(shards, "depth", size=16, scale_m=0.01)
+
+
+def test_a_view_without_its_field_is_refused(shards: Shards) -> None:
+    without = Shards(shards.folder, replace(shards.manifest, fields={"rgb": shards.manifest.fields["rgb"]}))
+    with pytest.raises(ShardError, match=r"modality 'depth' reads 'depth', but .* has rgb"):
+        open_view(without, "depth")
+
+
+@pytest.fixture
+def damaged(synthetic: Path, tmp_path: Path) -> Shards:
+    """One unreadable picture, of pair 30, in place."""
+    folder = Path(shutil.copytree(synthetic / "train", tmp_path / "train"))
+    path, row, _ = Shards.open(folder).locate(30)
+    with path.open("r+b") as file:
+        file.seek(row.members["rgb.jpg"][0])
+        file.write(b"garbage!" * 4)
+    return Shards.open(folder)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_unreadable_pair_stops_the_run_by_name(damaged: Shards, views: dict[str, View], workers: int) -> None:
+    stream = PairStream(damaged, views, plan_of(damaged), look=Look(), last_step=plan_of(damaged).steps)
+    with pytest.raises(ShardError, match=r"000001.tar: pair '\S+', rgb.jpg: "):
+        list(train_parts(stream, workers=workers))
+
+
+def test_an_unreadable_pair_is_replaced_and_counted_if_so_chosen(damaged: Shards, views: dict[str, View]) -> None:
+    stream = PairStream(
+        damaged, views, plan_of(damaged), look=Look(), last_step=plan_of(damaged).steps, skip_unreadable=True
+    )
+    found = join(list(train_parts(stream)))
+    assert found.replaced == 1
+    assert 30 not in found.index
+    assert len(found.index) == 96
