@@ -1,0 +1,1 @@
+"""The contrast core: where negatives come from, and scores -> losses."""

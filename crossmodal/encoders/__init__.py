@@ -1,0 +1,1 @@
+"""The catalogue of encoders: a file a family."""

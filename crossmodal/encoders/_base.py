@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -32,8 +32,8 @@ class Encoder(nn.Module, ABC):
     (0: no classifier), and the keyword-only options are what a config may set.
     """
 
-    stem: ClassVar[str]  # name, in the trunk's state, of the weight that meets the input's channels
-    classifier: ClassVar[str]  # prefix, in the trunk's state, of the weights that give logits
+    stem: str  # name, in the trunk's state, of the weight that meets the input's channels
+    classifier: str  # prefix, in the trunk's state, of the weights that give logits
     trunk: nn.Module  # the part that published weights are made for
     spec: Spec  # sizes of what `forward` gives
 

@@ -1,0 +1,1 @@
+"""Pure functions of embeddings, and what proves a transfer."""

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -34,6 +35,9 @@ class Objective(nn.Module, ABC):
     Entries are built as ``Entry(student, teacher, pairs, **options)``: two `Spec`s (`teacher` is None where no teacher
     is named), the number of pairs in the data set, and keyword-only options. `forward` changes nothing.
     """
+
+    uses_teacher: ClassVar[bool] = True  # False: it is built once, with no teacher
+    needs_logits: ClassVar[bool] = False  # True: the student is given a classifier
 
     @abstractmethod
     def forward(self, student: Features, teacher: Features | None, batch: Batch) -> Outcome:

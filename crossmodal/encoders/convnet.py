@@ -1,0 +1,71 @@
+"""A small convolutional network for small pictures, quick enough to train on two CPU cores."""
+
+import math
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from crossmodal.encoders._base import Encoder, Features
+from crossmodal.encoders._picture import choose, measure, read_channels
+
+
+class ConvNet(Encoder):
+    """Plain 3x3 convolutions that halve the picture once in the stem and once a stage; for 16 to 128 pixels.
+
+    The embedding is the mean of the last map: `width` * 2 ** (`stages` - 1) numbers, 256 by default.
+
+    Raises:
+        ValueError: `width` is odd or below 2, or `stages` is below 1, or the shape is not that of a picture.
+    """
+
+    stem = "stem.0.weight"
+    classifier = "classifier."
+    trunk: nn.ModuleDict
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        classes: int = 0,
+        *,
+        width: int = 32,  # channels of the first stage; each further stage has twice as many
+        stages: int = 4,  # each halves height and width, and gives one map
+        norm: Literal["batch", "group", "none"] = "batch",  # group: also for batches of a few samples
+    ) -> None:
+        super().__init__()
+        if width < 2 or width % 2:
+            raise ValueError(f"width must be even and at least 2, got {width}")
+        if stages < 1:
+            raise ValueError(f"stages must be at least 1, got {stages}")
+        channels = read_channels(shape, classes)
+        widths = [width // 2] + [width * 2**stage for stage in range(stages)]
+        blocks = [
+            nn.Sequential(*_layer(before, after, 2, norm), *_layer(after, after, 1, norm))
+            for before, after in pairwise(widths)
+        ]
+        self.trunk = nn.ModuleDict(
+            {"stem": nn.Sequential(*_layer(channels, widths[0], 2, norm)), "stages": nn.Sequential(*blocks)}
+        )
+        if classes:
+            self.trunk["classifier"] = nn.Linear(widths[-1], classes)
+        self.to(memory_format=torch.channels_last)  # on CPUs 1.2 to 1.5 times as fast; maps come channels-last too
+        self.spec = measure(self, shape)
+
+    def forward(self, batch: Float[Tensor, "batch channels height width"]) -> Features:
+        """One map a stage, the mean of the last one, and logits where there are classes."""
+        picture, maps = self.trunk["stem"](batch), []
+        for stage in self.trunk["stages"].children():
+            picture = stage(picture)
+            maps.append(picture)
+        embedding = picture.mean(dim=(2, 3))
+        logits = self.trunk["classifier"](embedding) if "classifier" in self.trunk else None
+        return Features(embedding, tuple(maps), logits)
+
+
+def _layer(before: int, after: int, stride: int, norm: str) -> list[nn.Module]:
+    conv = nn.Conv2d(before, after, 3, stride, 1, bias=norm == "none")
+    nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+    norms = {"batch": nn.BatchNorm2d(after), "group": nn.GroupNorm(math.gcd(8, after), after), "none": nn.Identity()}
+    return [conv, choose("norm", norm, norms), nn.ReLU(inplace=True)]

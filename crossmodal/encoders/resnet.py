@@ -1,0 +1,57 @@
+"""Residual networks (He et al. 2016, https://arxiv.org/abs/1512.03385), torchvision's."""
+
+from typing import Literal
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from torchvision import models
+
+from crossmodal.encoders._base import Encoder, Features
+from crossmodal.encoders._picture import choose, measure, read_channels, with_channels
+
+
+class ResNet(Encoder):
+    """Torchvision's ResNet of 18, 34 or 50 layers; four maps; the embedding is the mean of the last.
+
+    Takes the files that torchvision publishes. Those networks were trained on RGB in [0, 1], normalised by mean
+    (0.485, 0.456, 0.406) and deviation (0.229, 0.224, 0.225).
+
+    Raises:
+        ValueError: the shape is not that of a picture.
+    """
+
+    stem = "conv1.weight"
+    classifier = "fc."
+    trunk: models.ResNet
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        classes: int = 0,
+        *,
+        depth: Literal[18, 34, 50] = 18,  # layers with weights
+        stem: Literal["imagenet", "small"] = "imagenet",  # small: 3x3, no stride, no pooling; for 32 pixels or so
+    ) -> None:
+        super().__init__()
+        channels = read_channels(shape, classes)
+        build = choose("depth", depth, {18: models.resnet18, 34: models.resnet34, 50: models.resnet50})
+        self.trunk = build(num_classes=max(classes, 1))
+        if choose("stem", stem, {"imagenet": False, "small": True}):
+            self.trunk.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
+            nn.init.kaiming_normal_(self.trunk.conv1.weight, mode="fan_out", nonlinearity="relu")
+            self.trunk.maxpool = nn.Identity()
+        self.trunk.conv1 = with_channels(self.trunk.conv1, channels)
+        if classes == 0:
+            self.trunk.fc = nn.Identity()
+        self.has_logits = classes > 0
+        self.spec = measure(self, shape)
+
+    def forward(self, batch: Float[Tensor, "batch channels height width"]) -> Features:
+        """The maps of layer1 to layer4, the mean of the last, and logits where there are classes."""
+        trunk, maps = self.trunk, []
+        picture = trunk.maxpool(trunk.relu(trunk.bn1(trunk.conv1(batch))))
+        for layer in (trunk.layer1, trunk.layer2, trunk.layer3, trunk.layer4):
+            picture = layer(picture)
+            maps.append(picture)
+        embedding = picture.mean(dim=(2, 3))
+        return Features(embedding, tuple(maps), trunk.fc(embedding) if self.has_logits else None)

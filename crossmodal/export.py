@@ -1,0 +1,152 @@
+"""An encoder with all that its use needs, in one folder: weights, how it is built, and its view's preprocessing."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from crossmodal import ENCODERS, OBJECTIVES
+from crossmodal.encoders._base import Encoder, Spec
+from crossmodal.objectives._base import Objective
+from modalities import MODALITIES
+from modalities._base import Modality
+
+CARD, WEIGHTS = "model.json", "model.safetensors"
+
+
+class ExportError(ValueError):
+    """A folder that does not hold an exported encoder."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """An objective whose heads bring this encoder and its teacher into one space."""
+
+    objective: str
+    options: dict[str, Any]
+    teacher: str  # name of the teacher it was trained against
+    teacher_spec: Spec
+
+
+@dataclass(frozen=True)
+class Card:
+    """How an encoder is built and fed."""
+
+    encoder: str
+    encoder_options: dict[str, Any]
+    shape: tuple[int, ...]
+    classes: list[str]  # names of its logits, in order; empty: no classifier
+    modality: str
+    modality_options: dict[str, Any]
+    heads: dict[str, Head] = field(default_factory=dict)
+
+    def build(self, classes: int | None = None) -> Encoder:
+        """The same architecture with new weights; with another number of classes, if asked."""
+        count = len(self.classes) if classes is None else classes
+        return ENCODERS.get(self.encoder)(self.shape, count, **self.encoder_options)
+
+    def build_from(self, encoder: Encoder, classes: int) -> Encoder:
+        """A copy of `encoder`, which this card describes, with a new classifier."""
+        copy = self.build(classes)
+        classifier = f"trunk.{copy.classifier}"
+        kept = {name: tensor for name, tensor in encoder.state_dict().items() if not name.startswith(classifier)}
+        left = copy.load_state_dict(kept, strict=False)
+        assert all(name.startswith(classifier) for name in left.missing_keys) and not left.unexpected_keys
+        return copy
+
+
+@dataclass(frozen=True)
+class Model:
+    """An exported encoder, loaded."""
+
+    card: Card
+    encoder: Encoder
+    modality: Modality
+    heads: dict[str, Objective]
+
+
+def save_model(folder: Path, card: Card, encoder: Encoder, heads: dict[str, Objective]) -> None:
+    """Writes weights (safetensors) and card (JSON)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
+    for name, head in heads.items():
+        state |= {f"heads.{name}.{key}": tensor for key, tensor in head.state_dict().items()}
+    save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}, folder / WEIGHTS)
+    (folder / CARD).write_text(json.dumps(asdict(card), indent=1) + "\n", encoding="utf-8")
+
+
+def find_model(path: str | Path) -> Path:
+    """The folder of an exported encoder: `path`, or the one inside a run's folder.
+
+    Raises:
+        ExportError: there is none.
+    """
+    path = Path(path)
+    for folder in (path, path / "model"):
+        if (folder / CARD).is_file() and (folder / WEIGHTS).is_file():
+            return folder
+    raise ExportError(f"{path} holds no exported model ({CARD} and {WEIGHTS}); give the folder of a finished run")
+
+
+def digest(path: str | Path) -> str:
+    """Names an exported encoder by its bytes."""
+    folder = find_model(path)
+    return hashlib.sha256((folder / WEIGHTS).read_bytes() + (folder / CARD).read_bytes()).hexdigest()
+
+
+def read_card(path: str | Path) -> Card:
+    """The card of an exported encoder.
+
+    Raises:
+        ExportError: there is none, or it cannot be read.
+    """
+    folder = find_model(path)
+    try:
+        content = json.loads((folder / CARD).read_text(encoding="utf-8"))
+        heads = {
+            name: Head(**{**head, "teacher_spec": _spec(head["teacher_spec"])})
+            for name, head in content.pop("heads").items()
+        }
+        options = {name: _frozen(value) for name, value in content.pop("modality_options").items()}
+        shape = tuple(content.pop("shape"))
+        return Card(**content, shape=shape, modality_options=options, heads=heads)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ExportError(f"{folder / CARD} is not the card of an exported model: {error}") from error
+
+
+def load_model(path: str | Path) -> Model:
+    """An exported encoder in eval mode, with its modality and heads.
+
+    Raises:
+        ExportError: the folder holds none, or its weights are not those of its card.
+    """
+    folder, card = find_model(path), read_card(path)
+    try:
+        state = load_file(folder / WEIGHTS)
+        encoder = card.build()
+        encoder.load_state_dict(_below(state, "encoder."))
+        heads = {}
+        for name, head in card.heads.items():
+            heads[name] = OBJECTIVES.get(head.objective)(encoder.spec, head.teacher_spec, 2, **head.options)
+            heads[name].load_state_dict(_below(state, f"heads.{name}."))
+    except (SafetensorError, RuntimeError) as error:
+        raise ExportError(f"{folder / WEIGHTS} does not fit {folder / CARD}: {error}") from error
+    modality = MODALITIES.get(card.modality)(**card.modality_options)
+    return Model(card, encoder.eval(), modality, {name: head.eval() for name, head in heads.items()})
+
+
+def _below(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+
+
+def _spec(content: dict[str, Any]) -> Spec:
+    return Spec(content["dim"], tuple(tuple(size) for size in content["maps"]), content["classes"])
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value

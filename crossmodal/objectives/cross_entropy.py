@@ -1,0 +1,49 @@
+"""Supervised cross-entropy with the pairs' labels."""
+
+import torch
+import torch.nn.functional as F
+
+from crossmodal.contrast.gather import mean_over_ranks
+from crossmodal.encoders._base import Features, Spec
+from crossmodal.objectives._base import Batch, Objective, Outcome
+from crossmodal.objectives._heads import widen
+
+
+class CrossEntropy(Objective):
+    """-log softmax(logits)[label], mean over the labelled rows of all ranks, in nats; 0 where no row has a label.
+
+    Raises:
+        ValueError: the student has no classifier, or `smoothing` is not in [0, 1).
+    """
+
+    uses_teacher = False
+    needs_logits = True
+
+    def __init__(
+        self,
+        student: Spec,
+        teacher: Spec | None,
+        pairs: int,
+        *,
+        smoothing: float = 0.0,  # share of the target that is spread over all classes
+    ) -> None:
+        super().__init__()
+        if student.classes < 2:
+            raise ValueError(f"cross_entropy needs a student with at least 2 classes, got {student.classes}")
+        if not 0 <= smoothing < 1:
+            raise ValueError(f"smoothing must be from 0 to below 1, got {smoothing}")
+        self.smoothing = smoothing
+
+    def forward(self, student: Features, teacher: Features | None, batch: Batch) -> Outcome:
+        """The loss, and the share of labelled rows that are classified rightly."""
+        assert student.logits is not None
+        logits = widen(student.logits)
+        labelled = batch.label >= 0
+        count = labelled.sum()
+        with torch.autocast(logits.device.type, enabled=False):
+            total = F.cross_entropy(
+                logits, batch.label, ignore_index=-1, reduction="sum", label_smoothing=self.smoothing
+            )
+            loss = total / mean_over_ranks(count.to(logits.dtype)).clamp(min=torch.finfo(logits.dtype).tiny)
+        right = ((logits.detach().argmax(1) == batch.label) & labelled).sum() / count.clamp(min=1)
+        return Outcome(loss, figures={"accuracy": right})

@@ -1,0 +1,46 @@
+"""Knowledge distillation (Hinton, Vinyals, Dean 2015, https://arxiv.org/abs/1503.02531, section 2)."""
+
+import torch
+import torch.nn.functional as F
+
+from crossmodal.encoders._base import Features, Spec
+from crossmodal.objectives._base import Batch, Objective, Outcome
+from crossmodal.objectives._heads import widen
+
+
+class KD(Objective):
+    """temperature^2 * KL(teacher || student) of the softened class probabilities, mean over the batch, in nats.
+
+    Raises:
+        ValueError: `temperature` is not above 0, or student and teacher do not share their classes.
+    """
+
+    needs_logits = True
+
+    def __init__(
+        self,
+        student: Spec,
+        teacher: Spec | None,
+        pairs: int,
+        *,
+        temperature: float = 4.0,  # divides logits
+    ) -> None:
+        super().__init__()
+        if temperature <= 0:
+            raise ValueError(f"temperature must be above 0, got {temperature}")
+        if teacher is None or not 0 < student.classes == teacher.classes:
+            theirs = "no teacher" if teacher is None else f"a teacher with {teacher.classes}"
+            raise ValueError(
+                f"kd compares class logits, so both must have the same classes; got a student with {student.classes} "
+                f"and {theirs} (set student.classes, or take an objective on embeddings)"
+            )
+        self.temperature = temperature
+
+    def forward(self, student: Features, teacher: Features | None, batch: Batch) -> Outcome:
+        """The loss; gradient reaches the student's classifier."""
+        assert teacher is not None and student.logits is not None and teacher.logits is not None
+        with torch.autocast(student.logits.device.type, enabled=False):
+            ours = F.log_softmax(widen(student.logits) / self.temperature, dim=1)
+            theirs = F.log_softmax(widen(teacher.logits) / self.temperature, dim=1)
+            loss = F.kl_div(ours, theirs, reduction="batchmean", log_target=True) * self.temperature**2
+        return Outcome(loss)

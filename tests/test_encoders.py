@@ -1,0 +1,269 @@
+"""What every entry of crossmodal/encoders promises, and what some promise on their own."""
+
+import importlib.util
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from crossmodal import ENCODERS
+from crossmodal.encoders._base import Encoder
+from crossmodal.encoders._picture import choose, measure
+
+NAMES = ENCODERS.names()
+SHAPES = [(1, 32, 32), (2, 32, 48), (3, 32, 32)]
+
+
+def build(name: str, shape: tuple[int, ...] = (3, 32, 32), classes: int = 5, **options: Any) -> Encoder:
+    try:
+        entry = ENCODERS.get(name)
+    except ModuleNotFoundError as error:
+        pytest.skip(str(error))
+    torch.manual_seed(0)
+    return entry(shape, classes, **options)
+
+
+def noise(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1))
+
+
+def settled(encoder: Encoder, channels: int = 3) -> Encoder:
+    """In eval mode, on the statistics of one batch: with those of construction a deep network answers next to 0."""
+    for module in encoder.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+    encoder(noise(8, channels, 32, 32))
+    return encoder.eval()
+
+
+def tensors(encoder: Encoder) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in encoder.state_dict().items()}
+
+
+def test_there_are_encoders():
+    assert {"convnet", "resnet", "mobilenet", "efficientnet", "efficientnet_lite", "timm"} <= set(NAMES)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("name", NAMES)
+def test_features_have_the_sizes_of_the_spec(name: str, shape: tuple[int, ...]):
+    encoder = build(name, shape)
+    features = encoder(noise(2, *shape))
+    assert encoder.spec.classes == 5 and encoder.spec.maps
+    assert features.embedding.shape == (2, encoder.spec.dim)
+    assert features.logits.shape == (2, 5)
+    assert tuple(tuple(item.shape) for item in features.maps) == tuple((2, *size) for size in encoder.spec.maps)
+
+
+@pytest.mark.parametrize("classes", [0, 5])
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_reach_every_parameter(name: str, classes: int):
+    encoder = build(name, classes=classes)
+    features = encoder(noise(4, 3, 32, 32))
+    loss = features.embedding.square().sum() if features.logits is None else features.logits.square().sum()
+    loss.backward()
+    assert [key for key, weight in encoder.named_parameters() if weight.grad is None] == []
+    assert all(weight.grad.isfinite().all() for weight in encoder.parameters())
+    assert dict(encoder.trunk.named_parameters())[encoder.stem].grad.any()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_in_eval_mode_a_sample_does_not_see_its_batch(name: str):
+    encoder, batch = settled(build(name)), noise(3, 3, 32, 32)
+    together, alone = encoder(batch), encoder(batch[1:2])
+    assert together.embedding.std(0).max() > 0.01  # there is something to compare
+    torch.testing.assert_close(together.logits[1:2], alone.logits, atol=1e-3, rtol=1e-3)  # other kernels, other sums
+    torch.testing.assert_close(together.embedding[1:2], alone.embedding, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_embedding_depends_on_every_channel(name: str):
+    encoder, batch = settled(build(name, (2, 32, 32)), 2), noise(1, 2, 32, 32)
+    plain = encoder(batch).embedding
+    for louder in ([2.0, 1.0], [1.0, 2.0]):
+        other = encoder(batch * torch.tensor(louder)[:, None, None]).embedding
+        assert (plain - other).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_without_classes_there_are_no_logits_and_no_classifier(name: str):
+    encoder = build(name, classes=0)
+    assert encoder(noise(2, 3, 32, 32)).logits is None and encoder.spec.classes == 0
+    assert [key for key in encoder.trunk.state_dict() if key.startswith(encoder.classifier)] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_stem_and_classifier_name_weights_of_the_trunk(name: str):
+    encoder = build(name, (2, 32, 32))
+    assert encoder.trunk.state_dict()[encoder.stem].shape[1] == 2
+    weights = [value for key, value in encoder.trunk.state_dict().items() if key.startswith(encoder.classifier)]
+    assert weights[-1].shape[0] == 5
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_seed_decides_the_weights(name: str):
+    first, second = tensors(build(name)), tensors(build(name))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    torch.manual_seed(1)
+    other = ENCODERS.get(name)((3, 32, 32), 5)
+    assert not torch.equal(other.trunk.state_dict()[other.stem], first[f"trunk.{other.stem}"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_measuring_draws_nothing_and_changes_nothing(name: str):
+    encoder = build(name)
+    before, drawn = tensors(encoder), torch.get_rng_state()
+    assert measure(encoder, (3, 32, 32)) == encoder.spec
+    assert torch.equal(torch.get_rng_state(), drawn)
+    assert all(torch.equal(value, before[key]) for key, value in tensors(encoder).items())
+    assert all(module.training for module in encoder.modules())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_forward_in_training_draws_nothing_by_default(name: str):
+    encoder, drawn = build(name), torch.get_rng_state()
+    encoder(noise(2, 3, 32, 32))
+    assert torch.equal(torch.get_rng_state(), drawn)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_not_a_picture_is_refused(name: str):
+    with pytest.raises(ValueError, match=r"expected samples of shape \(channels, height, width\), got \(16000,\)"):
+        build(name, (16000,))
+    with pytest.raises(ValueError, match="classes must be at least 0, got -1"):
+        build(name, classes=-1)
+
+
+def test_every_option_has_a_default_and_a_comment():
+    options = [(name, option) for name in NAMES for option in ENCODERS.options(name).values()]
+    assert options
+    assert [(name, option.name) for name, option in options if option.default is None or not option.comment] == []
+
+
+def test_an_unknown_choice_is_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match="depth must be one of 18, 34, got 19"):
+        choose("depth", 19, {18: "a", 34: "b"})
+
+
+def test_convnet_is_as_wide_and_deep_as_asked():
+    assert build("convnet", (1, 64, 96)).spec.maps == ((32, 16, 24), (64, 8, 12), (128, 4, 6), (256, 2, 3))
+    assert build("convnet", (1, 64, 64), width=8, stages=2).spec.maps == ((8, 16, 16), (16, 8, 8))
+
+
+@pytest.mark.parametrize("side", [16, 128])
+def test_convnet_takes_small_and_large_pictures(side: int):
+    assert build("convnet", (1, side, side)).spec.dim == 256
+
+
+@pytest.mark.parametrize(("norm", "kind"), [("batch", nn.BatchNorm2d), ("group", nn.GroupNorm), ("none", nn.Identity)])
+def test_convnet_has_the_norm_asked_for(norm: str, kind: type):
+    kinds = {type(module) for module in build("convnet", width=8, norm=norm).modules()}
+    assert kinds & {nn.BatchNorm2d, nn.GroupNorm, nn.Identity} == {kind}
+
+
+def test_convnet_without_batch_norm_trains_on_one_sample():
+    encoder = build("convnet", (1, 16, 16), norm="group")
+    encoder(noise(1, 1, 16, 16)).logits.sum().backward()
+    assert encoder.trunk.state_dict()[encoder.stem].isfinite().all()
+
+
+def test_convnet_tells_stripes_apart_after_a_few_steps():
+    encoder = build("convnet", (1, 16, 16), 2, width=8)
+    label = torch.arange(32) % 2
+    stripes = torch.sin(torch.arange(16) * 1.5).expand(16, 16)
+    batch = torch.stack([stripes.T if row else stripes for row in label])[:, None] + 0.3 * noise(32, 1, 16, 16)
+    optimiser = torch.optim.SGD(encoder.parameters(), lr=0.1, momentum=0.9)
+    for _ in range(20):
+        optimiser.zero_grad()
+        nn.functional.cross_entropy(encoder(batch).logits, label).backward()
+        optimiser.step()
+    encoder.eval()
+    assert (encoder(batch).logits.argmax(1) == label).float().mean() > 0.95
+
+
+def test_convnet_refuses_widths_and_stages_it_cannot_have():
+    with pytest.raises(ValueError, match="width must be even and at least 2, got 7"):
+        build("convnet", width=7)
+    with pytest.raises(ValueError, match="stages must be at least 1, got 0"):
+        build("convnet", stages=0)
+
+
+def test_resnet_agrees_with_torchvision_s_own_forward():
+    encoder, batch = settled(build("resnet")), noise(2, 3, 32, 32)
+    torch.testing.assert_close(encoder(batch).logits, encoder.trunk(batch), atol=1e-5, rtol=1e-5)
+
+
+def test_resnet_with_the_small_stem_keeps_the_resolution():
+    assert build("resnet", stem="small").spec.maps == ((64, 32, 32), (128, 16, 16), (256, 8, 8), (512, 4, 4))
+
+
+def test_resnet_50_has_the_published_number_of_weights():
+    encoder = build("resnet", classes=1000, depth=50)
+    assert sum(weight.numel() for weight in encoder.parameters()) == 25_557_032  # torchvision's documentation
+
+
+@pytest.mark.parametrize(("name", "options"), [("mobilenet", {"size": "large"}), ("efficientnet", {"variant": "v2_s"})])
+def test_torchvision_s_variants_agree_with_their_own_forward(name: str, options: dict[str, str]):
+    encoder, batch = settled(build(name, **options)), noise(1, 3, 32, 32)
+    torch.testing.assert_close(encoder(batch).logits, encoder.trunk(batch), atol=1e-5, rtol=1e-5)
+    sides = [size[1] for size in encoder.spec.maps]
+    assert sides == [16, 8, 4, 2, 1]
+
+
+@pytest.mark.parametrize("shape", [(3, 64, 64), (3, 45, 63)], ids=str)
+def test_lite0_agrees_with_timm_s_on_the_same_weights(shape: tuple[int, ...]):
+    """Another implementation as the oracle: padding of even and odd sizes, epsilon, order of layers."""
+    if importlib.util.find_spec("timm") is None:
+        pytest.skip("timm is not installed")
+    import timm
+
+    ours, theirs = build("efficientnet_lite", shape).eval(), timm.create_model("tf_efficientnet_lite0", num_classes=5)
+    for buffer in ours.buffers():  # statistics other than 0 and 1, so that epsilon and order show
+        if buffer.is_floating_point():
+            buffer.uniform_(0.001, 0.02)
+    assert len(ours.trunk.state_dict()) == len(theirs.state_dict())
+    theirs.load_state_dict(dict(zip(theirs.state_dict(), ours.trunk.state_dict().values(), strict=True)))
+    batch = noise(1, *shape)
+    assert ours(batch).logits.std() > 0.01  # there is something to compare
+    torch.testing.assert_close(ours(batch).logits, theirs.eval()(batch), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("model", ["resnet10t", "mobilenetv3_small_050", "convnext_atto"])
+def test_timm_s_networks_agree_with_their_own_forward(model: str):
+    encoder, batch = settled(build("timm", (1, 64, 64), model=model), 1), noise(1, 1, 64, 64)
+    torch.testing.assert_close(encoder(batch).logits, encoder.trunk(batch), atol=1e-5, rtol=1e-5)
+
+
+def test_timm_names_the_nearest_model():
+    with pytest.raises(LookupError, match="timm has no model 'resnet81'; did you mean 'resnet"):
+        build("timm", model="resnet81")
+
+
+def test_timm_says_which_shape_it_does_not_take():
+    with pytest.raises(ValueError, match=r"inception_v3 does not take pictures of shape \(3, 32, 32\): Calculated"):
+        build("timm", (3, 32, 32), model="inception_v3")
+
+
+def test_timm_refuses_classes_where_there_are_two_classifiers():
+    with pytest.raises(ValueError, match="deit_tiny_distilled_patch16_224 does not end in one linear layer"):
+        build("timm", model="deit_tiny_distilled_patch16_224")
+    assert build("timm", classes=0, model="deit_tiny_distilled_patch16_224").spec.dim == 192
+
+
+def test_timm_s_convolutional_heads_give_vectors_too():
+    encoder = build("timm", classes=0, model="dla46_c")
+    assert encoder(noise(2, 3, 32, 32)).embedding.shape == (2, encoder.spec.dim) == (2, 256)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "channels"),  # of the last layer at each resolution, in the papers' tables
+    [
+        ("efficientnet", {}, [16, 24, 40, 112, 1280]),
+        ("efficientnet_lite", {}, [16, 24, 40, 112, 1280]),
+        ("mobilenet", {}, [16, 16, 24, 48, 576]),
+        ("mobilenet", {"size": "large"}, [16, 24, 40, 112, 960]),
+    ],
+)
+def test_maps_are_the_last_at_each_resolution(name: str, options: dict[str, str], channels: list[int]):
+    assert [size[0] for size in build(name, **options).spec.maps] == channels

@@ -1,0 +1,89 @@
+"""Figures against other people's code, closed forms and cases that can be checked by eye."""
+
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.neighbors import KNeighborsRegressor
+from torchmetrics.retrieval import RetrievalHitRate
+
+from crossmodal.evaluation import few_labels, neighbours, probe, retrieval
+from modalities._random import generator
+
+
+def normal(*shape: int, name: str = "x") -> torch.Tensor:
+    return torch.randn(*shape, generator=generator("evaluation", name))
+
+
+def test_recall_equals_torchmetrics() -> None:
+    ours, theirs = normal(50, 6, name="a"), normal(50, 6, name="b") + normal(50, 6, name="a")
+    scores = torch.nn.functional.normalize(ours) @ torch.nn.functional.normalize(theirs).T
+    for k, share in retrieval.recalls(ours, theirs, at=(1, 5, 10)).items():
+        metric = RetrievalHitRate(top_k=k)
+        metric.update(scores.flatten(), torch.eye(50).bool().flatten(), torch.arange(50).repeat_interleave(50))
+        assert share == pytest.approx(metric.compute().item())
+
+
+def test_recall_by_eye() -> None:
+    gallery = torch.eye(3)
+    queries = torch.tensor([[1.0, 0.0, 0.0], [0.9, 0.5, 0.0], [0.1, 0.2, 0.15]])
+    assert retrieval.ranks(queries, gallery).tolist() == [0, 1, 1]
+    assert retrieval.recalls(queries, gallery, at=(1, 2)) == {1: pytest.approx(1 / 3), 2: 1.0}
+
+
+def test_a_collapsed_embedding_retrieves_at_chance() -> None:
+    assert retrieval.recalls(torch.ones(200, 4), normal(200, 4), at=(10,))[10] == pytest.approx(0.05, abs=0.001)
+    assert retrieval.recalls(normal(200, 4), torch.ones(200, 4), at=(10,))[10] < 0.1
+
+
+def test_ranks_do_not_depend_on_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = normal(50, 6, name="a"), normal(50, 6, name="b")
+    whole = retrieval.ranks(ours, theirs)
+    monkeypatch.setattr(retrieval, "CHUNK", 7)
+    assert torch.equal(retrieval.ranks(ours, theirs), whole)
+
+
+def test_the_linear_map_equals_scikit_learn() -> None:
+    inputs, targets = normal(40, 5, name="a") + 3, normal(40, 3, name="b")
+    strength = 0.1
+    gram = (inputs.double().T @ inputs.double()).diagonal().mean().item()
+    theirs = Ridge(alpha=strength * gram).fit(inputs.numpy(), targets.numpy())
+    ours = retrieval.apply_map(inputs, retrieval.ridge(inputs, targets, strength=strength))
+    torch.testing.assert_close(ours, torch.from_numpy(theirs.predict(inputs.numpy())).float(), atol=1e-4, rtol=1e-4)
+
+
+def test_nearest_neighbour_classes_by_eye() -> None:
+    train = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]])
+    labels = torch.tensor([1, 1, 0])
+    test = torch.tensor([[2.0, 0.1], [0.1, 5.0]])
+    assert neighbours.classify(train, labels, test, neighbours=1).tolist() == [1, 0]
+    assert neighbours.classify(train, labels, test, neighbours=20).tolist() == [1, 0]  # nearer votes count more
+
+
+def test_neighbours_regress_as_scikit_learn() -> None:
+    train, targets, test = normal(60, 4, name="a"), normal(60, 2, name="t"), normal(9, 4, name="b")
+    unit = torch.nn.functional.normalize
+    theirs = KNeighborsRegressor(5).fit(unit(train).numpy(), targets.numpy()).predict(unit(test).numpy())
+    torch.testing.assert_close(neighbours.regress(train, targets, test), torch.from_numpy(theirs).float())
+
+
+def test_the_linear_probe_equals_scikit_learn() -> None:
+    labels = torch.arange(90) % 3
+    train, test = normal(90, 5, name="a") + labels[:, None] * 0.5, normal(400, 5, name="b") + 0.5
+    scale = lambda rows: ((rows - train.mean(0)) / train.std(0, unbiased=False)).numpy()  # noqa: E731
+    theirs = LogisticRegression(C=1 / (1e-3 * len(train)), max_iter=2000).fit(scale(train), labels.numpy())
+    ours = probe.linear_probe(train, labels, test, 3)
+    assert (ours.numpy() == theirs.predict(scale(test))).mean() > 0.99
+
+
+def test_labelled_pairs_are_balanced_and_nested_in_their_seed() -> None:
+    labels = torch.tensor([0, 1, -1, 1, 0, 1, 0, -1, 1])
+    chosen = few_labels.pick_labelled(labels, 2, seed=0)
+    assert sorted(labels[chosen].tolist()) == [0, 0, 1, 1]
+    assert few_labels.pick_labelled(labels, None, seed=0) == [0, 1, 3, 4, 5, 6, 8]
+    assert set(few_labels.pick_labelled(labels, 1, seed=0)) < set(chosen)  # more labels only add
+    assert any(few_labels.pick_labelled(labels, 2, seed=seed) != chosen for seed in range(1, 5))
+
+
+def test_the_recipe_lengthens_with_labels_within_its_bounds() -> None:
+    recipe = few_labels.Recipe(steps=300, least_steps=60, epochs=40.0, batch_size=64)
+    assert [recipe.length(pairs) for pairs in (15, 150, 750, 3000)] == [60, 94, 300, 300]

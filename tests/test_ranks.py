@@ -1,0 +1,85 @@
+"""Two ranks equal one rank with the joint batch: losses, gradients, and what is remembered."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed
+from torch.nn.parallel import DistributedDataParallel
+
+from crossmodal import ENCODERS, OBJECTIVES
+from crossmodal.contrast.gather import gather, gather_with_gradient
+from crossmodal.encoders._base import Features, Spec
+from crossmodal.objectives._base import Batch
+from crossmodal.transfer import Term, Transfer
+from modalities._random import generator
+
+ROWS, PAIRS, RANKS = 8, 30, 2
+TEACHER = Spec(dim=6, maps=(), classes=3)
+
+
+def joint() -> tuple[Batch, Features]:
+    random = generator("ranks")
+    batch = Batch(
+        {"depth": torch.randn(ROWS, 1, 16, 16, generator=random)},
+        torch.randperm(PAIRS, generator=random)[:ROWS],
+        torch.tensor([0, 1, -1, 2, 0, -1, -1, 1]),  # unequal numbers of labels on the two ranks
+        seed=5,
+    )
+    return batch, Features(torch.randn(ROWS, 6, generator=random), (), torch.randn(ROWS, 3, generator=random))
+
+
+def build(name: str) -> Transfer:
+    torch.manual_seed(0)
+    kind = OBJECTIVES.get(name)
+    student = ENCODERS.get("convnet")((1, 16, 16), 3 if kind.needs_logits else 0, width=4, norm="none")
+    options = {"negatives": 10} if "negatives" in OBJECTIVES.options(name) else {}
+    objective = kind(student.spec, TEACHER if kind.uses_teacher else None, PAIRS, **options)
+    return Transfer(student, "depth", {name: Term(objective, 0.7, "rgb" if kind.uses_teacher else None)})
+
+
+def take_step(module: Transfer, rank: int = 0, ranks: int = 1) -> dict[str, torch.Tensor]:
+    """Forward, backward and remember; the gradients, loss and memory that come of it."""
+    batch, teacher = joint()
+    mine = slice(rank * ROWS // ranks, (rank + 1) * ROWS // ranks)
+    batch = Batch({"depth": batch.inputs["depth"][mine]}, batch.index[mine], batch.label[mine], batch.seed)
+    teacher = Features(teacher.embedding[mine], (), teacher.logits[mine])
+    model = DistributedDataParallel(module) if ranks > 1 else module
+    losses = model(batch, {"rgb": teacher})
+    losses.total.backward()
+    module.remember([losses])
+    found = {f"gradient of {name}": parameter.grad for name, parameter in module.named_parameters()}
+    return {**found, **module.memory(), "loss": gather(losses.total.detach()[None]).mean()}
+
+
+def work(rank: int, folder: Path, names: list[str]) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=RANKS)
+    torch.save({name: take_step(build(name), rank, RANKS) for name in names}, folder / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, torch.Tensor]]]:
+    folder = tmp_path_factory.mktemp("ranks")
+    torch.multiprocessing.spawn(work, (folder, OBJECTIVES.names()), nprocs=RANKS)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(RANKS)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OBJECTIVES.names())
+def test_two_ranks_equal_one_with_the_joint_batch(
+    name: str, two_ranks: list[dict[str, dict[str, torch.Tensor]]]
+) -> None:
+    alone = take_step(build(name))
+    assert len(alone) > 3
+    for rank in two_ranks:
+        assert rank[name].keys() == alone.keys()
+        for key, value in alone.items():
+            torch.testing.assert_close(rank[name][key], value, atol=1e-5, rtol=1e-5, msg=lambda m, k=key: f"{k}: {m}")
+
+
+def test_one_rank_gathers_itself() -> None:
+    rows = torch.randn(3, 2)
+    assert gather(rows) is rows
+    assert gather_with_gradient(rows) is rows
