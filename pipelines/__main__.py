@@ -1,0 +1,146 @@
+"""The command `crossmodal`, which is also `python -m pipelines`: finds the pipeline, checks its config, runs it.
+
+Exit codes: 0 done, 1 the run failed, 2 the command or config is wrong, 130 interrupted.
+"""
+
+import importlib
+import importlib.metadata
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+
+from modalities._catalogue import Catalogue, suggest
+from pipelines._config import load
+from pipelines._errors import ConfigError, RunError
+from pipelines._fields import CATALOGUES
+
+PIPELINES = Catalogue("pipelines", "", "pipeline")
+PACKAGES = ("modalities", "crossmodal", "pipelines")
+SCREEN = 20  # problems shown at once
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and gives its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch([word for word in words if word != "--debug"])
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        if "--debug" in words:
+            traceback.print_exc()
+        elif isinstance(error, ConfigError):
+            _complain(error.problems)
+        elif _is_users(error):
+            _complain([str(error)], every_rank=True)
+        else:
+            raise
+        return 2 if isinstance(error, ConfigError) else 1
+
+
+def find_pipeline(name: str) -> ModuleType:
+    """The module of a pipeline, with its `Config` and `run`.
+
+    Raises:
+        ConfigError: there is no such pipeline.
+    """
+    if name not in PIPELINES.names():
+        raise ConfigError([f"pipeline {name!r} is not known{suggest(name, [*PIPELINES.names(), 'list'])}"])
+    return importlib.import_module(f"{PIPELINES.package}.{name}")
+
+
+def _dispatch(words: list[str]) -> int:
+    match words:
+        case [] | ["-h" | "--help" | "help", *_]:
+            from pipelines._help import usage
+
+            print(usage(PIPELINES), file=sys.stdout if words else sys.stderr)
+            return 0 if words else 2
+        case ["--version"]:
+            print(f"crossmodal-transfer {importlib.metadata.version('crossmodal-transfer')}")
+            return 0
+        case ["list", *rest]:
+            return _list(rest)
+        case [name, *rest]:
+            return _run(name, rest)
+    raise AssertionError("every command has a case")
+
+
+def _list(words: list[str]) -> int:
+    from pipelines._help import describe_pipeline, list_entries, list_pipelines
+
+    kinds = [*CATALOGUES, "pipelines"]
+    if not words:
+        raise ConfigError([f"crossmodal list: expected one of {', '.join(kinds)}"])
+    kind, *names = words
+    _must_know("crossmodal list:", kind, kinds)
+    if kind == "pipelines":
+        print(describe_pipeline(names[0], find_pipeline(names[0])) if names else list_pipelines(PIPELINES))
+    else:
+        catalogue = CATALOGUES[kind]
+        for name in names:
+            _must_know(catalogue.kind, name, catalogue.names())
+        print(list_entries(catalogue, names or catalogue.names()))
+    return 0
+
+
+def _run(name: str, words: list[str]) -> int:
+    pipeline = find_pipeline(name)
+    if "--help" in words or "-h" in words:
+        from pipelines._help import describe_pipeline
+
+        print(describe_pipeline(name, pipeline))
+        return 0
+    flags: dict[str, str] = getattr(pipeline, "flags", {})
+    if not words:
+        raise ConfigError(
+            [f"expected crossmodal {name} CONFIG [key=value ...], got no CONFIG; --help shows its fields"]
+        )
+    if words[0].startswith("-"):
+        _must_know(f"{name}: flag", words[0], [*flags, "--help"])
+        if len(words) != 2:
+            raise ConfigError([f"expected crossmodal {name} {words[0]} PATH, got {len(words) - 1} paths"])
+        return pipeline.inspect(words[0], Path(words[1]))
+    if "=" in words[0] and not Path(words[0]).exists():
+        raise ConfigError([f"expected crossmodal {name} CONFIG [key=value ...], got {words[0]} in the place of CONFIG"])
+    path = Path(words[0])
+    pipeline.run(load(pipeline.Config, path, words[1:]), path)
+    return 0
+
+
+def _must_know(kind: str, name: str, known: list[str]) -> None:
+    if name not in known:
+        raise ConfigError([f"{kind} {name!r} is not known{suggest(name, known)}"])
+
+
+def _is_users(error: Exception) -> bool:
+    """Whether the message is for the user and says it all; anything else is a defect and shows its traceback."""
+    if isinstance(error, RunError | OSError | ModuleNotFoundError):
+        return True
+    if _is_ours(type(error).__module__):
+        return True
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return type(error) in (ValueError, LookupError) and _is_ours(frame.f_globals["__name__"])
+
+
+def _is_ours(module: str) -> bool:
+    return module.partition(".")[0] in PACKAGES
+
+
+def _complain(problems: list[str], *, every_rank: bool = False) -> None:
+    """Prints to stderr: once where all ranks find the same, on `every_rank` where one may fail alone."""
+    rank = os.environ.get("RANK", "0")
+    if rank != "0" and not every_rank:
+        return
+    shown = problems[:SCREEN]
+    if len(problems) > SCREEN:
+        shown.append(f"... and {len(problems) - SCREEN} more")
+    for problem in shown:
+        print(problem if rank == "0" else f"rank {rank}: {problem}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,182 @@
+"""Configs -> the library's objects, with the config's key on every error."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from crossmodal import ENCODERS, OBJECTIVES, export
+from crossmodal.encoders._base import Encoder, Features, Spec
+from crossmodal.encoders._weights import load_pretrained
+from crossmodal.export import Card, Head
+from crossmodal.shards import Shards
+from crossmodal.streams import View, open_view
+from crossmodal.transfer import Term, Transfer
+from modalities._base import Modality
+from pipelines._config import ConfigError, at
+from pipelines._run import digest_of, say
+from pipelines._schema import EncoderConfig, ObjectiveConfig, StudentConfig, TeacherConfig, Trained, ViewConfig
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A frozen network and the view it sees."""
+
+    encoder: Encoder
+    view: str
+    weight: float = 1.0
+
+    @torch.no_grad()
+    def look(self, inputs: Mapping[str, torch.Tensor]) -> Features:
+        """Its features of a batch; no gradient, no running statistics."""
+        return self.encoder(inputs[self.view])
+
+
+def open_shards(path: str, key: str) -> Shards:
+    """The shards a config names under `key`."""
+    with at(key):
+        return Shards.open(path)
+
+
+def open_views(shards: Shards, views: Mapping[str, ViewConfig]) -> dict[str, View]:
+    """Every view of a config, on the shards' own description of their bytes."""
+    opened = {}
+    for name, config in views.items():
+        with at(f"views.{name}"):
+            opened[name] = open_view(shards, config.modality, aligned=config.aligned, **config.options)
+    return opened
+
+
+def view_of(views: Mapping[str, View], name: str, key: str) -> View:
+    """The view a config names under `key`."""
+    if name not in views:
+        raise ConfigError([f"{key} must be one of the views ({', '.join(views)}), got {name!r}"])
+    return views[name]
+
+
+def build_encoder(config: EncoderConfig, shape: tuple[int, ...], classes: int, key: str) -> Encoder:
+    """An encoder with new weights."""
+    with at(key):
+        return ENCODERS.get(config.name)(shape, classes, **config.options)
+
+
+def build_student(config: StudentConfig, views: Mapping[str, View], classes: int) -> Encoder:
+    """The network that learns, from new or published weights."""
+    view = view_of(views, config.view, "student.view")
+    encoder = build_encoder(config.encoder, view.modality.shape, classes, "student.encoder")
+    if config.weights is not None:
+        with at("student.weights"):
+            left = load_pretrained(encoder, config.weights, sha256=config.sha256, first_layer=config.first_layer)
+        say(f"student begins from {config.weights}" + (f"; new: {', '.join(left)}" if left else ""))
+    return encoder
+
+
+def build_teachers(configs: Mapping[str, TeacherConfig], views: Mapping[str, View]) -> dict[str, Teacher]:
+    """The frozen networks, each checked against the view it is given."""
+    return {name: _build_teacher(config, views, f"teachers.{name}") for name, config in configs.items()}
+
+
+def _build_teacher(config: TeacherConfig, views: Mapping[str, View], key: str) -> Teacher:
+    view = view_of(views, config.view, f"{key}.view")
+    if config.encoder is None:
+        with at(f"{key}.weights"):
+            model = export.load_model(config.weights)
+        _refuse_other_eyes(model.modality, view.modality, key)
+        encoder = model.encoder
+    else:
+        encoder = build_encoder(config.encoder, view.modality.shape, config.classes, f"{key}.encoder")
+        with at(f"{key}.weights"):
+            load_pretrained(encoder, config.weights, sha256=config.sha256, first_layer=config.first_layer)
+    return Teacher(encoder.eval().requires_grad_(False), config.view, config.weight)
+
+
+def _refuse_other_eyes(trained: Modality, given: Modality, key: str) -> None:
+    """A teacher must be shown what it was trained on: the same modality, size and normalisation."""
+    if type(trained) is not type(given) or trained.shape != given.shape:
+        raise ConfigError(
+            [
+                f"{key}.view: the teacher was trained on {type(trained).__name__} of shape {trained.shape}, "
+                f"the view gives {type(given).__name__} of shape {given.shape}; give it a view of its own"
+            ]
+        )
+
+
+def teacher_digest(config: TeacherConfig) -> str:
+    """Names a teacher's weights by their bytes, for a run's identity."""
+    path = Path(config.weights)
+    if path.is_file():
+        return digest_of(path.read_bytes().hex())
+    return config.weights if config.encoder is not None else export.digest(config.weights)
+
+
+def needs_classifier(objectives: Mapping[str, ObjectiveConfig]) -> bool:
+    """Whether any objective reads the student's logits."""
+    return any(OBJECTIVES.get(objective.name).needs_logits for objective in objectives.values())
+
+
+def build_terms(
+    configs: Mapping[str, ObjectiveConfig], student: Spec, teachers: Mapping[str, Teacher], pairs: int
+) -> dict[str, Term]:
+    """Every objective, once per teacher it compares with; teachers share an objective's weight by their own."""
+    terms = {}
+    for name, config in configs.items():
+        kind = OBJECTIVES.get(config.name)
+        if not kind.uses_teacher:
+            with at(f"objectives.{name}"):
+                terms[name] = Term(kind(student, None, pairs, **config.options), config.weight)
+            continue
+        chosen = _chosen_teachers(config, teachers, name)
+        total = sum(teachers[teacher].weight for teacher in chosen)
+        for teacher in chosen:
+            with at(f"objectives.{name}"):
+                objective = kind(student, teachers[teacher].encoder.spec, pairs, **config.options)
+            share = teachers[teacher].weight / total if total else 0.0
+            terms[name if len(chosen) == 1 else f"{name}.{teacher}"] = Term(objective, config.weight * share, teacher)
+    return terms
+
+
+def _chosen_teachers(config: ObjectiveConfig, teachers: Mapping[str, Teacher], name: str) -> list[str]:
+    chosen = list(teachers) if config.teachers is None else config.teachers
+    unknown = [teacher for teacher in chosen if teacher not in teachers]
+    if unknown or not chosen:
+        asked = ", ".join(unknown) or "none"
+        raise ConfigError([f"objectives.{name}.teachers: {asked}; there is {', '.join(teachers) or 'no teacher'}"])
+    return chosen
+
+
+def build_transfer(student: Encoder, view: str, terms: dict[str, Term]) -> Transfer:
+    """The one module that is trained."""
+    with at("objectives"):
+        return Transfer(student, view, terms)
+
+
+def export_student(
+    folder: Path,
+    config: Trained,
+    module: Transfer,
+    modality: Modality,
+    *,
+    classes: list[str],
+    teachers: Mapping[str, Teacher],
+) -> None:
+    """The student in a folder of its own, with the heads by which it can be compared with its teachers."""
+    heads, specs = {}, {}
+    for name, term in module.terms.items():
+        if term.teacher is not None and any(True for _ in term.objective.parameters()):
+            objective = config.objectives[name.partition(".")[0]]
+            specs[name] = Head(objective.name, objective.options, term.teacher, teachers[term.teacher].encoder.spec)
+            heads[name] = term.objective
+    view = config.views[config.student.view]
+    stored: dict[str, Any] = {option: getattr(modality, option) for option in modality.stored}
+    card = Card(
+        encoder=config.student.encoder.name,
+        encoder_options=config.student.encoder.options,
+        shape=modality.shape,
+        classes=classes,
+        modality=view.modality,
+        modality_options={**view.options, **stored},
+        heads=specs,
+    )
+    export.save_model(folder, card, module.student, heads)

@@ -1,0 +1,143 @@
+"""Files over the files they are based on, overrides over files, and what `${...}` refers to: one tree in the end."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from modalities._catalogue import suggest
+from pipelines._errors import ConfigError
+from pipelines._yaml import Node, parse, place, plain, scalar
+
+
+def read(path: Path, problems: list[str]) -> Node:
+    """A file with what it is based on, later files over earlier ones; `base` is a path or a list, from the file's own.
+
+    Raises:
+        ConfigError: a file is absent, unreadable, no YAML, no mapping, or based on itself.
+    """
+    return _read(path, path.as_posix(), (), problems)
+
+
+def read_override(text: str, problems: list[str]) -> Node:
+    """The tree of one `a.b=value` or `~a.b`; the value is YAML.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    where = f"override {text}"
+    key, equals, value = text.partition("=")
+    names = key.removeprefix("~").split(".")
+    if text.startswith("~") == bool(equals) or not all(names):
+        raise ConfigError([f"{where}: must be key=value to set or ~key to remove, as in train.lr=0.1 or ~train.lr"])
+    if equals:
+        node = parse(value, where, problems, lines=False)
+        node = node if isinstance(node.value, dict | list) else replace(node, text=value)
+    else:
+        node, names[-1] = Node(None, where), f"~{names[-1]}"
+    for name in reversed(names):
+        node = Node({name: node}, where)
+    return node
+
+
+def merge(first: Node, later: Node, problems: list[str], *, keep_place: bool = False) -> Node:
+    """`later` over `first`: mappings are joined, `~key` removes, anything else replaces.
+
+    With `keep_place`, joined mappings count as written where `first` was; else where `later` was.
+    """
+    if not isinstance(later.value, dict):
+        return later
+    where = first.where if keep_place and isinstance(first.value, dict) else later.where
+    joined = dict(first.value) if isinstance(first.value, dict) else {}
+    short = first if isinstance(first.value, str) else first.short
+    for name, node in later.value.items():
+        if name.startswith("~"):
+            if joined.pop(name[1:], None) is None:
+                problems.append(f"{node.where}: there is no {name[1:]!r} to remove{suggest(name[1:], list(joined))}")
+        else:
+            joined[name] = merge(joined.get(name, Node(None, node.where)), node, problems, keep_place=keep_place)
+    return Node(joined, where, short=short)
+
+
+def resolve(root: Node, problems: list[str]) -> Node:
+    """The tree with every `${...}` replaced by what it refers to, as OmegaConf reads it."""
+    if "${" not in str(plain(root)):
+        return root
+    from omegaconf import OmegaConf  # only here: it costs more than all the rest of a command's start
+
+    root = _check_grammar(root, problems)
+    return _resolve(root, {"": OmegaConf.create(plain(root))}, "", problems)
+
+
+def _read(path: Path, where: str, above: tuple[Path, ...], problems: list[str]) -> Node:
+    """One file with its bases; `where` is what named it, `above` the files that led here."""
+    shown = path.as_posix()
+    role = f"the base {shown} " if above else ""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise ConfigError([f"{where}: {role}cannot be read: {reason}"]) from error
+    if path.resolve() in above:
+        raise ConfigError([f"{where}: {role}is based on this very file"])
+    node = parse(text, shown, problems)
+    if node.value is not None and not isinstance(node.value, dict):
+        raise ConfigError([f"{shown}: must be a mapping of settings, got {plain(node)!r}"])
+    content = dict(node.value or {})
+    composed = Node({}, shown)
+    for base in _bases(content.pop("base", None)):
+        beside = Path(os.path.normpath(path.parent / base.value))
+        composed = merge(composed, _read(beside, base.where, (*above, path.resolve()), problems), problems)
+    return merge(composed, Node(content, shown), problems)
+
+
+def _bases(node: Node | None) -> Sequence[Node]:
+    if node is None:
+        return []
+    found = node.value if isinstance(node.value, list) else [node]
+    for base in found:
+        if not isinstance(base.value, str):
+            raise ConfigError([f"{base.where}: base must be the path of a config or a list of them, got {plain(base)}"])
+    return found
+
+
+def _check_grammar(node: Node, problems: list[str]) -> Node:
+    from omegaconf import OmegaConf
+    from omegaconf.errors import GrammarParseError
+
+    if isinstance(node.value, dict):
+        return replace(node, value={name: _check_grammar(child, problems) for name, child in node.value.items()})
+    if isinstance(node.value, list):
+        return replace(node, value=[_check_grammar(child, problems) for child in node.value])
+    try:
+        OmegaConf.create([node.value])
+    except GrammarParseError:
+        problems.append(f"{node.where}: {node.value!r} must refer as ${{key}} or ${{oc.env:NAME,default}}, spelt whole")
+        return replace(node, value=None, broken=True)
+    return node
+
+
+def _resolve(node: Node, container: Any, name: str | int, problems: list[str]) -> Node:
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    if isinstance(node.value, dict):
+        inner = container[name]
+        return replace(node, value={key: _resolve(child, inner, key, problems) for key, child in node.value.items()})
+    if isinstance(node.value, list):
+        inner = container[name]
+        return replace(node, value=[_resolve(child, inner, i, problems) for i, child in enumerate(node.value)])
+    if not isinstance(node.value, str) or "${" not in node.value:
+        return node
+    try:
+        found = container[name]
+        found = OmegaConf.to_container(found, resolve=True) if OmegaConf.is_config(found) else found
+    except (OmegaConfBaseException, RecursionError) as error:
+        reason = str(error).splitlines()[0].removeprefix("KeyError raised while resolving interpolation: ")
+        hint = "; files and overrides give what can be referred to" if reason.startswith("Interpolation key") else ""
+        problems.append(f"{node.where}: {node.value} cannot be resolved: {reason}{hint}")
+        return replace(node, value=None, broken=True)
+    if isinstance(found, str) and "oc.env:" in node.value:  # the environment knows only text
+        return Node(scalar(found), node.where, text=found)
+    return place(found, node.where)

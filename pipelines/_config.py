@@ -1,0 +1,130 @@
+"""Configs: frozen dataclasses are the schema, YAML and `key=value` the content; every problem is found before work.
+
+A schema's fields are int, float, bool, str, `X | None`, Literal, tuple, list, dict[str, X], frozen dataclasses, and the
+marked ones: `choice`, `options_of`, `free`. A nested dataclass without a default may be left out of a config as long as
+it has no required field.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pipelines._check import Walk
+from pipelines._compose import merge, read, read_override, resolve
+from pipelines._errors import ConfigError
+from pipelines._fields import choice, free, options_of
+from pipelines._yaml import dump
+
+__all__ = [
+    "ConfigError",
+    "at",
+    "choice",
+    "differences",
+    "digest",
+    "free",
+    "load",
+    "options_of",
+    "to_dict",
+    "to_plain",
+    "to_yaml",
+]
+
+Schema = TypeVar("Schema")
+
+
+def load(schema: type[Schema], path: Path, overrides: Sequence[str] = ()) -> Schema:
+    """The config at `path`, over the files it is based on, under the overrides; later beats earlier.
+
+    `a.b=value` sets (the value is YAML; mappings are joined), `~a.b` removes. In a file, the key `~name` removes what a
+    base gave. `${a.b}` is another value that the files or overrides give, `${oc.env:VAR,default}` the environment's.
+
+    Raises:
+        ConfigError: all that is wrong, each problem with file and line or override.
+    """
+    problems: list[str] = []
+    root = read(path, problems)
+    for override in overrides:
+        try:
+            root = merge(root, read_override(override, problems), problems, keep_place=True)
+        except ConfigError as error:
+            problems.extend(error.problems)
+    config = Walk(problems).read(schema, resolve(root, problems), "")
+    if problems:
+        raise ConfigError(list(dict.fromkeys(problems)))
+    return config
+
+
+def to_dict(config: object, *, free: bool = True) -> dict[str, Any]:
+    """The config as mappings, lists and scalars, every default written out, options beside the name they belong to.
+
+    Without `free`, only what decides the results: fields marked `free` are left out.
+    """
+    assert is_dataclass(config)
+    values: dict[str, Any] = {}
+    for item in fields(config):
+        value = to_plain(getattr(config, item.name), free=free)
+        if "options_of" in item.metadata:
+            values.update(value)
+        elif free or "free" not in item.metadata:
+            values[item.name] = value
+    return values
+
+
+def to_plain(value: object, *, free: bool = True) -> Any:
+    """A value of a config's field as mappings, lists and scalars; see `to_dict`."""
+    if is_dataclass(value):
+        return to_dict(value, free=free)
+    if isinstance(value, Mapping):
+        return {name: to_plain(child, free=free) for name, child in value.items()}
+    return [to_plain(child, free=free) for child in value] if isinstance(value, list | tuple) else value
+
+
+def to_yaml(config: object) -> str:
+    """The config as YAML that `load` reads back as an equal config."""
+    return dump(to_dict(config))
+
+
+def digest(config: object) -> str:
+    """sha256, in hexadecimal, of all that changes results; the order of keys does not count."""
+    return hashlib.sha256(json.dumps(to_dict(config, free=False), sort_keys=True).encode()).hexdigest()
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What two plain configs do not share, as lines: "train.lr: 0.1 before, 0.2 now"."""
+    old, new = _leaves(before), _leaves(now)
+    return [
+        f"{key}: {old.get(key, 'absent')} before, {new.get(key, 'absent')} now"
+        for key in dict.fromkeys([*old, *new])
+        if old.get(key, "absent") != new.get(key, "absent")
+    ]
+
+
+@contextmanager
+def at(key: str) -> Iterator[None]:
+    """Names the config key behind a `ValueError` that a constructor raises.
+
+    Raises:
+        ConfigError: "views.depth: max_m must be above min_m, got ...".
+    """
+    try:
+        yield
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError([f"{key}: {error}"]) from error
+
+
+def _leaves(values: Mapping[str, Any], key: str = "") -> dict[str, str]:
+    """Leaves by dotted key, as JSON: 1 and 1.0 and true differ, as they do in a config."""
+    found: dict[str, str] = {}
+    for name, value in values.items():
+        dotted = f"{key}.{name}" if key else name
+        if isinstance(value, Mapping) and value:
+            found.update(_leaves(value, dotted))
+        else:
+            found[dotted] = json.dumps(value)
+    return found

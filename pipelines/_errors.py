@@ -1,0 +1,18 @@
+"""What goes wrong by the user's doing: said on stderr in a few lines, without a traceback."""
+
+from collections.abc import Sequence
+
+
+class ConfigError(ValueError):
+    """Everything that is wrong with a config, found before any work; one problem a line, each with its place."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__(problems)
+        self.problems = list(problems)
+
+    def __str__(self) -> str:
+        return "\n".join(self.problems)
+
+
+class RunError(Exception):
+    """A run that cannot go on, with a message for the user."""

@@ -1,0 +1,352 @@
+"""The measurements behind `crossmodal evaluate`."""
+
+import math
+import statistics
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from crossmodal import export
+from crossmodal.encoders._base import Encoder, Features
+from crossmodal.evaluation import few_labels, neighbours, probe, retrieval
+from crossmodal.export import Model
+from crossmodal.shards import Shards
+from crossmodal.streams import Look, Part, View, sweep_parts, to_batch
+from pipelines._build import Teacher, build_teachers, open_shards, open_views
+from pipelines._config import ConfigError, at, load
+from pipelines._run import RunFolder, say
+from pipelines.evaluate import Config
+
+HELD = 1 << 27  # numbers of a data set that are kept in memory: 512 MiB of float32
+Figures = dict[str, list[float]]  # one number a seed
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A network's features of both parts of the data, on the CPU."""
+
+    train: Features
+    test: Features
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All figures of one evaluate run."""
+
+    config: Config
+    run: RunFolder
+    rows: dict[str, Figures] = field(default_factory=dict)  # table: who -> figure -> one number a seed
+    curves: dict[str, Figures] = field(default_factory=dict)  # who -> labels a class -> one number a seed
+    held: dict[tuple[str, Path], list[Part]] = field(default_factory=dict)  # what a view gives of small data sets
+
+    def measure(self) -> dict[str, Any]:
+        """Everything the config asks for, as plain content."""
+        began = time.monotonic()
+        self._check()
+        self.run.begin()
+        teacher = self._embed(self.teacher.encoder, self.teacher_view)
+        self._describe("teacher", teacher, None)
+        for name, models in self.students.items():
+            for model in models:
+                self._describe(name, self._embed(model.encoder, self.view), teacher, model)
+        for seed in range(self.config.seeds):
+            self._describe("random weights", self._embed(self._new(seed, 0), self.view), teacher)
+        if self.config.few_labels and self.classes:
+            self._few_labels(teacher)
+        self._save_examples(teacher)
+        return {
+            "figures": {
+                "chance": self._chance(),
+                "table": {who: _summaries(figures) for who, figures in self.rows.items()},
+                "few_labels": {who: _summaries(curve) for who, curve in self.curves.items()},
+                "seeds": self.config.seeds,
+                "train_pairs": len(self.train),
+                "test_pairs": len(self.test),
+                "classes": self.classes,
+                "quantity": asdict(self.config.quantity) if self.config.quantity else None,
+                "seconds": round(time.monotonic() - began, 1),
+            }
+        }
+
+    @cached_property
+    def train(self) -> Shards:
+        return open_shards(self.config.data.train, "data.train")
+
+    @cached_property
+    def test(self) -> Shards:
+        return open_shards(self.config.data.test, "data.test")
+
+    @cached_property
+    def classes(self) -> list[str]:
+        return self.train.manifest.classes
+
+    @cached_property
+    def labels(self) -> tuple[Tensor, Tensor]:
+        """Of both parts."""
+        return self.train.labels(), self.test.labels()
+
+    @cached_property
+    def students(self) -> dict[str, list[Model]]:
+        with at("students"):
+            found = {name: [export.load_model(path) for path in paths] for name, paths in self.config.students.items()}
+        cards = [model.card for models in found.values() for model in models]
+        if not cards:
+            raise ConfigError(["students must name at least one finished transfer"])
+        for card in cards:
+            if (card.encoder, card.encoder_options, card.modality_options) != (
+                cards[0].encoder, cards[0].encoder_options, cards[0].modality_options,
+            ):  # fmt: skip
+                raise ConfigError(
+                    ["students must share encoder and view, so that scratch and random are the same for all"]
+                )
+        return found
+
+    @property
+    def first(self) -> Model:
+        """A student, for its architecture and view."""
+        return next(iter(self.students.values()))[0]
+
+    @cached_property
+    def view(self) -> View:
+        return View(self.first.modality)
+
+    @cached_property
+    def _taught(self) -> tuple[dict[str, Teacher], dict[str, View]]:
+        """Teachers and views of the first student's transfer."""
+        from pipelines import transfer
+
+        folder = Path(next(iter(self.config.students.values()))[0])
+        config = load(transfer.Config, folder / "config.yaml")
+        views = open_views(self.train, config.views)
+        return build_teachers(config.teachers, views), views
+
+    @property
+    def teacher(self) -> Teacher:
+        teachers = self._taught[0]
+        name = self.config.teacher or next(iter(teachers))
+        if name not in teachers:
+            raise ConfigError([f"teacher must be one of {', '.join(teachers)}, got {name!r}"])
+        return teachers[name]
+
+    @property
+    def teacher_view(self) -> View:
+        return self._taught[1][self.teacher.view]
+
+    @cached_property
+    def device(self) -> torch.device:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    def _check(self) -> None:
+        """All that can be wrong is known before the first figure."""
+        if self.classes != self.test.manifest.classes:
+            raise ConfigError([f"data: {self.train.folder} and {self.test.folder} must have the same classes"])
+        if self.config.quantity:
+            assert len(self._quantities) == 2
+        assert self.teacher and self.teacher_view
+        for name, models in self.students.items():
+            if self.config.seeds % len(models):
+                raise ConfigError(
+                    [f"seeds must be a multiple of the {len(models)} students {name!r}, got {self.config.seeds}"]
+                )
+
+    def _new(self, seed: int, classes: int) -> Encoder:
+        """The students' encoder at new weights."""
+        torch.manual_seed(seed)
+        return self.first.card.build(classes).eval()
+
+    def _embed(self, encoder: Encoder, view: View) -> Seen:
+        return Seen(*(self._features(encoder, view, shards) for shards in (self.train, self.test)))
+
+    @torch.inference_mode()
+    def _features(self, encoder: Encoder, view: View, shards: Shards) -> Features:
+        encoder.to(self.device)
+        embeddings, logits = [], []
+        for part in self._parts(view, shards):
+            features = encoder(to_batch(part, {"view": view}, self.device).inputs["view"])
+            embeddings.append(features.embedding.float().cpu())
+            if features.logits is not None:
+                logits.append(features.logits.float().cpu())
+        return Features(torch.cat(embeddings), (), torch.cat(logits) if logits else None)
+
+    def _parts(self, view: View, shards: Shards) -> Iterable[Part]:
+        """Every pair in order; small data sets are decoded once."""
+        key = (repr(view), shards.folder)
+        if key not in self.held:
+            found = sweep_parts(shards, {"view": view}, workers=self.config.workers)
+            if len(shards) * math.prod(view.modality.shape) > HELD:
+                return found
+            self.held[key] = list(found)
+        return self.held[key]
+
+    def _describe(self, who: str, seen: Seen, teacher: Seen | None, model: Model | None = None) -> None:
+        """A row of the table: one more seed of `who`."""
+        say(f"{self.run.path}: measuring {who}")
+        row = self.rows.setdefault(who, {})
+        train, test = seen.train.embedding, seen.test.embedding
+        if self.classes:
+            learn, judge = self.labels
+            known = learn >= 0
+            answers = {
+                "knn": neighbours.classify(train[known], learn[known], test, neighbours=self.config.neighbours),
+                "probe": probe.linear_probe(train[known], learn[known], test, len(self.classes)),
+            }
+            for name, answer in answers.items():
+                row.setdefault(name, []).append(_accuracy(answer, judge))
+        if self.config.quantity:
+            row.setdefault("quantity", []).append(self._quantity_error(train, test))
+        if teacher is not None:
+            spaces = {"map": _linear_map(seen, teacher)}
+            if model is not None and (shared := self._in_heads(model, seen, teacher)) is not None:
+                spaces["heads"] = shared
+            for space, (ours, theirs) in spaces.items():
+                for way, pair in {"to_teacher": (ours, theirs), "to_student": (theirs, ours)}.items():
+                    for k, share in retrieval.recalls(*pair, at=self.config.retrieve_at).items():
+                        row.setdefault(f"{space}.{way}.R@{k}", []).append(share)
+
+    def _in_heads(self, model: Model, seen: Seen, teacher: Seen) -> tuple[Tensor, Tensor] | None:
+        """Both sides of the test pairs in the space the objective trained, if it has one."""
+        with torch.inference_mode():
+            for head in model.heads.values():
+                if (found := head.project(seen.test, teacher.test)) is not None:
+                    return found
+        return None
+
+    @cached_property
+    def _quantities(self) -> tuple[Tensor, Tensor]:
+        quantity = self.config.quantity
+        assert quantity is not None
+        found = []
+        for shards in (self.train, self.test):
+            facts = [shards.facts(index).get(quantity.fact) for index in range(len(shards))]
+            if any(not isinstance(fact, list) or len(fact) <= max(quantity.columns) for fact in facts):
+                raise ConfigError(
+                    [f"quantity.fact: pairs of {shards.folder} need {quantity.fact!r} with enough numbers"]
+                )
+            found.append(torch.tensor([[fact[column] for column in quantity.columns] for fact in facts if fact]))
+        return found[0], found[1]
+
+    def _quantity_error(self, train: Tensor, test: Tensor) -> float:
+        """Mean distance between the truth and the neighbours' mean, in the quantity's unit."""
+        assert self.config.quantity is not None
+        known, truth = self._quantities
+        answer = neighbours.regress(train, known, test, neighbours=self.config.quantity.neighbours)
+        return (answer - truth).norm(dim=1).mean().item()
+
+    def _chance(self) -> dict[str, float]:
+        found = {}
+        if self.classes:
+            judge = self.labels[1][self.labels[1] >= 0]
+            found["accuracy"] = judge.bincount().max().item() / len(judge)
+        if self.config.quantity:
+            known, truth = self._quantities
+            found["quantity"] = (known.mean(0) - truth).norm(dim=1).mean().item()
+        return found | {f"R@{k}": k / len(self.test) for k in self.config.retrieve_at}
+
+    def _few_labels(self, teacher: Seen) -> None:
+        """The few-label curves: whole encoders trained from the student and from scratch, and frozen ones probed."""
+        assert self.config.few_labels
+        learn, judge = self.labels
+        for seed in range(self.config.seeds):
+            mine = {name: models[seed % len(models)] for name, models in self.students.items()}
+            blank = self._new(seed, 0)
+            frozen = {f"{name}, frozen": self._embed(model.encoder, self.view) for name, model in mine.items()}
+            frozen |= {"random weights, frozen": self._embed(blank, self.view), "teacher, frozen": teacher}
+            for count in self.config.few_labels.labels:
+                say(f"{self.run.path}: seed {seed}, {'all' if count is None else count} labels a class")
+                chosen = few_labels.pick_labelled(learn, count, seed)
+                for who, seen in frozen.items():
+                    answer = probe.linear_probe(
+                        seen.train.embedding[chosen], learn[chosen], seen.test.embedding, len(self.classes)
+                    )
+                    self._point(who, count, _accuracy(answer, judge))
+                starts = {f"{name}, fine-tuned": model.card.build_from(model.encoder, len(self.classes))
+                          for name, model in mine.items()}  # fmt: skip
+                for who, encoder in {**starts, "scratch": self._new(seed, len(self.classes))}.items():
+                    self._tune(encoder, chosen, seed)
+                    logits = self._features(encoder, self.view, self.test).logits
+                    assert logits is not None
+                    self._point(who, count, _accuracy(logits.argmax(1), judge))
+                    if who == "scratch" and count is None:
+                        self._describe("scratch, all labels", self._embed(encoder, self.view), teacher)
+
+    def _tune(self, encoder: Encoder, chosen: list[int], seed: int) -> None:
+        asked = self.config.few_labels
+        assert asked
+        recipe = few_labels.Recipe(
+            asked.steps, asked.least_steps, asked.epochs, asked.batch_size, asked.lr, asked.weight_decay
+        )
+        look = Look(asked.look.scale, asked.look.ratio, asked.look.flip)
+        signals = [self._signals[index] for index in chosen]
+        few_labels.train_on(
+            encoder, self.view.modality, signals, self.labels[0][chosen], recipe,
+            look=look, seed=seed, device=self.device,
+        )  # fmt: skip
+
+    @cached_property
+    def _signals(self) -> "_Decoded":
+        return _Decoded(self.train, self.view)
+
+    def _point(self, who: str, count: int | None, accuracy: float) -> None:
+        self.curves.setdefault(who, {}).setdefault("all" if count is None else str(count), []).append(accuracy)
+
+    def _save_examples(self, teacher: Seen) -> None:
+        """Test embeddings of the first student in its space with the teacher, and what some queries retrieve."""
+        seen = self._embed(self.first.encoder, self.view)
+        ours, theirs = self._in_heads(self.first, seen, teacher) or _linear_map(seen, teacher)
+        queries = torch.linspace(0, len(ours) - 1, min(8, len(ours))).long()
+        save_file(
+            {
+                "student": ours.contiguous(),
+                "teacher": theirs.contiguous(),
+                "label": self.labels[1],
+                "queries": queries,
+                "found": retrieval.nearest(ours[queries], theirs, min(5, len(theirs))),
+            },
+            self.run.path / "examples.safetensors",
+        )
+
+
+class _Decoded:
+    """Decoded signals of a view, each read once."""
+
+    def __init__(self, shards: Shards, view: View) -> None:
+        self.shards, self.view = shards, view
+        self.member = shards.member(view.modality.field)
+        self.found: dict[int, Tensor] = {}
+
+    def __getitem__(self, index: int) -> Tensor:
+        if index not in self.found:
+            payload = self.shards.read(index, [self.member])[1][self.member]
+            self.found[index] = self.view.modality.decode(payload)
+        return self.found[index]
+
+
+def _linear_map(seen: Seen, teacher: Seen) -> tuple[Tensor, Tensor]:
+    """Both sides of the test pairs in the teacher's centred space, by a ridge map fitted on the training pairs."""
+    centre = teacher.train.embedding.mean(0)
+    weights = retrieval.ridge(seen.train.embedding, teacher.train.embedding - centre)
+    return retrieval.apply_map(seen.test.embedding, weights), teacher.test.embedding - centre
+
+
+def _accuracy(answer: Tensor, truth: Tensor) -> float:
+    labelled = truth >= 0
+    return (answer[labelled] == truth[labelled]).double().mean().item()
+
+
+def _summaries(figures: Figures) -> dict[str, dict[str, Any]]:
+    """Mean and sample standard deviation of every figure, with the numbers themselves."""
+    return {
+        name: {
+            "mean": round(statistics.mean(runs), 5),
+            "std": round(statistics.stdev(runs), 5) if len(runs) > 1 else None,
+            "runs": [round(value, 5) for value in runs],
+        }
+        for name, runs in figures.items()
+    }

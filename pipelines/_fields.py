@@ -1,0 +1,133 @@
+"""How a schema is written: markers for the fields of a pipeline's frozen dataclasses, and what can be read off them."""
+
+import ast
+import inspect
+import textwrap
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, field, fields, is_dataclass
+from functools import cache
+from typing import Any, Literal, Union, get_args, get_origin
+
+import crossmodal
+import modalities
+from modalities._catalogue import Catalogue, Option, read_options
+
+CATALOGUES: dict[str, Catalogue] = {
+    "modalities": modalities.MODALITIES,
+    "encoders": crossmodal.ENCODERS,
+    "objectives": crossmodal.OBJECTIVES,
+    "sources": crossmodal.SOURCES,
+}
+_NAMES = {"int": int, "float": float, "bool": bool, "str": str, "tuple": tuple, "list": list, "dict": dict}
+_SPELT = {None: "null", True: "true", False: "false"}
+_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
+
+
+def choice(catalogue: str, default: Any = MISSING, *, from_key: bool = False) -> Any:
+    """A field that names an entry of a catalogue.
+
+    Where a dataclass with such a field is expected, a plain name stands for it: `encoder: convnet`.
+
+    Args:
+        catalogue: "modalities", "encoders", "objectives" or "sources".
+        default: the entry where none is named; left out, one must be named.
+        from_key: in a mapping of these dataclasses, the key is the name where none is given: `crd: {}`.
+    """
+    assert catalogue in CATALOGUES, f"catalogue must be one of {', '.join(CATALOGUES)}, got {catalogue!r}"
+    return field(default=default, metadata={"catalogue": catalogue, "from_key": from_key})
+
+
+def options_of(name_field: str, *, supplied: tuple[str, ...] = ()) -> Any:
+    """A field that takes every key the dataclass does not name, checked against the entry that `name_field` chose.
+
+    Args:
+        name_field: the `choice` field beside it.
+        supplied: options that code gives: a config need not, and may not.
+    """
+    return field(default_factory=dict, metadata={"options_of": name_field, "supplied": supplied})
+
+
+def free(default: Any = MISSING, *, factory: Callable[[], Any] | None = None) -> Any:
+    """A field that does not change results (an output path, the number of workers); `digest` leaves it out."""
+    if factory is not None:
+        return field(default_factory=factory, metadata={"free": True})
+    return field(default=default, metadata={"free": True})
+
+
+def choice_field(schema: type) -> Field[Any] | None:
+    """The field that a plain name stands for: the first `choice`."""
+    return next((item for item in fields(schema) if "catalogue" in item.metadata), None)
+
+
+def options_field(schema: type) -> Field[Any] | None:
+    """The field that takes all other keys."""
+    return next((item for item in fields(schema) if "options_of" in item.metadata), None)
+
+
+def is_required(item: Field[Any]) -> bool:
+    """Whether the field has no default."""
+    return item.default is MISSING and item.default_factory is MISSING
+
+
+def evaluate(option: Option) -> Any:
+    """The type of a catalogue entry's option.
+
+    Raises:
+        TypeError: it is not one that a config can give.
+    """
+    try:
+        kind = eval(option.annotation, {"__builtins__": {}}, {**_NAMES, "Literal": Literal, "Any": Any})
+    except Exception:
+        kind = ...
+    if not _is_readable(kind):
+        raise TypeError(
+            f"option {option.name} has the type {option.annotation!r}, which no config can give; "
+            f"options are made of {', '.join(_NAMES)}, Literal and None"
+        )
+    return kind
+
+
+@cache
+def declared(schema: type) -> dict[str, Option]:
+    """Every field as its source states it, comment included, in the dataclass and in those it derives from."""
+    found: dict[str, Option] = {}
+    for part in reversed(schema.__mro__):
+        if is_dataclass(part):
+            source = textwrap.dedent(inspect.getsource(part))
+            node = ast.parse(source).body[0]
+            assert isinstance(node, ast.ClassDef)
+            found.update(read_options(source, node))
+    return found
+
+
+def describe(kind: Any) -> str:
+    """A type in words, for messages: "a list of whole numbers"."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        return " or ".join(describe(member) for member in inner)
+    if origin is Literal:
+        return f"one of {', '.join(show(value) for value in inner)}"
+    if origin is dict:
+        return "a mapping" if is_dataclass(inner[1]) else f"a mapping of names, each to {describe(inner[1])}"
+    if origin is tuple and inner[-1] is not Ellipsis:
+        return f"a list of {len(inner)} ({', '.join(describe(member) for member in inner)})"
+    if origin in (list, tuple):
+        return f"a list, each {describe(inner[0])}"
+    return "anything" if kind is Any else _WORDS.get(kind, "a mapping")
+
+
+def show(value: Any) -> str:
+    """A value as a config would spell it."""
+    if isinstance(value, Mapping):
+        return "a mapping" if value else "an empty mapping"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(show(item) for item in value)}]"
+    return _SPELT[value] if value is None or isinstance(value, bool) else repr(value)
+
+
+def _is_readable(kind: Any) -> bool:
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType, list, tuple, dict):
+        return all(_is_readable(member) for member in inner if member is not Ellipsis)
+    return kind is Any or origin is Literal or kind in _WORDS

@@ -1,0 +1,50 @@
+"""Learning rate, optimiser and averaged weights, from a config."""
+
+import math
+
+import torch
+from torch import nn
+
+from pipelines._schema import TrainConfig
+
+
+def rate(config: TrainConfig, step: int, steps: int) -> float:
+    """The learning rate's factor at a step, from 0 to 1."""
+    warm = config.warmup * steps
+    if step < warm:
+        return (step + 1) / (warm + 1)
+    progress = (step - warm) / max(steps - warm, 1)
+    if config.schedule == "cosine":
+        return (1 + math.cos(math.pi * progress)) / 2
+    if config.schedule == "step":
+        return config.gamma ** sum(step >= milestone * steps for milestone in config.milestones)
+    return 1.0
+
+
+def build_optimiser(module: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """The optimiser, with weight decay on weights but not on biases and norms."""
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [parameter for parameter in trained if parameter.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [parameter for parameter in trained if parameter.ndim <= 1], "weight_decay": 0.0},
+    ]
+    if config.optimiser == "sgd":
+        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=True)
+    return torch.optim.AdamW(groups, lr=config.lr, fused=True)
+
+
+class Average:
+    """Exponentially averaged weights and buffers of a module, in float32 or better."""
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.state = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, module: nn.Module) -> None:
+        """One step towards the module's present state; whole numbers are copied."""
+        for name, tensor in module.state_dict().items():
+            if tensor.is_floating_point():
+                self.state[name].lerp_(tensor, 1 - self.decay)
+            else:
+                self.state[name].copy_(tensor)

@@ -1,0 +1,129 @@
+"""Figures for people: contact sheets, curves, bars, maps. Drawn without a display; nothing is shown, only written."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from crossmodal.shards import Shards
+from crossmodal.streams import Look, View, join, read_pair
+
+COLOURS = ("#2b6cb0", "#c05621", "#2f855a", "#6b46c1", "#b83280", "#4a5568", "#975a16", "#086f83")
+
+
+def contact_sheet(shards: Shards, views: Mapping[str, View], path: Path, *, count: int = 8) -> Path:
+    """Writes what each network would see of some pairs: whole, and as a training look with its augmentation."""
+    draw_pairs(shards, views, spread(len(shards), count)).savefig(path, dpi=110, bbox_inches="tight")
+    return path
+
+
+def spread(total: int, count: int) -> list[int]:
+    """Up to `count` positions, evenly over a data set."""
+    return torch.linspace(0, total - 1, min(count, total)).long().tolist()
+
+
+def draw_pairs(shards: Shards, views: Mapping[str, View], indices: Sequence[int]) -> Figure:
+    """Pairs as columns; every view as two rows, whole and augmented."""
+    figure = Figure(figsize=(1.35 * len(indices) + 1, 2.8 * len(views)))
+    axes = figure.subplots(2 * len(views), len(indices), squeeze=False)
+    whole = join([read_pair(shards, dict(views), index) for index in indices])
+    looks = join([read_pair(shards, dict(views), index, look=Look(), address=(0, 0)) for index in indices])
+    for row, (name, view) in enumerate(views.items()):
+        augmented = view.modality.augment(looks.adapted[name], looks.draws[name])
+        for column in range(len(indices)):
+            show(axes[2 * row][column], view.modality.picture(whole.adapted[name][column]))
+            show(axes[2 * row + 1][column], view.modality.picture(augmented[column]))
+        axes[2 * row][0].set_ylabel(name, fontsize=9)
+        axes[2 * row + 1][0].set_ylabel(f"{name},\nin training", fontsize=9)
+    for column, label in enumerate(whole.label.tolist()):
+        axes[0][column].set_title(shards.manifest.classes[label] if label >= 0 else "", fontsize=8)
+    return figure
+
+
+def show(axes: Axes, picture: Tensor) -> None:
+    """A picture [3, height, width] in [0, 1], without ticks."""
+    axes.imshow(picture.permute(1, 2, 0).clamp(0, 1).numpy())
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
+def draw_retrieval(
+    shards: Shards, query: View, answer: View, queries: Sequence[int], found: Sequence[Sequence[int]]
+) -> Figure:
+    """A row a query: what the student saw, its true partner, and the partners it finds; the right one is framed."""
+    width = 2 + len(found[0])
+    figure = Figure(figsize=(1.25 * width, 1.35 * len(queries)))
+    axes = figure.subplots(len(queries), width, squeeze=False)
+    for row, (index, hits) in enumerate(zip(queries, found, strict=True)):
+        pair = read_pair(shards, {"query": query, "answer": answer}, index)
+        show(axes[row][0], query.modality.picture(pair.adapted["query"][0]))
+        show(axes[row][1], answer.modality.picture(pair.adapted["answer"][0]))
+        for column, hit in enumerate(hits, 2):
+            other = read_pair(shards, {"answer": answer}, hit)
+            show(axes[row][column], answer.modality.picture(other.adapted["answer"][0]))
+            if hit == index:
+                for spine in axes[row][column].spines.values():
+                    spine.set(color="#2f855a", linewidth=3)
+    for column, title in enumerate(["query", "its pair", *(f"found {rank}" for rank in range(1, width - 1))]):
+        axes[0][column].set_title(title, fontsize=8)
+    return figure
+
+
+def draw_curves(metrics: Sequence[Mapping[str, Any]]) -> Figure:
+    """Every figure of a training over its steps."""
+    names = [name for name in metrics[-1] if name not in ("step", "epoch", "pairs_per_second")]
+    figure = Figure(figsize=(3.2 * len(names), 2.4))
+    for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+        axes.plot([line["step"] for line in metrics], [line[name] for line in metrics], color=COLOURS[0], lw=1.3)
+        axes.set_title(name, fontsize=9)
+        axes.tick_params(labelsize=7)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    return figure
+
+
+def draw_few_labels(curves: Mapping[str, Mapping[str, Mapping[str, Any]]], chance: float) -> Figure:
+    """Accuracy over labels a class, with the spread over seeds."""
+    figure = Figure(figsize=(7, 4))
+    axes = figure.subplots()
+    for number, (who, curve) in enumerate(curves.items()):
+        means = [100 * point["mean"] for point in curve.values()]
+        spreads = [100 * (point["std"] or 0.0) for point in curve.values()]
+        style = "--" if "frozen" in who else "-"
+        axes.errorbar(
+            range(len(curve)), means, spreads, label=who, marker="o", ms=4, ls=style, capsize=3,
+            color=COLOURS[number % len(COLOURS)],
+        )  # fmt: skip
+    axes.axhline(100 * chance, color="#a0aec0", ls=":", label="chance")
+    axes.set_xticks(range(len(curve)), list(curve))
+    axes.set(xlabel="labels a class", ylabel="test accuracy, %")
+    axes.legend(fontsize=7, frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def draw_map(points: Tensor, label: Tensor, classes: Sequence[str], names: tuple[str, str]) -> Figure:
+    """Student's and teacher's embeddings of the same pairs, [2 * pairs, 2], coloured by class, by modality in shape."""
+    figure = Figure(figsize=(6.5, 5))
+    axes = figure.subplots()
+    half = len(points) // 2
+    for part, marker, name in ((points[:half], "o", names[0]), (points[half:], "^", names[1])):
+        colour = label.tolist() if classes else COLOURS[0]
+        axes.scatter(part[:, 0], part[:, 1], c=colour, cmap="tab20", marker=marker, s=12, alpha=0.7, label=name)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.legend(fontsize=8)
+    return figure
+
+
+def embed_png(figure: Figure) -> str:
+    """The figure as a data URI, for a page that needs no other file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

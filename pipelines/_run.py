@@ -1,0 +1,187 @@
+"""A run's folder: resolved config, figures as they come, checkpoints, report; begun once, continued, finished."""
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from crossmodal.checkpoint import write_text
+from pipelines._config import ConfigError, differences, to_dict, to_yaml
+
+RUN, REPORT, METRICS = "run.json", "report.json", "metrics.jsonl"
+PACKAGES = ("crossmodal-transfer", "torch", "torchvision", "torchaudio", "accelerate", "numpy")
+
+
+def is_main() -> bool:
+    """Whether this process speaks for the run."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def say(text: str) -> None:
+    """One line for the user, from the main process."""
+    if is_main():
+        print(text, flush=True)
+
+
+def digest_of(content: object) -> str:
+    """A name for plain content, equal for equal content."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where one run keeps everything."""
+
+    path: Path
+    pipeline: str
+    config: object
+    inputs: Mapping[str, str]  # digests of what is read
+
+    @classmethod
+    def of(cls, path: str | Path, pipeline: str, config: object, inputs: Mapping[str, str]) -> "RunFolder":
+        """The run that a config and its inputs describe; touches nothing."""
+        return cls(Path(path), pipeline, config, inputs)
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What decides the results."""
+        config = to_dict(self.config, free=False)
+        return {"pipeline": self.pipeline, "config": config, "inputs": dict(self.inputs)}
+
+    @cached_property
+    def before(self) -> dict[str, Any] | None:
+        """What the folder says of the run it holds, if it holds one."""
+        try:
+            return json.loads((self.path / RUN).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise ConfigError([f"{self.path / RUN} cannot be read ({error}); choose another output folder"]) from error
+
+    @property
+    def is_same(self) -> bool:
+        """Whether the folder holds this very run."""
+        return self.before is not None and all(self.before[key] == value for key, value in self.identity.items())
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether its report is written."""
+        return (self.path / REPORT).is_file()
+
+    def is_done(self) -> bool:
+        """Whether there is nothing left to do; writes nothing.
+
+        Raises:
+            ConfigError: the folder holds another run, or something else.
+        """
+        if is_main() and self.before is None:
+            self._refuse_strangers()
+        elif is_main() and not self.is_same:
+            raise ConfigError(self._why_other())
+        elif self.is_finished:
+            say(
+                f"{self.path}: finished before; nothing to do (delete the folder or choose another output to repeat it)"
+            )
+        return self.is_finished
+
+    def begin(self) -> None:
+        """Opens the folder, new or to be continued; called when all that can be checked has been."""
+        if not is_main():
+            return
+        if self.before is not None:
+            say(f"{self.path}: continuing the interrupted run")
+            return
+        self.path.mkdir(parents=True, exist_ok=True)
+        (self.path / "config.yaml").write_text(to_yaml(self.config), encoding="utf-8")
+        _write_json(self.path / RUN, {**self.identity, "environment": environment()})
+
+    def finish(self, report: Mapping[str, Any]) -> None:
+        """Writes the report, which marks the run as finished."""
+        if is_main():
+            _write_json(self.path / REPORT, {"pipeline": self.pipeline, **report, "environment": environment()})
+
+    def log(self, line: Mapping[str, Any]) -> None:
+        """Appends a line to the figures."""
+        with (self.path / METRICS).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def forget_after(self, step: int) -> None:
+        """Drops the figures of steps after `step`, which will be taken again."""
+        path = self.path / METRICS
+        if path.is_file():
+            lines = [line for line in path.read_text(encoding="utf-8").splitlines() if _step(line) <= step]
+            write_text(path, "".join(f"{line}\n" for line in lines))
+
+    def set_aside(self) -> Path:
+        """Renames the folder to make room for a changed run; nothing is deleted."""
+        number = 1
+        while (aside := self.path.with_name(f"{self.path.name}.before-{number}")).exists():
+            number += 1
+        self.path.rename(aside)
+        return aside
+
+    def _refuse_strangers(self) -> None:
+        """A folder with things in it that no run put there is not written into."""
+        if self.path.is_dir() and any(found.name != "config.yaml" for found in self.path.iterdir()):
+            raise ConfigError([f"output {self.path} holds files but no run; choose another output folder"])
+
+    def _why_other(self) -> list[str]:
+        assert self.before is not None
+        head = f"output {self.path} holds another run; choose another output folder, or delete it. What differs:"
+        if self.before["pipeline"] != self.pipeline:
+            return [head, f"  pipeline: {self.before['pipeline']} before, {self.pipeline} now"]
+        changed = differences(self.before["config"], self.identity["config"])
+        inputs = self.identity["inputs"]
+        changed += [
+            f"{name}: its content changed since" for name in inputs if self.before["inputs"].get(name) != inputs[name]
+        ]
+        return [head, *(f"  {line}" for line in changed)]
+
+
+def environment() -> dict[str, Any]:
+    """Versions, machine and commit, for whoever reads the figures later."""
+    packages = {}
+    for name in PACKAGES:
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            packages[name] = "not installed"
+    return {
+        "python": sys.version.split()[0],
+        "packages": packages,
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "commit": _commit(),
+        "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def _commit() -> str:
+    try:
+        here = Path(__file__).parent
+        found = subprocess.run(
+            ["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True, check=True
+        )
+        return found.stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _step(line: str) -> float:
+    try:
+        return json.loads(line).get("step", 0)
+    except ValueError:  # the last line of a killed run may be cut
+        return float("inf")
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    write_text(path, json.dumps(content, indent=1) + "\n")

@@ -1,0 +1,363 @@
+"""The training loop: one for every pipeline that minimises objectives."""
+
+import contextlib
+import math
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from crossmodal import checkpoint
+from crossmodal.contrast.gather import gather
+from crossmodal.objectives._base import Batch
+from crossmodal.shards import Shards
+from crossmodal.streams import Look, PairStream, Part, Plan, View, to_batch, train_parts
+from crossmodal.transfer import Losses, Transfer
+from modalities._random import generator
+from pipelines._config import ConfigError
+from pipelines._errors import RunError
+from pipelines._optimiser import Average, build_optimiser, rate
+from pipelines._run import RunFolder, say
+from pipelines._schema import TrainConfig
+
+KINDS = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+
+
+def open_accelerator(config: TrainConfig, folder: Path) -> Accelerator:
+    """Device, precision and processes, as the launcher and the config say.
+
+    Raises:
+        ConfigError: they do not go together.
+    """
+    AcceleratorState._reset_state()  # an earlier stage of the same process may have had another precision
+    try:
+        accelerator = Accelerator(
+            cpu=not torch.accelerator.is_available(),  # without it, several processes on a CPU are taken for one
+            mixed_precision=config.mixed_precision,
+            log_with=config.trackers or None,
+            project_dir=folder,
+            kwargs_handlers=[
+                InitProcessGroupKwargs(timeout=timedelta(hours=12)),  # others wait while one evaluates
+                DistributedDataParallelKwargs(gradient_as_bucket_view=True),
+            ],
+        )
+    except (ValueError, ImportError) as error:
+        raise ConfigError([f"train: {error}"]) from error
+    if accelerator.distributed_type not in KINDS:
+        raise ConfigError([f"launch with DDP or one process; {accelerator.distributed_type} is not supported yet"])
+    return accelerator
+
+
+def seed_everything(*address: int | str) -> int:
+    """Seeds torch's global generators from an address; returns the seed."""
+    seed = generator(*address).initial_seed() % 2**63
+    torch.manual_seed(seed)
+    return seed
+
+
+@dataclass
+class Progress:
+    """What a training knows besides its tensors."""
+
+    step: int = 0
+    seconds: float = 0.0  # of training, over all its sittings
+    replaced: int = 0  # unreadable pairs that a neighbour stood in for
+
+
+@dataclass
+class Training:
+    """One training, from its parts to its last step.
+
+    `step` is the pipeline's own: it runs the model on a batch and gives the losses.
+    """
+
+    accelerator: Accelerator
+    run: RunFolder
+    config: TrainConfig
+    module: Transfer
+    step: Callable[[nn.Module, Batch], Losses]
+    shards: Shards
+    views: dict[str, View]
+    seed: int
+    progress: Progress = field(default_factory=Progress)
+    saved: float = field(default_factory=time.monotonic)  # when the last checkpoint was
+    steps: int = field(init=False)  # of the whole training
+    optimiser: Any = field(init=False)
+    average: Average | None = field(init=False)
+
+    def fit(self) -> dict[str, Any]:
+        """Trains to the end, from the last checkpoint if there is one; gives the figures for the report.
+
+        The module ends with the weights to export: the averaged ones where `ema` is set.
+
+        Raises:
+            RunError: the loss is no longer finite.
+            SystemExit: a signal asked to stop; a checkpoint has been written.
+        """
+        config, ranks = self.config, self.accelerator.num_processes
+        plan = self._plan()
+        self.steps = plan.steps * config.epochs
+        self.optimiser = build_optimiser(self.module, config)
+        self.module.to(self.accelerator.device)
+        self.average = Average(self.module, config.ema) if config.ema else None
+        self._resume()
+        parts = self._parts(plan, ranks)
+        self.run.begin()
+        model, self.optimiser = self.accelerator.prepare(self.module, self.optimiser)
+        self._announce(plan)
+        last: dict[str, float] = {}
+        with self._trackers(), _Signals() as signals, self._bar() as bar:
+            window = _Window(self.progress.step)
+            for part in parts:
+                window.add(self._take(model, part), len(part.index) * ranks)
+                bar.update(len(part.index) * ranks)
+                if self.progress.step % config.log_every == 0 or self.progress.step == self.steps:
+                    last = self._log(window, plan, signals)
+                    bar.set_postfix(loss=f"{last['loss']:.3f}", refresh=False)
+                    window = _Window(self.progress.step, window.total_seconds)
+                self._save_when_due(signals, window)
+        self.progress.seconds += window.total_seconds
+        if self.average:
+            self.module.load_state_dict(self.average.state)
+        return self._figures(plan, last)
+
+    def _plan(self) -> Plan:
+        try:
+            return Plan(
+                len(self.shards),
+                self.config.batch_size,
+                seed=self.seed,
+                lanes=self.config.lanes,
+                shuffle_block=self.config.shuffle_block,
+                shard_starts=tuple(self.shards.starts[:-1].tolist()),
+            )
+        except ValueError as error:
+            raise ConfigError([f"train.{error} (in {self.shards.folder})"]) from error
+
+    def _parts(self, plan: Plan, ranks: int) -> Iterator[Part]:
+        look, share = self.config.look, plan.batch_size // ranks
+        if share % self.config.accumulate:
+            raise ConfigError([f"train.accumulate must divide the {share} pairs a process takes a step, "
+                               f"got {self.config.accumulate}"])  # fmt: skip
+        try:
+            stream = PairStream(
+                self.shards,
+                self.views,
+                plan,
+                look=Look(look.scale, look.ratio, look.flip),
+                first_step=self.progress.step,
+                last_step=self.steps,
+                rank=self.accelerator.process_index,
+                ranks=ranks,
+                skip_unreadable=self.config.on_error == "skip",
+            )
+        except ValueError as error:
+            raise ConfigError([f"train.{error}"]) from error
+        cuda = self.accelerator.device.type == "cuda"
+        return train_parts(stream, workers=self.config.workers, pin_memory=cuda)
+
+    def _take(self, model: nn.Module, part: Part) -> dict[str, Tensor]:
+        """One optimiser step; gives the step's figures, still on the device."""
+        step, pieces = self.progress.step, _split(part, self.config.accumulate)
+        seed_everything(self.seed, "step", step, self.accelerator.process_index)
+        draws = generator(self.seed, "draws", step).initial_seed() % 2**63
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.config.lr * rate(self.config, step, self.steps)
+        losses = []
+        for number, piece in enumerate(pieces, 1):
+            batch = to_batch(piece, self.views, self.accelerator.device, seed=draws)
+            alone = number < len(pieces) and self.accelerator.num_processes > 1
+            with model.no_sync() if alone else contextlib.nullcontext():  # type: ignore[operator]
+                with self.accelerator.autocast():
+                    losses.append(self.step(model, batch))
+                self.accelerator.backward(losses[-1].total / len(pieces))
+        if self.config.clip_norm is not None:
+            self.accelerator.clip_grad_norm_(model.parameters(), self.config.clip_norm)
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+        self.module.remember(losses)
+        if self.average:
+            self.average.update(self.module)
+        self.progress.step += 1
+        self.progress.replaced += part.replaced
+        figures = [loss.figures() for loss in losses]
+        return {name: torch.stack([entry[name].float() for entry in figures]).mean() for name in figures[0]}
+
+    def _log(self, window: "_Window", plan: Plan, signals: "_Signals") -> dict[str, float]:
+        """Means over the window and all processes, which here also agree on whether a signal came to any of them."""
+        mine = torch.stack([*window.sums.values()]) / window.steps
+        heard = torch.full_like(mine[:1], float(signals.caught))
+        everyones = gather(torch.cat([mine, heard])[None])
+        signals.agreed = int(everyones[:, -1].max())
+        line = dict(zip(window.sums, everyones[:, :-1].mean(0).tolist(), strict=True))
+        if not all(math.isfinite(value) for value in line.values()):
+            raise RunError(
+                f"the loss is no longer finite at step {self.progress.step} ({line}); lower train.lr, set "
+                "train.clip_norm, or use bf16 in place of fp16"
+            )
+        line |= {
+            "step": self.progress.step,
+            "epoch": round(self.progress.step / plan.steps, 3),
+            "lr": self.config.lr * rate(self.config, self.progress.step - 1, self.steps),
+            "pairs_per_second": round(window.pairs / window.seconds, 1),
+        }
+        if self.accelerator.is_main_process:
+            self.run.log(line)
+        if self.config.trackers:
+            self.accelerator.log(line, step=self.progress.step)
+        return line
+
+    def _save_when_due(self, signals: "_Signals", window: "_Window") -> None:
+        """Saves by step, by time, or because a signal came; only the main process writes, and none waits for it."""
+        heard = signals.caught if self.accelerator.num_processes == 1 else signals.agreed
+        by_step = self.progress.step % self.config.save_every == 0 and self.progress.step < self.steps
+        by_time = time.monotonic() - self.saved > 60 * self.config.save_minutes
+        if self.accelerator.is_main_process and (by_step or by_time or heard):
+            self._save(window)
+            self.saved = time.monotonic()
+        if heard:
+            stopped = f"{self.run.path}: stopped at step {self.progress.step} of {self.steps}"
+            say(f"{stopped}; the same command continues")
+            sys.exit(128 + heard)
+
+    def _save(self, window: "_Window") -> None:
+        state = {
+            "step": self.progress.step,
+            "seconds": self.progress.seconds + window.total_seconds,
+            "replaced": self.progress.replaced,
+            "module": self.module.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "memory": self.module.memory(),
+            "average": self.average.state if self.average else {},
+            "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else {},
+        }
+        checkpoint.save(self.run.path / "checkpoints", self.progress.step, state)
+
+    def _resume(self) -> None:
+        found = checkpoint.latest(self.run.path / "checkpoints")
+        if found is not None:
+            state = checkpoint.load(found)
+            self.module.load_state_dict(state["module"])
+            self.optimiser.load_state_dict(state["optimiser"])
+            for name, tensor in self.module.memory().items():
+                tensor.copy_(state["memory"][name])
+            if self.average:
+                self.average.state = {
+                    name: tensor.to(self.accelerator.device) for name, tensor in state["average"].items()
+                }
+            if self.accelerator.scaler and state["scaler"]:
+                self.accelerator.scaler.load_state_dict(state["scaler"])
+            self.progress = Progress(state["step"], state["seconds"], state["replaced"])
+            say(f"{self.run.path}: from step {self.progress.step} ({found.name})")
+        if self.accelerator.is_main_process:
+            self.run.forget_after(self.progress.step)
+
+    def _announce(self, plan: Plan) -> None:
+        config, ranks = self.config, self.accelerator.num_processes
+        left = plan.pairs - plan.steps * plan.batch_size
+        say(
+            f"{self.run.path}: {plan.pairs} pairs, {config.epochs} epochs of {plan.steps} steps; "
+            f"batch {plan.batch_size} on {ranks} processes in {config.accumulate} parts; "
+            f"{plan.width} lanes, {config.workers} workers a process; {left} pairs wait for the next epoch; "
+            f"on {self.accelerator.device}"
+        )
+
+    def _figures(self, plan: Plan, last: dict[str, float]) -> dict[str, Any]:
+        seen = self.steps * plan.batch_size
+        return {
+            "steps": self.steps,
+            "pairs": plan.pairs,
+            "processes": self.accelerator.num_processes,
+            "device": str(self.accelerator.device),
+            "seconds": round(self.progress.seconds, 1),
+            "pairs_per_second": round(seen / self.progress.seconds, 1) if self.progress.seconds else None,
+            "unreadable_replaced": self.progress.replaced,
+            "last": {name: value for name, value in last.items() if name != "pairs_per_second"},
+        }
+
+    @contextlib.contextmanager
+    def _trackers(self) -> Iterator[None]:
+        if self.config.trackers:
+            self.accelerator.init_trackers(self.run.pipeline)
+        yield
+        if self.config.trackers:
+            self.accelerator.end_training()
+
+    def _bar(self) -> Any:
+        ranks = self.accelerator.num_processes
+        done, size = self.progress.step, self.config.batch_size // ranks * ranks
+        quiet = not (self.accelerator.is_main_process and sys.stderr.isatty())
+        return tqdm(total=self.steps * size, initial=done * size, unit=" pairs", disable=quiet, desc=self.run.path.name)
+
+
+@dataclass
+class _Window:
+    """Figures since the last line of the log, summed on the device."""
+
+    first: int
+    before: float = 0.0  # seconds of earlier windows of this sitting
+    steps: int = 0
+    pairs: int = 0
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    began: float = field(default_factory=time.monotonic)
+
+    @property
+    def seconds(self) -> float:
+        return max(time.monotonic() - self.began, 1e-9)
+
+    @property
+    def total_seconds(self) -> float:
+        return self.before + self.seconds
+
+    def add(self, figures: dict[str, Tensor], pairs: int) -> None:
+        self.steps += 1
+        self.pairs += pairs
+        self.sums = {name: self.sums.get(name, 0.0) + value for name, value in figures.items()}
+
+
+class _Signals:
+    """Remembers SIGTERM and SIGINT while a training runs, so that it can stop between steps."""
+
+    def __init__(self) -> None:
+        self.caught = 0  # the signal this process got
+        self.agreed = 0  # the signal any process got, known to all of them
+
+    def __enter__(self) -> "_Signals":
+        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.caught and number == signal.SIGINT:
+            raise KeyboardInterrupt  # asked twice
+        self.caught = number
+
+
+def _split(part: Part, pieces: int) -> list[Part]:
+    size = len(part.index) // pieces
+    cuts = [slice(start, start + size) for start in range(0, len(part.index), size)]
+    return [
+        replace(
+            part,
+            adapted={name: tensor[cut] for name, tensor in part.adapted.items()},
+            draws={name: tensor[cut] for name, tensor in part.draws.items()},
+            index=part.index[cut],
+            label=part.label[cut],
+        )
+        for cut in cuts
+    ]

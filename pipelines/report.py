@@ -1,0 +1,158 @@
+"""One HTML file of finished runs that works offline: figures, curves, pictures, configs, versions."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pipelines._config import ConfigError, free
+
+HEADINGS = {"knn": "kNN", "probe": "linear probe", "quantity": "error"} | {
+    f"{space}.{way}.R@{k}": f"R@{k} {arrow} ({space})"
+    for space in ("map", "heads")
+    for way, arrow in (("to_teacher", "→ teacher"), ("to_student", "→ student"))
+    for k in range(1, 101)
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """What `crossmodal report` reads."""
+
+    runs: list[str]  # folders of finished runs, in the order in which they are shown
+    title: str = "Cross-modal transfer"  # heading of the page
+    map: Literal["tsne", "pca"] = "tsne"  # how embeddings are laid out in the plane
+    output: str = free("runs/report")  # folder; the page is report.html in it
+
+
+def inputs(config: Config) -> Mapping[str, str]:
+    """Digests of the runs' reports and figures."""
+    from pipelines._run import REPORT, digest_of
+
+    problems = [f"runs: {path} holds no finished run" for path in config.runs if not (Path(path) / REPORT).is_file()]
+    if problems:
+        raise ConfigError(problems)
+    return {path: digest_of((Path(path) / REPORT).read_text(encoding="utf-8")) for path in config.runs}
+
+
+def run(config: Config, path: Path) -> None:
+    """Draws and writes the page."""
+    import jinja2
+
+    from pipelines._run import RunFolder, environment, is_main, say
+
+    if not is_main():
+        return
+    run = RunFolder.of(config.output, "report", config, inputs(config))
+    if run.is_done():
+        return
+    template = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
+    ).get_template("report.html")
+    sections = [_section(Path(folder), config.map) for folder in config.runs]
+    run.begin()
+    page = run.path / "report.html"
+    page.write_text(
+        template.render(title=config.title, sections=sections, environment=environment(), headings=HEADINGS),
+        encoding="utf-8",
+    )
+    say(f"{page}: open it in a browser ({page.stat().st_size / 1e6:.1f} MB, no network needed)")
+    run.finish({"figures": {"page": page.name}})
+
+
+def _section(folder: Path, layout: str) -> dict[str, Any]:
+    """What the page says of one run."""
+    from pipelines._run import REPORT, RUN
+
+    report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+    started = json.loads((folder / RUN).read_text(encoding="utf-8"))
+    section = {
+        "name": str(folder),
+        "pipeline": report["pipeline"],
+        "figures": report["figures"],
+        "config": (folder / "config.yaml").read_text(encoding="utf-8"),
+        "started": started["environment"],
+        "written": report["environment"]["written"],
+        "pictures": {},
+    }
+    drawers = {"shards": _shards, "supervise": _training, "transfer": _training, "evaluate": _evaluate}
+    if report["pipeline"] in drawers:
+        drawers[report["pipeline"]](section, folder, started["config"], layout)
+    return section
+
+
+def _shards(section: dict[str, Any], folder: Path, config: Mapping[str, Any], layout: str) -> None:
+    from pipelines._pictures import draw_pairs, embed_png, spread
+    from pipelines._schema import ViewConfig
+
+    split = next(iter(section["figures"]))
+    fields = _open(folder / split, {})[0].manifest.fields
+    shards, views = _open(folder / split, {name: ViewConfig(spec.modality) for name, spec in fields.items()})
+    drawn = draw_pairs(shards, views, spread(len(shards), 8))
+    section["pictures"]["Pairs as they are, and in training"] = embed_png(drawn)
+
+
+def _training(section: dict[str, Any], folder: Path, config: Mapping[str, Any], layout: str) -> None:
+    from pipelines._config import load
+    from pipelines._pictures import draw_curves, draw_pairs, embed_png, spread
+    from pipelines._run import METRICS
+
+    lines = [json.loads(line) for line in (folder / METRICS).read_text(encoding="utf-8").splitlines()]
+    if lines:
+        section["pictures"]["Curves"] = embed_png(draw_curves(lines))
+    if section["pipeline"] == "transfer":
+        from pipelines import transfer
+
+        asked = load(transfer.Config, folder / "config.yaml")
+        shards, views = _open(Path(asked.data), asked.views)
+        section["pictures"]["Pairs as each network saw them"] = embed_png(
+            draw_pairs(shards, views, spread(len(shards), 8))
+        )
+
+
+def _evaluate(section: dict[str, Any], folder: Path, config: Mapping[str, Any], layout: str) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    from crossmodal import export
+    from crossmodal.streams import View
+    from pipelines import transfer
+    from pipelines._build import open_shards, open_views
+    from pipelines._config import load
+    from pipelines._pictures import draw_few_labels, draw_map, draw_retrieval, embed_png
+
+    figures = section["figures"]
+    if figures["few_labels"]:
+        drawn = draw_few_labels(figures["few_labels"], figures["chance"]["accuracy"])
+        section["pictures"]["Accuracy over the number of labels"] = embed_png(drawn)
+    examples = load_file(folder / "examples.safetensors")
+    student = Path(next(iter(config["students"].values()))[0])
+    taught = load(transfer.Config, student / "config.yaml")
+    shards = open_shards(config["data"]["test"], "data.test")
+    teacher = taught.teachers[config["teacher"] or next(iter(taught.teachers))]
+    answer = open_views(shards, taught.views)[teacher.view]
+    query = View(export.load_model(student).modality)
+    drawn = draw_retrieval(shards, query, answer, examples["queries"].tolist(), examples["found"].tolist())
+    section["pictures"]["Retrieval on unseen pairs: framed where the right partner is found"] = embed_png(drawn)
+    both = torch.nn.functional.normalize(torch.cat([examples["student"], examples["teacher"]]), dim=1)
+    drawn = draw_map(_plane(both, layout), examples["label"], figures["classes"], (taught.student.view, teacher.view))
+    section["pictures"]["Both modalities in one space"] = embed_png(drawn)
+
+
+def _open(folder: Path, views: Mapping[str, Any]) -> tuple[Any, Any]:
+    from pipelines._build import open_shards, open_views
+
+    shards = open_shards(str(folder), "data")
+    return shards, open_views(shards, views)
+
+
+def _plane(rows: Any, layout: str) -> Any:
+    """Rows laid out in the plane, at most 600 pairs of them; the same every time."""
+    import torch
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+
+    perplexity = min(30.0, max(2.0, len(rows) / 8))
+    maker = TSNE(2, perplexity=perplexity, init="pca", random_state=0) if layout == "tsne" else PCA(2)
+    return torch.from_numpy(maker.fit_transform(rows.numpy()))

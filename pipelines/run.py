@@ -1,0 +1,115 @@
+"""Run several stages from one file; a stage whose config and inputs have not changed is not run again."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from pipelines._config import ConfigError, free, load
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """One step of the whole."""
+
+    pipeline: str  # which pipeline: see crossmodal list pipelines
+    config: str  # its config file, relative to this one
+    set: dict[str, Any] = field(default_factory=dict)  # settings over it; "@NAME" is the folder of an earlier stage
+
+
+@dataclass(frozen=True)
+class Config:
+    """What `crossmodal run` reads."""
+
+    stages: dict[str, StageConfig]  # in the order in which they run
+    output: str = free("runs/run")  # folder; every stage's folder lies in it under the stage's name
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage with its checked config."""
+
+    name: str
+    pipeline: str
+    module: ModuleType
+    config: Any
+    path: Path  # of its config file
+
+
+def run(config: Config, path: Path) -> None:
+    """Checks every stage's config, then runs the stages in order."""
+    from pipelines._run import RunFolder, is_main, say
+
+    for stage in list(_stages(config, path)):
+        _wait()
+        inputs = stage.module.inputs(stage.config)
+        folder = RunFolder.of(stage.config.output, stage.pipeline, stage.config, inputs)
+        if is_main() and folder.before is not None and not folder.is_same:
+            say(f"{folder.path}: config or inputs changed; the earlier result is now {folder.set_aside()}")
+        _wait()
+        stage.module.run(stage.config, stage.path)
+
+
+def _stages(config: Config, path: Path) -> Iterator[Stage]:
+    """All stages, checked before any runs.
+
+    Raises:
+        ConfigError: everything that is wrong in any stage.
+    """
+    problems: list[str] = []
+    found: list[Stage] = []
+    for name, stage in config.stages.items():
+        try:
+            found.append(_stage(name, stage, config, path))
+        except ConfigError as error:
+            problems += [f"stage {name}: {problem}" for problem in error.problems]
+    if problems:
+        raise ConfigError(problems)
+    return iter(found)
+
+
+def _stage(name: str, stage: StageConfig, config: Config, path: Path) -> Stage:
+    from pipelines.__main__ import find_pipeline
+
+    file = path.parent / stage.config
+    module = find_pipeline(stage.pipeline)
+    earlier = list(config.stages)[: list(config.stages).index(name)]
+    overrides = [
+        f"{key}={json.dumps(_resolve(value, earlier, config.output))}" for key, value in _leaves(stage.set, "")
+    ]
+    overrides.append(f"output={json.dumps(f'{config.output}/{name}')}")
+    return Stage(name, stage.pipeline, module, load(module.Config, file, overrides), file)
+
+
+def _leaves(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _resolve(value: Any, earlier: list[str], output: str) -> Any:
+    """`@NAME/part` -> the folder of that stage; lists item by item."""
+    if isinstance(value, list):
+        return [_resolve(item, earlier, output) for item in value]
+    if not isinstance(value, str) or not value.startswith("@"):
+        return value
+    name = value[1:].split("/")[0]
+    if name not in earlier:
+        raise ConfigError([f"{value} must name an earlier stage ({', '.join(earlier) or 'there is none'})"])
+    return f"{output}/{value[1:]}"
+
+
+def _wait() -> None:
+    """Keeps several processes at the same stage."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from datetime import timedelta
+
+        import torch
+        from accelerate import PartialState
+
+        PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(hours=12)).wait_for_everyone()

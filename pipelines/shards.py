@@ -1,0 +1,136 @@
+"""Make paired shards from a source; check them, describe them, show what is in them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipelines._config import choice, free, options_of
+from pipelines._schema import ViewConfig
+
+flags = {
+    "--check": "read and decode every byte of a folder of shards; name everything that is wrong",
+    "--info": "what a folder of shards holds: counts, fields, units, classes, statistics",
+    "--sheet": "write a contact sheet (sheet.png) of what each network would see",
+}
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    """Where pairs come from; further keys are the source's options."""
+
+    name: str = choice("sources")  # see crossmodal list sources
+    options: dict[str, Any] = options_of("name")
+
+
+@dataclass(frozen=True)
+class Config:
+    """What `crossmodal shards` reads."""
+
+    source: SourceConfig  # where the pairs come from
+    splits: list[str] | None = None  # which of the source's parts to write; null: all
+    pairs_per_shard: int = 1000  # pairs in a tar
+    sheet: dict[str, ViewConfig] = field(default_factory=dict)  # views for a contact sheet beside the shards; {}: none
+    output: str = free("data/shards")  # folder; every part becomes a folder of shards in it
+
+
+def inputs(config: Config) -> Mapping[str, str]:
+    """Digest of what the source would read."""
+    from crossmodal import SOURCES
+    from pipelines._config import at
+
+    with at("source"):
+        return {"source": SOURCES.get(config.source.name)(**config.source.options).digest()}
+
+
+def run(config: Config, path: Path) -> None:
+    """Writes every part of the source as shards with a manifest."""
+    import sys
+
+    from tqdm import tqdm
+
+    from crossmodal import SOURCES
+    from crossmodal.packing import write_shards
+    from pipelines._config import ConfigError, at
+    from pipelines._run import RunFolder, is_main, say
+
+    if not is_main():
+        return
+    run = RunFolder.of(config.output, "shards", config, inputs(config))
+    if run.is_done():
+        return
+    with at("source"):
+        source = SOURCES.get(config.source.name)(**config.source.options)
+        unknown = set(config.splits or ()) - set(source.splits())
+    if unknown:
+        raise ConfigError([f"splits must be among {', '.join(source.splits())}, got {', '.join(sorted(unknown))}"])
+    run.begin()
+    written = {}
+    for split in config.splits or source.splits():
+        with tqdm(unit=" pairs", disable=not sys.stderr.isatty(), desc=f"{run.path.name}/{split}") as bar, at("source"):
+            manifest = write_shards(
+                source.pairs(split),
+                run.path / split,
+                fields=source.fields(),
+                classes=source.classes(),
+                pairs_per_shard=config.pairs_per_shard,
+                progress=lambda number, bar=bar: bar.update(),  # type: ignore[misc]
+            )
+        size = sum(shard.bytes for shard in manifest.shards) / 1e6
+        say(f"{run.path / split}: {manifest.pairs} pairs in {len(manifest.shards)} shards, {size:.1f} MB")
+        if config.sheet:
+            _sheet(run.path / split, config.sheet)
+        written[split] = {"pairs": manifest.pairs, "megabytes": round(size, 2), "digest": manifest.digest}
+    if source.dropped():
+        say(f"{run.path}: {source.dropped()} pairs left out because a member is missing")
+    run.finish({"figures": written, "dropped": source.dropped()})
+
+
+def inspect(flag: str, path: Path) -> int:
+    """Looks at shards that are there; 1 where --check finds something wrong."""
+    from crossmodal.shards import MANIFEST, ShardError
+    from crossmodal.verify import check
+
+    folders = [path] if (path / MANIFEST).is_file() else sorted(found.parent for found in path.glob(f"*/{MANIFEST}"))
+    if not folders:
+        raise ShardError(f"{path} holds no shards: there is no {MANIFEST} in it or one level below")
+    if flag == "--check":
+        problems = [problem for folder in folders for problem in check(folder)]
+        print("\n".join(problems) or f"{path}: nothing wrong")
+        return 1 if problems else 0
+    for folder in folders:
+        if flag == "--info":
+            print(_describe(folder))
+        else:
+            print(_sheet(folder, {}))
+    return 0
+
+
+def _describe(folder: Path) -> str:
+    from crossmodal.shards import read_manifest
+
+    manifest = read_manifest(folder)
+    size = sum(shard.bytes for shard in manifest.shards) / 1e6
+    lines = [
+        f"{folder}: {manifest.pairs} pairs in {len(manifest.shards)} shards, {size:.1f} MB, {manifest.digest[:12]}"
+    ]
+    for name, spec in manifest.fields.items():
+        stored = "".join(f" {key}={value}" for key, value in spec.stored.items())
+        figures = ", ".join(f"{key} {value:.4g}" for key, value in manifest.statistics[name].items())
+        lines.append(f"  {name}.{spec.extension}: {spec.modality}{stored}; {figures}")
+    if manifest.classes:
+        counts = ", ".join(f"{name} {manifest.labels.get(name, 0)}" for name in manifest.classes)
+        lines.append(f"  {len(manifest.classes)} classes: {counts}")
+    if manifest.groups:
+        lines.append("  groups: " + ", ".join(f"{name} {count}" for name, count in manifest.groups.items()))
+    return "\n".join(lines)
+
+
+def _sheet(folder: Path, views: Mapping[str, ViewConfig]) -> Path:
+    from crossmodal.shards import Shards
+    from pipelines._build import open_views
+    from pipelines._pictures import contact_sheet
+
+    shards = Shards.open(folder)
+    wanted = views or {name: ViewConfig(spec.modality) for name, spec in shards.manifest.fields.items()}
+    return contact_sheet(shards, open_views(shards, wanted), folder / "sheet.png")

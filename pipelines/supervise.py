@@ -1,0 +1,68 @@
+"""Train an encoder with labels: a teacher in the making, or a supervised baseline."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipelines._config import ConfigError, free
+from pipelines._schema import ObjectiveConfig, StudentConfig, TrainConfig, ViewConfig
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from crossmodal.objectives._base import Batch
+    from crossmodal.transfer import Losses
+
+
+@dataclass(frozen=True)
+class Config:
+    """What `crossmodal supervise` reads."""
+
+    data: str  # folder of labelled shards
+    views: dict[str, ViewConfig]  # named uses of modalities
+    student: StudentConfig  # the network that is trained
+    objectives: dict[str, ObjectiveConfig] = field(  # losses that need no teacher
+        default_factory=lambda: {"cross_entropy": ObjectiveConfig("cross_entropy")}
+    )
+    train: TrainConfig = field(default_factory=TrainConfig)  # how it is trained
+    seed: int = 0  # of weights, order, windows and augmentation
+    output: str = free("runs/supervise")  # the run's folder
+
+
+def inputs(config: Config) -> Mapping[str, str]:
+    """Digests of what the run reads."""
+    from pipelines._build import open_shards
+
+    return {"data": open_shards(config.data, "data").manifest.digest}
+
+
+def step(model: "nn.Module", batch: "Batch") -> "Losses":
+    """The student meets the labels."""
+    return model(batch, {})
+
+
+def run(config: Config, path: Path) -> None:
+    """Trains and exports the encoder."""
+    from pipelines import _build as build
+    from pipelines._run import RunFolder
+    from pipelines._training import Training, open_accelerator, seed_everything
+
+    run = RunFolder.of(config.output, "supervise", config, inputs(config))
+    if run.is_done():
+        return
+    accelerator = open_accelerator(config.train, run.path)
+    shards = build.open_shards(config.data, "data")
+    views = build.open_views(shards, config.views)
+    if len(shards.manifest.classes) < 2:
+        raise ConfigError([f"data: {config.data} must have labels of two or more classes to supervise with"])
+    seed_everything(config.seed, "weights")
+    student = build.build_student(config.student, views, len(shards.manifest.classes))
+    terms = build.build_terms(config.objectives, student.spec, {}, len(shards))
+    module = build.build_transfer(student, config.student.view, terms)
+    training = Training(accelerator, run, config.train, module, step, shards, views, config.seed)
+    figures = training.fit()
+    if accelerator.is_main_process:
+        modality = views[config.student.view].modality
+        build.export_student(run.path / "model", config, module, modality, classes=shards.manifest.classes, teachers={})
+    run.finish({"figures": figures})

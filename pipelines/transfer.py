@@ -1,0 +1,78 @@
+"""Teach a student encoder on one modality with frozen teachers on others."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipelines._config import free
+from pipelines._schema import ObjectiveConfig, StudentConfig, TeacherConfig, TrainConfig, ViewConfig
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from crossmodal.objectives._base import Batch
+    from crossmodal.transfer import Losses
+    from pipelines._build import Teacher
+
+
+@dataclass(frozen=True)
+class Config:
+    """What `crossmodal transfer` reads."""
+
+    data: str  # folder of paired shards
+    views: dict[str, ViewConfig]  # named uses of modalities; teachers and student each name one
+    teachers: dict[str, TeacherConfig]  # frozen networks by name
+    student: StudentConfig  # the network that learns
+    objectives: dict[str, ObjectiveConfig]  # what is minimised, by name, each with a weight
+    train: TrainConfig = field(default_factory=TrainConfig)  # how the student is trained
+    seed: int = 0  # of weights, order, windows, augmentation and negatives
+    output: str = free("runs/transfer")  # the run's folder
+
+
+def inputs(config: Config) -> Mapping[str, str]:
+    """Digests of what the run reads."""
+    from pipelines import _build as build
+    from pipelines._config import at
+
+    found = {"data": build.open_shards(config.data, "data").manifest.digest}
+    for name, teacher in config.teachers.items():
+        with at(f"teachers.{name}.weights"):
+            found[f"teachers.{name}"] = build.teacher_digest(teacher)
+    return found
+
+
+def step(model: "nn.Module", batch: "Batch", teachers: "Mapping[str, Teacher]") -> "Losses":
+    """Teacher, student and losses meet: each teacher looks at its own view of the batch, the student at its own."""
+    return model(batch, {name: teacher.look(batch.inputs) for name, teacher in teachers.items()})
+
+
+def run(config: Config, path: Path) -> None:
+    """Trains and exports the student."""
+    from functools import partial
+
+    from pipelines import _build as build
+    from pipelines._run import RunFolder
+    from pipelines._training import Training, open_accelerator, seed_everything
+
+    run = RunFolder.of(config.output, "transfer", config, inputs(config))
+    if run.is_done():
+        return
+    accelerator = open_accelerator(config.train, run.path)
+    shards = build.open_shards(config.data, "data")
+    views = build.open_views(shards, config.views)
+    teachers = build.build_teachers(config.teachers, views)
+    seed_everything(config.seed, "weights")
+    classes = shards.manifest.classes if build.needs_classifier(config.objectives) else []
+    student = build.build_student(config.student, views, len(classes))
+    terms = build.build_terms(config.objectives, student.spec, teachers, len(shards))
+    module = build.build_transfer(student, config.student.view, terms)
+    for teacher in teachers.values():
+        teacher.encoder.to(accelerator.device)
+    one_step = partial(step, teachers=teachers)
+    training = Training(accelerator, run, config.train, module, one_step, shards, views, config.seed)
+    figures = training.fit()
+    if accelerator.is_main_process:
+        modality = views[config.student.view].modality
+        build.export_student(run.path / "model", config, module, modality, classes=classes, teachers=teachers)
+    run.finish({"figures": figures})

@@ -1,0 +1,633 @@
+"""Configs: what is read, and that everything wrong is said at once, with its place."""
+
+import json
+import subprocess
+import sys
+import textwrap
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from crossmodal import ENCODERS, OBJECTIVES, SOURCES
+from modalities import MODALITIES
+from modalities._catalogue import Catalogue, Option
+from pipelines._config import (
+    ConfigError,
+    at,
+    choice,
+    differences,
+    digest,
+    free,
+    load,
+    options_of,
+    to_dict,
+    to_yaml,
+)
+from pipelines._fields import CATALOGUES, evaluate
+from pipelines._yaml import dump, scalar
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network."""
+
+    name: str = choice("encoders")  # which one
+    options: dict[str, Any] = options_of("name", supplied=("classes",))
+
+
+@dataclass(frozen=True)
+class Term:
+    """A summand."""
+
+    name: str = choice("objectives", from_key=True)  # which one
+    weight: float = 1.0  # factor
+    options: dict[str, Any] = options_of("name")
+
+
+@dataclass(frozen=True)
+class Train:
+    """How to train."""
+
+    epochs: int = 30  # passes over the data
+    lr: float = 0.1  # learning rate
+    schedule: Literal["cosine", "step"] = "cosine"  # of the rate
+    scale: tuple[float, float] = (0.5, 1.0)  # least and greatest
+    shuffle: bool = True  # whether to
+    clip_norm: float | None = None  # null: no clipping
+    workers: int = free(2)  # processes
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise ValueError(f"epochs must be above 0, got {self.epochs}")
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole config."""
+
+    data: str  # folder of shards
+    seed: int = 0  # of everything
+    limit: int | str = "all"  # pairs, or "all"
+    sizes: tuple[int, ...] = ()  # pixels
+    names: list[str] = field(default_factory=list)  # any
+    network: Network | None = None  # the student
+    terms: dict[str, Term] = field(default_factory=dict)  # what is minimised
+    train: Train = field(default_factory=Train)  # how
+    output: str = free("runs/x")  # folder
+    tags: list[str] = free(factory=list)  # for the reader
+
+
+@dataclass(frozen=True)
+class Nested:
+    """A config whose parts are all required."""
+
+    train: Train  # how
+    network: Network  # the student
+
+
+@dataclass(frozen=True)
+class Required:
+    """One field of each kind, none with a default."""
+
+    share: float | None  # of the data
+    sizes: list[int]  # pixels
+    names: dict[str, str]  # by name
+    rest: Any  # whatever
+
+
+@dataclass(frozen=True)
+class Unusual:
+    """Types that are allowed but rare."""
+
+    networks: dict[str, Network] = field(default_factory=dict)  # by a name of their own
+    train: Train | int | None = None  # how, or only how long
+
+
+ENTRIES = {
+    "encoders/convnet.py": '''
+        class ConvNet(Encoder):
+            """Some convolutions."""
+            def __init__(self, shape, *, classes: int, width: int = 32, depth: int | None = None,
+                         norm: Literal["batch", "group"] = "batch", stages: tuple[int, ...] = (1, 2)): ...
+        ''',
+    "encoders/dense.py": '''
+        class Dense(Encoder):
+            """A dense layer."""
+            def __init__(
+                self,
+                shape,
+                *,
+                dim: int,  # length of the embedding
+            ): ...
+        ''',
+    "objectives/crd.py": '''
+        class CRD(Objective):
+            """Contrast."""
+            def __init__(self, *, temperature: float = 0.07): ...
+        ''',
+    "objectives/kd.py": '''
+        class KD(Objective):
+            """Soft classes."""
+            def __init__(self, *, temperature: float = 4.0): ...
+        ''',
+}
+
+
+@pytest.fixture(autouse=True)
+def catalogues(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tmp_path_factory.mktemp("entries")
+    for name, source in ENTRIES.items():
+        path = root / "throwaway" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(textwrap.dedent(source))
+    monkeypatch.syspath_prepend(str(root))
+    monkeypatch.setitem(CATALOGUES, "encoders", Catalogue("throwaway.encoders", "Encoder", "encoder"))
+    monkeypatch.setitem(CATALOGUES, "objectives", Catalogue("throwaway.objectives", "Objective", "objective"))
+    monkeypatch.chdir(tmp_path_factory.mktemp("work"))
+
+
+def read(text: str, *overrides: str, schema: type = Config) -> Any:
+    path = Path("x.yaml")
+    path.write_text(text)
+    return load(schema, path, overrides)
+
+
+def problems(text: str, *overrides: str, schema: type = Config) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        read(text, *overrides, schema=schema)
+    return caught.value.problems
+
+
+# what is read
+
+
+def test_defaults_stand_where_nothing_is_said() -> None:
+    assert read("data: d") == Config(data="d")
+
+
+def test_every_kind_of_value_is_read() -> None:
+    config = read(
+        """
+data: d
+seed: 1_000
+limit: 5
+sizes: [64, 32]
+names: [a, "1"]
+network: {name: convnet, width: 8, stages: [3], norm: group, depth: null}
+terms:
+  crd: {weight: 2, temperature: 1}
+train: {lr: 1e-3, scale: [0, .5], shuffle: false, clip_norm: 1, schedule: step}
+"""
+    )
+    assert config == Config(
+        data="d",
+        seed=1000,
+        limit=5,
+        sizes=(64, 32),
+        names=["a", "1"],
+        network=Network("convnet", {"width": 8, "stages": (3,), "norm": "group", "depth": None}),
+        terms={"crd": Term("crd", 2.0, {"temperature": 1.0})},
+        train=Train(lr=1e-3, scale=(0.0, 0.5), shuffle=False, clip_norm=1.0, schedule="step"),
+    )
+    assert isinstance(config.terms["crd"].options["temperature"], float)
+
+
+@pytest.mark.parametrize("value", ["1e-3", "1E-3", "0.001", ".001", "+1e-3", "1.0e-3"])
+def test_every_spelling_of_a_number_is_a_number(value: str) -> None:
+    assert read(f"data: d\ntrain: {{lr: {value}}}").train.lr == 0.001
+
+
+def test_infinities_are_numbers() -> None:
+    assert read("data: d\ntrain: {lr: .Inf}").train.lr == float("inf")
+    assert read("data: d", "train.lr=-.inf").train.lr == float("-inf")
+
+
+@pytest.mark.parametrize(
+    "text", ["yes", "no", "on", "off", "y", "010", "0x10", "1:30", "2024-01-01", "1__0", "1_", "="]
+)
+def test_what_yaml_1_1_would_convert_is_text(text: str) -> None:
+    assert read(f"data: {text}").data == text
+
+
+def test_a_plain_name_stands_for_the_dataclass_it_chooses() -> None:
+    assert read("data: d\nnetwork: convnet").network == Network("convnet")
+    assert read("data: d\nterms: {first: crd}").terms == {"first": Term("crd")}
+
+
+@pytest.mark.parametrize("entry", ["crd: {}", "crd:", "crd: null"])
+def test_an_empty_entry_has_all_defaults(entry: str) -> None:
+    assert read(f"data: d\nterms:\n  {entry}").terms == {"crd": Term("crd")}
+
+
+def test_the_key_is_the_name_only_where_none_is_given() -> None:
+    assert read("data: d\nterms: {soft: {name: kd}, crd: }").terms == {"soft": Term("kd"), "crd": Term("crd")}
+
+
+def test_a_null_optional_dataclass_is_none() -> None:
+    assert read("data: d\nnetwork: null").network is None
+
+
+def test_a_required_dataclass_may_be_absent_when_its_fields_have_defaults() -> None:
+    assert read("network: convnet", schema=Nested) == Nested(Train(), Network("convnet"))
+
+
+def test_an_empty_file_is_a_config_of_overrides() -> None:
+    assert read("", "data=d") == Config("d")
+
+
+# overrides
+
+
+def test_overrides_are_yaml_and_the_last_one_counts() -> None:
+    config = read("data: d\ntrain: {clip_norm: 3}", "sizes=[1, 2]", "train.clip_norm=null", "seed=1", "seed=2")
+    assert (config.sizes, config.train.clip_norm, config.seed) == ((1, 2), None, 2)
+
+
+def test_an_override_of_text_needs_no_quotes() -> None:
+    assert read("", "data=123").data == "123"
+    assert read("", "data=").data == ""
+    assert read("", "data='1 2'").data == "1 2"
+
+
+def test_an_override_takes_the_most_specific_of_several_types() -> None:
+    assert read("data: d", "limit=12").limit == 12
+    assert read("data: d", "limit=all").limit == "all"
+
+
+def test_an_override_of_an_option_keeps_a_shorthand_name() -> None:
+    assert read("data: d\nnetwork: convnet", "network.width=4").network == Network("convnet", {"width": 4})
+
+
+def test_an_override_with_a_name_replaces_a_mapping() -> None:
+    assert read("data: d\nnetwork: {name: dense, dim: 4}", "network=convnet").network == Network("convnet")
+
+
+def test_an_override_reaches_an_entry_without_content() -> None:
+    assert read("data: d\nterms: {crd: }", "terms.crd.weight=0.5").terms["crd"].weight == 0.5
+
+
+def test_a_tilde_removes() -> None:
+    assert read("data: d\nterms: {crd: , kd: }", "~terms.crd").terms == {"kd": Term("kd")}
+
+
+# bases and references
+
+
+def test_a_file_stands_over_its_base_and_the_base_over_its_own() -> None:
+    Path("parts").mkdir()
+    Path("parts/first.yaml").write_text("data: first\nseed: 1\ntrain: {lr: 1, epochs: 1}")
+    Path("parts/second.yaml").write_text("base: first.yaml\nseed: 2\ntrain: {lr: 2}")
+    config = read("base: parts/second.yaml\ntrain: {shuffle: false}", "train.lr=3")
+    assert config == Config("first", seed=2, train=Train(lr=3.0, epochs=1, shuffle=False))
+
+
+def test_later_bases_stand_over_earlier_ones() -> None:
+    Path("a.yaml").write_text("data: a\nseed: 1")
+    Path("b.yaml").write_text("data: b")
+    assert read("base: [a.yaml, b.yaml]") == Config("b", seed=1)
+
+
+def test_a_file_may_remove_what_its_base_gave() -> None:
+    Path("a.yaml").write_text("data: a\nterms: {crd: , kd: }")
+    assert read("base: a.yaml\nterms: {~crd: }").terms == {"kd": Term("kd")}
+
+
+def test_a_reference_is_the_other_value() -> None:
+    config = read("data: d\nseed: 3\noutput: out/${data}/${seed}\ntrain: {lr: '${seed}'}")
+    assert (config.output, config.train.lr) == ("out/d/3", 3.0)
+
+
+def test_a_reference_inside_a_list_is_the_other_value() -> None:
+    assert read("data: d\nseed: 3\nsizes: ['${seed}', 4]").sizes == (3, 4)
+
+
+def test_a_reference_to_quoted_text_stays_text() -> None:
+    assert read("data: '12'\nlimit: ${data}").limit == "12"
+
+
+def test_a_reference_to_nothing_but_the_environment_has_no_hint_about_files() -> None:
+    assert problems("data: ${oc.env:ABSENT_VARIABLE}")[0].endswith('not found"')
+
+
+def test_a_reference_sees_overrides() -> None:
+    assert read("data: d\noutput: out/${data}", "data=e").output == "out/e"
+
+
+def test_a_reference_may_be_a_whole_mapping() -> None:
+    assert read("data: d\nterms: {crd: {weight: 2}, kd: '${terms.crd}'}").terms["kd"] == Term("kd", 2.0)
+
+
+def test_the_environment_gives_values_of_the_fields_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORKERS", "7")
+    monkeypatch.setenv("NAME", "12")
+    config = read("data: ${oc.env:NAME}\ntrain: {workers: '${oc.env:WORKERS}', lr: '${oc.env:ABSENT,1e-3}'}")
+    assert (config.data, config.train.workers, config.train.lr) == ("12", 7, 1e-3)
+
+
+# what is refused
+
+
+def test_all_problems_are_said_at_once_each_at_its_line() -> None:
+    found = problems(
+        """data: 5
+sed: 1
+terms:
+  crd: {temprature: 1}
+  kdd:
+network: convnett
+train:
+  lr: fast
+
+  epochs: 1.5
+""",
+        "train.clip=1",
+        "train.shuffle=yes",
+    )
+    assert found == [
+        "x.yaml:1: data must be text, got 5; put it in quotes",
+        "x.yaml:4: terms.crd.temprature is not known; did you mean 'temperature'? (known: name, weight, temperature)",
+        "x.yaml:5: terms.kdd.name: objective 'kdd' is not known; did you mean 'kd'? (known: crd, kd)",
+        "x.yaml:6: network.name: encoder 'convnett' is not known; did you mean 'convnet'? (known: convnet, dense)",
+        "x.yaml:8: train.lr must be a number, got 'fast'",
+        "x.yaml:10: train.epochs must be a whole number, got 1.5",
+        "override train.shuffle=yes: train.shuffle must be true or false, got 'yes'",
+        "override train.clip=1: train.clip is not known; did you mean 'clip_norm'? "
+        "(known: epochs, lr, schedule, scale, shuffle, clip_norm, workers)",
+        "x.yaml:2: sed is not known; did you mean 'seed'? "
+        "(known: data, seed, limit, sizes, names, network, terms, train, output, tags)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("{}", "x.yaml: data must be given: folder of shards (text)"),
+        ("data: null", "x.yaml:1: data must be text, got null"),
+        ("data: [a]", "x.yaml:1: data must be text, got ['a']"),
+        ("data: d\nseed: true", "x.yaml:2: seed must be a whole number, got true"),
+        ("data: d\nseed: 1.0", "x.yaml:2: seed must be a whole number, got 1.0"),
+        ("data: d\nseed: '1'", "x.yaml:2: seed must be a whole number, got '1'"),
+        ("data: d\nlimit: [1]", "x.yaml:2: limit must be a whole number or text, got [1]"),
+        ("data: d\nsizes: 3", "x.yaml:2: sizes must be a list, each a whole number, got 3"),
+        ("data: d\nsizes:\n- 1\n- a", "x.yaml:4: sizes.1 must be a whole number, got 'a'"),
+        ("data: d\ntrain: 3", "x.yaml:2: train must be a mapping, got 3"),
+        ("data: d\nterms: [crd]", "x.yaml:2: terms must be a mapping, got ['crd']"),
+        ("data: d\nterms: {crd: 3}", "x.yaml:2: terms.crd must be a mapping, got 3"),
+        ("data: d\ntrain: {shuffle: 1}", "x.yaml:2: train.shuffle must be true or false, got 1"),
+        ("data: d\ntrain: {lr: true}", "x.yaml:2: train.lr must be a number, got true"),
+        ("data: d\ntrain: {clip_norm: x}", "x.yaml:2: train.clip_norm must be a number or null, got 'x'"),
+        ("data: d\ntrain: {scale: [1]}", "x.yaml:2: train.scale must be a list of 2 (a number, a number), got 1"),
+        ("data: d\ntrain:\n  schedule: x", "x.yaml:3: train.schedule must be one of 'cosine', 'step', got 'x'"),
+        ("data: d\ntrain:\n  epochs: 0", "x.yaml:2: train: epochs must be above 0, got 0"),
+        ("data: d\nnetwork: {width: 1}", "x.yaml:2: network.name must be given: which one (one of convnet, dense)"),
+        (
+            "data: d\nnetwork: dense",
+            "x.yaml:2: network.dim must be given for encoder 'dense': length of the embedding (a whole number)",
+        ),
+        ("data: d\nnetwork: {name: convnet, width: a}", "x.yaml:2: network.width must be a whole number, got 'a'"),
+        (
+            "data: d\nnetwork:\n  name: convnet\n  classes: 2",
+            "x.yaml:4: network.classes is not known (known: name, width, depth, norm, stages)",
+        ),
+        (
+            "data: d\noutput: ${dat}",
+            "x.yaml:2: ${dat} cannot be resolved: Interpolation key 'dat' not found; files and overrides give what can",
+        ),
+        ("data: 1\nterms: ${terms}", "x.yaml:2: ${terms} cannot be resolved: "),
+        ("data: d\nterms: {crd: '${terms}'}", "x.yaml:2: ${terms} cannot be resolved: "),
+        (
+            "data: ${output}\noutput: ${data}",
+            "x.yaml:1: ${output} cannot be resolved: Recursive interpolation detected",
+        ),
+        ("data: ${oc.env:ABSENT_VARIABLE}", "\"Environment variable 'ABSENT_VARIABLE' not found\""),
+        ("seed: 1\ndata: ${a", "x.yaml:2: '${a' must refer as ${key} or ${oc.env:NAME,default}, spelt whole"),
+        ("data: d\nseed: 1\ndata: e", "x.yaml:3: data is given twice, first at x.yaml:1"),
+        ("data: d\ntrain: {lr: 1, lr: 2}", "x.yaml:2: train.lr is given twice, first at x.yaml:2"),
+        ("data: d\n? [1]\n: 2", "x.yaml:2: the config has a list or mapping as a key; keys are names"),
+        ("data: d\ntrain:\n\tlr: 1", "x.yaml:3: this is not YAML: found character"),
+        ("data: d\ntrain: {lr: 1", "x.yaml:2: this is not YAML: expected ',' or '}'"),
+        ("data: d\ntrain: {lr: ${seed}}", "; inside [ ] and { }, ${...} needs quotes"),
+        ("data: d\n---\ndata: e", "x.yaml:2: this is not YAML: but found another document"),
+        ("data: &d d\noutput: *d", "x.yaml:2: this is not YAML: aliases (*name) are not supported; write ${key}"),
+        ("- data", "x.yaml: must be a mapping of settings, got ['data']"),
+        ("base: none.yaml\ndata: d", "x.yaml:1: the base none.yaml cannot be read: No such file or directory"),
+        ("data: d\nbase: x.yaml", "x.yaml:2: the base x.yaml is based on this very file"),
+        ("base: 3\ndata: d", "x.yaml:1: base must be the path of a config or a list of them, got 3"),
+        ("data: d\nterms: {~crd: }", "x.yaml:2: there is no 'crd' to remove (known: )"),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_line(text: str, problem: str) -> None:
+    assert any(problem in found for found in problems(text))
+
+
+@pytest.mark.parametrize(
+    ("override", "problem"),
+    [
+        ("train.lr=abc", "override train.lr=abc: train.lr must be a number, got 'abc'"),
+        ("seed=null", "override seed=null: seed must be a whole number, got null"),
+        ("seed=", "override seed=: seed must be a whole number, got null"),
+        ("tarin.lr=1", "override tarin.lr=1: tarin is not known; did you mean 'train'?"),
+        ("seed", "override seed: must be key=value to set or ~key to remove, as in train.lr=0.1 or ~train.lr"),
+        ("~seed=1", "override ~seed=1: must be key=value to set"),
+        ("train..lr=1", "override train..lr=1: must be key=value to set"),
+        ("sizes=[1", "override sizes=[1: this is not YAML"),
+        ("~train.lr", "override ~train.lr: there is no 'lr' to remove"),
+        ("data.x=1", "override data.x=1: data must be text, got a mapping"),
+    ],
+)
+def test_what_is_wrong_with_an_override_is_said_with_its_text(override: str, problem: str) -> None:
+    found = problems("data: d", override)
+    assert len(found) == 1
+    assert problem in found[0]
+
+
+def test_a_key_is_no_name_unless_the_schema_says_so() -> None:
+    found = problems("networks: {convnet: {}}", schema=Unusual)
+    assert found == ["x.yaml:1: networks.convnet.name must be given: which one (one of convnet, dense)"]
+
+
+def test_a_union_of_a_dataclass_and_a_number_takes_either() -> None:
+    assert read("train: 3", schema=Unusual).train == 3
+    assert read("train: {epochs: 3}", schema=Unusual).train == Train(epochs=3)
+    assert problems("train: x", schema=Unusual) == [
+        "x.yaml:1: train must be a mapping or a whole number or null, got 'x'"
+    ]
+
+
+def test_what_a_required_field_expects_is_said_in_words() -> None:
+    assert problems("", schema=Required) == [
+        "x.yaml: share must be given: of the data (a number or null)",
+        "x.yaml: sizes must be given: pixels (a list, each a whole number)",
+        "x.yaml: names must be given: by name (a mapping of names, each to text)",
+        "x.yaml: rest must be given: whatever (anything)",
+    ]
+
+
+def test_a_mapping_counts_as_written_where_it_was_last_written() -> None:
+    Path("a.yaml").write_text("data: d\nnetwork: {width: 1}")
+    found = problems("base: a.yaml\nseed: 1\nnetwork: {width: 2}")
+    assert found == ["x.yaml:3: network.name must be given: which one (one of convnet, dense)"]
+
+
+def test_a_problem_in_a_base_names_the_base_and_its_line() -> None:
+    Path("a.yaml").write_text("data: d\ntrain:\n  lr: x")
+    assert problems("base: a.yaml\nseed: 1") == ["a.yaml:3: train.lr must be a number, got 'x'"]
+
+
+def test_a_missing_field_is_placed_where_its_mapping_was_written() -> None:
+    found = problems("seed: 1\nnetwork:\n  width: 3\ndata: d", "network.width=4")
+    assert found == ["x.yaml:2: network.name must be given: which one (one of convnet, dense)"]
+
+
+def test_required_fields_of_an_absent_part_are_named_whole() -> None:
+    assert problems("", schema=Nested) == ["x.yaml: network.name must be given: which one (one of convnet, dense)"]
+
+
+@pytest.mark.parametrize("tag", ["!!python/object/apply:os.system", "!!python/name:os.system", "!x", "!!set"])
+@pytest.mark.parametrize("content", ["[touch executed]", "touch executed", "{touch: executed}"])
+def test_tags_are_refused_and_never_executed(tag: str, content: str) -> None:
+    assert problems(f"data: {tag} {content}") == [
+        f"x.yaml:1: data has the tag {tag}, which cannot be read; configs hold plain values"
+    ]
+    assert not Path("executed").exists()
+
+
+def test_a_config_that_is_absent_or_unreadable_is_said() -> None:
+    with pytest.raises(ConfigError, match=r"^nope\.yaml: cannot be read: No such file or directory$"):
+        load(Config, Path("nope.yaml"))
+    with pytest.raises(ConfigError, match=r"^\.: cannot be read: Is a directory$"):
+        load(Config, Path())
+    Path("latin.yaml").write_bytes(b"data: \xe9")
+    with pytest.raises(ConfigError, match=r"^latin\.yaml: cannot be read: it is not UTF-8 text$"):
+        load(Config, Path("latin.yaml"))
+
+
+def test_bases_in_a_circle_are_refused() -> None:
+    Path("a.yaml").write_text("base: x.yaml")
+    assert problems("base: a.yaml\ndata: d") == ["a.yaml:1: the base x.yaml is based on this very file"]
+
+
+# what is written
+
+
+FULL = """
+data: "yes"
+seed: 3
+sizes: [64, 32]
+names: ["1e-3", "010", "null", "", "a: b", "2024-01-01", "\\\\${x}", "äß"]
+network: {name: convnet, width: 8, stages: [3]}
+terms: {soft: {name: kd, temperature: 2}, crd: }
+train: {lr: 1e-7, clip_norm: .inf}
+"""
+
+
+def test_a_written_config_reads_back_equal() -> None:
+    config = read(FULL)
+    assert "${x}" in config.names
+    assert read(to_yaml(config)) == config
+
+
+def test_a_plain_config_has_every_default_and_only_plain_values() -> None:
+    plain = to_dict(read(FULL))
+    assert plain["train"]["schedule"] == "cosine"
+    assert plain["network"] == {"name": "convnet", "width": 8, "stages": [3]}
+    assert json.loads(json.dumps(plain)) == plain
+
+
+@pytest.mark.parametrize("text", [r"${a}", r"\${a}", r"\\${a}", r"a\b", r"x\\\${y}${z}", "a\nb"])
+def test_text_that_looks_like_a_reference_survives(text: str) -> None:
+    assert read(dump({"data": text})).data == text
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("", None), ("~", None), ("TRUE", True), ("-1", -1), ("1.", 1.0), ("a", "a")]
+)
+def test_a_scalar_is_what_yaml_makes_of_it(text: str, value: object) -> None:
+    assert scalar(text) == value
+    assert type(scalar(text)) is type(value)
+
+
+def test_the_digest_ignores_what_changes_no_result() -> None:
+    config = read(FULL)
+    same = replace(config, output="elsewhere", tags=["t"], train=replace(config.train, workers=9))
+    assert digest(same) == digest(config)
+    assert len(digest(config)) == 64
+
+
+@pytest.mark.parametrize("override", ["train.lr=2e-7", "data=e", "network.width=9", "terms.crd.weight=2", "~terms.crd"])
+def test_the_digest_knows_what_changes_results(override: str) -> None:
+    assert digest(read(FULL, override)) != digest(read(FULL))
+
+
+def test_the_digest_does_not_depend_on_order() -> None:
+    assert digest(read("data: d\nterms: {crd: , kd: }")) == digest(read("terms: {kd: , crd: }\ndata: d"))
+
+
+def test_results_only_leaves_out_the_free_fields() -> None:
+    plain = to_dict(read("data: d"), free=False)
+    assert "output" not in plain
+    assert "workers" not in plain["train"]
+    assert plain["train"]["lr"] == 0.1
+
+
+def test_differences_name_key_before_and_now() -> None:
+    before = to_dict(read("data: d\nterms: {crd: }"))
+    now = to_dict(read("data: e\nterms: {kd: }\ntrain: {lr: 0.2}"))
+    assert differences(before, now) == [
+        'data: "d" before, "e" now',
+        'terms.crd.name: "crd" before, absent now',
+        "terms.crd.weight: 1.0 before, absent now",
+        "train.lr: 0.1 before, 0.2 now",
+        'terms.kd.name: absent before, "kd" now',
+        "terms.kd.weight: absent before, 1.0 now",
+    ]
+    assert differences(now, now) == []
+
+
+# the rest
+
+
+def test_at_names_the_key_behind_a_constructors_error() -> None:
+    with pytest.raises(ConfigError, match=r"^views\.depth: max_m must be above 0, got -1$"), at("views.depth"):
+        raise ValueError("max_m must be above 0, got -1")
+
+
+def test_at_leaves_other_errors_and_named_ones_alone() -> None:
+    with pytest.raises(ConfigError, match=r"^inner: bad$"), at("outer"), at("inner"):
+        raise ValueError("bad")
+    with pytest.raises(KeyError), at("outer"):
+        raise KeyError("a defect")
+
+
+@pytest.mark.parametrize("annotation", ["Tensor", "list[Path]", "__import__('os')", "(", "().__class__"])
+def test_an_option_that_no_config_can_give_is_a_defect_of_the_entry(annotation: str) -> None:
+    with pytest.raises(
+        TypeError, match=r"option size has the type .*, which no config can give; options are made of int"
+    ):
+        evaluate(Option("size", annotation, None, ""))
+
+
+def test_every_option_of_every_entry_can_be_given_by_a_config() -> None:
+    checked = [
+        evaluate(option)
+        for catalogue in (MODALITIES, ENCODERS, OBJECTIVES, SOURCES)
+        for name in catalogue.names()
+        for option in catalogue.options(name).values()
+    ]
+    assert checked
+
+
+def test_reading_a_config_imports_nothing_heavy() -> None:
+    Path("x.yaml").write_text("seed: ${sed}\nlr: 1")
+    code = (
+        "import sys; from dataclasses import dataclass; from pathlib import Path\n"
+        "from pipelines._config import ConfigError, load\n"
+        "@dataclass(frozen=True)\nclass Config:\n    seed: int = 0\n"
+        "try:\n    load(Config, Path('x.yaml'))\n"
+        "except ConfigError as error:\n    "
+        "print(len(error.problems), {'torch', 'numpy', 'accelerate'} & {*sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "2 set()\n"

@@ -1,0 +1,54 @@
+"""What the README and the docs show is what there is."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from pipelines import transfer
+from pipelines.__main__ import find_pipeline
+from pipelines._config import load
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def test_the_readmes_first_config_is_a_transfer(tmp_path: Path) -> None:
+    (tmp_path / "readme.yaml").write_text(blocks(ROOT / "README.md", "yaml")[0])
+    config = load(transfer.Config, tmp_path / "readme.yaml")
+    assert (config.teachers["rgb"].view, config.student.view) == ("rgb", "depth")
+
+
+def test_the_readmes_own_recording_is_a_source(tmp_path: Path) -> None:
+    (tmp_path / "readme.yaml").write_text(blocks(ROOT / "README.md", "yaml")[1])
+    assert load(find_pipeline("shards").Config, tmp_path / "readme.yaml").source.name == "folder"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_names_a_pipeline_and_a_config_that_fit(page: Path) -> None:
+    for name, config, rest in re.findall(
+        r"(?:crossmodal|-m pipelines) (\w+) (configs/\S+\.yaml)([^#\n`]*)", page.read_text()
+    ):
+        overrides = [word for word in rest.split() if re.match(r"[\w.]+=[\w/.-]+$", word)]
+        load(find_pipeline(name).Config, ROOT / config, overrides)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        assert target.startswith("https://") or (page.parent / target).exists(), target
+
+
+def test_there_are_commands_and_links_to_check() -> None:
+    text = "".join(page.read_text() for page in PAGES)
+    assert text.count("crossmodal transfer configs/") > 1 and text.count("](docs/") > 2
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.name)
+def test_every_config_begins_with_its_command(path: Path) -> None:
+    first = path.read_text().splitlines()[0]
+    assert re.match(rf"# (make demo, or: )?crossmodal \w+ configs/{re.escape(path.name)}$", first), first

@@ -1,0 +1,222 @@
+"""Whole runs on synthetic pairs: stages, what is skipped and what is repeated, figures, the page; and the control."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from crossmodal import SOURCES
+from crossmodal.packing import write_shards
+from crossmodal.sources._base import Pair
+from pipelines.__main__ import main
+
+pytestmark = pytest.mark.slow
+ENCODER = {"name": "convnet", "width": 8, "stages": 3}
+VIEWS = {"rgb": {"modality": "rgb", "size": 32}, "depth": {"modality": "depth", "size": 32, "max_m": 8.0}}
+TRAIN = {"batch_size": 32, "lr": 0.003, "workers": 0}
+
+
+def write(path: Path, content: dict[str, Any]) -> str:
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    return str(path)
+
+
+def transfer_config(data: str, teacher: str) -> dict[str, Any]:
+    return {
+        "data": data,
+        "views": VIEWS,
+        "teachers": {"rgb": {"view": "rgb", "weights": teacher}},
+        "student": {"view": "depth", "encoder": ENCODER},
+        "objectives": {"crd": {"weight": 0.8}},
+        "train": {**TRAIN, "epochs": 3},
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of all stages; its folder holds the configs, and `out` the stages."""
+    folder = tmp_path_factory.mktemp("whole")
+    source = {"name": "synthetic", "train_pairs": 96, "test_pairs": 48, "size": 32, "modalities": ["rgb", "depth"]}
+    write(folder / "pairs.yaml", {"source": source})
+    write(
+        folder / "teacher.yaml",
+        {"data": "?", "views": {"rgb": VIEWS["rgb"]}, "student": {"view": "rgb", "encoder": ENCODER},
+         "train": {**TRAIN, "epochs": 3}},
+    )  # fmt: skip
+    write(folder / "student.yaml", transfer_config("?", "?"))
+    few = {"labels": [1, None], "steps": 6, "least_steps": 3, "batch_size": 16}
+    write(
+        folder / "evaluation.yaml",
+        {"data": {"train": "?", "test": "?"}, "students": {}, "few_labels": few, "seeds": 2, "workers": 0},
+    )
+    write(folder / "page.yaml", {"runs": [], "map": "pca"})
+    data = {"train": "@pairs/train", "test": "@pairs/test"}
+    stages = {
+        "pairs": {"pipeline": "shards", "config": "pairs.yaml"},
+        "teacher": {"pipeline": "supervise", "config": "teacher.yaml", "set": {"data": data["train"]}},
+        "student": {
+            "pipeline": "transfer",
+            "config": "student.yaml",
+            "set": {"data": data["train"], "teachers.rgb.weights": "@teacher"},
+        },
+        "evaluation": {
+            "pipeline": "evaluate",
+            "config": "evaluation.yaml",
+            "set": {"data": data, "students.crd": ["@student"]},
+        },
+        "page": {
+            "pipeline": "report",
+            "config": "page.yaml",
+            "set": {"runs": ["@evaluation", "@student", "@teacher", "@pairs"]},
+        },
+    }
+    config = write(folder / "all.yaml", {"stages": stages, "output": str(folder / "out")})
+    assert main(["run", config]) == 0
+    return folder
+
+
+def test_every_stage_ends_with_a_report(whole: Path) -> None:
+    for stage in ("pairs", "teacher", "student", "evaluation", "page"):
+        assert json.loads((whole / "out" / stage / "report.json").read_text())["environment"]["python"]
+
+
+def test_the_table_compares_with_scratch_random_teacher_and_chance(whole: Path) -> None:
+    figures = json.loads((whole / "out" / "evaluation" / "report.json").read_text())["figures"]
+    assert set(figures["table"]) == {"teacher", "crd", "random weights", "scratch, all labels"}
+    for row in figures["table"].values():
+        assert 0 <= row["probe"]["mean"] <= 1 and 0 <= row["knn"]["mean"] <= 1
+    assert {f"heads.to_{way}.R@{k}" for way in ("teacher", "student") for k in (1, 5, 10)} < set(
+        figures["table"]["crd"]
+    )
+    assert figures["chance"]["R@5"] == pytest.approx(5 / 48)
+    assert len(figures["table"]["random weights"]["knn"]["runs"]) == 2
+    assert set(figures["few_labels"]) == {
+        "crd, frozen", "crd, fine-tuned", "scratch", "random weights, frozen", "teacher, frozen",
+    }  # fmt: skip
+    assert list(figures["few_labels"]["scratch"]) == ["1", "all"]
+    assert figures["few_labels"]["scratch"]["1"]["std"] is not None
+
+
+def test_the_page_works_offline(whole: Path) -> None:
+    page = (whole / "out" / "page" / "report.html").read_text()
+    for words in ("Few labels", "Curves", "Retrieval on unseen pairs", "Both modalities in one space",
+                  "Pairs as each network saw them", "chance", "objectives:"):  # fmt: skip
+        assert words in page
+    assert page.count("data:image/png;base64,") == 7
+    assert "http://" not in page and "https://" not in page and "<script" not in page
+
+
+def test_unchanged_stages_are_not_run_again(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    written = {path: path.stat().st_mtime_ns for path in (whole / "out").rglob("*") if path.is_file()}
+    assert main(["run", str(whole / "all.yaml")]) == 0
+    assert capsys.readouterr().out.count("finished before; nothing to do") == 5
+    assert {path: path.stat().st_mtime_ns for path in (whole / "out").rglob("*") if path.is_file()} == written
+
+
+def test_a_changed_stage_runs_again_with_what_follows_it(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", str(whole / "all.yaml"), "stages.student.set.train.epochs=2"]) == 0
+    told = capsys.readouterr().out
+    assert told.count("finished before") == 2  # pairs and teacher
+    assert "student: config or inputs changed; the earlier result is now" in told
+    assert (whole / "out" / "student.before-1" / "report.json").is_file()
+    assert (whole / "out" / "page.before-1").is_dir()
+
+
+def test_mistakes_in_any_stage_are_found_before_any_runs(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["run", str(whole / "all.yaml"), f"output={tmp_path / 'new'}"]
+    wrong = ["stages.student.set.train.epocs=2", "stages.page.set.runs=['@evaluations']", "stages.pairs.pipeline=shard"]
+    assert main([*words, *wrong]) == 2
+    told = capsys.readouterr().err
+    assert "stage student: " in told and "did you mean 'epochs'" in told
+    assert "stage page: @evaluations must name an earlier stage" in told
+    assert "stage pairs: pipeline 'shard' is not known; did you mean 'shards'?" in told
+    assert not (tmp_path / "new").exists()
+
+
+def test_parts_with_other_classes_are_not_compared(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(whole / "out" / "pairs" / "test", tmp_path / "test")
+    manifest = json.loads((tmp_path / "test" / "manifest.json").read_text())
+    manifest["classes"].reverse()
+    (tmp_path / "test" / "manifest.json").write_text(json.dumps(manifest))
+    student, data = whole / "out" / "student", whole / "out" / "pairs" / "train"
+    words = [f"data={{train: {data}, test: {tmp_path / 'test'}}}", f"students={{crd: [{student}]}}"]
+    assert main(["evaluate", str(whole / "evaluation.yaml"), *words, f"output={tmp_path / 'new'}"]) == 2
+    assert "must have the same classes" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+def test_shards_are_checked_and_described(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pairs = whole / "out" / "pairs"
+    assert main(["shards", "--check", str(pairs)]) == 0
+    assert main(["shards", "--info", str(pairs)]) == 0
+    assert "96 pairs in 1 shards" in capsys.readouterr().out
+    assert main(["shards", "--sheet", str(pairs / "train")]) == 0
+    assert (pairs / "train" / "sheet.png").read_bytes()[:4] == b"\x89PNG"
+    assert main(["shards", "--check", str(whole)]) == 1
+    assert "holds no shards" in capsys.readouterr().err
+
+
+def shuffled(pairs: Iterator[Pair]) -> Iterator[Pair]:
+    """Every pair with the colour picture of the one 37 places on: wrong on purpose, otherwise the same data."""
+    listed = list(pairs)
+    for place, pair in enumerate(listed):
+        other = listed[(place + 37) % len(listed)]
+        yield replace(pair, members={**pair.members, "rgb.jpg": other.members["rgb.jpg"]})
+
+
+def test_with_shuffled_pairs_the_gain_and_the_retrieval_disappear(tmp_path: Path) -> None:
+    calm = ["views.rgb.jitter=0.0", "views.rgb.grey=0.0"]
+    source = SOURCES.get("synthetic")(train_pairs=512, test_pairs=128, size=32, modalities=("rgb", "depth"))
+    made = {"true": source.pairs("train"), "wrong": shuffled(source.pairs("train")), "test": source.pairs("test")}
+    for name, pairs in made.items():
+        write_shards(pairs, tmp_path / name, fields=source.fields(), classes=source.classes())
+    teacher = write(
+        tmp_path / "teacher.yaml",
+        {"data": str(tmp_path / "true"), "views": {"rgb": VIEWS["rgb"]}, "output": str(tmp_path / "teacher"),
+         "student": {"view": "rgb", "encoder": ENCODER}, "train": {**TRAIN, "epochs": 15}},
+    )  # fmt: skip
+    assert main(["supervise", teacher, "student.encoder.width=16", *calm]) == 0
+    table = {}
+    for name in ("true", "wrong"):
+        student = transfer_config(str(tmp_path / name), str(tmp_path / "teacher"))
+        config = write(tmp_path / f"{name}.yaml", {**student, "output": str(tmp_path / f"run_{name}")})
+        assert main(["transfer", config, "student.encoder.width=16", "train.epochs=30", *calm]) == 0
+        evaluation = write(
+            tmp_path / f"evaluate_{name}.yaml",
+            {"data": {"train": str(tmp_path / "true"), "test": str(tmp_path / "test")}, "few_labels": None, "seeds": 1,
+             "students": {"crd": [str(tmp_path / f"run_{name}")]}, "output": str(tmp_path / f"figures_{name}"),
+             "workers": 0},
+        )  # fmt: skip
+        assert main(["evaluate", evaluation]) == 0
+        figures = json.loads((tmp_path / f"figures_{name}" / "report.json").read_text())["figures"]
+        table[name] = {key: value["mean"] for key, value in figures["table"]["crd"].items()}
+        table["random"] = {key: value["mean"] for key, value in figures["table"]["random weights"].items()}
+    chance = 5 / 128
+    assert table["true"]["heads.to_teacher.R@5"] > 3 * chance
+    assert table["wrong"]["heads.to_teacher.R@5"] < 2 * chance
+    assert table["true"]["probe"] > table["random"]["probe"] + 0.15
+    assert table["wrong"]["probe"] < table["true"]["probe"] - 0.15
+
+
+def test_an_exported_student_is_used_as_the_docs_say(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "formats.md").read_text()
+    code = page.split("```python\n")[1].split("```")[0]
+    source = SOURCES.get("synthetic")(train_pairs=1, test_pairs=1, size=32, modalities=("depth",))
+    monkeypatch.chdir(tmp_path)
+    Path("frame.depth.png").write_bytes(next(source.pairs("train")).members["depth.png"])
+    Path("runs/doom").mkdir(parents=True)
+    Path("runs/doom/student").symlink_to(whole / "out" / "student")
+    found: dict[str, Any] = {}
+    exec(code, found)
+    assert found["embedding"].shape == (1, 32)

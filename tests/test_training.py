@@ -1,0 +1,282 @@
+"""Training from the command line: resume to the bit, signals, processes, refusals."""
+
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from pipelines.__main__ import main
+from pipelines._schema import TrainConfig
+
+pytestmark = pytest.mark.slow
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+ENCODER = {"name": "convnet", "width": 8, "stages": 3}
+
+
+@pytest.fixture(scope="module")
+def teacher(synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of an RGB teacher."""
+    folder = tmp_path_factory.mktemp("teacher")
+    config = write(
+        folder / "teacher.yaml",
+        {
+            "data": str(synthetic / "train"),
+            "views": {"rgb": {"modality": "rgb", "size": 32}},
+            "student": {"view": "rgb", "encoder": ENCODER},
+            "train": {"epochs": 12, "batch_size": 32, "lr": 0.003, "workers": 0},
+            "output": str(folder / "run"),
+        },
+    )
+    assert main(["supervise", str(config)]) == 0
+    return folder / "run"
+
+
+def write(path: Path, content: dict[str, Any]) -> Path:
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    return path
+
+
+@pytest.fixture
+def config(synthetic: Path, teacher: Path, tmp_path: Path) -> Path:
+    """A transfer of 18 steps."""
+    return write(
+        tmp_path / "transfer.yaml",
+        {
+            "data": str(synthetic / "train"),
+            "views": {"rgb": {"modality": "rgb", "size": 32}, "depth": {"modality": "depth", "size": 32, "max_m": 8.0}},
+            "teachers": {"rgb": {"view": "rgb", "weights": str(teacher)}},
+            "student": {"view": "depth", "encoder": ENCODER},
+            "objectives": {"crd": {"weight": 0.8, "negatives": 40}, "kd": {"weight": 0.5}},
+            "train": {"epochs": 6, "batch_size": 32, "workers": 0, "log_every": 1, "save_every": 3, "ema": 0.9},
+            "output": str(tmp_path / "run"),
+        },
+    )
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "pipelines", *words]
+
+
+def run(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*words), env=ENVIRONMENT, capture_output=True, text=True, timeout=240, check=False, **options
+    )
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model" / "model.safetensors")
+
+
+def lines(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_equal(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        assert torch.equal(tensor, theirs[name]), name
+
+
+def wait_for_step(folder: Path, step: int, process: subprocess.Popen[bytes]) -> None:
+    metrics = folder / "metrics.jsonl"
+    deadline = time.monotonic() + 200
+    while not (metrics.is_file() and len(metrics.read_text().splitlines()) >= step):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def start(*words: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(command(*words), env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def test_killed_at_any_step_the_same_command_ends_bit_equal(config: Path, tmp_path: Path) -> None:
+    assert run("transfer", str(config), f"output={tmp_path / 'whole'}").returncode == 0
+    killed = start("transfer", str(config))
+    wait_for_step(tmp_path / "run", random.randint(4, 16), killed)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert not (tmp_path / "run" / "report.json").exists()
+    again = run("transfer", str(config))
+    assert again.returncode == 0, again.stderr
+    assert "continuing the interrupted run" in again.stdout
+    assert_equal(weights(tmp_path / "run"), weights(tmp_path / "whole"))
+    strip = lambda rows: [{k: v for k, v in row.items() if k != "pairs_per_second"} for row in rows]  # noqa: E731
+    assert strip(lines(tmp_path / "run")) == strip(lines(tmp_path / "whole"))
+
+
+def test_sigterm_saves_and_the_same_command_continues(config: Path, tmp_path: Path) -> None:
+    words = ("transfer", str(config), "train.save_every=1000")
+    assert run(*words, f"output={tmp_path / 'whole'}").returncode == 0
+    stopped = start(*words)
+    wait_for_step(tmp_path / "run", 5, stopped)
+    stopped.send_signal(signal.SIGTERM)
+    assert stopped.wait(60) == 128 + signal.SIGTERM
+    assert list((tmp_path / "run" / "checkpoints").iterdir())
+    again = run(*words)
+    assert again.returncode == 0, again.stderr
+    assert "from step" in again.stdout
+    assert_equal(weights(tmp_path / "run"), weights(tmp_path / "whole"))
+
+
+def test_a_full_disk_loses_nothing(config: Path, tmp_path: Path) -> None:
+    """A file-size limit stands for the full disk: the checkpoint of step 3 is written before, step 6 fails."""
+    stopped = start("transfer", str(config))
+    wait_for_step(tmp_path / "run", 4, stopped)
+    stopped.send_signal(signal.SIGTERM)
+    stopped.wait(60)
+    before = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))  # noqa: E731
+    failed = run("transfer", str(config), preexec_fn=limit)
+    assert failed.returncode == 1
+    assert "could not write" in failed.stderr and "is intact. Free space" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == before
+    assert run("transfer", str(config)).returncode == 0
+
+
+def test_two_processes_finish_with_the_losses_of_one(config: Path, tmp_path: Path) -> None:
+    """Batch norm's statistics are each process's own, so an encoder without it."""
+    words = ["transfer", str(config), "student.encoder.norm=none", "train.epochs=2", "train.ema=null"]
+    assert run(*words, f"output={tmp_path / 'one'}").returncode == 0
+    launched = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0",
+         "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0",
+         "-m", "pipelines", *words, f"output={tmp_path / 'two'}"],
+        env=ENVIRONMENT, capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+    assert launched.returncode == 0, launched.stderr
+    assert json.loads((tmp_path / "two" / "report.json").read_text())["figures"]["processes"] == 2
+    for one, two in zip(lines(tmp_path / "one"), lines(tmp_path / "two"), strict=True):
+        assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
+    for name, tensor in weights(tmp_path / "one").items():
+        torch.testing.assert_close(weights(tmp_path / "two")[name], tensor, atol=2e-3, rtol=1e-2)
+
+
+def test_a_finished_run_is_not_repeated(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["transfer", str(config), "train.epochs=1"]) == 0
+    assert main(["transfer", str(config), "train.epochs=1", "train.workers=1"]) == 0  # workers change nothing
+    assert "finished before; nothing to do" in capsys.readouterr().out
+
+
+def test_another_config_in_the_same_folder_is_refused(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["transfer", str(config), "train.epochs=1"]) == 0
+    assert main(["transfer", str(config), "train.epochs=1", "train.lr=0.5"]) == 2
+    told = capsys.readouterr().err
+    assert "holds another run" in told and "train.lr: 0.001 before, 0.5 now" in told
+
+
+def test_changed_data_in_the_same_folder_is_refused(
+    config: Path, synthetic: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = Path(shutil.copytree(synthetic / "train", tmp_path / "data"))
+    assert main(["transfer", str(config), "train.epochs=1", f"data={data}"]) == 0
+    manifest = json.loads((data / "manifest.json").read_text())
+    manifest["shards"][0]["sha256"] = "0" * 64
+    (data / "manifest.json").write_text(json.dumps(manifest))
+    assert main(["transfer", str(config), "train.epochs=1", f"data={data}"]) == 2
+    assert "data: its content changed since" in capsys.readouterr().err
+
+
+def test_a_folder_with_other_things_in_it_is_not_written_into(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("x")
+    assert main(["transfer", str(config), f"output={tmp_path / 'mine'}"]) == 2
+    assert "holds files but no run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("teachers.rgb.weights=nowhere", "teachers.rgb.weights: nowhere holds no exported model"),
+        ("data=nowhere", "data: nowhere/manifest.json is missing (there is no such folder)"),
+        (
+            "views.rgb.size=16",
+            "the teacher was trained on Rgb of shape (3, 32, 32), the view gives Rgb of shape (3, 16",
+        ),
+        ("student.view=deptth", "student.view must be one of the views (rgb, depth), got 'deptth'"),
+        ("views.depth.scale_m=0.01", "views.depth: scale_m must be 0.001, as the manifest of"),
+        ("views.depth.max_m=0.001", "views.depth: "),
+        ("train.batch_size=500", "train.batch_size must be from 1 to the number of pairs, 96, got 500"),
+        ("train.accumulate=5", "train.accumulate must divide the 32 pairs a process takes a step, got 5"),
+        ("objectives.crd.temperature=0", "objectives.crd: crd needs temperature above 0"),
+        ("objectives.kd.teachers=[depth]", "objectives.kd.teachers: depth; there is rgb"),
+    ],
+)
+def test_a_users_mistake_is_one_clear_line(
+    config: Path, tmp_path: Path, override: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["transfer", str(config), override]) == 2
+    told = capsys.readouterr().err
+    assert words in told
+    assert "Traceback" not in told
+    assert not (tmp_path / "run").exists()  # so that the mended config may use it
+
+
+def test_accumulated_parts_equal_the_whole_batch(config: Path, tmp_path: Path) -> None:
+    """For losses that are means over rows, and an encoder that does not mix rows."""
+    words = [
+        "transfer",
+        str(config),
+        "~objectives.crd",
+        "student.encoder.norm=none",
+        "train.epochs=2",
+        "train.ema=null",
+    ]
+    assert main([*words, f"output={tmp_path / 'whole'}"]) == 0
+    assert main([*words, "train.accumulate=4", f"output={tmp_path / 'parts'}"]) == 0
+    for whole, part in zip(lines(tmp_path / "whole"), lines(tmp_path / "parts"), strict=True):
+        assert part["loss"] == pytest.approx(whole["loss"], rel=1e-4)
+
+
+@pytest.mark.parametrize("options", [
+    ["train.mixed_precision=bf16"],
+    ["train.optimiser=sgd", "train.schedule=step", "train.clip_norm=1.0"],
+    ["train.trackers=[tensorboard]"],
+    ["train.workers=2", "train.on_error=skip"],
+])  # fmt: skip
+def test_options_of_training_work_from_the_command_line(config: Path, tmp_path: Path, options: Sequence[str]) -> None:
+    assert main(["transfer", str(config), "train.epochs=1", *options]) == 0
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert report["figures"]["last"]["loss"] > 0
+    assert len(lines(tmp_path / "run")) == 3
+    if "tensorboard" in options[0]:
+        assert list((tmp_path / "run").rglob("events.out.tfevents*"))
+
+
+def test_the_rate_warms_up_and_falls() -> None:
+    from pipelines._optimiser import rate
+
+    cosine = TrainConfig(warmup=0.1)
+    found = [rate(cosine, step, 100) for step in range(100)]
+    assert found[:10] == sorted(found[:10]) and found[0] == pytest.approx(1 / 11)
+    assert found[10] == 1 and found[55] == pytest.approx(0.5) and found[99] < 0.001
+    step = TrainConfig(warmup=0.0, schedule="step", milestones=[0.5, 0.75], gamma=0.1)
+    assert [rate(step, at, 100) for at in (0, 49, 50, 75)] == pytest.approx([1, 1, 0.1, 0.01])
+    assert rate(TrainConfig(warmup=0.0, schedule="constant"), 99, 100) == 1
+
+
+def test_averaged_weights_follow_their_formula() -> None:
+    from pipelines._optimiser import Average
+
+    module = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.constant_(module.weight, 0.0)
+    average = Average(module, 0.9)
+    torch.nn.init.constant_(module.weight, 1.0)
+    for _ in range(3):
+        average.update(module)
+    assert average.state["weight"].item() == pytest.approx(1 - 0.9**3)
