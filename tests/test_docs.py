@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipelines import transfer
-from pipelines.__main__ import find_pipeline
+from pipelines.__main__ import find_pipeline, main
 from pipelines._config import load
 
 ROOT = Path(__file__).parent.parent
@@ -30,11 +30,19 @@ def test_the_readmes_own_recording_is_a_source(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_command_names_a_pipeline_and_a_config_that_fit(page: Path) -> None:
-    for name, config, rest in re.findall(
-        r"(?:crossmodal|-m pipelines) (\w+) (configs/\S+\.yaml)([^#\n`]*)", page.read_text()
-    ):
+    shown = re.sub(r"^\$ .*$", "", page.read_text(), flags=re.MULTILINE)  # mistakes on purpose; see below
+    for name, config, rest in re.findall(r"(?:crossmodal|-m pipelines) (\w+) (configs/\S+\.yaml)([^#\n`]*)", shown):
         overrides = [word for word in rest.split() if re.match(r"[\w.]+=[\w/.-]+$", word)]
         load(find_pipeline(name).Config, ROOT / config, overrides)
+
+
+def test_the_readmes_mistake_is_answered_as_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    command, answer = re.findall(r"^\$ crossmodal (.*)\n(.*)", (ROOT / "README.md").read_text(), re.MULTILINE)[0]
+    assert main(command.split()) == 2
+    assert capsys.readouterr().err.startswith(answer.partition(" (known")[0])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
