@@ -4,6 +4,7 @@ import ctypes.util
 import importlib.util
 import io
 from collections import Counter
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,15 @@ def test_no_more_games_are_started_when_the_caller_has_enough(monkeypatch: pytes
     monkeypatch.setattr(doom, "_PAIRS_PER_RUN", 1)
     assert len(list(islice(Doom(views=SILENT, train_pairs=200).pairs("train"), 2))) == 2
     assert len(played) < 20
+
+
+def test_the_engine_writes_nothing_into_the_picture(tmp_path: Path) -> None:
+    """Left to itself it says in orange letters that a secret was found, in a quarter of the pictures; see MAP15's."""
+    session = Doom()._sessions("test")[4]
+    first = replace(session, creatures=session.creatures[:5])
+    rgb = doom._run_engine(first, tmp_path, doom._environment(tmp_path, with_sound=True))["rgb"][4]
+    red, green, blue = np.moveaxis(rgb.astype(int), -1, 0)
+    assert ((red > 190) & (green > 100) & (green < 200) & (blue < 60)).sum() == 0  # of letters there were 16 pixels
 
 
 def test_depth_has_no_reading_where_the_engine_has_none() -> None:

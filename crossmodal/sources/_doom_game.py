@@ -158,8 +158,9 @@ def _start(session: Session) -> Any:
     variables = vizdoom.GameVariable
     game.set_available_buttons([vizdoom.Button.TURN_LEFT_RIGHT_DELTA])
     game.set_available_game_variables([variables.ANGLE, variables.CAMERA_POSITION_X, variables.CAMERA_POSITION_Y])
-    # Effects need an OpenAL extension without which sound aborts; with the second, removed creatures fall silent.
-    game.add_game_args("+snd_efx 0 +compat_soundcutoff 1 -nomonsters")
+    # Effects need an OpenAL extension without which sound aborts; with the second, removed creatures fall silent; the
+    # third keeps "A secret is revealed" out of colour and depth, which set_render_messages does not.
+    game.add_game_args("+snd_efx 0 +compat_soundcutoff 1 +cl_showsecretmessage 0 -nomonsters")
     game.init()
     return game
 
