@@ -314,18 +314,22 @@ class Evaluation:
 
 
 class _Decoded:
-    """Decoded signals of a view, each read once."""
+    """Decoded signals of a view, each read once as long as `HELD` numbers hold them."""
 
     def __init__(self, shards: Shards, view: View) -> None:
         self.shards, self.view = shards, view
         self.member = shards.member(view.modality.field)
         self.found: dict[int, Tensor] = {}
+        self.room = HELD
 
     def __getitem__(self, index: int) -> Tensor:
-        if index not in self.found:
-            payload = self.shards.read(index, [self.member])[1][self.member]
-            self.found[index] = self.view.modality.decode(payload)
-        return self.found[index]
+        if index in self.found:
+            return self.found[index]
+        signal = self.view.modality.decode(self.shards.read(index, [self.member])[1][self.member])
+        if signal.numel() <= self.room:
+            self.found[index] = signal
+            self.room -= signal.numel()
+        return signal
 
 
 def _linear_map(seen: Seen, teacher: Seen) -> tuple[Tensor, Tensor]:

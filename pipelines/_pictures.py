@@ -90,7 +90,7 @@ def draw_curves(metrics: Sequence[Mapping[str, Any]]) -> Figure:
 
 def draw_few_labels(curves: Mapping[str, Mapping[str, Mapping[str, Any]]], chance: float) -> Figure:
     """Accuracy over labels a class, with the spread over seeds."""
-    figure = Figure(figsize=(7, 4))
+    figure = Figure(figsize=(8.5, 4))
     axes = figure.subplots()
     for number, (who, curve) in enumerate(curves.items()):
         means = [100 * point["mean"] for point in curve.values()]
@@ -103,7 +103,7 @@ def draw_few_labels(curves: Mapping[str, Mapping[str, Mapping[str, Any]]], chanc
     axes.axhline(100 * chance, color="#a0aec0", ls=":", label="chance")
     axes.set_xticks(range(len(curve)), list(curve))
     axes.set(xlabel="labels a class", ylabel="test accuracy, %")
-    axes.legend(fontsize=7, frameon=False)
+    axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 

@@ -21,11 +21,11 @@ class FewLabelsConfig:
     """Training whole encoders on few labels, the student's and the same encoder from scratch."""
 
     labels: list[int | None] = field(default_factory=lambda: [1, 5, 10, 50, None])  # a class; null: all there are
-    steps: int = 300  # optimiser steps with all labels
-    least_steps: int = 60  # optimiser steps with the fewest
-    epochs: float = 40.0  # passes over the labelled pairs, within these bounds
+    steps: int = 400  # optimiser steps with all labels
+    least_steps: int = 120  # optimiser steps with the fewest
+    epochs: float = 60.0  # passes over the labelled pairs, within these bounds
     batch_size: int = 64  # pairs a step
-    lr: float = 1e-3  # peak learning rate of AdamW
+    lr: float = 2e-3  # peak learning rate of AdamW
     weight_decay: float = 0.05  # of AdamW
     look: LookConfig = field(default_factory=LookConfig)  # the random window of training samples
 

@@ -135,9 +135,10 @@ def _evaluate(section: dict[str, Any], folder: Path, config: Mapping[str, Any], 
     query = View(export.load_model(student).modality)
     drawn = draw_retrieval(shards, query, answer, examples["queries"].tolist(), examples["found"].tolist())
     section["pictures"]["Retrieval on unseen pairs: framed where the right partner is found"] = embed_png(drawn)
-    both = torch.nn.functional.normalize(torch.cat([examples["student"], examples["teacher"]]), dim=1)
+    unit = torch.nn.functional.normalize
+    both = torch.cat([(rows := unit(examples[side], dim=1)) - rows.mean(0) for side in ("student", "teacher")])
     drawn = draw_map(_plane(both, layout), examples["label"], figures["classes"], (taught.student.view, teacher.view))
-    section["pictures"]["Both modalities in one space"] = embed_png(drawn)
+    section["pictures"]["Both modalities in one space, each centred on its own mean"] = embed_png(drawn)
 
 
 def _open(folder: Path, views: Mapping[str, Any]) -> tuple[Any, Any]:

@@ -38,17 +38,23 @@ def test_a_collapsed_embedding_retrieves_at_chance() -> None:
 def test_ranks_do_not_depend_on_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     ours, theirs = normal(50, 6, name="a"), normal(50, 6, name="b")
     whole = retrieval.ranks(ours, theirs)
-    monkeypatch.setattr(retrieval, "CHUNK", 7)
+    monkeypatch.setattr(retrieval, "SCORES", 350)  # of 50 rows: seven queries at once
     assert torch.equal(retrieval.ranks(ours, theirs), whole)
 
 
-def test_the_linear_map_equals_scikit_learn() -> None:
-    inputs, targets = normal(40, 5, name="a") + 3, normal(40, 3, name="b")
-    strength = 0.1
-    gram = (inputs.double().T @ inputs.double()).diagonal().mean().item()
-    theirs = Ridge(alpha=strength * gram).fit(inputs.numpy(), targets.numpy())
-    ours = retrieval.apply_map(inputs, retrieval.ridge(inputs, targets, strength=strength))
-    torch.testing.assert_close(ours, torch.from_numpy(theirs.predict(inputs.numpy())).float(), atol=1e-4, rtol=1e-4)
+@pytest.mark.parametrize("rows", [torch.full((5, 3), torch.nan), torch.tensor([[1.0, 2.0]] * 4 + [[torch.inf, 1.0]])])
+def test_embeddings_that_are_not_finite_retrieve_nothing(rows: torch.Tensor) -> None:
+    for pair in ((rows, torch.ones_like(rows)), (torch.ones_like(rows), rows)):
+        with pytest.raises(ValueError, match="must be finite to be compared"):
+            retrieval.ranks(*pair)
+
+
+@pytest.mark.parametrize("place", [0.0, 100.0])
+def test_the_linear_map_equals_scikit_learn(place: float) -> None:
+    inputs, targets = normal(40, 5, name="a") + place, normal(40, 3, name="b")
+    theirs = Ridge(alpha=0.1 * 40 * inputs.double().numpy().var(axis=0).mean()).fit(inputs.double(), targets)
+    ours = retrieval.apply_map(inputs, retrieval.ridge(inputs, targets, strength=0.1))
+    torch.testing.assert_close(ours, torch.from_numpy(theirs.predict(inputs)).float(), atol=1e-4, rtol=1e-4)
 
 
 def test_nearest_neighbour_classes_by_eye() -> None:

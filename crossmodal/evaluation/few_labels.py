@@ -19,11 +19,11 @@ from modalities._random import generator
 class Recipe:
     """How an encoder is trained on few labels; the same for every start it is compared from."""
 
-    steps: int = 300  # at most, with all labels
-    least_steps: int = 60  # with the fewest
-    epochs: float = 40.0  # passes over the labelled pairs, within these bounds
+    steps: int = 400  # at most, with all labels
+    least_steps: int = 120  # with the fewest
+    epochs: float = 60.0  # passes over the labelled pairs, within these bounds
     batch_size: int = 64
-    lr: float = 1e-3
+    lr: float = 2e-3
     weight_decay: float = 0.05
 
     def length(self, pairs: int) -> int:

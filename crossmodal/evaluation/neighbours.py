@@ -5,6 +5,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from crossmodal.evaluation.retrieval import SCORES
+
 
 def classify(
     train: Float[Tensor, "train dim"],
@@ -35,8 +37,8 @@ def regress(
 
 
 def _nearest(train: Tensor, test: Tensor, neighbours: int) -> tuple[Tensor, Tensor]:
-    rows = F.normalize(train, dim=1)
+    rows, size = F.normalize(train, dim=1), max(1, SCORES // len(train))
     pieces = [
-        (F.normalize(piece, dim=1) @ rows.T).topk(min(neighbours, len(train)), dim=1) for piece in test.split(2048)
+        (F.normalize(piece, dim=1) @ rows.T).topk(min(neighbours, len(train)), dim=1) for piece in test.split(size)
     ]
     return torch.cat([piece.values for piece in pieces]), torch.cat([piece.indices for piece in pieces])

@@ -21,8 +21,8 @@ def linear_probe(
     """
     centre, spread = train.mean(0), train.std(0, unbiased=False).clamp(min=1e-6)
     inputs, queries = ((train - centre) / spread).double(), ((test - centre) / spread).double()
-    weights = torch.zeros(inputs.shape[1], classes, dtype=torch.float64, requires_grad=True)
-    offset = torch.zeros(classes, dtype=torch.float64, requires_grad=True)
+    weights = torch.zeros(inputs.shape[1], classes, dtype=torch.float64, device=train.device, requires_grad=True)
+    offset = torch.zeros(classes, dtype=torch.float64, device=train.device, requires_grad=True)
     solver = torch.optim.LBFGS([weights, offset], max_iter=iterations, history_size=10, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:

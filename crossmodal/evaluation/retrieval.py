@@ -7,18 +7,23 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-CHUNK = 4096  # rows whose scores are held at once
+SCORES = 1 << 25  # held at once: 128 MiB of float32
 
 
 def ranks(queries: Float[Tensor, "pairs dim"], gallery: Float[Tensor, "pairs dim"]) -> Int[Tensor, " pairs"]:
     """How many gallery rows are nearer, by cosine, to query i than its own row i; 0 is a hit at 1.
 
     Ties count half against the query, so that a collapsed embedding scores as chance.
+
+    Raises:
+        ValueError: a row is not finite.
     """
+    if not (queries.isfinite().all() and gallery.isfinite().all()):
+        raise ValueError("embeddings must be finite to be compared; the network that gave them has diverged")
     queries, gallery = F.normalize(queries, dim=1), F.normalize(gallery, dim=1)
-    found = []
-    for start in range(0, len(queries), CHUNK):
-        scores = queries[start : start + CHUNK] @ gallery.T
+    found, size = [], max(1, SCORES // len(gallery))
+    for start in range(0, len(queries), size):
+        scores = queries[start : start + size] @ gallery.T
         own = torch.arange(start, start + len(scores), device=scores.device)
         mine = scores.gather(1, own[:, None])
         same = ((scores - mine).abs() < 1e-6).sum(1) - 1
@@ -46,13 +51,18 @@ def ridge(
 ) -> Float[Tensor, "dim_and_one out"]:
     """The linear map with offset that predicts targets from inputs best in squares, held back by `strength`.
 
-    Apply it with `apply_map`. `strength` is relative to the mean variance of the inputs.
+    Apply it with `apply_map`. `strength` is relative to the inputs' mean variance, so their scale and place do not
+    matter.
     """
-    design = torch.cat([inputs.double(), torch.ones(len(inputs), 1, dtype=torch.float64)], dim=1)
-    gram = design.T @ design
-    penalty = torch.full((len(gram),), strength * gram.diagonal()[:-1].mean().item() + 1e-12, dtype=torch.float64)
-    penalty[-1] = 0.0  # the offset is free
-    return torch.linalg.solve(gram + torch.diag(penalty), design.T @ targets.double()).float()
+    centre, middle = inputs.double().mean(0), targets.double().mean(0)
+    centred = inputs.double() - centre
+    gram = centred.T @ centred
+    penalty = strength * gram.diagonal().mean() + torch.finfo(gram.dtype).tiny  # which only a constant embedding meets
+    weights = torch.linalg.solve(
+        gram + penalty * torch.eye(len(gram), dtype=gram.dtype, device=gram.device),
+        centred.T @ (targets.double() - middle),
+    )
+    return torch.cat([weights, (middle - centre @ weights)[None]]).float()
 
 
 def apply_map(
