@@ -49,13 +49,6 @@ def open_views(shards: Shards, views: Mapping[str, ViewConfig]) -> dict[str, Vie
     return opened
 
 
-def view_of(views: Mapping[str, View], name: str, key: str) -> View:
-    """The view a config names under `key`."""
-    if name not in views:
-        raise ConfigError([f"{key} must be one of the views ({', '.join(views)}), got {name!r}"])
-    return views[name]
-
-
 def build_encoder(config: EncoderConfig, shape: tuple[int, ...], classes: int, key: str) -> Encoder:
     """An encoder with new weights."""
     with at(key):
@@ -64,8 +57,7 @@ def build_encoder(config: EncoderConfig, shape: tuple[int, ...], classes: int, k
 
 def build_student(config: StudentConfig, views: Mapping[str, View], classes: int) -> Encoder:
     """The network that learns, from new or published weights."""
-    view = view_of(views, config.view, "student.view")
-    encoder = build_encoder(config.encoder, view.modality.shape, classes, "student.encoder")
+    encoder = build_encoder(config.encoder, views[config.view].modality.shape, classes, "student.encoder")
     if config.weights is not None:
         with at("student.weights"):
             left = load_pretrained(encoder, config.weights, sha256=config.sha256, first_layer=config.first_layer)
@@ -79,7 +71,7 @@ def build_teachers(configs: Mapping[str, TeacherConfig], views: Mapping[str, Vie
 
 
 def _build_teacher(config: TeacherConfig, views: Mapping[str, View], key: str) -> Teacher:
-    view = view_of(views, config.view, f"{key}.view")
+    view = views[config.view]
     if config.encoder is None:
         with at(f"{key}.weights"):
             model = export.load_model(config.weights)
@@ -127,7 +119,9 @@ def build_terms(
             with at(f"objectives.{name}"):
                 terms[name] = Term(kind(student, None, pairs, **config.options), config.weight)
             continue
-        chosen = _chosen_teachers(config, teachers, name)
+        chosen = list(teachers) if config.teachers is None else config.teachers
+        if not chosen:
+            raise ConfigError([f"objectives.{name}: {config.name} compares with a teacher, and none is named"])
         total = sum(teachers[teacher].weight for teacher in chosen)
         for teacher in chosen:
             with at(f"objectives.{name}"):
@@ -135,15 +129,6 @@ def build_terms(
             share = teachers[teacher].weight / total if total else 0.0
             terms[name if len(chosen) == 1 else f"{name}.{teacher}"] = Term(objective, config.weight * share, teacher)
     return terms
-
-
-def _chosen_teachers(config: ObjectiveConfig, teachers: Mapping[str, Teacher], name: str) -> list[str]:
-    chosen = list(teachers) if config.teachers is None else config.teachers
-    unknown = [teacher for teacher in chosen if teacher not in teachers]
-    if unknown or not chosen:
-        asked = ", ".join(unknown) or "none"
-        raise ConfigError([f"objectives.{name}.teachers: {asked}; there is {', '.join(teachers) or 'no teacher'}"])
-    return chosen
 
 
 def build_transfer(student: Encoder, view: str, terms: dict[str, Term]) -> Transfer:

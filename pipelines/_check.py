@@ -5,13 +5,16 @@ from dataclasses import Field, dataclass, fields, is_dataclass, replace
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from modalities._catalogue import suggest
+from pipelines._errors import FieldError
 from pipelines._fields import (
     CATALOGUES,
+    bounds_of,
     choice_field,
     declared,
     describe,
     evaluate,
     is_required,
+    is_within,
     options_field,
     show,
 )
@@ -117,11 +120,17 @@ class Walk:
             return None
         try:
             return schema(**values)
-        except ValueError as error:  # the schema's own checks
+        except FieldError as error:  # the schema's own checks
+            return self._refuse(_descend(node, error.key), f"{_dotted(key, error.key)} {error.problem}")
+        except ValueError as error:
             return self._refuse(node, f"{key}: {error}" if key else str(error))
 
     def _field(self, item: Field[Any], kind: Any, node: Node, key: str) -> Any:
+        before = len(self.problems)
         value = self.read(kind, node, key)
+        if len(self.problems) == before and not is_within(item, value):
+            each = "each " if isinstance(value, list | tuple) else ""
+            self._refuse(node, f"{key} must {each}be {bounds_of(item)}, got {show(value)}")
         if "catalogue" in item.metadata and isinstance(value, str):
             catalogue = CATALOGUES[item.metadata["catalogue"]]
             if value not in catalogue.names():
@@ -173,6 +182,15 @@ def _spell_out(schema: type, node: Node) -> Node:
         return replace(node, value={chosen.name: node})
     if chosen is not None and node.short is not None and isinstance(node.value, dict):
         return replace(node, value={chosen.name: node.short, **node.value}, short=None)
+    return node
+
+
+def _descend(node: Node, key: str) -> Node:
+    """The node at a dotted key, or the last one on the way to it that was written."""
+    for part in key.split("."):
+        if not isinstance(node.value, dict) or part not in node.value:
+            break
+        node = node.value[part]
     return node
 
 

@@ -1,8 +1,8 @@
 """Configs: frozen dataclasses are the schema, YAML and `key=value` the content; every problem is found before work.
 
 A schema's fields are int, float, bool, str, `X | None`, Literal, tuple, list, dict[str, X], frozen dataclasses, and the
-marked ones: `choice`, `options_of`, `free`. A nested dataclass without a default may be left out of a config as long as
-it has no required field.
+marked ones: `choice`, `options_of`, `number`, `free`. A nested dataclass without a default may be left out of a config
+as long as it has no required field.
 """
 
 import hashlib
@@ -15,18 +15,20 @@ from typing import Any, TypeVar
 
 from pipelines._check import Walk
 from pipelines._compose import merge, read, read_override, resolve
-from pipelines._errors import ConfigError
-from pipelines._fields import choice, free, options_of
+from pipelines._errors import ConfigError, FieldError
+from pipelines._fields import choice, free, number, options_of
 from pipelines._yaml import dump
 
 __all__ = [
     "ConfigError",
+    "FieldError",
     "at",
     "choice",
     "differences",
     "digest",
     "free",
     "load",
+    "number",
     "options_of",
     "to_dict",
     "to_plain",

@@ -14,5 +14,18 @@ class ConfigError(ValueError):
         return "\n".join(self.problems)
 
 
+class FieldError(ValueError):
+    """A field that does not fit what stands beside it; raised by a config's `__post_init__`.
+
+    Args:
+        key: the field, dotted from the config that raises.
+        problem: what follows the key in the message: "must rise, got [1, 0]".
+    """
+
+    def __init__(self, key: str, problem: str) -> None:
+        super().__init__(f"{key} {problem}")
+        self.key, self.problem = key, problem
+
+
 class RunError(Exception):
     """A run that cannot go on, with a message for the user."""

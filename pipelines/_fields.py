@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import operator
 import textwrap
 import types
 from collections.abc import Callable, Mapping
@@ -53,6 +54,50 @@ def free(default: Any = MISSING, *, factory: Callable[[], Any] | None = None) ->
     if factory is not None:
         return field(default_factory=factory, metadata={"free": True})
     return field(default=default, metadata={"free": True})
+
+
+def number(
+    default: Any = MISSING,
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    below: float | None = None,
+    free: bool = False,
+) -> Any:
+    """A field whose number, or each of whose numbers, must lie in a range; null is not measured.
+
+    Args:
+        default: a number, null, or a tuple or list of numbers.
+        least: the smallest that is taken; `above` is not taken itself.
+        above: see `least`.
+        most: the greatest that is taken; `below` is not taken itself.
+        below: see `most`.
+        free: see the marker `free`.
+    """
+    metadata = {"free": True} if free else {}
+    bounds = {"at least": least, "above": above, "at most": most, "below": below}
+    ranged = metadata | {"bounds": {word: bound for word, bound in bounds.items() if bound is not None}}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=ranged)
+    return field(default=default, metadata=ranged)
+
+
+def bounds_of(item: Field[Any]) -> str:
+    """The range of a `number` in words: "at least 0 and below 1"; empty for other fields."""
+    return " and ".join(f"{word} {bound:g}" for word, bound in item.metadata.get("bounds", {}).items())
+
+
+def is_within(item: Field[Any], value: Any) -> bool:
+    """Whether all numbers of a value lie in the field's range."""
+    tests = {"at least": operator.ge, "above": operator.gt, "at most": operator.le, "below": operator.lt}
+    numbers = value if isinstance(value, list | tuple) else [value]
+    return all(
+        tests[word](number, bound)
+        for word, bound in item.metadata.get("bounds", {}).items()
+        for number in numbers
+        if number is not None
+    )
 
 
 def choice_field(schema: type) -> Field[Any] | None:

@@ -11,7 +11,7 @@ from typing import Any, get_args, get_type_hints
 
 from modalities._catalogue import Catalogue, summary
 from pipelines._config import to_plain
-from pipelines._fields import CATALOGUES, declared
+from pipelines._fields import CATALOGUES, bounds_of, declared
 
 _USAGE = """\
 Moves knowledge between sensors: a teacher network on one modality teaches a student on another.
@@ -82,7 +82,8 @@ def _fields(schema: type, key: str = "", given: object = None) -> Iterator[tuple
             yield f"{key}<option>", f"any option of what {key}{item.metadata['options_of']} names"
             continue
         kind = get_type_hints(schema)[item.name]
-        yield _head(path, source.annotation, item, default, kind), source.comment
+        comment = "; ".join(part for part in (source.comment, bounds_of(item)) if part)
+        yield _head(path, source.annotation, item, default, kind), comment
         inner = _inner(kind)
         if inner is not None:
             yield from _fields(inner, path + _step(kind), default if is_dataclass(default) else None)

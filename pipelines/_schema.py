@@ -1,9 +1,15 @@
 """The parts that the configs of several pipelines share: views, encoders, teachers, training. No torch here."""
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from pipelines._config import choice, free, options_of
+from modalities._catalogue import suggest
+from pipelines._config import FieldError, choice, free, number, options_of
+
+NAME = re.compile(r"[A-Za-z0-9_-]+")  # of an objective: a dot parts it from a teacher, in logs and exported heads
+COLUMNS = ("loss", "step", "epoch", "lr", "pairs_per_second")  # of the log
 
 
 @dataclass(frozen=True)
@@ -30,10 +36,10 @@ class TeacherConfig:
     view: str  # which view it sees
     weights: str  # folder of a finished run, or a file of published weights, or package:NAME
     encoder: EncoderConfig | None = None  # the network the file's weights are made for; a run's folder knows its own
-    classes: int = 0  # of the published file's classifier; 0: leave it out. A run's folder knows its own
+    classes: int = number(0, least=0)  # of the published file's classifier; 0: none. A run's folder knows its own
     sha256: str | None = None  # of the file of weights; another file is refused
     first_layer: Literal["sum", "mean", "repeat", "random"] = "sum"  # how RGB weights meet other channel counts
-    weight: float = 1.0  # share of this teacher in every objective
+    weight: float = number(1.0, least=0)  # share of this teacher in every objective
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,7 @@ class ObjectiveConfig:
     """Something to minimise; further keys are its options."""
 
     name: str = choice("objectives", from_key=True)  # see crossmodal list objectives; by default the entry's own key
-    weight: float = 1.0  # factor in the sum that is minimised
+    weight: float = number(1.0, least=0)  # factor in the sum that is minimised
     teachers: list[str] | None = None  # which teachers it compares with; null: all, sharing the weight
     options: dict[str, Any] = options_of("name")
 
@@ -61,38 +67,66 @@ class ObjectiveConfig:
 class LookConfig:
     """The random window of a training sample, shared by its aligned views."""
 
-    scale: tuple[float, float] = (0.6, 1.0)  # least and greatest share of the area that is kept
-    ratio: tuple[float, float] = (0.8, 1.25)  # least and greatest width over height, relative to the picture's
-    flip: float = 0.5  # probability of mirroring left to right
+    scale: tuple[float, float] = number((0.6, 1.0), above=0, most=1)  # share of the area that is kept, from and to
+    ratio: tuple[float, float] = number((0.8, 1.25), above=0)  # width over height, relative to the picture's
+    flip: float = number(0.5, least=0, most=1)  # probability of mirroring left to right
+
+    def __post_init__(self) -> None:
+        for name, (low, high) in (("scale", self.scale), ("ratio", self.ratio)):
+            if low > high:
+                raise FieldError(name, f"must rise, got [{low:g}, {high:g}]")
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """How anything is trained."""
 
-    epochs: int = 30  # passes over the data
-    batch_size: int = 128  # pairs an optimiser step, over all processes and accumulated parts
-    accumulate: int = 1  # parts a batch is worked through in; contrastive losses then see only a part at a time
+    epochs: int = number(30, least=1)  # passes over the data
+    batch_size: int = number(128, least=1)  # pairs an optimiser step, over all processes and accumulated parts
+    accumulate: int = number(1, least=1)  # parts a batch is worked through in; contrastive losses see one at a time
     optimiser: Literal["adamw", "sgd"] = "adamw"  # sgd uses Nesterov-free momentum
-    lr: float = 1e-3  # peak learning rate
-    weight_decay: float = 0.05  # of weights with two or more dimensions; biases and norms are left alone
-    momentum: float = 0.9  # of sgd
+    lr: float = number(1e-3, above=0)  # peak learning rate
+    weight_decay: float = number(0.05, least=0)  # of weights with two or more dimensions, so not of biases and norms
+    momentum: float = number(0.9, least=0, below=1)  # of sgd
     schedule: Literal["cosine", "step", "constant"] = "cosine"  # after the warm-up
-    milestones: list[float] = field(default_factory=lambda: [0.6, 0.75, 0.9])  # of step, as shares of the run
-    gamma: float = 0.1  # of step: factor at every milestone
-    warmup: float = 0.05  # share of the run in which the rate rises linearly from 0
-    clip_norm: float | None = None  # greatest gradient norm; null: not clipped
-    ema: float | None = None  # decay a step of averaged weights, which are then exported; null: none
+    milestones: list[float] = number([0.6, 0.75, 0.9], least=0, most=1)  # of step, as shares of the run
+    gamma: float = number(0.1, above=0, most=1)  # of step: factor at every milestone
+    warmup: float = number(0.05, least=0, most=1)  # share of the run in which the rate rises linearly from 0
+    clip_norm: float | None = number(None, above=0)  # greatest gradient norm; null: not clipped
+    ema: float | None = number(None, least=0, below=1)  # decay a step of averaged weights, which are then exported
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"  # of the forward pass; losses stay in float32
     look: LookConfig = field(default_factory=LookConfig)  # the random window of training samples
-    lanes: int = 16  # at most so many places in the data a batch is taken from; processes share them
-    shuffle_block: int = 8192  # neighbouring pairs of a lane that are shuffled among one another
+    lanes: int = number(16, least=1)  # at most so many places in the data a batch is taken from; processes share them
+    shuffle_block: int = number(8192, least=1)  # neighbouring pairs of a lane that are shuffled among one another
     on_error: Literal["stop", "skip"] = "stop"  # an unreadable pair; skip: its neighbour stands in, and it is counted
-    workers: int = free(2)  # processes a rank that read and decode
-    log_every: int = free(20)  # steps between lines of metrics.jsonl
-    save_every: int = free(500)  # steps between checkpoints
-    save_minutes: float = free(10.0)  # minutes between checkpoints
+    workers: int = number(2, least=0, free=True)  # processes a rank that read and decode
+    log_every: int = number(20, least=1, free=True)  # steps between lines of metrics.jsonl
+    save_every: int = number(500, least=1, free=True)  # steps between checkpoints
+    save_minutes: float = number(10.0, above=0, free=True)  # minutes between checkpoints
     trackers: list[str] = free(factory=list)  # accelerate's log_with names, such as tensorboard
+
+
+def check_names(config: "Trained", teachers: Mapping[str, TeacherConfig]) -> None:
+    """Refuses a view or teacher that a config refers to and does not have, and an objective's name that is taken.
+
+    Raises:
+        FieldError: the first of them.
+    """
+    views = {"student.view": config.student.view} | {f"teachers.{name}.view": to.view for name, to in teachers.items()}
+    for key, view in views.items():
+        if view not in config.views:
+            raise FieldError(key, f"must be one of the views, got {view!r}{suggest(view, list(config.views))}")
+    for name, objective in config.objectives.items():
+        if not NAME.fullmatch(name) or name in COLUMNS:
+            raise FieldError(
+                f"objectives.{name}", f"needs another name: of letters, digits, _ and -, not {', '.join(COLUMNS)}"
+            )
+        for teacher in objective.teachers or ():
+            if teacher not in teachers:
+                raise FieldError(
+                    f"objectives.{name}.teachers", f"must be of the teachers, got {teacher!r}"
+                    f"{suggest(teacher, list(teachers))}"
+                )  # fmt: skip
 
 
 @runtime_checkable

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipelines._config import free
+from pipelines._config import free, number
 from pipelines._schema import LookConfig
 
 
@@ -20,13 +20,13 @@ class DataConfig:
 class FewLabelsConfig:
     """Training whole encoders on few labels, the student's and the same encoder from scratch."""
 
-    labels: list[int | None] = field(default_factory=lambda: [1, 5, 10, 50, None])  # a class; null: all there are
-    steps: int = 400  # optimiser steps with all labels
-    least_steps: int = 120  # optimiser steps with the fewest
-    epochs: float = 60.0  # passes over the labelled pairs, within these bounds
-    batch_size: int = 64  # pairs a step
-    lr: float = 2e-3  # peak learning rate of AdamW
-    weight_decay: float = 0.05  # of AdamW
+    labels: list[int | None] = number([1, 5, 10, 50, None], least=1)  # a class; null: all there are
+    steps: int = number(400, least=1)  # optimiser steps with all labels
+    least_steps: int = number(120, least=1)  # optimiser steps with the fewest
+    epochs: float = number(60.0, above=0)  # passes over the labelled pairs, within these bounds
+    batch_size: int = number(64, least=2)  # pairs a step
+    lr: float = number(2e-3, above=0)  # peak learning rate of AdamW
+    weight_decay: float = number(0.05, least=0)  # of AdamW
     look: LookConfig = field(default_factory=LookConfig)  # the random window of training samples
 
 
@@ -35,9 +35,9 @@ class QuantityConfig:
     """A quantity read off the embedding by its nearest neighbours."""
 
     fact: str  # its name in the pairs' JSON, a list of numbers
-    columns: list[int]  # which of these numbers
-    unit: str  # for the report
-    neighbours: int = 5  # training pairs whose mean is the answer
+    columns: list[int] = number(least=0)  # which of these numbers
+    unit: str = ""  # for the report
+    neighbours: int = number(5, least=1)  # training pairs whose mean is the answer
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,10 @@ class Config:
     teacher: str | None = None  # name of the teacher in the students' configs to compare with; null: the first
     few_labels: FewLabelsConfig | None = field(default_factory=FewLabelsConfig)  # null: not measured
     quantity: QuantityConfig | None = None  # null: none
-    retrieve_at: list[int] = field(default_factory=lambda: [1, 5, 10])  # k of recall at k
-    neighbours: int = 20  # of the kNN classifier
-    seeds: int = 3  # repetitions: label choices, new weights, and students where there are several
-    workers: int = free(2)  # processes that read and decode
+    retrieve_at: list[int] = number([1, 5, 10], least=1)  # k of recall at k
+    neighbours: int = number(20, least=1)  # of the kNN classifier
+    seeds: int = number(3, least=1)  # repetitions: label choices, new weights, and students where there are several
+    workers: int = number(2, least=0, free=True)  # processes that read and decode
     output: str = free("runs/evaluate")  # the run's folder
 
 

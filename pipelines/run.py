@@ -8,7 +8,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from pipelines._config import ConfigError, free, load
+from modalities._catalogue import suggest
+from pipelines._config import ConfigError, FieldError, free, load
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,22 @@ class Config:
     stages: dict[str, StageConfig]  # in the order in which they run
     output: str = free("runs/run")  # folder; every stage's folder lies in it under the stage's name
 
+    def __post_init__(self) -> None:
+        from pipelines.__main__ import PIPELINES
+
+        known = [name for name in PIPELINES.names() if name != "run"]
+        for number, (name, stage) in enumerate(self.stages.items()):
+            if stage.pipeline not in known:
+                raise FieldError(f"stages.{name}.pipeline", f"is not known{suggest(stage.pipeline, known)}")
+            earlier = list(self.stages)[:number]
+            for key, value in _leaves(stage.set, ""):
+                for told in _references(value):
+                    if told not in earlier:
+                        raise FieldError(
+                            f"stages.{name}.set.{key}", f"must name an earlier stage after @, got {told!r}"
+                            f"{suggest(told, earlier)}"
+                        )  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -41,9 +58,10 @@ class Stage:
 
 def run(config: Config, path: Path) -> None:
     """Checks every stage's config, then runs the stages in order."""
-    from pipelines._run import RunFolder, is_main, say
+    stages = _stages(config, path)
+    from pipelines._run import RunFolder, is_main, say  # torch, which no mistake in a config should wait for
 
-    for stage in list(_stages(config, path)):
+    for stage in stages:
         _wait()
         inputs = stage.module.inputs(stage.config)
         folder = RunFolder.of(stage.config.output, stage.pipeline, stage.config, inputs)
@@ -53,7 +71,7 @@ def run(config: Config, path: Path) -> None:
         stage.module.run(stage.config, stage.path)
 
 
-def _stages(config: Config, path: Path) -> Iterator[Stage]:
+def _stages(config: Config, path: Path) -> list[Stage]:
     """All stages, checked before any runs.
 
     Raises:
@@ -68,7 +86,7 @@ def _stages(config: Config, path: Path) -> Iterator[Stage]:
             problems += [f"stage {name}: {problem}" for problem in error.problems]
     if problems:
         raise ConfigError(problems)
-    return iter(found)
+    return found
 
 
 def _stage(name: str, stage: StageConfig, config: Config, path: Path) -> Stage:
@@ -76,11 +94,9 @@ def _stage(name: str, stage: StageConfig, config: Config, path: Path) -> Stage:
 
     file = path.parent / stage.config
     module = find_pipeline(stage.pipeline)
-    earlier = list(config.stages)[: list(config.stages).index(name)]
-    overrides = [
-        f"{key}={json.dumps(_resolve(value, earlier, config.output))}" for key, value in _leaves(stage.set, "")
-    ]
-    overrides.append(f"output={json.dumps(f'{config.output}/{name}')}")
+    values = {key: _resolve(value, config.output) for key, value in _leaves(stage.set, "")}
+    values["output"] = f"{config.output}/{name}"
+    overrides = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
     return Stage(name, stage.pipeline, module, load(module.Config, file, overrides), file)
 
 
@@ -92,16 +108,18 @@ def _leaves(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]
             yield f"{prefix}{key}", value
 
 
-def _resolve(value: Any, earlier: list[str], output: str) -> Any:
+def _references(value: Any) -> Iterator[str]:
+    """The stages that a value names: of "@pairs/train" it is "pairs"."""
+    for item in value if isinstance(value, list) else [value]:
+        if isinstance(item, str) and item.startswith("@"):
+            yield item[1:].split("/")[0]
+
+
+def _resolve(value: Any, output: str) -> Any:
     """`@NAME/part` -> the folder of that stage; lists item by item."""
     if isinstance(value, list):
-        return [_resolve(item, earlier, output) for item in value]
-    if not isinstance(value, str) or not value.startswith("@"):
-        return value
-    name = value[1:].split("/")[0]
-    if name not in earlier:
-        raise ConfigError([f"{value} must name an earlier stage ({', '.join(earlier) or 'there is none'})"])
-    return f"{output}/{value[1:]}"
+        return [_resolve(item, output) for item in value]
+    return f"{output}/{value[1:]}" if isinstance(value, str) and value.startswith("@") else value
 
 
 def _wait() -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipelines._config import choice, free, options_of
+from pipelines._config import choice, free, number, options_of
 from pipelines._schema import ViewConfig
 
 flags = {
@@ -29,7 +29,7 @@ class Config:
 
     source: SourceConfig  # where the pairs come from
     splits: list[str] | None = None  # which of the source's parts to write; null: all
-    pairs_per_shard: int = 1000  # pairs in a tar
+    pairs_per_shard: int = number(1000, least=1)  # pairs in a tar
     sheet: dict[str, ViewConfig] = field(default_factory=dict)  # views for a contact sheet beside the shards; {}: none
     output: str = free("data/shards")  # folder; every part becomes a folder of shards in it
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines._config import ConfigError, free
-from pipelines._schema import ObjectiveConfig, StudentConfig, TrainConfig, ViewConfig
+from pipelines._schema import ObjectiveConfig, StudentConfig, TrainConfig, ViewConfig, check_names
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,6 +28,9 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)  # how it is trained
     seed: int = 0  # of weights, order, windows and augmentation
     output: str = free("runs/supervise")  # the run's folder
+
+    def __post_init__(self) -> None:
+        check_names(self, {})
 
 
 def inputs(config: Config) -> Mapping[str, str]:

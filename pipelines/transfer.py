@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines._config import free
-from pipelines._schema import ObjectiveConfig, StudentConfig, TeacherConfig, TrainConfig, ViewConfig
+from pipelines._schema import ObjectiveConfig, StudentConfig, TeacherConfig, TrainConfig, ViewConfig, check_names
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,6 +28,9 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)  # how the student is trained
     seed: int = 0  # of weights, order, windows, augmentation and negatives
     output: str = free("runs/transfer")  # the run's folder
+
+    def __post_init__(self) -> None:
+        check_names(self, self.teachers)
 
 
 def inputs(config: Config) -> Mapping[str, str]:

@@ -258,7 +258,7 @@ def test_a_pipelines_help_has_every_field_with_type_default_and_comment(
         "others.<name>.lr: float = 0.1 learning rate",
         "encoder: EncoderConfig | None = null a network",
         "encoder.<option> any option of what encoder.name names",
-        "objectives.<name>.weight: float = 1.0 factor in the sum that is minimised",
+        "objectives.<name>.weight: float = 1.0 factor in the sum that is minimised; at least 0",
         'output: str = "runs/x" folder',
     } <= lines
     assert any(line.startswith("objectives.<name>.name: str = its key ") for line in lines)

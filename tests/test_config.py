@@ -15,12 +15,14 @@ from modalities import MODALITIES
 from modalities._catalogue import Catalogue, Option
 from pipelines._config import (
     ConfigError,
+    FieldError,
     at,
     choice,
     differences,
     digest,
     free,
     load,
+    number,
     options_of,
     to_dict,
     to_yaml,
@@ -441,6 +443,57 @@ def test_what_is_wrong_with_an_override_is_said_with_its_text(override: str, pro
     found = problems("data: d", override)
     assert len(found) == 1
     assert problem in found[0]
+
+
+@dataclass(frozen=True)
+class Ranged:
+    """Numbers with a range, and one that depends on another."""
+
+    share: float = number(0.5, least=0, below=1)  # of the data
+    rate: float | None = number(None, above=0)  # null: none
+    scale: tuple[float, float] = number((0.5, 1.0), most=1)  # from and to
+    counts: list[int | None] = number([1, None], least=1)  # null: all
+    workers: int = number(2, least=0, free=True)  # processes
+
+    def __post_init__(self) -> None:
+        if self.scale[0] > self.scale[1]:
+            raise FieldError("scale", f"must rise, got {list(self.scale)}")
+
+
+@dataclass(frozen=True)
+class Outer:
+    """A part of which is ranged."""
+
+    part: Ranged = field(default_factory=Ranged)  # numbers
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("share: -0.1", "x.yaml:1: share must be at least 0 and below 1, got -0.1"),
+        ("share: 1", "x.yaml:1: share must be at least 0 and below 1, got 1.0"),
+        ("share: .nan", "x.yaml:1: share must be at least 0 and below 1, got nan"),
+        ("rate: 0", "x.yaml:1: rate must be above 0, got 0.0"),
+        ("scale: [0.5, 1.5]", "x.yaml:1: scale must each be at most 1, got [0.5, 1.5]"),
+        ("counts: [5, 0, null]", "x.yaml:1: counts must each be at least 1, got [5, 0, null]"),
+        ("share: 0\nscale: [1, 0.5]", "x.yaml:2: scale must rise, got [1.0, 0.5]"),
+    ],
+)
+def test_a_number_outside_its_range_is_refused(text: str, problem: str) -> None:
+    assert problems(text, schema=Ranged) == [problem]
+
+
+def test_numbers_at_the_ends_of_their_ranges_are_taken() -> None:
+    config = read("{share: 0, rate: 1e-9, scale: [-5, 1], counts: [1], workers: 0}", schema=Ranged)
+    assert config == Ranged(0.0, 1e-9, (-5.0, 1.0), [1], 0)
+    assert read("rate: null", schema=Ranged) == Ranged() and Ranged().counts is not Ranged().counts
+    assert digest(Ranged(workers=5)) == digest(Ranged())
+
+
+def test_what_does_not_fit_together_is_said_where_the_field_was_set() -> None:
+    assert problems("", "part.scale=[1,0]", schema=Outer) == [
+        "override part.scale=[1,0]: part.scale must rise, got [1.0, 0.0]"
+    ]
 
 
 def test_a_key_is_no_name_unless_the_schema_says_so() -> None:

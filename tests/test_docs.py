@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import transfer
+from pipelines import run, transfer
 from pipelines.__main__ import find_pipeline, main
 from pipelines._config import load
 
@@ -60,3 +60,11 @@ def test_there_are_commands_and_links_to_check() -> None:
 def test_every_config_begins_with_its_command(path: Path) -> None:
     first = path.read_text().splitlines()[0]
     assert re.match(rf"# (make demo, or: )?crossmodal \w+ configs/{re.escape(path.name)}$", first), first
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.name)
+def test_every_config_fits_its_pipeline_and_so_do_its_stages(path: Path) -> None:
+    pipeline = find_pipeline(re.findall(r"crossmodal (\w+) configs", path.read_text())[0])
+    config = load(pipeline.Config, path)
+    if pipeline is run:
+        assert len(run._stages(config, path)) > 2

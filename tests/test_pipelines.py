@@ -131,12 +131,14 @@ def test_mistakes_in_any_stage_are_found_before_any_runs(
     whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["run", str(whole / "all.yaml"), f"output={tmp_path / 'new'}"]
-    wrong = ["stages.student.set.train.epocs=2", "stages.page.set.runs=['@evaluations']", "stages.pairs.pipeline=shard"]
-    assert main([*words, *wrong]) == 2
-    told = capsys.readouterr().err
-    assert "stage student: " in told and "did you mean 'epochs'" in told
-    assert "stage page: @evaluations must name an earlier stage" in told
-    assert "stage pairs: pipeline 'shard' is not known; did you mean 'shards'?" in told
+    for wrong, answer in {
+        "stages.student.set.train.epocs=2": "stage student: override train.epocs=2: train.epocs is not known; did you",
+        "stages.page.set.runs=['@evaluations']": "stages.page.set.runs must name an earlier stage after @, got 'eval",
+        "stages.pairs.pipeline=shard": "stages.pairs.pipeline is not known; did you mean 'shards'?",
+        "stages.pairs.pipeline=run": "stages.pairs.pipeline is not known",
+    }.items():
+        assert main([*words, wrong]) == 2
+        assert answer in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
 
 
