@@ -41,11 +41,11 @@ def save(folder: Path, step: int, state: dict[str, Any], *, keep: int = 2) -> Pa
     return path
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes aside, then renames, so that a reader finds the old text or the new one, whole."""
+def write(path: Path, content: str | bytes) -> None:
+    """Writes aside, then renames, so that a reader finds the old content or the new one, whole."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        aside.write_text(text, encoding="utf-8")
+        aside.write_bytes(content.encode() if isinstance(content, str) else content)
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)

@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from crossmodal import ENCODERS, OBJECTIVES
+from crossmodal.checkpoint import write
 from crossmodal.encoders._base import Encoder, Spec
 from crossmodal.objectives._base import Objective
 from modalities import MODALITIES
@@ -76,8 +77,9 @@ def save_model(folder: Path, card: Card, encoder: Encoder, heads: dict[str, Obje
     state = {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
     for name, head in heads.items():
         state |= {f"heads.{name}.{key}": tensor for key, tensor in head.state_dict().items()}
-    save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}, folder / WEIGHTS)
-    (folder / CARD).write_text(json.dumps(asdict(card), indent=1) + "\n", encoding="utf-8")
+    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
+    write(folder / WEIGHTS, save(plain))
+    write(folder / CARD, json.dumps(asdict(card), indent=1) + "\n")
 
 
 def find_model(path: str | Path) -> Path:
@@ -134,9 +136,11 @@ def load_model(path: str | Path) -> Model:
         for name, head in card.heads.items():
             heads[name] = OBJECTIVES.get(head.objective)(encoder.spec, head.teacher_spec, 2, **head.options)
             heads[name].load_state_dict(_below(state, f"heads.{name}."))
+        modality = MODALITIES.get(card.modality)(**card.modality_options)
     except (SafetensorError, RuntimeError) as error:
         raise ExportError(f"{folder / WEIGHTS} does not fit {folder / CARD}: {error}") from error
-    modality = MODALITIES.get(card.modality)(**card.modality_options)
+    except (TypeError, LookupError, ValueError) as error:
+        raise ExportError(f"{folder / CARD} asks for what this version does not have: {error}") from error
     return Model(card, encoder.eval(), modality, {name: head.eval() for name, head in heads.items()})
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import webdataset
 from torch import Tensor
 
-from crossmodal.checkpoint import write_text
+from crossmodal.checkpoint import write
 from crossmodal.shards import MANIFEST, Field, Manifest, Shard, ShardError, sha256_of
 from crossmodal.sources._base import Pair
 from modalities._base import DecodeError, Modality
@@ -58,7 +58,7 @@ def write_shards(
         labels={classes[label]: count for label, count in sorted(writer.labels.items()) if label >= 0},
         groups=dict(sorted(writer.groups.items())),
     )
-    write_text(folder / MANIFEST, json.dumps(asdict(manifest), indent=1) + "\n")
+    write(folder / MANIFEST, json.dumps(asdict(manifest), indent=1) + "\n")
     return manifest
 
 

@@ -2,14 +2,15 @@
 
 A shard is a tar in WebDataset's layout: ``000123.rgb.jpg``, ``000123.depth.png``, ``000123.json``, the members of a
 pair side by side. A folder of shards holds `MANIFEST`, written last, so that a folder without one is known to be
-unfinished. Shards are read by offset, from an index of their headers, so that any pair is one read away; WebDataset
-itself reads the same files as a stream.
+unfinished. Shards are read by offset, from an index of their headers that is made once and kept, so that any pair is
+one read away; WebDataset itself reads the same files as a stream.
 """
 
 import hashlib
 import json
 import os
 import tarfile
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +22,7 @@ from torch import Tensor
 
 MANIFEST = "manifest.json"
 FORMAT = "crossmodal-shards/1"
+DESCRIPTORS = 256  # shards held open at once; a process may often open no more than 1024 files
 
 
 class ShardError(ValueError):
@@ -73,27 +75,52 @@ class Row:
 
     key: str
     members: dict[str, tuple[int, int]]  # "rgb.jpg" -> offset and size in bytes
+    problems: list[str] = field(default_factory=list)  # why it cannot be read, as in "has an empty member 'rgb.jpg'"
 
 
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of a folder of shards.
 
     Raises:
-        ShardError: there is none, or it is not one.
+        ShardError: there is none, it is not one, or its pairs are not the sum of its shards'.
     """
     path = folder / MANIFEST
     if not path.is_file():
         there = "the folder exists but its shards were not finished" if folder.is_dir() else "there is no such folder"
         raise ShardError(f"{path} is missing ({there}); make shards with: crossmodal shards CONFIG")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content.get("format") != FORMAT:
-            raise ShardError(f"{path}: format must be {FORMAT!r}, got {content.get('format')!r}")
-        fields = {name: Field(**value) for name, value in content.pop("fields").items()}
-        shards = [Shard(**value) for value in content.pop("shards")]
-        return Manifest(fields=fields, shards=shards, **content)
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        return _manifest(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ShardError(f"{path} is not a manifest: {error}") from error
+
+
+def _manifest(content: dict[str, Any]) -> Manifest:
+    if content.get("format") != FORMAT:
+        raise ValueError(f"format must be {FORMAT!r}, got {content.get('format')!r}")
+    fields = {name: Field(**value) for name, value in content.pop("fields").items()}
+    shards = [Shard(**value) for value in content.pop("shards")]
+    manifest = Manifest(fields=fields, shards=shards, **content)
+    if manifest.pairs != (total := sum(shard.pairs for shard in shards)):
+        raise ValueError(f"pairs must be the sum of its shards', {total}, got {manifest.pairs!r}")
+    return manifest
+
+
+def parse_facts(payload: bytes, classes: int) -> dict[str, Any]:
+    """A JSON member: label (-1 where there is none), group, and whatever the source knew.
+
+    Raises:
+        ValueError: it is no object with a whole label, or the label is none of the classes (where there are any).
+    """
+    try:
+        facts = json.loads(payload)
+        label = facts["label"]
+    except (ValueError, TypeError, KeyError):
+        label = None
+    # a bool is an int to Python, and 1.0 or "1" to int()
+    if type(label) is not int or label < -1 or (classes and label >= classes):
+        upper = f"to {classes - 1}" if classes else "up"
+        raise ValueError(f"json must be an object with a whole 'label' from -1 {upper}, got {payload[:80]!r}")
+    return facts
 
 
 def sha256_of(path: Path) -> str:
@@ -106,7 +133,7 @@ def sha256_of(path: Path) -> str:
 
 
 def scan(path: Path) -> tuple[list[Row], list[str]]:
-    """The rows of a shard from its headers alone, and what is wrong with its layout, each in one sentence."""
+    """The rows of a shard from its headers alone, and what is wrong with the shard as a whole, each in one sentence."""
     rows: list[Row] = []
     problems: list[str] = []
     seen: set[str] = set()
@@ -124,16 +151,52 @@ def scan(path: Path) -> tuple[list[Row], list[str]]:
                         )
                     seen.add(key)
                     rows.append(Row(key, {}))
-                if name in rows[-1].members:
-                    problems.append(f"{path}: pair {key!r} has a duplicated member {name!r}")
-                if member.size == 0:
-                    problems.append(f"{path}: pair {key!r} has an empty member {name!r} (zero bytes)")
-                if member.offset_data + member.size > size:
-                    problems.append(f"{path}: truncated inside {member.name!r}; the file ends at byte {size}")
+                rows[-1].problems.extend(_problems(rows[-1], name, member, size))
                 rows[-1].members[name] = (member.offset_data, member.size)
     except tarfile.TarError as error:
-        problems.append(f"{path}: not a readable tar, or truncated ({error})")
+        if not rows:
+            problems.append(f"{path}: not a readable tar ({error})")
+        elif not rows[-1].problems:
+            rows[-1].problems.append(f"is cut short ({error})")
     return rows, problems
+
+
+def _problems(row: Row, name: str, member: tarfile.TarInfo, size: int) -> Iterator[str]:
+    """What is wrong with a row's next member, in a file of `size` bytes."""
+    if name in row.members:
+        yield f"has a duplicated member {name!r}"
+    if member.size == 0:
+        yield f"has an empty member {name!r} (zero bytes)"
+    if member.offset_data + member.size > size:
+        yield f"is truncated inside {name!r}; the file ends at byte {size}"
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The rows of a shard at about 150 bytes each, a fifth of what a `Row` takes, so that every shard's may be kept."""
+
+    keys: list[str]
+    names: list[tuple[str, ...]]  # of each row's members; rows that are alike share one tuple
+    starts: np.ndarray  # each row's first span
+    spans: np.ndarray  # offset and size in bytes of every member, row by row
+    problems: dict[int, list[str]]  # of the rows that have any
+
+    @classmethod
+    def pack(cls, rows: list[Row]) -> "_Rows":
+        names = [tuple(row.members) for row in rows]
+        shared = {found: found for found in names}
+        return cls(
+            [row.key for row in rows],
+            [shared[found] for found in names],
+            np.cumsum([0] + [len(found) for found in names], dtype=np.int64),
+            np.array([span for row in rows for span in row.members.values()], dtype=np.int64).reshape(-1, 2),
+            {number: row.problems for number, row in enumerate(rows) if row.problems},
+        )
+
+    def __getitem__(self, number: int) -> Row:
+        spans = self.spans[self.starts[number] : self.starts[number + 1]].tolist()
+        members = {name: (offset, size) for name, (offset, size) in zip(self.names[number], spans, strict=True)}
+        return Row(self.keys[number], members, self.problems.get(number, []))
 
 
 @dataclass(frozen=True)
@@ -161,29 +224,41 @@ class Shards:
         return np.cumsum([0] + [shard.pairs for shard in self.manifest.shards])
 
     @cached_property
-    def _open(self) -> dict[int, tuple[int, list[Row]]]:
-        return {}
+    def _rows(self) -> dict[int, _Rows]:
+        return {}  # of the shards indexed so far
+
+    @cached_property
+    def _refused(self) -> dict[int, str]:
+        return {}  # of the shards that cannot be indexed: why
+
+    @cached_property
+    def _descriptors(self) -> dict[int, int]:
+        return {}  # of the shards held open, the one used last at the end
 
     def __getstate__(self) -> dict[str, object]:
         return {"folder": self.folder, "manifest": self.manifest}  # file handles stay in their process
 
-    def locate(self, index: int) -> tuple[Path, Row, int]:
-        """Shard, row and file descriptor of a pair."""
-        number = int(np.searchsorted(self.starts, index, side="right")) - 1
-        if number not in self._open:
-            self._open[number] = self._index(number)
-            if len(self._open) > 64:  # descriptors are few; the oldest shard goes
-                os.close(self._open.pop(next(iter(self._open)))[0])
-        descriptor, rows = self._open[number]
-        return self._path(number), rows[index - int(self.starts[number])], descriptor
+    def locate(self, index: int) -> tuple[Path, Row]:
+        """Shard and row of a pair.
+
+        Raises:
+            ShardError: the shard as a whole is missing or broken.
+        """
+        number = self._shard_of(index)
+        if number not in self._rows:
+            self._index(number)
+        return self._path(number), self._rows[number][index - int(self.starts[number])]
 
     def read(self, index: int, names: list[str]) -> tuple[str, dict[str, bytes]]:
         """Key and members (such as "rgb.jpg") of a pair.
 
         Raises:
-            ShardError: the shard is missing or broken, or the pair lacks a member.
+            ShardError: the shard as a whole is missing or broken, or the pair is, or lacks a member.
         """
-        path, row, descriptor = self.locate(index)
+        path, row = self.locate(index)
+        if row.problems:
+            raise ShardError(f"{path}: pair {row.key!r} {row.problems[0]}")
+        descriptor = self._descriptor(self._shard_of(index))
         payloads = {}
         for name in names:
             if name not in row.members:
@@ -197,19 +272,16 @@ class Shards:
         return self.parse(index, self.read(index, ["json"])[1]["json"])
 
     def parse(self, index: int, payload: bytes) -> dict[str, Any]:
-        """A JSON member that has been read.
+        """A JSON member that has been read, by `parse_facts`.
 
         Raises:
-            ShardError: it is not readable, or has no label.
+            ShardError: it is not readable, or has no label of the manifest's classes.
         """
         try:
-            facts = json.loads(payload)
-            int(facts["label"])
-        except (ValueError, TypeError, KeyError) as error:
-            path, row, _ = self.locate(index)
-            raise ShardError(f"{path}: pair {row.key!r}: json must be an object with a whole 'label', "
-                             f"got {payload[:80]!r}") from error  # fmt: skip
-        return facts
+            return parse_facts(payload, len(self.manifest.classes))
+        except ValueError as error:
+            path, row = self.locate(index)
+            raise ShardError(f"{path}: pair {row.key!r}: {error}") from error
 
     def labels(self) -> Tensor:
         """Class of every pair in order, -1 where there is none."""
@@ -225,19 +297,41 @@ class Shards:
             raise ShardError(f"{self.folder} has no field {name!r}; it has {', '.join(self.manifest.fields)}")
         return f"{name}.{self.manifest.fields[name].extension}"
 
+    def _shard_of(self, index: int) -> int:
+        return int(np.searchsorted(self.starts, index, side="right")) - 1
+
     def _path(self, number: int) -> Path:
         return self.folder / self.manifest.shards[number].file
 
-    def _index(self, number: int) -> tuple[int, list[Row]]:
+    def _descriptor(self, number: int) -> int:
+        found = self._descriptors.pop(number, None)
+        if found is None:
+            found = os.open(self._path(number), os.O_RDONLY)
+        self._descriptors[number] = found
+        if len(self._descriptors) > DESCRIPTORS:
+            os.close(self._descriptors.pop(next(iter(self._descriptors))))
+        return found
+
+    def _index(self, number: int) -> None:
+        """Scans a shard, once: rows and refusals are kept."""
+        if number not in self._refused:
+            rows, refusal = self._scan(number)
+            if refusal is None:
+                self._rows[number] = _Rows.pack(rows)
+                return
+            self._refused[number] = refusal
+        raise ShardError(self._refused[number])
+
+    def _scan(self, number: int) -> tuple[list[Row], str | None]:
+        """The rows of a shard, and why none of them can be trusted, if so."""
         path, expected = self._path(number), self.manifest.shards[number]
         if not path.is_file():
-            raise ShardError(f"{path} is missing, though {self.folder / MANIFEST} lists it")
+            return [], f"{path} is missing, though {self.folder / MANIFEST} lists it"
         rows, problems = scan(path)
         if problems:
-            more = (
-                f" (and {len(problems) - 1} more; see crossmodal shards --check {self.folder})" if problems[1:] else ""
-            )
-            raise ShardError(problems[0] + more)
+            more = f" (and {len(problems) - 1} more; see crossmodal shards --check {self.folder})"
+            return rows, problems[0] + (more if problems[1:] else "")
         if len(rows) != expected.pairs:
-            raise ShardError(f"{path} must hold {expected.pairs} pairs by its manifest, got {len(rows)}")
-        return os.open(path, os.O_RDONLY), rows
+            first = next((f"; pair {row.key!r} {row.problems[0]}" for row in rows if row.problems), "")
+            return rows, f"{path} must hold {expected.pairs} pairs by its manifest, got {len(rows)}{first}"
+        return rows, None

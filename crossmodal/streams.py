@@ -6,22 +6,30 @@ and ranks and workers host lanes. A run that begins at step n sees what it would
 replayed.
 """
 
+import math
+import os
+import signal
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
+from threading import Thread
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
 from crossmodal.objectives._base import Batch
 from crossmodal.shards import ShardError, Shards
 from modalities import MODALITIES
-from modalities._base import DecodeError, Modality, Window
+from modalities._base import Modality, Window
+from modalities._catalogue import UnknownNameError
 from modalities._random import generator
+
+STAND_INS = 100  # tries to replace an unreadable pair; where nine in ten are unreadable, this fails for 3 in 100,000
 
 
 @dataclass(frozen=True)
@@ -34,11 +42,24 @@ class View:
 
 @dataclass(frozen=True)
 class Look:
-    """How windows are drawn in training."""
+    """How windows are drawn in training.
+
+    Raises:
+        ValueError: an option is out of its range.
+    """
 
     scale: tuple[float, float] = (0.6, 1.0)  # share of the area that is kept
     ratio: tuple[float, float] = (0.8, 1.25)  # width over height of the window, relative to the picture's
     flip: float = 0.5  # probability of mirroring left to right
+
+    def __post_init__(self) -> None:
+        # written so that NaN fails each of them
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise ValueError(f"look.scale must be two shares above 0 and up to 1, low to high, got {self.scale}")
+        if not 0 < self.ratio[0] <= self.ratio[1] < math.inf:
+            raise ValueError(f"look.ratio must be two finite numbers above 0, low to high, got {self.ratio}")
+        if not 0 <= self.flip <= 1:
+            raise ValueError(f"look.flip must be from 0 to 1, got {self.flip}")
 
     def draw(self, random: torch.Generator) -> Window:
         """One window; it always lies inside the sample."""
@@ -57,7 +78,7 @@ class Part:
     draws: dict[str, Tensor]
     index: Tensor
     label: Tensor
-    replaced: int = 0  # unreadable pairs that a neighbour stands in for
+    replaced: tuple[str, ...] = ()  # why pairs could not be read, one message for each that another stands in for
 
     def pin_memory(self) -> "Part":
         """The same in page-locked memory, for the loader."""
@@ -122,13 +143,22 @@ def open_view(shards: Shards, modality: str, *, aligned: bool = True, **options:
     """A view whose modality knows how the shards' bytes are stored.
 
     Raises:
-        ShardError: the shards lack the field, hold another modality there, or contradict an option about their bytes.
+        ShardError: the shards lack the field, hold another modality there (one that reads another field) or an unknown
+            one, or contradict an option about their bytes.
     """
     kind = MODALITIES.get(modality)
     spec = shards.manifest.fields.get(kind.field)
     if spec is None:
         raise ShardError(f"modality {modality!r} reads {kind.field!r}, but {shards.folder} has "
                          f"{', '.join(shards.manifest.fields)}")  # fmt: skip
+    try:
+        held = MODALITIES.get(spec.modality)
+    except UnknownNameError as error:
+        raise ShardError(f"field {kind.field!r} of {shards.folder}: {error}") from error
+    if held.field != kind.field:
+        raise ShardError(
+            f"modality {modality!r} reads {kind.field!r}, but {shards.folder} holds {spec.modality!r} there"
+        )
     stored = {name: value for name, value in spec.stored.items() if name in kind.stored}
     for name, value in stored.items():
         if options.get(name, value) != value:
@@ -155,7 +185,7 @@ def read_pair(
         own = look.draw(generator(*address, key, name, "window")) if look and not view.aligned else window
         try:
             adapted[name] = view.modality.adapt(view.modality.decode(payloads[members[name]]), own)[None]
-        except DecodeError as error:
+        except ValueError as error:  # a DecodeError, or what cannot be adapted
             raise ShardError(f"{shards.locate(index)[0]}: pair {key!r}, {members[name]}: {error}") from error
         if look:
             draws[name] = view.modality.draw(generator(*address, key, name))[None]
@@ -203,45 +233,72 @@ class PairStream(IterableDataset):
         return join([self._readable(index, epoch) for index in indices])
 
     def _readable(self, index: int, epoch: int) -> Part:
-        """The pair at `index` or, if the user chose so, the next readable one after it."""
-        for skipped in range(len(self.shards)):
-            candidate = (index + skipped) % len(self.shards)
+        """The pair at `index` or, if the user chose so, a readable one drawn from all pairs in its place."""
+        address = (self.plan.seed, epoch)
+        try:
+            return read_pair(self.shards, self.views, index, look=self.look, address=address)
+        except ShardError as error:
+            if not self.skip_unreadable:
+                raise
+            problem = str(error)
+        for attempt in range(STAND_INS):
+            # not the next pair: all pairs of a broken shard would fall on the one behind it
+            drawn = torch.randint(len(self.shards), (), generator=generator(*address, index, attempt))
             try:
-                part = read_pair(self.shards, self.views, candidate, look=self.look, address=(self.plan.seed, epoch))
-                return replace(part, replaced=skipped)
+                part = read_pair(self.shards, self.views, int(drawn), look=self.look, address=address)
+                return replace(part, replaced=(problem,))
             except ShardError:
-                if not self.skip_unreadable:
-                    raise
-        raise ShardError(f"{self.shards.folder}: not one pair is readable")
+                continue
+        raise ShardError(f"{problem}; nor is any of {STAND_INS} pairs readable that were drawn in its place")
 
 
 def train_parts(stream: PairStream, *, workers: int = 0, pin_memory: bool = False) -> Iterator[Part]:
     """The rank's part of every step, in order, whatever the number of workers.
 
     Raises:
-        ShardError: a pair cannot be read and `skip_unreadable` is off.
+        ShardError: a pair cannot be read and `skip_unreadable` is off, or hardly any pair can.
     """
     workers = min(workers, len(stream.lanes))
-    loader = DataLoader(
-        stream,
-        batch_size=None,
-        num_workers=workers,
-        pin_memory=pin_memory,
-        prefetch_factor=4 if workers else None,
-        collate_fn=_as_is,
-    )
     pieces: list[Part] = []
-    for piece in loader:  # workers take turns, so `workers` pieces in a row make one step
-        if isinstance(piece, ShardError):
-            raise piece
+    # workers take turns, so `workers` pieces in a row make one step
+    for piece in _load(stream, workers=workers, pin_memory=pin_memory, prefetch_factor=4 if workers else None):
         pieces.append(piece)
         if len(pieces) == max(workers, 1):
             yield join(pieces)
             pieces = []
 
 
+def _load(dataset: Dataset, *, workers: int, **options: Any) -> Iterator[Part]:
+    """What the dataset gives, in order, made by worker processes (in this one where there are none)."""
+    loader = DataLoader(
+        dataset, batch_size=None, num_workers=workers, collate_fn=_as_is, worker_init_fn=_ignore_signals, **options
+    )
+    for part in loader:
+        if isinstance(part, ShardError):
+            raise part
+        yield part
+
+
 def _as_is(part: Any) -> Any:
     return part
+
+
+def _ignore_signals(worker: int) -> None:
+    """Leaves SIGINT and SIGTERM to the main process: Ctrl-C, torchrun and SLURM signal the workers as well.
+
+    It needs them to go on until it has saved; when it is gone, a worker ends by itself. Its own SIGTERM is obeyed: so
+    Python ends its children at exit after an error, and then waits for them, for ever if they ignored it.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":  # elsewhere a signal does not tell its sender
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        Thread(target=_end_by, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_by(sender: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != sender:
+        pass
+    os._exit(0)  # another code would be an error to the loader
 
 
 def join(pieces: list[Part]) -> Part:
@@ -252,7 +309,7 @@ def join(pieces: list[Part]) -> Part:
         draws={name: torch.cat([piece.draws[name] for piece in pieces]) for name in first.draws},
         index=torch.cat([piece.index for piece in pieces]),
         label=torch.cat([piece.label for piece in pieces]),
-        replaced=sum(piece.replaced for piece in pieces),
+        replaced=tuple(problem for piece in pieces for problem in piece.replaced),
     )
 
 
@@ -267,7 +324,7 @@ def to_batch(part: Part, views: dict[str, View], device: torch.device | str, *, 
     return Batch(inputs, part.index.to(device, non_blocking=True), part.label.to(device, non_blocking=True), seed)
 
 
-class _Sweep(torch.utils.data.Dataset):
+class _Sweep(Dataset):
     """Whole samples by position, for evaluation: each pair once, no draws."""
 
     def __init__(self, shards: Shards, views: dict[str, View], batches: list[list[int]]) -> None:
@@ -298,8 +355,4 @@ def sweep_parts(
     """
     wanted = list(range(len(shards))) if indices is None else indices
     batches = [wanted[start : start + batch_size] for start in range(0, len(wanted), batch_size)]
-    loader = DataLoader(_Sweep(shards, views, batches), batch_size=None, num_workers=workers, collate_fn=_as_is)
-    for part in loader:
-        if isinstance(part, ShardError):
-            raise part
-        yield part
+    yield from _load(_Sweep(shards, views, batches), workers=workers)

@@ -39,7 +39,7 @@ class Transfer(nn.Module):
     """Student and objectives: the one module that DDP wraps. Teachers stay outside; their features come in.
 
     Raises:
-        ValueError: there is nothing to minimise, or a weight is negative.
+        ValueError: there is nothing to minimise, a weight is negative, or a name is one of torch's.
     """
 
     def __init__(self, student: Encoder, view: str, terms: dict[str, Term]) -> None:
@@ -47,6 +47,8 @@ class Transfer(nn.Module):
         if not terms:
             raise ValueError("objectives must name at least one objective")
         for name, term in terms.items():
+            if hasattr(nn.ModuleDict, name):
+                raise ValueError(f"an objective cannot be called {name!r}; give it another name")
             if term.weight < 0:
                 raise ValueError(f"the weight of objective {name!r} must be at least 0, got {term.weight}")
         self.student, self.view = student, view

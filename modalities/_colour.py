@@ -1,5 +1,7 @@
 """Colour on batches: per-sample changes of appearance, and CIE Lab."""
 
+import functools
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -37,8 +39,15 @@ def turn_hue(
     """
     turn = F.pad(rotations(angles), (1, 0, 1, 0))
     turn[:, 0, 0] = 1
-    matrices = _RGB.to(batch) @ turn @ _YIQ.to(batch)
+    yiq, rgb = _axes(batch.device, batch.dtype)
+    matrices = rgb @ turn @ yiq
     return (matrices @ batch.flatten(2)).unflatten(2, batch.shape[2:]).clamp(0, 1)
+
+
+@functools.cache
+def _axes(device: torch.device, dtype: torch.dtype) -> tuple[Float[Tensor, "3 3"], Float[Tensor, "3 3"]]:
+    """To YIQ and back; kept, because a copy to a GPU waits for all queued work."""
+    return _YIQ.to(device, dtype), _RGB.to(device, dtype)
 
 
 def rotations(angles: Float[Tensor, " batch"]) -> Float[Tensor, "batch 2 2"]:

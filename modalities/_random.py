@@ -27,8 +27,9 @@ def uniform_bits(seed: int, *counters: Int[Tensor, "..."]) -> Int[Tensor, "..."]
     """
     state = _mix(torch.tensor(_signed(seed)))
     for counter in counters:
-        # a bare number cannot be on the wrong device, and _signed keeps the product inside 64 bits
-        state = _mix(state.to(counter.device) + (counter.long() + 1) * _signed(GAMMA))
+        # a bare number cannot be on the wrong device, and _signed keeps the product inside 64 bits; the seed's state
+        # has no dimension, so a GPU takes it as a bare number too: moving it there would wait for all queued work
+        state = _mix(state + (counter.long() + 1) * _signed(GAMMA))
     return _shift(state, 11)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from modalities._base import DecodeError, Window
 
 PNG, NPY, JPEG = b"\x89PNG\r\n\x1a\n", b"\x93NUMPY", b"\xff\xd8\xff"
+_JPEG_SCAN, _JPEG_END = b"\xff\xda", b"\xff\xd9"  # markers; within a scan no two bytes read like them
 _PNG_COLOURS = {0: "grey", 2: "RGB", 3: "palette", 4: "grey and alpha", 6: "RGB and alpha"}
 
 
@@ -40,11 +41,14 @@ def read_pixels(payload: bytes, *, mode: str | None = None) -> np.ndarray:
         DecodeError: the picture is damaged or cut short.
     """
     try:
+        # Pillow fills with grey what a small JPEG lacks; padding, or what a telephone appends, may follow the end
+        if payload.startswith(JPEG) and payload.rfind(_JPEG_END) < payload.rfind(_JPEG_SCAN):
+            raise EOFError("no end-of-image marker after the last scan")
         if payload.startswith(PNG):
             Image.open(io.BytesIO(payload), formats=("PNG",)).verify()  # checksums and end, which reading lets pass
         with Image.open(io.BytesIO(payload), formats=("JPEG", "PNG")) as image:
             return np.array(image if mode is None else image.convert(mode))
-    except (OSError, SyntaxError, ValueError, IndexError, Image.DecompressionBombError) as error:
+    except Exception as error:  # Pillow lets out whatever damage leads to, AssertionError and struct.error included
         raise DecodeError(f"{describe(payload)} of {len(payload)} bytes is damaged or cut short: {error}") from error
 
 

@@ -20,6 +20,12 @@ from modalities._raster import colour_map, spans
 from modalities._scene import SHAPES, Scene, Solid
 
 FLOOR = 1e-8  # power of a band below which 16-bit sound holds only its own rounding: -80 dB
+OGG = b"OggS"  # begins a page
+SLOWEST_HZ, FASTEST_HZ = 1000, 384000  # rates of sound, stored and heard
+USUAL_HZ = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 88200, 96000, 192000)  # for messages
+# most coefficients of a resampling filter, about the product of the rates in lowest terms: torchaudio builds it anew
+# for each file, this many in 0.04 s and 50 MB; the usual rates need up to 0.6 million, 44101 to 16000 Hz 700 million
+LARGEST_FILTER = 2**21
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,7 @@ class Audio(Modality):
     std_db: float = 25.0  # divided by, dB
 
     def __post_init__(self) -> None:
-        check_within(1000, 384000, rate_hz=self.rate_hz)
+        check_within(SLOWEST_HZ, FASTEST_HZ, rate_hz=self.rate_hz)
         check_within(1, 2, channels=self.channels)
         check_within(1, 1000, frame_ms=self.frame_ms, hop_ms=self.hop_ms)
         check_within(self.frame_ms / 1000, 600, window_s=self.window_s)
@@ -77,10 +83,14 @@ class Audio(Modality):
         """Amplitude in [-1, 1] at `rate_hz`, clipped to that range.
 
         Raises:
-            DecodeError: it is no sound that can be read, is cut short, or holds no samples or no numbers.
+            DecodeError: it is no sound that can be read, is cut short, holds no samples or no numbers, has a rate that
+                cannot be resampled to `rate_hz` at a bearable cost, or more than two channels where `channels` is 2.
         """
         samples, rate_hz = _read(payload)
+        if self.channels == 2 and len(samples) > 2:
+            raise DecodeError(f"channels=2 needs mono or stereo sound, got {len(samples)} channels; use channels=1")
         if rate_hz != self.rate_hz:
+            self._check_rate(rate_hz)
             samples = resample(samples, rate_hz, self.rate_hz)
         return samples.clamp(-1, 1)
 
@@ -93,12 +103,8 @@ class Audio(Modality):
     def adapt(
         self, signal: Float[Tensor, "stored samples"], window: Window
     ) -> Float[Tensor, "{self.channels} {self.mels} frames"]:
-        """The log-mel spectrogram of the window's piece, in dB; a full-scale sine has about 40.
-
-        Raises:
-            ValueError: `channels` is 2 and more than two are stored.
-        """
-        heard = self._mixed(signal)
+        """The log-mel spectrogram of the window's piece, in dB; a full-scale sine has about 40."""
+        heard = signal.mean(0, keepdim=True) if self.channels == 1 else signal.expand(2, -1)
         heard = heard.flip(0) if window.flip else heard
         slack = heard.shape[1] - self._samples()
         start = round(min(max(window.start, 0.0), 1.0) * max(slack, 0))
@@ -136,12 +142,15 @@ class Audio(Modality):
         time = torch.arange(round(scene.duration_s * self.rate_hz)) / self.rate_hz
         return sum((_sing(solid, time, self.rate_hz) for solid in scene.solids), torch.zeros(2, len(time)))
 
-    def _mixed(self, signal: Float[Tensor, "stored samples"]) -> Float[Tensor, "channels samples"]:
-        if self.channels == 1:
-            return signal.mean(0, keepdim=True)
-        if len(signal) > 2:
-            raise ValueError(f"channels=2 needs mono or stereo sound, got {len(signal)} channels; use channels=1")
-        return signal.expand(2, -1)
+    def _check_rate(self, stored_hz: int) -> None:
+        if not (SLOWEST_HZ <= stored_hz <= FASTEST_HZ and _filter_size(stored_hz, self.rate_hz) <= LARGEST_FILTER):
+            fitting = sorted(
+                {self.rate_hz} | {hz for hz in USUAL_HZ if _filter_size(hz, self.rate_hz) <= LARGEST_FILTER}
+            )
+            raise DecodeError(
+                f"sound must have a rate from {SLOWEST_HZ} to {FASTEST_HZ} Hz that is a simple ratio of "
+                f"rate_hz={self.rate_hz}, got {stored_hz} Hz; fitting are {', '.join(map(str, fitting))}"
+            )
 
     def _count(self, milliseconds: float) -> int:
         return max(1, round(milliseconds * self.rate_hz / 1000))
@@ -175,11 +184,17 @@ def _mel(audio: Audio) -> MelSpectrogram:
     )
 
 
+def _filter_size(stored_hz: int, rate_hz: int) -> int:
+    return stored_hz * rate_hz // math.gcd(stored_hz, rate_hz) ** 2
+
+
 def _read(payload: bytes) -> tuple[Float[Tensor, "channels samples"], int]:
     """Stored samples and their rate. torchaudio's own reader needs torchcodec, which we do not."""
     told = int.from_bytes(payload[4:8], "little")  # bytes that follow; all ones where a stream did not know
     if payload.startswith(b"RIFF") and told < 2**32 - 1 and len(payload) + 1 < 8 + told:  # libsndfile would read on
         raise DecodeError(f"sound must be whole, got {len(payload)} bytes of a WAV of {8 + told}")
+    if payload.startswith(OGG) and not _ends(payload):
+        raise DecodeError(f"sound must be whole, got {len(payload)} bytes of an OGG without its end")
     try:
         samples, rate_hz = soundfile.read(io.BytesIO(payload), dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, MemoryError) as error:
@@ -188,6 +203,15 @@ def _read(payload: bytes) -> tuple[Float[Tensor, "channels samples"], int]:
     if not sound.numel() or not torch.isfinite(sound).all():
         raise DecodeError(f"sound must hold finite samples, got {list(sound.shape)} with channels first")
     return sound, rate_hz
+
+
+def _ends(ogg: bytes) -> bool:
+    """Whether the last page says that it is the last, and is whole (RFC 3533, section 6)."""
+    page = ogg[ogg.rfind(OGG) :]
+    if len(page) < 27 or not page[5] & 4:
+        return False
+    sizes = page[27 : 27 + page[26]]
+    return len(page) >= 27 + page[26] + sum(sizes)
 
 
 def _sing(solid: Solid, time: Float[Tensor, " samples"], rate_hz: int) -> Float[Tensor, "2 samples"]:

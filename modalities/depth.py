@@ -3,12 +3,11 @@
 import io
 import math
 from dataclasses import dataclass
-from tokenize import TokenError
 from typing import ClassVar, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from modalities._base import DecodeError, Modality, Window
@@ -53,8 +52,8 @@ class Depth(Modality):
         check_within(0, 1, hole_side=self.hole_side)
         check_within(0, 0.5, drift=self.drift, noise=self.noise)
         check_within(0, 64, holes=self.holes)
-        if not 0 < self.min_m < self.max_m:
-            raise ValueError(f"0 < min_m < max_m is needed, got {self.min_m} and {self.max_m}")
+        if not 0 < self.min_m < self.max_m < math.inf:
+            raise ValueError(f"0 < min_m < max_m < inf is needed, got {self.min_m} and {self.max_m}")
         if self.scale not in ("log", "linear", "inverse"):
             raise ValueError(f"scale must be log, linear or inverse, got {self.scale!r}")
 
@@ -71,8 +70,12 @@ class Depth(Modality):
                 median is no plausible distance under `scale_m`.
         """
         stored = _read_npy(payload) if payload.startswith(NPY) else _read_png(payload)
-        metres = (stored * self.scale_m).float()
-        metres = torch.where(torch.isfinite(metres) & (stored != self.invalid) & (metres > 0), metres, 0.0)
+        with np.errstate(over="ignore", invalid="ignore"):  # infinity and every kind of NaN are no reading either
+            # 99.9 is not the number nearest to it that 32 bits can hold, so floats are compared as they are stored
+            invalid = stored.dtype.type(self.invalid) if stored.dtype.kind == "f" else self.invalid
+            marked = torch.from_numpy(stored == invalid)
+            metres = (torch.from_numpy(stored.astype(np.float64)) * self.scale_m).float()
+        metres = torch.where(torch.isfinite(metres) & ~marked & (metres > 0), metres, 0.0)
         self._check_plausible(metres)
         return metres
 
@@ -180,22 +183,22 @@ def _addressed_noise(
     return (total - 2 * 0x1FFF).float() * (math.sqrt(3) / 0x2000)
 
 
-def _read_png(payload: bytes) -> Float[Tensor, "1 height width"]:
+def _read_png(payload: bytes) -> Shaped[np.ndarray, "1 height width"]:
     got = describe(payload)
     if got == "PNG (16-bit grey)":
-        return torch.from_numpy(read_pixels(payload).astype(np.float64))[None]
+        return read_pixels(payload)[None]
     why = ": 8 bits or colours cannot hold metres, so this is a preview" if payload.startswith((PNG, JPEG)) else ""
     raise DecodeError(f"depth must be a 16-bit single-channel PNG or .npy, got {got}{why}")
 
 
-def _read_npy(payload: bytes) -> Float[Tensor, "1 height width"]:
+def _read_npy(payload: bytes) -> Shaped[np.ndarray, "1 height width"]:
     try:
         array = np.load(io.BytesIO(payload), allow_pickle=False)
-    except (ValueError, EOFError, OSError, MemoryError, TokenError) as error:
+    except Exception as error:  # a damaged header is read as Python and fails as Python does: TokenError, TypeError
         raise DecodeError(f".npy array of {len(payload)} bytes is damaged or cut short: {error}") from error
     plane = array.ndim == 2 or (array.ndim == 3 and len(array) == 1)
     if array.dtype.kind not in "iuf" or not plane or not array.size:
         raise DecodeError(
             f"depth must be an integer or float array [height, width], got {array.dtype} {list(array.shape)}"
         )
-    return torch.from_numpy(array.astype(np.float64)).reshape(1, *array.shape[-2:])
+    return array.reshape(1, *array.shape[-2:])

@@ -102,7 +102,7 @@ class Rgb(Modality):
 
     def normalise(self, batch: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 height width"]:
         """Every channel less `mean`, over `std`."""
-        return (batch - batch.new_tensor(self.mean)[:, None, None]) / batch.new_tensor(self.std)[:, None, None]
+        return (batch - _channels(self.mean, batch)) / _channels(self.std, batch)
 
     def picture(self, adapted: Float[Tensor, "3 height width"]) -> Float[Tensor, "3 height width"]:
         """Itself."""
@@ -117,6 +117,11 @@ class Rgb(Modality):
         batch = adjust_contrast_with_mean_subtraction(batch, factors(contrast, self.contrast))
         batch = adjust_saturation_with_gray_subtraction(batch, factors(saturation, self.saturation))
         return turn_hue(batch, (2 * hue - 1) * self.hue)
+
+
+def _channels(values: tuple[float, ...], batch: Tensor) -> Tensor:
+    # written where the batch is: `new_tensor` copies from the host, and a GPU waits for all queued work first
+    return torch.stack([batch.new_full((1, 1), value) for value in values])
 
 
 def _rows(chosen: Tensor) -> Tensor:

@@ -9,14 +9,16 @@ import torch
 
 from crossmodal import ENCODERS, OBJECTIVES, export
 from crossmodal.encoders._base import Encoder, Features, Spec
-from crossmodal.encoders._weights import load_pretrained
+from crossmodal.encoders._weights import find_weights, load_pretrained
 from crossmodal.export import Card, Head
-from crossmodal.shards import Shards
+from crossmodal.shards import Shards, sha256_of
 from crossmodal.streams import View, open_view
 from crossmodal.transfer import Term, Transfer
-from modalities._base import Modality
+from modalities._base import Modality, Window
+from modalities._random import generator
+from modalities._scene import draw_scene
 from pipelines._config import ConfigError, at
-from pipelines._run import digest_of, say
+from pipelines._run import say
 from pipelines._schema import EncoderConfig, ObjectiveConfig, StudentConfig, TeacherConfig, Trained, ViewConfig
 
 
@@ -26,6 +28,7 @@ class Teacher:
 
     encoder: Encoder
     view: str
+    classes: list[str]  # names of its logits, where they are known
     weight: float = 1.0
 
     @torch.no_grad()
@@ -76,16 +79,20 @@ def _build_teacher(config: TeacherConfig, views: Mapping[str, View], key: str) -
         with at(f"{key}.weights"):
             model = export.load_model(config.weights)
         _refuse_other_eyes(model.modality, view.modality, key)
-        encoder = model.encoder
+        encoder, classes = model.encoder, model.card.classes
     else:
         encoder = build_encoder(config.encoder, view.modality.shape, config.classes, f"{key}.encoder")
+        classes = []
         with at(f"{key}.weights"):
-            load_pretrained(encoder, config.weights, sha256=config.sha256, first_layer=config.first_layer)
-    return Teacher(encoder.eval().requires_grad_(False), config.view, config.weight)
+            left = load_pretrained(encoder, config.weights, sha256=config.sha256, first_layer=config.first_layer)
+        if left:
+            raise ConfigError([f"{key}: a teacher needs all its weights, but {config.weights} does not fit "
+                               f"{', '.join(left)}; look at {key}.classes and {key}.first_layer"])  # fmt: skip
+    return Teacher(encoder.eval().requires_grad_(False), config.view, classes, config.weight)
 
 
 def _refuse_other_eyes(trained: Modality, given: Modality, key: str) -> None:
-    """A teacher must be shown what it was trained on: the same modality, size and normalisation."""
+    """A teacher must be shown what it was trained on: the same modality, size, units and normalisation."""
     if type(trained) is not type(given) or trained.shape != given.shape:
         raise ConfigError(
             [
@@ -93,19 +100,51 @@ def _refuse_other_eyes(trained: Modality, given: Modality, key: str) -> None:
                 f"the view gives {type(given).__name__} of shape {given.shape}; give it a view of its own"
             ]
         )
+    if not torch.equal(_sight(trained), _sight(given)):
+        raise ConfigError([f"{key}.view: the teacher was trained on {trained}, the view gives {given}, so that the "
+                           "same scene would reach it as other numbers; give it a view of its own"])  # fmt: skip
+
+
+def _sight(modality: Modality) -> torch.Tensor:
+    """What a network is given of a scene, the same one every time."""
+    signal = modality.render(draw_scene(generator("sight")))
+    return modality.normalise(modality.adapt(signal, Window())[None])
 
 
 def teacher_digest(config: TeacherConfig) -> str:
     """Names a teacher's weights by their bytes, for a run's identity."""
-    path = Path(config.weights)
-    if path.is_file():
-        return digest_of(path.read_bytes().hex())
-    return config.weights if config.encoder is not None else export.digest(config.weights)
+    return export.digest(config.weights) if config.encoder is None else sha256_of(find_weights(config.weights))
 
 
-def needs_classifier(objectives: Mapping[str, ObjectiveConfig]) -> bool:
-    """Whether any objective reads the student's logits."""
-    return any(OBJECTIVES.get(objective.name).needs_logits for objective in objectives.values())
+def student_digest(config: StudentConfig) -> dict[str, str]:
+    """Names the weights that a student begins from by their bytes; empty for new ones."""
+    with at("student.weights"):
+        return {} if config.weights is None else {"student.weights": sha256_of(find_weights(config.weights))}
+
+
+def student_classes(
+    objectives: Mapping[str, ObjectiveConfig], labels: list[str], teachers: Mapping[str, Teacher]
+) -> list[str]:
+    """Names of the student's logits: the data's classes or, where it has none, those of the teachers it copies.
+
+    They are empty where no objective reads logits, for DDP wants a gradient for every weight.
+
+    Raises:
+        ConfigError: a teacher whose logits are copied has other classes.
+    """
+    found: list[str] = []
+    for name, config in objectives.items():
+        kind = OBJECTIVES.get(config.name)
+        if not kind.needs_logits:
+            continue
+        found = found or labels
+        for teacher in (config.teachers or teachers) if kind.uses_teacher else ():
+            theirs = teachers[teacher].classes
+            found = found or theirs or [str(number) for number in range(teachers[teacher].encoder.spec.classes)]
+            if theirs and theirs != found:
+                raise ConfigError([f"objectives.{name}: the classes of teacher {teacher!r}, {', '.join(theirs)}, "
+                                   f"must be the student's, {', '.join(found)}"])  # fmt: skip
+    return found
 
 
 def build_terms(

@@ -4,25 +4,27 @@ import math
 import statistics
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from crossmodal import export
+from crossmodal.checkpoint import write
 from crossmodal.encoders._base import Encoder, Features
 from crossmodal.evaluation import few_labels, neighbours, probe, retrieval
 from crossmodal.export import Model
 from crossmodal.shards import Shards
-from crossmodal.streams import Look, Part, View, sweep_parts, to_batch
+from crossmodal.streams import Look, Part, View, open_view, sweep_parts, to_batch
+from pipelines import transfer
 from pipelines._build import Teacher, build_teachers, open_shards, open_views
-from pipelines._config import ConfigError, at, load
+from pipelines._config import ConfigError, at
 from pipelines._run import RunFolder, say
-from pipelines.evaluate import Config
+from pipelines.evaluate import Config, taught
 
 HELD = 1 << 27  # numbers of a data set that are kept in memory: 512 MiB of float32
 Figures = dict[str, list[float]]  # one number a seed
@@ -96,16 +98,9 @@ class Evaluation:
     def students(self) -> dict[str, list[Model]]:
         with at("students"):
             found = {name: [export.load_model(path) for path in paths] for name, paths in self.config.students.items()}
-        cards = [model.card for models in found.values() for model in models]
-        if not cards:
-            raise ConfigError(["students must name at least one finished transfer"])
-        for card in cards:
-            if (card.encoder, card.encoder_options, card.modality_options) != (
-                cards[0].encoder, cards[0].encoder_options, cards[0].modality_options,
-            ):  # fmt: skip
-                raise ConfigError(
-                    ["students must share encoder and view, so that scratch and random are the same for all"]
-                )
+        cards = [replace(model.card, classes=[], heads={}) for models in found.values() for model in models]
+        if any(card != cards[0] for card in cards):
+            raise ConfigError(["students must share encoder and view, so that scratch and random are the same for all"])
         return found
 
     @property
@@ -115,29 +110,31 @@ class Evaluation:
 
     @cached_property
     def view(self) -> View:
-        return View(self.first.modality)
+        """The students', on both parts, whose manifests must describe the bytes as the students learnt to read them."""
+        card = self.first.card
+        with at("data"):
+            views = [open_view(part, card.modality, **card.modality_options) for part in (self.train, self.test)]
+        return views[0]
 
     @cached_property
-    def _taught(self) -> tuple[dict[str, Teacher], dict[str, View]]:
-        """Teachers and views of the first student's transfer."""
-        from pipelines import transfer
+    def taught(self) -> tuple[str, transfer.Config]:
+        """The teacher's name, and the config of the first student's transfer."""
+        return taught(self.config, next(iter(self.config.students.values()))[0])
 
-        folder = Path(next(iter(self.config.students.values()))[0])
-        config = load(transfer.Config, folder / "config.yaml")
-        views = open_views(self.train, config.views)
-        return build_teachers(config.teachers, views), views
-
-    @property
-    def teacher(self) -> Teacher:
-        teachers = self._taught[0]
-        name = self.config.teacher or next(iter(teachers))
-        if name not in teachers:
-            raise ConfigError([f"teacher must be one of {', '.join(teachers)}, got {name!r}"])
-        return teachers[name]
-
-    @property
+    @cached_property
     def teacher_view(self) -> View:
-        return self._taught[1][self.teacher.view]
+        """The teacher's, likewise on both parts."""
+        name, config = self.taught
+        seen = config.teachers[name].view
+        with at("data"):
+            views = [open_views(part, {seen: config.views[seen]})[seen] for part in (self.train, self.test)]
+        return views[0]
+
+    @cached_property
+    def teacher(self) -> Teacher:
+        name, config = self.taught
+        chosen = config.teachers[name]
+        return build_teachers({name: chosen}, {chosen.view: self.teacher_view})[name]
 
     @cached_property
     def device(self) -> torch.device:
@@ -149,12 +146,7 @@ class Evaluation:
             raise ConfigError([f"data: {self.train.folder} and {self.test.folder} must have the same classes"])
         if self.config.quantity:
             assert len(self._quantities) == 2
-        assert self.teacher and self.teacher_view
-        for name, models in self.students.items():
-            if self.config.seeds % len(models):
-                raise ConfigError(
-                    [f"seeds must be a multiple of the {len(models)} students {name!r}, got {self.config.seeds}"]
-                )
+        assert self.view and self.teacher
 
     def _new(self, seed: int, classes: int) -> Encoder:
         """The students' encoder at new weights."""
@@ -213,7 +205,9 @@ class Evaluation:
     def _in_heads(self, model: Model, seen: Seen, teacher: Seen) -> tuple[Tensor, Tensor] | None:
         """Both sides of the test pairs in the space the objective trained, if it has one."""
         with torch.inference_mode():
-            for head in model.heads.values():
+            for name, head in model.heads.items():
+                if model.card.heads[name].teacher != self.taught[0]:
+                    continue
                 if (found := head.project(seen.test, teacher.test)) is not None:
                     return found
         return None
@@ -301,16 +295,14 @@ class Evaluation:
         seen = self._embed(self.first.encoder, self.view)
         ours, theirs = self._in_heads(self.first, seen, teacher) or _linear_map(seen, teacher)
         queries = torch.linspace(0, len(ours) - 1, min(8, len(ours))).long()
-        save_file(
-            {
-                "student": ours.contiguous(),
-                "teacher": theirs.contiguous(),
-                "label": self.labels[1],
-                "queries": queries,
-                "found": retrieval.nearest(ours[queries], theirs, min(5, len(theirs))),
-            },
-            self.run.path / "examples.safetensors",
-        )
+        examples = {
+            "student": ours.contiguous(),
+            "teacher": theirs.contiguous(),
+            "label": self.labels[1],
+            "queries": queries,
+            "found": retrieval.nearest(ours[queries], theirs, min(5, len(theirs))),
+        }
+        write(self.run.path / "examples.safetensors", save(examples))
 
 
 class _Decoded:

@@ -114,8 +114,8 @@ def draw_map(points: Tensor, label: Tensor, classes: Sequence[str], names: tuple
     axes = figure.subplots()
     half = len(points) // 2
     for part, marker, name in ((points[:half], "o", names[0]), (points[half:], "^", names[1])):
-        colour = label.tolist() if classes else COLOURS[0]
-        axes.scatter(part[:, 0], part[:, 1], c=colour, cmap="tab20", marker=marker, s=12, alpha=0.7, label=name)
+        colours = {"c": label.tolist(), "cmap": "tab20"} if classes else {"color": COLOURS[0 if marker == "o" else 1]}
+        axes.scatter(part[:, 0], part[:, 1], marker=marker, s=12, alpha=0.7, label=name, **colours)
     axes.set_xticks([])
     axes.set_yticks([])
     axes.legend(fontsize=8)

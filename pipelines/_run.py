@@ -1,5 +1,6 @@
 """A run's folder: resolved config, figures as they come, checkpoints, report; begun once, continued, finished."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -7,6 +8,7 @@ import platform
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from crossmodal.checkpoint import write_text
+from crossmodal.checkpoint import write
 from pipelines._config import ConfigError, differences, to_dict, to_yaml
 
 RUN, REPORT, METRICS = "run.json", "report.json", "metrics.jsonl"
@@ -35,6 +37,12 @@ def say(text: str) -> None:
 def digest_of(content: object) -> str:
     """A name for plain content, equal for equal content."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def read_report(folder: str | Path) -> dict[str, Any]:
+    """The report of a finished run; empty where the folder holds none."""
+    path = Path(folder) / REPORT
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 @dataclass(frozen=True)
@@ -61,11 +69,14 @@ class RunFolder:
     def before(self) -> dict[str, Any] | None:
         """What the folder says of the run it holds, if it holds one."""
         try:
-            return json.loads((self.path / RUN).read_text(encoding="utf-8"))
-        except FileNotFoundError:
+            found = json.loads((self.path / RUN).read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except ValueError as error:
             raise ConfigError([f"{self.path / RUN} cannot be read ({error}); choose another output folder"]) from error
+        if not isinstance(found, dict) or not {*self.identity, "environment"} <= set(found):
+            raise ConfigError([f"{self.path / RUN} is not that of a run; choose another output folder"])
+        return found
 
     @property
     def is_same(self) -> bool:
@@ -98,11 +109,13 @@ class RunFolder:
         if not is_main():
             return
         if self.before is not None:
+            self._lock()
             say(f"{self.path}: continuing the interrupted run")
             return
         self.path.mkdir(parents=True, exist_ok=True)
-        (self.path / "config.yaml").write_text(to_yaml(self.config), encoding="utf-8")
+        write(self.path / "config.yaml", to_yaml(self.config))
         _write_json(self.path / RUN, {**self.identity, "environment": environment()})
+        self._lock()
 
     def finish(self, report: Mapping[str, Any]) -> None:
         """Writes the report, which marks the run as finished."""
@@ -119,7 +132,7 @@ class RunFolder:
         path = self.path / METRICS
         if path.is_file():
             lines = [line for line in path.read_text(encoding="utf-8").splitlines() if _step(line) <= step]
-            write_text(path, "".join(f"{line}\n" for line in lines))
+            write(path, "".join(f"{line}\n" for line in lines))
 
     def set_aside(self) -> Path:
         """Renames the folder to make room for a changed run; nothing is deleted."""
@@ -129,8 +142,23 @@ class RunFolder:
         self.path.rename(aside)
         return aside
 
+    def _lock(self) -> None:
+        """Keeps other processes out for as long as this object, or its process, lives.
+
+        Raises:
+            ConfigError: another process is writing into the folder.
+        """
+        descriptor = os.open(self.path / RUN, os.O_RDONLY)
+        weakref.finalize(self, os.close, descriptor)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError([f"output {self.path}: another process is at it; wait for it, or stop it"]) from error
+
     def _refuse_strangers(self) -> None:
         """A folder with things in it that no run put there is not written into."""
+        if self.path.exists() and not self.path.is_dir():
+            raise ConfigError([f"output {self.path} is a file; choose a folder"])
         if self.path.is_dir() and any(found.name != "config.yaml" for found in self.path.iterdir()):
             raise ConfigError([f"output {self.path} holds files but no run; choose another output folder"])
 
@@ -184,4 +212,4 @@ def _step(line: str) -> float:
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    write_text(path, json.dumps(content, indent=1) + "\n")
+    write(path, json.dumps(content, indent=1) + "\n")

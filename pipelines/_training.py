@@ -41,6 +41,8 @@ def open_accelerator(config: TrainConfig, folder: Path) -> Accelerator:
     Raises:
         ConfigError: they do not go together.
     """
+    if config.mixed_precision == "fp16" and not torch.accelerator.is_available():
+        raise ConfigError(["train.mixed_precision must be no or bf16 on a CPU, got fp16"])
     AcceleratorState._reset_state()  # an earlier stage of the same process may have had another precision
     try:
         accelerator = Accelerator(
@@ -73,7 +75,7 @@ class Progress:
 
     step: int = 0
     seconds: float = 0.0  # of training, over all its sittings
-    replaced: int = 0  # unreadable pairs that a neighbour stood in for
+    replaced: int = 0  # unreadable pairs, on all ranks, that others stood in for
 
 
 @dataclass
@@ -93,9 +95,11 @@ class Training:
     seed: int
     progress: Progress = field(default_factory=Progress)
     saved: float = field(default_factory=time.monotonic)  # when the last checkpoint was
+    unreadable: set[str] = field(default_factory=set)  # problems of pairs that have been named
     steps: int = field(init=False)  # of the whole training
     optimiser: Any = field(init=False)
     average: Average | None = field(init=False)
+    desk: Any = None  # on which processes agree: a group of its own on the CPU, so that no GPU is waited for
 
     def fit(self) -> dict[str, Any]:
         """Trains to the end, from the last checkpoint if there is one; gives the figures for the report.
@@ -116,18 +120,20 @@ class Training:
         parts = self._parts(plan, ranks)
         self.run.begin()
         model, self.optimiser = self.accelerator.prepare(self.module, self.optimiser)
+        self.desk = torch.distributed.new_group(backend="gloo") if ranks > 1 else None
         self._announce(plan)
         last: dict[str, float] = {}
         with self._trackers(), _Signals() as signals, self._bar() as bar:
             window = _Window(self.progress.step)
             for part in parts:
                 window.add(self._take(model, part), len(part.index) * ranks)
+                heard = self._agree(signals.caught, part)
                 bar.update(len(part.index) * ranks)
                 if self.progress.step % config.log_every == 0 or self.progress.step == self.steps:
-                    last = self._log(window, plan, signals)
+                    last = self._log(window, plan)
                     bar.set_postfix(loss=f"{last['loss']:.3f}", refresh=False)
                     window = _Window(self.progress.step, window.total_seconds)
-                self._save_when_due(signals, window)
+                self._save_when_due(heard, window)
         self.progress.seconds += window.total_seconds
         if self.average:
             self.module.load_state_dict(self.average.state)
@@ -191,17 +197,27 @@ class Training:
         if self.average:
             self.average.update(self.module)
         self.progress.step += 1
-        self.progress.replaced += part.replaced
         figures = [loss.figures() for loss in losses]
         return {name: torch.stack([entry[name].float() for entry in figures]).mean() for name in figures[0]}
 
-    def _log(self, window: "_Window", plan: Plan, signals: "_Signals") -> dict[str, float]:
-        """Means over the window and all processes, which here also agree on whether a signal came to any of them."""
+    def _agree(self, caught: int, part: Part) -> int:
+        """The signal that came to any process, if one did; and what could not be read on any is named and counted."""
+        for problem in set(part.replaced) - self.unreadable:
+            print(f"{self.run.path}: another pair stands in: {problem}", file=sys.stderr, flush=True)
+        self.unreadable |= set(part.replaced)
+        told = torch.tensor([caught, len(part.replaced)])
+        everyones = [told]
+        if self.desk is not None:
+            everyones = [torch.empty_like(told) for _ in range(self.accelerator.num_processes)]
+            torch.distributed.all_gather(everyones, told, group=self.desk)
+        signals, replaced = torch.stack(everyones).unbind(1)
+        self.progress.replaced += int(replaced.sum())
+        return int(signals.max())
+
+    def _log(self, window: "_Window", plan: Plan) -> dict[str, float]:
+        """A line of the log: means over the window and all processes."""
         mine = torch.stack([*window.sums.values()]) / window.steps
-        heard = torch.full_like(mine[:1], float(signals.caught))
-        everyones = gather(torch.cat([mine, heard])[None])
-        signals.agreed = int(everyones[:, -1].max())
-        line = dict(zip(window.sums, everyones[:, :-1].mean(0).tolist(), strict=True))
+        line = dict(zip(window.sums, gather(mine[None]).mean(0).tolist(), strict=True))
         if not all(math.isfinite(value) for value in line.values()):
             raise RunError(
                 f"the loss is no longer finite at step {self.progress.step} ({line}); lower train.lr, set "
@@ -219,9 +235,8 @@ class Training:
             self.accelerator.log(line, step=self.progress.step)
         return line
 
-    def _save_when_due(self, signals: "_Signals", window: "_Window") -> None:
+    def _save_when_due(self, heard: int, window: "_Window") -> None:
         """Saves by step, by time, or because a signal came; only the main process writes, and none waits for it."""
-        heard = signals.caught if self.accelerator.num_processes == 1 else signals.agreed
         by_step = self.progress.step % self.config.save_every == 0 and self.progress.step < self.steps
         by_time = time.monotonic() - self.saved > 60 * self.config.save_minutes
         if self.accelerator.is_main_process and (by_step or by_time or heard):
@@ -233,6 +248,8 @@ class Training:
             sys.exit(128 + heard)
 
     def _save(self, window: "_Window") -> None:
+        if not all(total.isfinite() for total in window.sums.values()):
+            return  # the next line of the log says so, and what was saved before is still good
         state = {
             "step": self.progress.step,
             "seconds": self.progress.seconds + window.total_seconds,
@@ -332,7 +349,6 @@ class _Signals:
 
     def __init__(self) -> None:
         self.caught = 0  # the signal this process got
-        self.agreed = 0  # the signal any process got, known to all of them
 
     def __enter__(self) -> "_Signals":
         self._before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}

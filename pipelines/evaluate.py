@@ -3,9 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pipelines._config import free, number
+from modalities._catalogue import suggest
+from pipelines._config import ConfigError, FieldError, free, load, number
 from pipelines._schema import LookConfig
+
+if TYPE_CHECKING:
+    from pipelines import transfer
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,16 @@ class Config:
     workers: int = number(2, least=0, free=True)  # processes that read and decode
     output: str = free("runs/evaluate")  # the run's folder
 
+    def __post_init__(self) -> None:
+        if not self.students:
+            raise FieldError("students", "must name at least one finished transfer")
+        for name, folders in self.students.items():
+            if not folders or self.seeds % len(folders):
+                raise FieldError(
+                    f"students.{name}", f"must have 1 folder, or as many as divide the {self.seeds} seeds, "
+                    f"got {len(folders)}"
+                )  # fmt: skip
+
 
 def inputs(config: Config) -> Mapping[str, str]:
     """Digests of what the run reads."""
@@ -69,7 +84,45 @@ def inputs(config: Config) -> Mapping[str, str]:
     with at("students"):
         for name, folders in config.students.items():
             found[f"students.{name}"] = " ".join(export.digest(folder) for folder in folders)
-    return found
+    return found | {"teacher": _teacher_digest(config)}
+
+
+def taught(config: Config, folder: str) -> "tuple[str, transfer.Config]":
+    """The teacher that a student is compared with, and the config of the transfer by which it taught.
+
+    Raises:
+        ConfigError: the folder is not that of a finished transfer, or has no such teacher.
+    """
+    from pipelines import transfer
+    from pipelines._run import read_report
+
+    if read_report(folder).get("pipeline") != "transfer":
+        raise ConfigError([f"students: {folder} must be the folder of a finished transfer"])
+    found = load(transfer.Config, Path(folder) / "config.yaml")
+    name = config.teacher or next(iter(found.teachers), "")
+    if name not in found.teachers:
+        raise ConfigError([f"teacher: {folder} was not taught by {name!r}{suggest(name, list(found.teachers))}"])
+    return name, found
+
+
+def _teacher_digest(config: Config) -> str:
+    """Names the weights of the one teacher that all students are compared with.
+
+    Raises:
+        ConfigError: the students had several, or it has other weights now than when it taught.
+    """
+    from pipelines._build import teacher_digest
+    from pipelines._run import RunFolder
+
+    digests = set()
+    for folder in [folder for folders in config.students.values() for folder in folders]:
+        name, transfer = taught(config, folder)
+        digests.add(teacher_digest(transfer.teachers[name]))
+        before = RunFolder.of(folder, "transfer", transfer, {}).before
+        if before is None or digests != {before["inputs"][f"teachers.{name}"]}:
+            raise ConfigError([f"students: teacher {name!r} of {folder} is not the one that the others had, or has "
+                               f"other weights now than when it taught; train the student again"])  # fmt: skip
+    return digests.pop()
 
 
 def run(config: Config, path: Path) -> None:

@@ -40,6 +40,7 @@ def run(config: Config, path: Path) -> None:
     """Draws and writes the page."""
     import jinja2
 
+    from crossmodal.checkpoint import write
     from pipelines._run import RunFolder, environment, is_main, say
 
     if not is_main():
@@ -53,10 +54,7 @@ def run(config: Config, path: Path) -> None:
     sections = [_section(Path(folder), config.map) for folder in config.runs]
     run.begin()
     page = run.path / "report.html"
-    page.write_text(
-        template.render(title=config.title, sections=sections, environment=environment(), headings=HEADINGS),
-        encoding="utf-8",
-    )
+    write(page, template.render(title=config.title, sections=sections, environment=environment(), headings=HEADINGS))
     say(f"{page}: open it in a browser ({page.stat().st_size / 1e6:.1f} MB, no network needed)")
     run.finish({"figures": {"page": page.name}})
 
@@ -78,11 +76,11 @@ def _section(folder: Path, layout: str) -> dict[str, Any]:
     }
     drawers = {"shards": _shards, "supervise": _training, "transfer": _training, "evaluate": _evaluate}
     if report["pipeline"] in drawers:
-        drawers[report["pipeline"]](section, folder, started["config"], layout)
+        drawers[report["pipeline"]](section, folder, layout)
     return section
 
 
-def _shards(section: dict[str, Any], folder: Path, config: Mapping[str, Any], layout: str) -> None:
+def _shards(section: dict[str, Any], folder: Path, layout: str) -> None:
     from pipelines._pictures import draw_pairs, embed_png, spread
     from pipelines._schema import ViewConfig
 
@@ -93,7 +91,7 @@ def _shards(section: dict[str, Any], folder: Path, config: Mapping[str, Any], la
     section["pictures"]["Pairs as they are, and in training"] = embed_png(drawn)
 
 
-def _training(section: dict[str, Any], folder: Path, config: Mapping[str, Any], layout: str) -> None:
+def _training(section: dict[str, Any], folder: Path, layout: str) -> None:
     from pipelines._config import load
     from pipelines._pictures import draw_curves, draw_pairs, embed_png, spread
     from pipelines._run import METRICS
@@ -111,13 +109,13 @@ def _training(section: dict[str, Any], folder: Path, config: Mapping[str, Any], 
         )
 
 
-def _evaluate(section: dict[str, Any], folder: Path, config: Mapping[str, Any], layout: str) -> None:
+def _evaluate(section: dict[str, Any], folder: Path, layout: str) -> None:
     import torch
     from safetensors.torch import load_file
 
     from crossmodal import export
     from crossmodal.streams import View
-    from pipelines import transfer
+    from pipelines import evaluate
     from pipelines._build import open_shards, open_views
     from pipelines._config import load
     from pipelines._pictures import draw_few_labels, draw_map, draw_retrieval, embed_png
@@ -127,17 +125,18 @@ def _evaluate(section: dict[str, Any], folder: Path, config: Mapping[str, Any], 
         drawn = draw_few_labels(figures["few_labels"], figures["chance"]["accuracy"])
         section["pictures"]["Accuracy over the number of labels"] = embed_png(drawn)
     examples = load_file(folder / "examples.safetensors")
-    student = Path(next(iter(config["students"].values()))[0])
-    taught = load(transfer.Config, student / "config.yaml")
-    shards = open_shards(config["data"]["test"], "data.test")
-    teacher = taught.teachers[config["teacher"] or next(iter(taught.teachers))]
-    answer = open_views(shards, taught.views)[teacher.view]
+    asked = load(evaluate.Config, folder / "config.yaml")
+    student = next(iter(asked.students.values()))[0]
+    name, transfer = evaluate.taught(asked, student)
+    shards = open_shards(asked.data.test, "data.test")
+    teacher = transfer.teachers[name]
+    answer = open_views(shards, {teacher.view: transfer.views[teacher.view]})[teacher.view]
     query = View(export.load_model(student).modality)
     drawn = draw_retrieval(shards, query, answer, examples["queries"].tolist(), examples["found"].tolist())
     section["pictures"]["Retrieval on unseen pairs: framed where the right partner is found"] = embed_png(drawn)
     unit = torch.nn.functional.normalize
     both = torch.cat([(rows := unit(examples[side], dim=1)) - rows.mean(0) for side in ("student", "teacher")])
-    drawn = draw_map(_plane(both, layout), examples["label"], figures["classes"], (taught.student.view, teacher.view))
+    drawn = draw_map(_plane(both, layout), examples["label"], figures["classes"], (transfer.student.view, teacher.view))
     section["pictures"]["Both modalities in one space, each centred on its own mean"] = embed_png(drawn)
 
 

@@ -35,9 +35,9 @@ class Config:
 
 def inputs(config: Config) -> Mapping[str, str]:
     """Digests of what the run reads."""
-    from pipelines._build import open_shards
+    from pipelines import _build as build
 
-    return {"data": open_shards(config.data, "data").manifest.digest}
+    return {"data": build.open_shards(config.data, "data").manifest.digest} | build.student_digest(config.student)
 
 
 def step(model: "nn.Module", batch: "Batch") -> "Losses":

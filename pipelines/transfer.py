@@ -42,7 +42,7 @@ def inputs(config: Config) -> Mapping[str, str]:
     for name, teacher in config.teachers.items():
         with at(f"teachers.{name}.weights"):
             found[f"teachers.{name}"] = build.teacher_digest(teacher)
-    return found
+    return found | build.student_digest(config.student)
 
 
 def step(model: "nn.Module", batch: "Batch", teachers: "Mapping[str, Teacher]") -> "Losses":
@@ -66,7 +66,7 @@ def run(config: Config, path: Path) -> None:
     views = build.open_views(shards, config.views)
     teachers = build.build_teachers(config.teachers, views)
     seed_everything(config.seed, "weights")
-    classes = shards.manifest.classes if build.needs_classifier(config.objectives) else []
+    classes = build.student_classes(config.objectives, shards.manifest.classes, teachers)
     student = build.build_student(config.student, views, len(classes))
     terms = build.build_terms(config.objectives, student.spec, teachers, len(shards))
     module = build.build_transfer(student, config.student.view, terms)

@@ -1,6 +1,7 @@
 """Sound: rates, pieces, channels, the spectrogram, and its refusals."""
 
 import io
+import itertools
 import math
 
 import numpy as np
@@ -110,8 +111,9 @@ def test_channels_are_mixed_doubled_and_swapped():
     assert torch.equal(both.adapt(stereo, Window(flip=True)), torch.stack([right, left]))
     assert (left - mono).max().item() == pytest.approx(20 * math.log10(2), abs=0.01)
     assert torch.equal(*both.adapt(sine(500), Window()))
-    with pytest.raises(ValueError, match="channels=2 needs mono or stereo sound, got 3 channels; use channels=1"):
-        both.adapt(torch.zeros(3, 16000), Window())
+    with pytest.raises(DecodeError, match="channels=2 needs mono or stereo sound, got 3 channels; use channels=1"):
+        both.decode(file(np.zeros((16000, 3))))
+    assert Audio().decode(file(np.zeros((16000, 3)))).shape == (3, 16000)
 
 
 def test_masks_and_gain_are_all_that_augmentation_does():
@@ -155,6 +157,28 @@ def test_the_nearer_is_louder_and_right_is_right():
 def test_what_is_no_whole_sound_is_refused(payload, message):
     with pytest.raises(DecodeError, match=message):
         Audio().decode(payload)
+
+
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.999])
+def test_an_ogg_without_its_end_is_refused(subtype, share):
+    payload = file(sine(440, seconds=3)[0].numpy(), kind="OGG", subtype=subtype)
+
+    assert Audio().decode(payload).shape == (1, 48000)
+    with pytest.raises(DecodeError, match=r"must be whole, got .* bytes of an OGG without its end"):
+        Audio().decode(payload[: int(share * len(payload))])
+
+
+@pytest.mark.parametrize("rate_hz", [16, 16001, 44101, 500_000])
+def test_a_rate_that_costs_too_much_to_resample_is_refused(rate_hz):
+    with pytest.raises(DecodeError, match=rf"simple ratio of rate_hz=16000, got {rate_hz} Hz; fitting are 8000, 11025"):
+        Audio().decode(file(np.zeros(2000), rate_hz))
+
+
+def test_the_usual_rates_are_resampled_among_each_other():
+    usual = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 88200, 96000, 192000)
+    for stored_hz, rate_hz in itertools.permutations(usual, 2):
+        assert len(Audio(rate_hz=rate_hz, mels=8).decode(file(np.zeros(stored_hz // 100), stored_hz))) == 1
 
 
 def test_a_streamed_wav_of_unknown_length_is_read():

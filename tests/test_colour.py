@@ -35,6 +35,25 @@ def test_any_8_bit_png_becomes_three_channels(mode):
     assert Rgb().decode(file(mode)).shape == (3, 3, 4)
 
 
+def test_a_jpeg_that_lost_its_end_is_refused():
+    whole = Rgb().encode(picture(64))
+    for kept in (0.5, 0.8, 0.95):
+        cut = int(kept * len(whole))
+        for payload in (whole[:cut], whole[:cut] + bytes(len(whole) - cut)):
+            with pytest.raises(DecodeError, match=r"JPEG of .* bytes is damaged or cut short"):
+                Rgb().decode(payload)
+    assert torch.equal(Rgb().decode(whole + bytes(7)), Rgb().decode(whole))  # padding is none of ours
+
+
+def test_whatever_damage_does_to_the_decoder_is_one_kind_of_error(monkeypatch: pytest.MonkeyPatch):
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("bytes of a damaged palette lead here")
+
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(DecodeError, match="is damaged or cut short: bytes of a damaged palette lead here"):
+        Rgb().decode(file("P"))
+
+
 def test_png_is_exact():
     pixels = (picture() * 255).byte()
     with io.BytesIO() as memory:

@@ -80,6 +80,13 @@ def test_what_is_no_reading_is_0():
     assert Depth(invalid=65535.0).decode(png(np.array([[65535, 2000]], dtype=np.uint16))).tolist() == [[[0, 2]]]
 
 
+@pytest.mark.parametrize("invalid", [65.535, 99.9, 9999.9, 1e20])
+def test_an_invalid_value_is_known_however_few_bits_hold_it(invalid):
+    values = np.array([[1.5, invalid]], dtype=np.float32)
+
+    assert Depth(scale_m=1.0, invalid=invalid).decode(npy(values)).tolist() == [[[1.5, 0]]]
+
+
 def test_a_map_without_any_reading_is_a_map():
     assert Depth().decode(png(np.zeros((3, 4), dtype=np.uint16))).tolist() == [[[0] * 4] * 3]
 
@@ -96,6 +103,8 @@ REFUSED = [
     (png(STEPS)[:60], "is damaged or cut short"),
     (interlaced_png(STEPS)[:33] + png(STEPS)[-12:], "is damaged or cut short"),  # without pixels
     (npy(STEPS).replace(b"(11, 13)", b"(11, 13 "), "is damaged or cut short"),
+    (npy(STEPS).replace(b"'fortran_order'", b"b'ortran_order'"), "is damaged or cut short"),
+    (npy(STEPS).replace(b"(11, 13)", b"(4,True)"), "is damaged or cut short"),
     (npy(STEPS)[:-9], r"\.npy array of .* is damaged or cut short"),
     (npy(np.zeros((2, 3, 4))), r"\[height, width\], got float64 \[2, 3, 4\]"),
     (npy(np.zeros((0, 4))), r"got float64 \[0, 4\]"),
@@ -272,7 +281,9 @@ def test_a_nearer_solid_hides_a_farther_one():
     [
         ({"size": 0}, "size must be from 1"),
         ({"scale_m": 0.0}, "scale_m must be from 1e-09"),
-        ({"min_m": 3.0, "max_m": 2.0}, "0 < min_m < max_m is needed, got 3.0 and 2.0"),
+        ({"min_m": 3.0, "max_m": 2.0}, "0 < min_m < max_m < inf is needed, got 3.0 and 2.0"),
+        ({"max_m": math.inf}, "0 < min_m < max_m < inf is needed, got 0.3 and inf"),
+        ({"min_m": math.nan}, "0 < min_m < max_m < inf is needed, got nan"),
         ({"noise": -1.0}, "noise must be from 0 to 0.5, got -1.0"),
         ({"holes": -1}, "holes must be from 0 to 64, got -1"),
     ],

@@ -1,12 +1,16 @@
 """Every objective against its formula in loops, in float64; and what all of them promise."""
 
+import contextlib
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from crossmodal import ENCODERS, OBJECTIVES
+from crossmodal.contrast import nce as nce_module
 from crossmodal.contrast.bank import Bank, draw_negatives
 from crossmodal.contrast.nce import log_normaliser, nce, pick_scores
 from crossmodal.encoders._base import Features, Spec
@@ -173,9 +177,10 @@ def test_nce_bound_reaches_the_known_information() -> None:
     x = torch.randn(count, dtype=torch.float64, generator=random)
     y = rho * x + (1 - rho**2) ** 0.5 * torch.randn(count, dtype=torch.float64, generator=random)
     ratio = -0.5 * math.log(1 - rho**2) - (rho**2 * (x**2 + y**2) - 2 * rho * x * y) / (2 * (1 - rho**2))
+    # the optimal score is the log density ratio and any constant, which is then ln (Z / N)
+    apart = torch.full((count, 1), -math.inf, dtype=torch.float64)  # negatives that no critic takes for the pair
     for negatives, expected in ((1, -0.437), (4, 0.297), (16, 0.650), (256, 0.816)):
-        # the optimal score is the log density ratio, against which Z / N is 1
-        loss_of_positives = F.softplus(math.log(negatives) - ratio).mean()
+        loss_of_positives = nce(ratio + 0.7, apart, negatives=negatives, log_z=0.7)
         assert math.log(negatives) - loss_of_positives.item() == pytest.approx(expected, abs=0.01)
 
 
@@ -206,6 +211,46 @@ def test_picked_scores_equal_gathered_rows() -> None:
     torch.testing.assert_close(pick_scores(anchors, rows, picked), torch.einsum("bd,bkd->bk", anchors, rows[picked]))
 
 
+def own_bytes(forward: Callable[[], torch.Tensor], *given: torch.Tensor) -> int:
+    """Bytes that a forward keeps for its backward, beside the tensors it was given."""
+    known = {tensor.untyped_storage().data_ptr() for tensor in given}
+    kept: dict[int, torch.Tensor] = {}  # the tensors, so that no address is used twice
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        forward()
+    assert known & set(kept)  # the hooks saw what they should
+    return sum(tensor.untyped_storage().nbytes() for address, tensor in kept.items() if address not in known)
+
+
+@pytest.mark.parametrize("pairs", [100, 10_000])
+def test_picking_keeps_no_scores_for_backward(pairs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nce_module, "DENSE_LIMIT", 20_000)  # 8 anchors at once, or 2
+    anchors, rows = torch.randn(8, 4).requires_grad_(), torch.randn(pairs, 4)
+    picked = torch.randint(pairs, (8, 5))
+    assert own_bytes(lambda: pick_scores(anchors, rows, picked), anchors, rows, picked) == 0
+
+
+@pytest.mark.parametrize("limit", [30, 60, 1000])  # one anchor at a time, two, all
+def test_picked_scores_have_the_gradients_of_the_plain_product(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nce_module, "DENSE_LIMIT", limit)
+    random = generator("pick")
+    anchors = torch.randn(5, 8, dtype=torch.float64, generator=random).requires_grad_()
+    rows = torch.randn(30, 8, dtype=torch.float64, generator=random).requires_grad_()
+    picked = torch.randint(30, (5, 40), generator=random)  # some columns several times
+    weight = torch.randn(5, 40, dtype=torch.float64, generator=random)
+    ours, plain = pick_scores(anchors, rows, picked), (anchors @ rows.T).gather(1, picked)
+    torch.testing.assert_close(ours, plain)
+    for found, expected in zip(torch.autograd.grad((ours * weight).sum(), (anchors, rows)),
+                               torch.autograd.grad((plain * weight).sum(), (anchors, rows)), strict=True):  # fmt: skip
+        torch.testing.assert_close(found, expected)
+    few = picked[:, :6]
+    assert torch.autograd.gradcheck(lambda a, r: pick_scores(a, r, few), (anchors, rows))
+
+
 def test_crd_directions_reach_their_own_side_only() -> None:
     objective = build("crd", dim=7, negatives=11)
     student = features(STUDENT, 4, "student", grad=True)
@@ -232,6 +277,30 @@ def test_bank_without_momentum_holds_what_came() -> None:
     new = F.normalize(torch.randn(1, 4), dim=1)
     bank.update(torch.tensor([2]), new)
     torch.testing.assert_close(bank.rows[2:3], new)
+
+
+class WritesBackwards(TorchDispatchMode):
+    """Writes to an index from its last to its first, as CUDA may."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.index_put_.default:
+            rows, indices, values, *rest = args
+            args = (rows, [index.flip(0) for index in indices], values.flip(0), *rest)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("order", [contextlib.nullcontext, WritesBackwards])
+def test_of_a_repeated_index_the_last_occurrence_counts_in_whatever_order_rows_are_written(
+    order: Callable[[], contextlib.AbstractContextManager],
+) -> None:
+    bank = Bank(6, 4, momentum=0.25, name="t")
+    index, rows = torch.tensor([4, 1, 4, 2, 1, 4]), torch.randn(6, 4, generator=generator("repeated"))
+    expected, before = bank.rows.clone(), bank.rows.clone()
+    for pair, row in zip(index.tolist(), rows, strict=True):
+        expected[pair] = F.normalize(0.25 * before[pair] + 0.75 * row, dim=0)
+    with order():
+        bank.update(index, rows)
+    torch.testing.assert_close(bank.rows, expected)
 
 
 def test_crd_is_blind_to_a_common_rotation() -> None:

@@ -8,12 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file, save_file
 
 from crossmodal import SOURCES
 from crossmodal.packing import write_shards
 from crossmodal.sources._base import Pair
+from pipelines import evaluate
 from pipelines.__main__ import main
+from pipelines._config import load
+from pipelines._evaluation import Evaluation
+from pipelines._run import RunFolder
 
 pytestmark = pytest.mark.slow
 ENCODER = {"name": "convnet", "width": 8, "stages": 3}
@@ -154,6 +160,62 @@ def test_parts_with_other_classes_are_not_compared(
     assert main(["evaluate", str(whole / "evaluation.yaml"), *words, f"output={tmp_path / 'new'}"]) == 2
     assert "must have the same classes" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("students={~crd: null}", "students must name at least one finished transfer"),
+        ("students={crd: []}", "students.crd must have 1 folder, or as many as divide the 2 seeds, got 0"),
+        ("students={crd: [OUT/teacher]}", "teacher must be the folder of a finished transfer"),
+        ("students={crd: [OUT/nothing]}", "nothing holds no exported model"),
+        ("teacher=rbg", "was not taught by 'rbg'; did you mean 'rgb'?"),
+        ("data.test=OUT/pairs", "pairs/manifest.json is missing"),
+    ],
+)
+def test_what_cannot_be_compared_is_said_before_anything_is_measured(
+    whole: Path, tmp_path: Path, override: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = whole / "out"
+    data = f"data={{train: {out}/pairs/train, test: {out}/pairs/test}}"
+    given = [data, f"students={{crd: [{out}/student]}}", override.replace("OUT", str(out))]
+    assert main(["evaluate", str(whole / "evaluation.yaml"), *given, f"output={tmp_path / 'new'}"]) == 2
+    told = capsys.readouterr().err
+    assert words in told and "Traceback" not in told
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_teacher_that_has_changed_since_is_not_compared_with(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = Path(shutil.copytree(whole / "out", tmp_path / "out"))
+    config = out / "student" / "config.yaml"
+    config.write_text(config.read_text().replace(str(whole / "out"), str(out)))
+    data = f"data={{train: {out}/pairs/train, test: {out}/pairs/test}}"
+    words = ["evaluate", str(whole / "evaluation.yaml"), data, f"students={{crd: [{out}/student]}}"]
+    tensors = load_file(out / "teacher" / "model" / "model.safetensors")
+    save_file({name: 2 * tensor for name, tensor in tensors.items()}, out / "teacher" / "model" / "model.safetensors")
+    assert main([*words, f"output={tmp_path / 'new'}"]) == 2
+    assert "has other weights now than when it taught" in capsys.readouterr().err
+
+
+def test_a_student_of_two_teachers_is_compared_through_the_head_of_the_one_asked_for(
+    whole: Path, tmp_path: Path
+) -> None:
+    out = whole / "out"
+    config = transfer_config(str(out / "pairs" / "train"), str(out / "teacher"))
+    config["teachers"]["depth"] = {"view": "depth", "weights": str(out / "student")}
+    path = write(tmp_path / "two.yaml", {**config, "output": str(tmp_path / "two")})
+    assert main(["transfer", path, "train.epochs=1"]) == 0
+    words = [f"data={{train: {out}/pairs/train, test: {out}/pairs/test}}", f"students={{crd: [{tmp_path}/two]}}"]
+    for teacher in ("rgb", "depth"):
+        asked = load(evaluate.Config, whole / "evaluation.yaml", [*words, f"teacher={teacher}"])
+        evaluation = Evaluation(asked, RunFolder.of(tmp_path / teacher, "evaluate", asked, {}))
+        ours = evaluation._embed(evaluation.first.encoder, evaluation.view)
+        theirs = evaluation._embed(evaluation.teacher.encoder, evaluation.teacher_view)
+        found = evaluation._in_heads(evaluation.first, ours, theirs)
+        expected = evaluation.first.heads[f"crd.{teacher}"].project(ours.test, theirs.test)
+        assert found is not None and torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1])
 
 
 def test_shards_are_checked_and_described(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,17 +5,20 @@ import io
 import json
 import re
 import shutil
+import sys
 import tarfile
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import webdataset
 
 from crossmodal import SOURCES
+from crossmodal import shards as shards_module
 from crossmodal.packing import write_shards
-from crossmodal.shards import MANIFEST, ShardError, Shards, read_manifest
+from crossmodal.shards import MANIFEST, Row, ShardError, Shards, _Rows, read_manifest
 from crossmodal.sources._base import Pair
 from crossmodal.verify import check
 from modalities import MODALITIES
@@ -81,10 +84,6 @@ def test_sound_shards_have_nothing_wrong(synthetic: Path) -> None:
     assert check(synthetic / "train") == []
 
 
-def without(name: str) -> Callable[[list[tuple[str, bytes]]], list[tuple[str, bytes]]]:
-    return lambda members: [member for member in members if member != members[0] and member[0] != name]
-
-
 DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "missing member": (
         lambda shard: rewrite(shard, lambda m: [x for x in m if x[0] != first(m, "depth.png")]),
@@ -94,7 +93,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
         lambda shard: rewrite(
             shard, lambda m: [(n, b"not a picture") if n == first(m, "rgb.jpg") else (n, p) for n, p in m]
         ),
-        r"000001\.tar: pair '\S+': 'rgb.jpg' is unreadable",
+        r"000001\.tar: pair '\S+' has an unreadable 'rgb.jpg': ",
     ),
     "duplicated": (
         lambda shard: rewrite(shard, lambda m: [m[0], *m]),
@@ -106,11 +105,23 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "truncated": (
         lambda shard: shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2]),
-        r"000001\.tar: (truncated inside|not a readable tar, or truncated)",
+        r"000001\.tar: pair '\S+' is truncated inside '\S+'; the file ends at byte \d+",
     ),
     "zero bytes": (
         lambda shard: rewrite(shard, lambda m: [(m[0][0], b""), *m[1:]]),
         r"000001\.tar: pair '\S+' has an empty member '\S+' \(zero bytes\)",
+    ),
+    "label cut off": (
+        lambda shard: rewrite(shard, with_facts(b'{"label": ')),
+        r"000001\.tar: pair '\S+' has an unreadable 'json': json must be an object with a whole 'label' from -1 to 7",
+    ),
+    "label of no class": (
+        lambda shard: rewrite(shard, with_facts(b'{"label": 99}')),
+        r"000001\.tar: pair '\S+' has an unreadable 'json': json must be an object with a whole 'label' from -1 to 7",
+    ),
+    "not a tar": (
+        lambda shard: shard.write_bytes(b"not a tar" * 200),
+        r"000001\.tar: not a readable tar",
     ),
     "missing shard": (lambda shard: shard.unlink(), r"000001\.tar: missing, though the manifest lists it"),
     "changed byte": (
@@ -122,6 +133,11 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
 
 def first(members: list[tuple[str, bytes]], ending: str) -> str:
     return next(name for name, _ in members if name.endswith(ending))
+
+
+def with_facts(payload: bytes) -> Callable[[list[tuple[str, bytes]]], list[tuple[str, bytes]]]:
+    """Every pair's JSON member as given."""
+    return lambda members: [(name, payload if name.endswith(".json") else was) for name, was in members]
 
 
 def flipped(content: bytes) -> bytes:
@@ -136,13 +152,121 @@ def test_check_names_each_damage(folder: Path, damage: str) -> None:
     assert re.search(words, problems), problems
 
 
-@pytest.mark.parametrize("damage", ["duplicated", "interleaved", "truncated", "zero bytes", "missing shard"])
-def test_reading_refuses_a_damaged_shard(folder: Path, damage: str) -> None:
+@pytest.fixture
+def scans(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The shards that were scanned, in order."""
+    found: list[str] = []
+    real = shards_module.scan
+    monkeypatch.setattr(shards_module, "scan", lambda path: (found.append(path.name), real(path))[1])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        ("interleaved", r"000001\.tar: pair '\S+' is interleaved"),
+        ("truncated", r"000001\.tar must hold 25 pairs by its manifest, got 1\d; pair '\S+' is truncated inside"),
+        ("not a tar", r"000001\.tar: not a readable tar"),
+        ("missing shard", r"000001\.tar is missing, though"),
+    ],
+)
+def test_a_shard_that_is_damaged_as_a_whole_is_refused_and_scanned_once(
+    folder: Path, scans: list[str], damage: str, words: str
+) -> None:
     DAMAGES[damage][0](folder / "000001.tar")
     shards = Shards.open(folder)
     shards.read(0, ["rgb.jpg"])  # the shard before it is sound
-    with pytest.raises(ShardError, match=r"000001\.tar"):
-        shards.read(30, ["rgb.jpg"])
+    for index in (25, 30, 49):
+        with pytest.raises(ShardError, match=words):
+            shards.read(index, ["rgb.jpg"])
+    assert scans.count("000001.tar") == (damage != "missing shard")
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        ("duplicated", r"000001\.tar: pair '\S+' has a duplicated member"),
+        ("zero bytes", r"000001\.tar: pair '\S+' has an empty member"),
+    ],
+)
+def test_a_damaged_pair_costs_no_other(folder: Path, synthetic: Path, damage: str, words: str) -> None:
+    DAMAGES[damage][0](folder / "000001.tar")
+    shards, sound = Shards.open(folder), Shards.open(synthetic / "train")
+    with pytest.raises(ShardError, match=words):
+        shards.read(25, [])
+    for index in range(26, 50):
+        assert shards.read(index, ["rgb.jpg"]) == sound.read(index, ["rgb.jpg"])
+
+
+@pytest.mark.parametrize(("whole", "words"), [
+    (False, r"000001\.tar: pair '\S+' is truncated inside '\S+'; the file ends at byte \d+"),
+    (True, r"000001\.tar: pair '\S+' is cut short \(unexpected end of data\)"),  # behind its last byte: in the padding
+])  # fmt: skip
+def test_a_shard_cut_in_its_last_pair_loses_that_pair_only(folder: Path, whole: bool, words: str) -> None:
+    shard = folder / "000001.tar"
+    offset, size = max(Shards.open(folder).locate(49)[1].members.values())
+    shard.write_bytes(shard.read_bytes()[: offset + (size if whole else 1)])
+    shards = Shards.open(folder)
+    assert shards.read(48, ["rgb.jpg"])
+    with pytest.raises(ShardError, match=words):
+        shards.read(49, [])
+
+
+def test_a_shard_is_scanned_once_however_few_may_be_open(
+    folder: Path, synthetic: Path, scans: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards_module, "DESCRIPTORS", 2)
+    shards, sound = Shards.open(folder), Shards.open(synthetic / "train")
+    for index in (0, 30, 60, 90, 1, 31, 61, 91):
+        assert shards.read(index, ["rgb.jpg"]) == sound.read(index, ["rgb.jpg"])
+        assert len(shards._descriptors) <= 2
+    assert sorted(scans) == sorted(2 * [f"00000{number}.tar" for number in range(4)])  # once for each of the two
+
+
+def test_the_shard_used_longest_ago_is_closed_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards_module, "DESCRIPTORS", 2)
+    shards = Shards.open(folder)
+    for index in (0, 30, 1, 60):
+        shards.read(index, ["rgb.jpg"])
+    assert list(shards._descriptors) == [0, 2]
+
+
+def test_an_indexed_pair_takes_150_bytes_and_is_what_was_packed() -> None:
+    rows = [
+        Row(f"pair-{number:06d}", dict.fromkeys(("rgb.jpg", "depth.png", "json"), (2**33 + number, 4096)))
+        for number in range(1000)
+    ]
+    rows[7] = Row("odd", {"json": (5, 6)}, ["has an empty member 'json' (zero bytes)"])
+    packed = _Rows.pack(rows)
+    assert [packed[number] for number in range(1000)] == rows
+    objects = {id(thing): thing for thing in (packed.keys, packed.names, *packed.keys, *packed.names)}
+    size = sum(map(sys.getsizeof, objects.values())) + packed.starts.nbytes + packed.spans.nbytes
+    assert size < 150 * 1000
+
+
+@pytest.mark.parametrize("payload", [b"{", b"[]", b"7", b"{}", b'{"label": "1"}', b'{"label": 1.0}', b'{"label": true}',
+                                     b'{"label": null}', b'{"label": 8}', b'{"label": -2}', b"\xff"])  # fmt: skip
+def test_facts_without_a_label_of_the_classes_are_refused(synthetic: Path, payload: bytes) -> None:
+    shards = Shards.open(synthetic / "train")
+    words = r"000000\.tar: pair '\S+': json must be an object with a whole 'label' from -1 to 7, got b"
+    with pytest.raises(ShardError, match=words):
+        shards.parse(0, payload)
+    assert shards.parse(0, b'{"label": 7}') == {"label": 7}
+    assert shards.parse(0, b'{"label": -1}') == {"label": -1}
+
+
+def test_without_classes_any_label_will_do(synthetic: Path) -> None:
+    shards = Shards(synthetic / "train", replace(read_manifest(synthetic / "train"), classes=[]))
+    assert shards.parse(0, b'{"label": 99}') == {"label": 99}
+    with pytest.raises(ShardError, match="whole 'label' from -1 up, got"):
+        shards.parse(0, b'{"label": -2}')
+
+
+def test_check_names_a_modality_that_is_not_known(folder: Path) -> None:
+    content = json.loads((folder / MANIFEST).read_text())
+    content["fields"]["depth"]["modality"] = "thermal"
+    (folder / MANIFEST).write_text(json.dumps(content))
+    assert check(folder) == [f"{folder / MANIFEST}: field 'depth' is of modality 'thermal', which is not known"]
 
 
 def test_a_pair_in_two_shards_is_named(folder: Path) -> None:
@@ -164,6 +288,20 @@ def test_a_manifest_of_another_format_is_refused(folder: Path) -> None:
     content = json.loads((folder / MANIFEST).read_text())
     (folder / MANIFEST).write_text(json.dumps({**content, "format": "other/9"}))
     with pytest.raises(ShardError, match="format must be 'crossmodal-shards/1', got 'other/9'"):
+        Shards.open(folder)
+
+
+def test_a_manifest_whose_pairs_are_not_its_shards_is_refused(folder: Path) -> None:
+    content = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps({**content, "pairs": 100}))
+    with pytest.raises(ShardError, match=r"manifest.json .*pairs must be the sum of its shards', 96, got 100"):
+        Shards.open(folder)
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\xff", b"{", b"[]", b"{}", b'{"format": "crossmodal-shards/1"}'])
+def test_bytes_that_are_no_manifest_are_refused_by_path(folder: Path, content: bytes) -> None:
+    (folder / MANIFEST).write_bytes(content)
+    with pytest.raises(ShardError, match=re.escape(f"{folder / MANIFEST} is not a manifest: ")):
         Shards.open(folder)
 
 

@@ -1,13 +1,18 @@
 """The planned order: the same for any number of ranks and workers, resumed anywhere, each pair at most once."""
 
+import math
+import multiprocessing
+import os
 import shutil
+import subprocess
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from crossmodal.shards import ShardError, Shards
+from crossmodal.shards import Field, ShardError, Shards
 from crossmodal.streams import (
     Look,
     PairStream,
@@ -150,6 +155,25 @@ def test_windows_lie_inside_the_sample() -> None:
     assert 200 < flips < 300  # half of 500, 4.5 standard deviations
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"scale": (-0.5, 1.0)}, r"look.scale must be two shares above 0 and up to 1, low to high, got \(-0.5, 1.0\)"),
+        ({"scale": (0.5, 1.5)}, r"look.scale must be .* got \(0.5, 1.5\)"),
+        ({"scale": (0.9, 0.5)}, r"look.scale must be .* got \(0.9, 0.5\)"),
+        ({"scale": (math.nan, 1.0)}, r"look.scale must be .* got \(nan, 1.0\)"),
+        ({"ratio": (0.0, 1.0)}, r"look.ratio must be two finite numbers above 0, low to high, got \(0.0, 1.0\)"),
+        ({"ratio": (1.0, math.inf)}, r"look.ratio must be .* got \(1.0, inf\)"),
+        ({"ratio": (2.0, 1.0)}, r"look.ratio must be .* got \(2.0, 1.0\)"),
+        ({"flip": 3.0}, r"look.flip must be from 0 to 1, got 3.0"),
+        ({"flip": math.nan}, r"look.flip must be from 0 to 1, got nan"),
+    ],
+)
+def test_a_look_out_of_range_is_refused(options: dict[str, tuple[float, float] | float], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Look(**options)
+
+
 def test_evaluation_sees_every_pair_once_in_order(shards: Shards, views: dict[str, View]) -> None:
     for workers in (0, 2):
         seen = torch.cat([part.index for part in sweep_parts(shards, views, batch_size=36, workers=workers)])
@@ -174,11 +198,41 @@ def test_a_view_without_its_field_is_refused(shards: Shards) -> None:
         open_view(without, "depth")
 
 
+def held_as(shards: Shards, field: str, modality: str) -> Shards:
+    """The shards, whose manifest says that a field holds another modality."""
+    fields = {**shards.manifest.fields, field: Field(modality, "png", {})}
+    return Shards(shards.folder, replace(shards.manifest, fields=fields))
+
+
+def test_a_view_of_a_field_that_holds_another_modality_is_refused(shards: Shards) -> None:
+    with pytest.raises(ShardError, match=r"modality 'depth' reads 'depth', but .* holds 'audio' there"):
+        open_view(held_as(shards, "depth", "audio"), "depth")
+    with pytest.raises(ShardError, match=r"field 'audio' of .*: modality 'thermal' is not known"):
+        open_view(held_as(shards, "audio", "thermal"), "audio")
+
+
+def test_modalities_that_read_the_same_field_open_one_anothers(shards: Shards) -> None:
+    for name in ("rgb", "luminance", "chrominance"):
+        assert open_view(shards, name).modality == MODALITIES.get(name)()
+        assert open_view(held_as(shards, "rgb", name), "rgb")
+
+
+def test_what_cannot_be_adapted_is_named(
+    shards: Shards, views: dict[str, View], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> torch.Tensor:
+        raise ValueError("a window of no size")
+
+    monkeypatch.setattr(type(views["depth"].modality), "adapt", refuse)
+    with pytest.raises(ShardError, match=r"000001.tar: pair '\S+', depth.png: a window of no size"):
+        read_pair(shards, views, 30)
+
+
 @pytest.fixture
 def damaged(synthetic: Path, tmp_path: Path) -> Shards:
     """One unreadable picture, of pair 30, in place."""
     folder = Path(shutil.copytree(synthetic / "train", tmp_path / "train"))
-    path, row, _ = Shards.open(folder).locate(30)
+    path, row = Shards.open(folder).locate(30)
     with path.open("r+b") as file:
         file.seek(row.members["rgb.jpg"][0])
         file.write(b"garbage!" * 4)
@@ -192,11 +246,104 @@ def test_an_unreadable_pair_stops_the_run_by_name(damaged: Shards, views: dict[s
         list(train_parts(stream, workers=workers))
 
 
-def test_an_unreadable_pair_is_replaced_and_counted_if_so_chosen(damaged: Shards, views: dict[str, View]) -> None:
-    stream = PairStream(
-        damaged, views, plan_of(damaged), look=Look(), last_step=plan_of(damaged).steps, skip_unreadable=True
-    )
-    found = join(list(train_parts(stream)))
-    assert found.replaced == 1
+def skipping(shards: Shards, views: dict[str, View], *, workers: int = 0, **options: int) -> Part:
+    """Two epochs that replace what is unreadable."""
+    plan = plan_of(shards)
+    span = {"last_step": 2 * plan.steps, **options}
+    return join(list(train_parts(PairStream(shards, views, plan, look=Look(), skip_unreadable=True, **span),
+                                 workers=workers)))  # fmt: skip
+
+
+def test_an_unreadable_pair_is_replaced_and_told_if_so_chosen(damaged: Shards, views: dict[str, View]) -> None:
+    found = skipping(damaged, views)
+    told = f"{damaged.folder / '000001.tar'}: pair {damaged.read(30, [])[0]!r}, rgb.jpg: "
+    assert len(found.replaced) == 2  # once an epoch
+    assert all(problem.startswith(told) for problem in found.replaced)
     assert 30 not in found.index
-    assert len(found.index) == 96
+    assert len(found.index) == 2 * 96
+
+
+@pytest.fixture
+def halved(synthetic: Path, tmp_path: Path) -> Shards:
+    """Two of the four shards are gone: pairs 25 to 74."""
+    folder = Path(shutil.copytree(synthetic / "train", tmp_path / "halved"))
+    for name in ("000001.tar", "000002.tar"):
+        (folder / name).unlink()
+    return Shards.open(folder)
+
+
+def test_stand_ins_are_spread_over_all_readable_pairs(halved: Shards, views: dict[str, View]) -> None:
+    found = skipping(halved, views)
+    assert len(found.replaced) == 2 * 50  # pairs, not tries
+    assert set(found.replaced) == {
+        f"{halved.folder / name} is missing, though {halved.folder / 'manifest.json'} lists it"
+        for name in ("000001.tar", "000002.tar")
+    }
+    counts = found.index.bincount(minlength=96) - 2  # each readable pair comes by itself in both epochs
+    stands = torch.cat([counts[:25], counts[75:]])
+    assert stands.sum() == 100
+    assert stands.max() <= 9  # 100 draws of 46 pairs: a tenth comes with a probability below 0.001
+    assert (stands > 0).sum() > 30  # 41 are expected
+
+
+def test_stand_ins_depend_on_neither_ranks_nor_workers(halved: Shards, views: dict[str, View]) -> None:
+    whole = skipping(halved, views, last_step=3)
+    assert_same(skipping(halved, views, last_step=3, workers=2), whole)
+    steps = [
+        skipping(halved, views, first_step=step, last_step=step + 1, rank=rank, ranks=2)
+        for step in range(3)
+        for rank in range(2)
+    ]
+    assert_same(join(steps), whole)
+    assert join(steps).replaced == whole.replaced
+
+
+def test_shards_without_a_readable_pair_stop_the_run(halved: Shards, views: dict[str, View]) -> None:
+    for name in ("000000.tar", "000003.tar"):
+        (halved.folder / name).unlink()
+    with pytest.raises(ShardError, match=r"is missing, .*; nor is any of 100 pairs readable that were drawn in its"):
+        skipping(halved, views)
+
+
+# --- signals ---
+
+
+def signal_from_outside(name: str) -> None:
+    """As torchrun, SLURM or a terminal does: to every worker, from another process than theirs."""
+    workers = [str(child.pid) for child in multiprocessing.active_children()]
+    assert len(workers) == 2
+    subprocess.run(["kill", f"-{name}", *workers], check=True)
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="only Linux tells a signal's sender")
+@pytest.mark.parametrize("name", ["TERM", "INT"])
+@pytest.mark.parametrize("loader", ["train", "sweep"])
+def test_signals_to_the_whole_group_leave_workers_at_work(
+    shards: Shards, views: dict[str, View], name: str, loader: str
+) -> None:
+    stream = PairStream(shards, views, plan_of(shards), look=Look(), last_step=40)
+    make: dict[str, Callable] = {
+        "train": lambda workers: train_parts(stream, workers=workers),
+        "sweep": lambda workers: sweep_parts(shards, views, batch_size=2, workers=workers),
+    }
+    found = make[loader](2)
+    begun = [next(found), next(found)]  # each worker has given a piece, so both are ready
+    signal_from_outside(name)
+    after = [*begun, *found]
+    assert torch.equal(join(after).index, join(list(make[loader](0))).index)
+
+
+def test_a_worker_ends_when_its_own_process_says_so(shards: Shards, views: dict[str, View]) -> None:
+    """Python does at exit, and waits: a worker that ignored it would hang every run that ends in an error."""
+    stream = PairStream(shards, views, plan_of(shards), look=Look(), last_step=2000)
+    found = train_parts(stream, workers=2)
+    next(found)
+    children = multiprocessing.active_children()
+    for child in children:
+        child.terminate()
+    for child in children:
+        child.join(10)
+    codes = [child.exitcode for child in children]
+    for child in children:
+        child.kill()  # so that a failure of this test does not hang it
+    assert codes == [os.EX_OK, os.EX_OK]

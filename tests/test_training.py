@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from pipelines.__main__ import main
 from pipelines._schema import TrainConfig
@@ -131,6 +131,27 @@ def test_sigterm_saves_and_the_same_command_continues(config: Path, tmp_path: Pa
     assert_equal(weights(tmp_path / "run"), weights(tmp_path / "whole"))
 
 
+def test_sigterm_to_all_processes_of_a_run_saves_too(config: Path, tmp_path: Path) -> None:
+    """As torchrun, SLURM and systemd send it: the loader's workers hear it as well."""
+    words = command("transfer", str(config), "train.save_every=1000", "train.workers=2", "train.epochs=200")
+    stopped = subprocess.Popen(words, env=ENVIRONMENT, start_new_session=True,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)  # fmt: skip
+    wait_for_step(tmp_path / "run", 5, stopped)
+    os.killpg(stopped.pid, signal.SIGTERM)
+    told = stopped.communicate(timeout=60)[1]
+    assert stopped.returncode == 128 + signal.SIGTERM, told
+    assert list((tmp_path / "run" / "checkpoints").iterdir())
+
+
+def test_a_folder_takes_one_process_at_a_time(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = start("transfer", str(config), "train.epochs=200")
+    wait_for_step(tmp_path / "run", 2, first)
+    assert main(["transfer", str(config), "train.epochs=200"]) == 2
+    assert "another process is at it" in capsys.readouterr().err
+    first.kill()
+    first.wait()
+
+
 def test_a_full_disk_loses_nothing(config: Path, tmp_path: Path) -> None:
     """A file-size limit stands for the full disk: the checkpoint of step 3 is written before, step 6 fails."""
     stopped = start("transfer", str(config))
@@ -163,6 +184,40 @@ def test_two_processes_finish_with_the_losses_of_one(config: Path, tmp_path: Pat
         assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
     for name, tensor in weights(tmp_path / "one").items():
         torch.testing.assert_close(weights(tmp_path / "two")[name], tensor, atol=2e-3, rtol=1e-2)
+
+
+def test_unreadable_pairs_are_named_and_counted_over_all_processes(
+    config: Path, synthetic: Path, tmp_path: Path
+) -> None:
+    data = Path(shutil.copytree(synthetic / "train", tmp_path / "data"))
+    shard = bytearray((data / "000002.tar").read_bytes())
+    where = shard.index(b".depth.png") // 512 * 512 + 512
+    shard[where : where + 8] = bytes(8)  # one picture is none any more
+    (data / "000002.tar").write_bytes(shard)
+    launched = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv-backend", "c10d",
+         "--rdzv-endpoint", "localhost:0", "-m", "pipelines", "transfer", str(config), f"data={data}",
+         "train.epochs=2", "train.on_error=skip"],
+        env=ENVIRONMENT, capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+    assert launched.returncode == 0, launched.stderr
+    figures = json.loads((tmp_path / "run" / "report.json").read_text())["figures"]
+    assert figures["unreadable_replaced"] == 2  # once an epoch, whichever process met it
+    assert "another pair stands in: " in launched.stderr and "000002.tar: pair" in launched.stderr
+
+
+def test_other_starting_weights_are_another_run(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["transfer", str(config), "train.epochs=1", f"student.weights={tmp_path / 'start.safetensors'}"]
+    assert main(["transfer", str(config), "train.epochs=1", f"output={tmp_path / 'first'}"]) == 0
+    shutil.copy(tmp_path / "first" / "model" / "model.safetensors", tmp_path / "start.safetensors")
+    kept = {f"encoder.{name}": tensor for name, tensor in weights(tmp_path / "first").items() if "trunk" in name}
+    save_file({name.removeprefix("encoder."): kept[name] for name in kept}, tmp_path / "start.safetensors")
+    assert main(words) == 0
+    save_file({name.removeprefix("encoder."): kept[name] * 2 for name in kept}, tmp_path / "start.safetensors")
+    assert main(words) == 2
+    assert "student.weights: its content changed since" in capsys.readouterr().err
 
 
 def test_a_finished_run_is_not_repeated(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -208,13 +263,18 @@ def test_a_folder_with_other_things_in_it_is_not_written_into(
             "views.rgb.size=16",
             "the teacher was trained on Rgb of shape (3, 32, 32), the view gives Rgb of shape (3, 16",
         ),
-        ("student.view=deptth", "student.view must be one of the views (rgb, depth), got 'deptth'"),
+        ("views.rgb.mean=[0,0,0]", "so that the same scene would reach it as other numbers; give it a view of its own"),
+        ("student.view=deptth", "student.view must be one of the views, got 'deptth'; did you mean 'depth'? (known"),
+        ("student.weights=none.pth", "student.weights: there is no file of weights at"),
+        ("train.mixed_precision=fp16", "train.mixed_precision must be no or bf16 on a CPU, got fp16"),
+        ("objectives.type.name=infonce", "objectives: an objective cannot be called 'type'; give it another name"),
+        ("objectives.loss.name=infonce", "objectives.loss needs another name"),
         ("views.depth.scale_m=0.01", "views.depth: scale_m must be 0.001, as the manifest of"),
         ("views.depth.max_m=0.001", "views.depth: "),
         ("train.batch_size=500", "train.batch_size must be from 1 to the number of pairs, 96, got 500"),
         ("train.accumulate=5", "train.accumulate must divide the 32 pairs a process takes a step, got 5"),
         ("objectives.crd.temperature=0", "objectives.crd: crd needs temperature above 0"),
-        ("objectives.kd.teachers=[depth]", "objectives.kd.teachers: depth; there is rgb"),
+        ("objectives.kd.teachers=[depth]", "objectives.kd.teachers must be of the teachers, got 'depth' (known: rgb)"),
     ],
 )
 def test_a_users_mistake_is_one_clear_line(

@@ -31,8 +31,14 @@ class Bank(nn.Module):
 
     @torch.no_grad()
     def update(self, index: Int[Tensor, " batch"], rows: Float[Tensor, "batch dim"]) -> None:
-        """Row <- normalise(momentum * row + (1 - momentum) * new) for the given pairs; others keep their bits."""
-        mixed = self.momentum * self.rows[index] + (1 - self.momentum) * rows.to(self.rows.dtype)
+        """Row <- normalise(momentum * row + (1 - momentum) * new) for the given pairs; others keep their bits.
+
+        Of an index that comes several times the last occurrence counts.
+        """
+        # CUDA writes to a repeated index in any order, so all its occurrences write what the last one has
+        ordered, order = torch.sort(index, stable=True)
+        last = order[torch.searchsorted(ordered, index, right=True) - 1]
+        mixed = self.momentum * self.rows[index] + (1 - self.momentum) * rows[last].to(self.rows.dtype)
         self.rows[index] = F.normalize(mixed, dim=1)
 
 

@@ -1,8 +1,9 @@
 """Rows of all ranks, in rank order; the rows themselves where there is one rank."""
 
+from typing import Any
+
 import torch
 import torch.distributed
-import torch.distributed.nn.functional
 from jaxtyping import Shaped
 from torch import Tensor
 
@@ -20,9 +21,7 @@ def gather_with_gradient(rows: Shaped[Tensor, "batch dim"]) -> Shaped[Tensor, "a
     With losses that are means over local rows against gathered columns, and DDP's mean over ranks, the gradient is that
     of the joint batch. Every rank must bring equally many rows.
     """
-    if ranks()[1] == 1:
-        return rows
-    return torch.cat(torch.distributed.nn.functional.all_gather(rows.contiguous()))
+    return rows if ranks()[1] == 1 else _Gather.apply(rows)
 
 
 @torch.no_grad()
@@ -39,3 +38,18 @@ def gather(rows: Shaped[Tensor, "batch *dims"]) -> Shaped[Tensor, "all *dims"]:
 def mean_over_ranks(value: Shaped[Tensor, ""]) -> Shaped[Tensor, ""]:
     """The mean of a scalar over all ranks."""
     return gather(value[None]).mean()
+
+
+class _Gather(torch.autograd.Function):
+    """torch.distributed.nn's all_gather, which torch 2.14 deprecates for a private module that 2.11 does not have."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        return gather(rows)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        rank, count = ranks()
+        total = gradient.clone(memory_format=torch.contiguous_format)
+        torch.distributed.all_reduce(total)
+        return total.chunk(count)[rank]

@@ -1,6 +1,7 @@
 """Noise-contrastive estimation over scores, in log domain."""
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -46,8 +47,27 @@ def pick_scores(
     """Anchors @ rows.T at the picked columns.
 
     One dense product and a gather of scalars is several times faster than gathering batch x negatives x dim rows, and
-    exact; anchors go in chunks so that at most `DENSE_LIMIT` scores are held at once.
+    exact; anchors go in chunks so that at most `DENSE_LIMIT` scores are held at once, and none until backward.
     """
     chunk = max(1, DENSE_LIMIT // len(rows))
     pieces = zip(anchors.split(chunk), picked.split(chunk), strict=True)
-    return torch.cat([(piece @ rows.T).gather(1, columns) for piece, columns in pieces])
+    return torch.cat([_Pick.apply(piece @ rows.T, columns) for piece, columns in pieces])
+
+
+class _Pick(torch.autograd.Function):
+    """`scores.gather(1, picked)`; the gradient of gather itself keeps all scores, for their size alone."""
+
+    @staticmethod
+    def forward(scores: Tensor, picked: Tensor) -> Tensor:
+        return scores.gather(1, picked)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        scores, picked = inputs
+        ctx.size = scores.shape
+        ctx.save_for_backward(picked)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (picked,) = ctx.saved_tensors
+        return grad.new_zeros(ctx.size).scatter_add(1, picked, grad), None

@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
@@ -130,7 +129,7 @@ def read_weights(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
             f"{path} is damaged, or holds Python objects, which could run code and are refused; "
             "save its state_dict, or convert it to .safetensors"
         ) from error
-    except (SafetensorError, RuntimeError, ValueError, EOFError, OSError) as error:
+    except Exception as error:  # a damaged file makes readers raise almost anything; the user hears which file
         raise WeightsError(f"{path} cannot be read as a file of weights: {error}") from error
     return _unwrap(content, path)
 
@@ -139,7 +138,9 @@ def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
     for key in _WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+    if not isinstance(content, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
+    ):
         raise WeightsError(
             f"{path} must hold tensors by name, at its top or below {' or '.join(map(repr, _WRAPPERS))}, "
             f"got {type(content).__name__}{' of ' + ', '.join(map(repr, list(content)[:5])) if content else ''}"

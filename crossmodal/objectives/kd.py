@@ -32,7 +32,7 @@ class KD(Objective):
             theirs = "no teacher" if teacher is None else f"a teacher with {teacher.classes}"
             raise ValueError(
                 f"kd compares class logits, so both must have the same classes; got a student with {student.classes} "
-                f"and {theirs} (set student.classes, or take an objective on embeddings)"
+                f"and {theirs} (teachers.NAME.classes is that of a published file; or take an objective on embeddings)"
             )
         self.temperature = temperature
 
