@@ -3,13 +3,14 @@
 import math
 import statistics
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save
 from torch import Tensor
 
@@ -24,7 +25,7 @@ from pipelines import transfer
 from pipelines._build import Teacher, build_teachers, open_shards, open_views
 from pipelines._config import ConfigError, at
 from pipelines._run import RunFolder, say
-from pipelines.evaluate import Config, taught
+from pipelines.evaluate import Config, FewLabelsConfig, taught
 
 HELD = 1 << 27  # numbers of a data set that are kept in memory: 512 MiB of float32
 Figures = dict[str, list[float]]  # one number a seed
@@ -62,6 +63,8 @@ class Evaluation:
             self._describe("random weights", self._embed(self._new(seed, 0), self.view), teacher)
         if self.config.few_labels and self.classes:
             self._few_labels(teacher)
+        if self.config.quantity:
+            self._scratch_on_quantity(self.config.quantity.fact, teacher)
         self._save_examples(teacher)
         return {
             "figures": {
@@ -270,17 +273,34 @@ class Evaluation:
                     if who == "scratch" and count is None:
                         self._describe("scratch, all labels", self._embed(encoder, self.view), teacher)
 
-    def _tune(self, encoder: Encoder, chosen: list[int], seed: int) -> None:
-        asked = self.config.few_labels
-        assert asked
+    def _scratch_on_quantity(self, fact: str, teacher: Seen) -> None:
+        """The same encoder from scratch, trained on the quantity itself of all training pairs."""
+        known = self._quantities[0]
+        targets = (known - known.mean(0)) / known.std(0).clamp(min=1e-6)
+        for seed in range(self.config.seeds):
+            encoder = self._new(seed, known.shape[1])
+            self._tune(encoder, list(range(len(known))), seed, targets=targets, loss=F.smooth_l1_loss)
+            self._describe(f"scratch, trained on {fact}", self._embed(encoder, self.view), teacher)
+
+    def _tune(
+        self,
+        encoder: Encoder,
+        chosen: list[int],
+        seed: int,
+        *,
+        targets: Tensor | None = None,
+        loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+    ) -> None:
+        """Trains a whole encoder on the chosen pairs' labels, or on other targets."""
+        asked = self.config.few_labels or FewLabelsConfig()
         recipe = few_labels.Recipe(
             asked.steps, asked.least_steps, asked.epochs, asked.batch_size, asked.lr, asked.weight_decay
         )
         look = Look(asked.look.scale, asked.look.ratio, asked.look.flip)
         signals = [self._signals[index] for index in chosen]
         few_labels.train_on(
-            encoder, self.view.modality, signals, self.labels[0][chosen], recipe,
-            look=look, seed=seed, device=self.device,
+            encoder, self.view.modality, signals, self.labels[0][chosen] if targets is None else targets, recipe,
+            loss=loss, look=look, seed=seed, device=self.device,
         )  # fmt: skip
 
     @cached_property

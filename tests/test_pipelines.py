@@ -12,9 +12,13 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from crossmodal import SOURCES
+from crossmodal import ENCODERS, SOURCES
 from crossmodal.packing import write_shards
 from crossmodal.sources._base import Pair
+from modalities._random import generator
+from modalities._scene import draw_scene
+from modalities.depth import Depth
+from modalities.rgb import Rgb
 from pipelines import evaluate
 from pipelines.__main__ import main
 from pipelines._config import load
@@ -217,6 +221,56 @@ def test_a_student_of_two_teachers_is_compared_through_the_head_of_the_one_asked
         with torch.inference_mode():
             expected = evaluation.first.heads[f"crd.{teacher}"].project(ours.test, theirs.test)
         assert found is not None and torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1])
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Frames without labels as a depth camera's user has them: colour, depth, and a text file of numbers."""
+    folder = tmp_path_factory.mktemp("recording")
+    (folder / "frames").mkdir()
+    for number in range(80):
+        scene = draw_scene(generator("recording", number), size=32)
+        stem = folder / "frames" / f"{number:03d}"
+        stem.with_suffix(".color.jpg").write_bytes(Rgb().encode(Rgb().render(scene)))
+        stem.with_suffix(".depth.png").write_bytes(Depth(scale_m=0.001).encode(Depth().render(scene)))
+        stem.with_suffix(".pose.txt").write_text(f"{scene.wall_m} {scene.solids[0].distance_m}")
+    return folder
+
+
+def test_a_recording_without_labels_is_judged_by_a_quantity(
+    recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    members = {"rgb": {"modality": "rgb", "files": "{key}.color.jpg"},
+               "depth": {"modality": "depth", "files": "{key}.depth.png", "scale_m": 0.001}}  # fmt: skip
+    source = {"name": "folder", "root": str(recording / "frames"), "members": members,
+              "facts": {"pose": "{key}.pose.txt"}, "test_share": 0.3}  # fmt: skip
+    assert main(["shards", write(tmp_path / "s.yaml", {"source": source, "output": str(tmp_path / "pairs")})]) == 0
+    published = ENCODERS.get("convnet")((3, 32, 32), 0, width=8, stages=3).trunk.state_dict()
+    torch.save(published, tmp_path / "published.pth")
+    config = transfer_config(str(tmp_path / "pairs" / "train"), str(tmp_path / "published.pth"))
+    config["teachers"]["rgb"]["encoder"] = dict(ENCODER)
+    path = write(tmp_path / "t.yaml", {**config, "output": str(tmp_path / "student")})
+    assert main(["transfer", path, "train.epochs=1"]) == 0
+    asked = {
+        "data": {"train": str(tmp_path / "pairs" / "train"), "test": str(tmp_path / "pairs" / "test")},
+        "students": {"crd": [str(tmp_path / "student")]},
+        "quantity": {"fact": "pose", "columns": [0, 1], "unit": "m"},
+        "few_labels": {"steps": 60, "least_steps": 60, "batch_size": 16},
+        "seeds": 2,
+        "workers": 0,
+    }
+    evaluation = write(tmp_path / "e.yaml", {**asked, "output": str(tmp_path / "evaluation")})
+    assert main(["evaluate", evaluation]) == 0
+    figures = json.loads((tmp_path / "evaluation" / "report.json").read_text())["figures"]
+    assert set(figures["table"]) == {"teacher", "crd", "random weights", "scratch, trained on pose"}
+    assert figures["table"]["scratch, trained on pose"]["quantity"]["mean"] < 0.7 * figures["chance"]["quantity"]
+    assert len(figures["table"]["scratch, trained on pose"]["quantity"]["runs"]) == 2
+    assert not figures["few_labels"] and "accuracy" not in figures["chance"]
+    page = write(tmp_path / "r.yaml", {"runs": [str(tmp_path / "evaluation")], "output": str(tmp_path / "page")})
+    assert main(["report", page]) == 0
+    assert "mean error of pose in m" in (tmp_path / "page" / "report.html").read_text()
+    assert main(["evaluate", evaluation, "quantity.fact=psoe", f"output={tmp_path / 'new'}"]) == 2
+    assert "need 'psoe' with enough numbers" in capsys.readouterr().err
 
 
 def test_shards_are_checked_and_described(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:

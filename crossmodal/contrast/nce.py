@@ -47,7 +47,7 @@ def pick_scores(
     """Anchors @ rows.T at the picked columns.
 
     One dense product and a gather of scalars is several times faster than gathering batch x negatives x dim rows, and
-    exact; anchors go in chunks so that at most `DENSE_LIMIT` scores are held at once, and none until backward.
+    exact; anchors go in chunks so that at most `DENSE_LIMIT` scores are held at once, and none is kept for backward.
     """
     chunk = max(1, DENSE_LIMIT // len(rows))
     pieces = zip(anchors.split(chunk), picked.split(chunk), strict=True)

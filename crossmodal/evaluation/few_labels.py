@@ -1,12 +1,12 @@
 """Learning from few labels: which pairs are labelled, and training a whole encoder on them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Int
+from jaxtyping import Int, Shaped
 from torch import Tensor
 
 from crossmodal.encoders._base import Encoder
@@ -47,17 +47,18 @@ def train_on(
     encoder: Encoder,
     modality: Modality,
     signals: Sequence[Tensor],
-    labels: Int[Tensor, " pairs"],
+    targets: Shaped[Tensor, "pairs *dims"],
     recipe: Recipe,
     *,
+    loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
     look: Look,
     seed: int,
     device: torch.device | str = "cpu",
 ) -> None:
     """Trains a whole encoder with its classifier on labelled signals, in place; it ends in eval mode.
 
-    Cross-entropy, AdamW, cosine schedule, random windows and the modality's augmentation. Order and draws depend on
-    `seed` alone.
+    `loss` takes logits and targets. AdamW, cosine schedule, random windows and the modality's augmentation. Order and
+    draws depend on `seed` alone.
     """
     encoder.to(device).train()
     steps, size = recipe.length(len(signals)), min(recipe.batch_size, len(signals))
@@ -76,7 +77,7 @@ def train_on(
         logits = encoder(modality.normalise(batch)).logits
         assert logits is not None
         optimiser.zero_grad()
-        F.cross_entropy(logits, labels[chosen].to(device)).backward()
+        loss(logits, targets[chosen].to(device)).backward()
         optimiser.step()
     encoder.eval()
 
