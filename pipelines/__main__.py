@@ -29,6 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _dispatch([word for word in words if word != "--debug"])
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # the reader, as in `crossmodal list encoders | head`, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except Exception as error:
         if "--debug" in words:
             traceback.print_exc()

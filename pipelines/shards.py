@@ -91,7 +91,8 @@ def inspect(flag: str, path: Path) -> int:
     from crossmodal.shards import MANIFEST, ShardError
     from crossmodal.verify import check
 
-    folders = [path] if (path / MANIFEST).is_file() else sorted(found.parent for found in path.glob(f"*/{MANIFEST}"))
+    inside = {found.parent for pattern in (MANIFEST, "*.tar") for found in path.glob(f"*/{pattern}")}
+    folders = [path] if (path / MANIFEST).is_file() else sorted(inside)  # one without a manifest is refused by name
     if not folders:
         raise ShardError(f"{path} holds no shards: there is no {MANIFEST} in it or one level below")
     if flag == "--check":

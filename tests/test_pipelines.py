@@ -273,7 +273,7 @@ def test_a_recording_without_labels_is_judged_by_a_quantity(
     assert "need 'psoe' with enough numbers" in capsys.readouterr().err
 
 
-def test_shards_are_checked_and_described(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_shards_are_checked_and_described(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pairs = whole / "out" / "pairs"
     assert main(["shards", "--check", str(pairs)]) == 0
     assert main(["shards", "--info", str(pairs)]) == 0
@@ -282,6 +282,10 @@ def test_shards_are_checked_and_described(whole: Path, capsys: pytest.CaptureFix
     assert (pairs / "train" / "sheet.png").read_bytes()[:4] == b"\x89PNG"
     assert main(["shards", "--check", str(whole)]) == 1
     assert "holds no shards" in capsys.readouterr().err
+    unfinished = Path(shutil.copytree(pairs, tmp_path / "pairs"))
+    (unfinished / "test" / "manifest.json").unlink()
+    assert main(["shards", "--check", str(unfinished)]) == 1
+    assert "test/manifest.json is missing (the folder exists but its shards" in capsys.readouterr().err
 
 
 def shuffled(pairs: Iterator[Pair]) -> Iterator[Pair]:
