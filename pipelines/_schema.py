@@ -98,7 +98,7 @@ class TrainConfig:
     look: LookConfig = field(default_factory=LookConfig)  # the random window of training samples
     lanes: int = number(16, least=1)  # at most so many places in the data a batch is taken from; processes share them
     shuffle_block: int = number(8192, least=1)  # neighbouring pairs of a lane that are shuffled among one another
-    on_error: Literal["stop", "skip"] = "stop"  # an unreadable pair; skip: another stands in, and it is named and counted
+    on_error: Literal["stop", "skip"] = "stop"  # an unreadable pair; skip: another stands in, named and counted
     workers: int = number(2, least=0, free=True)  # processes a rank that read and decode
     log_every: int = number(20, least=1, free=True)  # steps between lines of metrics.jsonl
     save_every: int = number(500, least=1, free=True)  # steps between checkpoints
