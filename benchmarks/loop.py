@@ -1,6 +1,6 @@
 """What the training loop costs: the whole of it against bare compute on tensors in memory, ResNet-18 at 64 x 64.
 
-python benchmarks/loop.py     about 3 minutes on two cores; prints one line, the ratio first
+python benchmarks/loop.py     about a minute on two cores; prints one line, the ratio first
 
 Whole: `crossmodal transfer` with shards, two workers, windows, augmentation, teacher, CRD, optimiser and metrics.
 Bare: teacher forward, student forward and backward, CRD and optimiser on one batch in memory. Both in turns.

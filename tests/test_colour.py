@@ -54,6 +54,16 @@ def test_whatever_damage_does_to_the_decoder_is_one_kind_of_error(monkeypatch: p
         Rgb().decode(file("P"))
 
 
+def test_a_png_without_its_palette_is_damaged():  # but not without transparency: Pillow raises AssertionError
+    with io.BytesIO() as memory:
+        Image.new("P", (4, 3), 200).save(memory, "PNG", transparency=b"\0\1\2")
+        payload = memory.getvalue()
+    palette, transparency = (payload.index(name) - 4 for name in (b"PLTE", b"tRNS"))
+
+    with pytest.raises(DecodeError, match=r"PNG \(.-bit palette\) of .* bytes is damaged"):
+        Rgb().decode(payload[:palette] + payload[transparency:])
+
+
 def test_png_is_exact():
     pixels = (picture() * 255).byte()
     with io.BytesIO() as memory:
@@ -94,6 +104,13 @@ def test_an_augmentation_of_strength_0_changes_nothing():
     batch = picture()[None]
 
     torch.testing.assert_close(Rgb(**PLAIN).augment(batch, torch.rand(1, 8)), batch, atol=1e-5, rtol=0)
+
+
+def test_every_channel_is_normalised_by_its_own_numbers():
+    rgb, batch = Rgb(), torch.stack([picture(), picture(seed=1)])
+
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (rgb.mean, rgb.std))
+    assert torch.equal(rgb.normalise(batch), (batch - mean) / std)
 
 
 def test_grey_keeps_luma_and_drops_colour():

@@ -87,6 +87,17 @@ def test_an_invalid_value_is_known_however_few_bits_hold_it(invalid):
     assert Depth(scale_m=1.0, invalid=invalid).decode(npy(values)).tolist() == [[[1.5, 0]]]
 
 
+@pytest.mark.parametrize("dtype", [">f4", "f2", "f8"])
+def test_an_invalid_value_is_known_in_any_type(dtype):
+    assert Depth(scale_m=1.0, invalid=9999.9).decode(npy(np.array([[1.5, 9999.9]], dtype))).tolist() == [[[1.5, 0]]]
+    assert Depth(scale_m=1.0, invalid=1e20).decode(npy(np.array([[1.5, np.inf]], dtype))).tolist() == [[[1.5, 0]]]
+
+
+@pytest.mark.parametrize("invalid", [2.5, 1e20])
+def test_an_invalid_value_is_not_rounded_to_an_integer(invalid):
+    assert Depth(scale_m=1.0, invalid=invalid).decode(npy(np.array([[2, 3]], np.uint16))).tolist() == [[[2, 3]]]
+
+
 def test_a_map_without_any_reading_is_a_map():
     assert Depth().decode(png(np.zeros((3, 4), dtype=np.uint16))).tolist() == [[[0] * 4] * 3]
 

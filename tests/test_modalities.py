@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 from modalities import MODALITIES
 from modalities._base import DecodeError, Modality, Window
@@ -26,6 +27,21 @@ def adapted_batch(modality: Modality, count: int = 4) -> torch.Tensor:
 
 def draws_of(modality: Modality, count: int = 4) -> torch.Tensor:
     return torch.stack([modality.draw(generator("draws", i)) for i in range(count)])
+
+
+class Copies(TorchFunctionMode):
+    """Counts tensors that reach a device from the host's memory, for which a GPU waits until its queue is done."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        made = func in (torch.tensor, torch.as_tensor, torch.Tensor.new_tensor)
+        moved = func in (torch.Tensor.to, torch.Tensor.cuda, torch.Tensor.type_as) and args[0].device.type == "cpu"
+        self.count += (made or moved) and result.device.type != "cpu"
+        return result
 
 
 def test_there_is_something_to_test():
@@ -102,6 +118,19 @@ def test_augmentation_of_a_row_does_not_depend_on_the_others(modality):
     torch.testing.assert_close(alone, together, rtol=1e-5, atol=1e-5 * scale)
     shuffled = modality.augment(batch[order], draws[order])
     torch.testing.assert_close(shuffled, together[order], rtol=1e-5, atol=1e-5 * scale)
+
+
+def test_nothing_is_copied_to_the_device_for_each_batch(modality):
+    batch, draws = adapted_batch(modality).to("meta"), draws_of(modality).to("meta")  # a device of shapes alone
+    modality.normalise(modality.augment(batch, draws))  # what is kept may be copied once
+
+    with Copies() as copies:
+        modality.normalise(modality.augment(batch, draws))
+
+    assert copies.count == 0
+    with copies:
+        batch.new_tensor([1.0]), torch.ones(1).to(batch)
+    assert copies.count == 2
 
 
 def test_normalised_numbers_suit_an_encoder(modality):
