@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import torch
 from jaxtyping import Float
-from kornia.enhance import adjust_brightness_accumulative, adjust_contrast_with_mean_subtraction
+from kornia.enhance import adjust_brightness_accumulative
 from torch import Tensor
 
 from modalities._base import Modality, Window
@@ -77,7 +77,10 @@ class Luminance(Modality):
     ) -> Float[Tensor, "batch 1 height width"]:
         """The batch under other lights; stays in [0, 100]."""
         brightened = adjust_brightness_accumulative(batch / 100, factors(draws[:, 0], self.brightness))
-        return 100 * adjust_contrast_with_mean_subtraction(brightened, factors(draws[:, 1], self.contrast))
+        # kornia 0.8, the last for Python 3.10, takes the mean of the whole batch for contrast where there is one channel
+        middle = brightened.mean(dim=(1, 2, 3), keepdim=True)
+        contrast = factors(draws[:, 1], self.contrast)[:, None, None, None]
+        return 100 * (middle + contrast * (brightened - middle)).clamp(0, 1)
 
     def normalise(self, batch: Float[Tensor, "batch 1 height width"]) -> Float[Tensor, "batch 1 height width"]:
         """L less `mean`, over `std`."""
