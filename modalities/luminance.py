@@ -77,7 +77,7 @@ class Luminance(Modality):
     ) -> Float[Tensor, "batch 1 height width"]:
         """The batch under other lights; stays in [0, 100]."""
         brightened = adjust_brightness_accumulative(batch / 100, factors(draws[:, 0], self.brightness))
-        # kornia 0.8, the last for Python 3.10, takes the mean of the whole batch for contrast where there is one channel
+        # kornia 0.8, the last for Python 3.10, takes one mean for the whole batch where there is one channel
         middle = brightened.mean(dim=(1, 2, 3), keepdim=True)
         contrast = factors(draws[:, 1], self.contrast)[:, None, None, None]
         return 100 * (middle + contrast * (brightened - middle)).clamp(0, 1)
