@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 
 from modalities._catalogue import Catalogue, suggest
+from pipelines import _processes
 from pipelines._config import load
 from pipelines._errors import ConfigError, RunError
 from pipelines._fields import CATALOGUES
@@ -109,9 +110,13 @@ def _run(name: str, words: list[str]) -> int:
         return pipeline.inspect(words[0], Path(words[1]))
     if "=" in words[0] and not Path(words[0]).exists():
         raise ConfigError([f"expected crossmodal {name} CONFIG [key=value ...], got {words[0]} in the place of CONFIG"])
-    path = Path(words[0])
-    pipeline.run(load(pipeline.Config, path, words[1:]), path)
-    return 0
+    path, code = Path(words[0]), 0
+    try:
+        pipeline.run(load(pipeline.Config, path, words[1:]), path)
+    except SystemExit as stopped:  # a signal came, and every process heard of it
+        code = int(stopped.code or 0)
+    _processes.part()
+    return code
 
 
 def _must_know(kind: str, name: str, known: list[str]) -> None:

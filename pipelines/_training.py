@@ -7,13 +7,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
@@ -26,6 +25,7 @@ from crossmodal.shards import Shards
 from crossmodal.streams import Look, PairStream, Part, Plan, View, to_batch, train_parts
 from crossmodal.transfer import Losses, Transfer
 from modalities._random import generator
+from pipelines import _processes
 from pipelines._config import ConfigError
 from pipelines._errors import RunError
 from pipelines._optimiser import Average, build_optimiser, rate
@@ -43,17 +43,15 @@ def open_accelerator(config: TrainConfig, folder: Path) -> Accelerator:
     """
     if config.mixed_precision == "fp16" and not torch.accelerator.is_available():
         raise ConfigError(["train.mixed_precision must be no or bf16 on a CPU, got fp16"])
+    _processes.meet()
     AcceleratorState._reset_state()  # an earlier stage of the same process may have had another precision
     try:
         accelerator = Accelerator(
-            cpu=not torch.accelerator.is_available(),  # without it, several processes on a CPU are taken for one
+            cpu=not torch.accelerator.is_available(),
             mixed_precision=config.mixed_precision,
             log_with=config.trackers or None,
             project_dir=folder,
-            kwargs_handlers=[
-                InitProcessGroupKwargs(timeout=timedelta(hours=12)),  # others wait while one evaluates
-                DistributedDataParallelKwargs(gradient_as_bucket_view=True),
-            ],
+            kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
         )
     except (ValueError, ImportError) as error:
         raise ConfigError([f"train: {error}"]) from error
@@ -308,9 +306,11 @@ class Training:
     def _trackers(self) -> Iterator[None]:
         if self.config.trackers:
             self.accelerator.init_trackers(self.run.pipeline)
-        yield
-        if self.config.trackers:
-            self.accelerator.end_training()
+        try:
+            yield
+        finally:
+            for tracker in self.accelerator.trackers:
+                tracker.finish()  # not `end_training`: the next stage of `run` still needs the process group
 
     def _bar(self) -> Any:
         ranks = self.accelerator.num_processes

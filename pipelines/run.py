@@ -1,7 +1,6 @@
 """Run several stages from one file; a stage whose config and inputs have not changed is not run again."""
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from modalities._catalogue import suggest
+from pipelines import _processes
 from pipelines._config import ConfigError, FieldError, free, load
 
 
@@ -62,12 +62,12 @@ def run(config: Config, path: Path) -> None:
     from pipelines._run import RunFolder, is_main, say  # torch, which no mistake in a config should wait for
 
     for stage in stages:
-        _wait()
+        _processes.wait()
         inputs = stage.module.inputs(stage.config)
         folder = RunFolder.of(stage.config.output, stage.pipeline, stage.config, inputs)
         if is_main() and folder.before is not None and not folder.is_same:
             say(f"{folder.path}: config or inputs changed; the earlier result is now {folder.set_aside()}")
-        _wait()
+        _processes.wait()
         stage.module.run(stage.config, stage.path)
 
 
@@ -120,14 +120,3 @@ def _resolve(value: Any, output: str) -> Any:
     if isinstance(value, list):
         return [_resolve(item, output) for item in value]
     return f"{output}/{value[1:]}" if isinstance(value, str) and value.startswith("@") else value
-
-
-def _wait() -> None:
-    """Keeps several processes at the same stage."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        from datetime import timedelta
-
-        import torch
-        from accelerate import PartialState
-
-        PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(hours=12)).wait_for_everyone()

@@ -76,6 +76,15 @@ def run(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
     )
 
 
+def launch(*words: str) -> subprocess.CompletedProcess[str]:
+    """The same on two processes."""
+    return subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv-backend", "c10d",
+         "--rdzv-endpoint", "localhost:0", *words],
+        env=ENVIRONMENT, capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+
+
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "model" / "model.safetensors")
 
@@ -172,18 +181,35 @@ def test_two_processes_finish_with_the_losses_of_one(config: Path, tmp_path: Pat
     """Batch norm's statistics are each process's own, so an encoder without it."""
     words = ["transfer", str(config), "student.encoder.norm=none", "train.epochs=2", "train.ema=null"]
     assert run(*words, f"output={tmp_path / 'one'}").returncode == 0
-    launched = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0",
-         "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0",
-         "-m", "pipelines", *words, f"output={tmp_path / 'two'}"],
-        env=ENVIRONMENT, capture_output=True, text=True, timeout=240, check=False,
-    )  # fmt: skip
+    launched = launch("-m", "pipelines", *words, f"output={tmp_path / 'two'}")
     assert launched.returncode == 0, launched.stderr
     assert json.loads((tmp_path / "two" / "report.json").read_text())["figures"]["processes"] == 2
     for one, two in zip(lines(tmp_path / "one"), lines(tmp_path / "two"), strict=True):
         assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
     for name, tensor in weights(tmp_path / "one").items():
         torch.testing.assert_close(weights(tmp_path / "two")[name], tensor, atol=2e-3, rtol=1e-2)
+
+
+def test_stages_follow_on_two_processes_that_part_at_the_end(config: Path, synthetic: Path, tmp_path: Path) -> None:
+    """Threads that serve the other process abort this one now and then, if they are left when Python ends."""
+    teacher = {"data": str(synthetic / "train"), "views": {"rgb": {"modality": "rgb", "size": 32}},
+               "student": {"view": "rgb", "encoder": ENCODER},
+               "train": {"epochs": 1, "batch_size": 32, "workers": 0, "trackers": ["tensorboard"]}}  # fmt: skip
+    stages = {
+        "teacher": {"pipeline": "supervise", "config": str(write(tmp_path / "teacher.yaml", teacher))},
+        "student": {"pipeline": "transfer", "config": str(config), "set": {"teachers.rgb.weights": "@teacher"}},
+    }
+    whole = write(tmp_path / "all.yaml", {"stages": stages, "output": str(tmp_path / "out")})
+    script = tmp_path / "command.py"
+    script.write_text(
+        "import sys\nfrom pathlib import Path\nfrom pipelines.__main__ import main\ncode = main(sys.argv[1:])\n"
+        "threads = [file.read_text().strip() for file in Path('/proc/self/task').glob('*/comm')]\n"
+        "sys.exit(code or ' and '.join(name for name in threads if 'gloo' in name) or None)\n"
+    )
+    launched = launch(str(script), "run", str(whole))
+    assert launched.returncode == 0, launched.stderr
+    assert list((tmp_path / "out" / "teacher").rglob("events.out.tfevents.*"))
+    assert json.loads((tmp_path / "out" / "student" / "report.json").read_text())["figures"]["processes"] == 2
 
 
 def test_unreadable_pairs_are_named_and_counted_over_all_processes(
@@ -194,12 +220,9 @@ def test_unreadable_pairs_are_named_and_counted_over_all_processes(
     where = shard.index(b".depth.png") // 512 * 512 + 512
     shard[where : where + 8] = bytes(8)  # one picture is none any more
     (data / "000002.tar").write_bytes(shard)
-    launched = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv-backend", "c10d",
-         "--rdzv-endpoint", "localhost:0", "-m", "pipelines", "transfer", str(config), f"data={data}",
-         "train.epochs=2", "train.on_error=skip"],
-        env=ENVIRONMENT, capture_output=True, text=True, timeout=240, check=False,
-    )  # fmt: skip
+    launched = launch(
+        "-m", "pipelines", "transfer", str(config), f"data={data}", "train.epochs=2", "train.on_error=skip"
+    )
     assert launched.returncode == 0, launched.stderr
     figures = json.loads((tmp_path / "run" / "report.json").read_text())["figures"]
     assert figures["unreadable_replaced"] == 2  # once an epoch, whichever process met it
