@@ -39,14 +39,14 @@ def uniform(seed: int, *counters: Int[Tensor, "..."]) -> Float[Tensor, "..."]:
 
 
 def _mix(state: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
-    state = (state ^ _shift(state, 30)) * _signed(0xBF58476D1CE4E5B9)
-    state = (state ^ _shift(state, 27)) * _signed(0x94D049BB133111EB)
-    return state ^ _shift(state, 31)
+    state = _shift(state, 30).bitwise_xor_(state).mul_(_signed(0xBF58476D1CE4E5B9))
+    state = _shift(state, 27).bitwise_xor_(state).mul_(_signed(0x94D049BB133111EB))
+    return _shift(state, 31).bitwise_xor_(state)
 
 
 def _shift(state: Int[Tensor, "*shape"], places: int) -> Int[Tensor, "*shape"]:
     """Shifts right without copying the sign, which `>>` on int64 does."""
-    return (state >> places) & ((1 << (64 - places)) - 1)
+    return (state >> places).bitwise_and_((1 << (64 - places)) - 1)
 
 
 def _signed(value: int) -> int:

@@ -179,8 +179,10 @@ def _addressed_noise(
     first, second = (draws * 2**24).long().unbind(1)  # torch.rand gives multiples of 2**-24
     pixels = torch.arange(height * width, device=draws.device).view(height, width)
     bits = uniform_bits(0, first[:, None, None, None], second[:, None, None, None], pixels)
-    total = (bits & 0x1FFF) + (bits >> 13 & 0x1FFF) + (bits >> 26 & 0x1FFF) + (bits >> 39 & 0x1FFF)
-    return (total - 2 * 0x1FFF).float() * (math.sqrt(3) / 0x2000)
+    fields = 0x1FFF << 26 | 0x1FFF  # two of the four numbers of 13 bits
+    sums = (bits & fields).add_((bits >> 13).bitwise_and_(fields))
+    total = (sums & 0x3FFF).add_(sums.bitwise_right_shift_(26))
+    return total.float().sub_(2 * 0x1FFF).mul_(math.sqrt(3) / 0x2000)
 
 
 def _read_png(payload: bytes) -> Shaped[np.ndarray, "1 height width"]:

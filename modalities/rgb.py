@@ -91,9 +91,11 @@ class Rgb(Modality):
     ) -> Float[Tensor, "batch 3 height width"]:
         """The batch under other lights and through other lenses; stays in [0, 1]."""
         chance, brightness, contrast, saturation, hue, grey, blur, width = draws.unbind(1)
-        jittered = self._jitter(batch, brightness, contrast, saturation, hue)
-        batch = torch.where(_rows(chance < self.jitter), jittered, batch)
-        batch = adjust_saturation_with_gray_subtraction(batch, (grey >= self.grey).to(batch))
+        if self.jitter:
+            jittered = self._jitter(batch, brightness, contrast, saturation, hue)
+            batch = torch.where(_rows(chance < self.jitter), jittered, batch)
+        if self.grey:
+            batch = adjust_saturation_with_gray_subtraction(batch, (grey >= self.grey).to(batch))
         if self.blur == 0:
             return batch
         sigma = (0.1 + (self.blur_px - 0.1) * width)[:, None].expand(-1, 2)

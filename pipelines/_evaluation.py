@@ -3,7 +3,7 @@
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -297,9 +297,9 @@ class Evaluation:
             asked.steps, asked.least_steps, asked.epochs, asked.batch_size, asked.lr, asked.weight_decay
         )
         look = Look(asked.look.scale, asked.look.ratio, asked.look.flip)
-        signals = [self._signals[index] for index in chosen]
+        known = self.labels[0][chosen] if targets is None else targets
         few_labels.train_on(
-            encoder, self.view.modality, signals, self.labels[0][chosen] if targets is None else targets, recipe,
+            encoder, self.view.modality, _Chosen(self._signals, chosen), known, recipe,
             loss=loss, look=look, seed=seed, device=self.device,
         )  # fmt: skip
 
@@ -342,6 +342,20 @@ class _Decoded:
             self.found[index] = signal
             self.room -= signal.numel()
         return signal
+
+
+@dataclass(frozen=True)
+class _Chosen(Sequence[Tensor]):
+    """Some of the decoded signals, read when they are asked for."""
+
+    signals: _Decoded
+    indices: list[int]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, position: Any) -> Any:
+        return self.signals[self.indices[position]]
 
 
 def _linear_map(seen: Seen, teacher: Seen) -> tuple[Tensor, Tensor]:

@@ -14,12 +14,14 @@ from safetensors.torch import load_file, save_file
 
 from crossmodal import ENCODERS, SOURCES
 from crossmodal.packing import write_shards
+from crossmodal.shards import Shards
 from crossmodal.sources._base import Pair
+from crossmodal.streams import open_view
 from modalities._random import generator
 from modalities._scene import draw_scene
 from modalities.depth import Depth
 from modalities.rgb import Rgb
-from pipelines import evaluate
+from pipelines import _evaluation, evaluate
 from pipelines.__main__ import main
 from pipelines._config import load
 from pipelines._evaluation import Evaluation
@@ -235,6 +237,21 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
         stem.with_suffix(".depth.png").write_bytes(Depth(scale_m=0.001).encode(Depth().render(scene)))
         stem.with_suffix(".pose.txt").write_text(f"{scene.wall_m} {scene.solids[0].distance_m}")
     return folder
+
+
+def test_signals_are_decoded_when_asked_for_and_few_are_kept(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shards = Shards.open(whole / "out" / "pairs" / "train")
+    view = open_view(shards, "depth", size=32, max_m=8.0)
+    decode, read = Depth.decode, []
+    monkeypatch.setattr(Depth, "decode", lambda self, data: read.append(1) or decode(self, data))
+    monkeypatch.setattr(_evaluation, "HELD", 2 * 32 * 32)
+    signals = _evaluation._Chosen(_evaluation._Decoded(shards, view), [5, 7, 11, 5])
+    assert len(signals) == 4 and not read
+    first = [signals[position] for position in range(4)]
+    assert len(read) == 3 and torch.equal(first[0], first[3]) and not torch.equal(first[0], first[1])
+    again = [signals[position] for position in range(4)]
+    assert len(read) == 4  # only pair 11 found no room
+    assert all(torch.equal(one, two) for one, two in zip(first, again, strict=True))
 
 
 def test_a_recording_without_labels_is_judged_by_a_quantity(
