@@ -43,9 +43,9 @@ def open_accelerator(config: TrainConfig, folder: Path) -> Accelerator:
     """
     if config.mixed_precision == "fp16" and not torch.accelerator.is_available():
         raise ConfigError(["train.mixed_precision must be no or bf16 on a CPU, got fp16"])
-    _processes.meet()
     AcceleratorState._reset_state()  # an earlier stage of the same process may have had another precision
     try:
+        _processes.meet()
         accelerator = Accelerator(
             cpu=not torch.accelerator.is_available(),
             mixed_precision=config.mixed_precision,
