@@ -149,7 +149,7 @@ def _below(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tenso
 
 
 def _spec(content: dict[str, Any]) -> Spec:
-    return Spec(content["dim"], tuple(tuple(size) for size in content["maps"]), content["classes"])
+    return Spec(**{name: _frozen(value) for name, value in content.items()})
 
 
 def _frozen(value: Any) -> Any:

@@ -6,6 +6,7 @@ and ranks and workers host lanes. A run that begins at step n sees what it would
 replayed.
 """
 
+import hashlib
 import math
 import os
 import signal
@@ -78,6 +79,7 @@ class Part:
     draws: dict[str, Tensor]
     index: Tensor
     label: Tensor
+    group: Tensor  # number of each pair's group, -1 where it has none
     replaced: tuple[str, ...] = ()  # why pairs could not be read, one message for each that another stands in for
 
     def pin_memory(self) -> "Part":
@@ -87,6 +89,7 @@ class Part:
             {name: tensor.pin_memory() for name, tensor in self.draws.items()},
             self.index.pin_memory(),
             self.label.pin_memory(),
+            self.group.pin_memory(),
             self.replaced,
         )
 
@@ -189,8 +192,14 @@ def read_pair(
             raise ShardError(f"{shards.locate(index)[0]}: pair {key!r}, {members[name]}: {error}") from error
         if look:
             draws[name] = view.modality.draw(generator(*address, key, name))[None]
-    label = shards.parse(index, payloads["json"])["label"]
-    return Part(adapted, draws, torch.tensor([index]), torch.tensor([label]))
+    facts = shards.parse(index, payloads["json"])
+    group = _number_of(str(facts.get("group") or ""))
+    return Part(adapted, draws, torch.tensor([index]), torch.tensor([facts["label"]]), torch.tensor([group]))
+
+
+def _number_of(group: str) -> int:
+    """A number that stands for a group's name, -1 for none; two names share one with a chance of 2**-63."""
+    return int.from_bytes(hashlib.blake2b(group.encode(), digest_size=8).digest(), "little") >> 1 if group else -1
 
 
 class PairStream(IterableDataset):
@@ -309,6 +318,7 @@ def join(pieces: list[Part]) -> Part:
         draws={name: torch.cat([piece.draws[name] for piece in pieces]) for name in first.draws},
         index=torch.cat([piece.index for piece in pieces]),
         label=torch.cat([piece.label for piece in pieces]),
+        group=torch.cat([piece.group for piece in pieces]),
         replaced=tuple(problem for piece in pieces for problem in piece.replaced),
     )
 
@@ -321,7 +331,8 @@ def to_batch(part: Part, views: dict[str, View], device: torch.device | str, *, 
         if name in part.draws:
             adapted = view.modality.augment(adapted, part.draws[name].to(device, non_blocking=True))
         inputs[name] = view.modality.normalise(adapted)
-    return Batch(inputs, part.index.to(device, non_blocking=True), part.label.to(device, non_blocking=True), seed)
+    index, label, group = (tensor.to(device, non_blocking=True) for tensor in (part.index, part.label, part.group))
+    return Batch(inputs, index, label, seed, group)
 
 
 class _Sweep(Dataset):

@@ -39,6 +39,7 @@ class Modality(ABC):
 
     field: ClassVar[str]  # its member in a sample: "depth" reads "000123.depth.png"
     extensions: ClassVar[tuple[str, ...]]  # what `decode` reads; `encode` writes the first
+    plane: ClassVar[str] = "picture"  # what height and width of a sample mean; equal planes can be laid on one another
     stored: ClassVar[tuple[str, ...]] = ()  # options that describe the stored bytes; the manifest holds them
 
     @property

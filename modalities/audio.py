@@ -41,6 +41,7 @@ class Audio(Modality):
     """
 
     field: ClassVar[str] = "audio"
+    plane: ClassVar[str] = "spectrogram"
     extensions: ClassVar[tuple[str, ...]] = ("flac", "wav", "ogg")
 
     rate_hz: int = 16000  # samples per second; files of another rate are resampled

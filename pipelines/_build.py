@@ -170,6 +170,33 @@ def build_terms(
     return terms
 
 
+def check_alignment(
+    configs: Mapping[str, ObjectiveConfig], student: str, teachers: Mapping[str, Teacher], views: Mapping[str, View]
+) -> None:
+    """Refuses objectives that compare maps place by place between views that do not show the same at one place.
+
+    Raises:
+        ConfigError: the first of them, with both views.
+    """
+    own = views[student]
+    for name, config in configs.items():
+        if not OBJECTIVES.get(config.name).needs_alignment:
+            continue
+        for teacher in teachers if config.teachers is None else config.teachers:
+            view = views[teachers[teacher].view]
+            if own.modality.plane != view.modality.plane:
+                raise ConfigError([
+                    f"objectives.{name}: {config.name} compares maps place by place, but view {student!r} gives a "
+                    f"{own.modality.plane} and view {teachers[teacher].view!r} a {view.modality.plane}; take an "
+                    "objective on embeddings"
+                ])  # fmt: skip
+            if student != teachers[teacher].view and not (own.aligned and view.aligned):
+                raise ConfigError([
+                    f"objectives.{name}: {config.name} compares maps place by place, so views {student!r} and "
+                    f"{teachers[teacher].view!r} must both be aligned (aligned: true)"
+                ])  # fmt: skip
+
+
 def build_transfer(student: Encoder, view: str, terms: dict[str, Term]) -> Transfer:
     """The one module that is trained."""
     with at("objectives"):

@@ -374,6 +374,7 @@ def _split(part: Part, pieces: int) -> list[Part]:
             draws={name: tensor[cut] for name, tensor in part.draws.items()},
             index=part.index[cut],
             label=part.label[cut],
+            group=part.group[cut],
         )
         for cut in cuts
     ]

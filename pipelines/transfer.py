@@ -65,6 +65,7 @@ def run(config: Config, path: Path) -> None:
     shards = build.open_shards(config.data, "data")
     views = build.open_views(shards, config.views)
     teachers = build.build_teachers(config.teachers, views)
+    build.check_alignment(config.objectives, config.student.view, teachers, views)
     seed_everything(config.seed, "weights")
     classes = build.student_classes(config.objectives, shards.manifest.classes, teachers)
     student = build.build_student(config.student, views, len(classes))

@@ -54,6 +54,18 @@ def test_features_have_the_sizes_of_the_spec(name: str, shape: tuple[int, ...]):
     assert features.embedding.shape == (2, encoder.spec.dim)
     assert features.logits.shape == (2, 5)
     assert tuple(tuple(item.shape) for item in features.maps) == tuple((2, *size) for size in encoder.spec.maps)
+    assert (features.stem is None) == (encoder.spec.stem is None)
+    if features.stem is not None:
+        assert tuple(features.stem.shape) == (2, *encoder.spec.stem)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_maps_are_their_preactivations_without_what_is_below_zero(name: str):
+    encoder = build(name)
+    features = encoder(noise(2, 3, 32, 32))
+    assert len(features.preactivations) == (len(features.maps) if encoder.spec.preactivations else 0)
+    for before, after in zip(features.preactivations, features.maps, strict=False):
+        assert (before < 0).any() and torch.equal(before.relu(), after)
 
 
 @pytest.mark.parametrize("classes", [0, 5])

@@ -18,15 +18,29 @@ from crossmodal.objectives._base import Batch, Objective
 from crossmodal.transfer import Term, Transfer
 from modalities._random import generator
 
-STUDENT = Spec(dim=6, maps=((4, 3, 3),), classes=5)
-TEACHER = Spec(dim=8, maps=((7, 3, 3),), classes=5)
+MAPS = ((4, 6, 6), (6, 3, 3))
+STUDENT = Spec(dim=6, maps=MAPS, classes=5, stem=(3, 6, 6), preactivations=True)
+TEACHER = Spec(dim=8, maps=MAPS, classes=5, stem=(3, 6, 6), preactivations=True)
 PAIRS = 40
 
 
 def features(spec: Spec, rows: int, name: str, *, grad: bool = False) -> Features:
     random = generator("test", name)
     draw = lambda *shape: torch.randn(*shape, dtype=torch.float64, generator=random).requires_grad_(grad)  # noqa: E731
-    return Features(draw(rows, spec.dim), tuple(draw(rows, *size) for size in spec.maps), draw(rows, spec.classes))
+    embedding, maps = draw(rows, spec.dim), tuple(draw(rows, *size) for size in spec.maps)
+    logits, stem = draw(rows, spec.classes), draw(rows, *spec.stem)
+    return Features(embedding, tuple(item.relu() for item in maps), logits, stem.relu(), maps)
+
+
+def change(features: Features, how: Callable[[torch.Tensor], torch.Tensor]) -> Features:
+    """The same function of every tensor."""
+    return Features(
+        how(features.embedding),
+        tuple(map(how, features.maps)),
+        how(features.logits),
+        how(features.stem),
+        tuple(map(how, features.preactivations)),
+    )
 
 
 def batch(rows: int = 4, seed: int = 3) -> Batch:
@@ -337,19 +351,21 @@ def test_gradients_are_those_of_the_loss(name: str) -> None:
     objective = build(name, **({"positive": "bank"} if "positive" in OBJECTIVES.options(name) else {}))
     teacher, here = features(TEACHER, 3, "teacher"), batch(3)
 
-    def total(embedding: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-        return objective(Features(embedding, (), logits), teacher, here).loss
+    def total(embedding: torch.Tensor, logits: torch.Tensor, stem: torch.Tensor, *maps: torch.Tensor) -> torch.Tensor:
+        positive = tuple(item.relu() for item in maps)
+        return objective(Features(embedding, positive, logits, stem, maps), teacher, here).loss
 
     student = features(STUDENT, 3, "student", grad=True)
-    assert torch.autograd.gradcheck(total, (student.embedding, student.logits), eps=1e-6, atol=1e-5)
+    given = (student.embedding, student.logits, student.stem.detach().requires_grad_(), *student.preactivations)
+    assert torch.autograd.gradcheck(total, given, eps=1e-6, atol=1e-5)
 
 
 def test_order_of_the_batch_does_not_matter(objective: Objective) -> None:
     student, teacher, here = features(STUDENT, 4, "student"), features(TEACHER, 4, "teacher"), batch()
     turn = torch.tensor([2, 0, 3, 1])
     turned = objective(
-        Features(student.embedding[turn], (), student.logits[turn]),
-        Features(teacher.embedding[turn], (), teacher.logits[turn]),
+        change(student, lambda item: item[turn]),
+        change(teacher, lambda item: item[turn]),
         Batch({}, here.index[turn], here.label[turn], here.seed),
     ).loss
     torch.testing.assert_close(turned, objective(student, teacher, here).loss)
@@ -359,7 +375,7 @@ def test_loss_stays_finite_in_half_precision(objective: Objective) -> None:
     objective.float()
     student, teacher = features(STUDENT, 4, "student"), features(TEACHER, 4, "teacher")
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        wide = [Features((f.embedding * 1e3).bfloat16(), (), (f.logits * 1e3).bfloat16()) for f in (student, teacher)]
+        wide = [change(item, lambda each: (each * 1e3).bfloat16()) for item in (student, teacher)]
         found = objective(wide[0], wide[1], batch()).loss
     assert found.dtype == torch.float32
     assert torch.isfinite(found)
@@ -367,8 +383,8 @@ def test_loss_stays_finite_in_half_precision(objective: Objective) -> None:
 
 def test_collapsed_and_zero_features_stay_finite(objective: Objective) -> None:
     for value in (0.0, 1.0):
-        same = [Features(torch.full((3, s.dim), value).double(), (), torch.full((3, 5), value).double())
-                for s in (STUDENT, TEACHER)]  # fmt: skip
+        same = [change(features(spec, 3, "any"), lambda item, value=value: torch.full_like(item, value))
+                for spec in (STUDENT, TEACHER)]  # fmt: skip
         assert torch.isfinite(objective(same[0], same[1], batch(3)).loss)
 
 

@@ -15,7 +15,8 @@ from crossmodal.transfer import Term, Transfer
 from modalities._random import generator
 
 ROWS, PAIRS, RANKS = 8, 30, 2
-TEACHER = Spec(dim=6, maps=(), classes=3)
+MAPS = ((4, 4, 4), (8, 2, 2), (16, 1, 1), (32, 1, 1))  # the student's own
+TEACHER = Spec(dim=6, maps=MAPS, classes=3, stem=(2, 8, 8), preactivations=True)
 
 
 def joint() -> tuple[Batch, Features]:
@@ -26,7 +27,16 @@ def joint() -> tuple[Batch, Features]:
         torch.tensor([0, 1, -1, 2, 0, -1, -1, 1]),  # unequal numbers of labels on the two ranks
         seed=5,
     )
-    return batch, Features(torch.randn(ROWS, 6, generator=random), (), torch.randn(ROWS, 3, generator=random))
+    draw = lambda *size: torch.randn(ROWS, *size, generator=random)  # noqa: E731
+    maps = tuple(draw(*size) for size in TEACHER.maps)
+    return batch, Features(draw(6), tuple(item.relu() for item in maps), draw(3), draw(2, 8, 8).relu(), maps)
+
+
+def share(features: Features, rows: slice) -> Features:
+    assert features.logits is not None and features.stem is not None
+    cut = lambda items: tuple(item[rows] for item in items)  # noqa: E731
+    return Features(features.embedding[rows], cut(features.maps), features.logits[rows], features.stem[rows],
+                    cut(features.preactivations))  # fmt: skip
 
 
 def build(name: str) -> Transfer:
@@ -43,7 +53,7 @@ def take_step(module: Transfer, rank: int = 0, ranks: int = 1) -> dict[str, torc
     batch, teacher = joint()
     mine = slice(rank * ROWS // ranks, (rank + 1) * ROWS // ranks)
     batch = Batch({"depth": batch.inputs["depth"][mine]}, batch.index[mine], batch.label[mine], batch.seed)
-    teacher = Features(teacher.embedding[mine], (), teacher.logits[mine])
+    teacher = share(teacher, mine)
     model = DistributedDataParallel(module) if ranks > 1 else module
     losses = model(batch, {"rgb": teacher})
     losses.total.backward()

@@ -14,6 +14,8 @@ class Features(NamedTuple):
     embedding: Float[Tensor, "batch dim"]  # pooled, before any classifier; not unit length
     maps: tuple[Float[Tensor, "batch _ _ _"], ...]  # one a stage, after its last non-linearity
     logits: Float[Tensor, "batch classes"] | None  # None where the encoder has no classifier
+    stem: Float[Tensor, "batch _ _ _"] | None = None  # what enters the first stage; None where the encoder tells none
+    preactivations: tuple[Float[Tensor, "batch _ _ _"], ...] = ()  # maps before that non-linearity; empty: not told
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,8 @@ class Spec:
     dim: int  # of the embedding
     maps: tuple[tuple[int, int, int], ...]  # channels, height, width of each stage
     classes: int  # 0: no logits
+    stem: tuple[int, int, int] | None = None  # channels, height, width of what enters the first stage
+    preactivations: bool = False  # whether the maps are also given before their last non-linearity
 
 
 class Encoder(nn.Module, ABC):

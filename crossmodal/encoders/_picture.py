@@ -55,6 +55,14 @@ def measure(encoder: Encoder, shape: tuple[int, ...]) -> Spec:
     with torch.no_grad():
         features = encoder(torch.zeros(1, *shape))
     encoder.train()
-    maps = tuple((item.shape[1], item.shape[2], item.shape[3]) for item in features.maps)
-    classes = 0 if features.logits is None else features.logits.shape[1]
-    return Spec(dim=features.embedding.shape[1], maps=maps, classes=classes)
+    return Spec(
+        dim=features.embedding.shape[1],
+        maps=tuple(_size(item) for item in features.maps),
+        classes=0 if features.logits is None else features.logits.shape[1],
+        stem=None if features.stem is None else _size(features.stem),
+        preactivations=bool(features.preactivations),
+    )
+
+
+def _size(item: torch.Tensor) -> tuple[int, int, int]:
+    return item.shape[1], item.shape[2], item.shape[3]

@@ -55,13 +55,17 @@ class ConvNet(Encoder):
 
     def forward(self, batch: Float[Tensor, "batch channels height width"]) -> Features:
         """One map a stage, the mean of the last one, and logits where there are classes."""
-        picture, maps = self.trunk["stem"](batch), []
+        picture = stem = self.trunk["stem"](batch)
+        maps, before = [], []
         for stage in self.trunk["stages"].children():
-            picture = stage(picture)
+            for layer in list(stage.children())[:-1]:
+                picture = layer(picture)
+            before.append(picture)
+            picture = picture.relu()  # not the stage's own, which would overwrite what is before it
             maps.append(picture)
         embedding = picture.mean(dim=(2, 3))
         logits = self.trunk["classifier"](embedding) if "classifier" in self.trunk else None
-        return Features(embedding, tuple(maps), logits)
+        return Features(embedding, tuple(maps), logits, stem, tuple(before))
 
 
 def _layer(before: int, after: int, stride: int, norm: str) -> list[nn.Module]:

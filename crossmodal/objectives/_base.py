@@ -18,6 +18,7 @@ class Batch:
     index: Int[Tensor, " batch"]  # stable number of each pair in its data set
     label: Int[Tensor, " batch"]  # class, -1 where there is none
     seed: int = 0  # address of the draws of this step: the same on every rank
+    group: Int[Tensor, " batch"] | None = None  # number of each pair's group (a video, a room), -1 where it has none
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Objective(nn.Module, ABC):
 
     uses_teacher: ClassVar[bool] = True  # False: it is built once, with no teacher
     needs_logits: ClassVar[bool] = False  # True: the student is given a classifier
+    needs_alignment: ClassVar[bool] = False  # True: maps are compared place by place, so both views must show the same
 
     @abstractmethod
     def forward(self, student: Features, teacher: Features | None, batch: Batch) -> Outcome:
