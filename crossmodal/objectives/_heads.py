@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from crossmodal.contrast.gather import gather_with_gradient
 from crossmodal.encoders._base import Features
 
 
@@ -29,3 +30,27 @@ class Heads(nn.Module):
             F.normalize(self.student(widen(student.embedding)), dim=1),
             F.normalize(self.teacher(widen(teacher.embedding)), dim=1),
         )
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation by the statistics of all ranks' rows; there are no running ones, so forward changes nothing.
+
+    Source: Ioffe, Szegedy 2015, https://arxiv.org/abs/1502.03167, algorithm 1; torch's SyncBatchNorm needs a GPU.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(
+        self, batch: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch channels height width"]:
+        """Every channel to mean `bias` and deviation `weight` over batch, height and width."""
+        centred = batch - _mean(batch)
+        scale = (_mean(centred.square()) + 1e-5).rsqrt()  # as published: a channel that is the same everywhere gives 0
+        return centred * scale * self.weight[:, None, None] + self.bias[:, None, None]
+
+
+def _mean(batch: Tensor) -> Tensor:
+    return gather_with_gradient(batch.mean(dim=(0, 2, 3))[None]).mean(dim=0)[:, None, None]
