@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save
 
 from crossmodal import ENCODERS, OBJECTIVES
 from crossmodal.checkpoint import write
+from crossmodal.contrast.options import Negatives
 from crossmodal.encoders._base import Encoder, Spec
 from crossmodal.objectives._base import Objective
 from modalities import MODALITIES
@@ -134,7 +135,7 @@ def load_model(path: str | Path) -> Model:
         encoder.load_state_dict(_below(state, "encoder."))
         heads = {}
         for name, head in card.heads.items():
-            heads[name] = OBJECTIVES.get(head.objective)(encoder.spec, head.teacher_spec, 2, **head.options)
+            heads[name] = OBJECTIVES.get(head.objective)(encoder.spec, head.teacher_spec, 2, **_options(head))
             heads[name].load_state_dict(_below(state, f"heads.{name}."))
         modality = MODALITIES.get(card.modality)(**card.modality_options)
     except (SafetensorError, RuntimeError) as error:
@@ -146,6 +147,11 @@ def load_model(path: str | Path) -> Model:
 
 def _below(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+
+
+def _options(head: Head) -> dict[str, Any]:
+    """Its options, with negatives of no size: they are not needed to compare."""
+    return {**head.options, "negatives": Negatives(count=1)} if "negatives" in head.options else head.options
 
 
 def _spec(content: dict[str, Any]) -> Spec:

@@ -11,7 +11,7 @@ from crossmodal import ENCODERS, OBJECTIVES, export
 from crossmodal.encoders._base import Encoder, Features, Spec
 from crossmodal.encoders._weights import find_weights, load_pretrained
 from crossmodal.export import Card, Head
-from crossmodal.shards import Shards, sha256_of
+from crossmodal.shards import Manifest, Shards, sha256_of
 from crossmodal.streams import View, open_view
 from crossmodal.transfer import Term, Transfer
 from modalities._base import Modality, Window
@@ -148,10 +148,14 @@ def student_classes(
 
 
 def build_terms(
-    configs: Mapping[str, ObjectiveConfig], student: Spec, teachers: Mapping[str, Teacher], pairs: int
+    configs: Mapping[str, ObjectiveConfig], student: Spec, teachers: Mapping[str, Teacher], held: Manifest
 ) -> dict[str, Term]:
-    """Every objective, once per teacher it compares with; teachers share an objective's weight by their own."""
-    terms = {}
+    """Every objective, once per teacher it compares with; teachers share an objective's weight by their own.
+
+    Raises:
+        ConfigError: an objective cannot be built, or needs what the pairs do not have.
+    """
+    terms, pairs = {}, held.pairs
     for name, config in configs.items():
         kind = OBJECTIVES.get(config.name)
         if not kind.uses_teacher:
@@ -167,6 +171,11 @@ def build_terms(
                 objective = kind(student, teachers[teacher].encoder.spec, pairs, **config.options)
             share = teachers[teacher].weight / total if total else 0.0
             terms[name if len(chosen) == 1 else f"{name}.{teacher}"] = Term(objective, config.weight * share, teacher)
+    for name, term in terms.items():
+        if term.objective.needs_labels and not any(held.labels.values()):
+            raise ConfigError([f"objectives.{name} needs labels, and the pairs have none"])
+        if term.objective.needs_groups and not held.groups:
+            raise ConfigError([f"objectives.{name} needs groups, and the pairs have none"])
     return terms
 
 

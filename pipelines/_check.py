@@ -16,6 +16,7 @@ from pipelines._fields import (
     is_required,
     is_within,
     options_field,
+    short_field,
     show,
 )
 from pipelines._yaml import Node, plain
@@ -175,7 +176,7 @@ class Walk:
 
 
 def _spell_out(schema: type, node: Node) -> Node:
-    chosen = choice_field(schema)
+    chosen = short_field(schema)
     if node.value is None:
         return replace(node, value={})
     if chosen is not None and isinstance(node.value, str):

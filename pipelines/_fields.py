@@ -12,6 +12,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 import crossmodal
 import modalities
+from crossmodal.contrast.options import Negatives
 from modalities._catalogue import Catalogue, Option, read_options
 
 CATALOGUES: dict[str, Catalogue] = {
@@ -21,6 +22,7 @@ CATALOGUES: dict[str, Catalogue] = {
     "sources": crossmodal.SOURCES,
 }
 _NAMES = {"int": int, "float": float, "bool": bool, "str": str, "tuple": tuple, "list": list, "dict": dict}
+_GROUPS = {"Negatives": Negatives}  # options that belong together: dataclasses that entries take
 _SPELT = {None: "null", True: "true", False: "false"}
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
 
@@ -105,6 +107,11 @@ def choice_field(schema: type) -> Field[Any] | None:
     return next((item for item in fields(schema) if "catalogue" in item.metadata), None)
 
 
+def short_field(schema: type) -> Field[Any] | None:
+    """The field that a plain word stands for: a `choice`, or one that says so."""
+    return choice_field(schema) or next((item for item in fields(schema) if "short" in item.metadata), None)
+
+
 def options_field(schema: type) -> Field[Any] | None:
     """The field that takes all other keys."""
     return next((item for item in fields(schema) if "options_of" in item.metadata), None)
@@ -122,7 +129,7 @@ def evaluate(option: Option) -> Any:
         TypeError: it is not one that a config can give.
     """
     try:
-        kind = eval(option.annotation, {"__builtins__": {}}, {**_NAMES, "Literal": Literal, "Any": Any})
+        kind = eval(option.annotation, {"__builtins__": {}}, {**_NAMES, **_GROUPS, "Literal": Literal, "Any": Any})
     except Exception:
         kind = ...
     if not _is_readable(kind):
@@ -175,4 +182,4 @@ def _is_readable(kind: Any) -> bool:
     origin, inner = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType, list, tuple, dict):
         return all(_is_readable(member) for member in inner if member is not Ellipsis)
-    return kind is Any or origin is Literal or kind in _WORDS
+    return kind is Any or origin is Literal or kind in _WORDS or kind in _GROUPS.values()

@@ -61,7 +61,7 @@ def run(config: Config, path: Path) -> None:
         raise ConfigError([f"data: {config.data} must have labels of two or more classes to supervise with"])
     seed_everything(config.seed, "weights")
     student = build.build_student(config.student, views, len(shards.manifest.classes))
-    terms = build.build_terms(config.objectives, student.spec, {}, len(shards))
+    terms = build.build_terms(config.objectives, student.spec, {}, shards.manifest)
     module = build.build_transfer(student, config.student.view, terms)
     training = Training(accelerator, run, config.train, module, step, shards, views, config.seed)
     figures = training.fit()

@@ -69,7 +69,7 @@ def run(config: Config, path: Path) -> None:
     seed_everything(config.seed, "weights")
     classes = build.student_classes(config.objectives, shards.manifest.classes, teachers)
     student = build.build_student(config.student, views, len(classes))
-    terms = build.build_terms(config.objectives, student.spec, teachers, len(shards))
+    terms = build.build_terms(config.objectives, student.spec, teachers, shards.manifest)
     module = build.build_transfer(student, config.student.view, terms)
     for teacher in teachers.values():
         teacher.encoder.to(accelerator.device)

@@ -1,18 +1,13 @@
 """Every objective against its formula in loops, in float64; and what all of them promise."""
 
-import contextlib
 import math
 from collections.abc import Callable
 
 import pytest
 import torch
-import torch.nn.functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from crossmodal import ENCODERS, OBJECTIVES
-from crossmodal.contrast import nce as nce_module
-from crossmodal.contrast.bank import Bank, draw_negatives
-from crossmodal.contrast.nce import log_normaliser, nce, pick_scores
+from crossmodal.contrast.options import Negatives
 from crossmodal.encoders._base import Features, Spec
 from crossmodal.objectives._base import Batch, Objective
 from crossmodal.transfer import Term, Transfer
@@ -62,57 +57,6 @@ def loss(objective: Objective, rows: int = 4, seed: int = 3) -> torch.Tensor:
 # --- formulas in loops ---
 
 
-@torch.no_grad()
-def crd_direction_in_loops(anchors, others, bank, index, drawn, *, negatives, temperature, dim):
-    """-log h(positive) - sum log(1 - h(negative)), h = e / (e + K Z / N), as the paper writes it, pair by pair."""
-    z_over_n = math.exp(1 / (2 * dim * temperature**2))
-    total = 0.0
-    for row in range(len(anchors)):
-        e = math.exp(float(anchors[row] @ others[row]) / temperature)
-        total -= math.log(e / (e + negatives * z_over_n))
-        for column in drawn[row].tolist():
-            e = math.exp(float(anchors[row] @ bank[column]) / temperature)
-            total -= math.log(1 - e / (e + negatives * z_over_n))
-    return total / len(anchors)
-
-
-@pytest.mark.parametrize("positive", ["live", "bank"])
-def test_crd_equals_its_formula_in_loops(positive: str) -> None:
-    objective = build("crd", dim=7, negatives=11, temperature=0.5, positive=positive)
-    student, teacher, here = features(STUDENT, 4, "student"), features(TEACHER, 4, "teacher"), batch()
-    ours, theirs = objective.project(student, teacher)
-    drawn = draw_negatives(here.seed, here.index, PAIRS, 11)
-    banks = objective.memory()
-    expected = 0.0
-    for anchors, live, bank in ((ours, theirs, banks["teacher_bank"]), (theirs, ours, banks["student_bank"])):
-        others = live if positive == "live" else bank[here.index]
-        expected += crd_direction_in_loops(
-            anchors, others, bank, here.index, drawn, negatives=11, temperature=0.5, dim=7
-        )
-    assert objective(student, teacher, here).loss.item() == pytest.approx(expected, abs=1e-9)
-
-
-@torch.no_grad()
-def test_crd_over_all_pairs_is_the_mean_over_draws() -> None:
-    """With more negatives than pairs the expectation is computed; every other pair drawn once weighs K / (N - 1)."""
-    objective = build("crd", dim=7, negatives=100, temperature=0.5, positive="live")
-    student, teacher, here = features(STUDENT, 4, "student"), features(TEACHER, 4, "teacher"), batch()
-    ours, theirs = objective.project(student, teacher)
-    others = [[j for j in range(PAIRS) if j != i] for i in here.index.tolist()]
-    expected = 0.0
-    for anchors, live, bank in (
-        (ours, theirs, objective.memory()["teacher_bank"]),
-        (theirs, ours, objective.memory()["student_bank"]),
-    ):
-        bias = math.log(100) + log_normaliser(7, 0.5)
-        for row in range(4):
-            expected += math.log1p(math.exp(bias - float(anchors[row] @ live[row]) / 0.5)) / 4
-            for column in others[row]:
-                score = float(anchors[row] @ bank[column]) / 0.5
-                expected += 100 / (PAIRS - 1) * math.log1p(math.exp(score - bias)) / 4
-    assert objective(student, teacher, here).loss.item() == pytest.approx(expected, abs=1e-9)
-
-
 def test_kd_equals_its_formula_in_loops() -> None:
     student, teacher = features(STUDENT, 4, "student"), features(TEACHER, 4, "teacher")
     expected = 0.0
@@ -158,176 +102,6 @@ def test_cross_entropy_without_labels_is_zero() -> None:
     assert build("cross_entropy")(features(STUDENT, 4, "student"), None, here).loss.item() == 0
 
 
-def test_nce_gradient_is_h_minus_c() -> None:
-    positive = torch.randn(3, dtype=torch.float64, generator=generator("p")).requires_grad_()
-    negative = torch.randn(3, 9, dtype=torch.float64, generator=generator("n")).requires_grad_()
-    nce(positive, negative, negatives=9, log_z=0.4).backward()
-    h = lambda score: torch.sigmoid(score - math.log(9) - 0.4)  # noqa: E731
-    torch.testing.assert_close(positive.grad, (h(positive.detach()) - 1) / 3)
-    torch.testing.assert_close(negative.grad, h(negative.detach()) / 3)
-
-
-# --- CRD's numbers ---
-
-
-@pytest.mark.parametrize(("pairs", "negatives"), [(50_000, 16_384), (3_000, 16_384)])
-def test_crd_starts_where_the_closed_form_says(pairs: int, negatives: int) -> None:
-    """A direction: ln K + 1 + 1 / (2 d tau^2): 11.50 at K = 16,384, d = 128, tau = 0.07."""
-    torch.manual_seed(0)
-    objective = OBJECTIVES.get("crd")(Spec(64, (), 0), Spec(64, (), 0), pairs, negatives=negatives)
-    random = generator("start")
-    # features of unrelated networks: independent directions
-    student = Features(torch.randn(64, 64, generator=random), (), None)
-    teacher = Features(torch.randn(64, 64, generator=random), (), None)
-    found = objective(student, teacher, Batch({}, torch.arange(64), torch.zeros(64, dtype=torch.int64), 1)).loss
-    expected = math.log(negatives) + 1 + 1 / (2 * 128 * 0.07**2)
-    assert found.item() / 2 == pytest.approx(expected, rel=0.02)
-
-
-def test_nce_bound_reaches_the_known_information() -> None:
-    """Jointly Gaussian scalars, correlation 0.9, I = 0.8304 nats: ln N + E ln h at the optimal critic."""
-    random = generator("gauss")
-    rho, count = 0.9, 400_000
-    x = torch.randn(count, dtype=torch.float64, generator=random)
-    y = rho * x + (1 - rho**2) ** 0.5 * torch.randn(count, dtype=torch.float64, generator=random)
-    ratio = -0.5 * math.log(1 - rho**2) - (rho**2 * (x**2 + y**2) - 2 * rho * x * y) / (2 * (1 - rho**2))
-    # the optimal score is the log density ratio and any constant, which is then ln (Z / N)
-    apart = torch.full((count, 1), -math.inf, dtype=torch.float64)  # negatives that no critic takes for the pair
-    for negatives, expected in ((1, -0.437), (4, 0.297), (16, 0.650), (256, 0.816)):
-        loss_of_positives = nce(ratio + 0.7, apart, negatives=negatives, log_z=0.7)
-        assert math.log(negatives) - loss_of_positives.item() == pytest.approx(expected, abs=0.01)
-
-
-def test_crd_never_draws_the_pair_itself() -> None:
-    index = torch.arange(50)
-    drawn = draw_negatives(7, index, 50, 2000)
-    assert not (drawn == index[:, None]).any()
-    assert drawn.unique().tolist() == list(range(50))
-
-
-def test_draws_are_uniform_over_the_other_pairs() -> None:
-    counts = draw_negatives(1, torch.tensor([4]), 11, 100_000)[0].bincount(minlength=11)
-    others = counts[counts > 0]
-    assert len(others) == 10
-    chi_square = ((others - 10_000) ** 2 / 10_000).sum().item()
-    assert chi_square < 27.9  # 9 degrees of freedom, p = 0.001
-
-
-def test_draws_follow_the_pair_not_its_place() -> None:
-    drawn = draw_negatives(7, torch.tensor([3, 9, 5]), 50, 20)
-    turned = draw_negatives(7, torch.tensor([5, 3, 9]), 50, 20)
-    assert torch.equal(drawn[[2, 0, 1]], turned)
-
-
-def test_picked_scores_equal_gathered_rows() -> None:
-    anchors, rows = torch.randn(6, 8, dtype=torch.float64), torch.randn(30, 8, dtype=torch.float64)
-    picked = torch.randint(30, (6, 5))
-    torch.testing.assert_close(pick_scores(anchors, rows, picked), torch.einsum("bd,bkd->bk", anchors, rows[picked]))
-
-
-def own_bytes(forward: Callable[[], torch.Tensor], *given: torch.Tensor) -> int:
-    """Bytes that a forward keeps for its backward, beside the tensors it was given."""
-    known = {tensor.untyped_storage().data_ptr() for tensor in given}
-    kept: dict[int, torch.Tensor] = {}  # the tensors, so that no address is used twice
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        forward()
-    assert known & set(kept)  # the hooks saw what they should
-    return sum(tensor.untyped_storage().nbytes() for address, tensor in kept.items() if address not in known)
-
-
-@pytest.mark.parametrize("pairs", [100, 10_000])
-def test_picking_keeps_no_scores_for_backward(pairs: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nce_module, "DENSE_LIMIT", 20_000)  # 8 anchors at once, or 2
-    anchors, rows = torch.randn(8, 4).requires_grad_(), torch.randn(pairs, 4)
-    picked = torch.randint(pairs, (8, 5))
-    assert own_bytes(lambda: pick_scores(anchors, rows, picked), anchors, rows, picked) == 0
-
-
-@pytest.mark.parametrize("limit", [30, 60, 1000])  # one anchor at a time, two, all
-def test_picked_scores_have_the_gradients_of_the_plain_product(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nce_module, "DENSE_LIMIT", limit)
-    random = generator("pick")
-    anchors = torch.randn(5, 8, dtype=torch.float64, generator=random).requires_grad_()
-    rows = torch.randn(30, 8, dtype=torch.float64, generator=random).requires_grad_()
-    picked = torch.randint(30, (5, 40), generator=random)  # some columns several times
-    weight = torch.randn(5, 40, dtype=torch.float64, generator=random)
-    ours, plain = pick_scores(anchors, rows, picked), (anchors @ rows.T).gather(1, picked)
-    torch.testing.assert_close(ours, plain)
-    for found, expected in zip(torch.autograd.grad((ours * weight).sum(), (anchors, rows)),
-                               torch.autograd.grad((plain * weight).sum(), (anchors, rows)), strict=True):  # fmt: skip
-        torch.testing.assert_close(found, expected)
-    few = picked[:, :6]
-    assert torch.autograd.gradcheck(lambda a, r: pick_scores(a, r, few), (anchors, rows))
-
-
-def test_crd_directions_reach_their_own_side_only() -> None:
-    objective = build("crd", dim=7, negatives=11)
-    student = features(STUDENT, 4, "student", grad=True)
-    teacher = features(TEACHER, 4, "teacher")
-    here = batch()
-    ours, theirs = objective.project(student, teacher)
-    objective._direction(ours, theirs.detach(), objective.teacher_bank, here).backward()
-    assert student.embedding.grad is not None and objective.heads.student.weight.grad is not None
-    assert objective.heads.teacher.weight.grad is None
-
-
-def test_bank_rows_move_by_momentum_and_others_stay() -> None:
-    bank = Bank(6, 4, momentum=0.25, name="t")
-    before = bank.rows.clone()
-    new = F.normalize(torch.randn(2, 4), dim=1)
-    bank.update(torch.tensor([4, 1]), new)
-    for row, came in zip((4, 1), new, strict=True):
-        torch.testing.assert_close(bank.rows[row], F.normalize(0.25 * before[row] + 0.75 * came, dim=0))
-    assert torch.equal(bank.rows[[0, 2, 3, 5]], before[[0, 2, 3, 5]])
-
-
-def test_bank_without_momentum_holds_what_came() -> None:
-    bank = Bank(6, 4, momentum=0.0, name="t")
-    new = F.normalize(torch.randn(1, 4), dim=1)
-    bank.update(torch.tensor([2]), new)
-    torch.testing.assert_close(bank.rows[2:3], new)
-
-
-class WritesBackwards(TorchDispatchMode):
-    """Writes to an index from its last to its first, as CUDA may."""
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func is torch.ops.aten.index_put_.default:
-            rows, indices, values, *rest = args
-            args = (rows, [index.flip(0) for index in indices], values.flip(0), *rest)
-        return func(*args, **(kwargs or {}))
-
-
-@pytest.mark.parametrize("order", [contextlib.nullcontext, WritesBackwards])
-def test_of_a_repeated_index_the_last_occurrence_counts_in_whatever_order_rows_are_written(
-    order: Callable[[], contextlib.AbstractContextManager],
-) -> None:
-    bank = Bank(6, 4, momentum=0.25, name="t")
-    index, rows = torch.tensor([4, 1, 4, 2, 1, 4]), torch.randn(6, 4, generator=generator("repeated"))
-    expected, before = bank.rows.clone(), bank.rows.clone()
-    for pair, row in zip(index.tolist(), rows, strict=True):
-        expected[pair] = F.normalize(0.25 * before[pair] + 0.75 * row, dim=0)
-    with order():
-        bank.update(index, rows)
-    torch.testing.assert_close(bank.rows, expected)
-
-
-def test_crd_is_blind_to_a_common_rotation() -> None:
-    objective = build("crd", dim=7, negatives=100)
-    ours, theirs = objective.project(features(STUDENT, 4, "student"), features(TEACHER, 4, "teacher"))
-    turn = torch.linalg.qr(torch.randn(7, 7, dtype=torch.float64)).Q
-    before = objective._direction(ours, theirs, objective.teacher_bank, batch())
-    objective.teacher_bank.rows = objective.teacher_bank.rows @ turn
-    torch.testing.assert_close(
-        objective._direction(ours @ turn, theirs @ turn, objective.teacher_bank, batch()), before
-    )
-
-
 # --- what every objective promises ---
 
 
@@ -347,8 +121,7 @@ def test_forward_changes_nothing(objective: Objective) -> None:
 
 @pytest.mark.parametrize("name", OBJECTIVES.names())
 def test_gradients_are_those_of_the_loss(name: str) -> None:
-    # a live positive stops the gradient on its far side, which no numerical derivative can see
-    objective = build(name, **({"positive": "bank"} if "positive" in OBJECTIVES.options(name) else {}))
+    objective = build(name)
     teacher, here = features(TEACHER, 3, "teacher"), batch(3)
 
     def total(embedding: torch.Tensor, logits: torch.Tensor, stem: torch.Tensor, *maps: torch.Tensor) -> torch.Tensor:
@@ -403,13 +176,13 @@ def test_memo_is_remembered_and_memory_is_live(objective: Objective) -> None:
     ("name", "options", "words"),
     [
         ("crd", {"temperature": 0.0}, "temperature above 0.*temperature=0.0"),
-        ("crd", {"momentum": 1.0}, "momentum from 0 to below 1.*momentum=1.0"),
+        ("crd", {"positive": "related", "negatives": Negatives("queue")}, "with negatives of a bank, got queue"),
         ("kd", {"temperature": -1.0}, "temperature must be above 0, got -1.0"),
         ("infonce", {"temperature": 0.0}, "infonce needs temperature above 0"),
         ("cross_entropy", {"smoothing": 1.0}, "smoothing must be from 0 to below 1, got 1.0"),
     ],
 )
-def test_options_out_of_range_are_refused(name: str, options: dict[str, float], words: str) -> None:
+def test_options_out_of_range_are_refused(name: str, options: dict[str, object], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         build(name, **options)
 

@@ -41,6 +41,9 @@ class Objective(nn.Module, ABC):
     needs_logits: ClassVar[bool] = False  # True: the student is given a classifier
     needs_alignment: ClassVar[bool] = False  # True: maps are compared place by place, so both views must show the same
 
+    needs_labels: bool = False  # True: the pairs must have labels; may depend on options
+    needs_groups: bool = False  # True: the pairs must have groups
+
     @abstractmethod
     def forward(self, student: Features, teacher: Features | None, batch: Batch) -> Outcome:
         """The loss on one batch, in float32 or better."""

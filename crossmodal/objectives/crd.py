@@ -1,37 +1,49 @@
 """Contrastive Representation Distillation (Tian, Krishnan, Isola 2020, https://arxiv.org/abs/1910.10699)."""
 
+import math
+from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 import torch
-from torch import Tensor
+from jaxtyping import Float
+from torch import Tensor, nn
 
-from crossmodal.contrast.bank import Bank, draw_negatives
-from crossmodal.contrast.nce import log_normaliser, nce, pick_scores
+from crossmodal.contrast.gather import gather
+from crossmodal.contrast.heads import nce
+from crossmodal.contrast.options import Negatives
+from crossmodal.contrast.scores import contrast, log_mean_exp
 from crossmodal.encoders._base import Features, Spec
 from crossmodal.objectives._base import Batch, Objective, Outcome
-from crossmodal.objectives._heads import Heads
+from crossmodal.objectives._contrastive import Meeting, Sides
+
+EPSILON = 1e-7  # added to K / N by the published code
+PACE = 0.9  # share of ln Z that stays at a step, where it is running
 
 
 class CRD(Objective):
     """The student's embedding must tell its own pair's teacher embedding from other pairs', and the other way round.
 
     Both embeddings pass a linear head and are made unit length. A bank holds one row per pair and side; the student is
-    contrasted with the teacher's bank and the teacher with the student's, by `nce`. Gradients of the first direction
-    reach the student and its head, of the second the teacher's head; the teacher itself is frozen. No label is used.
+    contrasted with the teacher's bank and the teacher with the student's, by `contrast.heads.nce`. From a bank,
+    gradients of the first direction reach the student and its head, of the second the teacher's head; the teacher
+    itself is frozen. What is live (a live positive, negatives of the batch) carries gradient to its side too. No label
+    is used unless asked for.
 
     The loss is the sum over both directions, each a sum over negatives and a mean over the batch, so the published
-    weight 0.8 applies. Where there are no more pairs than negatives, the expectation of the draw over all other pairs
-    is computed instead of drawing: the same loss without its noise, and faster.
+    weight 0.8 applies. Where not all drawn negatives are valid, the valid ones count for all; where there are no more
+    pairs than negatives, the expectation of the draw over all pairs is computed instead of drawing: the same loss
+    without its noise, and faster.
 
-    The positive is the bank's row of the pair, as published. The live pair (`positive="live"`) lets both sides drift
-    together away from the lagging banks, where the loss is low and nothing is learnt; see docs/decisions.md.
-
-    Departures from the published code: Z is its closed form for random directions, which is what the published code
-    measures on its first batch; a row is never its own negative.
+    Departures from the published code, all undone by `compat: repdistiller`: Z is its closed form for random
+    directions, which is what that code measures on its first batch; a row is no negative before it is first written,
+    and never of its own pair; a draw is shared by the batch. `compat` also adds that code's 1e-7 to K / N.
 
     Raises:
-        ValueError: an option is out of its range, or there is no teacher.
+        ValueError: an option is out of its range, contradicts another, or there is no teacher.
     """
+
+    log_z: Tensor  # ln(Z / N) of both directions, where it is not learned
 
     def __init__(
         self,
@@ -41,58 +53,72 @@ class CRD(Objective):
         *,
         dim: int = 128,  # of the space in which both sides are compared
         temperature: float = 0.07,  # divides cosines
-        negatives: int = 16384,  # a pair and direction
-        momentum: float = 0.5,  # share of a bank row that stays when its pair is seen again
-        positive: Literal["bank", "live"] = "bank",  # the pair's other side: of this batch, or as last remembered
+        negatives: Negatives = Negatives(),  # where they come from; the default source is bank
+        positive: Literal["bank", "live", "related"] = "bank",  # as remembered; of this batch; of a pair with its label
+        z: Literal["closed", "first", "running", "learned"] = "closed",  # closed form, as measured once or on, trained
+        directions: Literal["both", "student"] = "both",  # student: only the student is contrasted; the head is frozen
+        teacher_head: Literal["trained", "frozen"] = "trained",  # frozen: it stays a random projection
+        compat: Literal["repdistiller"] | None = None,  # as the published code computes; null: as is best
     ) -> None:
         super().__init__()
-        if teacher is None:
-            raise ValueError("crd compares with a teacher, and none is named")
-        if temperature <= 0 or negatives < 1 or dim < 1 or not 0 <= momentum < 1 or pairs < 2:
-            raise ValueError(
-                "crd needs temperature above 0, negatives and dim of at least 1, momentum from 0 to below 1 and two "
-                f"pairs, got temperature={temperature}, negatives={negatives}, dim={dim}, momentum={momentum}, "
-                f"pairs={pairs}"
-            )
-        self.heads = Heads(student.dim, teacher.dim, dim)
-        self.student_bank = Bank(pairs, dim, momentum=momentum, name="student")
-        self.teacher_bank = Bank(pairs, dim, momentum=momentum, name="teacher")
-        self.temperature, self.negatives, self.positive = temperature, negatives, positive
-        self.log_z = log_normaliser(dim, temperature)
-        self.pairs = pairs
+        if compat is not None:
+            negatives, z = replace(negatives, draw="sample"), "first"
+        self.sides = Sides("crd", student, teacher, pairs, dim=dim, temperature=temperature, negatives=negatives,
+                           default="bank", match=positive, random=compat is not None)  # fmt: skip
+        remembers = self.sides.negatives.source == "bank"
+        if not remembers and (compat is not None or positive == "related"):
+            raise ValueError(f"crd takes compat and positive: related with negatives of a bank, got {negatives.source}")
+        self.needs_labels, self.needs_groups = self.sides.needs_labels, self.sides.needs_groups
+        self.count = negatives.count if remembers else None
+        self.epsilon = EPSILON * pairs / negatives.count if compat else 0.0
+        self.z, self.directions = z, directions
+        if directions == "student" or teacher_head == "frozen":
+            self.sides.heads.teacher.requires_grad_(False)
+        closed = torch.full((2,), 1 / (2 * dim * temperature**2))  # ln E exp(cosine / temperature), to second order
+        self.learned = nn.Parameter(closed) if z == "learned" else None
+        self.register_buffer("log_z", closed * (math.nan if z in ("first", "running") else 1), persistent=False)
+        self.is_settled = z not in ("first", "running")  # nothing is left to measure
 
     def forward(self, student: Features, teacher: Features | None, batch: Batch) -> Outcome:
-        """The loss over both directions; the memo is index and both embeddings."""
+        """The loss over both directions; the memo is what the pools remember, and ln Z / N where it is measured."""
         assert teacher is not None
         with torch.autocast(student.embedding.device.type, enabled=False):
             ours, theirs = self.project(student, teacher)
-            loss = self._direction(ours, theirs.detach(), self.teacher_bank, batch)
-            loss = loss + self._direction(theirs, ours.detach(), self.student_bank, batch)
-        return Outcome(loss, (batch.index, ours.detach(), theirs.detach()))
+            meetings = self.sides.meetings(ours, theirs, batch)[: 1 if self.directions == "student" else 2]
+            log_z = self.log_z if self.learned is None else self.learned
+            memo = self.sides.memo(ours, theirs, batch)
+            if not self.is_settled:
+                measured = self._measure(meetings)
+                log_z = torch.where(log_z.isnan(), measured, log_z)
+                memo = (*memo, measured.expand(len(ours), 2))
+            head = partial(nce, negatives=self.count, epsilon=self.epsilon)
+            losses = [
+                contrast(head, anchors, candidates, scale=self.sides.scale, bias=bias) / len(anchors)
+                for (anchors, candidates), bias in zip(meetings, log_z, strict=False)
+            ]
+        return Outcome(torch.stack(losses).sum(), memo)
 
     def remember(self, *memo: Tensor) -> None:
-        """Moves both banks' rows of the batch; index, student's and teacher's embeddings."""
-        index, ours, theirs = memo
-        self.student_bank.update(index, ours)
-        self.teacher_bank.update(index, theirs)
+        """The pools learn both sides; ln Z / N is set once, or follows."""
+        if not self.is_settled:
+            memo, measured = memo[:-1], memo[-1]
+            level = measured.logsumexp(0) - math.log(len(measured))  # all ranks measured the same, all pieces their own
+            followed = level if self.z == "first" else PACE * self.log_z + (1 - PACE) * level
+            self.log_z.copy_(torch.where(self.log_z.isnan(), level, self.log_z if self.z == "first" else followed))
+            self.is_settled = self.z == "first"
+        if memo:
+            self.sides.remember(*memo)
 
     def memory(self) -> dict[str, Tensor]:
-        """Both banks."""
-        return {"student_bank": self.student_bank.rows, "teacher_bank": self.teacher_bank.rows}
+        """What the pools remember, and ln Z / N where it is measured."""
+        return self.sides.memory() | ({"log_z": self.log_z} if self.z in ("first", "running") else {})
 
     def project(self, student: Features, teacher: Features) -> tuple[Tensor, Tensor]:
         """Both sides through their heads, unit length."""
-        return self.heads(student, teacher)
+        return self.sides.project(student, teacher)
 
-    def _direction(self, anchors: Tensor, others: Tensor, bank: Bank, batch: Batch) -> Tensor:
-        rows = bank.rows.to(anchors.dtype)
-        matches = others if self.positive == "live" else rows[batch.index]
-        positive = (anchors * matches).sum(1) / self.temperature
-        if self.negatives < self.pairs - 1:
-            drawn = draw_negatives(batch.seed, batch.index, self.pairs, self.negatives)
-            negative, weight = pick_scores(anchors, rows, drawn) / self.temperature, None
-        else:
-            negative = anchors @ rows.T / self.temperature
-            weight = torch.full_like(negative, self.negatives / (self.pairs - 1))
-            weight = weight.scatter(1, batch.index[:, None], 0.0)
-        return nce(positive, negative, negatives=self.negatives, log_z=self.log_z, weight=weight)
+    def _measure(self, meetings: list[Meeting]) -> Float[Tensor, "2"]:
+        """Ln of the mean of exp(score) over all ranks' anchors, for each direction; another pass over the scores."""
+        own = torch.stack([log_mean_exp(anchors, candidates, self.sides.scale) for anchors, candidates in meetings])
+        everyones = gather(own.detach()[None])
+        return (everyones.logsumexp(0) - math.log(len(everyones))).expand(2)

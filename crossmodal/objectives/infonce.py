@@ -1,23 +1,29 @@
-"""InfoNCE over the batch (van den Oord et al. 2018, https://arxiv.org/abs/1807.03748, eq. 4), in both directions."""
+"""InfoNCE (van den Oord et al. 2018, https://arxiv.org/abs/1807.03748, eq. 4), in both directions."""
+
+from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from crossmodal.contrast.gather import gather_with_gradient, ranks
+from crossmodal.contrast.heads import infonce
+from crossmodal.contrast.options import Negatives
 from crossmodal.encoders._base import Features, Spec
 from crossmodal.objectives._base import Batch, Objective, Outcome
-from crossmodal.objectives._heads import Heads
+from crossmodal.objectives._contrastive import Sides
 
 
 class InfoNCE(Objective):
     """Mean of the student-to-teacher and teacher-to-student cross-entropies over all ranks' pairs, in nats.
 
-    Both embeddings pass a linear head and are made unit length. Each rank scores its rows against the columns of all
-    ranks, with gradient, which equals the joint batch.
+    Both embeddings pass a linear head and are made unit length. By default each rank scores its rows against the
+    columns of all ranks, with gradient, which equals the joint batch; a queue or a bank gives negatives beyond it.
+
+    With `positives: label` it is supervised contrastive learning (SupCon, Khosla et al. 2020,
+    https://arxiv.org/abs/2004.11362, eq. 2, L_out) with the two networks as the two views: the mean over the pair's own
+    other side and that of every pair with its label. A pair without a label has only its own.
 
     Raises:
-        ValueError: `temperature` or `dim` is not above 0, or there is no teacher.
+        ValueError: an option is out of its range, or there is no teacher.
     """
 
     def __init__(
@@ -28,26 +34,31 @@ class InfoNCE(Objective):
         *,
         dim: int = 128,  # of the space in which both sides are compared
         temperature: float = 0.07,  # divides cosines
+        positives: Literal["pair", "label"] = "pair",  # what an anchor should find; label: also all of its class
+        negatives: Negatives = Negatives(),  # where they come from; the default source is gathered
     ) -> None:
         super().__init__()
-        if teacher is None:
-            raise ValueError("infonce compares with a teacher, and none is named")
-        if temperature <= 0 or dim < 1:
-            raise ValueError(f"infonce needs temperature above 0 and dim of at least 1, got {temperature} and {dim}")
-        self.heads = Heads(student.dim, teacher.dim, dim)
-        self.temperature = temperature
+        self.sides = Sides("infonce", student, teacher, pairs, dim=dim, temperature=temperature, negatives=negatives,
+                           default="gathered", match="live", together=positives == "label")  # fmt: skip
+        self.needs_labels, self.needs_groups = self.sides.needs_labels, self.sides.needs_groups
 
     def forward(self, student: Features, teacher: Features | None, batch: Batch) -> Outcome:
         """The loss; gradient reaches the student and both heads."""
         assert teacher is not None
         with torch.autocast(student.embedding.device.type, enabled=False):
             ours, theirs = self.project(student, teacher)
-            own = torch.arange(len(ours), device=ours.device) + ranks()[0] * len(ours)
-            forth = ours @ gather_with_gradient(theirs).T / self.temperature
-            back = theirs @ gather_with_gradient(ours).T / self.temperature
-            loss = (F.cross_entropy(forth, own) + F.cross_entropy(back, own)) / 2
-        return Outcome(loss)
+            meetings = self.sides.meetings(ours, theirs, batch)
+            loss = self.sides.both(infonce, meetings, scale=self.sides.scale, bias=torch.zeros_like(self.sides.scale))
+        return Outcome(loss, self.sides.memo(ours, theirs, batch))
+
+    def remember(self, *memo: Tensor) -> None:
+        """Queues or banks learn both sides."""
+        self.sides.remember(*memo)
+
+    def memory(self) -> dict[str, Tensor]:
+        """Queues or banks, if that is where negatives come from."""
+        return self.sides.memory()
 
     def project(self, student: Features, teacher: Features) -> tuple[Tensor, Tensor]:
         """Both sides through their heads, unit length."""
-        return self.heads(student, teacher)
+        return self.sides.project(student, teacher)

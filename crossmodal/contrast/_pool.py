@@ -1,0 +1,100 @@
+"""The interface of what one side's embeddings are gathered in, and how candidates relate to anchors."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from crossmodal.contrast.scores import Candidates, Mask
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of embeddings besides their numbers."""
+
+    index: Int[Tensor, " rows"]  # of their pairs, -1 where there is none
+    key: Int[Tensor, " rows"]  # their label or group, -1 where there is none
+
+
+Facts = Int[Tensor, "#anchors candidates"]  # one row where they are the same for all anchors
+
+
+@dataclass(frozen=True)
+class Relation:
+    """Which candidates are an anchor's positives besides its match, and which are valid negatives.
+
+    A row of the anchor's own pair is neither: the match stands for it. Rows that share the anchor's key are positives
+    where keys draw `together`, and nothing where they only keep apart.
+    """
+
+    keyed: bool = False  # whether keys matter at all
+    together: bool = False
+
+    def masks(
+        self,
+        anchors: Known,
+        *,
+        index: Facts | None = None,  # None: no row is of an anchor's own pair
+        key: Facts | None = None,
+        valid: Bool[Tensor, "#anchors candidates"] | None = None,  # None: all
+    ) -> Callable[[slice], tuple[Mask | None, Mask | None]]:
+        """Of a piece of the anchors: what a head takes as positive and valid, the match's column first."""
+
+        def relate(piece: slice) -> tuple[Mask | None, Mask | None]:
+            counts = _cut(valid, piece)
+            if index is not None:
+                apart = anchors.index[piece, None] != _cut(index, piece)
+                counts = apart if counts is None else apart & counts
+            if not self.keyed:
+                return None, None if counts is None else _with_match(counts, matched=False)
+            assert key is not None
+            own = anchors.key[piece, None]
+            equal = (own == _cut(key, piece)) & (own >= 0)
+            counts = torch.ones_like(equal) if counts is None else counts
+            if self.together:
+                return _with_match(equal & counts, matched=True), _with_match(counts.expand_as(equal), matched=False)
+            return None, _with_match(counts & ~equal, matched=False)
+
+        return relate
+
+
+def _cut(facts: Tensor | None, piece: slice) -> Any:
+    return facts if facts is None or len(facts) == 1 else facts[piece]
+
+
+def _with_match(mask: Bool[Tensor, "anchors rows"], *, matched: bool) -> Bool[Tensor, "anchors 1+rows"]:
+    return torch.cat([torch.full_like(mask[:, :1], matched), mask], dim=1)
+
+
+class Pool(nn.Module, ABC):
+    """The embeddings of one side with which the other side's anchors are contrasted.
+
+    What is remembered is no buffer: DDP would overwrite every rank's with the first rank's at each forward. It follows
+    the module's device and is checkpointed by whoever owns the pool.
+    """
+
+    def __init__(self, remembered: dict[str, Tensor], *, in_host_memory: tuple[str, ...] = ()) -> None:
+        super().__init__()
+        self.remembered, self.in_host_memory = remembered, in_host_memory
+
+    def _apply(self, fn: Callable[..., Tensor], recurse: bool = True) -> Any:
+        for name, tensor in self.remembered.items():
+            if name not in self.in_host_memory:
+                half = tensor.dtype in (torch.float16, torch.bfloat16)
+                self.remembered[name] = fn(tensor).to(tensor.dtype) if half else fn(tensor)
+        return super()._apply(fn, recurse)
+
+    @abstractmethod
+    def candidates(self, live: Float[Tensor, "batch dim"], known: Known, seed: int) -> Candidates:
+        """For the other side's anchors of the batch whose embeddings on this side are `live`, matches included.
+
+        Gradient flows to what is live and not to what is remembered.
+        """
+
+    @abstractmethod
+    def remember(self, rows: Float[Tensor, "batch dim"], known: Known) -> None:
+        """Learns the embeddings of a step, gathered from all ranks in rank order."""

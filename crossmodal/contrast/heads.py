@@ -1,0 +1,157 @@
+"""Heads: from scores of anchors against candidates to losses and their gradients.
+
+Scores are cosines over a temperature. `positive` says which candidates belong to an anchor (None: the first, for every
+anchor), `valid` which others count at all (None: all); a candidate that is neither is as if it were not there. An
+anchor without a positive has the loss 0. Everything is finite for finite scores. `bias` is subtracted from all scores
+where the head's value depends on it, so its gradient is minus the sum of the scores'.
+
+Each gives the anchors' losses and d loss / d scores, and may overwrite the scores: in closed form this takes a few
+passes over memory, where autograd takes and keeps many.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+# 2 atanh(z) / z in powers of z^2 from 0 to 1/9, fitted at Chebyshev's nodes
+ATANH = (2.00000000788, 0.666663159351, 0.400248537235, 0.279614188335, 0.281746572701)
+Scored = tuple[Float[Tensor, " anchors"], Float[Tensor, "anchors candidates"]]
+
+
+Head = Callable[[Tensor, Tensor | None, Tensor | None, Tensor], Scored]  # of scores, positive, valid, bias
+
+
+def infonce(
+    scores: Float[Tensor, "anchors candidates"],
+    positive: Bool[Tensor, "#anchors candidates"] | None,
+    valid: Bool[Tensor, "#anchors candidates"] | None,
+    bias: Float[Tensor, ""],
+) -> Scored:
+    """-log softmax(scores)[positive], a mean over an anchor's positives, in nats; `bias` cancels.
+
+    Sources: van den Oord et al. 2018, https://arxiv.org/abs/1807.03748, eq. 4; with several positives the supervised
+    contrastive loss, Khosla et al. 2020, https://arxiv.org/abs/2004.11362, eq. 2 (L_out).
+    """
+    share, has = _shares(scores, positive)
+    own = scores[:, 0].clone() if share is None else (scores * share).sum(1)
+    if valid is not None:
+        scores.masked_fill_(~_or(valid, positive), -math.inf)
+    greatest = scores.amax(1, keepdim=True).clamp_(min=torch.finfo(scores.dtype).min)  # of no candidate it is -inf
+    each = scores.sub_(greatest).exp_()
+    total = each.sum(1, keepdim=True)
+    losses = (total.log() + greatest).squeeze(1) - own
+    gradient = each.div_(total)
+    if share is None:
+        gradient[:, 0] -= 1
+        return losses, gradient
+    return losses.masked_fill_(~has, 0.0), gradient.sub_(share).masked_fill_(~has[:, None], 0.0)
+
+
+def nce(
+    scores: Float[Tensor, "anchors candidates"],
+    positive: Bool[Tensor, "#anchors candidates"] | None,
+    valid: Bool[Tensor, "#anchors candidates"] | None,
+    bias: Float[Tensor, ""],
+    *,
+    negatives: int | None = None,
+    epsilon: float = 0.0,
+) -> Scored:
+    """CRD's critic: -log h(positive) - sum over K negatives of log(1 - h(negative)), h = sigmoid(s - ln K - bias).
+
+    With `bias` = ln(Z / N), the log of the mean of exp(s), this is logistic regression, so dL/ds = h - C. K is the
+    number of valid negatives or, where `negatives` says so, that many drawn from them: each then counts negatives / K
+    times, as in the expectation of such a draw. Several positives share the place of one. `epsilon`, relative to K, is
+    what the published code adds to it in denominators alone, so that a negative costs ln(1 + epsilon) more.
+
+    Source: Tian, Krishnan, Isola 2020, https://arxiv.org/abs/1910.10699, eq. 10-11 and 18, with Z as in the published
+    code; the formula without Z saturates.
+    """
+    found = _count_negatives(scores, positive, valid)
+    wanted = found if negatives is None else torch.full_like(found, negatives)
+    margin = scores.sub_((bias + wanted.clamp(min=1).log() + math.log1p(epsilon))[:, None])
+    losses, gradient = _logistic(margin, positive, valid, wanted / found.clamp(min=1))
+    return losses + wanted * math.log1p(epsilon), gradient
+
+
+def sigmoid(
+    scores: Float[Tensor, "anchors candidates"],
+    positive: Bool[Tensor, "#anchors candidates"] | None,
+    valid: Bool[Tensor, "#anchors candidates"] | None,
+    bias: Float[Tensor, ""],
+) -> Scored:
+    """Every candidate is judged by itself: positive or not; in nats.
+
+    -log of sigmoid(s - bias) for positives and of sigmoid(bias - s) for the rest, summed over an anchor's candidates;
+    several positives share the place of one.
+
+    Source: Zhai et al. 2023, https://arxiv.org/abs/2303.15343, eq. 1, whose b is -`bias`.
+    """
+    return _logistic(scores.sub_(bias), positive, valid, torch.ones_like(scores[:, 0]))
+
+
+def _logistic(margin: Tensor, positive: Tensor | None, valid: Tensor | None, weight: Tensor) -> Scored:
+    """Softplus of the margin of negatives, each times its anchor's weight, and of the negative margin of positives."""
+    share, has = _shares(margin, positive)
+    if share is None:
+        attracted, first = softplus(-margin[:, 0]), -(-margin[:, 0]).sigmoid()
+    else:
+        attracted = (softplus(-margin) * share).sum(1)
+        first = -(-margin).sigmoid() * share
+    each, gradient = softplus(margin), margin.sigmoid_()
+    for item in (each, gradient):
+        if valid is not None:
+            item.masked_fill_(~valid, 0.0)
+        if positive is None:
+            item[:, 0] = 0.0
+        else:
+            item.masked_fill_(positive, 0.0)
+    losses = each.sum(1).mul_(weight).add_(attracted)
+    gradient.mul_(weight[:, None])
+    if share is None:
+        gradient[:, 0] = first
+        return losses, gradient
+    return losses.masked_fill_(~has, 0.0), gradient.add_(first).masked_fill_(~has[:, None], 0.0)
+
+
+def softplus(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Ln(1 + exp(x)); on the CPU and in float32 without torch's log1p, which takes ten times as long as its log.
+
+    With h = sigmoid(-|x|), at most 1/2, ln(1 + exp(-|x|)) = 2 atanh(h / (2 - h)): a polynomial, right to 4e-9.
+    """
+    if x.device.type != "cpu" or x.dtype != torch.float32:
+        return F.softplus(x)
+    half = x.abs().neg_().sigmoid_()
+    ratio = half.div_(2 - half)
+    square = ratio * ratio
+    series = square * ATANH[-1]
+    for coefficient in ATANH[-2:0:-1]:
+        series.add_(coefficient).mul_(square)
+    return series.add_(ATANH[0]).mul_(ratio).add_(x.clamp(min=0))
+
+
+def _shares(scores: Tensor, positive: Tensor | None) -> tuple[Tensor | None, Tensor]:
+    """1 / their number at positives and 0 elsewhere, and which anchors have any; no shares where it is the first."""
+    if positive is None:
+        return None, torch.ones_like(scores[:, 0], dtype=torch.bool)
+    share = positive.to(scores.dtype)
+    count = share.sum(1, keepdim=True)
+    return share.div_(count.clamp(min=1)), count.squeeze(1) > 0
+
+
+def _or(valid: Tensor, positive: Tensor | None) -> Tensor:
+    if positive is not None:
+        return valid | positive
+    first = torch.arange(valid.shape[1], device=valid.device) == 0
+    return valid | first
+
+
+def _count_negatives(scores: Tensor, positive: Tensor | None, valid: Tensor | None) -> Tensor:
+    if valid is None:
+        total = torch.full_like(scores[:, 0], scores.shape[1])
+        return total - (1 if positive is None else positive.to(scores.dtype).sum(1))
+    apart = valid[:, 1:] if positive is None else valid & ~positive
+    return apart.to(scores.dtype).sum(1)

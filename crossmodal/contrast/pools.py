@@ -1,0 +1,29 @@
+"""Pools from options."""
+
+from typing import Literal
+
+import torch
+
+from crossmodal.contrast._pool import Pool, Relation
+from crossmodal.contrast.bank import Bank
+from crossmodal.contrast.batch import InBatch
+from crossmodal.contrast.options import Negatives
+from crossmodal.contrast.queue import Queue
+
+
+def build_pool(
+    options: Negatives,
+    relation: Relation,
+    pairs: int,
+    dim: int,
+    *,
+    name: str,
+    match: Literal["bank", "live", "related"] = "bank",
+    random: bool = False,
+) -> Pool:
+    """The pool of one side; what only a bank has (`match`, `random`, `pairs`) means nothing to others."""
+    if options.source == "queue":
+        return Queue(relation, options.count, dim, dtype=getattr(torch, options.dtype))
+    if options.source == "bank":
+        return Bank(relation, pairs, dim, options, name=name, match=match, random=random)
+    return InBatch(relation, gathered=options.source == "gathered")

@@ -1,0 +1,63 @@
+"""The sigmoid loss of image and text pretraining (Zhai et al. 2023, https://arxiv.org/abs/2303.15343)."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from crossmodal.contrast.heads import sigmoid
+from crossmodal.contrast.options import Negatives
+from crossmodal.encoders._base import Features, Spec
+from crossmodal.objectives._base import Batch, Objective, Outcome
+from crossmodal.objectives._contrastive import Sides
+
+
+class Sigmoid(Objective):
+    """Every pair of a student's and a teacher's embedding is judged by itself: same pair or not; eq. 1, in nats.
+
+    A sum over candidates and a mean over anchors of all ranks, the mean of both directions, which over a batch are
+    equal. Temperature and bias are learned, the former through its logarithm.
+
+    Raises:
+        ValueError: an option is out of its range, or there is no teacher.
+    """
+
+    def __init__(
+        self,
+        student: Spec,
+        teacher: Spec | None,
+        pairs: int,
+        *,
+        dim: int = 128,  # of the space in which both sides are compared
+        temperature: float = 0.1,  # divides cosines; where learning begins
+        bias: float = -10.0,  # added to scores; where learning begins
+        negatives: Negatives = Negatives(),  # where they come from; the default source is gathered
+    ) -> None:
+        super().__init__()
+        self.sides = Sides("sigmoid", student, teacher, pairs, dim=dim, temperature=temperature, negatives=negatives,
+                           default="gathered", match="live")  # fmt: skip
+        self.needs_labels, self.needs_groups = self.sides.needs_labels, self.sides.needs_groups
+        self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature)))
+        self.bias = nn.Parameter(torch.tensor(bias))
+
+    def forward(self, student: Features, teacher: Features | None, batch: Batch) -> Outcome:
+        """The loss; gradient reaches the student, both heads, temperature and bias."""
+        assert teacher is not None
+        with torch.autocast(student.embedding.device.type, enabled=False):
+            ours, theirs = self.project(student, teacher)
+            meetings = self.sides.meetings(ours, theirs, batch)
+            loss = self.sides.both(sigmoid, meetings, scale=self.log_scale.exp(), bias=-self.bias)
+        figures = {"temperature": (-self.log_scale.detach()).exp(), "bias": self.bias.detach()}
+        return Outcome(loss, self.sides.memo(ours, theirs, batch), figures)
+
+    def remember(self, *memo: Tensor) -> None:
+        """Queues or banks learn both sides."""
+        self.sides.remember(*memo)
+
+    def memory(self) -> dict[str, Tensor]:
+        """Queues or banks, if that is where negatives come from."""
+        return self.sides.memory()
+
+    def project(self, student: Features, teacher: Features) -> tuple[Tensor, Tensor]:
+        """Both sides through their heads, unit length."""
+        return self.sides.project(student, teacher)
