@@ -9,6 +9,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from crossmodal import ENCODERS, OBJECTIVES
 from crossmodal.contrast.gather import gather, gather_with_gradient
+from crossmodal.contrast.options import Negatives
 from crossmodal.encoders._base import Features, Spec
 from crossmodal.objectives._base import Batch
 from crossmodal.transfer import Term, Transfer
@@ -39,11 +40,29 @@ def share(features: Features, rows: slice) -> Features:
                     cut(features.preactivations))  # fmt: skip
 
 
-def build(name: str) -> Transfer:
+SOURCES = ("batch", "gathered", "queue", "bank")
+VARIANTS: dict[str, dict[str, object]] = {
+    **{name: {} for name in OBJECTIVES.names()},
+    **{
+        f"{name} {source}": {"negatives": Negatives(source, count=10, draw=draw)}
+        for name in ("crd", "infonce", "sigmoid")
+        for source in SOURCES
+        for draw in (("shared", "sample", "all") if source == "bank" else ("shared",))
+        if source != "batch"  # by its meaning another loss on two ranks
+    },
+    "infonce supervised": {"positives": "label"},
+    "infonce apart": {"negatives": Negatives("gathered", apart="label")},
+    "crd related": {"positive": "related", "negatives": Negatives(count=10)},
+    **{f"crd {z}": {"z": z, "negatives": Negatives(count=10)} for z in ("first", "running", "learned")},
+    "crd published": {"compat": "repdistiller", "negatives": Negatives(count=10)},
+}
+
+
+def build(variant: str) -> Transfer:
     torch.manual_seed(0)
+    name, options = variant.partition(" ")[0], VARIANTS[variant]
     kind = OBJECTIVES.get(name)
     student = ENCODERS.get("convnet")((1, 16, 16), 3 if kind.needs_logits else 0, width=4, norm="none")
-    options = {"negatives": 10} if "negatives" in OBJECTIVES.options(name) else {}
     objective = kind(student.spec, TEACHER if kind.uses_teacher else None, PAIRS, **options)
     return Transfer(student, "depth", {name: Term(objective, 0.7, "rgb" if kind.uses_teacher else None)})
 
@@ -55,9 +74,11 @@ def take_step(module: Transfer, rank: int = 0, ranks: int = 1) -> dict[str, torc
     batch = Batch({"depth": batch.inputs["depth"][mine]}, batch.index[mine], batch.label[mine], batch.seed)
     teacher = share(teacher, mine)
     model = DistributedDataParallel(module) if ranks > 1 else module
-    losses = model(batch, {"rgb": teacher})
-    losses.total.backward()
-    module.remember([losses])
+    for _ in range(2):  # what the first step remembers is in the second one's loss
+        losses = model(batch, {"rgb": teacher})
+        module.zero_grad()
+        losses.total.backward()
+        module.remember([losses])
     found = {f"gradient of {name}": parameter.grad for name, parameter in module.named_parameters()}
     return {**found, **module.memory(), "loss": gather(losses.total.detach()[None]).mean()}
 
@@ -72,12 +93,12 @@ def work(rank: int, folder: Path, names: list[str]) -> None:
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, torch.Tensor]]]:
     folder = tmp_path_factory.mktemp("ranks")
-    torch.multiprocessing.spawn(work, (folder, OBJECTIVES.names()), nprocs=RANKS)
+    torch.multiprocessing.spawn(work, (folder, list(VARIANTS)), nprocs=RANKS)
     return [torch.load(folder / f"{rank}.pt") for rank in range(RANKS)]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", OBJECTIVES.names())
+@pytest.mark.parametrize("name", VARIANTS)
 def test_two_ranks_equal_one_with_the_joint_batch(
     name: str, two_ranks: list[dict[str, dict[str, torch.Tensor]]]
 ) -> None:

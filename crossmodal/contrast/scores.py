@@ -1,5 +1,6 @@
 """The contrast core: anchors against candidates, a head over their scores, piece by piece."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -99,8 +100,7 @@ def log_mean_exp(
     """Ln of the mean of exp(score) over all anchors and candidates: CRD's ln(Z / N), as published."""
     pieces = candidates.pieces(anchors)
     sums = [candidates.score(anchors[piece] * scale, piece).flatten().logsumexp(0) for piece in pieces]
-    count = torch.tensor(float(len(anchors) * candidates.columns))
-    return torch.stack(sums).logsumexp(0) - count.log().to(scale)
+    return torch.stack(sums).logsumexp(0) - math.log(len(anchors) * candidates.columns)
 
 
 class _Contrast(torch.autograd.Function):

@@ -1,0 +1,381 @@
+"""The contrast core: heads against their formulas in loops, masks, pieces, and what pools remember."""
+
+import contextlib
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from crossmodal.contrast import heads
+from crossmodal.contrast import scores as scores_module
+from crossmodal.contrast._pool import Known, Pool, Relation
+from crossmodal.contrast.bank import Bank, draw_negatives
+from crossmodal.contrast.batch import InBatch
+from crossmodal.contrast.options import Negatives
+from crossmodal.contrast.pools import build_pool
+from crossmodal.contrast.queue import Queue
+from crossmodal.contrast.scores import Candidates, contrast, log_mean_exp
+from modalities._random import generator
+
+HEADS = {"infonce": heads.infonce, "nce": heads.nce, "sigmoid": heads.sigmoid}
+ZERO = torch.zeros((), dtype=torch.float64)
+
+
+def draw(*shape: int, name: str = "any") -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=generator("contrast", name, *shape))
+
+
+def softplus(x: float) -> float:
+    return math.log1p(math.exp(x))
+
+
+def in_loops(head: str, row: list[float], positive: list[bool], valid: list[bool], bias: float) -> float:
+    own = [s for s, p in zip(row, positive, strict=True) if p]
+    apart = [s for s, p, v in zip(row, positive, valid, strict=True) if v and not p]
+    if not own:
+        return 0.0
+    if head == "infonce":
+        return sum(math.log(sum(math.exp(s) for s in own + apart)) - s for s in own) / len(own)
+    threshold = bias + (math.log(max(len(apart), 1)) if head == "nce" else 0.0)
+    attracted = sum(softplus(threshold - s) for s in own) / len(own)
+    return attracted + sum(softplus(s - threshold) for s in apart)
+
+
+def masks(anchors: int, candidates: int) -> tuple[Tensor, Tensor]:
+    """Some of everything: anchors without a positive, without a negative, with several."""
+    positive = draw(anchors, candidates, name="positive") > 0.8
+    valid = draw(anchors, candidates, name="valid") > 0
+    positive[0], valid[1], positive[2, :3] = False, False, True
+    return positive, valid
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_heads_equal_their_formulas_in_loops(head: str) -> None:
+    scores, (positive, valid) = 2 * draw(6, 9), masks(6, 9)
+    losses, _ = HEADS[head](scores.clone(), positive, valid, ZERO + 0.3)
+    for row, own, counts, loss in zip(scores.tolist(), positive.tolist(), valid.tolist(), losses.tolist(), strict=True):
+        assert loss == pytest.approx(in_loops(head, row, own, counts, 0.3), abs=1e-12)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_without_masks_the_first_is_positive_and_all_are_valid(head: str) -> None:
+    scores = draw(5, 7)
+    first = torch.zeros(5, 7, dtype=torch.bool)
+    first[:, 0] = True
+    found, expected = (HEADS[head](scores.clone(), *given, ZERO) for given in ((None, None), (first, ~first)))
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_head_gives_the_gradient_of_its_losses(head: str, masked: bool) -> None:
+    scores, given = draw(6, 9), masks(6, 9) if masked else (None, None)
+    _, gradient = HEADS[head](scores.clone(), *given, ZERO)
+    step = 1e-6
+    for row in range(6):
+        for column in range(9):
+            moved = [scores.clone(), scores.clone()]
+            moved[0][row, column] += step
+            moved[1][row, column] -= step
+            up, down = (HEADS[head](each, *given, ZERO)[0].sum() for each in moved)
+            assert gradient[row, column].item() == pytest.approx(float(up - down) / (2 * step), abs=1e-7)
+
+
+def test_nce_lets_valid_negatives_count_for_all_that_are_wanted() -> None:
+    scores, valid = draw(1, 5), torch.tensor([[False, True, True, False, False]])
+    loss, _ = heads.nce(scores.clone(), None, valid, ZERO, negatives=8)
+    row = scores[0].tolist()
+    expected = softplus(math.log(8) - row[0]) + 4 * (softplus(row[1] - math.log(8)) + softplus(row[2] - math.log(8)))
+    assert loss.item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("temperature", [0.001, 1.0, 1000.0])
+def test_heads_are_finite_at_any_temperature_and_with_nothing_to_compare(head: str, temperature: float) -> None:
+    scores = torch.tensor([[1.0, -1.0, 1.0], [-1.0, 1.0, 1.0]]) / temperature
+    nothing = torch.zeros(2, 3, dtype=torch.bool)
+    for given in ((None, None), (None, nothing), (nothing, nothing), (~nothing, nothing)):
+        losses, gradient = HEADS[head](scores.clone(), *given, torch.tensor(0.0))
+        assert losses.isfinite().all() and gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("low", [-90.0, -20.0, -1e-3])
+def test_softplus_in_single_precision_is_right_to_its_last_places(low: float) -> None:
+    x = torch.linspace(low, -low, 10_001)
+    torch.testing.assert_close(heads.softplus(x).double(), F.softplus(x.double()), rtol=3e-7, atol=1e-37)
+
+
+# --- the core ---
+
+
+def plain(head: str, anchors: Tensor, rows: Tensor, match: Tensor | None, *scale_and_bias: Tensor) -> Tensor:
+    """The same by autograd over the whole of it; all candidates valid, the match positive, else row 0."""
+    scale, bias = scale_and_bias
+    scores = anchors @ rows.T * scale
+    if match is not None:
+        scores = torch.cat([(anchors * match).sum(1, keepdim=True) * scale, scores], 1)
+    if head == "infonce":
+        return (scores.logsumexp(1) - scores[:, 0]).sum()
+    threshold = bias + (math.log(scores.shape[1] - 1) if head == "nce" else 0.0)
+    return F.softplus(threshold - scores[:, 0]).sum() + F.softplus(scores[:, 1:] - threshold).sum()
+
+
+@pytest.mark.parametrize("piece", [1, 30, 10_000])
+@pytest.mark.parametrize("matched", [False, True])
+@pytest.mark.parametrize("head", HEADS)
+def test_pieces_give_the_loss_and_the_gradients_of_the_whole(
+    head: str, matched: bool, piece: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scores_module, "PIECE", piece)
+    anchors, rows, match = (draw(*size).requires_grad_() for size in ((7, 4), (9, 4), (7, 4)))
+    scale, bias = (torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in (1.5, 0.4))
+    candidates = Candidates(rows, lambda piece: (None, None), match if matched else None)
+    given = (anchors, rows, *([match] if matched else []), scale, bias)
+    ours = contrast(HEADS[head], anchors, candidates, scale=scale, bias=bias)
+    theirs = plain(head, anchors, rows, match if matched else None, scale, bias)
+    torch.testing.assert_close(ours, theirs)
+    grads = [torch.autograd.grad(3 * loss, given, allow_unused=True) for loss in (ours, theirs)]
+    for found, expected in zip(*grads, strict=True):
+        torch.testing.assert_close(found, torch.zeros_like(found) if expected is None else expected)
+
+
+@pytest.mark.parametrize("sparse", [0, 1000])
+@pytest.mark.parametrize("piece", [1, 100, 10_000])
+def test_picked_rows_give_what_gathered_rows_give(sparse: int, piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scores_module, "SPARSE", sparse)
+    monkeypatch.setattr(scores_module, "PIECE", piece)
+    anchors, rows, match = draw(5, 8).requires_grad_(), draw(30, 8), draw(5, 8).requires_grad_()
+    picked = torch.randint(30, (5, 40), generator=generator("pick"))  # some rows several times
+    candidates = Candidates(rows, lambda piece: (None, None), match, picked)
+    ours = contrast(heads.infonce, anchors, candidates, scale=ZERO + 2, bias=ZERO)
+    scores = torch.cat([(anchors * match).sum(1)[:, None], torch.einsum("bd,bkd->bk", anchors, rows[picked])], 1) * 2
+    theirs = (scores.logsumexp(1) - scores[:, 0]).sum()
+    torch.testing.assert_close(ours, theirs)
+    for found, expected in zip(*(torch.autograd.grad(loss, (anchors, match)) for loss in (ours, theirs)), strict=True):
+        torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(log_mean_exp(anchors, candidates, ZERO + 2), scores.exp().mean().log())
+
+
+def test_nothing_of_the_size_of_the_scores_is_kept() -> None:
+    anchors, rows = draw(64, 4).requires_grad_(), draw(1000, 4)
+    kept: list[int] = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        contrast(heads.nce, anchors, Candidates(rows, lambda piece: (None, None), rows[:64]), scale=ZERO + 1, bias=ZERO)
+    assert kept and max(kept) <= anchors.numel()
+
+
+# --- how candidates relate to anchors ---
+
+ANCHORS = Known(torch.tensor([3, 5]), torch.tensor([1, -1]))
+INDEX, KEY = torch.tensor([[3, 4, 5, 6]]), torch.tensor([[1, 1, -1, 2]])
+
+
+def related(relation: Relation, **given: Tensor) -> tuple[list | None, list | None]:
+    positive, valid = relation.masks(ANCHORS, index=INDEX, key=KEY, **given)(slice(0, 2))
+    return tuple(None if mask is None else mask.int().tolist() for mask in (positive, valid))
+
+
+def test_a_row_of_the_own_pair_is_no_negative() -> None:
+    assert related(Relation()) == (None, [[0, 0, 1, 1, 1], [0, 1, 1, 0, 1]])
+
+
+def test_keys_keep_apart_where_both_have_one() -> None:
+    assert related(Relation(keyed=True)) == (None, [[0, 0, 0, 1, 1], [0, 1, 1, 0, 1]])
+
+
+def test_keys_make_positives_where_both_have_one() -> None:
+    positive, _ = related(Relation(keyed=True, together=True))
+    assert positive == [[1, 0, 1, 0, 0], [1, 0, 0, 0, 0]]
+
+
+def test_rows_that_do_not_count_are_neither() -> None:
+    positive, valid = related(Relation(keyed=True, together=True), valid=torch.tensor([[True, False, True, True]]))
+    assert positive == [[1, 0, 0, 0, 0], [1, 0, 0, 0, 0]]
+    assert valid == [[0, 0, 0, 1, 1], [0, 1, 0, 0, 1]]
+
+
+# --- pools ---
+
+
+def known(*index: int, key: int = -1) -> Known:
+    return Known(torch.tensor(index), torch.full((len(index),), key))
+
+
+def valid_of(pool: Pool, live: Tensor, facts: Known) -> Tensor:
+    valid = pool.candidates(live, facts, 0).relate(slice(0, len(live)))[1]
+    assert valid is not None
+    return valid[:, 1:].expand(len(live), -1)
+
+
+def test_in_the_batch_all_others_are_negatives() -> None:
+    live = draw(3, 4).requires_grad_()
+    for gathered in (False, True):
+        pool = InBatch(Relation(), gathered=gathered)
+        assert valid_of(pool, live, known(7, 2, 7)).int().tolist() == [[0, 1, 0], [1, 0, 1], [0, 1, 0]]
+        assert pool.remembered == {}
+
+
+def test_a_queue_holds_the_last_and_no_place_counts_before_it_is_filled() -> None:
+    queue = Queue(Relation(), 5, 2, dtype=torch.float64)
+    live, facts = draw(1, 2), known(99)
+    assert not valid_of(queue, live, facts).any()
+    for step in range(3):
+        queue.remember(torch.full((2, 2), float(step), dtype=torch.float64), known(2 * step, 2 * step + 1))
+        assert valid_of(queue, live, facts).sum() == min(2 * step + 2, 5)
+    assert queue.remembered["index"].tolist() == [5, 1, 2, 3, 4]
+    assert queue.remembered["rows"][:, 0].tolist() == [2, 0, 1, 1, 2]
+    assert valid_of(queue, live, known(3)).int().tolist() == [[1, 1, 1, 0, 1]]
+
+
+def test_a_queue_shorter_than_a_batch_keeps_its_end() -> None:
+    queue = Queue(Relation(), 3, 1, dtype=torch.float32)
+    queue.remember(torch.arange(5.0)[:, None], known(*range(5)))
+    assert sorted(queue.remembered["rows"].flatten().tolist()) == [2.0, 3.0, 4.0]
+
+
+def bank(pairs: int = 6, dim: int = 4, *, momentum: float = 0.25, relation: Relation | None = None, **given) -> Bank:
+    options = {name: given.pop(name) for name in ("count", "draw", "dtype", "place") if name in given}
+    chosen = Negatives("bank", momentum=momentum, **options)
+    return Bank(relation or Relation(), pairs, dim, chosen, name="t", **given)
+
+
+def test_bank_rows_move_by_momentum_and_others_stay() -> None:
+    held = bank(random=True)
+    before, came = held.rows.clone(), F.normalize(torch.randn(2, 4), dim=1)
+    held.remember(came, known(4, 1))
+    for row, one in zip((4, 1), came, strict=True):
+        torch.testing.assert_close(held.rows[row], F.normalize(0.25 * before[row] + 0.75 * one, dim=0))
+    assert torch.equal(held.rows[[0, 2, 3, 5]], before[[0, 2, 3, 5]])
+
+
+@pytest.mark.parametrize("given", [{"momentum": 0.0, "random": True}, {"momentum": 0.9}])
+def test_without_momentum_or_at_first_a_row_is_what_came(given: dict) -> None:
+    held, came = bank(**given), F.normalize(torch.randn(1, 4), dim=1)
+    held.remember(came, known(2))
+    torch.testing.assert_close(held.rows[2:3], came)
+
+
+class WritesBackwards(TorchDispatchMode):
+    """Writes to an index from its last to its first, as CUDA may."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.index_put_.default:
+            rows, indices, values, *rest = args
+            if values.ndim:
+                args = (rows, [index.flip(0) for index in indices], values.flip(0), *rest)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("order", [contextlib.nullcontext, WritesBackwards])
+def test_of_a_repeated_index_the_last_occurrence_counts_in_whatever_order_rows_are_written(
+    order: Callable[[], contextlib.AbstractContextManager],
+) -> None:
+    held = bank(random=True)
+    index, rows = torch.tensor([4, 1, 4, 2, 1, 4]), torch.randn(6, 4, generator=generator("repeated"))
+    expected, before = held.rows.clone(), held.rows.clone()
+    for pair, row in zip(index.tolist(), rows, strict=True):
+        expected[pair] = F.normalize(0.25 * before[pair] + 0.75 * row, dim=0)
+    with order():
+        held.remember(rows, Known(index, index))
+    torch.testing.assert_close(held.rows, expected)
+
+
+@pytest.mark.parametrize("draw_by", ["shared", "sample", "all"])
+def test_a_row_is_no_negative_before_it_is_written_nor_of_its_own_pair(draw_by: str) -> None:
+    held = bank(pairs=50, count=30, draw=draw_by)
+    live, facts = F.normalize(torch.randn(2, 4), dim=1), known(3, 8)
+    assert not valid_of(held, live, facts).any()
+    assert torch.equal(held.candidates(live, facts, 0).match, live)
+    written = [3, 4, 8, 9, 20, 21, 22, 30, 31, 32]
+    held.remember(F.normalize(torch.randn(10, 4), dim=1), known(*written))
+    candidates, valid = held.candidates(live, facts, 0), valid_of(held, live, facts)
+    torch.testing.assert_close(candidates.match, held.rows[[3, 8]])
+    for row, own in enumerate((3, 8)):
+        rows = candidates.rows if candidates.picked is None else candidates.rows[candidates.picked[row]]
+        seen = {tuple(item) for item in rows[valid[row]].tolist()}
+        assert seen
+        assert seen <= {tuple(held.rows[pair].tolist()) for pair in written if pair != own}
+
+
+def test_a_published_bank_counts_from_the_start() -> None:
+    live = torch.randn(2, 4)
+    candidates = bank(pairs=50, count=30, draw="sample", random=True).candidates(live, known(3, 8), 0)
+    assert candidates.relate(slice(0, 2)) == (None, None)
+
+
+def test_related_matches_share_the_key() -> None:
+    held = bank(pairs=40, relation=Relation(), match="related")
+    rows = F.normalize(torch.randn(40, 4), dim=1)
+    held.remember(rows, Known(torch.arange(40), torch.arange(40) % 4))
+    facts = Known(torch.arange(8), torch.tensor([0, 1, 2, 3, 0, 1, 2, -1]))
+    match = held.candidates(torch.randn(8, 4), facts, 5).match
+    found = [(match[row][None] == held.rows).all(1).nonzero().item() for row in range(8)]
+    assert [pair % 4 for pair in found[:7]] == [0, 1, 2, 3, 0, 1, 2]
+    assert found[:7] != list(range(7)) and found[7] == 7
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("place", ["device", "host"])
+def test_a_bank_in_half_precision_answers_nearly_the_same(dtype: str, place: str) -> None:
+    wide, half = bank(pairs=50, count=30), bank(pairs=50, count=30, dtype=dtype, place=place)
+    live, rows = F.normalize(torch.randn(2, 4), dim=1), F.normalize(torch.randn(50, 4), dim=1)
+    found = []
+    for held in (wide, half.float()):
+        held.remember(rows, known(*range(50)))
+        found.append(contrast(heads.nce, live, held.candidates(live, known(3, 8), 0), scale=torch.tensor(10.0),
+                              bias=torch.tensor(0.0)))  # fmt: skip
+    assert half.rows.dtype == getattr(torch, dtype) and wide.rows.dtype == torch.float32
+    torch.testing.assert_close(found[0], found[1], rtol=1e-2, atol=0.0)
+
+
+@pytest.mark.parametrize("source", ["batch", "gathered", "queue", "bank"])
+def test_every_source_is_built(source: str) -> None:
+    pool = build_pool(Negatives(source, count=8), Relation(), 10, 4, name="t")
+    pool.remember(draw(2, 4).float(), known(1, 2))
+    candidates = pool.candidates(draw(3, 4).float(), known(4, 5, 6), 1)
+    assert contrast(heads.infonce, draw(3, 4).float(), candidates, scale=torch.tensor(1.0), bias=torch.tensor(0.0)) > 0
+
+
+def test_a_draw_never_holds_the_pair_itself() -> None:
+    index = torch.arange(50)
+    drawn = draw_negatives(7, index, 50, 2000)
+    assert not (drawn == index[:, None]).any()
+    assert drawn.unique().tolist() == list(range(50))
+    assert (draw_negatives(7, index, 50, 2000, own=True) == index[:, None]).any()
+
+
+def test_draws_are_uniform_over_the_other_pairs() -> None:
+    counts = draw_negatives(1, torch.tensor([4]), 11, 100_000)[0].bincount(minlength=11)
+    others = counts[counts > 0]
+    assert len(others) == 10
+    chi_square = ((others - 10_000) ** 2 / 10_000).sum().item()
+    assert chi_square < 27.9  # 9 degrees of freedom, p = 0.001
+
+
+def test_draws_follow_the_pair_not_its_place() -> None:
+    drawn = draw_negatives(7, torch.tensor([3, 9, 5]), 50, 20)
+    turned = draw_negatives(7, torch.tensor([5, 3, 9]), 50, 20)
+    assert torch.equal(drawn[[2, 0, 1]], turned)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"count": 0}, "count must be at least 1 and momentum from 0 to below 1, got 0 and 0.5"),
+        ({"momentum": 1.0}, "got 16384 and 1.0"),
+        ({"place": "host", "draw": "all"}, "needs draw: shared, for other rows are too many to travel, got all"),
+    ],
+)
+def test_options_of_negatives_out_of_range_are_refused(options: dict, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Negatives(**options)

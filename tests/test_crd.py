@@ -1,0 +1,194 @@
+"""CRD against its formula in loops, against the published arithmetic, and its numbers."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from crossmodal import OBJECTIVES
+from crossmodal.contrast import heads
+from crossmodal.contrast.bank import draw_negatives
+from crossmodal.contrast.options import Negatives
+from crossmodal.contrast.scores import contrast
+from crossmodal.encoders._base import Features, Spec
+from crossmodal.objectives._base import Batch, Objective
+from modalities._random import generator
+
+PAIRS, DIM, TAU = 40, 7, 0.5
+STUDENT, TEACHER = Spec(6, (), 0), Spec(8, (), 0)
+BATCH = Batch({}, torch.tensor([3, 17, 8, 30]), torch.tensor([0, 1, 0, -1]), 3)
+
+
+def draw(*shape: int) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=generator("crd", *shape))
+
+
+def build(*, seen: bool = True, **options: object) -> Objective:
+    """The objective in double precision, its banks filled with what is not the live batch."""
+    torch.manual_seed(0)
+    crd = OBJECTIVES.get("crd")(STUDENT, TEACHER, PAIRS, dim=DIM, temperature=TAU, **options).double()
+    if seen:
+        rows = [F.normalize(draw(PAIRS, dim)[:, :DIM], dim=1) for dim in (DIM, DIM + 1)]
+        every = torch.arange(PAIRS)
+        crd.sides.remember(every, every % 3, *rows)
+    return crd
+
+
+def given() -> tuple[Features, Features]:
+    return Features(draw(4, 6), (), None), Features(draw(4, 8), (), None)
+
+
+def in_loops(anchors: Tensor, matches: Tensor, rows: list[Tensor], *, count: int, z_over_n: float) -> float:
+    """-log h(positive) - sum log(1 - h(negative)), h = e / (e + K Z / N), as the paper writes it, pair by pair."""
+    total = 0.0
+    for anchor, match, apart in zip(anchors, matches, rows, strict=True):
+        e = math.exp(float(anchor @ match) / TAU)
+        total -= math.log(e / (e + count * z_over_n))
+        for row in apart:
+            e = math.exp(float(anchor @ row) / TAU)
+            total -= count / len(apart) * math.log(1 - e / (e + count * z_over_n))
+    return total / len(anchors)
+
+
+CLOSED = math.exp(1 / (2 * DIM * TAU**2))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("positive", ["bank", "live"])
+@pytest.mark.parametrize("directions", ["both", "student"])
+def test_crd_equals_its_formula_in_loops(positive: str, directions: str) -> None:
+    crd = build(negatives=Negatives(count=11, draw="sample"), positive=positive, directions=directions)
+    ours, theirs = crd.project(*given())
+    drawn, expected = draw_negatives(BATCH.seed, BATCH.index, PAIRS, 11), 0.0
+    sides = ((ours, theirs, "teacher"), (theirs, ours, "student"))
+    for anchors, live, side in sides[: 2 if directions == "both" else 1]:
+        bank = crd.memory()[f"{side}_rows"]
+        matches = live if positive == "live" else bank[BATCH.index]
+        expected += in_loops(anchors, matches, [bank[columns] for columns in drawn], count=11, z_over_n=CLOSED)
+    assert crd(*given(), BATCH).loss.item() == pytest.approx(expected, abs=1e-7)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("apart", ["pair", "label"])
+def test_over_all_pairs_crd_is_the_mean_over_draws(apart: str) -> None:
+    """With more negatives than pairs the expectation is computed; every other pair weighs K over their number."""
+    crd = build(negatives=Negatives(count=100, apart=apart))
+    ours, theirs = crd.project(*given())
+    expected = 0.0
+    for anchors, side in ((ours, "teacher"), (theirs, "student")):
+        bank = crd.memory()[f"{side}_rows"]
+        rows = [
+            torch.stack([bank[j] for j in range(PAIRS) if j != i and (apart == "pair" or j % 3 != label)])
+            for i, label in zip(BATCH.index.tolist(), BATCH.label.tolist(), strict=True)
+        ]
+        expected += in_loops(anchors, bank[BATCH.index], rows, count=100, z_over_n=CLOSED)
+    assert crd(*given(), BATCH).loss.item() == pytest.approx(expected, abs=1e-7)
+
+
+def published(anchors: Tensor, bank: Tensor, picked: Tensor) -> Tensor:
+    """The published arithmetic, by a gather of rows: exp, Z of this batch, 1e-7; column 0 is the positive."""
+    scores = torch.exp(torch.einsum("bd,bkd->bk", anchors, bank[picked]) / TAU)
+    pairs, negatives = len(bank), picked.shape[1] - 1
+    p = scores / (scores.mean().detach() * pairs)
+    noise = negatives / pairs
+    losses = -(p[:, 0] / (p[:, 0] + noise + 1e-7)).log() - (noise / (p[:, 1:] + noise + 1e-7)).log().sum(1)
+    return losses.mean()
+
+
+def test_compat_is_the_published_arithmetic_with_its_gradients() -> None:
+    crd = build(seen=False, negatives=Negatives(count=11), compat="repdistiller")
+    student, teacher = given()
+    drawn = draw_negatives(BATCH.seed, BATCH.index, PAIRS, 11, own=True)
+    picked = torch.cat([BATCH.index[:, None], drawn], 1)
+    found = crd(student, teacher, BATCH)
+    ours, theirs = crd.project(student, teacher)
+    expected = published(ours, crd.memory()["teacher_rows"], picked) + published(
+        theirs, crd.memory()["student_rows"], picked
+    )
+    torch.testing.assert_close(found.loss, expected, rtol=1e-12, atol=0)
+    for one, other in zip(*(torch.autograd.grad(loss, list(crd.parameters())) for loss in (found.loss, expected)),
+                          strict=True):  # fmt: skip
+        torch.testing.assert_close(one, other)
+    first = crd.memory()["log_z"].clone()
+    assert first.isnan().all()
+    crd.remember(*found.memo)
+    settled = crd.memory()["log_z"].clone()
+    assert settled.isfinite().all()
+    crd.remember(*crd(student, teacher, BATCH).memo)
+    assert torch.equal(crd.memory()["log_z"], settled)
+
+
+def test_running_z_follows_and_learned_z_has_a_gradient() -> None:
+    crd = build(negatives=Negatives(count=11), z="running")
+    levels = []
+    for _ in range(3):
+        crd.remember(*crd(*given(), BATCH).memo)
+        levels.append(crd.memory()["log_z"].clone())
+    assert not torch.equal(levels[0], levels[1]) and not torch.equal(levels[1], levels[2])
+    crd = build(negatives=Negatives(count=11), z="learned")
+    crd(*given(), BATCH).loss.backward()
+    assert crd.learned.grad.abs().min() > 0
+    torch.testing.assert_close(crd.learned.detach(), torch.full((2,), math.log(CLOSED)).double())
+
+
+@pytest.mark.parametrize("options", [{"directions": "student"}, {"teacher_head": "frozen"}])
+def test_a_frozen_head_has_no_gradient_and_the_rest_has(options: dict) -> None:
+    crd = build(negatives=Negatives(count=11), **options)
+    crd(*given(), BATCH).loss.backward()
+    assert [name for name, weight in crd.named_parameters() if weight.requires_grad] == [
+        "sides.heads.student.weight", "sides.heads.student.bias"]  # fmt: skip
+    assert all(weight.grad is not None for weight in crd.parameters() if weight.requires_grad)
+
+
+def test_from_banks_each_direction_reaches_its_own_side_only() -> None:
+    crd = build(negatives=Negatives(count=11))
+    student, teacher = given()
+    meetings = crd.sides.meetings(*crd.project(student, teacher), BATCH)
+    anchors, candidates = meetings[0]
+    contrast(heads.nce, anchors, candidates, scale=crd.sides.scale, bias=crd.log_z[0]).backward()
+    assert crd.sides.heads.student.weight.grad.any() and not crd.sides.heads.teacher.weight.grad.any()
+
+
+@pytest.mark.parametrize("count", [16_384, 3_000])
+def test_crd_starts_where_the_closed_form_says(count: int) -> None:
+    """A direction: ln K + 1 + 1 / (2 d tau^2): 11.50 at K = 16,384, d = 128, tau = 0.07."""
+    torch.manual_seed(0)
+    options = {"negatives": Negatives(count=count), "compat": "repdistiller"}
+    crd = OBJECTIVES.get("crd")(Spec(64, (), 0), Spec(64, (), 0), 50_000, **options)
+    random = generator("start")
+    # features of unrelated networks: independent directions
+    sides = [Features(torch.randn(64, 64, generator=random), (), None) for _ in range(2)]
+    found = crd(*sides, Batch({}, torch.arange(64), torch.zeros(64, dtype=torch.int64), 1)).loss
+    assert found.item() / 2 == pytest.approx(math.log(count) + 1 + 1 / (2 * 128 * 0.07**2), rel=0.02)
+
+
+def test_nce_bound_reaches_the_known_information() -> None:
+    """Jointly Gaussian scalars, correlation 0.9, I = 0.8304 nats: ln N + E ln h at the optimal critic."""
+    random = generator("gauss")
+    rho, count = 0.9, 400_000
+    x = torch.randn(count, dtype=torch.float64, generator=random)
+    y = rho * x + (1 - rho**2) ** 0.5 * torch.randn(count, dtype=torch.float64, generator=random)
+    ratio = -0.5 * math.log(1 - rho**2) - (rho**2 * (x**2 + y**2) - 2 * rho * x * y) / (2 * (1 - rho**2))
+    # the optimal score is the log density ratio and any constant, which is then ln (Z / N)
+    for negatives, expected in ((1, -0.437), (4, 0.297), (16, 0.650), (64, 0.777), (256, 0.816), (1024, 0.827),
+                                (4096, 0.830)):  # fmt: skip
+        apart = torch.full((count, 1), -math.inf, dtype=torch.float64)  # that no critic takes for the pair
+        scores = torch.cat([(ratio + 0.7)[:, None], apart], 1)
+        losses, _ = heads.nce(scores, None, None, torch.tensor(0.7).double(), negatives=negatives)
+        bound = math.log(negatives) - losses.mean().item()
+        assert bound == pytest.approx(expected, abs=0.01)
+        assert bound <= 0.8304 + 0.005
+
+
+@torch.no_grad()
+def test_crd_is_blind_to_a_common_rotation() -> None:
+    crd = build(negatives=Negatives(count=100))
+    turn, before = torch.linalg.qr(draw(DIM, DIM)).Q, crd(*given(), BATCH).loss
+    for layer in (crd.sides.heads.student, crd.sides.heads.teacher):
+        layer.weight.copy_(turn.T @ layer.weight)
+        layer.bias.copy_(turn.T @ layer.bias)
+    for pool in (crd.sides.of_student, crd.sides.of_teacher):
+        pool.remembered["rows"] = pool.remembered["rows"] @ turn
+    torch.testing.assert_close(crd(*given(), BATCH).loss, before)
