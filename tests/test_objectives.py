@@ -74,7 +74,7 @@ def test_infonce_equals_its_formula_in_loops() -> None:
     scores = [[float(a @ b) / 0.3 for b in theirs] for a in ours]
     forth = sum(math.log(sum(math.exp(s) for s in scores[i])) - scores[i][i] for i in range(4)) / 4
     back = sum(math.log(sum(math.exp(scores[j][i]) for j in range(4))) - scores[i][i] for i in range(4)) / 4
-    assert loss(objective).item() == pytest.approx((forth + back) / 2, abs=1e-9)
+    assert loss(objective).item() == pytest.approx((forth + back) / 2, rel=1e-7)  # 1 / 0.3 in float32
 
 
 @torch.no_grad()
@@ -164,7 +164,8 @@ def test_collapsed_and_zero_features_stay_finite(objective: Objective) -> None:
 def test_memo_is_remembered_and_memory_is_live(objective: Objective) -> None:
     outcome = objective(features(STUDENT, 4, "student"), features(TEACHER, 4, "teacher"), batch())
     before = {name: tensor.clone() for name, tensor in objective.memory().items()}
-    objective.remember(*outcome.memo)
+    if outcome.memo:
+        objective.remember(*outcome.memo)
     changed = [name for name, tensor in objective.memory().items() if not torch.equal(tensor, before[name])]
     assert changed == list(before)  # all of it where there is any, nothing where there is none
 
