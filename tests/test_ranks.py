@@ -54,6 +54,8 @@ VARIANTS: dict[str, dict[str, object]] = {
     "infonce apart": {"negatives": Negatives("gathered", apart="label")},
     "crd related": {"positive": "related", "negatives": Negatives(count=10)},
     **{f"crd {z}": {"z": z, "negatives": Negatives(count=10)} for z in ("first", "running", "learned")},
+    "pkt published": {"compat": "repdistiller"},
+    "sp maps": {"of": "map"},
     "crd published": {"compat": "repdistiller", "negatives": Negatives(count=10)},
 }
 

@@ -1,0 +1,57 @@
+"""Probabilistic knowledge transfer (Passalis, Tefas 2018, https://arxiv.org/abs/1803.10837)."""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from crossmodal.encoders._base import Features, Spec
+from crossmodal.objectives._base import Batch, Objective, Outcome
+from crossmodal.objectives._heads import widen
+from crossmodal.objectives._relations import relate, selves
+
+EPSILON = 1e-7  # least of a kernel: that of opposite embeddings is 0, whose logarithm is not finite
+NEVER = -1e4  # ln of odds that vanish beside all others, and with which a row that is alone still picks itself
+
+
+class PKT(Objective):
+    """KL(teacher || student) of the probabilities with which a sample picks another of the batch, mean over the batch.
+
+    In each network a sample picks another with a probability proportional to (cosine + 1) / 2 of their embeddings, so
+    that sizes and modalities may differ. The batch is that of all ranks; in nats.
+
+    The published code takes the mean over pairs instead of samples, which divides by the batch once more: its weight
+    30000 at batch 64 is 468.75 here. It also lets a sample pick itself, which the paper leaves out and which is no
+    relation between samples; so the default is the paper's form.
+
+    Raises:
+        ValueError: there is no teacher.
+    """
+
+    def __init__(
+        self,
+        student: Spec,
+        teacher: Spec | None,
+        pairs: int,
+        *,
+        compat: Literal["repdistiller"] | None = None,  # as the published code, a sample may pick itself; null: paper
+    ) -> None:
+        super().__init__()
+        if teacher is None:
+            raise ValueError("pkt compares relations between samples with a teacher's, and none is named")
+        self.picks_itself = compat is not None
+
+    def forward(self, student: Features, teacher: Features | None, batch: Batch) -> Outcome:
+        """The loss; gradient reaches the student."""
+        assert teacher is not None
+        with torch.autocast(student.embedding.device.type, enabled=False):
+            ours, theirs = self._log_odds(student.embedding), self._log_odds(teacher.embedding)
+            return Outcome(F.kl_div(ours.log_softmax(1), theirs.log_softmax(1), reduction="batchmean", log_target=True))
+
+    def _log_odds(self, rows: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch all"]:
+        """Ln of what the probabilities with which a row picks others are proportional to."""
+        kernel = (relate(F.normalize(widen(rows), dim=1)) + 1) / 2
+        log_kernel = kernel.clamp(min=EPSILON).log()
+        return log_kernel if self.picks_itself else log_kernel.masked_fill(selves(kernel), NEVER)

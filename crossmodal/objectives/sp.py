@@ -1,0 +1,60 @@
+"""Similarity-preserving distillation (Tung, Mori 2019, https://arxiv.org/abs/1907.09682)."""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from crossmodal.encoders._base import Features, Spec
+from crossmodal.objectives._base import Batch, Objective, Outcome
+from crossmodal.objectives._heads import widen
+from crossmodal.objectives._relations import relate
+
+
+class SP(Objective):
+    """Squared distance between a sample's similarities to the batch in both networks, mean over the batch; 0 to 4.
+
+    A sample's similarities are the products of its features with those of all samples of all ranks, and are made unit
+    length (eq. 2 and 3). Only the samples are compared, so sizes and modalities may differ.
+
+    The features are embeddings by default: every encoder has them, whatever its modality, and they are what is
+    compared later. `of: map` takes the last map as published: samples are then similar that show the same at the same
+    place, each network within its own view.
+
+    The paper (eq. 4) and the published code divide by the batch twice: the published weight 3000 at batch 64 is 46.9
+    here.
+
+    Raises:
+        ValueError: there is no teacher, or a network has no map to take.
+    """
+
+    def __init__(
+        self,
+        student: Spec,
+        teacher: Spec | None,
+        pairs: int,
+        *,
+        of: Literal["embedding", "map"] = "embedding",  # features that are compared; map: the last one, as published
+    ) -> None:
+        super().__init__()
+        if teacher is None:
+            raise ValueError("sp compares similarities of samples with a teacher's, and none is named")
+        if of == "map" and not (student.maps and teacher.maps):
+            raise ValueError(
+                f"sp: of: map needs maps on both sides, but the student has {len(student.maps)} and the teacher "
+                f"{len(teacher.maps)}; take of: embedding"
+            )
+        self.of = of
+
+    def forward(self, student: Features, teacher: Features | None, batch: Batch) -> Outcome:
+        """The loss; gradient reaches the student."""
+        assert teacher is not None
+        with torch.autocast(student.embedding.device.type, enabled=False):
+            difference = self._similarities(student) - self._similarities(teacher)
+            return Outcome(difference.square().sum(1).mean())
+
+    def _similarities(self, features: Features) -> Float[Tensor, "batch all"]:
+        rows = features.embedding if self.of == "embedding" else features.maps[-1].flatten(1)
+        return F.normalize(relate(widen(rows)), dim=1)

@@ -1,0 +1,117 @@
+"""Objectives on relations between samples: the formulas in loops, invariances, refusals."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from crossmodal import OBJECTIVES
+from crossmodal.encoders._base import Features, Spec
+from crossmodal.objectives._base import Batch, Objective
+from modalities._random import generator
+
+ROWS = 5
+MAPS = ((3, 4, 2),), ((2, 3, 3),)
+STUDENT, TEACHER = Spec(6, MAPS[0], 0), Spec(8, MAPS[1], 0)
+BATCH = Batch({}, torch.arange(ROWS), torch.full((ROWS,), -1))
+
+
+def draw(name: str, *shape: int) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=generator("relational", name))
+
+
+def given() -> tuple[Features, Features]:
+    return (
+        Features(draw("student", ROWS, 6), (draw("student map", ROWS, *MAPS[0][0]),), None),
+        Features(draw("teacher", ROWS, 8), (draw("teacher map", ROWS, *MAPS[1][0]),), None),
+    )
+
+
+def build(name: str, **options: object) -> Objective:
+    torch.manual_seed(0)
+    return OBJECTIVES.get(name)(STUDENT, TEACHER, 40, **options).double()
+
+
+def loss(name: str, student: Tensor | None = None, **options: object) -> Tensor:
+    """Of the given features, or of another embedding of the student."""
+    features = given()
+    mine = features[0] if student is None else features[0]._replace(embedding=student)
+    return build(name, **options)(mine, features[1], BATCH).loss
+
+
+def cosine(one: Tensor, other: Tensor) -> float:
+    return float(one @ other) / math.sqrt(float(one @ one) * float(other @ other))
+
+
+def rotation(dim: int) -> Tensor:
+    return torch.linalg.qr(draw("rotation", dim, dim)).Q
+
+
+RELATIONAL = ("pkt", "sp")
+
+
+@pytest.mark.parametrize("name", RELATIONAL)
+def test_directions_of_axes_and_scale_do_not_matter(name: str) -> None:
+    student = given()[0].embedding
+    turned = 3 * student @ rotation(student.shape[1])
+    torch.testing.assert_close(loss(name, turned), loss(name))
+
+
+@pytest.mark.parametrize("name", RELATIONAL)
+def test_a_turned_and_scaled_teacher_is_a_perfect_student(name: str) -> None:
+    teacher = given()[1]
+    student = teacher._replace(embedding=0.1 * teacher.embedding @ rotation(8))
+    objective = OBJECTIVES.get(name)(TEACHER, TEACHER, 40).double()
+    found, other = (objective(item, teacher, BATCH).loss.item() for item in (student, given()[1]._replace(
+        embedding=draw("other", ROWS, 8))))  # fmt: skip
+    assert found == pytest.approx(0, abs=1e-9)
+    assert other > 1e-4
+
+
+# --- pkt ---
+
+
+@pytest.mark.parametrize("compat", [None, "repdistiller"])
+def test_pkt_equals_its_formula_in_loops(compat: str | None) -> None:
+    def probabilities(rows: Tensor) -> list[dict[int, float]]:
+        picked = range(ROWS)
+        kernels = [
+            {j: (cosine(rows[i], rows[j]) + 1) / 2 for j in picked if compat or j != i} for i in picked
+        ]  # fmt: skip
+        return [{j: value / sum(row.values()) for j, value in row.items()} for row in kernels]
+
+    ours, theirs = (probabilities(item.embedding) for item in given())
+    expected = sum(p * math.log(p / ours[i][j]) for i, row in enumerate(theirs) for j, p in row.items()) / ROWS
+    assert loss("pkt", compat=compat).item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_pkt_is_finite_where_embeddings_are_opposite() -> None:
+    student = torch.tensor([[1.0, 0.0], [-1.0, 0.0]], dtype=torch.float64, requires_grad=True)
+    teacher = torch.eye(2, dtype=torch.float64)
+    objective = OBJECTIVES.get("pkt")(Spec(2, (), 0), Spec(2, (), 0), 40)
+    found = objective(Features(student, (), None), Features(teacher, (), None), BATCH).loss
+    assert torch.isfinite(torch.autograd.grad(found, student)[0]).all()
+    assert torch.isfinite(found)
+
+
+# --- sp ---
+
+
+@pytest.mark.parametrize("of", ["embedding", "map"])
+def test_sp_equals_its_formula_in_loops(of: str) -> None:
+    def similarities(features: Features) -> list[list[float]]:
+        rows = features.embedding if of == "embedding" else features.maps[-1].reshape(ROWS, -1)
+        products = [[float(one @ other) for other in rows] for one in rows]
+        return [[value / math.sqrt(sum(each**2 for each in row)) for value in row] for row in products]
+
+    ours, theirs = (similarities(item) for item in given())
+    expected = sum((ours[i][j] - theirs[i][j]) ** 2 for i in range(ROWS) for j in range(ROWS)) / ROWS
+    assert loss("sp", of=of).item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_sp_of_maps_needs_maps() -> None:
+    with pytest.raises(
+        ValueError, match="sp: of: map needs maps on both sides, but the student has 1 and the teacher 0"
+    ):
+        OBJECTIVES.get("sp")(STUDENT, Spec(8, (), 0), 40, of="map")
