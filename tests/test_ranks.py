@@ -57,6 +57,7 @@ VARIANTS: dict[str, dict[str, object]] = {
     "pkt published": {"compat": "repdistiller"},
     "sp maps": {"of": "map"},
     "crd published": {"compat": "repdistiller", "negatives": Negatives(count=10)},
+    "at published": {"compat": "repdistiller", "maps": [(0, 1), (3, 2)]},
 }
 
 

@@ -39,6 +39,20 @@ def pair_maps(
     return list(chosen)
 
 
+def refuse_points(name: str, student: Spec, teacher: Spec | None, pairs: Sequence[tuple[int, int]]) -> None:
+    """Refuses pairs of maps that all meet in one point, for objectives that compare how values are spread over places.
+
+    Raises:
+        ValueError: they do. The message begins with the objective's `name`.
+    """
+    assert teacher is not None
+    if all(common_size(student.maps[mine], teacher.maps[other]) == (1, 1) for mine, other in pairs):
+        raise ValueError(
+            f"{name} compares where maps are strong, but all of these meet at 1x1; give the encoders larger pictures, "
+            "or take an objective on embeddings"
+        )
+
+
 def common_size(first: tuple[int, int, int], second: tuple[int, int, int]) -> tuple[int, int]:
     """Height and width at which two maps meet: the smaller of each."""
     return min(first[1], second[1]), min(first[2], second[2])

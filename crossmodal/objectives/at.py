@@ -1,0 +1,67 @@
+"""Attention transfer (Zagoruyko, Komodakis 2017, https://arxiv.org/abs/1612.03928, section 3.1)."""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from crossmodal.encoders._base import Features, Spec
+from crossmodal.objectives._base import Batch, Objective, Outcome
+from crossmodal.objectives._heads import widen
+from crossmodal.objectives._maps import meet, pair_maps, refuse_points
+
+
+class AT(Objective):
+    """The student's maps must be strong where the teacher's are, whatever their channels.
+
+    A map's attention is the sum over channels of |value|^power, as a vector of unit length over all places. The loss is
+    half the length of the difference of student's and teacher's attention (eq. 2): mean over the batch, sum over the
+    pairs of maps, from 0 to 0.71 for each. The paper's weight, which it divides by the batch, is 1000 / (height *
+    width) here: 15.6 for maps of 8 x 8.
+
+    `compat: repdistiller` is the mean of the squared difference over batch and places, with the published weight 1000;
+    and where sizes differ, that code averages the larger map down before it takes attention, not after. That loss
+    falls with the number of places, so one weight means less on larger maps; hence the paper's form is the default.
+
+    Raises:
+        ValueError: there is no teacher, maps cannot meet, all of them meet in one point, or `power` is below 1.
+    """
+
+    needs_alignment = True
+
+    def __init__(
+        self,
+        student: Spec,
+        teacher: Spec | None,
+        pairs: int,
+        *,
+        power: float = 2.0,  # of a map's absolute values; the higher, the more the strongest places count
+        maps: list[tuple[int, int]] | None = None,  # numbers of student's and teacher's map to compare; null: in order
+        compat: Literal["repdistiller"] | None = None,  # as the published code computes; null: as the paper
+    ) -> None:
+        super().__init__()
+        self.maps = pair_maps("at", student, teacher, maps)
+        refuse_points("at", student, teacher, self.maps)
+        if power < 1:
+            raise ValueError(f"at needs power of at least 1, got {power}")
+        self.power, self.compat = power, compat
+
+    def forward(self, student: Features, teacher: Features | None, batch: Batch) -> Outcome:
+        """The loss; gradient reaches the student's maps."""
+        assert teacher is not None
+        with torch.autocast(student.embedding.device.type, enabled=False):
+            losses = [self._compare(widen(student.maps[mine]), widen(teacher.maps[other])) for mine, other in self.maps]
+        return Outcome(torch.stack(losses).sum())
+
+    def _compare(self, ours: Float[Tensor, "batch _ _ _"], theirs: Float[Tensor, "batch _ _ _"]) -> Float[Tensor, ""]:
+        if self.compat:
+            ours, theirs = meet(ours, theirs)
+        ours, theirs = meet(self._strength(ours), self._strength(theirs))
+        difference = F.normalize(ours.flatten(1), dim=1) - F.normalize(theirs.flatten(1), dim=1)
+        return difference.square().mean() if self.compat else torch.linalg.vector_norm(difference, dim=1).mean() / 2
+
+    def _strength(self, item: Float[Tensor, "batch _ height width"]) -> Float[Tensor, "batch 1 height width"]:
+        """The sum of |value|^power over channels; as a norm it keeps nothing of the map's size for backward."""
+        return torch.linalg.vector_norm(item, self.power, dim=1, keepdim=True).pow(self.power)
