@@ -39,6 +39,7 @@ class View:
 
     modality: Modality
     aligned: bool = True  # shares the sample's window; otherwise it draws one of its own
+    repeats: bool = False  # all its draws return with the windows, as a teacher's must whose features are kept
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Look:
     scale: tuple[float, float] = (0.6, 1.0)  # share of the area that is kept
     ratio: tuple[float, float] = (0.8, 1.25)  # width over height of the window, relative to the picture's
     flip: float = 0.5  # probability of mirroring left to right
+    windows: int | None = None  # different ones that a pair has, in turn; None: a new one every epoch
 
     def __post_init__(self) -> None:
         # written so that NaN fails each of them
@@ -61,6 +63,12 @@ class Look:
             raise ValueError(f"look.ratio must be two finite numbers above 0, low to high, got {self.ratio}")
         if not 0 <= self.flip <= 1:
             raise ValueError(f"look.flip must be from 0 to 1, got {self.flip}")
+        if self.windows is not None and self.windows < 1:
+            raise ValueError(f"look.windows must be at least 1, or None, got {self.windows}")
+
+    def turn(self, epoch: int) -> int:
+        """The first epoch that sees the windows of `epoch`."""
+        return epoch if self.windows is None else epoch % self.windows
 
     def draw(self, random: torch.Generator) -> Window:
         """One window; it always lies inside the sample."""
@@ -174,24 +182,27 @@ def read_pair(
 ) -> Part:
     """One pair as a part of one: adapted for every view, with its augmentation draws.
 
-    `address` is (seed, epoch); with it, the pair's key and the view's name decide every draw. Without a `look` the
-    whole sample is seen and nothing is drawn.
+    `address` is (seed, epoch); with it, the pair's key and the view's name decide every draw. Where `look.windows` is
+    set, windows of aligned views, and all draws of views that repeat, are those of the epoch's turn. Without a `look`
+    the whole sample is seen and nothing is drawn.
 
     Raises:
         ShardError: the pair cannot be read; names shard, key and field.
     """
     members = {name: shards.member(view.modality.field) for name, view in views.items()}
     key, payloads = shards.read(index, [*dict.fromkeys(members.values()), "json"])
-    window = look.draw(generator(*address, key, "window")) if look else Window()
+    turn = (address[0], look.turn(address[1])) if look else address
+    window = look.draw(generator(*turn, key, "window")) if look else Window()
     adapted, draws = {}, {}
     for name, view in views.items():
-        own = look.draw(generator(*address, key, name, "window")) if look and not view.aligned else window
+        drawn = (*(turn if view.repeats else address), key, name)
+        own = look.draw(generator(*drawn, "window")) if look and not view.aligned else window
         try:
             adapted[name] = view.modality.adapt(view.modality.decode(payloads[members[name]]), own)[None]
         except ValueError as error:  # a DecodeError, or what cannot be adapted
             raise ShardError(f"{shards.locate(index)[0]}: pair {key!r}, {members[name]}: {error}") from error
         if look:
-            draws[name] = view.modality.draw(generator(*address, key, name))[None]
+            draws[name] = view.modality.draw(generator(*drawn))[None]
     facts = shards.parse(index, payloads["json"])
     group = _number_of(str(facts.get("group") or ""))
     return Part(adapted, draws, torch.tensor([index]), torch.tensor([facts["label"]]), torch.tensor([group]))

@@ -1,7 +1,7 @@
 """Configs -> the library's objects, with the config's key on every error."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +43,15 @@ def open_shards(path: str, key: str) -> Shards:
         return Shards.open(path)
 
 
-def open_views(shards: Shards, views: Mapping[str, ViewConfig]) -> dict[str, View]:
-    """Every view of a config, on the shards' own description of their bytes."""
+def open_views(
+    shards: Shards, views: Mapping[str, ViewConfig], *, repeating: Collection[str] = ()
+) -> dict[str, View]:
+    """Every view of a config, on the shards' own description of their bytes; see `View.repeats`."""
     opened = {}
     for name, config in views.items():
         with at(f"views.{name}"):
-            opened[name] = open_view(shards, config.modality, aligned=config.aligned, **config.options)
+            view = open_view(shards, config.modality, aligned=config.aligned, **config.options)
+        opened[name] = replace(view, repeats=name in repeating)
     return opened
 
 

@@ -70,6 +70,7 @@ class LookConfig:
     scale: tuple[float, float] = number((0.6, 1.0), above=0, most=1)  # share of the area that is kept, from and to
     ratio: tuple[float, float] = number((0.8, 1.25), above=0)  # width over height, relative to the picture's
     flip: float = number(0.5, least=0, most=1)  # probability of mirroring left to right
+    windows: int | None = number(None, least=1)  # different ones a pair has, in turn; null: a new one every epoch
 
     def __post_init__(self) -> None:
         for name, (low, high) in (("scale", self.scale), ("ratio", self.ratio)):

@@ -34,6 +34,10 @@ class FewLabelsConfig:
     weight_decay: float = number(0.05, least=0)  # of AdamW
     look: LookConfig = field(default_factory=LookConfig)  # the random window of training samples
 
+    def __post_init__(self) -> None:
+        if self.look.windows is not None:
+            raise FieldError("look.windows", f"must be null, a new window every time, got {self.look.windows}")
+
 
 @dataclass(frozen=True)
 class QuantityConfig:

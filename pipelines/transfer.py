@@ -63,7 +63,7 @@ def run(config: Config, path: Path) -> None:
         return
     accelerator = open_accelerator(config.train, run.path)
     shards = build.open_shards(config.data, "data")
-    views = build.open_views(shards, config.views)
+    views = build.open_views(shards, config.views, repeating={teacher.view for teacher in config.teachers.values()})
     teachers = build.build_teachers(config.teachers, views)
     build.check_alignment(config.objectives, config.student.view, teachers, views)
     seed_everything(config.seed, "weights")

@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -144,6 +145,24 @@ def test_a_sample_looks_different_every_epoch_and_alike_within(shards: Shards, v
     assert not torch.equal(now.adapted["depth"], later.adapted["depth"])
 
 
+def test_a_pair_has_so_many_windows_in_turn_and_no_more(shards: Shards) -> None:
+    views = {"rgb": open_view(shards, "rgb", size=16), "depth": open_view(shards, "depth", size=16, aligned=False)}
+    views |= {f"{name}_again": replace(view, repeats=True) for name, view in views.items()}
+    few, new = Look(windows=3), Look()
+    seen = [read_pair(shards, views, 7, look=few, address=(0, epoch)) for epoch in range(7)]
+    first = [read_pair(shards, views, 7, look=new, address=(0, epoch)) for epoch in range(7)]
+    for epoch in range(3):
+        assert_same(seen[epoch], first[epoch])  # so a run of few epochs is the same with and without a number
+    for part, turn, plain in zip(seen[3:], [0, 1, 2, 0], first[3:], strict=True):
+        assert torch.equal(part.adapted["rgb"], seen[turn].adapted["rgb"])
+        assert torch.equal(part.draws["rgb"], plain.draws["rgb"])  # its augmentation is new
+        assert torch.equal(part.adapted["depth"], plain.adapted["depth"])  # and so is a window of its own
+        for name in ("rgb_again", "depth_again"):
+            assert torch.equal(part.adapted[name], seen[turn].adapted[name])
+            assert torch.equal(part.draws[name], seen[turn].draws[name])
+    assert not torch.equal(seen[0].adapted["rgb"], seen[1].adapted["rgb"])
+
+
 def test_windows_lie_inside_the_sample() -> None:
     look = Look(scale=(0.05, 1.0), ratio=(0.3, 3.0))
     flips = 0
@@ -167,9 +186,10 @@ def test_windows_lie_inside_the_sample() -> None:
         ({"ratio": (2.0, 1.0)}, r"look.ratio must be .* got \(2.0, 1.0\)"),
         ({"flip": 3.0}, r"look.flip must be from 0 to 1, got 3.0"),
         ({"flip": math.nan}, r"look.flip must be from 0 to 1, got nan"),
+        ({"windows": 0}, r"look.windows must be at least 1, or None, got 0"),
     ],
 )
-def test_a_look_out_of_range_is_refused(options: dict[str, tuple[float, float] | float], words: str) -> None:
+def test_a_look_out_of_range_is_refused(options: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         Look(**options)
 
