@@ -54,6 +54,7 @@ VARIANTS: dict[str, dict[str, object]] = {
     "infonce apart": {"negatives": Negatives("gathered", apart="label")},
     "crd related": {"positive": "related", "negatives": Negatives(count=10)},
     **{f"crd {z}": {"z": z, "negatives": Negatives(count=10)} for z in ("first", "running", "learned")},
+    "ab connected": {"maps": [(0, 1), (1, 0), (2, 3), (3, 2)]},
     "pkt published": {"compat": "repdistiller"},
     "sp maps": {"of": "map"},
     "crd published": {"compat": "repdistiller", "negatives": Negatives(count=10)},
