@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from crossmodal import OBJECTIVES
 from crossmodal.encoders._base import Features, Spec
@@ -13,7 +15,7 @@ from crossmodal.objectives._base import Batch, Objective
 from modalities._random import generator
 
 ROWS = 3
-STUDENT = Spec(5, ((4, 6, 4), (6, 3, 2)), 0)
+STUDENT = Spec(5, ((4, 6, 4), (9, 3, 2)), 0)  # fewer channels than places, and more
 TEACHER = Spec(7, ((3, 6, 4), (5, 3, 2)), 0)
 LARGER = Spec(7, ((3, 12, 8), (5, 6, 4)), 0)  # a teacher whose maps are twice as large
 
@@ -110,6 +112,99 @@ def test_at_is_nothing_for_equal_attention_and_half_the_root_of_two_for_attentio
     assert loss(objective, left, right).item() == pytest.approx(math.sqrt(2) / 2)
 
 
+# --- neuron selectivity ---
+
+
+def channels(item: Tensor) -> list[list[float]]:
+    """Of one sample's map, each of unit length."""
+    rows = item.flatten(1).tolist()
+    return [[value / math.sqrt(sum(each**2 for each in row)) for value in row] for row in rows]
+
+
+def squared_distance(first: list[float], second: list[float]) -> float:
+    return sum((a - b) ** 2 for a, b in zip(first, second, strict=True))
+
+
+def kernel(name: str, first: list[float], second: list[float], variance: float) -> float:
+    product = sum(a * b for a, b in zip(first, second, strict=True))
+    distance = squared_distance(first, second)
+    return {"linear": product, "polynomial": product**2, "gaussian": math.exp(-distance / (2 * variance))}[name]
+
+
+@pytest.mark.parametrize("name", ["linear", "polynomial", "gaussian"])
+def test_nst_equals_its_formula_in_loops(name: str) -> None:
+    student, teacher = draw(STUDENT, "student"), draw(TEACHER, "teacher")
+    expected = 0.0
+    for mine, other in zip(student.maps, teacher.maps, strict=True):
+        for sample in range(ROWS):
+            ours, theirs = channels(mine[sample] + 0.1), channels(other[sample] + 0.1)  # no channel of zeros
+            variance = sum(squared_distance(a, b) for a in ours for b in theirs) / len(ours) / len(theirs)
+            mean = lambda left, right, v=variance: (  # noqa: E731
+                sum(kernel(name, a, b, v) for a in left for b in right) / len(left) / len(right)
+            )
+            expected += (mean(ours, ours) + mean(theirs, theirs) - 2 * mean(ours, theirs)) / ROWS
+    lifted = [with_maps(each, *(item + 0.1 for item in each.maps)) for each in (student, teacher)]
+    assert loss(build("nst", kernel=name), *lifted).item() == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", ["linear", "polynomial", "gaussian"])
+def test_nst_does_not_see_order_or_scale_of_channels(name: str) -> None:
+    student, teacher, objective = draw(STUDENT, "student"), draw(TEACHER, "teacher"), build("nst", kernel=name)
+    same = with_maps(student, *(3 * item for item in turned(student).maps))
+    torch.testing.assert_close(loss(objective, same, teacher), loss(objective, student, teacher))
+    twin = build("nst", STUDENT, kernel=name)
+    assert loss(twin, student, turned(student)).item() == pytest.approx(0, abs=1e-12)
+    assert loss(twin, student, draw(STUDENT, "other")) > 1e-3
+
+
+@pytest.mark.parametrize("name", ["linear", "polynomial", "gaussian"])
+def test_nst_of_orthogonal_channels_is_known(name: str) -> None:
+    """One channel each, at places apart: k(x, x) is 1 and v is 2, so 1 + 1 - 2 k with k = 0 or exp(-1/2)."""
+    spec = Spec(5, ((1, 1, 2),), 0)
+    left, right = (draw(spec, "any")._replace(maps=(torch.tensor([[[[a, 1.0 - a]]]]).expand(ROWS, 1, 1, 2).double(),))
+                   for a in (1.0, 0.0))  # fmt: skip
+    expected = 2 - 2 * math.exp(-1 / 2) if name == "gaussian" else 2
+    assert loss(build("nst", spec, spec, kernel=name), left, right).item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", ["linear", "polynomial", "gaussian"])
+def test_nst_of_zeros_is_finite(name: str) -> None:
+    maps = [torch.zeros(ROWS, *size, dtype=torch.float64, requires_grad=True) for size in STUDENT.maps]
+    student = with_maps(draw(STUDENT, "any"), *maps)
+    for teacher, spec in ((student, STUDENT), (draw(TEACHER, "teacher"), TEACHER)):
+        found = loss(build("nst", spec, kernel=name), student, teacher)
+        found.backward()
+        assert torch.isfinite(found)
+    assert all(torch.isfinite(item.grad).all() for item in maps)
+
+
+class Sizes(TorchDispatchMode):
+    """Notes the numbers that each tensor made under it holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[int] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        self.found += [item.numel() for item in (result if isinstance(result, tuple | list) else [result])
+                       if isinstance(item, Tensor)]  # fmt: skip
+        return result
+
+
+@pytest.mark.parametrize("size", [(64, 16, 16), (256, 2, 2)], ids=["more places", "more channels"])
+@pytest.mark.parametrize("name", ["linear", "polynomial"])
+def test_nst_makes_no_tensor_larger_than_the_maps(name: str, size: tuple[int, int, int]) -> None:
+    spec, kept = Spec(5, (size,), 0), []
+    student, teacher, objective = draw(spec, "student"), draw(spec, "teacher"), build("nst", spec, spec, kernel=name)
+    student.maps[0].requires_grad_()
+    with Sizes() as sizes, saved_tensors_hooks(lambda item: kept.append(item.numel()) or item, lambda item: item):
+        loss(objective, student, teacher).backward()
+    whole = student.maps[0].numel()  # channels by channels by places, as the published code has it, is 64 or 256 wholes
+    assert max(sizes.found) == whole
+    assert 0 < sum(kept) < 12 * whole
+
+
 # --- refusals ---
 
 
@@ -125,7 +220,7 @@ def test_options_that_make_no_sense_are_refused(name: str, options: dict[str, An
         build(name, **options)
 
 
-@pytest.mark.parametrize("name", ["at"])
+@pytest.mark.parametrize("name", ["at", "nst"])
 def test_maps_that_cannot_be_compared_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} compares maps in order, but the student has 2 and the teacher 1"):
         build(name, Spec(7, TEACHER.maps[:1], 0))

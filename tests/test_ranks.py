@@ -58,6 +58,7 @@ VARIANTS: dict[str, dict[str, object]] = {
     "pkt published": {"compat": "repdistiller"},
     "sp maps": {"of": "map"},
     "crd published": {"compat": "repdistiller", "negatives": Negatives(count=10)},
+    **{f"nst {kernel}": {"kernel": kernel} for kernel in ("linear", "gaussian")},
     "at published": {"compat": "repdistiller", "maps": [(0, 1), (3, 2)]},
 }
 
