@@ -55,6 +55,7 @@ VARIANTS: dict[str, dict[str, object]] = {
     "crd related": {"positive": "related", "negatives": Negatives(count=10)},
     **{f"crd {z}": {"z": z, "negatives": Negatives(count=10)} for z in ("first", "running", "learned")},
     "ab connected": {"maps": [(0, 1), (1, 0), (2, 3), (3, 2)]},
+    "rkd": {"distance": 0.5, "angle": 1.0},  # at its own weights gradients are of some tens, too many for 1e-5
     "pkt published": {"compat": "repdistiller"},
     "sp maps": {"of": "map"},
     "crd published": {"compat": "repdistiller", "negatives": Negatives(count=10)},

@@ -1,6 +1,8 @@
 """Objectives on relations between samples: the formulas in loops, invariances, refusals."""
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from torch import Tensor
 from crossmodal import OBJECTIVES
 from crossmodal.encoders._base import Features, Spec
 from crossmodal.objectives._base import Batch, Objective
+from crossmodal.objectives.rkd import square_distances
 from modalities._random import generator
 
 ROWS = 5
@@ -48,7 +51,7 @@ def rotation(dim: int) -> Tensor:
     return torch.linalg.qr(draw("rotation", dim, dim)).Q
 
 
-RELATIONAL = ("pkt", "sp")
+RELATIONAL = ("pkt", "sp", "rkd")
 
 
 @pytest.mark.parametrize("name", RELATIONAL)
@@ -115,3 +118,84 @@ def test_sp_of_maps_needs_maps() -> None:
         ValueError, match="sp: of: map needs maps on both sides, but the student has 1 and the teacher 0"
     ):
         OBJECTIVES.get("sp")(STUDENT, Spec(8, (), 0), 40, of="map")
+
+
+# --- rkd ---
+
+
+def huber(gap: float) -> float:
+    return gap**2 / 2 if abs(gap) < 1 else abs(gap) - 0.5
+
+
+def distances_in_loops(rows: Tensor) -> dict[tuple[int, int], float]:
+    apart = {(i, j): math.dist(rows[i].tolist(), rows[j].tolist()) for i in range(ROWS) for j in range(ROWS) if i != j}
+    mean = sum(apart.values()) / len(apart)
+    return {pair: distance / mean for pair, distance in apart.items()}
+
+
+def angles_in_loops(rows: Tensor) -> dict[tuple[int, int, int], float]:
+    triplets = [(i, j, k) for i in range(ROWS) for j in range(ROWS) for k in range(ROWS) if len({i, j, k}) == 3]
+    return {(i, j, k): cosine(rows[i] - rows[j], rows[k] - rows[j]) for i, j, k in triplets}
+
+
+@pytest.mark.parametrize("piece", [1, 60, 1 << 20])
+@pytest.mark.parametrize("weights", [(25.0, 50.0), (1.0, 0.0), (0.0, 2.0)])
+def test_rkd_equals_its_formula_in_loops(
+    weights: tuple[float, float], piece: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("crossmodal.objectives.rkd.PIECE", piece)
+    expected = 0.0
+    for weight, relation in zip(weights, (distances_in_loops, angles_in_loops), strict=True):
+        ours, theirs = (relation(item.embedding) for item in given())
+        expected += weight * sum(huber(ours[key] - theirs[key]) for key in ours) / len(ours)
+    assert loss("rkd", distance=weights[0], angle=weights[1]).item() == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("piece", [1, 60])
+def test_rkd_has_the_gradient_of_its_angles_whatever_their_pieces(piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("crossmodal.objectives.rkd.PIECE", piece)
+    student = draw("student", ROWS, 6).requires_grad_()
+    assert torch.autograd.gradcheck(lambda rows: 7 * loss("rkd", rows, distance=0.0, angle=1.0), student)
+
+
+def test_rkd_takes_equal_samples_for_equal_in_single_precision() -> None:
+    """Rounding must give them no distance: a small one would turn into any angle and any gradient."""
+    rows = torch.randn(20, 2048, generator=generator("equal")).repeat(3, 1) + 5
+    student = rows.clone().requires_grad_()
+    squares = square_distances(rows)
+    equal = torch.arange(60) % 20 == (torch.arange(60) % 20)[:, None]
+    assert torch.equal(squares == 0, equal)
+    expected = torch.cdist(rows.double(), rows.double()).square().float()
+    torch.testing.assert_close(squares, expected, rtol=1e-5, atol=1e-6)
+    objective = OBJECTIVES.get("rkd")(Spec(2048, (), 0), TEACHER, 60)
+    teacher = torch.randn(60, 8, generator=generator("unequal"))
+    found = objective(Features(student, (), None), Features(teacher, (), None), BATCH).loss
+    gradient = torch.autograd.grad(found, student)[0]
+    assert torch.isfinite(gradient).all()
+    assert gradient.norm() < 10
+
+
+@pytest.mark.parametrize(("distance", "angle"), [(-1.0, 1.0), (1.0, -1.0), (0.0, 0.0)])
+def test_rkd_needs_a_weight(distance: float, angle: float) -> None:
+    with pytest.raises(ValueError, match=f"rkd: distance and angle must be .*, got {distance} and {angle}"):
+        build("rkd", distance=distance, angle=angle)
+
+
+@pytest.mark.slow
+def test_rkd_needs_no_tensor_of_the_third_power_of_the_batch() -> None:
+    """Peak memory of forward and backward, beyond that of a small batch, in a process of its own."""
+    code = """
+import resource, torch
+from crossmodal import OBJECTIVES
+from crossmodal.encoders._base import Features, Spec
+from crossmodal.objectives._base import Batch
+rkd = OBJECTIVES.get("rkd")(Spec(64, (), 0), Spec(64, (), 0), 512)
+for rows in (8, 512):
+    student, teacher = torch.randn(2, rows, 64).requires_grad_()
+    batch = Batch({}, torch.arange(rows), torch.arange(rows))
+    rkd(Features(student, (), None), Features(teacher.detach(), (), None), batch).loss.backward()
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    before, after = map(int, told.split())
+    assert after - before < 100 * 1024  # KiB; one tensor of 512^3 numbers is 512 MiB
