@@ -12,6 +12,7 @@ from crossmodal.encoders._base import Encoder
 from crossmodal.encoders._picture import choose, measure
 
 NAMES = ENCODERS.names()
+LINEAR = ["cifar_mobilenet", "cifar_wrn"]  # their stages end without a ReLU
 SHAPES = [(1, 32, 32), (2, 32, 48), (3, 32, 32)]
 
 
@@ -42,7 +43,7 @@ def tensors(encoder: Encoder) -> dict[str, Tensor]:
 
 
 def test_there_are_encoders():
-    assert {"convnet", "resnet", "mobilenet", "efficientnet", "efficientnet_lite", "timm"} <= set(NAMES)
+    assert {"convnet", "resnet", "mobilenet", "efficientnet", "efficientnet_lite", "timm", "cifar_resnet"} <= set(NAMES)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -60,12 +61,19 @@ def test_features_have_the_sizes_of_the_spec(name: str, shape: tuple[int, ...]):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_maps_are_their_preactivations_without_what_is_below_zero(name: str):
+def test_maps_that_end_in_a_relu_are_their_preactivations_without_what_is_below_zero(name: str):
     encoder = build(name)
     features = encoder(noise(2, 3, 32, 32))
     assert len(features.preactivations) == (len(features.maps) if encoder.spec.preactivations else 0)
     for before, after in zip(features.preactivations, features.maps, strict=False):
-        assert (before < 0).any() and torch.equal(before.relu(), after)
+        assert (before < 0).any() and before.shape == after.shape
+        assert torch.equal(before.relu(), after) or (name in LINEAR and (after < 0).any())
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_maps_without_a_relu_still_have_preactivations(name: str):
+    features = build(name)(noise(2, 3, 32, 32))
+    assert features.preactivations and all((item < 0).any() for item in features.maps)
 
 
 @pytest.mark.parametrize("classes", [0, 5])

@@ -59,6 +59,21 @@ def test_what_training_scripts_wrap_around_weights_is_taken_off(tmp_path: Path, 
     assert same(encoder, small(seed=1))
 
 
+def test_a_file_of_the_crd_benchmark_is_taken(tmp_path: Path):
+    """Made as its scripts do: the weights in its names, beside an epoch, an accuracy and the optimiser's state."""
+    given = build("resnet", seed=1, stem="small")
+    renamed = {"downsample.": "shortcut.", "fc.": "linear."}  # its ResNet50 alone has other names than torchvision's
+    state = given.trunk.state_dict()
+    for ours, theirs in renamed.items():
+        state = {name.replace(ours, theirs): value for name, value in state.items()}
+    assert {"layer2.0.shortcut.0.weight", "linear.bias"} <= state.keys() and len(state) == len(given.trunk.state_dict())
+    content = {"epoch": 240, "model": state, "accuracy": torch.tensor([71.5]), "optimizer": {"param_groups": [{}]}}
+    torch.save(content, tmp_path / "ckpt_epoch_240.pth", _use_new_zipfile_serialization=False)  # as torch 1.0 wrote
+    encoder = build("resnet", stem="small")
+    assert load_pretrained(encoder, str(tmp_path / "ckpt_epoch_240.pth")) == []
+    assert same(encoder, given)
+
+
 def test_safetensors_of_an_exported_encoder_are_taken_without_its_heads(tmp_path: Path):
     state = {f"encoder.{name}": value.contiguous() for name, value in small(seed=1).state_dict().items()}
     save_file({**state, "heads.crd.weight": torch.zeros(2)}, tmp_path / "model.safetensors")

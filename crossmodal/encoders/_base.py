@@ -1,6 +1,7 @@
 """The interface of an encoder, and what it gives."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,10 +13,12 @@ class Features(NamedTuple):
     """What an encoder says of a batch."""
 
     embedding: Float[Tensor, "batch dim"]  # pooled, before any classifier; not unit length
-    maps: tuple[Float[Tensor, "batch _ _ _"], ...]  # one a stage, after its last non-linearity
+    maps: tuple[Float[Tensor, "batch _ _ _"], ...]  # one a stage, as it leaves the stage
     logits: Float[Tensor, "batch classes"] | None  # None where the encoder has no classifier
     stem: Float[Tensor, "batch _ _ _"] | None = None  # what enters the first stage; None where the encoder tells none
-    preactivations: tuple[Float[Tensor, "batch _ _ _"], ...] = ()  # maps before that non-linearity; empty: not told
+    preactivations: tuple[
+        Float[Tensor, "batch _ _ _"], ...
+    ] = ()  # what the maps' own or next ReLU sees; empty: not told
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class Spec:
     maps: tuple[tuple[int, int, int], ...]  # channels, height, width of each stage
     classes: int  # 0: no logits
     stem: tuple[int, int, int] | None = None  # channels, height, width of what enters the first stage
-    preactivations: bool = False  # whether the maps are also given before their last non-linearity
+    preactivations: bool = False  # whether the maps are also given before their ReLU
 
 
 class Encoder(nn.Module, ABC):
@@ -39,6 +42,7 @@ class Encoder(nn.Module, ABC):
     stem: str  # name, in the trunk's state, of the weight that meets the input's channels
     classifier: str  # prefix, in the trunk's state, of the weights that give logits
     trunk: nn.Module  # the part that published weights are made for
+    other_names: Mapping[str, str] = {}  # pieces of names in published files of another maker, and what they are here
     spec: Spec  # sizes of what `forward` gives
 
     @abstractmethod

@@ -1,10 +1,11 @@
 """What all encoders of pictures share: the shapes they take, their first layer, and how their features are measured."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from crossmodal.encoders._base import Encoder, Spec
 
@@ -46,6 +47,43 @@ def with_channels(conv: nn.Conv2d, channels: int) -> nn.Conv2d:
     return fresh
 
 
+def climb(
+    picture: Float[Tensor, "batch channels height width"], stages: Iterable[nn.Module]
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """The map of every stage, and each before its last ReLU. The stages' blocks leave their last ReLU to this."""
+    maps, before = [], []
+    for stage in stages:
+        for block in stage.children():
+            raw = block(picture)
+            picture = raw.relu()
+        maps.append(picture)
+        before.append(raw)
+    return tuple(maps), tuple(before)
+
+
+def shuffle(picture: Float[Tensor, "batch channels height width"], groups: int) -> Tensor:
+    """The channels of `groups` equal groups, one of each group in turn."""
+    return picture.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)
+
+
+def draw_weights(trunk: nn.Module, *, linear_std: float | None = None) -> None:
+    """The usual start of networks with ReLU (He et al. 2015), by what leaves a layer; from the global generator.
+
+    Args:
+        trunk: whose convolutions are drawn, with biases of 0.
+        linear_std: deviation of the weights of linear layers, with biases of 0; None leaves those as they are.
+    """
+    for module in trunk.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(module, nn.Linear) and linear_std is not None:
+            nn.init.normal_(module.weight, std=linear_std)
+        else:
+            continue
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
 def measure(encoder: Encoder, shape: tuple[int, ...]) -> Spec:
     """The sizes of what `encoder` gives, from one look at zeros; no random number, no running statistic.
 
@@ -64,5 +102,5 @@ def measure(encoder: Encoder, shape: tuple[int, ...]) -> Spec:
     )
 
 
-def _size(item: torch.Tensor) -> tuple[int, int, int]:
+def _size(item: Tensor) -> tuple[int, int, int]:
     return item.shape[1], item.shape[2], item.shape[3]

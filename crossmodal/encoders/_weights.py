@@ -49,7 +49,7 @@ def load_pretrained(
         WeightsError: there is no such file, it is another one, it cannot be read, or it is for another network.
     """
     path = find_weights(weights)
-    own, given = encoder.trunk.state_dict(), read_weights(path, sha256)
+    own, given = encoder.trunk.state_dict(), _rename(read_weights(path, sha256), encoder.other_names)
     adapted = _meet_channels(given, own, encoder.stem, first_layer)
     left = [name for name in own if name.startswith(encoder.classifier) and not _fits(name, own, given)]
     problems = _compare(own, given, encoder.classifier)
@@ -149,6 +149,13 @@ def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
         below = {name.removeprefix(prefix): value for name, value in content.items() if name.startswith(prefix)}
         content = below or content
     return dict(content)
+
+
+def _rename(given: dict[str, Tensor], other_names: Mapping[str, str]) -> dict[str, Tensor]:
+    """The tensors under our names, where a file has another maker's."""
+    for theirs, ours in other_names.items():
+        given = {name.replace(theirs, ours): value for name, value in given.items()}
+    return given
 
 
 def _meet_channels(given: dict[str, Tensor], own: Mapping[str, Tensor], stem: str, how: FirstLayer) -> bool:

@@ -1,10 +1,12 @@
 """Residual networks (He et al. 2016, https://arxiv.org/abs/1512.03385), torchvision's."""
 
+from collections.abc import Mapping
 from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
 from torchvision import models
+from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from crossmodal.encoders._base import Encoder, Features
 from crossmodal.encoders._picture import choose, measure, read_channels, with_channels
@@ -14,7 +16,8 @@ class ResNet(Encoder):
     """Torchvision's ResNet of 18, 34 or 50 layers; four maps; the embedding is the mean of the last.
 
     Takes the files that torchvision publishes. Those networks were trained on RGB in [0, 1], normalised by mean
-    (0.485, 0.456, 0.406) and deviation (0.229, 0.224, 0.225).
+    (0.485, 0.456, 0.406) and deviation (0.229, 0.224, 0.225). With 50 layers and the small stem it is ResNet50 of the
+    benchmark of CRD (Tian et al. 2020, https://arxiv.org/abs/1910.10699), and takes files of its weights too.
 
     Raises:
         ValueError: the shape is not that of a picture.
@@ -23,6 +26,7 @@ class ResNet(Encoder):
     stem = "conv1.weight"
     classifier = "fc."
     trunk: models.ResNet
+    other_names: Mapping[str, str] = {"shortcut.": "downsample.", "linear.": "fc."}  # of the benchmark's ResNet50
 
     def __init__(
         self,
@@ -48,10 +52,23 @@ class ResNet(Encoder):
 
     def forward(self, batch: Float[Tensor, "batch channels height width"]) -> Features:
         """The maps of layer1 to layer4, the mean of the last, and logits where there are classes."""
-        trunk, maps = self.trunk, []
-        picture = trunk.maxpool(trunk.relu(trunk.bn1(trunk.conv1(batch))))
+        trunk, maps, before = self.trunk, [], []
+        picture = stem = trunk.maxpool(trunk.relu(trunk.bn1(trunk.conv1(batch))))
         for layer in (trunk.layer1, trunk.layer2, trunk.layer3, trunk.layer4):
-            picture = layer(picture)
+            *blocks, last = layer.children()
+            for block in blocks:
+                picture = block(picture)
+            before.append(_without_last_relu(last, picture))
+            picture = before[-1].relu()
             maps.append(picture)
         embedding = picture.mean(dim=(2, 3))
-        return Features(embedding, tuple(maps), trunk.fc(embedding) if self.has_logits else None)
+        logits = trunk.fc(embedding) if self.has_logits else None
+        return Features(embedding, tuple(maps), logits, stem, tuple(before))
+
+
+def _without_last_relu(block: BasicBlock | Bottleneck, picture: Tensor) -> Tensor:
+    """What torchvision's block gives, before its last ReLU, which overwrites it there."""
+    hidden = block.bn2(block.conv2(block.relu(block.bn1(block.conv1(picture)))))
+    if isinstance(block, Bottleneck):
+        hidden = block.bn3(block.conv3(block.relu(hidden)))
+    return hidden + (picture if block.downsample is None else block.downsample(picture))

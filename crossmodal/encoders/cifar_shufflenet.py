@@ -1,0 +1,76 @@
+"""ShuffleNet for pictures of 32 pixels (Zhang et al. 2018, https://arxiv.org/abs/1707.01083)."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from crossmodal.encoders._base import Encoder, Features
+from crossmodal.encoders._picture import climb, measure, read_channels, shuffle
+
+_FIRST = 24  # channels of the stem
+_STAGES = ((240, 4), (480, 8), (960, 4))  # channels and blocks; the paper's for three groups
+_GROUPS = 3
+
+
+class CifarShuffleNet(Encoder):
+    """Grouped 1x1 convolutions with a shuffle between; three maps of 240, 480 and 960 channels, from half size down.
+
+    It is ShuffleV1 of the benchmark of CRD (Tian et al. 2020, https://arxiv.org/abs/1910.10699); files of its weights
+    are taken as they are. The embedding is the mean of the last map.
+
+    Raises:
+        ValueError: the shape is not that of a picture.
+    """
+
+    stem = "conv1.weight"
+    classifier = "linear."
+    trunk: nn.ModuleDict
+
+    def __init__(self, shape: tuple[int, ...], classes: int = 0) -> None:
+        super().__init__()
+        channels = read_channels(shape, classes)
+        self.trunk = nn.ModuleDict({"conv1": nn.Conv2d(channels, _FIRST, 1, bias=False), "bn1": nn.BatchNorm2d(_FIRST)})
+        before = _FIRST
+        for number, (after, blocks) in enumerate(_STAGES, 1):
+            further = [_Block(after, after) for _ in range(blocks - 1)]
+            self.trunk[f"layer{number}"] = nn.Sequential(_Block(before, after), *further)
+            before = after
+        if classes:
+            self.trunk["linear"] = nn.Linear(before, classes)
+        self.spec = measure(self, shape)
+
+    def forward(self, batch: Float[Tensor, "batch channels height width"]) -> Features:
+        """The three stages' maps, the mean of the last, and logits where there are classes."""
+        trunk = self.trunk
+        stem = trunk["bn1"](trunk["conv1"](batch)).relu()
+        maps, before = climb(stem, (trunk["layer1"], trunk["layer2"], trunk["layer3"]))
+        embedding = maps[-1].mean(dim=(2, 3))
+        return Features(embedding, maps, trunk["linear"](embedding) if "linear" in trunk else None, stem, before)
+
+
+class _Block(nn.Module):
+    """Narrow, shuffle, convolve each channel by itself, widen; without its last ReLU.
+
+    Where the channels change it halves the picture and stands beside its pooled input, else it is added to its input.
+    """
+
+    def __init__(self, before: int, after: int) -> None:
+        super().__init__()
+        self.halves = before != after
+        own = after - before if self.halves else after
+        hidden = own // 4
+        self.groups = 1 if before == _FIRST else _GROUPS  # the stem's few channels are not grouped
+        self.conv1 = nn.Conv2d(before, hidden, 1, groups=self.groups, bias=False)
+        self.bn1 = nn.BatchNorm2d(hidden)
+        self.conv2 = nn.Conv2d(hidden, hidden, 3, 2 if self.halves else 1, 1, groups=hidden, bias=False)
+        self.bn2 = nn.BatchNorm2d(hidden)
+        self.conv3 = nn.Conv2d(hidden, own, 1, groups=_GROUPS, bias=False)
+        self.bn3 = nn.BatchNorm2d(own)
+
+    def forward(self, picture: Tensor) -> Tensor:
+        hidden = shuffle(self.bn1(self.conv1(picture)).relu(), self.groups)
+        # the paper has no ReLU after the depthwise convolution; the published benchmark does
+        widened = self.bn3(self.conv3(self.bn2(self.conv2(hidden)).relu()))
+        if not self.halves:
+            return widened + picture
+        return torch.cat([widened, nn.functional.avg_pool2d(picture, 3, 2, 1)], dim=1)

@@ -1,0 +1,73 @@
+"""VGG with batch norm for pictures of 32 pixels (Simonyan, Zisserman 2015, https://arxiv.org/abs/1409.1556)."""
+
+from typing import Literal
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from crossmodal.encoders._base import Encoder, Features
+from crossmodal.encoders._picture import choose, draw_weights, measure, read_channels
+
+_WIDTHS = (64, 128, 256, 512, 512)  # channels of the stem and of the four stages
+_LAYERS = {8: (1, 1, 1, 1, 1), 11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
+_SIDE = 64  # pixels from which on the last stage too begins with pooling
+
+
+class CifarVGG(Encoder):
+    """A stem and four stages of plain convolutions, with one linear layer in place of VGG's three.
+
+    Each stage begins with pooling, so its map has half the size; the last does so only from 64 pixels on. The
+    embedding is the mean of the last map. `depth` 8 and 13 are vgg8 and vgg13 of the benchmark of CRD (Tian et al.
+    2020, https://arxiv.org/abs/1910.10699); files of its weights are taken as they are.
+
+    Raises:
+        ValueError: `depth` is not one of the known, or the shape is not that of a picture of at least 8 pixels.
+    """
+
+    stem = "block0.0.weight"
+    classifier = "classifier."
+    trunk: nn.ModuleDict
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        classes: int = 0,
+        *,
+        depth: Literal[8, 11, 13, 16, 19] = 8,  # in VGG's count; all but two layers are convolutions
+    ) -> None:
+        super().__init__()
+        channels = read_channels(shape, classes)
+        if min(shape[1:]) < 8:
+            raise ValueError(f"the pictures are halved three times and must have at least 8 pixels a side, got {shape}")
+        layers = choose("depth", depth, _LAYERS)
+        befores = (channels, *_WIDTHS)
+        blocks = [_block(befores[stage], _WIDTHS[stage], layers[stage]) for stage in range(5)]
+        self.trunk = nn.ModuleDict({f"block{stage}": block for stage, block in enumerate(blocks)})
+        if classes:
+            self.trunk["classifier"] = nn.Linear(_WIDTHS[-1], classes)
+        draw_weights(self.trunk, linear_std=0.01)
+        self.pools = [1, 2, 3, 4] if shape[1] >= _SIDE else [1, 2, 3]
+        self.spec = measure(self, shape)
+
+    def forward(self, batch: Float[Tensor, "batch channels height width"]) -> Features:
+        """The four stages' maps, the mean of the last, and logits where there are classes."""
+        trunk, maps, before = self.trunk, [], []
+        picture = stem = trunk["block0"](batch).relu()
+        for stage in range(1, 5):
+            if stage in self.pools:
+                picture = nn.functional.max_pool2d(picture, 2)
+            before.append(trunk[f"block{stage}"](picture))
+            picture = before[-1].relu()
+            maps.append(picture)
+        embedding = picture.mean(dim=(2, 3))
+        logits = trunk["classifier"](embedding) if "classifier" in trunk else None
+        return Features(embedding, tuple(maps), logits, stem, tuple(before))
+
+
+def _block(before: int, after: int, layers: int) -> nn.Sequential:
+    """Convolutions with batch norm and ReLU, without the last ReLU."""
+    found: list[nn.Module] = []
+    for layer in range(layers):
+        conv = nn.Conv2d(before if layer == 0 else after, after, 3, 1, 1)
+        found += [conv, nn.BatchNorm2d(after), nn.ReLU(inplace=True)]
+    return nn.Sequential(*found[:-1])
