@@ -104,12 +104,6 @@ def test_heads_are_finite_at_any_temperature_and_with_nothing_to_compare(head: s
         assert losses.isfinite().all() and gradient.isfinite().all()
 
 
-@pytest.mark.parametrize("low", [-90.0, -20.0, -1e-3])
-def test_softplus_in_single_precision_is_right_to_its_last_places(low: float) -> None:
-    x = torch.linspace(low, -low, 10_001)
-    torch.testing.assert_close(heads.softplus(x).double(), F.softplus(x.double()), rtol=3e-7, atol=1e-37)
-
-
 # --- the core ---
 
 

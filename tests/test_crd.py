@@ -1,6 +1,9 @@
 """CRD against its formula in loops, against the published arithmetic, and its numbers."""
 
+import json
 import math
+import runpy
+from pathlib import Path
 
 import pytest
 import torch
@@ -118,6 +121,19 @@ def test_compat_is_the_published_arithmetic_with_its_gradients() -> None:
     assert settled.isfinite().all()
     crd.remember(*crd(student, teacher, BATCH).memo)
     assert torch.equal(crd.memory()["log_z"], settled)
+
+
+def test_compat_gives_the_numbers_of_the_published_code() -> None:
+    """Over three steps with the banks' updates; written by `python benchmarks/crd.py CHECKOUT --golden`."""
+    here = Path(__file__).parent
+    benchmark = runpy.run_path(str(here.parent / "benchmarks" / "crd.py"))
+    expected = json.loads((here / "crd_published.json").read_text())
+    found = benchmark["golden"](benchmark["twins"](None, *benchmark["GOLDEN"])[1])
+    assert len(found) == 3
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.keys() == theirs.keys()
+        for name, value in theirs.items():
+            assert ours[name] == pytest.approx(value, rel=1e-6), name  # there, 0.07 is a float32
 
 
 def test_running_z_follows_and_learned_z_has_a_gradient() -> None:

@@ -65,7 +65,8 @@ class Bank(Pool):
             key, written = self._fact("key", drawn), self._fact("written", drawn)
             return Candidates(rows, self.relation.masks(known, index=drawn, key=key, valid=written), match)
         drawn = (uniform_bits(seed, torch.arange(count, device=live.device)) % pairs)[None]
-        apart = ~torch.isin(drawn, gather(known.index))
+        joint = gather(known.index).sort().values  # looked up in order, which is quicker than torch.isin
+        apart = joint[torch.searchsorted(joint, drawn).clamp_(max=len(joint) - 1)] != drawn
         written = self._fact("written", drawn)
         valid = apart if written is None else apart & written
         return Candidates(

@@ -17,8 +17,6 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-# 2 atanh(z) / z in powers of z^2 from 0 to 1/9, fitted at Chebyshev's nodes
-ATANH = (2.00000000788, 0.666663159351, 0.400248537235, 0.279614188335, 0.281746572701)
 Scored = tuple[Float[Tensor, " anchors"], Float[Tensor, "anchors candidates"]]
 
 
@@ -96,41 +94,21 @@ def sigmoid(
 def _logistic(margin: Tensor, positive: Tensor | None, valid: Tensor | None, weight: Tensor) -> Scored:
     """Softplus of the margin of negatives, each times its anchor's weight, and of the negative margin of positives."""
     share, has = _shares(margin, positive)
-    if share is None:
-        attracted, first = softplus(-margin[:, 0]), -(-margin[:, 0]).sigmoid()
+    own = margin[:, :1].clone() if share is None else margin.clone()
+    if valid is not None:
+        margin.masked_fill_(~valid, -math.inf)  # neither loss nor gradient comes of it
+    if positive is None:
+        margin[:, 0] = -math.inf
     else:
-        attracted = (softplus(-margin) * share).sum(1)
-        first = -(-margin).sigmoid() * share
-    each, gradient = softplus(margin), margin.sigmoid_()
-    for item in (each, gradient):
-        if valid is not None:
-            item.masked_fill_(~valid, 0.0)
-        if positive is None:
-            item[:, 0] = 0.0
-        else:
-            item.masked_fill_(positive, 0.0)
-    losses = each.sum(1).mul_(weight).add_(attracted)
-    gradient.mul_(weight[:, None])
+        margin.masked_fill_(positive, -math.inf)
+    losses = F.softplus(margin).sum(1).mul_(weight)
+    gradient = margin.sigmoid_().mul_(weight[:, None])
     if share is None:
-        gradient[:, 0] = first
-        return losses, gradient
-    return losses.masked_fill_(~has, 0.0), gradient.add_(first).masked_fill_(~has[:, None], 0.0)
-
-
-def softplus(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Ln(1 + exp(x)); on the CPU and in float32 without torch's log1p, which takes ten times as long as its log.
-
-    With h = sigmoid(-|x|), at most 1/2, ln(1 + exp(-|x|)) = 2 atanh(h / (2 - h)): a polynomial, right to 4e-9.
-    """
-    if x.device.type != "cpu" or x.dtype != torch.float32:
-        return F.softplus(x)
-    half = x.abs().neg_().sigmoid_()
-    ratio = half.div_(2 - half)
-    square = ratio * ratio
-    series = square * ATANH[-1]
-    for coefficient in ATANH[-2:0:-1]:
-        series.add_(coefficient).mul_(square)
-    return series.add_(ATANH[0]).mul_(ratio).add_(x.clamp(min=0))
+        gradient[:, :1] = -(-own).sigmoid()
+        return losses + F.softplus(-own).squeeze(1), gradient
+    losses += (F.softplus(-own) * share).sum(1)
+    gradient -= (-own).sigmoid() * share
+    return losses.masked_fill_(~has, 0.0), gradient.masked_fill_(~has[:, None], 0.0)
 
 
 def _shares(scores: Tensor, positive: Tensor | None) -> tuple[Tensor | None, Tensor]:

@@ -1,0 +1,283 @@
+"""CRD against the published code: time and memory of a step, and the same numbers from the same draws.
+
+python benchmarks/crd.py [CHECKOUT]                two minutes on two cores; 50,000 pairs, then ImageNet's 1,281,167
+python benchmarks/crd.py CHECKOUT --golden FILE    writes what tests compare `compat: repdistiller` with
+
+CHECKOUT is a clone of https://github.com/HobbitLong/RepDistiller. Without one, the plain gather form of this file stands
+in for it, and the table says so. A step is forward, backward and the banks' update at B = 64, K = 16,384, d = 128; the
+negatives of the published form are drawn beforehand, ours are drawn within the step. All take turns in one process;
+memory is the growth of the peak over what was there before the first step, each in a process of its own.
+"""
+
+import argparse
+import io
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor, nn
+
+from crossmodal import OBJECTIVES
+from crossmodal.contrast.bank import draw_negatives
+from crossmodal.contrast.options import Negatives
+from crossmodal.encoders._base import Features, Spec
+from crossmodal.objectives._base import Batch, Objective
+from modalities._random import generator
+
+BATCH, NEGATIVES, WIDTH = 64, 16_384, 256  # of the networks' embeddings; the banks have 128 numbers a row
+SIZES = (50_000, 1_281_167)  # pairs: CIFAR-100's, ImageNet's
+GOLDEN = (300, 40)  # pairs and negatives of what tests compare with
+OURS: dict[str, dict[str, Any]] = {
+    "the same draws": {"compat": "repdistiller"},
+    "a draw for each pair": {"negatives": Negatives(draw="sample")},
+    "a draw shared by the batch": {},
+}
+
+
+class Gathered(nn.Module):
+    """The published arithmetic, spelt out: rows gathered for every anchor, exponentials, Z of the first batch."""
+
+    def __init__(self, pairs: int, width: int, negatives: int) -> None:
+        super().__init__()
+        self.embed_s, self.embed_t = (nn.ModuleDict({"linear": nn.Linear(width, 128)}) for _ in range(2))
+        banks = {f"memory_v{side}": torch.zeros(pairs, 128) for side in (1, 2)}
+        self.contrast = SimpleNamespace(**banks)
+        self.noise, self.z = negatives / pairs, [torch.tensor(-1.0)] * 2
+
+    def forward(self, student: Tensor, teacher: Tensor, index: Tensor, picked: Tensor) -> Tensor:
+        """The loss; the banks are moved at once."""
+        embed = lambda head, item: nn.functional.normalize(head["linear"](item), dim=1)  # noqa: E731
+        live = [embed(self.embed_s, student), embed(self.embed_t, teacher)]
+        banks, total = (self.contrast.memory_v1, self.contrast.memory_v2), 0.0
+        for side in (0, 1):
+            rows = banks[1 - side][picked]
+            scores = (torch.einsum("bkd,bd->bk", rows, live[side]) / 0.07).exp()
+            if self.z[side] < 0:
+                self.z[side] = scores.detach().mean() * len(banks[side])
+            ratio = scores / self.z[side]
+            chance = ratio / (ratio + self.noise + 1e-7)
+            rest = self.noise / (ratio[:, 1:] + self.noise + 1e-7)
+            total = total - (chance[:, 0].log().sum() + rest.log().sum()) / len(student)
+        for bank, rows in zip(banks, live, strict=True):
+            bank[index] = nn.functional.normalize(bank[index] + rows.detach(), dim=1)
+        return total
+
+
+@contextmanager
+def published_code(checkout: Path) -> Iterator[Any]:
+    """Its CRDLoss, which calls .cuda() at construction."""
+    sys.path.insert(0, str(checkout))
+    with mock.patch.object(Tensor, "cuda", lambda item: item), mock.patch("torch.cuda.LongTensor", torch.LongTensor):
+        from crd.criterion import CRDLoss  # type: ignore[import-not-found]
+
+        yield CRDLoss
+
+
+def build_theirs(checkout: Path | None, pairs: int, negatives: int) -> nn.Module:
+    """The published criterion, or what stands in for it."""
+    if checkout is None:
+        return Gathered(pairs, WIDTH, negatives)
+    sizes = {"s_dim": WIDTH, "t_dim": WIDTH, "feat_dim": 128, "n_data": pairs}
+    with published_code(checkout) as kind:
+        return kind(SimpleNamespace(**sizes, nce_k=negatives, nce_t=0.07, nce_m=0.5))
+
+
+def build_ours(which: str, pairs: int, negatives: int) -> Objective:
+    """Our objective in one of its forms."""
+    options = dict(OURS[which])
+    given = options.pop("negatives", Negatives())
+    options["negatives"] = Negatives(count=negatives, draw=given.draw)
+    return OBJECTIVES.get("crd")(Spec(WIDTH, (), 0), Spec(WIDTH, (), 0), pairs, **options)
+
+
+def draw_steps(pairs: int, steps: int) -> Iterator[tuple[Tensor, Tensor, Batch]]:
+    """Embeddings and numbers of some batches, the same every time."""
+    random = generator("benchmark")
+    for step in range(steps):
+        student, teacher = (torch.randn(BATCH, WIDTH, generator=random) for _ in range(2))
+        index = torch.randint(pairs, (BATCH * 2,), generator=random).unique()
+        index = index[torch.randperm(len(index), generator=random)][:BATCH]
+        yield student, teacher, Batch({}, index, torch.zeros_like(index), step)
+
+
+def pick(batch: Batch, pairs: int, negatives: int) -> Tensor:
+    """The numbers our objective draws, as the published criterion wants them: each pair's own first."""
+    drawn = draw_negatives(batch.seed, batch.index, pairs, negatives, own=True)
+    return torch.cat([batch.index[:, None], drawn], dim=1)
+
+
+def step_theirs(model: nn.Module, student: Tensor, teacher: Tensor, batch: Batch, picked: Tensor) -> Tensor:
+    """A step of theirs; gives the loss."""
+    with redirect_stdout(io.StringIO()):  # the published code tells Z
+        loss = model(student, teacher, batch.index, picked)
+    loss.sum().backward()
+    return loss.detach().sum()
+
+
+def step_ours(model: Objective, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
+    """A step of ours; gives the loss."""
+    outcome = model(Features(student, (), None), Features(teacher, (), None), batch)
+    outcome.loss.backward()
+    model.remember(*outcome.memo)
+    return outcome.loss.detach()
+
+
+def stepper(which: str, checkout: Path | None, pairs: int) -> Callable[[int], None]:
+    """A function that takes the numbered step of one contender; only the step itself is its cost."""
+    model = build_theirs(checkout, pairs, NEGATIVES) if which == "theirs" else build_ours(which, pairs, NEGATIVES)
+    steps = list(draw_steps(pairs, 8))
+    picked = [pick(batch, pairs, NEGATIVES) for _, _, batch in steps] if which == "theirs" else []
+
+    def take(number: int) -> None:
+        student, teacher, batch = steps[number % len(steps)]
+        student = student.requires_grad_()
+        if which == "theirs":
+            step_theirs(model, student, teacher, batch, picked[number % len(steps)])
+        else:
+            step_ours(model, student, teacher, batch)
+
+    return take
+
+
+# --- the same numbers ---
+
+
+def twins(checkout: Path | None, pairs: int, negatives: int) -> tuple[nn.Module, Objective]:
+    """Theirs and ours with the same heads and banks, in float64."""
+    torch.manual_seed(0)
+    ours = build_ours("the same draws", pairs, negatives).double()
+    theirs = build_theirs(checkout, pairs, negatives).double()
+    for head, other in ((ours.sides.heads.student, theirs.embed_s), (ours.sides.heads.teacher, theirs.embed_t)):
+        linear = other["linear"] if checkout is None else other.linear
+        linear.load_state_dict(head.state_dict())
+    for side, name in (("student", "memory_v1"), ("teacher", "memory_v2")):
+        setattr(theirs.contrast, name, ours.memory()[f"{side}_rows"].clone())
+    return theirs, ours
+
+
+def follow(model: nn.Module, pairs: int, negatives: int, steps: int) -> list[dict[str, Tensor]]:
+    """Loss of each step and its gradients by both embeddings; the banks are moved between them."""
+    found = []
+    for student, teacher, batch in draw_steps(pairs, steps):
+        given = [item.double().requires_grad_() for item in (student, teacher)]
+        if isinstance(model, Objective):
+            loss = step_ours(model, *given, batch)
+        else:
+            loss = step_theirs(model, *given, batch, pick(batch, pairs, negatives))
+        found.append({"loss": loss, "student": given[0].grad, "teacher": given[1].grad})
+    return found
+
+
+def compare(checkout: Path | None) -> dict[str, float]:
+    """The greatest relative differences over some steps."""
+    size = (2_000, 512)
+    expected, found = (follow(model, *size, 4) for model in twins(checkout, *size))
+    return {
+        name: max(float((ours[name] - theirs[name]).norm() / theirs[name].norm())
+                  for ours, theirs in zip(found, expected, strict=True))
+        for name in found[0]
+    }  # fmt: skip
+
+
+def golden(model: nn.Module) -> list[dict[str, Any]]:
+    """Figures of a few small steps, to be kept in a file."""
+    return [
+        {
+            "loss": step["loss"].item(),
+            **{f"{side}_norm": step[side].norm().item() for side in ("student", "teacher")},
+            **{f"{side}_first": step[side][0, :4].tolist() for side in ("student", "teacher")},
+        }
+        for step in follow(model, *GOLDEN, 3)
+    ]
+
+
+# --- time and memory ---
+
+
+def time_turns(checkout: Path | None, pairs: int, turns: int) -> dict[str, list[float]]:
+    """Seconds a step of each contender, in turns."""
+    contenders = {which: stepper(which, checkout, pairs) for which in ("theirs", *OURS)}
+    seconds: dict[str, list[float]] = {which: [] for which in contenders}
+    for turn in range(turns + 1):
+        for which, take in contenders.items():
+            repeats = 1 if which == "theirs" else 4
+            began = time.perf_counter()
+            for _ in range(repeats):
+                take(turn)
+            if turn:  # the first one warms up
+                seconds[which].append((time.perf_counter() - began) / repeats)
+    return seconds
+
+
+def peak_bytes(which: str, checkout: Path | None, pairs: int) -> int:
+    """Growth of this process's peak memory during its first two steps."""
+    take = stepper(which, checkout, pairs)
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak of construction
+    before = _status("VmRSS")
+    take(0)
+    take(1)
+    return _status("VmHWM") - before
+
+
+def _status(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith(name)).split()[1])
+
+
+def measure_memory(which: str, checkout: Path | None, pairs: int) -> int:
+    """The same in a process of its own."""
+    words = [str(checkout)] if checkout else []
+    done = subprocess.run(
+        [sys.executable, __file__, *words, "--memory", which, "--pairs", str(pairs)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return int(done.stdout)
+
+
+def report(checkout: Path | None, turns: int) -> None:
+    """The table, ratios first."""
+    name = "published" if checkout else "plain gather form (no checkout given)"
+    print(f"CRD, B={BATCH}, K={NEGATIVES:,}, d=128, float32, against {name}; "
+          f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads")  # fmt: skip
+    apart = ", ".join(f"{name} {value:.1e}" for name, value in compare(checkout).items())
+    print(f"float64, 4 steps, the same draws, greatest relative difference of loss and gradients: {apart}\n")
+    print("| pairs | negatives | times as fast | ms a step | theirs, ms | peak memory | MB | theirs, MB |")
+    print("|---|---|---|---|---|---|---|---|")
+    for pairs in SIZES:
+        seconds = time_turns(checkout, pairs, turns)
+        room = {which: measure_memory(which, checkout, pairs) for which in seconds}
+        for which in OURS:
+            ratios = [theirs / own for theirs, own in zip(seconds["theirs"], seconds[which], strict=True)]
+            print(f"| {pairs:,} | {which} | {statistics.median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f}) "
+                  f"| {1e3 * statistics.median(seconds[which]):.1f} "
+                  f"| {1e3 * statistics.median(seconds['theirs']):.0f} | 1/{room['theirs'] / room[which]:.0f} "
+                  f"| {room[which] / 1e6:.0f} | {room['theirs'] / 1e6:.0f} |", flush=True)  # fmt: skip
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkout", nargs="?", type=Path)
+    parser.add_argument("--golden", type=Path)
+    parser.add_argument("--turns", type=int, default=7)
+    parser.add_argument("--memory", choices=("theirs", *OURS))
+    parser.add_argument("--pairs", type=int)
+    options = parser.parse_args()
+    if options.memory:
+        print(peak_bytes(options.memory, options.checkout, options.pairs))
+    elif options.golden:
+        assert options.checkout is not None, "golden values come from a checkout"
+        options.golden.write_text(json.dumps(golden(twins(options.checkout, *GOLDEN)[0]), indent=1) + "\n")
+    else:
+        report(options.checkout, options.turns)
