@@ -43,9 +43,7 @@ def open_shards(path: str, key: str) -> Shards:
         return Shards.open(path)
 
 
-def open_views(
-    shards: Shards, views: Mapping[str, ViewConfig], *, repeating: Collection[str] = ()
-) -> dict[str, View]:
+def open_views(shards: Shards, views: Mapping[str, ViewConfig], *, repeating: Collection[str] = ()) -> dict[str, View]:
     """Every view of a config, on the shards' own description of their bytes; see `View.repeats`."""
     opened = {}
     for name, config in views.items():
@@ -183,7 +181,7 @@ def build_terms(
 
 
 def check_alignment(
-    configs: Mapping[str, ObjectiveConfig], student: str, teachers: Mapping[str, Teacher], views: Mapping[str, View]
+    terms: Mapping[str, Term], student: str, teachers: Mapping[str, Teacher], views: Mapping[str, View]
 ) -> None:
     """Refuses objectives that compare maps place by place between views that do not show the same at one place.
 
@@ -191,22 +189,22 @@ def check_alignment(
         ConfigError: the first of them, with both views.
     """
     own = views[student]
-    for name, config in configs.items():
-        if not OBJECTIVES.get(config.name).needs_alignment:
+    for name, term in terms.items():
+        if not term.objective.needs_alignment:
             continue
-        for teacher in teachers if config.teachers is None else config.teachers:
-            view = views[teachers[teacher].view]
-            if own.modality.plane != view.modality.plane:
-                raise ConfigError([
-                    f"objectives.{name}: {config.name} compares maps place by place, but view {student!r} gives a "
-                    f"{own.modality.plane} and view {teachers[teacher].view!r} a {view.modality.plane}; take an "
-                    "objective on embeddings"
-                ])  # fmt: skip
-            if student != teachers[teacher].view and not (own.aligned and view.aligned):
-                raise ConfigError([
-                    f"objectives.{name}: {config.name} compares maps place by place, so views {student!r} and "
-                    f"{teachers[teacher].view!r} must both be aligned (aligned: true)"
-                ])  # fmt: skip
+        assert term.teacher is not None
+        other = teachers[term.teacher].view
+        key, view = f"objectives.{name.partition('.')[0]}", views[other]
+        if own.modality.plane != view.modality.plane:
+            raise ConfigError([
+                f"{key} compares maps place by place, but view {student!r} gives a {own.modality.plane} and view "
+                f"{other!r} a {view.modality.plane}; take an objective on embeddings"
+            ])  # fmt: skip
+        if student != other and not (own.aligned and view.aligned):
+            raise ConfigError([
+                f"{key} compares maps place by place, so views {student!r} and {other!r} must both be aligned "
+                "(aligned: true); or take an objective on embeddings"
+            ])  # fmt: skip
 
 
 def build_transfer(student: Encoder, view: str, terms: dict[str, Term]) -> Transfer:

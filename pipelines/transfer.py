@@ -65,11 +65,11 @@ def run(config: Config, path: Path) -> None:
     shards = build.open_shards(config.data, "data")
     views = build.open_views(shards, config.views, repeating={teacher.view for teacher in config.teachers.values()})
     teachers = build.build_teachers(config.teachers, views)
-    build.check_alignment(config.objectives, config.student.view, teachers, views)
     seed_everything(config.seed, "weights")
     classes = build.student_classes(config.objectives, shards.manifest.classes, teachers)
     student = build.build_student(config.student, views, len(classes))
     terms = build.build_terms(config.objectives, student.spec, teachers, shards.manifest)
+    build.check_alignment(terms, config.student.view, teachers, views)
     module = build.build_transfer(student, config.student.view, terms)
     for teacher in teachers.values():
         teacher.encoder.to(accelerator.device)

@@ -256,6 +256,11 @@ def test_another_config_in_the_same_folder_is_refused(config: Path, capsys: pyte
     assert "holds another run" in told and "train.lr: 0.001 before, 0.5 now" in told
 
 
+def test_maps_of_views_that_are_not_aligned_are_refused(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["transfer", str(config), "objectives.at={}", "views.rgb.aligned=false"]) == 2
+    assert "objectives.at compares maps place by place, so views 'depth' and 'rgb' must both" in capsys.readouterr().err
+
+
 def test_changed_data_in_the_same_folder_is_refused(
     config: Path, synthetic: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

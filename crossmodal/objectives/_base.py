@@ -39,10 +39,11 @@ class Objective(nn.Module, ABC):
 
     uses_teacher: ClassVar[bool] = True  # False: it is built once, with no teacher
     needs_logits: ClassVar[bool] = False  # True: the student is given a classifier
-    needs_alignment: ClassVar[bool] = False  # True: maps are compared place by place, so both views must show the same
 
-    needs_labels: bool = False  # True: the pairs must have labels; may depend on options
+    # these may depend on options
+    needs_labels: bool = False  # True: the pairs must have labels
     needs_groups: bool = False  # True: the pairs must have groups
+    needs_alignment: bool = False  # True: maps are compared place by place, so both views must show the same
 
     @abstractmethod
     def forward(self, student: Features, teacher: Features | None, batch: Batch) -> Outcome:
