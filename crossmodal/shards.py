@@ -201,10 +201,11 @@ class _Rows:
 
 @dataclass(frozen=True)
 class Shards:
-    """An opened folder of shards: any pair by its index, its position in the manifest."""
+    """An opened folder of shards, or some of its pairs: any of them by its index, its position among them."""
 
     folder: Path
-    manifest: Manifest
+    manifest: Manifest  # of the pairs that are taken; `shards` in it are the whole ones
+    places: np.ndarray | None = field(default=None, compare=False, repr=False)  # of the pairs taken, rising; None: all
 
     @classmethod
     def open(cls, folder: str | Path) -> "Shards":
@@ -220,7 +221,12 @@ class Shards:
 
     @cached_property
     def starts(self) -> np.ndarray:
-        """Index of each shard's first pair."""
+        """Index of each shard's first pair, and at the end the number of pairs."""
+        return self._starts if self.places is None else np.searchsorted(self.places, self._starts)
+
+    @cached_property
+    def _starts(self) -> np.ndarray:
+        """Place of each shard's first pair in the folder."""
         return np.cumsum([0] + [shard.pairs for shard in self.manifest.shards])
 
     @cached_property
@@ -236,7 +242,8 @@ class Shards:
         return {}  # of the shards held open, the one used last at the end
 
     def __getstate__(self) -> dict[str, object]:
-        return {"folder": self.folder, "manifest": self.manifest}  # file handles stay in their process
+        # file handles stay in their process
+        return {"folder": self.folder, "manifest": self.manifest, "places": self.places}
 
     def locate(self, index: int) -> tuple[Path, Row]:
         """Shard and row of a pair.
@@ -244,10 +251,10 @@ class Shards:
         Raises:
             ShardError: the shard as a whole is missing or broken.
         """
-        number = self._shard_of(index)
+        number, row = self._where(index)
         if number not in self._rows:
             self._index(number)
-        return self._path(number), self._rows[number][index - int(self.starts[number])]
+        return self._path(number), self._rows[number][row]
 
     def read(self, index: int, names: list[str]) -> tuple[str, dict[str, bytes]]:
         """Key and members (such as "rgb.jpg") of a pair.
@@ -258,7 +265,7 @@ class Shards:
         path, row = self.locate(index)
         if row.problems:
             raise ShardError(f"{path}: pair {row.key!r} {row.problems[0]}")
-        descriptor = self._descriptor(self._shard_of(index))
+        descriptor = self._descriptor(self._where(index)[0])
         payloads = {}
         for name in names:
             if name not in row.members:
@@ -297,8 +304,11 @@ class Shards:
             raise ShardError(f"{self.folder} has no field {name!r}; it has {', '.join(self.manifest.fields)}")
         return f"{name}.{self.manifest.fields[name].extension}"
 
-    def _shard_of(self, index: int) -> int:
-        return int(np.searchsorted(self.starts, index, side="right")) - 1
+    def _where(self, index: int) -> tuple[int, int]:
+        """Number of a pair's shard, and its row there."""
+        place = index if self.places is None else int(self.places[index])
+        number = int(np.searchsorted(self._starts, place, side="right")) - 1
+        return number, place - int(self._starts[number])
 
     def _path(self, number: int) -> Path:
         return self.folder / self.manifest.shards[number].file

@@ -11,6 +11,7 @@ from crossmodal import ENCODERS, OBJECTIVES, export
 from crossmodal.encoders._base import Encoder, Features, Spec
 from crossmodal.encoders._weights import find_weights, load_pretrained
 from crossmodal.export import Card, Head
+from crossmodal.held_out import hold_out
 from crossmodal.shards import Manifest, Shards, sha256_of
 from crossmodal.streams import View, open_view
 from crossmodal.transfer import Term, Transfer
@@ -19,7 +20,15 @@ from modalities._random import generator
 from modalities._scene import draw_scene
 from pipelines._config import ConfigError, at
 from pipelines._run import say
-from pipelines._schema import EncoderConfig, ObjectiveConfig, StudentConfig, TeacherConfig, Trained, ViewConfig
+from pipelines._schema import (
+    EncoderConfig,
+    HeldOutConfig,
+    ObjectiveConfig,
+    StudentConfig,
+    TeacherConfig,
+    Trained,
+    ViewConfig,
+)
 
 
 @dataclass(frozen=True)
@@ -41,6 +50,13 @@ def open_shards(path: str, key: str) -> Shards:
     """The shards a config names under `key`."""
     with at(key):
         return Shards.open(path)
+
+
+def open_parts(path: str, held_out: HeldOutConfig | None, key: str) -> tuple[Shards, Shards | None]:
+    """The shards a config names: the pairs to learn from, and those held out of them."""
+    shards = open_shards(path, key)
+    with at(key):
+        return (shards, None) if held_out is None else hold_out(shards, held_out.share, held_out.seed)
 
 
 def open_views(shards: Shards, views: Mapping[str, ViewConfig], *, repeating: Collection[str] = ()) -> dict[str, View]:

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,10 +21,10 @@ from crossmodal.export import Model
 from crossmodal.shards import Shards
 from crossmodal.streams import Look, Part, View, open_view, sweep_parts, to_batch
 from pipelines import transfer
-from pipelines._build import Teacher, build_teachers, open_shards, open_views
+from pipelines._build import Teacher, build_teachers, open_views
 from pipelines._config import ConfigError, at
 from pipelines._run import RunFolder, say
-from pipelines.evaluate import Config, FewLabelsConfig, taught
+from pipelines.evaluate import Config, FewLabelsConfig, open_data, taught
 
 HELD = 1 << 27  # numbers of a data set that are kept in memory: 512 MiB of float32
 Figures = dict[str, list[float]]  # one number a seed
@@ -47,7 +46,7 @@ class Evaluation:
     run: RunFolder
     rows: dict[str, Figures] = field(default_factory=dict)  # table: who -> figure -> one number a seed
     curves: dict[str, Figures] = field(default_factory=dict)  # who -> labels a class -> one number a seed
-    held: dict[tuple[str, Path], list[Part]] = field(default_factory=dict)  # what a view gives of small data sets
+    held: dict[tuple[str, bool], list[Part]] = field(default_factory=dict)  # what a view gives of small data sets
 
     def measure(self) -> dict[str, Any]:
         """Everything the config asks for, as plain content."""
@@ -81,12 +80,17 @@ class Evaluation:
         }
 
     @cached_property
-    def train(self) -> Shards:
-        return open_shards(self.config.data.train, "data.train")
+    def parts(self) -> tuple[Shards, Shards]:
+        """What is learnt from, and what is judged by."""
+        return open_data(self.config.data)
 
-    @cached_property
+    @property
+    def train(self) -> Shards:
+        return self.parts[0]
+
+    @property
     def test(self) -> Shards:
-        return open_shards(self.config.data.test, "data.test")
+        return self.parts[1]
 
     @cached_property
     def classes(self) -> list[str]:
@@ -172,7 +176,7 @@ class Evaluation:
 
     def _parts(self, view: View, shards: Shards) -> Iterable[Part]:
         """Every pair in order; small data sets are decoded once."""
-        key = (repr(view), shards.folder)
+        key = (repr(view), shards is self.test)
         if key not in self.held:
             found = sweep_parts(shards, {"view": view}, workers=self.config.workers)
             if len(shards) * math.prod(view.modality.shape) > HELD:

@@ -64,6 +64,14 @@ class ObjectiveConfig:
 
 
 @dataclass(frozen=True)
+class HeldOutConfig:
+    """Pairs kept out of training, to choose settings by: whole groups where there are groups, and of every class."""
+
+    share: float = number(0.2, above=0, below=1)  # of the pairs
+    seed: int = 0  # of the draw
+
+
+@dataclass(frozen=True)
 class LookConfig:
     """The random window of a training sample, shared by its aligned views."""
 

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from modalities._catalogue import suggest
 from pipelines._config import ConfigError, FieldError, free, load, number
-from pipelines._schema import LookConfig
+from pipelines._schema import HeldOutConfig, LookConfig
 
 if TYPE_CHECKING:
+    from crossmodal.shards import Shards
     from pipelines import transfer
 
 
@@ -18,7 +19,12 @@ class DataConfig:
     """What is learnt from, and what is judged on."""
 
     train: str  # folder of shards: neighbours, probes and labels come from here
-    test: str  # folder of shards of the same fields, never trained on
+    test: str | None = None  # folder of shards of the same fields, never trained on; null: the pairs held out of train
+    held_out: HeldOutConfig | None = None  # as in the students' transfers, in place of test
+
+    def __post_init__(self) -> None:
+        if (self.test is None) == (self.held_out is None):
+            raise FieldError("test", "must be given, or held_out in its place, but not both")
 
 
 @dataclass(frozen=True)
@@ -81,10 +87,9 @@ def inputs(config: Config) -> Mapping[str, str]:
     from pipelines import _build as build
     from pipelines._config import at
 
-    found = {
-        "data.train": build.open_shards(config.data.train, "data.train").manifest.digest,
-        "data.test": build.open_shards(config.data.test, "data.test").manifest.digest,
-    }
+    found = {"data.train": build.open_shards(config.data.train, "data.train").manifest.digest}
+    if config.data.test is not None:
+        found["data.test"] = build.open_shards(config.data.test, "data.test").manifest.digest
     with at("students"):
         for name, folders in config.students.items():
             found[f"students.{name}"] = " ".join(export.digest(folder) for folder in folders)
@@ -126,7 +131,31 @@ def _teacher_digest(config: Config) -> str:
         if before is None or digests != {before["inputs"][f"teachers.{name}"]}:
             raise ConfigError([f"students: teacher {name!r} of {folder} is not the one that the others had, or has "
                                f"other weights now than when it taught; train the student again"])  # fmt: skip
+        _refuse_other_parts(config.data, transfer, folder)
     return digests.pop()
+
+
+def _refuse_other_parts(data: DataConfig, transfer: "transfer.Config", folder: str) -> None:
+    """Pairs that a student was trained on are not judged by.
+
+    Raises:
+        ConfigError: what is held out now was not held out then.
+    """
+    same = Path(data.train).resolve() == Path(transfer.data).resolve()
+    if data.held_out is not None and not (same and data.held_out == transfer.held_out):
+        raise ConfigError([f"data.held_out: {folder} was trained on {transfer.data} without holding out the same "
+                           "pairs, so it may have seen these"])  # fmt: skip
+
+
+def open_data(data: DataConfig) -> "tuple[Shards, Shards]":
+    """The pairs to learn from, and those to judge by."""
+    from pipelines import _build as build
+
+    train, held = build.open_parts(data.train, data.held_out, "data.held_out" if data.held_out else "data.train")
+    if held is not None:
+        return train, held
+    assert data.test is not None
+    return train, build.open_shards(data.test, "data.test")
 
 
 def run(config: Config, path: Path) -> None:

@@ -116,7 +116,7 @@ def _evaluate(section: dict[str, Any], folder: Path, layout: str) -> None:
     from crossmodal import export
     from crossmodal.streams import View
     from pipelines import evaluate
-    from pipelines._build import open_shards, open_views
+    from pipelines._build import open_views
     from pipelines._config import load
     from pipelines._pictures import draw_few_labels, draw_map, draw_retrieval, embed_png
 
@@ -128,7 +128,7 @@ def _evaluate(section: dict[str, Any], folder: Path, layout: str) -> None:
     asked = load(evaluate.Config, folder / "config.yaml")
     student = next(iter(asked.students.values()))[0]
     name, transfer = evaluate.taught(asked, student)
-    shards = open_shards(asked.data.test, "data.test")
+    shards = evaluate.open_data(asked.data)[1]
     teacher = transfer.teachers[name]
     answer = open_views(shards, {teacher.view: transfer.views[teacher.view]})[teacher.view]
     query = View(export.load_model(student).modality)

@@ -6,7 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines._config import free
-from pipelines._schema import ObjectiveConfig, StudentConfig, TeacherConfig, TrainConfig, ViewConfig, check_names
+from pipelines._schema import (
+    HeldOutConfig,
+    ObjectiveConfig,
+    StudentConfig,
+    TeacherConfig,
+    TrainConfig,
+    ViewConfig,
+    check_names,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,6 +34,7 @@ class Config:
     student: StudentConfig  # the network that learns
     objectives: dict[str, ObjectiveConfig]  # what is minimised, by name, each with a weight
     train: TrainConfig = field(default_factory=TrainConfig)  # how the student is trained
+    held_out: HeldOutConfig | None = None  # pairs of the data that are not trained on, to tune by; null: none
     seed: int = 0  # of weights, order, windows, augmentation and negatives
     output: str = free("runs/transfer")  # the run's folder
 
@@ -62,7 +71,7 @@ def run(config: Config, path: Path) -> None:
     if run.is_done():
         return
     accelerator = open_accelerator(config.train, run.path)
-    shards = build.open_shards(config.data, "data")
+    shards, _ = build.open_parts(config.data, config.held_out, "data")
     views = build.open_views(shards, config.views, repeating={teacher.view for teacher in config.teachers.values()})
     teachers = build.build_teachers(config.teachers, views)
     seed_everything(config.seed, "weights")

@@ -1,0 +1,60 @@
+"""A share of the pairs held out of training, to choose settings by without a look at the test set."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from crossmodal.shards import ShardError, Shards
+from modalities._random import generator
+
+
+def hold_out(shards: Shards, share: float, seed: int = 0) -> tuple[Shards, Shards]:
+    """The pairs to learn from, and those held out; nothing is copied, both parts read the same files.
+
+    Pairs of one group stay together: neighbours in a video are near copies, and settings chosen by copies are chosen
+    for memory. Every class gives its share, as far as whole groups can. What is drawn depends on the pairs and on
+    `seed` alone.
+
+    Raises:
+        ShardError: one part would be empty, or a pair cannot be read.
+    """
+    told = [shards.facts(index) for index in range(len(shards))]
+    units: dict[str | int, list[int]] = {}
+    for index, facts in enumerate(told):
+        units.setdefault(str(facts.get("group") or "") or index, []).append(index)
+    held = np.zeros(len(told), dtype=bool)
+    held[_draw(list(units.values()), [facts["label"] for facts in told], share, seed)] = True
+    if held.all() or not held.any():
+        what = "all" if held.all() else "none"
+        whole = f" in {len(units)} groups, which stay whole" if len(units) < len(told) else ""
+        raise ShardError(f"a share of {share:g} holds out {what} of the {len(told)} pairs of {shards.folder}{whole}; "
+                         "ask for another share")  # fmt: skip
+    return _take(shards, told, np.flatnonzero(~held)), _take(shards, told, np.flatnonzero(held))
+
+
+def _draw(units: list[list[int]], labels: Sequence[int], share: float, seed: int) -> list[int]:
+    """The pairs of the units that are held out.
+
+    Units pass in random order, class after class, and one is held out where that brings the number of pairs nearer to
+    the share of those that have passed.
+    """
+    shuffled = [units[place] for place in torch.randperm(len(units), generator=generator(seed, "held out")).tolist()]
+    passed, held = 0, list[int]()
+    for unit in sorted(shuffled, key=lambda unit: Counter(labels[index] for index in unit).most_common(1)[0][0]):
+        passed += len(unit)
+        if share * passed - len(held) >= len(unit) / 2:
+            held += unit
+    return held
+
+
+def _take(shards: Shards, told: list[dict[str, Any]], chosen: np.ndarray) -> Shards:
+    """Some of the pairs as shards of their own, counted anew."""
+    counts = Counter(told[index]["label"] for index in chosen)
+    labels = {name: counts[label] for label, name in enumerate(shards.manifest.classes) if counts[label]}
+    groups = Counter(str(told[index]["group"]) for index in chosen if told[index].get("group"))
+    manifest = replace(shards.manifest, pairs=len(chosen), labels=labels, groups=dict(sorted(groups.items())))
+    return Shards(shards.folder, manifest, chosen if shards.places is None else shards.places[chosen])
