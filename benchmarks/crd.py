@@ -3,10 +3,10 @@
 python benchmarks/crd.py [CHECKOUT]                two minutes on two cores; 50,000 pairs, then ImageNet's 1,281,167
 python benchmarks/crd.py CHECKOUT --golden FILE    writes what tests compare `compat: repdistiller` with
 
-CHECKOUT is a clone of https://github.com/HobbitLong/RepDistiller. Without one, the plain gather form of this file stands
-in for it, and the table says so. A step is forward, backward and the banks' update at B = 64, K = 16,384, d = 128; the
-negatives of the published form are drawn beforehand, ours are drawn within the step. All take turns in one process;
-memory is the growth of the peak over what was there before the first step, each in a process of its own.
+CHECKOUT is a clone of https://github.com/HobbitLong/RepDistiller. Without one, the plain gather form of this file
+stands in for it, and the table says so. A step is forward, backward and the banks' update at B = 64, K = 16,384, d =
+128; the negatives of the published form are drawn beforehand, ours are drawn within the step. All take turns in one
+process; memory is the growth of the peak over what was there before the first step, each in a process of its own.
 """
 
 import argparse
