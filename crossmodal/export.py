@@ -150,8 +150,9 @@ def _below(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tenso
 
 
 def _options(head: Head) -> dict[str, Any]:
-    """Its options, with negatives of no size: they are not needed to compare."""
-    return {**head.options, "negatives": Negatives(count=1)} if "negatives" in head.options else head.options
+    """Its options as a config gives them, but negatives of no size: they are not needed to compare."""
+    options = {name: list(_frozen(value)) if isinstance(value, list) else value for name, value in head.options.items()}
+    return {**options, "negatives": Negatives(count=1)} if "negatives" in options else options
 
 
 def _spec(content: dict[str, Any]) -> Spec:

@@ -1,16 +1,19 @@
 """Objectives on maps against their formulas in loops, in float64: attention, neuron selectivity, hints, information."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from crossmodal import OBJECTIVES
+from crossmodal import ENCODERS, OBJECTIVES
 from crossmodal.encoders._base import Features, Spec
+from crossmodal.export import Card, Head, load_model, save_model
 from crossmodal.objectives._base import Batch, Objective
 from modalities._random import generator
 
@@ -205,6 +208,100 @@ def test_nst_makes_no_tensor_larger_than_the_maps(name: str, size: tuple[int, in
     assert 0 < sum(kept) < 12 * whole
 
 
+# --- hints ---
+
+
+def test_fitnet_equals_its_formula_in_loops() -> None:
+    student, teacher, objective = draw(STUDENT, "student"), draw(TEACHER, "teacher"), build("fitnet")
+    expected = 0.0
+    for mine, other, regressor in zip(student.maps, teacher.maps, objective.regressors, strict=True):
+        weight, hint = regressor.conv.weight[:, :, 0, 0].tolist(), other.transpose(0, 1).flatten(1).tolist()
+        places = mine.transpose(0, 1).flatten(1).T.tolist()  # all of the batch; each has the student's channels
+        for channel, wanted in zip(weight, hint, strict=True):
+            value = [sum(w * v for w, v in zip(channel, place, strict=True)) for place in places]
+            mean = sum(value) / len(value)
+            variance = sum((v - mean) ** 2 for v in value) / len(value)
+            predicted = [max(0.0, (v - mean) / math.sqrt(variance + 1e-5)) for v in value]
+            expected += sum((p - w) ** 2 for p, w in zip(predicted, wanted, strict=True)) / len(value) / len(weight)
+    assert loss(objective, student, teacher).item() == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(("activation", "is_above"), [("relu", True), ("none", False)])
+def test_fitnet_predicts_values_below_zero_where_asked_to(activation: str, is_above: bool) -> None:
+    student, teacher = draw(STUDENT, "student"), draw(TEACHER, "teacher")
+    predicted, _ = build("fitnet", activation=activation).regressors[0](student.maps[0], teacher.maps[0])
+    assert (predicted.min() >= 0).item() is is_above
+
+
+@torch.no_grad()
+def test_fitnet_on_embeddings_equals_its_formula_in_loops() -> None:
+    student, teacher, objective = draw(STUDENT, "student"), draw(TEACHER, "teacher"), build("fitnet", on="embedding")
+    expected = 0.0
+    for row, wanted in zip(student.embedding.tolist(), teacher.embedding.tolist(), strict=True):
+        for weight, bias, want in zip(
+            objective.head.weight.tolist(), objective.head.bias.tolist(), wanted, strict=True
+        ):
+            value = sum(w * v for w, v in zip(weight, row, strict=True)) + bias
+            expected += (value - want) ** 2 / TEACHER.dim / ROWS
+    assert loss(objective, student, teacher).item() == pytest.approx(expected, abs=1e-12)
+    ours, theirs = objective.project(student, teacher)
+    torch.testing.assert_close(ours, F.normalize(objective.head(student.embedding)))
+    torch.testing.assert_close(theirs, F.normalize(teacher.embedding))
+    assert build("fitnet").project(student, teacher) is None
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "kernel", "met"),
+    [
+        ((6, 4), (6, 4), (1, 1), (6, 4)),
+        ((12, 8), (6, 4), (3, 3), (6, 4)),  # as published
+        ((6, 4), (12, 8), (4, 4), (12, 8)),  # as published
+        ((18, 6), (6, 2), (5, 5), (6, 2)),
+        ((4, 8), (1, 2), (7, 7), (1, 2)),
+        ((2, 3), (6, 9), (5, 5), (6, 9)),
+        ((7, 7), (4, 4), (1, 1), (4, 4)),  # neither is a multiple: the larger is averaged down
+        ((4, 8), (8, 4), (1, 1), (4, 4)),
+        ((4, 8), (4, 4), (1, 1), (4, 4)),
+    ],
+)
+def test_fitnet_meets_at_the_teachers_size_where_a_stride_leads_there(
+    ours: tuple[int, int], theirs: tuple[int, int], kernel: tuple[int, int], met: tuple[int, int]
+) -> None:
+    student, teacher = Spec(5, ((2, *ours),), 0), Spec(5, ((3, *theirs),), 0)
+    regressor = build("fitnet", teacher, student).regressors[0]
+    predicted, wanted = regressor(draw(student, "student").maps[0], draw(teacher, "teacher").maps[0])
+    assert regressor.conv.kernel_size == kernel
+    assert predicted.shape == wanted.shape == (ROWS, 3, *met)
+
+
+def test_a_hint_can_be_one_pair_of_maps() -> None:
+    student, teacher = draw(STUDENT, "student"), draw(TEACHER, "teacher")
+    one = build("fitnet", maps=[(1, 0)])
+    predicted, wanted = one.regressors[0](student.maps[1], teacher.maps[0])
+    torch.testing.assert_close(loss(one, student, teacher), F.mse_loss(predicted, wanted))
+
+
+@pytest.mark.parametrize("name", ["fitnet"])
+def test_exported_heads_on_chosen_maps_come_back(name: str, tmp_path: Path) -> None:
+    encoder, options = ENCODERS.get("convnet")((1, 8, 8), 0, width=4, stages=2), {"maps": [(1, 0)]}
+    head = build(name, TEACHER, encoder.spec, **options).float()
+    card = Card("convnet", {"width": 4, "stages": 2}, (1, 8, 8), [], "depth", {"size": 8},
+                {"one": Head(name, options, "rgb", TEACHER)})  # fmt: skip
+    save_model(tmp_path, card, encoder, {"one": head})
+    back = load_model(tmp_path).heads["one"]
+    assert back.maps == [(1, 0)]
+    assert all(torch.equal(value, head.state_dict()[key]) for key, value in back.state_dict().items())
+
+
+# --- what needs aligned views ---
+
+
+@pytest.mark.parametrize("name", ["fitnet"])
+def test_maps_need_alignment_and_embeddings_do_not(name: str) -> None:
+    assert build(name).needs_alignment
+    assert not build(name, on="embedding").needs_alignment
+
+
 # --- refusals ---
 
 
@@ -212,6 +309,7 @@ def test_nst_makes_no_tensor_larger_than_the_maps(name: str, size: tuple[int, in
     ("name", "options", "words"),
     [
         ("at", {"power": 0.5}, "at needs power of at least 1, got 0.5"),
+        ("fitnet", {"on": "embedding", "maps": [(0, 0)]}, "fitnet takes maps with on: maps, got on: embedding"),
         ("at", {"maps": [(0, 2)]}, r"at: maps must be pairs .* teacher's from 0 to 1, got \[0, 2\]"),
     ],
 )
@@ -220,9 +318,13 @@ def test_options_that_make_no_sense_are_refused(name: str, options: dict[str, An
         build(name, **options)
 
 
-@pytest.mark.parametrize("name", ["at", "nst"])
-def test_maps_that_cannot_be_compared_are_refused(name: str) -> None:
+@pytest.mark.parametrize("name", ["at", "nst", "fitnet"])
+def test_unequal_numbers_of_maps_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} compares maps in order, but the student has 2 and the teacher 1"):
         build(name, Spec(7, TEACHER.maps[:1], 0))
+
+
+@pytest.mark.parametrize("name", ["at", "nst"])
+def test_maps_without_extent_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} compares where maps are strong, but all of these meet at 1x1"):
         build(name, Spec(7, ((3, 1, 1), (5, 1, 1)), 0))
