@@ -51,7 +51,7 @@ def rotation(dim: int) -> Tensor:
     return torch.linalg.qr(draw("rotation", dim, dim)).Q
 
 
-RELATIONAL = ("pkt", "sp", "rkd")
+RELATIONAL = ("pkt", "sp", "rkd", "cc")
 
 
 @pytest.mark.parametrize("name", RELATIONAL)
@@ -199,3 +199,74 @@ for rows in (8, 512):
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     before, after = map(int, told.split())
     assert after - before < 100 * 1024  # KiB; one tensor of 512^3 numbers is 512 MiB
+
+
+# --- cc ---
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("heads", ["none", "student", "both"])
+def test_cc_equals_its_formula_in_loops(heads: str) -> None:
+    objective = build("cc", gamma=0.7, order=3, heads=heads, dim=4)
+
+    def correlation(one: Tensor, other: Tensor) -> float:
+        return math.exp(-1.4) * sum((1.4 * cosine(one, other)) ** power / math.factorial(power) for power in range(4))
+
+    ours, theirs = (head(item.embedding) for head, item in zip(
+        (objective.student_head, objective.teacher_head), given(), strict=True))  # fmt: skip
+    gaps = [correlation(ours[i], ours[j]) - correlation(theirs[i], theirs[j]) for i in range(ROWS) for j in range(ROWS)]
+    assert objective(*given(), BATCH).loss.item() == pytest.approx(sum(gap**2 for gap in gaps) / ROWS**2, rel=1e-12)
+
+
+@torch.no_grad()
+def test_the_series_of_cc_is_a_gaussian_in_the_end() -> None:
+    found = build("cc", gamma=2.0, order=40)._correlations(given()[0].embedding)
+    unit = given()[0].embedding / given()[0].embedding.norm(dim=1, keepdim=True)
+    torch.testing.assert_close(found, (-2 * torch.cdist(unit, unit).square()).exp())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("heads", [None, "student"])
+def test_published_cc_equals_its_formula_in_loops(heads: str | None) -> None:
+    objective = build("cc", compat="repdistiller", heads=heads)
+    ours, theirs = (head(item.embedding).tolist() for head, item in zip(
+        (objective.student_head, objective.teacher_head), given(), strict=True))  # fmt: skip
+    assert len(ours[0]) == (8 if heads else 128)
+    residuals = [[abs(a - b) for a, b in zip(one, other, strict=True)] for one, other in zip(ours, theirs, strict=True)]
+    expected = sum(residuals[i][d] * residuals[i + 1][d] for i in range(ROWS - 1) for d in range(len(ours[0])))
+    assert objective(*given(), BATCH).loss.item() == pytest.approx(expected / (ROWS - 1), rel=1e-12)
+
+
+@pytest.mark.parametrize("compat", [None, "repdistiller"])
+@pytest.mark.parametrize("heads", ["student", "both"])
+def test_only_heads_on_both_sides_solve_cc_without_a_student(heads: str, compat: str | None) -> None:
+    """On features that know nothing of each other, heads on both sides make the loss vanish: so they are no default."""
+    student, teacher = Features(draw("many", 64, 6), (), None), Features(draw("apart", 64, 8), (), None)
+    objective = build("cc", heads=heads, compat=compat, dim=4)
+    optimiser = torch.optim.Adam(objective.parameters(), lr=0.05)
+    values = []
+    for _ in range(300):
+        found = objective(student, teacher, BATCH).loss
+        optimiser.zero_grad()
+        found.backward()
+        optimiser.step()
+        values.append(found.item())
+    remains = values[-1] / values[0]
+    assert remains < 0.01 if heads == "both" else remains > 0.2
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"gamma": 0.0}, "cc needs gamma above 0, .* got gamma=0.0"),
+        ({"order": 0}, "cc needs .*order=0"),
+        ({"dim": 0}, "cc needs .*dim=0"),
+        (
+            {"compat": "repdistiller", "heads": "none"},
+            "cc: compat subtracts .* has 6 numbers and the teacher's 8; take",
+        ),
+    ],
+)
+def test_cc_refuses_what_it_cannot_compute(options: dict[str, object], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        build("cc", **options)

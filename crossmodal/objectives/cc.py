@@ -1,0 +1,89 @@
+"""Correlation congruence (Peng et al. 2019, https://arxiv.org/abs/1904.01802)."""
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from crossmodal.contrast.gather import gather_with_gradient
+from crossmodal.encoders._base import Features, Spec
+from crossmodal.objectives._base import Batch, Objective, Outcome
+from crossmodal.objectives._heads import widen
+from crossmodal.objectives._relations import relate
+
+
+class CC(Objective):
+    """Squared distance between both networks' correlations of samples, mean over pairs of all ranks' samples.
+
+    A correlation is the Gaussian kernel exp(-gamma |x - y|^2) of two unit embeddings, its Taylor series in their cosine
+    up to a power: exp(-2 gamma) times the sum of (2 gamma cosine)^p / p! over p <= order.
+
+    By default nothing is trained but the student. Correlations are taken within a network, so no head is needed to
+    bring both into one space. With heads on both sides, as published, the target can move: both send all samples to one
+    point, and the loss is 0 whatever the student is (a test shows it). A head on the student alone cannot do that, but
+    what it does for the loss the embedding that is used later need not do.
+
+    The published code computes something else, which `compat` gives: the sum over dimensions of |x| |y| of residuals
+    x and y, student minus teacher through linear heads, of samples that are neighbours in the batch; a mean over
+    neighbours. It depends on the batch's order, and on nothing but residuals. Its weight, 0.02, is for that form at any
+    batch size; the kernel's values are at most 1 and have their own.
+
+    Raises:
+        ValueError: there is no teacher, or an option is out of its range, or the published form lacks a common space.
+    """
+
+    def __init__(
+        self,
+        student: Spec,
+        teacher: Spec | None,
+        pairs: int,
+        *,
+        gamma: float = 0.4,  # of the kernel, on unit embeddings
+        order: int = 2,  # highest power of the kernel's series
+        heads: Literal["none", "student", "both"] | None = None,  # that are trained; null: none, with compat both
+        dim: int = 128,  # of the space of heads on both sides; a student's alone leads to the teacher's
+        compat: Literal["repdistiller"]
+        | None = None,  # neighbours' residuals as the published code; null: as the paper
+    ) -> None:
+        super().__init__()
+        heads = heads or ("none" if compat is None else "both")
+        if teacher is None:
+            raise ValueError("cc compares correlations of samples with a teacher's, and none is named")
+        if gamma <= 0 or order < 1 or dim < 1:
+            raise ValueError(
+                f"cc needs gamma above 0, order and dim of at least 1, got gamma={gamma}, order={order}, dim={dim}"
+            )
+        if compat is not None and heads == "none" and student.dim != teacher.dim:
+            raise ValueError(
+                f"cc: compat subtracts embeddings, and the student's has {student.dim} numbers and the teacher's "
+                f"{teacher.dim}; take heads: student or both"
+            )
+        self.gamma, self.order, self.subtracts = gamma, order, compat is not None
+        into = dim if heads == "both" else teacher.dim
+        self.student_head = nn.Identity() if heads == "none" else nn.Linear(student.dim, into)
+        self.teacher_head = nn.Linear(teacher.dim, into) if heads == "both" else nn.Identity()
+
+    def forward(self, student: Features, teacher: Features | None, batch: Batch) -> Outcome:
+        """The loss; gradient reaches the student and the heads."""
+        assert teacher is not None
+        with torch.autocast(student.embedding.device.type, enabled=False):
+            ours = self.student_head(widen(student.embedding))
+            theirs = self.teacher_head(widen(teacher.embedding))
+            if self.subtracts:
+                return Outcome(_product_of_neighbours((ours - theirs).abs()))
+            return Outcome((self._correlations(ours) - self._correlations(theirs)).square().mean())
+
+    def _correlations(self, rows: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch all"]:
+        cosines = relate(F.normalize(rows, dim=1))
+        series = torch.ones_like(cosines)
+        for power in range(self.order, 0, -1):
+            series = 1 + series * cosines * (2 * self.gamma / power)
+        return series * math.exp(-2 * self.gamma)
+
+
+def _product_of_neighbours(residuals: Float[Tensor, "batch dim"]) -> Float[Tensor, ""]:
+    every = gather_with_gradient(residuals)
+    return (every[:-1] * every[1:]).sum() / max(len(every) - 1, 1)
