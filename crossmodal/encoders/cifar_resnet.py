@@ -1,5 +1,6 @@
 """Residual networks for pictures of 32 pixels (He et al. 2016, https://arxiv.org/abs/1512.03385, section 4.2)."""
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -50,6 +51,7 @@ class CifarResNet(Encoder):
         if classes:
             self.trunk["fc"] = nn.Linear(64 * width, classes)
         draw_weights(self.trunk)
+        self.to(memory_format=torch.channels_last)  # on CPUs 1.2 to 1.5 times as fast; maps come channels-last too
         self.spec = measure(self, shape)
 
     def forward(self, batch: Float[Tensor, "batch channels height width"]) -> Features:

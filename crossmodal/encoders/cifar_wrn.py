@@ -1,5 +1,6 @@
 """Wide residual networks (Zagoruyko, Komodakis 2016, https://arxiv.org/abs/1605.07146)."""
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -51,6 +52,7 @@ class CifarWRN(Encoder):
         if classes:
             classifier = self.trunk["fc"] = nn.Linear(64 * width, classes)
             nn.init.zeros_(classifier.bias)
+        self.to(memory_format=torch.channels_last)  # on CPUs 1.2 to 1.5 times as fast; maps come channels-last too
         self.spec = measure(self, shape)
 
     def forward(self, batch: Float[Tensor, "batch channels height width"]) -> Features:
