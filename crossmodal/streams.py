@@ -54,6 +54,7 @@ class Look:
     ratio: tuple[float, float] = (0.8, 1.25)  # width over height of the window, relative to the picture's
     flip: float = 0.5  # probability of mirroring left to right
     windows: int | None = None  # different ones that a pair has, in turn; None: a new one every epoch
+    shift: float = 0.0  # share of the sample's sides by which the window may leave it; there it shows 0
 
     def __post_init__(self) -> None:
         # written so that NaN fails each of them
@@ -63,6 +64,8 @@ class Look:
             raise ValueError(f"look.ratio must be two finite numbers above 0, low to high, got {self.ratio}")
         if not 0 <= self.flip <= 1:
             raise ValueError(f"look.flip must be from 0 to 1, got {self.flip}")
+        if not 0 <= self.shift < 1:
+            raise ValueError(f"look.shift must be from 0 to below 1, got {self.shift}")
         if self.windows is not None and self.windows < 1:
             raise ValueError(f"look.windows must be at least 1, or None, got {self.windows}")
 
@@ -71,12 +74,14 @@ class Look:
         return epoch if self.windows is None else epoch % self.windows
 
     def draw(self, random: torch.Generator) -> Window:
-        """One window; it always lies inside the sample."""
+        """One window; but for `shift`, it lies inside the sample."""
         area, shape, top, left, flip, start = torch.rand(6, generator=random, dtype=torch.float64).tolist()
         area = self.scale[0] + (self.scale[1] - self.scale[0]) * area
         shape = self.ratio[0] * (self.ratio[1] / self.ratio[0]) ** shape
         height, width = min((area / shape) ** 0.5, 1.0), min((area * shape) ** 0.5, 1.0)
-        return Window(top * (1 - height), left * (1 - width), height, width, flip < self.flip, start)
+        top = top * (1 - height + 2 * self.shift) - self.shift
+        left = left * (1 - width + 2 * self.shift) - self.shift
+        return Window(top, left, height, width, flip < self.flip, start)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ class DecodeError(ValueError):
 class Window:
     """One look at a sample, in fractions of its extent, shared by the aligned views.
 
-    Spatial views take the rectangle and mirror it; streams over time take the piece that begins at `start`.
+    Spatial views take the rectangle, with 0 where it leaves the sample, and mirror it; streams over time take the piece
+    that begins at `start`.
     """
 
     top: float = 0.0

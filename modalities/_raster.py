@@ -84,10 +84,17 @@ def encode_colour(signal: Float[Tensor, "3 height width"], quality: int) -> byte
 def look(
     signal: Float[Tensor, "channels height width"], window: Window, size: int, *, nearest: bool = False
 ) -> Float[Tensor, "channels {size} {size}"]:
-    """The part of a picture that `window` shows, resized to a square; bilinear with antialiasing unless `nearest`."""
-    top, bottom = _interval(window.top, window.height, signal.shape[-2])
-    left, right = _interval(window.left, window.width, signal.shape[-1])
-    part = signal[None, :, top:bottom, left:right]
+    """The part of a picture that `window` shows, resized to a square; bilinear with antialiasing unless `nearest`.
+
+    What the window shows from outside the picture is 0.
+    """
+    height, width = signal.shape[-2:]
+    top, bottom = _interval(window.top, window.height, height)
+    left, right = _interval(window.left, window.width, width)
+    above, before = max(-top, 0), max(-left, 0)
+    if above or before or bottom > height or right > width:
+        signal = F.pad(signal, (before, max(right - width, 0), above, max(bottom - height, 0)))
+    part = signal[None, :, top + above : bottom + above, left + before : right + before]
     if nearest:
         part = F.interpolate(part, (size, size), mode="nearest-exact")
     else:
@@ -96,9 +103,10 @@ def look(
 
 
 def _interval(start: float, extent: float, pixels: int) -> tuple[int, int]:
-    """The nearest whole pixels, at least one and all inside."""
-    first = min(max(round(start * pixels), 0), pixels - 1)
-    return first, min(max(round((start + extent) * pixels), first + 1), pixels)
+    """The nearest whole pixels, at least one; all inside where the interval is."""
+    last = round((start + extent) * pixels)
+    first = min(round(start * pixels), max(last, pixels) - 1)
+    return first, max(last, first + 1)
 
 
 def spans(

@@ -300,7 +300,7 @@ class Evaluation:
         recipe = few_labels.Recipe(
             asked.steps, asked.least_steps, asked.epochs, asked.batch_size, asked.lr, asked.weight_decay
         )
-        look = Look(asked.look.scale, asked.look.ratio, asked.look.flip)
+        look = Look(asked.look.scale, asked.look.ratio, asked.look.flip, shift=asked.look.shift)
         known = self.labels[0][chosen] if targets is None else targets
         few_labels.train_on(
             encoder, self.view.modality, _Chosen(self._signals, chosen), known, recipe,

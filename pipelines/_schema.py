@@ -79,6 +79,9 @@ class LookConfig:
     ratio: tuple[float, float] = number((0.8, 1.25), above=0)  # width over height, relative to the picture's
     flip: float = number(0.5, least=0, most=1)  # probability of mirroring left to right
     windows: int | None = number(None, least=1)  # different ones a pair has, in turn; null: a new one every epoch
+    shift: float = number(
+        0.0, least=0, below=1
+    )  # share of the sides by which it may leave the sample; there it shows 0
 
     def __post_init__(self) -> None:
         for name, (low, high) in (("scale", self.scale), ("ratio", self.ratio)):

@@ -160,7 +160,7 @@ class Training:
                 self.shards,
                 self.views,
                 plan,
-                look=Look(look.scale, look.ratio, look.flip, look.windows),
+                look=Look(look.scale, look.ratio, look.flip, look.windows, look.shift),
                 first_step=self.progress.step,
                 last_step=self.steps,
                 rank=self.accelerator.process_index,

@@ -93,6 +93,16 @@ def test_a_window_shows_its_part_and_mirrors_it():
     assert half[0].tolist() == [[0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 1, 1], [0, 0, 1, 1]]
 
 
+def test_a_window_that_leaves_the_picture_shows_black_there():
+    signal = torch.rand(3, 8, 8, generator=generator("window"))
+
+    above = Rgb(size=8).adapt(signal, Window(top=-0.25, left=0.125))
+    beside = Rgb(size=4).adapt(signal, Window(top=0.5, left=0.75, height=0.5, width=0.5))
+
+    assert torch.equal(above, torch.nn.functional.pad(signal, (0, 1, 2, 0))[:, :8, 1:])
+    assert torch.equal(beside, torch.nn.functional.pad(signal[:, 4:, 6:], (0, 2)))
+
+
 def test_shrinking_averages():
     stripes = torch.zeros(3, 64, 64)
     stripes[:, :, ::8] = 1  # plain bilinear sampling by 8 would fall between them

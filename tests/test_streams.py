@@ -174,6 +174,16 @@ def test_windows_lie_inside_the_sample() -> None:
     assert 200 < flips < 300  # half of 500, 4.5 standard deviations
 
 
+def test_a_shift_lets_windows_leave_the_sample_by_so_much() -> None:
+    drawn = [Look(scale=(1, 1), ratio=(1, 1), shift=0.125).draw(generator("shift", number)) for number in range(500)]
+    tops, lefts = [window.top for window in drawn], [window.left for window in drawn]
+    assert {(window.height, window.width) for window in drawn} == {(1.0, 1.0)}
+    for side in (tops, lefts):
+        assert -0.125 <= min(side) < -0.12 and 0.12 < max(side) <= 0.125 and abs(sum(side) / 500) < 0.013  # 4 errors
+    small = Look(scale=(0.25, 0.25), ratio=(1, 1), shift=0.125)
+    assert max(small.draw(generator("shift", number)).top for number in range(500)) > 0.62  # half a side, and the shift
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -186,6 +196,8 @@ def test_windows_lie_inside_the_sample() -> None:
         ({"ratio": (2.0, 1.0)}, r"look.ratio must be .* got \(2.0, 1.0\)"),
         ({"flip": 3.0}, r"look.flip must be from 0 to 1, got 3.0"),
         ({"flip": math.nan}, r"look.flip must be from 0 to 1, got nan"),
+        ({"shift": -0.1}, r"look.shift must be from 0 to below 1, got -0.1"),
+        ({"shift": math.nan}, r"look.shift must be from 0 to below 1, got nan"),
         ({"windows": 0}, r"look.windows must be at least 1, or None, got 0"),
     ],
 )
