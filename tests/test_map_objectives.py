@@ -1,5 +1,6 @@
 """Objectives on maps against their formulas in loops, in float64: attention, neuron selectivity, hints, information."""
 
+import itertools
 import math
 from pathlib import Path
 from typing import Any
@@ -281,7 +282,72 @@ def test_a_hint_can_be_one_pair_of_maps() -> None:
     torch.testing.assert_close(loss(one, student, teacher), F.mse_loss(predicted, wanted))
 
 
-@pytest.mark.parametrize("name", ["fitnet"])
+# --- information ---
+
+
+def surprise(wanted: float, predicted: float, rho: float) -> float:
+    variance = math.log(1 + math.exp(rho)) + 1e-5
+    return ((wanted - predicted) ** 2 / variance + math.log(variance)) / 2
+
+
+def spread(objective: Objective) -> None:
+    """Variances that differ from channel to channel."""
+    for rho in objective.rhos:
+        rho.data += torch.arange(len(rho)) / 3
+
+
+@torch.no_grad()
+def test_vid_equals_its_formula_in_loops() -> None:
+    student, teacher, objective = draw(STUDENT, "student"), draw(LARGER, "teacher"), build("vid", LARGER)
+    spread(objective)
+    expected = 0.0
+    for mine, other, mean, rho in zip(student.maps, teacher.maps, objective.means, objective.rhos, strict=True):
+        wanted = halve(other)
+        _, channels, height, width = wanted.shape
+        for row, channel, y, x in itertools.product(range(ROWS), range(channels), range(height), range(width)):
+            value = mine[row, :, y, x]
+            for layer in (mean[0], mean[2], mean[4]):
+                value = layer.weight[:, :, 0, 0] @ (value.relu() if layer is not mean[0] else value)
+            term = surprise(wanted[row, channel, y, x].item(), value[channel].item(), rho[channel].item())
+            expected += term / ROWS / channels / height / width
+    assert loss(objective, student, teacher).item() == pytest.approx(expected, abs=1e-12)
+
+
+@torch.no_grad()
+def test_vid_on_embeddings_equals_its_formula_in_loops() -> None:
+    student, teacher, objective = draw(STUDENT, "student"), draw(TEACHER, "teacher"), build("vid", on="embedding")
+    spread(objective)
+    first, second, third = (objective.means[0][place].weight[:, :, 0, 0] for place in (0, 2, 4))
+    expected, predictions = 0.0, []
+    for row, wanted in zip(student.embedding, teacher.embedding, strict=True):
+        predictions.append(third @ (second @ (first @ row).relu()).relu())
+        for want, value, rho in zip(wanted, predictions[-1], objective.rhos[0], strict=True):
+            expected += surprise(want.item(), value.item(), rho.item()) / TEACHER.dim / ROWS
+    assert loss(objective, student, teacher).item() == pytest.approx(expected, abs=1e-12)
+    ours, theirs = objective.project(student, teacher)
+    torch.testing.assert_close(ours, F.normalize(torch.stack(predictions)))
+    torch.testing.assert_close(theirs, F.normalize(teacher.embedding))
+    assert build("vid").project(student, teacher) is None
+
+
+@pytest.mark.parametrize("variance", [0.01, 5.0, 2000.0])
+def test_vid_starts_at_the_variance_asked_for_and_is_least_at_the_mean_squared_error(variance: float) -> None:
+    student, teacher = draw(STUDENT, "student"), draw(TEACHER, "teacher")
+    objective = build("vid", on="embedding", variance=variance)
+    torch.testing.assert_close(F.softplus(objective.rhos[0]) + 1e-5, torch.full((TEACHER.dim,), variance).double())
+    predicted = objective.means[0](student.embedding[:, :, None, None])[:, :, 0, 0]
+    errors = (predicted - teacher.embedding).square().mean(0).detach()
+    objective.rhos[0].data.copy_((errors - 1e-5).expm1().log())
+    found = loss(objective, student, teacher)
+    torch.testing.assert_close(found, (1 + errors.log()).mean() / 2)  # the entropy of a Gaussian, less its constant
+    found.backward()
+    torch.testing.assert_close(objective.rhos[0].grad, torch.zeros(TEACHER.dim).double())
+
+
+# --- what comes back, and what needs aligned views ---
+
+
+@pytest.mark.parametrize("name", ["fitnet", "vid"])
 def test_exported_heads_on_chosen_maps_come_back(name: str, tmp_path: Path) -> None:
     encoder, options = ENCODERS.get("convnet")((1, 8, 8), 0, width=4, stages=2), {"maps": [(1, 0)]}
     head = build(name, TEACHER, encoder.spec, **options).float()
@@ -293,10 +359,7 @@ def test_exported_heads_on_chosen_maps_come_back(name: str, tmp_path: Path) -> N
     assert all(torch.equal(value, head.state_dict()[key]) for key, value in back.state_dict().items())
 
 
-# --- what needs aligned views ---
-
-
-@pytest.mark.parametrize("name", ["fitnet"])
+@pytest.mark.parametrize("name", ["fitnet", "vid"])
 def test_maps_need_alignment_and_embeddings_do_not(name: str) -> None:
     assert build(name).needs_alignment
     assert not build(name, on="embedding").needs_alignment
@@ -310,6 +373,8 @@ def test_maps_need_alignment_and_embeddings_do_not(name: str) -> None:
     [
         ("at", {"power": 0.5}, "at needs power of at least 1, got 0.5"),
         ("fitnet", {"on": "embedding", "maps": [(0, 0)]}, "fitnet takes maps with on: maps, got on: embedding"),
+        ("vid", {"on": "embedding", "maps": [(0, 0)]}, "vid takes maps with on: maps, got on: embedding"),
+        ("vid", {"variance": 0.0}, "vid needs a variance above 1e-05, got 0.0"),
         ("at", {"maps": [(0, 2)]}, r"at: maps must be pairs .* teacher's from 0 to 1, got \[0, 2\]"),
     ],
 )
@@ -318,7 +383,7 @@ def test_options_that_make_no_sense_are_refused(name: str, options: dict[str, An
         build(name, **options)
 
 
-@pytest.mark.parametrize("name", ["at", "nst", "fitnet"])
+@pytest.mark.parametrize("name", ["at", "nst", "fitnet", "vid"])
 def test_unequal_numbers_of_maps_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} compares maps in order, but the student has 2 and the teacher 1"):
         build(name, Spec(7, TEACHER.maps[:1], 0))

@@ -62,7 +62,7 @@ VARIANTS: dict[str, dict[str, object]] = {
     "sp maps": {"of": "map"},
     "crd published": {"compat": "repdistiller", "negatives": Negatives(count=10)},
     **{f"nst {kernel}": {"kernel": kernel} for kernel in ("linear", "gaussian")},
-    "fitnet embedding": {"on": "embedding"},
+    **{f"{name} embedding": {"on": "embedding"} for name in ("fitnet", "vid")},
     "at published": {"compat": "repdistiller", "maps": [(0, 1), (3, 2)]},
 }
 
