@@ -56,6 +56,7 @@ VARIANTS: dict[str, dict[str, object]] = {
     **{f"crd {z}": {"z": z, "negatives": Negatives(count=10)} for z in ("first", "running", "learned")},
     "ab connected": {"maps": [(0, 1), (1, 0), (2, 3), (3, 2)]},
     "rkd": {"distance": 0.5, "angle": 1.0},  # at its own weights gradients are of some tens, too many for 1e-5
+    "dist": {"temperature": 1.0},  # at 4 gradients are of some tens, too
     "cc published": {"compat": "repdistiller"},
     "cc heads": {"heads": "both"},
     "pkt published": {"compat": "repdistiller"},

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from crossmodal.encoders._base import Features, Spec
 from crossmodal.objectives._base import Batch, Objective, Outcome
 from crossmodal.objectives._heads import widen
+from crossmodal.objectives._logits import need_same_classes
 
 
 class KD(Objective):
@@ -28,12 +29,7 @@ class KD(Objective):
         super().__init__()
         if temperature <= 0:
             raise ValueError(f"temperature must be above 0, got {temperature}")
-        if teacher is None or not 0 < student.classes == teacher.classes:
-            theirs = "no teacher" if teacher is None else f"a teacher with {teacher.classes}"
-            raise ValueError(
-                f"kd compares class logits, so both must have the same classes; got a student with {student.classes} "
-                f"and {theirs} (teachers.NAME.classes is that of a published file; or take an objective on embeddings)"
-            )
+        need_same_classes("kd", student, teacher)
         self.temperature = temperature
 
     def forward(self, student: Features, teacher: Features | None, batch: Batch) -> Outcome:

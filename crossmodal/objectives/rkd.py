@@ -23,9 +23,8 @@ Squares = Float[Tensor, "rows rows"]  # squared distances between rows
 class RKD(Objective):
     """Huber losses between both networks' distances of samples, and between the cosines of their angles.
 
-    Distances are divided by the network's mean distance (eq. 4 and 5, with gradient through the mean), and the cosine
-    is that of the angle at a sample between two others (eq. 7 and 8): sizes and modalities may differ. The batch is
-    that of all ranks.
+    Distances are divided by the network's mean distance (with gradient through the mean), and the cosine is that of the
+    angle at a sample between two others: sizes and modalities may differ. The batch is that of all ranks.
 
     Each loss is a mean over what can differ: ordered pairs of different samples, and for angles triplets. The published
     code also counts the pairs and triplets that hold a sample twice and are 0, so its values are (B - 1) / B and

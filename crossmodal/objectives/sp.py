@@ -17,14 +17,13 @@ class SP(Objective):
     """Squared distance between a sample's similarities to the batch in both networks, mean over the batch; 0 to 4.
 
     A sample's similarities are the products of its features with those of all samples of all ranks, and are made unit
-    length (eq. 2 and 3). Only the samples are compared, so sizes and modalities may differ.
+    length. Only the samples are compared, so sizes and modalities may differ.
 
     The features are embeddings by default: every encoder has them, whatever its modality, and they are what is
     compared later. `of: map` takes the last map as published: samples are then similar that show the same at the same
     place, each network within its own view.
 
-    The paper (eq. 4) and the published code divide by the batch twice: the published weight 3000 at batch 64 is 46.9
-    here.
+    The paper and the published code divide by the batch twice: the published weight 3000 at batch 64 is 46.9 here.
 
     Raises:
         ValueError: there is no teacher, or a network has no map to take.
