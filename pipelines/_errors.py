@@ -29,3 +29,7 @@ class FieldError(ValueError):
 
 class RunError(Exception):
     """A run that cannot go on, with a message for the user."""
+
+
+class DivergedError(RunError):
+    """A training whose loss, or a weight it would export, is no longer a finite number."""

@@ -3,6 +3,7 @@
 import contextlib
 import math
 import signal
+import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -27,7 +28,8 @@ from crossmodal.transfer import Losses, Transfer
 from modalities._random import generator
 from pipelines import _processes
 from pipelines._config import ConfigError
-from pipelines._errors import RunError
+from pipelines._errors import DivergedError
+from pipelines._memory import forget_peak, peak_mb
 from pipelines._optimiser import Average, build_optimiser, rate
 from pipelines._run import RunFolder, say
 from pipelines._schema import TrainConfig
@@ -74,6 +76,8 @@ class Progress:
     step: int = 0
     seconds: float = 0.0  # of training, over all its sittings
     replaced: int = 0  # unreadable pairs, on all ranks, that others stood in for
+    peak_mb: float = 0.0  # of memory in earlier sittings
+    paces: list[float] = field(default_factory=list)  # seconds a step, one for each line of the log
 
 
 @dataclass
@@ -105,10 +109,11 @@ class Training:
         The module ends with the weights to export: the averaged ones where `ema` is set.
 
         Raises:
-            RunError: the loss is no longer finite.
+            DivergedError: the loss, or a weight of the student, is no longer finite.
             SystemExit: a signal asked to stop; a checkpoint has been written.
         """
         config, ranks = self.config, self.accelerator.num_processes
+        forget_peak(self.accelerator.device)
         plan = self._plan()
         self.steps = plan.steps * config.epochs
         self.optimiser = build_optimiser(self.module, config)
@@ -135,6 +140,7 @@ class Training:
         self.progress.seconds += window.total_seconds
         if self.average:
             self.module.load_state_dict(self.average.state)
+        self._check_weights()
         return self._figures(plan, last)
 
     def _plan(self) -> Plan:
@@ -217,10 +223,11 @@ class Training:
         mine = torch.stack([*window.sums.values()]) / window.steps
         line = dict(zip(window.sums, gather(mine[None]).mean(0).tolist(), strict=True))
         if not all(math.isfinite(value) for value in line.values()):
-            raise RunError(
+            raise DivergedError(
                 f"the loss is no longer finite at step {self.progress.step} ({line}); lower train.lr, set "
                 "train.clip_norm, or use bf16 in place of fp16"
             )
+        self.progress.paces.append(window.seconds / window.steps)
         line |= {
             "step": self.progress.step,
             "epoch": round(self.progress.step / plan.steps, 3),
@@ -252,6 +259,8 @@ class Training:
             "step": self.progress.step,
             "seconds": self.progress.seconds + window.total_seconds,
             "replaced": self.progress.replaced,
+            "peak_mb": self._peak_mb,
+            "paces": self.progress.paces,
             "module": self.module.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "memory": self.module.memory(),
@@ -274,7 +283,7 @@ class Training:
                 }
             if self.accelerator.scaler and state["scaler"]:
                 self.accelerator.scaler.load_state_dict(state["scaler"])
-            self.progress = Progress(state["step"], state["seconds"], state["replaced"])
+            self.progress = Progress(**{name: state[name] for name in vars(self.progress)})
             say(f"{self.run.path}: from step {self.progress.step} ({found.name})")
         if self.accelerator.is_main_process:
             self.run.forget_after(self.progress.step)
@@ -289,6 +298,17 @@ class Training:
             f"on {self.accelerator.device}"
         )
 
+    @property
+    def _peak_mb(self) -> float:
+        return max(self.progress.peak_mb, peak_mb(self.accelerator.device))
+
+    def _check_weights(self) -> None:
+        """The last step can still spoil what its loss does not show."""
+        for name, tensor in self.module.student.state_dict().items():
+            if not tensor.isfinite().all():
+                raise DivergedError(f"{name} of the student is no longer finite after step {self.progress.step}; "
+                                    "lower train.lr, or set train.clip_norm")  # fmt: skip
+
     def _figures(self, plan: Plan, last: dict[str, float]) -> dict[str, Any]:
         seen = self.steps * plan.batch_size
         return {
@@ -298,6 +318,8 @@ class Training:
             "device": str(self.accelerator.device),
             "seconds": round(self.progress.seconds, 1),
             "pairs_per_second": round(seen / self.progress.seconds, 1) if self.progress.seconds else None,
+            "milliseconds_per_step": round(1000 * statistics.median(self.progress.paces), 2),  # reading included
+            "peak_memory_mb": self._peak_mb,  # see `_memory.peak_mb`; of the main process
             "unreadable_replaced": self.progress.replaced,
             "last": {name: value for name, value in last.items() if name != "pairs_per_second"},
         }

@@ -6,6 +6,7 @@ import random
 import resource
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -329,6 +330,31 @@ def test_accumulated_parts_equal_the_whole_batch(config: Path, tmp_path: Path) -
     assert main([*words, "train.accumulate=4", f"output={tmp_path / 'parts'}"]) == 0
     for whole, part in zip(lines(tmp_path / "whole"), lines(tmp_path / "parts"), strict=True):
         assert part["loss"] == pytest.approx(whole["loss"], rel=1e-4)
+
+
+def test_time_and_memory_are_told_over_all_sittings(config: Path, tmp_path: Path) -> None:
+    process = start("transfer", str(config))
+    wait_for_step(tmp_path / "run", 4, process)
+    process.terminate()
+    assert process.wait() == 128 + signal.SIGTERM
+    assert run("transfer", str(config)).returncode == 0
+    figures = json.loads((tmp_path / "run" / "report.json").read_text())["figures"]
+    paces = [32 / line["pairs_per_second"] for line in lines(tmp_path / "run")]
+    assert len(paces) == 18
+    assert figures["milliseconds_per_step"] == pytest.approx(1000 * statistics.median(paces), rel=0.02)
+    assert 200 < figures["peak_memory_mb"] < 4000  # torch alone takes 300
+
+
+@pytest.mark.parametrize(("spoilt", "words"), [
+    ("train.lr=1e30", "the loss is no longer finite at step"),
+    ("train.lr=1e42 train.epochs=1 train.batch_size=96", "of the student is no longer finite after step 1"),
+])  # fmt: skip
+def test_a_training_that_diverges_says_so_and_exports_nothing(
+    config: Path, tmp_path: Path, spoilt: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["transfer", str(config), "train.optimiser=sgd", "train.warmup=0", *spoilt.split()]) == 1
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "run" / "model").exists()
 
 
 @pytest.mark.parametrize("options", [
