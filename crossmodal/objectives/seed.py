@@ -1,0 +1,117 @@
+"""SEED, self-supervised distillation (Fang et al. 2021, https://arxiv.org/abs/2101.04731)."""
+
+import math
+from dataclasses import replace
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from crossmodal.contrast._pool import Known, Relation
+from crossmodal.contrast.heads import Scored
+from crossmodal.contrast.queue import Queue
+from crossmodal.contrast.scores import Candidates, contrast
+from crossmodal.encoders._base import Features, Spec
+from crossmodal.objectives._base import Batch, Objective, Outcome
+from crossmodal.objectives._heads import widen
+
+
+class SEED(Objective):
+    """The student must find its pair as like each embedding of a queue as the teacher does; mean over the batch.
+
+    The queue holds the teacher's last embeddings of all ranks; beside it stands the pair's own. Both the student's
+    embedding and the teacher's own are compared with all of these by cosine, and the softmax over the teacher's
+    cosines is the target of the softmax over the student's. The loss, in nats, is the entropy of the target at best.
+    No label is used, and no pair is called a negative: what is like the pair for the teacher shall be so for the
+    student.
+
+    The student's embedding passes a linear head into the teacher's space (in the published code, one of two layers);
+    the teacher's is as it is, unit length. Gradient reaches the student and its head. Scores are never all held at
+    once.
+
+    Departures from the published code: a place of the queue does not count before it is filled, nor does an older
+    embedding of the pair itself, for its own stands for it; the queue has no more places than there are pairs. Until
+    it holds something the loss is 0. The published weight 1 applies.
+
+    Raises:
+        ValueError: there is no teacher, or an option is out of its range.
+    """
+
+    def __init__(
+        self,
+        student: Spec,
+        teacher: Spec | None,
+        pairs: int,
+        *,
+        count: int = 65536,  # teacher embeddings in the queue, at most one for each pair
+        student_temperature: float = 0.2,  # divides the student's cosines
+        teacher_temperature: float = 0.01,  # divides the teacher's cosines: its neighbours are few and near
+        dtype: Literal["float32", "float16", "bfloat16"] = "float32",  # of the queue
+    ) -> None:
+        super().__init__()
+        if teacher is None:
+            raise ValueError("seed compares similarities with a teacher's, and none is named")
+        if min(student_temperature, teacher_temperature) <= 0 or count < 1:
+            raise ValueError(
+                f"seed needs temperatures above 0 and count of at least 1, got student_temperature="
+                f"{student_temperature}, teacher_temperature={teacher_temperature}, count={count}"
+            )
+        self.student_temperature, self.teacher_temperature = student_temperature, teacher_temperature
+        self.student_head = nn.Linear(student.dim, teacher.dim)
+        self.queue = Queue(Relation(), min(count, pairs), teacher.dim, dtype=getattr(torch, dtype))
+
+    def forward(self, student: Features, teacher: Features | None, batch: Batch) -> Outcome:
+        """The loss; the memo is what the queue learns."""
+        assert teacher is not None
+        with torch.autocast(student.embedding.device.type, enabled=False):
+            ours, theirs = self.project(student, teacher)
+            known = Known(batch.index, batch.label)
+            candidates = self._with_target(self.queue.candidates(theirs, known, batch.seed), theirs)
+            scale, bias = ours.new_tensor(1 / self.student_temperature), ours.new_zeros(())
+            loss = contrast(_cross_entropy, ours, candidates, scale=scale, bias=bias) / len(ours)
+        return Outcome(loss, (known.index, known.key, theirs))
+
+    def remember(self, *memo: Tensor) -> None:
+        """The queue learns the teacher's embeddings."""
+        index, label, theirs = memo
+        self.queue.remember(theirs, Known(index, label))
+
+    def memory(self) -> dict[str, Tensor]:
+        """The queue; the live tensors."""
+        return {f"teacher_{name}": item for name, item in self.queue.remembered.items()}
+
+    def project(
+        self, student: Features, teacher: Features
+    ) -> tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch dim"]]:
+        """The student through its head and the teacher as it is, unit length."""
+        return (
+            F.normalize(self.student_head(widen(student.embedding)), dim=1),
+            F.normalize(widen(teacher.embedding), dim=1).detach(),
+        )
+
+    def _with_target(self, candidates: Candidates, theirs: Float[Tensor, "batch dim"]) -> Candidates:
+        """The candidates that tell the head, in the place of positives, the teacher's distribution."""
+
+        def relate(piece: slice) -> tuple[Tensor, Tensor]:
+            _, valid = candidates.relate(piece)
+            assert valid is not None
+            valid[:, 0] = True  # the pair's own embedding, which a mask of negatives leaves out
+            scores = candidates.score(theirs[piece] / self.teacher_temperature, piece)
+            return scores.masked_fill_(~valid, -math.inf).softmax(1), valid
+
+        return replace(candidates, relate=relate)
+
+
+def _cross_entropy(
+    scores: Float[Tensor, "anchors candidates"],
+    target: Float[Tensor, "anchors candidates"] | None,
+    valid: Bool[Tensor, "anchors candidates"] | None,
+    bias: Float[Tensor, ""],
+) -> Scored:
+    """A head of `contrast`: -sum of target log softmax(scores), over valid candidates; `bias` cancels."""
+    assert target is not None and valid is not None
+    found = scores.masked_fill_(~valid, -math.inf).log_softmax(1)
+    losses = -(target * found.masked_fill(~valid, 0.0)).sum(1)
+    return losses, found.exp_().sub_(target)
