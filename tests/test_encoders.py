@@ -209,9 +209,38 @@ def test_convnet_refuses_widths_and_stages_it_cannot_have():
         build("convnet", stages=0)
 
 
-def test_resnet_agrees_with_torchvision_s_own_forward():
-    encoder, batch = settled(build("resnet")), noise(2, 3, 32, 32)
+@pytest.mark.parametrize("depth", [18, 50])  # two kinds of blocks
+def test_resnet_agrees_with_torchvision_s_own_forward(depth: int):
+    encoder, batch = settled(build("resnet", depth=depth)), noise(2, 3, 32, 32)
     torch.testing.assert_close(encoder(batch).logits, encoder.trunk(batch), atol=1e-5, rtol=1e-5)
+    assert encoder.spec.preactivations
+
+
+def test_stems_enter_the_first_stage():
+    first = {
+        "resnet": lambda trunk, stem: trunk.layer1(stem),
+        "mobilenet": lambda trunk, stem: trunk.features[1](stem),
+        "efficientnet": lambda trunk, stem: trunk.features[1](stem),
+        "efficientnet_lite": lambda trunk, stem: trunk._blocks[0](stem),
+    }
+    for name, stage in first.items():
+        encoder = settled(build(name, **({"size": "large"} if name == "mobilenet" else {})))
+        features = encoder(noise(2, 3, 32, 32))
+        torch.testing.assert_close(stage(encoder.trunk, features.stem), features.maps[0], atol=1e-5, rtol=1e-5)
+
+
+def test_mobilenet_small_whose_stem_gives_the_first_map_tells_no_other():
+    encoder = settled(build("mobilenet", size="small"))
+    batch = noise(2, 3, 32, 32)
+    assert encoder.spec.stem is None
+    assert torch.equal(encoder(batch).maps[0], encoder.trunk.features[0](batch))
+
+
+def test_encoders_of_plain_stages_tell_stem_and_preactivations():
+    specs = {name: build(name).spec for name in ("convnet", "resnet", "efficientnet", "efficientnet_lite", "timm")}
+    assert [name for name, spec in specs.items() if spec.stem] == ["convnet", "resnet", "efficientnet",
+                                                                   "efficientnet_lite"]  # fmt: skip
+    assert [name for name, spec in specs.items() if spec.preactivations] == ["convnet", "resnet"]
 
 
 def test_resnet_with_the_small_stem_keeps_the_resolution():

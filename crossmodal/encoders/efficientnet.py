@@ -53,11 +53,12 @@ class EfficientNet(Encoder):
 
     def forward(self, batch: Float[Tensor, "batch channels height width"]) -> Features:
         """The last map at each resolution, the mean of the last one, and logits where there are classes."""
-        picture, maps = batch, []
+        picture = stem = self.trunk.features[0](batch)
+        maps = []
         ends = (1, 2, 3, 5, len(self.trunk.features) - 1)  # last layer at each resolution, the same in all variants
-        for position, layer in enumerate(self.trunk.features):
+        for position, layer in enumerate(self.trunk.features[1:], 1):
             picture = layer(picture)
             if position in ends:
                 maps.append(picture)
         embedding = picture.mean(dim=(2, 3))
-        return Features(embedding, tuple(maps), self.trunk.classifier(embedding) if self.has_logits else None)
+        return Features(embedding, tuple(maps), self.trunk.classifier(embedding) if self.has_logits else None, stem)

@@ -49,14 +49,14 @@ class EfficientNetLite(Encoder):
     def forward(self, batch: Float[Tensor, "batch channels height width"]) -> Features:
         """The last map at each resolution, the mean of the last one, and logits where there are classes."""
         trunk, maps = self.trunk, []
-        picture = F.relu6(trunk._bn0(_same(trunk._conv_stem, batch)))
+        picture = stem = F.relu6(trunk._bn0(_same(trunk._conv_stem, batch)))
         for position, block in enumerate(trunk._blocks):
             picture = block(picture)
             if position in _ENDS:
                 maps.append(picture)
         maps.append(F.relu6(trunk._bn1(trunk._conv_head(picture))))
         embedding = maps[-1].mean(dim=(2, 3))
-        return Features(embedding, tuple(maps), None if trunk._fc is None else trunk._fc(embedding))
+        return Features(embedding, tuple(maps), None if trunk._fc is None else trunk._fc(embedding), stem)
 
 
 class _Trunk(nn.Module):

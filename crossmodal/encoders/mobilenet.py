@@ -16,8 +16,9 @@ class MobileNet(Encoder):
     """Torchvision's MobileNetV3; five maps, one a resolution; the embedding is the mean of the last.
 
     Its classifier has a hidden layer of its own, which is part of the network only where there are classes. All maps
-    but the last come from linear bottlenecks or the stem. Takes the files that torchvision publishes; those networks
-    were trained on RGB in [0, 1], normalised by mean (0.485, 0.456, 0.406) and deviation (0.229, 0.224, 0.225).
+    but the last come from linear bottlenecks or the stem; of size small, the stem gives the first map, and none enters
+    it. Takes the files that torchvision publishes; those networks were trained on RGB in [0, 1], normalised by mean
+    (0.485, 0.456, 0.406) and deviation (0.229, 0.224, 0.225).
 
     Raises:
         ValueError: the shape is not that of a picture, or `dropout` is not in [0, 1].
@@ -47,10 +48,11 @@ class MobileNet(Encoder):
 
     def forward(self, batch: Float[Tensor, "batch channels height width"]) -> Features:
         """The last map at each resolution, the mean of the last one, and logits where there are classes."""
-        picture, maps = batch, []
-        for position, layer in enumerate(self.trunk.features):
+        picture = self.trunk.features[0](batch)
+        maps, stem = ([picture], None) if 0 in self.ends else ([], picture)
+        for position, layer in enumerate(self.trunk.features[1:], 1):
             picture = layer(picture)
             if position in self.ends:
                 maps.append(picture)
         embedding = picture.mean(dim=(2, 3))
-        return Features(embedding, tuple(maps), self.trunk.classifier(embedding) if self.has_logits else None)
+        return Features(embedding, tuple(maps), self.trunk.classifier(embedding) if self.has_logits else None, stem)
