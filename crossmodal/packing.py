@@ -62,6 +62,11 @@ def write_shards(
     return manifest
 
 
+def open_tar(path: Path) -> webdataset.TarWriter:
+    """A tar in WebDataset's layout that has the same bytes for the same members."""
+    return webdataset.TarWriter(str(path), encoder=False, mtime=0, user="", group="")
+
+
 class _Writer:
     """Shards being written: one open tar, and the counts of what went into it."""
 
@@ -84,7 +89,7 @@ class _Writer:
         self._keys.add(pair.key)
         self._inspect(pair)
         if self._tar is None:
-            self._tar = webdataset.TarWriter(str(self._path), encoder=False, mtime=0, user="", group="")
+            self._tar = open_tar(self._path)
         facts = {"label": pair.label, "group": pair.group, **pair.facts}
         self._tar.write(
             {"__key__": pair.key, **pair.members, "json": json.dumps(facts, sort_keys=True).encode()},

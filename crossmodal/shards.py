@@ -262,17 +262,23 @@ class Shards:
         Raises:
             ShardError: the shard as a whole is missing or broken, or the pair is, or lacks a member.
         """
+        key, descriptor, spans = self.spans(index, names)
+        payloads = [os.pread(descriptor, size, offset) for offset, size in spans]
+        return key, dict(zip(names, payloads, strict=True))
+
+    def spans(self, index: int, names: list[str]) -> tuple[str, int, list[tuple[int, int]]]:
+        """Key of a pair, its shard as an open file, and where in that its members lie: offset and size in bytes.
+
+        Raises:
+            ShardError: see `read`.
+        """
         path, row = self.locate(index)
         if row.problems:
             raise ShardError(f"{path}: pair {row.key!r} {row.problems[0]}")
-        descriptor = self._descriptor(self._where(index)[0])
-        payloads = {}
         for name in names:
             if name not in row.members:
                 raise ShardError(f"{path}: pair {row.key!r} has no {name!r}; it has {', '.join(row.members)}")
-            offset, size = row.members[name]
-            payloads[name] = os.pread(descriptor, size, offset)
-        return row.key, payloads
+        return row.key, self._descriptor(self._where(index)[0]), [row.members[name] for name in names]
 
     def facts(self, index: int) -> dict[str, Any]:
         """The JSON member of a pair: label, group, and whatever the source knew."""

@@ -1,21 +1,15 @@
-"""Shards -> batches: plan an order, read, decode, draw a look, adapt, collate.
-
-The order is planned from the manifest alone, so it is the same for any number of ranks and workers. An epoch is laid
-out on a fixed number of *lanes*, each a run of neighbouring pairs; a global batch takes an equal chunk from every lane,
-and ranks and workers host lanes. A run that begins at step n sees what it would have seen: the plan is computed, not
-replayed.
-"""
+"""Shards -> batches: read in the planned order, decode, draw a look, adapt, collate."""
 
 import hashlib
 import math
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from functools import lru_cache
-from itertools import pairwise
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from threading import Thread
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -23,7 +17,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
+from crossmodal.features import FeatureShards, put_together
 from crossmodal.objectives._base import Batch
+from crossmodal.plan import Plan
 from crossmodal.shards import ShardError, Shards
 from modalities import MODALITIES
 from modalities._base import Modality, Window
@@ -94,65 +90,25 @@ class Part:
     label: Tensor
     group: Tensor  # number of each pair's group, -1 where it has none
     replaced: tuple[str, ...] = ()  # why pairs could not be read, one message for each that another stands in for
+    features: dict[tuple[str, str], Tensor] = field(
+        default_factory=dict
+    )  # what is kept of teachers, by name and member
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> "Part":
+        """The same with every tensor changed, as in taking some of the rows."""
+        return replace(
+            self,
+            adapted={name: change(tensor) for name, tensor in self.adapted.items()},
+            draws={name: change(tensor) for name, tensor in self.draws.items()},
+            index=change(self.index),
+            label=change(self.label),
+            group=change(self.group),
+            features={name: change(tensor) for name, tensor in self.features.items()},
+        )
 
     def pin_memory(self) -> "Part":
         """The same in page-locked memory, for the loader."""
-        return Part(
-            {name: tensor.pin_memory() for name, tensor in self.adapted.items()},
-            {name: tensor.pin_memory() for name, tensor in self.draws.items()},
-            self.index.pin_memory(),
-            self.label.pin_memory(),
-            self.group.pin_memory(),
-            self.replaced,
-        )
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The order of a run's pairs: which indices form the global batch of any step."""
-
-    pairs: int  # in the data set
-    batch_size: int  # pairs a step, over all ranks
-    seed: int = 0
-    lanes: int = 16  # at most; the largest divisor of the batch size up to this is taken
-    shuffle_block: int = 8192  # pairs of a lane that are shuffled among one another
-    shard_starts: tuple[int, ...] = ()  # whole shards change places; empty: one shard
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.batch_size <= self.pairs:
-            raise ValueError(f"batch_size must be from 1 to the number of pairs, {self.pairs}, got {self.batch_size}")
-
-    @property
-    def width(self) -> int:
-        """Number of lanes in use."""
-        return max(lane for lane in range(1, self.lanes + 1) if self.batch_size % lane == 0)
-
-    @property
-    def steps(self) -> int:
-        """Steps an epoch; the pairs left over, another few each epoch, wait for the next one."""
-        return (self.pairs // self.width) // (self.batch_size // self.width)
-
-    def epoch(self, epoch: int) -> np.ndarray:
-        """Indices of an epoch, [steps, lanes, chunk]; no index comes twice."""
-        return _epoch(self, epoch)
-
-
-@lru_cache(maxsize=2)
-def _epoch(plan: Plan, epoch: int) -> np.ndarray:
-    random = generator(plan.seed, epoch, "order")
-    bounds = [*plan.shard_starts, plan.pairs] if plan.shard_starts else [0, plan.pairs]
-    runs = [np.arange(start, stop) for start, stop in pairwise(bounds)]
-    order = np.concatenate([runs[shard] for shard in torch.randperm(len(runs), generator=random).tolist()])
-    order = np.roll(order, int(torch.randint(plan.pairs, (), generator=random)))
-    lane_pairs = plan.pairs // plan.width
-    used = plan.steps * (plan.batch_size // plan.width)
-    lanes = []
-    for lane in range(plan.width):
-        run = order[lane * lane_pairs : (lane + 1) * lane_pairs]
-        blocks = [run[start : start + plan.shuffle_block] for start in range(0, lane_pairs, plan.shuffle_block)]
-        shuffled = [block[torch.randperm(len(block), generator=random).numpy()] for block in blocks]
-        lanes.append(np.concatenate(shuffled)[:used].reshape(plan.steps, -1))
-    return np.stack(lanes, axis=1)
+        return self.each(Tensor.pin_memory)
 
 
 def open_view(shards: Shards, modality: str, *, aligned: bool = True, **options: object) -> View:
@@ -183,34 +139,75 @@ def open_view(shards: Shards, modality: str, *, aligned: bool = True, **options:
 
 
 def read_pair(
-    shards: Shards, views: dict[str, View], index: int, *, look: Look | None = None, address: tuple[int, int] = (0, 0)
+    shards: Shards,
+    views: dict[str, View],
+    index: int,
+    *,
+    look: Look | None = None,
+    address: tuple[int, int] = (0, 0),
+    epochs: int = 1,
+    kept: Mapping[str, FeatureShards] = MappingProxyType({}),
 ) -> Part:
-    """One pair as a part of one: adapted for every view, with its augmentation draws.
+    """One pair as a part of one row, or of several: as `epochs` epochs see it; with its augmentation draws.
 
-    `address` is (seed, epoch); with it, the pair's key and the view's name decide every draw. Where `look.windows` is
-    set, windows of aligned views, and all draws of views that repeat, are those of the epoch's turn. Without a `look`
-    the whole sample is seen and nothing is drawn.
+    `address` is (seed, epoch), of the first row; with it, the pair's key and the view's name decide every draw. Where
+    `look.windows` is set, windows of aligned views, and all draws of views that repeat, are those of the epoch's turn.
+    Without a `look` the whole sample is seen and nothing is drawn. What is `kept` of teachers, by their names, comes
+    along, of the same windows.
 
     Raises:
-        ShardError: the pair cannot be read; names shard, key and field.
+        ShardError: the pair, or what is kept of it, cannot be read; names shard, key and field.
     """
     members = {name: shards.member(view.modality.field) for name, view in views.items()}
     key, payloads = shards.read(index, [*dict.fromkeys(members.values()), "json"])
-    turn = (address[0], look.turn(address[1])) if look else address
-    window = look.draw(generator(*turn, key, "window")) if look else Window()
+    rows = [_Draws(look, address[0], epoch, key) for epoch in range(address[1], address[1] + epochs)]
     adapted, draws = {}, {}
     for name, view in views.items():
-        drawn = (*(turn if view.repeats else address), key, name)
-        own = look.draw(generator(*drawn, "window")) if look and not view.aligned else window
         try:
-            adapted[name] = view.modality.adapt(view.modality.decode(payloads[members[name]]), own)[None]
+            signal = view.modality.decode(payloads[members[name]])
+            adapted[name] = torch.stack([view.modality.adapt(signal, row.window(name, view)) for row in rows])
         except ValueError as error:  # a DecodeError, or what cannot be adapted
             raise ShardError(f"{shards.locate(index)[0]}: pair {key!r}, {members[name]}: {error}") from error
         if look:
-            draws[name] = view.modality.draw(generator(*drawn))[None]
+            draws[name] = torch.stack([view.modality.draw(row.generator(name, view)) for row in rows])
     facts = shards.parse(index, payloads["json"])
     group = _number_of(str(facts.get("group") or ""))
-    return Part(adapted, draws, torch.tensor([index]), torch.tensor([facts["label"]]), torch.tensor([group]))
+    ones = torch.ones(epochs, dtype=torch.int64)
+    features: dict[tuple[str, str], Tensor] = {}
+    for teacher, held in kept.items():
+        told = [held.read(index, key, row.turn) for row in rows]
+        features |= {(teacher, member): torch.cat([each[member] for each in told]) for member in told[0]}
+    return Part(adapted, draws, index * ones, facts["label"] * ones, group * ones, features=features)
+
+
+@dataclass(frozen=True)
+class _Draws:
+    """All that is drawn for a pair in an epoch."""
+
+    look: Look | None
+    seed: int
+    epoch: int
+    key: str
+
+    def generator(self, name: str, view: View, *what: str) -> torch.Generator:
+        """For what a view draws by itself."""
+        return generator(self.seed, self.turn if view.repeats else self.epoch, self.key, name, *what)
+
+    def window(self, name: str, view: View) -> Window:
+        """What the view sees of the sample."""
+        if self.look is None:
+            return Window()
+        return self._shared if view.aligned else self.look.draw(self.generator(name, view, "window"))
+
+    @cached_property
+    def _shared(self) -> Window:
+        assert self.look is not None
+        return self.look.draw(generator(self.seed, self.turn, self.key, "window"))
+
+    @property
+    def turn(self) -> int:
+        """The first epoch with these windows."""
+        return self.look.turn(self.epoch) if self.look else self.epoch
 
 
 def _number_of(group: str) -> int:
@@ -233,6 +230,7 @@ class PairStream(IterableDataset):
         rank: int = 0,
         ranks: int = 1,
         skip_unreadable: bool = False,
+        kept: Mapping[str, FeatureShards] = MappingProxyType({}),
     ) -> None:
         if plan.width % ranks:
             raise ValueError(
@@ -242,7 +240,7 @@ class PairStream(IterableDataset):
         self.shards, self.views, self.plan, self.look = shards, views, plan, look
         self.first_step, self.last_step = first_step, last_step
         self.lanes = range(rank * plan.width // ranks, (rank + 1) * plan.width // ranks)
-        self.skip_unreadable = skip_unreadable
+        self.skip_unreadable, self.kept = skip_unreadable, dict(kept)
 
     def __iter__(self) -> Iterator[Part | ShardError]:
         worker = get_worker_info()
@@ -260,8 +258,9 @@ class PairStream(IterableDataset):
     def _readable(self, index: int, epoch: int) -> Part:
         """The pair at `index` or, if the user chose so, a readable one drawn from all pairs in its place."""
         address = (self.plan.seed, epoch)
+        read = partial(read_pair, self.shards, self.views, look=self.look, address=address, kept=self.kept)
         try:
-            return read_pair(self.shards, self.views, index, look=self.look, address=address)
+            return read(index)
         except ShardError as error:
             if not self.skip_unreadable:
                 raise
@@ -270,8 +269,7 @@ class PairStream(IterableDataset):
             # not the next pair: all pairs of a broken shard would fall on the one behind it
             drawn = torch.randint(len(self.shards), (), generator=generator(*address, index, attempt))
             try:
-                part = read_pair(self.shards, self.views, int(drawn), look=self.look, address=address)
-                return replace(part, replaced=(problem,))
+                return replace(read(int(drawn)), replaced=(problem,))
             except ShardError:
                 continue
         raise ShardError(f"{problem}; nor is any of {STAND_INS} pairs readable that were drawn in its place")
@@ -286,15 +284,19 @@ def train_parts(stream: PairStream, *, workers: int = 0, pin_memory: bool = Fals
     workers = min(workers, len(stream.lanes))
     pieces: list[Part] = []
     # workers take turns, so `workers` pieces in a row make one step
-    for piece in _load(stream, workers=workers, pin_memory=pin_memory, prefetch_factor=4 if workers else None):
+    for piece in load_in_order(stream, workers=workers, pin_memory=pin_memory, prefetch_factor=4 if workers else None):
         pieces.append(piece)
         if len(pieces) == max(workers, 1):
             yield join(pieces)
             pieces = []
 
 
-def _load(dataset: Dataset, *, workers: int, **options: Any) -> Iterator[Part]:
-    """What the dataset gives, in order, made by worker processes (in this one where there are none)."""
+def load_in_order(dataset: Dataset, *, workers: int, **options: Any) -> Iterator[Any]:
+    """What the dataset gives, in order, made by worker processes (in this one where there are none).
+
+    Raises:
+        ShardError: the dataset gave one.
+    """
     loader = DataLoader(
         dataset, batch_size=None, num_workers=workers, collate_fn=_as_is, worker_init_fn=_ignore_signals, **options
     )
@@ -336,19 +338,24 @@ def join(pieces: list[Part]) -> Part:
         label=torch.cat([piece.label for piece in pieces]),
         group=torch.cat([piece.group for piece in pieces]),
         replaced=tuple(problem for piece in pieces for problem in piece.replaced),
+        features={name: torch.cat([piece.features[name] for piece in pieces]) for name in first.features},
     )
 
 
 def to_batch(part: Part, views: dict[str, View], device: torch.device | str, *, seed: int = 0) -> Batch:
     """A part on the device: augmented by its draws (where it has any) and normalised."""
+    part = part.each(lambda tensor: tensor.to(device, non_blocking=True))
     inputs = {}
     for name, view in views.items():
-        adapted = part.adapted[name].to(device, non_blocking=True)
+        adapted = part.adapted[name]
         if name in part.draws:
-            adapted = view.modality.augment(adapted, part.draws[name].to(device, non_blocking=True))
+            adapted = view.modality.augment(adapted, part.draws[name])
         inputs[name] = view.modality.normalise(adapted)
-    index, label, group = (tensor.to(device, non_blocking=True) for tensor in (part.index, part.label, part.group))
-    return Batch(inputs, index, label, seed, group)
+    members: dict[str, dict[str, Tensor]] = {}
+    for (teacher, member), tensor in part.features.items():
+        members.setdefault(teacher, {})[member] = tensor
+    features = {teacher: put_together(found) for teacher, found in members.items()}
+    return Batch(inputs, part.index, part.label, seed, part.group, features)
 
 
 class _Sweep(Dataset):
@@ -382,4 +389,4 @@ def sweep_parts(
     """
     wanted = list(range(len(shards))) if indices is None else indices
     batches = [wanted[start : start + batch_size] for start in range(0, len(wanted), batch_size)]
-    yield from _load(_Sweep(shards, views, batches), workers=workers)
+    yield from load_in_order(_Sweep(shards, views, batches), workers=workers)

@@ -14,17 +14,23 @@ Readers = Mapping[str, Callable[[bytes], object]]  # "rgb.jpg" -> what raises Va
 def check(folder: Path) -> list[str]:
     """Everything that is wrong with a folder of shards, each in one sentence; reads and decodes every byte."""
     shards = Shards.open(folder)
-    fields, listed = shards.manifest.fields, {shard.file for shard in shards.manifest.shards}
+    fields = shards.manifest.fields
     problems = [
         f"{folder / MANIFEST}: field {name!r} is of modality {spec.modality!r}, which is not known"
         for name, spec in fields.items()
         if spec.modality not in MODALITIES.names()
     ]
-    readers, first = _readers(shards.manifest), dict[str, Path]()
-    for shard in shards.manifest.shards:
-        problems += _check_shard(folder / shard.file, shard, readers, first)
-    problems += [f"{path}: not in the manifest" for path in sorted(folder.glob("*.tar")) if path.name not in listed]
-    return problems
+    return problems + check_tars(folder, shards.manifest.shards, _readers(shards.manifest))
+
+
+def check_tars(folder: Path, shards: list[Shard], readers: Readers) -> list[str]:
+    """Everything that is wrong with the tars of a folder, by its manifest and by `readers` of their members."""
+    first: dict[str, Path] = {}
+    problems = [problem for shard in shards for problem in _check_shard(folder / shard.file, shard, readers, first)]
+    listed = {shard.file for shard in shards}
+    return problems + [
+        f"{path}: not in the manifest" for path in sorted(folder.glob("*.tar")) if path.name not in listed
+    ]
 
 
 def _readers(manifest: Manifest) -> Readers:

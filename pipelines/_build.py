@@ -11,7 +11,9 @@ from crossmodal import ENCODERS, OBJECTIVES, export
 from crossmodal.encoders._base import Encoder, Features, Spec
 from crossmodal.encoders._weights import find_weights, load_pretrained
 from crossmodal.export import Card, Head
+from crossmodal.features import FeatureManifest, FeatureShards, sizes
 from crossmodal.held_out import hold_out
+from crossmodal.objectives._base import Batch, Objective
 from crossmodal.shards import Manifest, Shards, sha256_of
 from crossmodal.streams import View, open_view
 from crossmodal.transfer import Term, Transfer
@@ -40,10 +42,42 @@ class Teacher:
     classes: list[str]  # names of its logits, where they are known
     weight: float = 1.0
 
+    @property
+    def spec(self) -> Spec:
+        """The sizes of its features."""
+        return self.encoder.spec
+
     @torch.no_grad()
-    def look(self, inputs: Mapping[str, torch.Tensor]) -> Features:
+    def look(self, batch: Batch) -> Features:
         """Its features of a batch; no gradient, no running statistics."""
-        return self.encoder(inputs[self.view])
+        return self.encoder(batch.inputs[self.view])
+
+
+@dataclass(frozen=True)
+class KeptTeacher:
+    """A teacher that does not run: its features come with the batch."""
+
+    name: str
+    kept: FeatureManifest
+    view: str
+    weight: float = 1.0
+
+    @property
+    def spec(self) -> Spec:
+        """The sizes of the features that are kept."""
+        return self.kept.spec
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of its logits, where they are known."""
+        return self.kept.classes
+
+    def look(self, batch: Batch) -> Features:
+        """What was kept of it for a batch."""
+        return batch.features[self.name]
+
+
+AnyTeacher = Teacher | KeptTeacher
 
 
 def open_shards(path: str, key: str) -> Shards:
@@ -88,6 +122,17 @@ def build_student(config: StudentConfig, views: Mapping[str, View], classes: int
 def build_teachers(configs: Mapping[str, TeacherConfig], views: Mapping[str, View]) -> dict[str, Teacher]:
     """The frozen networks, each checked against the view it is given."""
     return {name: _build_teacher(config, views, f"teachers.{name}") for name, config in configs.items()}
+
+
+def build_any_teachers(
+    configs: Mapping[str, TeacherConfig], views: Mapping[str, View], kept: Mapping[str, FeatureShards]
+) -> dict[str, AnyTeacher]:
+    """All teachers in their order; only those whose features are not kept are built."""
+    running = build_teachers({name: config for name, config in configs.items() if name not in kept}, views)
+    return {
+        name: running[name] if name in running else KeptTeacher(name, kept[name].manifest, config.view, config.weight)
+        for name, config in configs.items()
+    }
 
 
 def _build_teacher(config: TeacherConfig, views: Mapping[str, View], key: str) -> Teacher:
@@ -140,7 +185,7 @@ def student_digest(config: StudentConfig) -> dict[str, str]:
 
 
 def student_classes(
-    objectives: Mapping[str, ObjectiveConfig], labels: list[str], teachers: Mapping[str, Teacher]
+    objectives: Mapping[str, ObjectiveConfig], labels: list[str], teachers: Mapping[str, AnyTeacher]
 ) -> list[str]:
     """Names of the student's logits: the data's classes or, where it has none, those of the teachers it copies.
 
@@ -157,7 +202,7 @@ def student_classes(
         found = found or labels
         for teacher in (config.teachers or teachers) if kind.uses_teacher else ():
             theirs = teachers[teacher].classes
-            found = found or theirs or [str(number) for number in range(teachers[teacher].encoder.spec.classes)]
+            found = found or theirs or [str(number) for number in range(teachers[teacher].spec.classes)]
             if theirs and theirs != found:
                 raise ConfigError([f"objectives.{name}: the classes of teacher {teacher!r}, {', '.join(theirs)}, "
                                    f"must be the student's, {', '.join(found)}"])  # fmt: skip
@@ -165,7 +210,7 @@ def student_classes(
 
 
 def build_terms(
-    configs: Mapping[str, ObjectiveConfig], student: Spec, teachers: Mapping[str, Teacher], held: Manifest
+    configs: Mapping[str, ObjectiveConfig], student: Spec, teachers: Mapping[str, AnyTeacher], held: Manifest
 ) -> dict[str, Term]:
     """Every objective, once per teacher it compares with; teachers share an objective's weight by their own.
 
@@ -185,7 +230,7 @@ def build_terms(
         total = sum(teachers[teacher].weight for teacher in chosen)
         for teacher in chosen:
             with at(f"objectives.{name}"):
-                objective = kind(student, teachers[teacher].encoder.spec, pairs, **config.options)
+                objective = _build_objective(kind, student, teachers[teacher], pairs, **config.options)
             share = teachers[teacher].weight / total if total else 0.0
             terms[name if len(chosen) == 1 else f"{name}.{teacher}"] = Term(objective, config.weight * share, teacher)
     for name, term in terms.items():
@@ -196,8 +241,31 @@ def build_terms(
     return terms
 
 
+def _build_objective(
+    kind: type[Objective], student: Spec, teacher: AnyTeacher, pairs: int, **options: Any
+) -> Objective:
+    """An objective on a teacher's features.
+
+    Raises:
+        ValueError: it cannot be built; says so where it could if more of the features were kept.
+    """
+    try:
+        return kind(student, teacher.spec, pairs, **options)
+    except ValueError as error:
+        if isinstance(teacher, Teacher):
+            raise
+        try:
+            kind(student, teacher.kept.whole, pairs, **options)
+        except ValueError:
+            raise error from None
+        raise ValueError(
+            f"{error}. Of {teacher.name!r} only {', '.join(sizes(teacher.spec))} are kept: keep more (crossmodal "
+            "features with maps=true, and preactivations=true where they are needed), or let it run (features: null)"
+        ) from error
+
+
 def check_alignment(
-    terms: Mapping[str, Term], student: str, teachers: Mapping[str, Teacher], views: Mapping[str, View]
+    terms: Mapping[str, Term], student: str, teachers: Mapping[str, AnyTeacher], views: Mapping[str, View]
 ) -> None:
     """Refuses objectives that compare maps place by place between views that do not show the same at one place.
 
@@ -236,14 +304,14 @@ def export_student(
     modality: Modality,
     *,
     classes: list[str],
-    teachers: Mapping[str, Teacher],
+    teachers: Mapping[str, AnyTeacher],
 ) -> None:
     """The student in a folder of its own, with the heads by which it can be compared with its teachers."""
     heads, specs = {}, {}
     for name, term in module.terms.items():
         if term.teacher is not None and any(True for _ in term.objective.parameters()):
             objective = config.objectives[name.partition(".")[0]]
-            specs[name] = Head(objective.name, objective.options, term.teacher, teachers[term.teacher].encoder.spec)
+            specs[name] = Head(objective.name, objective.options, term.teacher, teachers[term.teacher].spec)
             heads[name] = term.objective
     view = config.views[config.student.view]
     stored: dict[str, Any] = {option: getattr(modality, option) for option in modality.stored}

@@ -27,6 +27,7 @@ __all__ = [
     "differences",
     "digest",
     "free",
+    "leaves",
     "load",
     "number",
     "options_of",
@@ -97,12 +98,24 @@ def digest(config: object) -> str:
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What two plain configs do not share, as lines: "train.lr: 0.1 before, 0.2 now"."""
-    old, new = _leaves(before), _leaves(now)
+    old, new = leaves(before), leaves(now)
     return [
         f"{key}: {old.get(key, 'absent')} before, {new.get(key, 'absent')} now"
         for key in dict.fromkeys([*old, *new])
         if old.get(key, "absent") != new.get(key, "absent")
     ]
+
+
+def leaves(values: Mapping[str, Any], key: str = "") -> dict[str, str]:
+    """Leaves by dotted key, as JSON: 1 and 1.0 and true differ, as they do in a config."""
+    found: dict[str, str] = {}
+    for name, value in values.items():
+        dotted = f"{key}.{name}" if key else name
+        if isinstance(value, Mapping) and value:
+            found.update(leaves(value, dotted))
+        else:
+            found[dotted] = json.dumps(value)
+    return found
 
 
 @contextmanager
@@ -118,15 +131,3 @@ def at(key: str) -> Iterator[None]:
         raise
     except ValueError as error:
         raise ConfigError([f"{key}: {error}"]) from error
-
-
-def _leaves(values: Mapping[str, Any], key: str = "") -> dict[str, str]:
-    """Leaves by dotted key, as JSON: 1 and 1.0 and true differ, as they do in a config."""
-    found: dict[str, str] = {}
-    for name, value in values.items():
-        dotted = f"{key}.{name}" if key else name
-        if isinstance(value, Mapping) and value:
-            found.update(_leaves(value, dotted))
-        else:
-            found[dotted] = json.dumps(value)
-    return found

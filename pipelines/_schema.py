@@ -40,6 +40,7 @@ class TeacherConfig:
     sha256: str | None = None  # of the file of weights; another file is refused
     first_layer: Literal["sum", "mean", "repeat", "random"] = "sum"  # how RGB weights meet other channel counts
     weight: float = number(1.0, least=0)  # share of this teacher in every objective
+    features: str | None = None  # folder of what it says (crossmodal features), read in its stead; null: it runs
 
 
 @dataclass(frozen=True)
@@ -118,16 +119,26 @@ class TrainConfig:
     trackers: list[str] = free(factory=list)  # accelerate's log_with names, such as tensorboard
 
 
+def check_views(views: Mapping[str, ViewConfig], named: Mapping[str, str]) -> None:
+    """Refuses a view that is named under a key and does not exist.
+
+    Raises:
+        FieldError: the first of them.
+    """
+    for key, view in named.items():
+        if view not in views:
+            raise FieldError(key, f"must be one of the views, got {view!r}{suggest(view, list(views))}")
+
+
 def check_names(config: "Trained", teachers: Mapping[str, TeacherConfig]) -> None:
     """Refuses a view or teacher that a config refers to and does not have, and an objective's name that is taken.
 
     Raises:
         FieldError: the first of them.
     """
-    views = {"student.view": config.student.view} | {f"teachers.{name}.view": to.view for name, to in teachers.items()}
-    for key, view in views.items():
-        if view not in config.views:
-            raise FieldError(key, f"must be one of the views, got {view!r}{suggest(view, list(config.views))}")
+    check_views(config.views, {"student.view": config.student.view} | {
+        f"teachers.{name}.view": teacher.view for name, teacher in teachers.items()
+    })  # fmt: skip
     for name, objective in config.objectives.items():
         if not NAME.fullmatch(name) or name in COLUMNS:
             raise FieldError(

@@ -6,8 +6,8 @@ import signal
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -21,9 +21,11 @@ from tqdm import tqdm
 
 from crossmodal import checkpoint
 from crossmodal.contrast.gather import gather
+from crossmodal.features import FeatureShards
 from crossmodal.objectives._base import Batch
+from crossmodal.plan import Plan
 from crossmodal.shards import Shards
-from crossmodal.streams import Look, PairStream, Part, Plan, View, to_batch, train_parts
+from crossmodal.streams import Look, PairStream, Part, View, to_batch, train_parts
 from crossmodal.transfer import Losses, Transfer
 from modalities._random import generator
 from pipelines import _processes
@@ -95,6 +97,7 @@ class Training:
     shards: Shards
     views: dict[str, View]
     seed: int
+    kept: Mapping[str, FeatureShards] = field(default_factory=dict)  # features of teachers that do not run, by name
     progress: Progress = field(default_factory=Progress)
     saved: float = field(default_factory=time.monotonic)  # when the last checkpoint was
     unreadable: set[str] = field(default_factory=set)  # problems of pairs that have been named
@@ -172,6 +175,7 @@ class Training:
                 rank=self.accelerator.process_index,
                 ranks=ranks,
                 skip_unreadable=self.config.on_error == "skip",
+                kept=self.kept,
             )
         except ValueError as error:
             raise ConfigError([f"train.{error}"]) from error
@@ -389,14 +393,4 @@ class _Signals:
 def _split(part: Part, pieces: int) -> list[Part]:
     size = len(part.index) // pieces
     cuts = [slice(start, start + size) for start in range(0, len(part.index), size)]
-    return [
-        replace(
-            part,
-            adapted={name: tensor[cut] for name, tensor in part.adapted.items()},
-            draws={name: tensor[cut] for name, tensor in part.draws.items()},
-            index=part.index[cut],
-            label=part.label[cut],
-            group=part.group[cut],
-        )
-        for cut in cuts
-    ]
+    return [part.each(lambda tensor, cut=cut: tensor[cut]) for cut in cuts]  # type: ignore[misc]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from crossmodal.objectives._base import Batch
     from crossmodal.transfer import Losses
-    from pipelines._build import Teacher
+    from pipelines._build import AnyTeacher
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class Config:
 
 def inputs(config: Config) -> Mapping[str, str]:
     """Digests of what the run reads."""
+    from crossmodal.features import read_manifest
     from pipelines import _build as build
     from pipelines._config import at
 
@@ -51,12 +52,15 @@ def inputs(config: Config) -> Mapping[str, str]:
     for name, teacher in config.teachers.items():
         with at(f"teachers.{name}.weights"):
             found[f"teachers.{name}"] = build.teacher_digest(teacher)
+        if teacher.features is not None:
+            with at(f"teachers.{name}.features"):
+                found[f"teachers.{name}.features"] = read_manifest(Path(teacher.features)).digest
     return found | build.student_digest(config.student)
 
 
-def step(model: "nn.Module", batch: "Batch", teachers: "Mapping[str, Teacher]") -> "Losses":
+def step(model: "nn.Module", batch: "Batch", teachers: "Mapping[str, AnyTeacher]") -> "Losses":
     """Teacher, student and losses meet: each teacher looks at its own view of the batch, the student at its own."""
-    return model(batch, {name: teacher.look(batch.inputs) for name, teacher in teachers.items()})
+    return model(batch, {name: teacher.look(batch) for name, teacher in teachers.items()})
 
 
 def run(config: Config, path: Path) -> None:
@@ -64,6 +68,7 @@ def run(config: Config, path: Path) -> None:
     from functools import partial
 
     from pipelines import _build as build
+    from pipelines._freshness import open_features
     from pipelines._run import RunFolder
     from pipelines._training import Training, open_accelerator, seed_everything
 
@@ -73,17 +78,21 @@ def run(config: Config, path: Path) -> None:
     accelerator = open_accelerator(config.train, run.path)
     shards, _ = build.open_parts(config.data, config.held_out, "data")
     views = build.open_views(shards, config.views, repeating={teacher.view for teacher in config.teachers.values()})
-    teachers = build.build_teachers(config.teachers, views)
+    kept = open_features(config, config.train, shards, views)
+    teachers = build.build_any_teachers(config.teachers, views, kept)
     seed_everything(config.seed, "weights")
     classes = build.student_classes(config.objectives, shards.manifest.classes, teachers)
     student = build.build_student(config.student, views, len(classes))
     terms = build.build_terms(config.objectives, student.spec, teachers, shards.manifest)
     build.check_alignment(terms, config.student.view, teachers, views)
     module = build.build_transfer(student, config.student.view, terms)
-    for teacher in teachers.values():
+    running = [teacher for teacher in teachers.values() if isinstance(teacher, build.Teacher)]
+    for teacher in running:
         teacher.encoder.to(accelerator.device)
+    looked_at = {config.student.view, *(teacher.view for teacher in running)}
+    seen = {name: view for name, view in views.items() if name in looked_at}  # what nobody looks at is not read
     one_step = partial(step, teachers=teachers)
-    training = Training(accelerator, run, config.train, module, one_step, shards, views, config.seed)
+    training = Training(accelerator, run, config.train, module, one_step, shards, seen, config.seed, kept)
     figures = training.fit()
     if accelerator.is_main_process:
         modality = views[config.student.view].modality

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 import torch
 
+from crossmodal.plan import Plan
 from crossmodal.shards import Field, ShardError, Shards
 from crossmodal.streams import (
     Look,
     PairStream,
     Part,
-    Plan,
     View,
     join,
     open_view,

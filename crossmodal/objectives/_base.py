@@ -19,6 +19,7 @@ class Batch:
     label: Int[Tensor, " batch"]  # class, -1 where there is none
     seed: int = 0  # address of the draws of this step: the same on every rank
     group: Int[Tensor, " batch"] | None = None  # number of each pair's group (a video, a room), -1 where it has none
+    features: dict[str, Features] = field(default_factory=dict)  # teacher's name -> its features, where they are kept
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,92 @@
+"""Features -> shards: a tar at a time, each by one process, and a manifest when all are there.
+
+A tar is written aside and renamed; then a mark of the same name says that it is done and what is in it. So several
+processes can write one folder, and one that was killed is continued at the first tar without a mark.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from crossmodal.checkpoint import write
+from crossmodal.features import FeatureManifest, encode, to_json
+from crossmodal.packing import open_tar
+from crossmodal.shards import MANIFEST, Shard, sha256_of
+
+MARK = ".done"  # suffix of what stands beside a tar that is done
+
+
+@dataclass
+class FeatureTar:
+    """One tar being written; used in a `with` block, whose end without an error marks it as done."""
+
+    path: Path
+    pairs: int = 0
+    unreadable: int = 0
+    tar: Any = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._aside = self.path.with_name(f".{self.path.name}")
+        self.tar = open_tar(self._aside)
+
+    def add(self, key: str, members: Mapping[str, np.ndarray]) -> None:
+        """The features of a pair: arrays of shape [windows, *size]."""
+        self.tar.write({"__key__": key, **{f"{name}.npy": encode(values) for name, values in members.items()}})
+        self.pairs += 1
+
+    def add_unreadable(self, key: str, problem: str) -> None:
+        """A record that keeps the place of a pair that could not be read, and says why."""
+        self.tar.write({"__key__": key, "json": json.dumps({"unreadable": problem}).encode()})
+        self.pairs += 1
+        self.unreadable += 1
+
+    def __enter__(self) -> "FeatureTar":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: BaseException | TracebackType | None) -> None:
+        self.tar.close()
+        if kind is not None:
+            self._aside.unlink()
+            return
+        self._aside.replace(self.path)
+        shard = Shard(self.path.name, self.pairs, self.path.stat().st_size, sha256_of(self.path))
+        write(_mark(self.path), json.dumps({"unreadable": self.unreadable, **asdict(shard)}))
+
+
+def is_done(path: Path) -> bool:
+    """Whether a tar has its mark and the size that this tells."""
+    mark = _mark(path)
+    return mark.is_file() and path.is_file() and json.loads(mark.read_text())["bytes"] == path.stat().st_size
+
+
+def write_manifest(folder: Path, files: list[str], **facts: Any) -> FeatureManifest:
+    """Gathers the marks of all tars, in their order, into the manifest.
+
+    Args:
+        folder: of the tars.
+        files: their names.
+        facts: the other fields of the manifest that tars do not tell.
+    """
+    marks = [json.loads(_mark(folder / file).read_text()) for file in files]
+    unreadable = sum(mark.pop("unreadable") for mark in marks)
+    shards = [Shard(**mark) for mark in marks]
+    pairs = sum(shard.pairs for shard in shards)
+    manifest = FeatureManifest(shards=shards, pairs=pairs, unreadable=unreadable, **facts)
+    write(folder / MANIFEST, to_json(manifest))
+    return manifest
+
+
+def remove_marks(folder: Path) -> None:
+    """For when nothing will be continued any more."""
+    for mark in folder.glob(f"*{MARK}"):
+        mark.unlink()
+
+
+def _mark(tar: Path) -> Path:
+    return tar.with_suffix(MARK)
