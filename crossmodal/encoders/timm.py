@@ -14,6 +14,7 @@ from modalities._catalogue import suggest
 class Timm(Encoder):
     """A network of timm; one map a stage or block where timm gives them; the embedding is what its classifier sees.
 
+    What enters the first stage, and maps before their last non-linearity, have no common name there and are not told.
     Nothing is downloaded: published weights are given as a file, for the same picture size where the network has
     position embeddings. What they expect of the input is in timm's ``pretrained_cfg`` (mean, std, interpolation).
 
