@@ -14,6 +14,8 @@ from pipelines._yaml import Node, parse, place, plain, scalar
 def read(path: Path, problems: list[str]) -> Node:
     """A file with what it is based on, later files over earlier ones; `base` is a path or a list, from the file's own.
 
+    A mapping in it may be based on files too.
+
     Raises:
         ConfigError: a file is absent, unreadable, no YAML, no mapping, or based on itself.
     """
@@ -85,16 +87,25 @@ def _read(path: Path, where: str, above: tuple[Path, ...], problems: list[str]) 
     if node.value is not None and not isinstance(node.value, dict):
         raise ConfigError([f"{shown}: must be a mapping of settings, got {plain(node)!r}"])
     content = dict(node.value or {})
-    composed = Node({}, shown)
-    for base in _bases(content.pop("base", None)):
+    return _over_bases(Node({"base": Node([], shown), **content}, shown), path, (*above, path.resolve()), problems)
+
+
+def _over_bases(node: Node, path: Path, above: tuple[Path, ...], problems: list[str]) -> Node:
+    """A mapping of the file at `path`, and every mapping in it, over the files that it is based on."""
+    if not isinstance(node.value, dict):
+        return node
+    inner = {name: _over_bases(child, path, above, problems) for name, child in node.value.items() if name != "base"}
+    content = replace(node, value=inner)
+    if "base" not in node.value:
+        return content
+    composed = Node({}, node.where)
+    for base in _bases(node.value["base"]):
         beside = Path(os.path.normpath(path.parent / base.value))
-        composed = merge(composed, _read(beside, base.where, (*above, path.resolve()), problems), problems)
-    return merge(composed, Node(content, shown), problems)
+        composed = merge(composed, _read(beside, base.where, above, problems), problems)
+    return merge(composed, content, problems)
 
 
-def _bases(node: Node | None) -> Sequence[Node]:
-    if node is None:
-        return []
+def _bases(node: Node) -> Sequence[Node]:
     found = node.value if isinstance(node.value, list) else [node]
     for base in found:
         if not isinstance(base.value, str):

@@ -34,6 +34,7 @@ __all__ = [
     "to_dict",
     "to_plain",
     "to_yaml",
+    "within",
 ]
 
 Schema = TypeVar("Schema")
@@ -131,3 +132,16 @@ def at(key: str) -> Iterator[None]:
         raise
     except ValueError as error:
         raise ConfigError([f"{key}: {error}"]) from error
+
+
+@contextmanager
+def within(place: str) -> Iterator[None]:
+    """Names the place of every problem that is found inside: "stage student: ...".
+
+    Raises:
+        ConfigError: the same, with the place.
+    """
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError([f"{place}: {problem}" for problem in error.problems]) from error

@@ -255,7 +255,10 @@ class Evaluation:
         assert self.config.few_labels
         learn, judge = self.labels
         for seed in range(self.config.seeds):
-            mine = {name: models[seed % len(models)] for name, models in self.students.items()}
+            rounds = {name: self.config.seeds // len(models) * len(models) for name, models in self.students.items()}
+            mine = {  # whole rounds only, so that every student of a name counts alike
+                name: models[seed % len(models)] for name, models in self.students.items() if seed < rounds[name]
+            }
             blank = self._new(seed, 0)
             frozen = {f"{name}, frozen": self._embed(model.encoder, self.view) for name, model in mine.items()}
             frozen |= {"random weights, frozen": self._embed(blank, self.view), "teacher, frozen": teacher}
@@ -267,15 +270,21 @@ class Evaluation:
                         seen.train.embedding[chosen], learn[chosen], seen.test.embedding, len(self.classes)
                     )
                     self._point(who, count, _accuracy(answer, judge))
-                starts = {f"{name}, fine-tuned": model.card.build_from(model.encoder, len(self.classes))
-                          for name, model in mine.items()}  # fmt: skip
-                for who, encoder in {**starts, "scratch": self._new(seed, len(self.classes))}.items():
+                for who, encoder in self._starts(mine, seed).items():
                     self._tune(encoder, chosen, seed)
                     logits = self._features(encoder, self.view, self.test).logits
                     assert logits is not None
                     self._point(who, count, _accuracy(logits.argmax(1), judge))
                     if who == "scratch" and count is None:
                         self._describe("scratch, all labels", self._embed(encoder, self.view), teacher)
+
+    def _starts(self, students: dict[str, Model], seed: int) -> dict[str, Encoder]:
+        """The whole encoders that are trained on few labels."""
+        assert self.config.few_labels
+        whole, classes = self.config.few_labels.whole, len(self.classes)
+        tuned = students if whole == "all" else {}
+        starts = {f"{name}, fine-tuned": model.card.build_from(model.encoder, classes) for name, model in tuned.items()}
+        return starts if whole == "none" else {**starts, "scratch": self._new(seed, classes)}
 
     def _scratch_on_quantity(self, fact: str, teacher: Seen) -> None:
         """The same encoder from scratch, trained on the quantity itself of all training pairs."""

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from crossmodal.checkpoint import write
+from pipelines import _processes
 from pipelines._config import ConfigError, differences, to_dict, to_yaml
 
 RUN, REPORT, METRICS = "run.json", "report.json", "metrics.jsonl"
@@ -113,8 +114,7 @@ class RunFolder:
             say(f"{self.path}: continuing the interrupted run")
             return
         self.path.mkdir(parents=True, exist_ok=True)
-        write(self.path / "config.yaml", to_yaml(self.config))
-        _write_json(self.path / RUN, {**self.identity, "environment": environment()})
+        self._describe()
         self._lock()
 
     def finish(self, report: Mapping[str, Any]) -> None:
@@ -134,6 +134,28 @@ class RunFolder:
             lines = [line for line in path.read_text(encoding="utf-8").splitlines() if _step(line) <= step]
             write(path, "".join(f"{line}\n" for line in lines))
 
+    def make_room(self) -> None:
+        """Puts an earlier run with another config or inputs aside; all processes come here, and leave together."""
+        _processes.wait()
+        if is_main() and self.before is not None and not self.is_same:
+            say(f"{self.path}: config or inputs changed; the earlier result is now {self.set_aside()}")
+        _processes.wait()
+
+    def renew(self) -> "RunFolder":
+        """This run in the folder of a changed one of the same pipeline, whose report goes; what else lies there stays.
+
+        Raises:
+            ConfigError: the folder holds a run of another pipeline, or another process is at it.
+        """
+        assert self.before is not None
+        if self.before["pipeline"] != self.pipeline:
+            raise ConfigError(self._why_other())
+        if is_main():
+            self._lock()
+            (self.path / REPORT).unlink(missing_ok=True)
+            self._describe()
+        return RunFolder.of(self.path, self.pipeline, self.config, self.inputs)
+
     def set_aside(self) -> Path:
         """Renames the folder to make room for a changed run; nothing is deleted."""
         number = 1
@@ -141,6 +163,10 @@ class RunFolder:
             number += 1
         self.path.rename(aside)
         return aside
+
+    def _describe(self) -> None:
+        write(self.path / "config.yaml", to_yaml(self.config))
+        _write_json(self.path / RUN, {**self.identity, "environment": environment()})
 
     def _lock(self) -> None:
         """Keeps other processes out for as long as this object, or its process, lives.

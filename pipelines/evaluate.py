@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from modalities._catalogue import suggest
 from pipelines._config import ConfigError, FieldError, free, load, number
@@ -29,9 +29,10 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class FewLabelsConfig:
-    """Training whole encoders on few labels, the student's and the same encoder from scratch."""
+    """Learning from few labels: probes of frozen embeddings, and whole encoders from the students and from scratch."""
 
     labels: list[int | None] = number([1, 5, 10, 50, None], least=1)  # a class; null: all there are
+    whole: Literal["all", "scratch", "none"] = "all"  # encoders that are trained: students and scratch, scratch, none
     steps: int = number(400, least=1)  # optimiser steps with all labels
     least_steps: int = number(120, least=1)  # optimiser steps with the fewest
     epochs: float = number(60.0, above=0)  # passes over the labelled pairs, within these bounds
@@ -74,11 +75,9 @@ class Config:
         if not self.students:
             raise FieldError("students", "must name at least one finished transfer")
         for name, folders in self.students.items():
-            if not folders or self.seeds % len(folders):
-                raise FieldError(
-                    f"students.{name}", f"must have 1 folder, or as many as divide the {self.seeds} seeds, "
-                    f"got {len(folders)}"
-                )  # fmt: skip
+            if not 1 <= len(folders) <= self.seeds:
+                raise FieldError(f"students.{name}", f"must have from 1 folder to one for each of the {self.seeds} "
+                                 f"seeds, got {len(folders)}")  # fmt: skip
 
 
 def inputs(config: Config) -> Mapping[str, str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from modalities._catalogue import suggest
 from pipelines import _processes
-from pipelines._config import ConfigError, FieldError, free, load
+from pipelines._config import ConfigError, FieldError, free, load, within
 
 
 @dataclass(frozen=True)
@@ -59,15 +59,12 @@ class Stage:
 def run(config: Config, path: Path) -> None:
     """Checks every stage's config, then runs the stages in order."""
     stages = _stages(config, path)
-    from pipelines._run import RunFolder, is_main, say  # torch, which no mistake in a config should wait for
+    from pipelines._run import RunFolder  # torch, which no mistake in a config should wait for
 
     for stage in stages:
         _processes.wait()
         inputs = stage.module.inputs(stage.config)
-        folder = RunFolder.of(stage.config.output, stage.pipeline, stage.config, inputs)
-        if is_main() and folder.before is not None and not folder.is_same:
-            say(f"{folder.path}: config or inputs changed; the earlier result is now {folder.set_aside()}")
-        _processes.wait()
+        RunFolder.of(stage.config.output, stage.pipeline, stage.config, inputs).make_room()
         stage.module.run(stage.config, stage.path)
 
 
@@ -81,9 +78,10 @@ def _stages(config: Config, path: Path) -> list[Stage]:
     found: list[Stage] = []
     for name, stage in config.stages.items():
         try:
-            found.append(_stage(name, stage, config, path))
+            with within(f"stage {name}"):
+                found.append(_stage(name, stage, config, path))
         except ConfigError as error:
-            problems += [f"stage {name}: {problem}" for problem in error.problems]
+            problems += error.problems
     if problems:
         raise ConfigError(problems)
     return found

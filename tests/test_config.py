@@ -296,6 +296,28 @@ def test_a_file_may_remove_what_its_base_gave() -> None:
     assert read("base: a.yaml\nterms: {~crd: }").terms == {"kd": Term("kd")}
 
 
+def test_a_mapping_may_be_based_on_a_file_too() -> None:
+    Path("parts").mkdir()
+    Path("parts/fast.yaml").write_text("lr: 1\nepochs: 9")
+    Path("parts/train.yaml").write_text("base: fast.yaml\nepochs: 2")
+    config = read("data: d\ntrain: {base: parts/train.yaml, shuffle: false}", "train.lr=3")
+    assert config.train == Train(lr=3.0, epochs=2, shuffle=False)
+    Path("terms.yaml").write_text("{crd: , kd: }")
+    assert read("data: d\nterms: {base: terms.yaml, ~crd: }").terms == {"kd": Term("kd")}
+    Path("whole.yaml").write_text("data: d\nterms: {base: terms.yaml}")
+    assert read("base: whole.yaml\nterms: {~kd: }").terms == {"crd": Term("crd")}
+
+
+def test_a_mistake_in_a_mappings_base_is_said_with_its_line() -> None:
+    Path("part.yaml").write_text("lr: 1\nepoch: 2\nbase: part.yaml")
+    assert problems("data: d\ntrain: {base: part.yaml}") == [
+        "part.yaml:3: the base part.yaml is based on this very file"
+    ]
+    Path("part.yaml").write_text("lr: 1\nepoch: 2")
+    (problem,) = problems("data: d\ntrain:\n  base: part.yaml")
+    assert problem.startswith("part.yaml:2: train.epoch is not known; did you mean 'epochs'?")
+
+
 def test_a_reference_is_the_other_value() -> None:
     config = read("data: d\nseed: 3\noutput: out/${data}/${seed}\ntrain: {lr: '${seed}'}")
     assert (config.output, config.train.lr) == ("out/d/3", 3.0)

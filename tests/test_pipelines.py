@@ -172,7 +172,7 @@ def test_parts_with_other_classes_are_not_compared(
     ("override", "words"),
     [
         ("students={~crd: null}", "students must name at least one finished transfer"),
-        ("students={crd: []}", "students.crd must have 1 folder, or as many as divide the 2 seeds, got 0"),
+        ("students={crd: []}", "students.crd must have from 1 folder to one for each of the 2 seeds, got 0"),
         ("students={crd: [OUT/teacher]}", "teacher must be the folder of a finished transfer"),
         ("students={crd: [OUT/nothing]}", "nothing holds no exported model"),
         ("teacher=rbg", "was not taught by 'rbg'; did you mean 'rgb'?"),
@@ -189,6 +189,23 @@ def test_what_cannot_be_compared_is_said_before_anything_is_measured(
     told = capsys.readouterr().err
     assert words in told and "Traceback" not in told
     assert not (tmp_path / "new").exists()
+
+
+def test_few_labels_count_every_student_alike_and_train_only_whom_they_are_asked_to(
+    whole: Path, tmp_path: Path
+) -> None:
+    out = whole / "out"
+    words = ["evaluate", str(whole / "evaluation.yaml"), f"data={{train: {out}/pairs/train, test: {out}/pairs/test}}",
+             f"students={{crd: [{out}/student, {out}/student]}}", "seeds=3", "few_labels.labels=[1]"]  # fmt: skip
+    curves = {}
+    for trained in ("scratch", "none"):
+        folder = tmp_path / trained
+        assert main([*words, f"few_labels.whole={trained}", f"output={folder}"]) == 0
+        curves[trained] = json.loads((folder / "report.json").read_text())["figures"]["few_labels"]
+    assert len(curves["none"]["crd, frozen"]["1"]["runs"]) == 2  # the third seed would count one of them twice
+    assert len(curves["none"]["teacher, frozen"]["1"]["runs"]) == 3
+    assert set(curves["none"]) == {"crd, frozen", "random weights, frozen", "teacher, frozen"}
+    assert set(curves["scratch"]) == {*curves["none"], "scratch"}
 
 
 def test_a_teacher_that_has_changed_since_is_not_compared_with(
