@@ -22,11 +22,12 @@ def rate(config: TrainConfig, step: int, steps: int) -> float:
 
 
 def build_optimiser(module: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """The optimiser, with weight decay on weights but not on biases and norms."""
+    """The optimiser, with weight decay on weights but not, unless asked for, on biases and norms."""
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    small = config.weight_decay if config.decay_all else 0.0
     groups = [
         {"params": [parameter for parameter in trained if parameter.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [parameter for parameter in trained if parameter.ndim <= 1], "weight_decay": 0.0},
+        {"params": [parameter for parameter in trained if parameter.ndim <= 1], "weight_decay": small},
     ]
     if config.optimiser == "sgd":
         return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=True)

@@ -100,6 +100,7 @@ class TrainConfig:
     optimiser: Literal["adamw", "sgd"] = "adamw"  # sgd uses Nesterov-free momentum
     lr: float = number(1e-3, above=0)  # peak learning rate
     weight_decay: float = number(0.05, least=0)  # of weights with two or more dimensions, so not of biases and norms
+    decay_all: bool = False  # weight decay of biases and norms too, as older recipes have it
     momentum: float = number(0.9, least=0, below=1)  # of sgd
     schedule: Literal["cosine", "step", "constant"] = "cosine"  # after the warm-up
     milestones: list[float] = number([0.6, 0.75, 0.9], least=0, most=1)  # of step, as shares of the run

@@ -372,6 +372,16 @@ def test_options_of_training_work_from_the_command_line(config: Path, tmp_path: 
         assert list((tmp_path / "run").rglob("events.out.tfevents*"))
 
 
+def test_biases_and_norms_decay_only_when_asked_for() -> None:
+    from pipelines._optimiser import build_optimiser
+
+    module = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3))
+    for decay_all, expected in ((False, [0.1, 0.0, 0.0, 0.0]), (True, [0.1] * 4)):
+        optimiser = build_optimiser(module, TrainConfig(weight_decay=0.1, decay_all=decay_all))
+        of = {id(weight): group["weight_decay"] for group in optimiser.param_groups for weight in group["params"]}
+        assert [of[id(weight)] for weight in module.parameters()] == expected
+
+
 def test_the_rate_warms_up_and_falls() -> None:
     from pipelines._optimiser import rate
 
