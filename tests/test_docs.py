@@ -10,7 +10,13 @@ from pipelines.__main__ import find_pipeline, main
 from pipelines._config import load
 
 ROOT = Path(__file__).parent.parent
+CONFIGS = sorted((ROOT / "configs").rglob("[!_]*.yaml"))  # one that begins with an underscore is a part of others
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def shown(path: Path) -> str:
+    """As commands name it."""
+    return path.relative_to(ROOT).as_posix()
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -30,8 +36,8 @@ def test_the_readmes_own_recording_is_a_source(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_command_names_a_pipeline_and_a_config_that_fit(page: Path) -> None:
-    shown = re.sub(r"^\$ .*$", "", page.read_text(), flags=re.MULTILINE)  # mistakes on purpose; see below
-    for name, config, rest in re.findall(r"(?:crossmodal|-m pipelines) (\w+) (configs/\S+\.yaml)([^#\n`]*)", shown):
+    text = re.sub(r"^\$ .*$", "", page.read_text(), flags=re.MULTILINE)  # mistakes on purpose; see below
+    for name, config, rest in re.findall(r"(?:crossmodal|-m pipelines) (\w+) (configs/\S+\.yaml)([^#\n`]*)", text):
         overrides = [word for word in rest.split() if re.match(r"[\w.]+=[\w/.-]+$", word)]
         load(find_pipeline(name).Config, ROOT / config, overrides)
 
@@ -56,13 +62,20 @@ def test_there_are_commands_and_links_to_check() -> None:
     assert text.count("crossmodal transfer configs/") > 1 and text.count("](docs/") > 2
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", CONFIGS, ids=shown)
 def test_every_config_begins_with_its_command(path: Path) -> None:
     first = path.read_text().splitlines()[0]
-    assert re.match(rf"# (make demo, or: )?crossmodal \w+ configs/{re.escape(path.name)}$", first), first
+    assert re.match(rf"# (make demo, or: )?crossmodal \w+ {re.escape(shown(path))}$", first), first
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.name)
+def test_what_is_no_config_by_itself_is_the_base_of_one() -> None:
+    parts = set((ROOT / "configs").rglob("_*.yaml"))
+    everything = [*CONFIGS, *parts]
+    used = {path.parent / name for path in everything for name in re.findall(r"^base: (\S+)$", path.read_text(), re.M)}
+    assert parts and parts <= used
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=shown)
 def test_every_config_fits_its_pipeline_and_so_do_its_stages(path: Path) -> None:
     pipeline = find_pipeline(re.findall(r"crossmodal (\w+) configs", path.read_text())[0])
     config = load(pipeline.Config, path)
