@@ -12,7 +12,7 @@ from crossmodal.objectives._base import Batch, Objective, Outcome
 from crossmodal.objectives._heads import widen
 from crossmodal.objectives._relations import relate, selves
 
-EPSILON = 1e-7  # least of a kernel: that of opposite embeddings is 0, whose logarithm is not finite
+EPSILON = 1e-7  # least of a kernel: that of opposite embeddings is 0, whose logarithm is not finite; and as published
 NEVER = -1e4  # ln of odds that vanish beside all others, and with which a row that is alone still picks itself
 
 
@@ -24,7 +24,7 @@ class PKT(Objective):
 
     The published code takes the mean over pairs instead of samples, which divides by the batch once more: its weight
     30000 at batch 64 is 468.75 here. It also lets a sample pick itself, which the paper leaves out and which is no
-    relation between samples; so the default is the paper's form.
+    relation between samples, so the default is the paper's form; and it adds 1e-7 to probabilities in the logarithm.
 
     Raises:
         ValueError: there is no teacher.
@@ -36,22 +36,25 @@ class PKT(Objective):
         teacher: Spec | None,
         pairs: int,
         *,
-        compat: Literal["repdistiller"] | None = None,  # as the published code, a sample may pick itself; null: paper
+        compat: Literal["repdistiller"] | None = None,  # as the published code computes; null: as the paper
     ) -> None:
         super().__init__()
         if teacher is None:
             raise ValueError("pkt compares relations between samples with a teacher's, and none is named")
-        self.picks_itself = compat is not None
+        self.is_published = compat is not None
 
     def forward(self, student: Features, teacher: Features | None, batch: Batch) -> Outcome:
         """The loss; gradient reaches the student."""
         assert teacher is not None
         with torch.autocast(student.embedding.device.type, enabled=False):
             ours, theirs = self._log_odds(student.embedding), self._log_odds(teacher.embedding)
+            if self.is_published:
+                ours, theirs = ours.softmax(1), theirs.softmax(1)
+                return Outcome((theirs * ((theirs + EPSILON) / (ours + EPSILON)).log()).sum(1).mean())
             return Outcome(F.kl_div(ours.log_softmax(1), theirs.log_softmax(1), reduction="batchmean", log_target=True))
 
     def _log_odds(self, rows: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch all"]:
         """Ln of what the probabilities with which a row picks others are proportional to."""
         kernel = (relate(F.normalize(widen(rows), dim=1)) + 1) / 2
         log_kernel = kernel.clamp(min=EPSILON).log()
-        return log_kernel if self.picks_itself else log_kernel.masked_fill(selves(kernel), NEVER)
+        return log_kernel if self.is_published else log_kernel.masked_fill(selves(kernel), NEVER)

@@ -32,7 +32,7 @@ class RKD(Objective):
     `angle: 47.7` with weight 1 here.
 
     Angles come from distances by the law of cosines, some vertices at a time and with their gradient: at 1024 samples
-    and any number of dimensions this takes less than 100 MB, forward and backward. There is no second derivative.
+    and any number of dimensions this takes about 150 MB, forward and backward. There is no second derivative.
 
     Raises:
         ValueError: there is no teacher, or a weight is below 0, or both are 0.
