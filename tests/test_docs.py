@@ -11,7 +11,12 @@ from pipelines._config import load
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").rglob("[!_]*.yaml"))  # one that begins with an underscore is a part of others
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *(ROOT / "configs").rglob("*.md"),
+]
 
 
 def shown(path: Path) -> str:
