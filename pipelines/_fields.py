@@ -140,6 +140,11 @@ def evaluate(option: Option) -> Any:
     return kind
 
 
+def group_of(option: Option) -> type | None:
+    """The dataclass that a catalogue entry's option is, if it is one."""
+    return _GROUPS.get(option.annotation)
+
+
 @cache
 def declared(schema: type) -> dict[str, Option]:
     """Every field as its source states it, comment included, in the dataclass and in those it derives from."""

@@ -11,7 +11,7 @@ from typing import Any, get_args, get_type_hints
 
 from modalities._catalogue import Catalogue, summary
 from pipelines._config import to_plain
-from pipelines._fields import CATALOGUES, bounds_of, declared
+from pipelines._fields import CATALOGUES, bounds_of, declared, group_of
 
 _USAGE = """\
 Moves knowledge between sensors: a teacher network on one modality teaches a student on another.
@@ -135,7 +135,11 @@ def _options(catalogue: Catalogue, name: str) -> Iterator[str]:
     for option in catalogue.options(name).values():
         default = "" if option.default is None else f" = {option.default}"
         required = "*" if option.default is None else ""
-        yield _row(f"  {option.name}{required}: {option.annotation}{default}", option.comment)
+        group = group_of(option)
+        yield _row(f"  {option.name}{required}: {'' if group else option.annotation + default}", option.comment)
+        if group is not None:
+            for head, comment in _fields(group, f"{option.name}."):
+                yield _row(f"  {head}", comment)
 
 
 def _row(head: str, comment: str, column: int = _COLUMN) -> str:

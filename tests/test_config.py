@@ -11,6 +11,7 @@ from typing import Any, Literal
 import pytest
 
 from crossmodal import ENCODERS, OBJECTIVES, SOURCES
+from crossmodal.contrast.options import Negatives
 from modalities import MODALITIES
 from modalities._catalogue import Catalogue, Option
 from pipelines._config import (
@@ -127,7 +128,7 @@ ENTRIES = {
     "objectives/crd.py": '''
         class CRD(Objective):
             """Contrast."""
-            def __init__(self, *, temperature: float = 0.07): ...
+            def __init__(self, *, temperature: float = 0.07, negatives: Negatives = Negatives()): ...
         ''',
     "objectives/kd.py": '''
         class KD(Objective):
@@ -264,6 +265,13 @@ def test_an_override_of_an_option_keeps_a_shorthand_name() -> None:
 
 def test_an_override_with_a_name_replaces_a_mapping() -> None:
     assert read("data: d\nnetwork: {name: dense, dim: 4}", "network=convnet").network == Network("convnet")
+
+
+def test_a_plain_source_stands_for_negatives() -> None:
+    for text in ("negatives: queue", "negatives: {source: queue}"):
+        assert read(f"data: d\nterms: {{crd: {{{text}}}}}").terms["crd"].options == {"negatives": Negatives("queue")}
+    changed = read("data: d\nterms: {crd: {negatives: queue}}", "terms.crd.negatives.count=9")
+    assert changed.terms["crd"].options == {"negatives": Negatives("queue", count=9)}
 
 
 def test_an_override_reaches_an_entry_without_content() -> None:

@@ -16,9 +16,7 @@ class Negatives:
         default=None, metadata={"short": True}
     )
     count: int = 16384  # of a bank: drawn for a pair, a step and a direction; of a queue: embeddings it holds
-    draw: Literal["shared", "sample", "all"] = (
-        "shared"  # of a bank: one draw for the batch, one for each pair; all rows
-    )
+    draw: Literal["shared", "sample", "all"] = "shared"  # of a bank: for the batch, for each pair; or all rows
     apart: Literal["pair", "label", "group"] = "pair"  # what a negative must not share with the anchor
     momentum: float = 0.5  # of a bank: share of a row that stays when its pair is seen again
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"  # of a bank's and a queue's rows
