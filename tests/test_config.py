@@ -379,7 +379,8 @@ train:
     )
     assert found == [
         "x.yaml:1: data must be text, got 5; put it in quotes",
-        "x.yaml:4: terms.crd.temprature is not known; did you mean 'temperature'? (known: name, weight, temperature)",
+        "x.yaml:4: terms.crd.temprature is not known; did you mean 'temperature'? (known: name, weight, temperature, "
+        "negatives)",
         "x.yaml:5: terms.kdd.name: objective 'kdd' is not known; did you mean 'kd'? (known: crd, kd)",
         "x.yaml:6: network.name: encoder 'convnett' is not known; did you mean 'convnet'? (known: convnet, dense)",
         "x.yaml:8: train.lr must be a number, got 'fast'",

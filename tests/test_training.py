@@ -303,7 +303,10 @@ def test_a_folder_with_other_things_in_it_is_not_written_into(
         ("train.batch_size=500", "train.batch_size must be from 1 to the number of pairs, 96, got 500"),
         ("train.accumulate=5", "train.accumulate must divide the 32 pairs a process takes a step, got 5"),
         ("objectives.crd.temperature=0", "objectives.crd: crd needs temperature above 0"),
-        ("objectives.crd.negatives=bag", "objectives.crd.negatives.source must be one of 'batch', 'gathered', 'queue', 'bank'"),
+        (
+            "objectives.crd.negatives=bag",
+            "objectives.crd.negatives.source must be one of 'batch', 'gathered', 'queue', 'bank'",
+        ),
         ("objectives.crd.negatives.count=0", "count must be at least 1 and momentum from 0 to below 1, got 0 and 0.5"),
         ("objectives.crd.negatives={place: host, draw: all}", "a bank in host memory needs draw: shared"),
         ("objectives.crd.negatives={apart: group}", "objectives.crd needs groups, and the pairs have none"),
