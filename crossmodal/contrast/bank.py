@@ -17,9 +17,9 @@ from modalities._random import generator, uniform_bits
 class Bank(Pool):
     """One row per pair, moved by momentum towards what was last seen of it.
 
-    Rows are zeros and no candidates until they are first written; until then the pair's match is live. Where `random`,
-    as published, they begin uniform in +-sqrt(3 / dim), of length about 1 in expectation and the same on every rank;
-    all count at once, and what is drawn for a pair may be the pair itself.
+    Rows begin uniform in +-sqrt(3 / dim), as published: of length about 1, and the same on every rank. Until it is first
+    written, a row is a pair's match but no negative. With `eager`, as published, it is one at once, and what is drawn
+    for a pair may be the pair itself.
 
     A shared draw leaves out the pairs of the joint batch. A draw of as many rows as there are pairs takes all of them.
     """
@@ -33,20 +33,16 @@ class Bank(Pool):
         *,
         name: str,  # address of the random start
         match: Literal["bank", "live", "related"] = "bank",  # related: the row of a random pair with the anchor's key
-        random: bool = False,
+        eager: bool = False,
     ) -> None:
-        rows = torch.zeros(pairs, dim, dtype=getattr(torch, options.dtype))
-        if random:
-            bound = (3 / dim) ** 0.5
-            rows.copy_((torch.rand(pairs, dim, generator=generator("bank", name)) * 2 - 1) * bound)
-        remembered = {"rows": rows}
-        if not random:
+        remembered = {"rows": _draw_rows(pairs, dim, name, getattr(torch, options.dtype))}
+        if not eager:
             remembered["written"] = torch.zeros(pairs, dtype=torch.bool)
         if relation.keyed or match == "related":
             remembered["key"] = torch.full((pairs,), -1)
         super().__init__(remembered, in_host_memory=("rows",) if options.place == "host" else ())
-        self.relation, self.options, self.match, self.random = relation, options, match, random
-        self.draw = options.draw if options.count < pairs - 1 or random else "all"
+        self.relation, self.options, self.match, self.eager = relation, options, match, eager
+        self.draw = options.draw if options.count < pairs - 1 or eager else "all"
 
     @property
     def rows(self) -> Float[Tensor, "pairs dim"]:
@@ -57,7 +53,7 @@ class Bank(Pool):
         """The drawn rows, in the precision of `live`, and each anchor's match."""
         match, pairs, count = self._match(live, known, seed), len(self.rows), self.options.count
         if self.draw == "sample":
-            picked = draw_negatives(seed, known.index, pairs, count, own=self.random)
+            picked = draw_negatives(seed, known.index, pairs, count, own=self.eager)
             masks = self.relation.masks(known, key=self._fact("key", picked), valid=self._fact("written", picked))
             return Candidates(self.rows.to(live.dtype), masks, match, picked)
         if self.draw == "all":
@@ -86,7 +82,7 @@ class Bank(Pool):
         before, momentum = self._take(index, rows), self.options.momentum
         mixed = F.normalize(momentum * before + (1 - momentum) * rows[last], dim=1)
         self.rows[index.to(self.rows.device)] = mixed.to(self.rows)
-        if not self.random:
+        if not self.eager:
             self.remembered["written"][index] = True
         if "key" in self.remembered:
             self.remembered["key"][index] = known.key[last]
@@ -96,15 +92,21 @@ class Bank(Pool):
         if self.match == "live":
             return live
         index = known.index if self.match == "bank" else _draw_related(self.remembered["key"], known, seed)
-        written = self._fact("written", index)
-        match = self._take(index, live)
-        return match if written is None else torch.where(written[:, None], match, live)
+        return self._take(index, live)
 
     def _take(self, index: Int[Tensor, " some"], like: Tensor) -> Tensor:
         return self.rows.index_select(0, index.to(self.rows.device)).to(like)
 
     def _fact(self, name: str, index: Int[Tensor, "*some"]) -> Tensor | None:
         return self.remembered[name][index] if name in self.remembered else None
+
+
+def _draw_rows(pairs: int, dim: int, name: str, dtype: torch.dtype) -> Float[Tensor, "pairs dim"]:
+    """Random directions, a stretch at a time, for float32 numbers of ten million rows would not fit beside half ones."""
+    rows, source, bound = torch.empty(pairs, dim, dtype=dtype), generator("bank", name), (3 / dim) ** 0.5
+    for part in rows.split(1 << 16):
+        part.copy_(torch.empty(part.shape).uniform_(-bound, bound, generator=source))
+    return rows
 
 
 def draw_negatives(

@@ -19,11 +19,11 @@ def build_pool(
     *,
     name: str,
     match: Literal["bank", "live", "related"] = "bank",
-    random: bool = False,
+    eager: bool = False,
 ) -> Pool:
-    """The pool of one side; what only a bank has (`match`, `random`, `pairs`) means nothing to others."""
+    """The pool of one side; what only a bank has (`match`, `eager`, `pairs`) means nothing to others."""
     if options.source == "queue":
         return Queue(relation, options.count, dim, dtype=getattr(torch, options.dtype))
     if options.source == "bank":
-        return Bank(relation, pairs, dim, options, name=name, match=match, random=random)
+        return Bank(relation, pairs, dim, options, name=name, match=match, eager=eager)
     return InBatch(relation, gathered=options.source == "gathered")

@@ -64,7 +64,7 @@ class CRD(Objective):
         if compat is not None:
             negatives, z = replace(negatives, draw="sample"), "first"
         self.sides = Sides("crd", student, teacher, pairs, dim=dim, temperature=temperature, negatives=negatives,
-                           default="bank", match=positive, random=compat is not None)  # fmt: skip
+                           default="bank", match=positive, eager=compat is not None)  # fmt: skip
         remembers = self.sides.negatives.source == "bank"
         if not remembers and (compat is not None or positive == "related"):
             raise ValueError(f"crd takes compat and positive: related with negatives of a bank, got {negatives.source}")
