@@ -31,7 +31,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]  # of unit rows, second views after fi
 
 
 def ours(rows: Tensor, label: Tensor, *, together: bool) -> Tensor:
-    """Each row against all others: its other view is the match, and where labels count, those with its label are too."""
+    """Each row against all others: its other view is the match; with labels, its class is too."""
     pairs = len(rows) // 2
     known = Known(torch.arange(pairs).repeat(2), label.repeat(2))
     relate = Relation(together, together).masks(known, index=known.index[None], key=known.key[None])

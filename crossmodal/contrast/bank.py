@@ -17,7 +17,7 @@ from modalities._random import generator, uniform_bits
 class Bank(Pool):
     """One row per pair, moved by momentum towards what was last seen of it.
 
-    Rows begin uniform in +-sqrt(3 / dim), as published: of length about 1, and the same on every rank. Until it is first
+    Rows begin uniform in +-sqrt(3 / dim), as published: of length about 1, the same on every rank. Until it is first
     written, a row is a pair's match but no negative. With `eager`, as published, it is one at once, and what is drawn
     for a pair may be the pair itself.
 
@@ -102,7 +102,7 @@ class Bank(Pool):
 
 
 def _draw_rows(pairs: int, dim: int, name: str, dtype: torch.dtype) -> Float[Tensor, "pairs dim"]:
-    """Random directions, a stretch at a time, for float32 numbers of ten million rows would not fit beside half ones."""
+    """Random directions; a stretch at a time, for all in float32 would take twice a half-precision bank."""
     rows, source, bound = torch.empty(pairs, dim, dtype=dtype), generator("bank", name), (3 / dim) ** 0.5
     for part in rows.split(1 << 16):
         part.copy_(torch.empty(part.shape).uniform_(-bound, bound, generator=source))
