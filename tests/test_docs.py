@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from crossmodal import OBJECTIVES
 from pipelines import run, transfer
 from pipelines.__main__ import find_pipeline, main
 from pipelines._config import load
@@ -60,6 +61,11 @@ def test_the_readmes_mistake_is_answered_as_shown(
 def test_every_link_leads_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
         assert target.startswith("https://") or (page.parent / target).exists(), target
+
+
+def test_the_table_of_objectives_has_all_of_them() -> None:
+    page = (ROOT / "docs" / "objectives.md").read_text().partition("## Several teachers")[0]
+    assert sorted(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == sorted({*OBJECTIVES.names(), "ft"})
 
 
 def test_there_are_commands_and_links_to_check() -> None:
