@@ -25,7 +25,7 @@ from crossmodal.shards import ShardError, Shards
 from crossmodal.streams import Look, open_view, read_pair, to_batch
 from modalities.rgb import Rgb
 from pipelines import evaluate
-from pipelines.__main__ import main
+from pipelines.__main__ import find_pipeline, main
 from pipelines._config import ConfigError, load
 
 VIEWS = {"rgb": {"modality": "rgb", "size": 32}, "depth": {"modality": "depth", "size": 32, "max_m": 8.0}}
@@ -475,6 +475,12 @@ def test_unreadable_pairs_stop_the_extraction_or_are_counted(
 
 
 # --- configs ---
+
+
+def test_the_example_in_the_docs_is_an_extraction(tmp_path: Path) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "concepts.md").read_text(encoding="utf-8")
+    (tmp_path / "example.yaml").write_text(page.split("```yaml\n")[1].split("```")[0])
+    assert load(find_pipeline("features").Config, tmp_path / "example.yaml").look.windows == 4
 
 
 @pytest.mark.parametrize(
