@@ -35,8 +35,17 @@ class Losses:
         return found
 
 
+def unreached(module: nn.Module, loss: Tensor) -> list[nn.Parameter]:
+    """The weights that ask for a gradient and get none of this loss; DDP waits for theirs, so freeze them."""
+    asking = [weight for weight in module.parameters() if weight.requires_grad]
+    found = torch.autograd.grad(loss, asking, allow_unused=True)
+    return [weight for weight, gradient in zip(asking, found, strict=True) if gradient is None]
+
+
 class Transfer(nn.Module):
     """Student and objectives: the one module that DDP wraps. Teachers stay outside; their features come in.
+
+    The student sees nothing, so that its running statistics stay, where no objective looks at it.
 
     Raises:
         ValueError: there is nothing to minimise, a weight is negative, or a name is one of torch's.
@@ -54,10 +63,11 @@ class Transfer(nn.Module):
         self.student, self.view = student, view
         self.objectives = nn.ModuleDict({name.replace(".", "/"): term.objective for name, term in terms.items()})
         self.terms = terms
+        self.uses_student = any(term.objective.uses_student for term in terms.values())
 
     def forward(self, batch: Batch, teachers: dict[str, Features]) -> Losses:
         """The student's features meet each term's teacher; nothing is remembered."""
-        student = self.student(batch.inputs[self.view])
+        student = self.student(batch.inputs[self.view]) if self.uses_student else None
         outcomes = {
             name: term.objective(student, teachers[term.teacher] if term.teacher else None, batch)
             for name, term in self.terms.items()

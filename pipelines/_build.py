@@ -297,6 +297,26 @@ def build_transfer(student: Encoder, view: str, terms: dict[str, Term]) -> Trans
         return Transfer(student, view, terms)
 
 
+def build_phases(student: Encoder, view: str, terms: dict[str, Term]) -> tuple[Transfer | None, Transfer]:
+    """What is trained before the main phase, if anything is, and in it; weights that both have are the same tensors.
+
+    Raises:
+        ConfigError: nothing is left for the main phase.
+    """
+    before, main = {}, {}
+    for name, term in terms.items():
+        prepared = term.objective.preparation()
+        if prepared is not None:
+            weight = term.weight if prepared is term.objective else 1.0  # nothing else trains what it trains
+            before[name] = Term(prepared, weight, term.teacher)
+        if not term.objective.only_prepares:
+            main[name] = term
+    if before and not main:
+        raise ConfigError([f"objectives: {', '.join(before)} is for the preparation only, so that nothing is left to "
+                           "train by after it; add another objective, or set its option when to both"])  # fmt: skip
+    return build_transfer(student, view, before) if before else None, build_transfer(student, view, main)
+
+
 def export_student(
     folder: Path,
     config: Trained,

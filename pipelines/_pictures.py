@@ -77,7 +77,7 @@ def draw_retrieval(
 
 def draw_curves(metrics: Sequence[Mapping[str, Any]]) -> Figure:
     """Every figure of a training over its steps."""
-    names = [name for name in metrics[-1] if name not in ("step", "epoch", "pairs_per_second")]
+    names = [name for name in metrics[-1] if name not in ("step", "epoch", "pairs_per_second", "phase")]
     figure = Figure(figsize=(3.2 * len(names), 2.4))
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
         axes.plot([line["step"] for line in metrics], [line[name] for line in metrics], color=COLOURS[0], lw=1.3)

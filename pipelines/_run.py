@@ -10,7 +10,7 @@ import sys
 import time
 import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -54,6 +54,7 @@ class RunFolder:
     pipeline: str
     config: object
     inputs: Mapping[str, str]  # digests of what is read
+    locks: list[int] = field(default_factory=list, repr=False, compare=False)  # descriptor that is held, once begun
 
     @classmethod
     def of(cls, path: str | Path, pipeline: str, config: object, inputs: Mapping[str, str]) -> "RunFolder":
@@ -106,8 +107,8 @@ class RunFolder:
         return self.is_finished
 
     def begin(self) -> None:
-        """Opens the folder, new or to be continued; called when all that can be checked has been."""
-        if not is_main():
+        """Opens the folder, new or to be continued, once; called when all that can be checked has been."""
+        if not is_main() or self.locks:
             return
         if self.before is not None:
             self._lock()
@@ -127,11 +128,11 @@ class RunFolder:
         with (self.path / METRICS).open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
-    def forget_after(self, step: int) -> None:
-        """Drops the figures of steps after `step`, which will be taken again."""
+    def forget_after(self, step: int, phase: str) -> None:
+        """Drops the figures of a phase's steps after `step`, which will be taken again."""
         path = self.path / METRICS
         if path.is_file():
-            lines = [line for line in path.read_text(encoding="utf-8").splitlines() if _step(line) <= step]
+            lines = [line for line in path.read_text(encoding="utf-8").splitlines() if not _is_after(line, step, phase)]
             write(path, "".join(f"{line}\n" for line in lines))
 
     def make_room(self) -> None:
@@ -175,6 +176,7 @@ class RunFolder:
             ConfigError: another process is writing into the folder.
         """
         descriptor = os.open(self.path / RUN, os.O_RDONLY)
+        self.locks.append(descriptor)
         weakref.finalize(self, os.close, descriptor)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -230,11 +232,12 @@ def _commit() -> str:
         return "unknown"
 
 
-def _step(line: str) -> float:
+def _is_after(line: str, step: int, phase: str) -> bool:
     try:
-        return json.loads(line).get("step", 0)
+        found = json.loads(line)
     except ValueError:  # the last line of a killed run may be cut
-        return float("inf")
+        return True
+    return found.get("phase", "") == phase and found.get("step", 0) > step
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -2,14 +2,14 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from modalities._catalogue import suggest
 from pipelines._config import FieldError, choice, free, number, options_of
 
 NAME = re.compile(r"[A-Za-z0-9_-]+")  # of an objective: a dot parts it from a teacher, in logs and exported heads
-COLUMNS = ("loss", "step", "epoch", "lr", "pairs_per_second")  # of the log
+COLUMNS = ("loss", "step", "epoch", "lr", "pairs_per_second", "phase")  # of the log
 
 
 @dataclass(frozen=True)
@@ -118,6 +118,21 @@ class TrainConfig:
     save_every: int = number(500, least=1, free=True)  # steps between checkpoints
     save_minutes: float = number(10.0, above=0, free=True)  # minutes between checkpoints
     trackers: list[str] = free(factory=list)  # accelerate's log_with names, such as tensorboard
+
+
+@dataclass(frozen=True)
+class PrepareConfig:
+    """How objectives that want it are prepared before the training proper; all else is as there."""
+
+    epochs: int = number(30, least=1)  # passes over the data
+    lr: float | None = number(None, above=0)  # peak learning rate; null: train.lr
+    schedule: Literal["cosine", "step", "constant"] = "constant"  # after the warm-up
+    warmup: float = number(0.0, least=0, most=1)  # share of the preparation in which the rate rises linearly from 0
+
+    def over(self, train: TrainConfig) -> TrainConfig:
+        """The training's own settings under these."""
+        lr = train.lr if self.lr is None else self.lr
+        return replace(train, epochs=self.epochs, lr=lr, schedule=self.schedule, warmup=self.warmup)
 
 
 def check_views(views: Mapping[str, ViewConfig], named: Mapping[str, str]) -> None:

@@ -1,15 +1,14 @@
 """The training loop: one for every pipeline that minimises objectives."""
 
 import contextlib
+import itertools
 import math
-import signal
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -26,7 +25,7 @@ from crossmodal.objectives._base import Batch
 from crossmodal.plan import Plan
 from crossmodal.shards import Shards
 from crossmodal.streams import Look, PairStream, Part, View, to_batch, train_parts
-from crossmodal.transfer import Losses, Transfer
+from crossmodal.transfer import Losses, Transfer, unreached
 from modalities._random import generator
 from pipelines import _processes
 from pipelines._config import ConfigError
@@ -35,6 +34,8 @@ from pipelines._memory import forget_peak, peak_mb
 from pipelines._optimiser import Average, build_optimiser, rate
 from pipelines._run import RunFolder, say
 from pipelines._schema import TrainConfig
+from pipelines._signals import Signals
+from pipelines._tally import Tally
 
 KINDS = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 
@@ -80,13 +81,15 @@ class Progress:
     replaced: int = 0  # unreadable pairs, on all ranks, that others stood in for
     peak_mb: float = 0.0  # of memory in earlier sittings
     paces: list[float] = field(default_factory=list)  # seconds a step, one for each line of the log
+    last: dict[str, float] = field(default_factory=dict)  # line of the log
 
 
 @dataclass
 class Training:
-    """One training, from its parts to its last step.
+    """One phase of a run, from its parts to its last step.
 
-    `step` is the pipeline's own: it runs the model on a batch and gives the losses.
+    `step` is the pipeline's own: it runs the model on a batch and gives the losses. What they reach is trained. Where
+    there are several phases, all but the last have a name, under which they keep their checkpoints and log.
     """
 
     accelerator: Accelerator
@@ -98,10 +101,11 @@ class Training:
     views: dict[str, View]
     seed: int
     kept: Mapping[str, FeatureShards] = field(default_factory=dict)  # features of teachers that do not run, by name
+    phase: str = ""
     progress: Progress = field(default_factory=Progress)
     saved: float = field(default_factory=time.monotonic)  # when the last checkpoint was
     unreadable: set[str] = field(default_factory=set)  # problems of pairs that have been named
-    steps: int = field(init=False)  # of the whole training
+    steps: int = field(init=False)  # of the whole phase
     optimiser: Any = field(init=False)
     average: Average | None = field(init=False)
     desk: Any = None  # on which processes agree: a group of its own on the CPU, so that no GPU is waited for
@@ -115,36 +119,52 @@ class Training:
             DivergedError: the loss, or a weight of the student, is no longer finite.
             SystemExit: a signal asked to stop; a checkpoint has been written.
         """
-        config, ranks = self.config, self.accelerator.num_processes
         forget_peak(self.accelerator.device)
         plan = self._plan()
-        self.steps = plan.steps * config.epochs
-        self.optimiser = build_optimiser(self.module, config)
+        self.steps = plan.steps * self.config.epochs
         self.module.to(self.accelerator.device)
-        self.average = Average(self.module, config.ema) if config.ema else None
+        self.optimiser = build_optimiser(self.module, self.config)
+        self.average = Average(self.module, self.config.ema) if self.config.ema else None
         self._resume()
-        parts = self._parts(plan, ranks)
-        self.run.begin()
-        model, self.optimiser = self.accelerator.prepare(self.module, self.optimiser)
-        self.desk = torch.distributed.new_group(backend="gloo") if ranks > 1 else None
-        self._announce(plan)
-        last: dict[str, float] = {}
-        with self._trackers(), _Signals() as signals, self._bar() as bar:
-            window = _Window(self.progress.step)
-            for part in parts:
-                window.add(self._take(model, part), len(part.index) * ranks)
-                heard = self._agree(signals.caught, part)
-                bar.update(len(part.index) * ranks)
-                if self.progress.step % config.log_every == 0 or self.progress.step == self.steps:
-                    last = self._log(window, plan)
-                    bar.set_postfix(loss=f"{last['loss']:.3f}", refresh=False)
-                    window = _Window(self.progress.step, window.total_seconds)
-                self._save_when_due(heard, window)
-        self.progress.seconds += window.total_seconds
+        if self.progress.step < self.steps:
+            self._train(plan)
         if self.average:
             self.module.load_state_dict(self.average.state)
         self._check_weights()
-        return self._figures(plan, last)
+        return self._figures(plan)
+
+    def _train(self, plan: Plan) -> None:
+        ranks = self.accelerator.num_processes
+        parts = self._parts(plan, ranks)
+        self.run.begin()
+        first = next(parts)
+        frozen = self._freeze(first)
+        model, self.optimiser = self.accelerator.prepare(self.module, self.optimiser)
+        self.desk = torch.distributed.new_group(backend="gloo") if ranks > 1 else None
+        self._announce(plan)
+        with self._trackers(), Signals() as signals, self._bar() as bar:
+            tally = Tally()
+            for part in itertools.chain([first], parts):
+                tally.add(self._take(model, part), len(part.index) * ranks)
+                heard = self._agree(signals.caught, part)
+                bar.update(len(part.index) * ranks)
+                if self.progress.step % self.config.log_every == 0 or self.progress.step == self.steps:
+                    self._log(tally, plan)
+                    bar.set_postfix(loss=f"{self.progress.last['loss']:.3f}", refresh=False)
+                    tally = Tally(tally.total_seconds)
+                self._save_when_due(heard, tally)
+        self.progress.seconds += tally.total_seconds
+        for weight in frozen:
+            weight.requires_grad_(True)
+
+    @property
+    def name(self) -> str:
+        """What this phase is called in messages."""
+        return f"{self.run.path}" + (f" ({self.phase})" if self.phase else "")
+
+    @property
+    def _checkpoints(self) -> Path:
+        return self.run.path / "checkpoints" / self.phase
 
     def _plan(self) -> Plan:
         try:
@@ -181,6 +201,18 @@ class Training:
             raise ConfigError([f"train.{error}"]) from error
         cuda = self.accelerator.device.type == "cuda"
         return train_parts(stream, workers=self.config.workers, pin_memory=cuda)
+
+    def _freeze(self, part: Part) -> list[nn.Parameter]:
+        """Freezes what this phase's losses do not reach, which DDP would wait for; running statistics stay."""
+        self.module.eval()
+        batch = to_batch(_split(part, self.config.accumulate)[0], self.views, self.accelerator.device)
+        with self.accelerator.autocast():
+            losses = self.step(self.module, batch)
+        frozen = unreached(self.module, losses.total)
+        for weight in frozen:
+            weight.requires_grad_(False)
+        self.module.train()
+        return frozen
 
     def _take(self, model: nn.Module, part: Part) -> dict[str, Tensor]:
         """One optimiser step; gives the step's figures, still on the device."""
@@ -222,59 +254,58 @@ class Training:
         self.progress.replaced += int(replaced.sum())
         return int(signals.max())
 
-    def _log(self, window: "_Window", plan: Plan) -> dict[str, float]:
-        """A line of the log: means over the window and all processes."""
-        mine = torch.stack([*window.sums.values()]) / window.steps
-        line = dict(zip(window.sums, gather(mine[None]).mean(0).tolist(), strict=True))
+    def _log(self, tally: Tally, plan: Plan) -> None:
+        """A line of the log: means over the tally and all processes."""
+        mine = torch.stack([*tally.sums.values()]) / tally.steps
+        line = dict(zip(tally.sums, gather(mine[None]).mean(0).tolist(), strict=True))
         if not all(math.isfinite(value) for value in line.values()):
             raise DivergedError(
                 f"the loss is no longer finite at step {self.progress.step} ({line}); lower train.lr, set "
                 "train.clip_norm, or use bf16 in place of fp16"
             )
-        self.progress.paces.append(window.seconds / window.steps)
+        self.progress.paces.append(tally.seconds / tally.steps)
         line |= {
             "step": self.progress.step,
             "epoch": round(self.progress.step / plan.steps, 3),
             "lr": self.config.lr * rate(self.config, self.progress.step - 1, self.steps),
-            "pairs_per_second": round(window.pairs / window.seconds, 1),
+            "pairs_per_second": round(tally.pairs / tally.seconds, 1),
         }
+        self.progress.last = line
         if self.accelerator.is_main_process:
-            self.run.log(line)
+            self.run.log(line | ({"phase": self.phase} if self.phase else {}))
         if self.config.trackers:
             self.accelerator.log(line, step=self.progress.step)
-        return line
 
-    def _save_when_due(self, heard: int, window: "_Window") -> None:
+    def _save_when_due(self, heard: int, tally: Tally) -> None:
         """Saves by step, by time, or because a signal came; only the main process writes, and none waits for it."""
-        by_step = self.progress.step % self.config.save_every == 0 and self.progress.step < self.steps
+        ends = self.progress.step == self.steps  # the last phase with an exported model, and others with this
+        by_step = bool(self.phase) if ends else self.progress.step % self.config.save_every == 0
         by_time = time.monotonic() - self.saved > 60 * self.config.save_minutes
         if self.accelerator.is_main_process and (by_step or by_time or heard):
-            self._save(window)
+            self._save(tally)
             self.saved = time.monotonic()
         if heard:
-            stopped = f"{self.run.path}: stopped at step {self.progress.step} of {self.steps}"
+            stopped = f"{self.name}: stopped at step {self.progress.step} of {self.steps}"
             say(f"{stopped}; the same command continues")
             sys.exit(128 + heard)
 
-    def _save(self, window: "_Window") -> None:
-        if not all(total.isfinite() for total in window.sums.values()):
+    def _save(self, tally: Tally) -> None:
+        if not all(total.isfinite() for total in tally.sums.values()):
             return  # the next line of the log says so, and what was saved before is still good
         state = {
-            "step": self.progress.step,
-            "seconds": self.progress.seconds + window.total_seconds,
-            "replaced": self.progress.replaced,
+            **vars(self.progress),
+            "seconds": self.progress.seconds + tally.total_seconds,
             "peak_mb": self._peak_mb,
-            "paces": self.progress.paces,
             "module": self.module.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "memory": self.module.memory(),
             "average": self.average.state if self.average else {},
             "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else {},
         }
-        checkpoint.save(self.run.path / "checkpoints", self.progress.step, state)
+        checkpoint.save(self._checkpoints, self.progress.step, state)
 
     def _resume(self) -> None:
-        found = checkpoint.latest(self.run.path / "checkpoints")
+        found = checkpoint.latest(self._checkpoints)
         if found is not None:
             state = checkpoint.load(found)
             self.module.load_state_dict(state["module"])
@@ -288,15 +319,15 @@ class Training:
             if self.accelerator.scaler and state["scaler"]:
                 self.accelerator.scaler.load_state_dict(state["scaler"])
             self.progress = Progress(**{name: state[name] for name in vars(self.progress)})
-            say(f"{self.run.path}: from step {self.progress.step} ({found.name})")
+            say(f"{self.name}: from step {self.progress.step} ({found.name})")
         if self.accelerator.is_main_process:
-            self.run.forget_after(self.progress.step)
+            self.run.forget_after(self.progress.step, self.phase)
 
     def _announce(self, plan: Plan) -> None:
         config, ranks = self.config, self.accelerator.num_processes
         left = plan.pairs - plan.steps * plan.batch_size
         say(
-            f"{self.run.path}: {plan.pairs} pairs, {config.epochs} epochs of {plan.steps} steps; "
+            f"{self.name}: {plan.pairs} pairs, {config.epochs} epochs of {plan.steps} steps; "
             f"batch {plan.batch_size} on {ranks} processes in {config.accumulate} parts; "
             f"{plan.width} lanes, {config.workers} workers a process; {left} pairs wait for the next epoch; "
             f"on {self.accelerator.device}"
@@ -313,7 +344,7 @@ class Training:
                 raise DivergedError(f"{name} of the student is no longer finite after step {self.progress.step}; "
                                     "lower train.lr, or set train.clip_norm")  # fmt: skip
 
-    def _figures(self, plan: Plan, last: dict[str, float]) -> dict[str, Any]:
+    def _figures(self, plan: Plan) -> dict[str, Any]:
         seen = self.steps * plan.batch_size
         return {
             "steps": self.steps,
@@ -325,13 +356,13 @@ class Training:
             "milliseconds_per_step": round(1000 * statistics.median(self.progress.paces), 2),  # reading included
             "peak_memory_mb": self._peak_mb,  # see `_memory.peak_mb`; of the main process
             "unreadable_replaced": self.progress.replaced,
-            "last": {name: value for name, value in last.items() if name != "pairs_per_second"},
+            "last": {name: value for name, value in self.progress.last.items() if name != "pairs_per_second"},
         }
 
     @contextlib.contextmanager
     def _trackers(self) -> Iterator[None]:
         if self.config.trackers:
-            self.accelerator.init_trackers(self.run.pipeline)
+            self.accelerator.init_trackers("-".join(filter(None, (self.run.pipeline, self.phase))))
         try:
             yield
         finally:
@@ -342,52 +373,7 @@ class Training:
         ranks = self.accelerator.num_processes
         done, size = self.progress.step, self.config.batch_size // ranks * ranks
         quiet = not (self.accelerator.is_main_process and sys.stderr.isatty())
-        return tqdm(total=self.steps * size, initial=done * size, unit=" pairs", disable=quiet, desc=self.run.path.name)
-
-
-@dataclass
-class _Window:
-    """Figures since the last line of the log, summed on the device."""
-
-    first: int
-    before: float = 0.0  # seconds of earlier windows of this sitting
-    steps: int = 0
-    pairs: int = 0
-    sums: dict[str, Tensor] = field(default_factory=dict)
-    began: float = field(default_factory=time.monotonic)
-
-    @property
-    def seconds(self) -> float:
-        return max(time.monotonic() - self.began, 1e-9)
-
-    @property
-    def total_seconds(self) -> float:
-        return self.before + self.seconds
-
-    def add(self, figures: dict[str, Tensor], pairs: int) -> None:
-        self.steps += 1
-        self.pairs += pairs
-        self.sums = {name: self.sums.get(name, 0.0) + value for name, value in figures.items()}
-
-
-class _Signals:
-    """Remembers SIGTERM and SIGINT while a training runs, so that it can stop between steps."""
-
-    def __init__(self) -> None:
-        self.caught = 0  # the signal this process got
-
-    def __enter__(self) -> "_Signals":
-        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.caught and number == signal.SIGINT:
-            raise KeyboardInterrupt  # asked twice
-        self.caught = number
+        return tqdm(total=self.steps * size, initial=done * size, unit=" pairs", disable=quiet, desc=self.name)
 
 
 def _split(part: Part, pieces: int) -> list[Part]:

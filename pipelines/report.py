@@ -97,8 +97,9 @@ def _training(section: dict[str, Any], folder: Path, layout: str) -> None:
     from pipelines._run import METRICS
 
     lines = [json.loads(line) for line in (folder / METRICS).read_text(encoding="utf-8").splitlines()]
-    if lines:
-        section["pictures"]["Curves"] = embed_png(draw_curves(lines))
+    for title, phase in (("Curves of the preparation", "prepare"), ("Curves", None)):
+        if drawn := [line for line in lines if line.get("phase") == phase]:
+            section["pictures"][title] = embed_png(draw_curves(drawn))
     if section["pipeline"] == "transfer":
         from pipelines import transfer
 

@@ -5,10 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipelines._config import free
+from pipelines._config import ConfigError, free
 from pipelines._schema import (
     HeldOutConfig,
     ObjectiveConfig,
+    PrepareConfig,
     StudentConfig,
     TeacherConfig,
     TrainConfig,
@@ -33,6 +34,7 @@ class Config:
     teachers: dict[str, TeacherConfig]  # frozen networks by name
     student: StudentConfig  # the network that learns
     objectives: dict[str, ObjectiveConfig]  # what is minimised, by name, each with a weight
+    prepare: PrepareConfig = field(default_factory=PrepareConfig)  # what comes before, for objectives that want it
     train: TrainConfig = field(default_factory=TrainConfig)  # how the student is trained
     held_out: HeldOutConfig | None = None  # pairs of the data that are not trained on, to tune by; null: none
     seed: int = 0  # of weights, order, windows, augmentation and negatives
@@ -85,15 +87,23 @@ def run(config: Config, path: Path) -> None:
     student = build.build_student(config.student, views, len(classes))
     terms = build.build_terms(config.objectives, student.spec, teachers, shards.manifest)
     build.check_alignment(terms, config.student.view, teachers, views)
-    module = build.build_transfer(student, config.student.view, terms)
+    preparation, module = build.build_phases(student, config.student.view, terms)
+    if preparation is None and config.prepare != PrepareConfig():
+        raise ConfigError(["prepare: none of the objectives wants a preparation (ab, fsp and ft do), so leave it out"])
+    if preparation is not None:
+        open_features(config, config.prepare.over(config.train), shards, views)  # refused if of too few windows for it
     running = [teacher for teacher in teachers.values() if isinstance(teacher, build.Teacher)]
     for teacher in running:
         teacher.encoder.to(accelerator.device)
     looked_at = {config.student.view, *(teacher.view for teacher in running)}
     seen = {name: view for name, view in views.items() if name in looked_at}  # what nobody looks at is not read
-    one_step = partial(step, teachers=teachers)
-    training = Training(accelerator, run, config.train, module, one_step, shards, seen, config.seed, kept)
-    figures = training.fit()
+    parts = (partial(step, teachers=teachers), shards, seen, config.seed, kept)
+    figures = {}
+    if preparation is not None:
+        before = config.prepare.over(config.train)
+        figures["preparation"] = Training(accelerator, run, before, preparation, *parts, phase="prepare").fit()
+        accelerator = open_accelerator(config.train, run.path)  # the next phase's loss scale is its own
+    figures |= Training(accelerator, run, config.train, module, *parts).fit()
     if accelerator.is_main_process:
         modality = views[config.student.view].modality
         build.export_student(run.path / "model", config, module, modality, classes=classes, teachers=teachers)

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 import torch
 import webdataset
-from test_training import ENCODER, launch, lines, start, write
+from commands import launch, lines, start, write
+from test_training import ENCODER
 
 from crossmodal import ENCODERS, export
 from crossmodal.extraction import Extract, batches_of, look_parts

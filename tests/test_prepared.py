@@ -1,15 +1,18 @@
-"""Objectives with a preparation against their formulas in loops, in float64: AB and FSP."""
+"""Objectives with a preparation against their formulas in loops, in float64: AB, FSP and FT."""
 
 from itertools import pairwise, product
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from crossmodal import OBJECTIVES
 from crossmodal.encoders._base import Features, Spec
 from crossmodal.objectives._base import Batch, Objective
+from crossmodal.objectives._heads import BatchNorm
+from crossmodal.transfer import unreached
 from modalities._random import generator
 
 ROWS = 3
@@ -124,6 +127,93 @@ def test_fsp_does_not_see_where_things_are() -> None:
     assert loss(build("fsp"), mirrored, student) < 1e-20
 
 
+# --- factor transfer ---
+
+
+def pass_through(stack: nn.Sequential, item: Tensor) -> Tensor:
+    """Convolution, norm where there is one, leaky ReLU, written out."""
+    for layer in stack:
+        if isinstance(layer, nn.Conv2d):
+            item = F.conv2d(item, layer.weight, layer.bias, padding=1)
+        elif isinstance(layer, BatchNorm):
+            spread, mean = torch.var_mean(item, dim=(0, 2, 3), correction=0, keepdim=True)
+            item = (item - mean) / (spread + 1e-5).sqrt()
+        elif isinstance(layer, nn.LeakyReLU):
+            item = torch.where(item > 0, item, 0.1 * item)
+    return item
+
+
+def unit(values: list[float]) -> list[float]:
+    length = sum(value**2 for value in values) ** 0.5
+    return [value / length for value in values]
+
+
+@torch.no_grad()
+def test_ft_equals_its_formula_in_loops() -> None:
+    objective, student, teacher = build("ft", WIDER), draw(STUDENT, "student"), draw(WIDER, "teacher")
+    ours = pass_through(objective.translator, student.maps[-1])
+    theirs = pass_through(objective.paraphraser.encoder, teacher.maps[-1])
+    assert ours.shape == theirs.shape == (ROWS, 4, 3, 2)
+    expected = 0.0
+    for mine, other in zip(ours, theirs, strict=True):
+        pairs = zip(unit(mine.flatten().tolist()), unit(other.flatten().tolist()), strict=True)
+        expected += sum(abs(a - b) for a, b in pairs) / ROWS
+    assert loss(objective, student, teacher).item() == pytest.approx(expected, abs=1e-12)
+
+
+@torch.no_grad()
+def test_ft_as_published_compares_where_factors_are_strong() -> None:
+    objective, student, teacher = build("ft", compat="repdistiller"), draw(STUDENT, "student"), draw(TEACHER, "teacher")
+    ours = pass_through(objective.translator, student.maps[-1])
+    theirs = pass_through(objective.paraphraser.encoder, teacher.maps[-1])
+    expected = 0.0
+    for mine, other in zip(ours, theirs, strict=True):
+        strong = [unit([sum(x**2 for x in place) for place in side.flatten(1).T.tolist()]) for side in (mine, other)]
+        expected += sum(abs(a - b) for a, b in zip(*strong, strict=True)) / ROWS / 6
+    assert loss(objective, student, teacher).item() == pytest.approx(expected, abs=1e-12)
+
+
+@torch.no_grad()
+def test_ft_averages_the_larger_factors_down() -> None:
+    larger = Spec(7, ((5, 6, 4), (6, 6, 4)), 0)
+    objective, student, teacher = build("ft", larger), draw(STUDENT, "student"), draw(WIDER, "teacher")
+    big = torch.randn(ROWS, 6, 6, 4, dtype=torch.float64, generator=generator("big"))
+    ours = objective.translator(student.maps[-1]).flatten(1)
+    theirs = halve(objective.paraphraser.encoder(big)).flatten(1)
+    expected = (F.normalize(ours, dim=1) - F.normalize(theirs, dim=1)).abs().sum() / ROWS
+    torch.testing.assert_close(loss(objective, student, teacher._replace(maps=(teacher.maps[0], big))), expected)
+
+
+@torch.no_grad()
+def test_the_paraphraser_is_prepared_by_finding_the_map_again() -> None:
+    objective, teacher = build("ft", WIDER), draw(WIDER, "teacher")
+    prepared = objective.preparation()
+    assert prepared is objective.paraphraser and not objective.only_prepares
+    found = pass_through(objective.paraphraser.decoder, pass_through(objective.paraphraser.encoder, teacher.maps[-1]))
+    pairs = zip(found.flatten().tolist(), teacher.maps[-1].flatten().tolist(), strict=True)
+    expected = sum((a - b) ** 2 for a, b in pairs) / found.numel()
+    outcome = prepared(None, teacher, Batch({}, torch.arange(ROWS), torch.zeros(ROWS, dtype=torch.long)))
+    assert outcome.loss.item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_ft_sends_no_gradient_to_the_paraphraser() -> None:
+    objective, student = build("ft"), draw(STUDENT, "student")
+    last = student.maps[-1].requires_grad_()
+    total = loss(objective, student._replace(maps=(student.maps[0], last)), draw(TEACHER, "teacher"))
+    assert {id(weight) for weight in unreached(objective, total)} == {id(w) for w in objective.paraphraser.parameters()}
+
+
+# --- when ---
+
+
+@pytest.mark.parametrize("name", ["ab", "fsp"])
+def test_boundaries_and_flow_are_minimised_before_beside_or_both(name: str) -> None:
+    for when, prepares, stays in (("before", True, False), ("beside", False, True), ("both", True, True)):
+        objective = build(name, when=when)
+        assert (objective.preparation() is objective, not objective.only_prepares) == (prepares, stays)
+    assert build(name).only_prepares  # as published
+
+
 # --- refusals ---
 
 
@@ -131,12 +221,20 @@ def test_fsp_does_not_see_where_things_are() -> None:
     ("name", "options", "words"),
     [
         ("ab", {"margin": 0.0}, "ab needs a margin above 0, got 0.0"),
+        ("ft", {"rate": 0.1}, "ft needs a rate that leaves a factor of the teacher's 6 channels, got 0.1"),
         ("ab", {"maps": [(0, 2)]}, r"ab: maps must be pairs .* teacher's from 0 to 1, got \[0, 2\]"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(name: str, options: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         build(name, **options)
+
+
+def test_ft_as_published_refuses_maps_of_one_place() -> None:
+    point = Spec(7, ((5, 3, 2), (6, 1, 1)), 0)
+    build("ft", point)
+    with pytest.raises(ValueError, match=r"ft: compat: repdistiller compares where .* meet at 1x1; take compat: null"):
+        build("ft", point, compat="repdistiller")
 
 
 SILENT = Spec(7, STUDENT.maps, 0)
@@ -148,6 +246,7 @@ SILENT = Spec(7, STUDENT.maps, 0)
         ("ab", STUDENT, SILENT, "ab compares maps before their last non-linearity, and the teacher's encoder does not"),
         ("ab", SILENT, TEACHER, "and the student's encoder does not tell them; take one that does, such as convnet"),
         ("ab", Spec(7, (), 0), TEACHER, "ab compares maps in order, but the student has 0 and the teacher 2"),
+        ("ft", STUDENT, Spec(7, (), 0), "ft compares last maps, but the student has 2 and the teacher 0 maps; take an"),
         ("fsp", STUDENT, SILENT, "fsp compares stages .*, and the teacher's encoder does not tell what enters it"),
         ("fsp", Spec(7, (), 0, (3, 6, 4)), TEACHER, "the student's encoder does not tell any map; take one that does"),
         ("fsp", STUDENT, WIDER, r"fsp compares .* got a student with \[3, 4, 6\] and a teacher with \[4, 5, 8\]. Chan"),

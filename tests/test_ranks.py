@@ -12,7 +12,7 @@ from crossmodal.contrast.gather import gather, gather_with_gradient
 from crossmodal.contrast.options import Negatives
 from crossmodal.encoders._base import Features, Spec
 from crossmodal.objectives._base import Batch
-from crossmodal.transfer import Term, Transfer
+from crossmodal.transfer import Term, Transfer, unreached
 from modalities._random import generator
 
 ROWS, PAIRS, RANKS = 8, 30, 2
@@ -83,13 +83,19 @@ def take_step(module: Transfer, rank: int = 0, ranks: int = 1) -> dict[str, torc
     mine = slice(rank * ROWS // ranks, (rank + 1) * ROWS // ranks)
     batch = Batch({"depth": batch.inputs["depth"][mine]}, batch.index[mine], batch.label[mine], batch.seed)
     teacher = share(teacher, mine)
+    for weight in unreached(module, module(batch, {"rgb": teacher}).total):
+        weight.requires_grad_(False)
     model = DistributedDataParallel(module) if ranks > 1 else module
     for _ in range(2):  # what the first step remembers is in the second one's loss
         losses = model(batch, {"rgb": teacher})
         module.zero_grad()
         losses.total.backward()
         module.remember([losses])
-    found = {f"gradient of {name}": parameter.grad for name, parameter in module.named_parameters()}
+    found = {
+        f"gradient of {name}": parameter.grad
+        for name, parameter in module.named_parameters()
+        if parameter.requires_grad
+    }
     return {**found, **module.memory(), "loss": gather(losses.total.detach()[None]).mean()}
 
 

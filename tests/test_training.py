@@ -8,22 +8,30 @@ import shutil
 import signal
 import statistics
 import subprocess
-import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-import yaml
-from safetensors.torch import load_file, save_file
+from commands import (
+    ENVIRONMENT,
+    assert_equal,
+    command,
+    launch,
+    lines,
+    run,
+    start,
+    wait_for_step,
+    weights,
+    without_speed,
+    write,
+)
+from safetensors.torch import save_file
 
 from pipelines.__main__ import main
 from pipelines._schema import TrainConfig
 
 pytestmark = pytest.mark.slow
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 ENCODER = {"name": "convnet", "width": 8, "stages": 3}
 
 
@@ -45,11 +53,6 @@ def teacher(synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-def write(path: Path, content: dict[str, Any]) -> Path:
-    path.write_text(yaml.safe_dump(content, sort_keys=False))
-    return path
-
-
 @pytest.fixture
 def config(synthetic: Path, teacher: Path, tmp_path: Path) -> Path:
     """A transfer of 18 steps."""
@@ -67,51 +70,6 @@ def config(synthetic: Path, teacher: Path, tmp_path: Path) -> Path:
     )
 
 
-def command(*words: str) -> list[str]:
-    return [sys.executable, "-m", "pipelines", *words]
-
-
-def run(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(*words), env=ENVIRONMENT, capture_output=True, text=True, timeout=240, check=False, **options
-    )
-
-
-def launch(*words: str) -> subprocess.CompletedProcess[str]:
-    """The same on two processes."""
-    return subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv-backend", "c10d",
-         "--rdzv-endpoint", "localhost:0", *words],
-        env=ENVIRONMENT, capture_output=True, text=True, timeout=240, check=False,
-    )  # fmt: skip
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "model" / "model.safetensors")
-
-
-def lines(folder: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
-def assert_equal(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
-    assert ours.keys() == theirs.keys()
-    for name, tensor in ours.items():
-        assert torch.equal(tensor, theirs[name]), name
-
-
-def wait_for_step(folder: Path, step: int, process: subprocess.Popen[bytes]) -> None:
-    metrics = folder / "metrics.jsonl"
-    deadline = time.monotonic() + 200
-    while not (metrics.is_file() and len(metrics.read_text().splitlines()) >= step):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-def start(*words: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(command(*words), env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-
 def test_killed_at_any_step_the_same_command_ends_bit_equal(config: Path, tmp_path: Path) -> None:
     assert run("transfer", str(config), f"output={tmp_path / 'whole'}").returncode == 0
     killed = start("transfer", str(config))
@@ -123,8 +81,7 @@ def test_killed_at_any_step_the_same_command_ends_bit_equal(config: Path, tmp_pa
     assert again.returncode == 0, again.stderr
     assert "continuing the interrupted run" in again.stdout
     assert_equal(weights(tmp_path / "run"), weights(tmp_path / "whole"))
-    strip = lambda rows: [{k: v for k, v in row.items() if k != "pairs_per_second"} for row in rows]  # noqa: E731
-    assert strip(lines(tmp_path / "run")) == strip(lines(tmp_path / "whole"))
+    assert without_speed(lines(tmp_path / "run")) == without_speed(lines(tmp_path / "whole"))
 
 
 def test_sigterm_saves_and_the_same_command_continues(config: Path, tmp_path: Path) -> None:

@@ -39,16 +39,22 @@ class Objective(nn.Module, ABC):
     """
 
     uses_teacher: ClassVar[bool] = True  # False: it is built once, with no teacher
+    uses_student: ClassVar[bool] = True  # False: it never looks at the student, whose features may then be None
     needs_logits: ClassVar[bool] = False  # True: the student is given a classifier
 
     # these may depend on options
     needs_labels: bool = False  # True: the pairs must have labels
     needs_groups: bool = False  # True: the pairs must have groups
     needs_alignment: bool = False  # True: maps are compared place by place, so both views must show the same
+    only_prepares: bool = False  # True: it is left out of the main phase
 
     @abstractmethod
     def forward(self, student: Features, teacher: Features | None, batch: Batch) -> Outcome:
         """The loss on one batch, in float32 or better."""
+
+    def preparation(self) -> "Objective | None":
+        """What is minimised before the main phase, and may share weights with this one; None for most: nothing."""
+        return None
 
     def remember(self, *memo: Tensor) -> None:
         """Learns from the memo of the step just taken, gathered from all ranks in rank order."""

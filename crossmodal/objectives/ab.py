@@ -24,6 +24,8 @@ class AB(Objective):
     `compat: repdistiller`. The default is the mean because sums grow with the picture, far beyond other losses. The
     published weight 1 is 12.3 here for teachers with maps of 16384, 8192 and 4096 neurons, as CIFAR's ResNet-56 has.
 
+    As published, this trains the student's trunk in a preparation, and is left out when the other objectives come.
+
     Raises:
         ValueError: there is no teacher, a network does not tell what its maps are before their non-linearity, maps
             cannot meet, or `margin` is not above 0.
@@ -40,8 +42,10 @@ class AB(Objective):
         margin: float = 1.0,  # distance from 0 beyond which a neuron on the right side costs nothing
         maps: list[tuple[int, int]] | None = None,  # numbers of student's and teacher's map to compare; null: in order
         compat: Literal["paper", "repdistiller"] | None = None,  # sums over neurons as there; null: means
+        when: Literal["before", "beside", "both"] = "before",  # or beside the other objectives, or both
     ) -> None:
         super().__init__()
+        self.only_prepares, self.prepares = when == "before", when != "beside"
         self.maps = pair_maps("ab", student, teacher, maps)
         assert teacher is not None
         _refuse_silent(student, teacher)
@@ -63,6 +67,10 @@ class AB(Objective):
                 ours, theirs = meet(widen(student.preactivations[mine]), widen(teacher.preactivations[other]))
                 losses.append(scale * self._compare(connector(ours), theirs))
             return Outcome(torch.stack(losses).sum())
+
+    def preparation(self) -> Objective | None:
+        """The student's trunk is trained by this alone first, if so asked."""
+        return self if self.prepares else None
 
     def _compare(
         self, ours: Float[Tensor, "batch channels height width"], theirs: Float[Tensor, "batch channels height width"]

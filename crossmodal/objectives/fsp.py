@@ -25,6 +25,8 @@ class FSP(Objective):
     the batch and a matrix's entries, sum over the matrices: the published code's, with its weight 50. The paper's is a
     sum over entries, by `compat: paper`; the default is the mean because sums grow with the channels.
 
+    As published, this trains the student's trunk in a preparation, and is left out when the other objectives come.
+
     Raises:
         ValueError: there is no teacher, a network does not tell what enters its first stage, or the two do not have the
             same channels at every stage.
@@ -39,8 +41,10 @@ class FSP(Objective):
         pairs: int,
         *,
         compat: Literal["paper"] | None = None,  # a sum over a matrix's entries as there; null: their mean
+        when: Literal["before", "beside", "both"] = "before",  # or beside the other objectives, or both
     ) -> None:
         super().__init__()
+        self.only_prepares, self.prepares = when == "before", when != "beside"
         if teacher is None:
             raise ValueError("fsp compares stages with a teacher's, and none is named")
         ours, theirs = _channels("student", student), _channels("teacher", teacher)
@@ -59,6 +63,10 @@ class FSP(Objective):
             squares = [(ours - theirs).square() for ours, theirs in zip(_flow(student), _flow(teacher), strict=True)]
             losses = [item.sum() / len(item) if self.compat else item.mean() for item in squares]
             return Outcome(torch.stack(losses).sum())
+
+    def preparation(self) -> Objective | None:
+        """The student's trunk is trained by this alone first, if so asked."""
+        return self if self.prepares else None
 
 
 def _channels(name: str, spec: Spec) -> list[int]:
