@@ -85,6 +85,15 @@ def vid(code: SimpleNamespace, ours: Any, student: Features, teacher: Features) 
     return total
 
 
+def ft(code: SimpleNamespace, ours: Any, student: Features, teacher: Features) -> Tensor:
+    """With translator and paraphraser."""
+    first, second = student.maps[-1], teacher.maps[-1]
+    translator, paraphraser = code.Translator(first.shape, second.shape), code.Paraphraser(second.shape)
+    like(translator.encoder, ours.translator)
+    like(paraphraser.encoder, ours.paraphraser.encoder)
+    return code.FactorTransfer()(translator(first), paraphraser(second, is_factor=True))
+
+
 def stages(features: Features) -> list[Tensor]:
     """What enters the first stage, and every map."""
     return [features.stem, *features.maps]
@@ -105,6 +114,7 @@ ROWS = (
     Row("pkt", lambda code, _, s, t: code.PKT()(s.embedding, t.embedding.clone()), BATCH, AS_PUBLISHED),
     Row("ab", lambda code, _, s, t: sum(code.ABLoss(len(MAPS))(s.preactivations, t.preactivations)),
         options=AS_PUBLISHED),
+    Row("ft", ft, options=AS_PUBLISHED),
     Row("fsp", lambda code, _, s, t: sum(code.FSP([i.shape for i in stages(s)], [i.shape for i in stages(t)])(
         stages(s), stages(t)))),
     Row("nst", lambda code, _, s, t: sum(code.NSTLoss()(s.maps, t.maps))),
