@@ -1,6 +1,6 @@
 """The other distillers against the published code: the same values and gradients, and the memory of the greedy ones.
 
-python benchmarks/distillers.py [CHECKOUT]      a minute on two cores, and as much memory as the published code finds
+python benchmarks/distillers.py [CHECKOUT]      some minutes on two cores, and all the memory there is
 
 CHECKOUT is a clone of https://github.com/HobbitLong/RepDistiller. Without one, only our own memory is measured. Values
 are compared in float64 on the same features, with our heads' weights in the published heads; theirs times the factor
