@@ -117,7 +117,7 @@ def _inner(kind: Any) -> type | None:
 def _step(kind: Any) -> str:
     """How a path goes on below a field of this type."""
     if getattr(kind, "__origin__", None) is dict:
-        return ".<name>."
+        return ".<name>" + _step(get_args(kind)[1])
     return ".<number>." if getattr(kind, "__origin__", None) in (list, tuple) else "."
 
 

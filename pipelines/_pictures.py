@@ -13,6 +13,7 @@ from torch import Tensor
 
 from crossmodal.shards import Shards
 from crossmodal.streams import Look, View, join, read_pair
+from pipelines._measures import heading_of, is_better_low
 
 COLOURS = ("#2b6cb0", "#c05621", "#2f855a", "#6b46c1", "#b83280", "#4a5568", "#975a16", "#086f83")
 
@@ -103,6 +104,30 @@ def draw_few_labels(curves: Mapping[str, Mapping[str, Mapping[str, Any]]], chanc
     axes.axhline(100 * chance, color="#a0aec0", ls=":", label="chance")
     axes.set_xticks(range(len(curve)), list(curve))
     axes.set(xlabel="labels a class", ylabel="test accuracy, %")
+    axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def draw_rows(results: Mapping[str, Any]) -> Figure:
+    """The first measure of a comparison: every row's runs with mean and spread, and what they are compared with."""
+    measure = results["measures"][0]
+    rows = {name: row["figures"][measure] for name, row in results["rows"].items() if row["figures"][measure]}
+    figure = Figure(figsize=(7, 0.35 * len(rows) + 1.2))
+    axes = figure.subplots()
+    factor = 1 if is_better_low(measure) else 100
+    for place, row in enumerate(rows.values()):
+        axes.errorbar(
+            factor * row["mean"], place, xerr=factor * (row["std"] or 0.0), fmt="o", capsize=3, color=COLOURS[0]
+        )
+        axes.scatter([factor * value for value in row["runs"]], [place] * len(row["runs"]), s=8, color=COLOURS[5])
+    against = {name: figures[measure]["mean"] for name, figures in results["baselines"].items() if figures[measure]}
+    for number, (name, value) in enumerate({**against, "chance": results["chance"][measure]}.items(), 1):
+        if value is not None:
+            axes.axvline(factor * value, label=name, ls="--", lw=1, color=COLOURS[number])
+    axes.set_yticks(range(len(rows)), list(rows))
+    axes.invert_yaxis()
+    axes.set_xlabel(heading_of(measure) + ("" if is_better_low(measure) else ", %"))
     axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     axes.spines[["top", "right"]].set_visible(False)
     return figure

@@ -7,13 +7,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipelines._config import ConfigError, free
-
-HEADINGS = {"knn": "kNN", "probe": "linear probe", "quantity": "error"} | {
-    f"{space}.{way}.R@{k}": f"R@{k} {arrow} ({space})"
-    for space in ("map", "heads")
-    for way, arrow in (("to_teacher", "→ teacher"), ("to_student", "→ student"))
-    for k in range(1, 101)
-}
+from pipelines._measures import HEADINGS
+from pipelines._table import caption_of, rows_of
 
 
 @dataclass(frozen=True)
@@ -74,7 +69,13 @@ def _section(folder: Path, layout: str) -> dict[str, Any]:
         "written": report["environment"]["written"],
         "pictures": {},
     }
-    drawers = {"shards": _shards, "supervise": _training, "transfer": _training, "evaluate": _evaluate}
+    drawers = {
+        "shards": _shards,
+        "supervise": _training,
+        "transfer": _training,
+        "evaluate": _evaluate,
+        "compare": _compare,
+    }
     if report["pipeline"] in drawers:
         drawers[report["pipeline"]](section, folder, layout)
     return section
@@ -139,6 +140,13 @@ def _evaluate(section: dict[str, Any], folder: Path, layout: str) -> None:
     both = torch.cat([(rows := unit(examples[side], dim=1)) - rows.mean(0) for side in ("student", "teacher")])
     drawn = draw_map(_plane(both, layout), examples["label"], figures["classes"], (transfer.student.view, teacher.view))
     section["pictures"]["Both modalities in one space, each centred on its own mean"] = embed_png(drawn)
+
+
+def _compare(section: dict[str, Any], folder: Path, layout: str) -> None:
+    from pipelines._pictures import draw_rows, embed_png
+
+    section["table"], section["caption"] = rows_of(section["figures"]), caption_of(section["figures"])
+    section["pictures"]["Mean and spread"] = embed_png(draw_rows(section["figures"]))
 
 
 def _open(folder: Path, views: Mapping[str, Any]) -> tuple[Any, Any]:

@@ -70,41 +70,32 @@ def run(config: Config, path: Path) -> None:
     from functools import partial
 
     from pipelines import _build as build
-    from pipelines._freshness import open_features
+    from pipelines._parts import build_parts
     from pipelines._run import RunFolder
-    from pipelines._training import Training, open_accelerator, seed_everything
+    from pipelines._training import Training, open_accelerator
 
     run = RunFolder.of(config.output, "transfer", config, inputs(config))
     if run.is_done():
         return
     accelerator = open_accelerator(config.train, run.path)
-    shards, _ = build.open_parts(config.data, config.held_out, "data")
-    views = build.open_views(shards, config.views, repeating={teacher.view for teacher in config.teachers.values()})
-    kept = open_features(config, config.train, shards, views)
-    teachers = build.build_any_teachers(config.teachers, views, kept)
-    seed_everything(config.seed, "weights")
-    classes = build.student_classes(config.objectives, shards.manifest.classes, teachers)
-    student = build.build_student(config.student, views, len(classes))
-    terms = build.build_terms(config.objectives, student.spec, teachers, shards.manifest)
-    build.check_alignment(terms, config.student.view, teachers, views)
-    preparation, module = build.build_phases(student, config.student.view, terms)
-    if preparation is None and config.prepare != PrepareConfig():
+    parts = build_parts(config)
+    if parts.preparation is None and config.prepare != PrepareConfig():
         raise ConfigError(["prepare: none of the objectives wants a preparation (ab, fsp and ft do), so leave it out"])
-    if preparation is not None:
-        open_features(config, config.prepare.over(config.train), shards, views)  # refused if of too few windows for it
-    running = [teacher for teacher in teachers.values() if isinstance(teacher, build.Teacher)]
+    running = [teacher for teacher in parts.teachers.values() if isinstance(teacher, build.Teacher)]
     for teacher in running:
         teacher.encoder.to(accelerator.device)
     looked_at = {config.student.view, *(teacher.view for teacher in running)}
-    seen = {name: view for name, view in views.items() if name in looked_at}  # what nobody looks at is not read
-    parts = (partial(step, teachers=teachers), shards, seen, config.seed, kept)
+    seen = {name: view for name, view in parts.views.items() if name in looked_at}  # what nobody looks at is not read
+    shared = (partial(step, teachers=parts.teachers), parts.shards, seen, config.seed, parts.kept)
     figures = {}
-    if preparation is not None:
+    if parts.preparation is not None:
         before = config.prepare.over(config.train)
-        figures["preparation"] = Training(accelerator, run, before, preparation, *parts, phase="prepare").fit()
+        figures["preparation"] = Training(accelerator, run, before, parts.preparation, *shared, phase="prepare").fit()
         accelerator = open_accelerator(config.train, run.path)  # the next phase's loss scale is its own
-    figures |= Training(accelerator, run, config.train, module, *parts).fit()
+    figures |= Training(accelerator, run, config.train, parts.module, *shared).fit()
     if accelerator.is_main_process:
-        modality = views[config.student.view].modality
-        build.export_student(run.path / "model", config, module, modality, classes=classes, teachers=teachers)
+        modality = parts.views[config.student.view].modality
+        build.export_student(
+            run.path / "model", config, parts.module, modality, classes=parts.classes, teachers=parts.teachers
+        )
     run.finish({"figures": figures})
