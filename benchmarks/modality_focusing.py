@@ -4,7 +4,7 @@ python benchmarks/modality_focusing.py [SEEDS]     three minutes on two cores fo
 
 Source: Xue et al. 2023, https://arxiv.org/abs/2206.06487, section 4.1. Twenty Gaussian numbers and a random plane
 decide between two classes. The teacher sees ten of them among 25, the student ten among 50; gamma is the share of what
-both see in all that either sees. 200 samples to learn from, 1,000 to be judged on; gradient descent at a rate of 0.1 for
+both see in all that either sees. 200 samples to learn from, 1,000 to be judged on; gradient descent at a rate of 0.1,
 1,000 steps.
 
 Linear student: `kd` beside `cross_entropy` against the latter alone. Student of two linear layers: `infonce` and `crd`,

@@ -1,13 +1,19 @@
-"""What is refused between a config and the library's objects: maps compared between views that cannot be laid over."""
+"""Between a config and the library's objects: ensembles of teachers, and maps of views that cannot be laid over."""
 
 import pytest
+import torch
+import torch.nn.functional as F
 
 from crossmodal import ENCODERS, OBJECTIVES
+from crossmodal.encoders._base import Features
+from crossmodal.objectives._base import Batch
+from crossmodal.shards import Manifest
 from crossmodal.streams import View
 from crossmodal.transfer import Term
 from modalities import MODALITIES
-from pipelines._build import Teacher, check_alignment
+from pipelines._build import Teacher, build_terms, check_alignment
 from pipelines._config import ConfigError
+from pipelines._schema import ObjectiveConfig
 
 ENCODER = ENCODERS.get("convnet")((1, 32, 32), 0, width=4, stages=2)
 
@@ -45,3 +51,20 @@ def test_maps_of_aligned_pictures_are_compared_and_embeddings_of_anything() -> N
 def test_one_view_is_aligned_with_itself() -> None:
     term = Term(OBJECTIVES.get("at")(ENCODER.spec, ENCODER.spec, 4), teacher="old")
     check_alignment({"at": term}, "own", {"old": Teacher(ENCODER, "own", [])}, {"own": view("rgb", aligned=False)})
+
+
+def test_an_ensemble_is_the_mean_over_its_teachers_by_their_weights() -> None:
+    held = Manifest(4, ["a", "b", "c"], {}, [], {})
+    student, network = torch.randn(4, 3), ENCODERS.get("convnet")((1, 32, 32), 3, width=4, stages=2)
+    teachers = {name: Teacher(network, name, [], weight) for name, weight in (("rgb", 1.0), ("light", 3.0))}
+    logits = {name: torch.randn(4, 3) for name in teachers}
+    terms = build_terms({"kd": ObjectiveConfig("kd", weight=0.5)}, network.spec, teachers, held)
+    assert {name: term.teacher for name, term in terms.items()} == {"kd.rgb": "rgb", "kd.light": "light"}
+    batch, own = Batch({}, torch.arange(4), torch.zeros(4, dtype=torch.int64)), Features(torch.randn(4, 8), (), student)
+    found = sum(
+        term.weight * term.objective(own, Features(torch.randn(4, 8), (), logits[term.teacher]), batch).loss
+        for term in terms.values()
+    )
+    kl = {name: F.kl_div((student / 4).log_softmax(1), (theirs / 4).softmax(1), reduction="batchmean") * 16
+          for name, theirs in logits.items()}  # fmt: skip
+    torch.testing.assert_close(found, 0.5 * (kl["rgb"] + 3 * kl["light"]) / 4)
