@@ -79,12 +79,12 @@ def losses(folder: Path, phase: str | None) -> list[dict[str, Any]]:
     return [line for line in lines(folder) if line.get("phase") == phase]
 
 
-@pytest.mark.parametrize("first", [2, 8], ids=["preparation", "main"])
+@pytest.mark.parametrize("first", [3, 8], ids=["preparation", "main"])
 def test_killed_in_either_phase_the_same_command_ends_bit_equal(config: Path, tmp_path: Path, first: int) -> None:
     words = ("transfer", str(config), "train.ema=0.9")
     assert main([*words, f"output={tmp_path / 'whole'}"]) == 0
     killed = start(*words)
-    wait_for_step(tmp_path / "run", random.randint(first, first + 3), killed)
+    wait_for_step(tmp_path / "run", random.randint(first, first + 2), killed)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     assert not (tmp_path / "run" / "report.json").exists()
