@@ -3,7 +3,7 @@
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -23,10 +23,10 @@ from crossmodal.streams import Look, Part, View, open_view, sweep_parts, to_batc
 from pipelines import transfer
 from pipelines._build import Teacher, build_teachers, open_views
 from pipelines._config import ConfigError, at
+from pipelines._decoded import HELD, Chosen, Decoded
 from pipelines._run import RunFolder, say
 from pipelines.evaluate import Config, FewLabelsConfig, open_data, taught
 
-HELD = 1 << 27  # numbers of a data set that are kept in memory: 512 MiB of float32
 Figures = dict[str, list[float]]  # one number a seed
 
 
@@ -47,6 +47,7 @@ class Evaluation:
     rows: dict[str, Figures] = field(default_factory=dict)  # table: who -> figure -> one number a seed
     curves: dict[str, Figures] = field(default_factory=dict)  # who -> labels a class -> one number a seed
     held: dict[tuple[str, bool], list[Part]] = field(default_factory=dict)  # what a view gives of small data sets
+    seen: dict[int, Seen] = field(default_factory=dict)  # what students gave, by the id of their encoder
 
     def measure(self) -> dict[str, Any]:
         """Everything the config asks for, as plain content."""
@@ -57,7 +58,7 @@ class Evaluation:
         self._describe("teacher", teacher, None)
         for name, models in self.students.items():
             for model in models:
-                self._describe(name, self._embed(model.encoder, self.view), teacher, model)
+                self._describe(name, self._see(model), teacher, model)
         for seed in range(self.config.seeds):
             self._describe("random weights", self._embed(self._new(seed, 0), self.view), teacher)
         if self.config.few_labels and self.classes:
@@ -160,6 +161,17 @@ class Evaluation:
         torch.manual_seed(seed)
         return self.first.card.build(classes).eval()
 
+    def _see(self, model: Model) -> Seen:
+        """A student's features, computed once as long as `HELD` numbers hold all of them."""
+        key = id(model.encoder)
+        if key in self.seen:
+            return self.seen[key]
+        found = self._embed(model.encoder, self.view)
+        kept = [part.embedding.numel() for seen in (found, *self.seen.values()) for part in (seen.train, seen.test)]
+        if sum(kept) <= HELD:
+            self.seen[key] = found
+        return found
+
     def _embed(self, encoder: Encoder, view: View) -> Seen:
         return Seen(*(self._features(encoder, view, shards) for shards in (self.train, self.test)))
 
@@ -260,7 +272,7 @@ class Evaluation:
                 name: models[seed % len(models)] for name, models in self.students.items() if seed < rounds[name]
             }
             blank = self._new(seed, 0)
-            frozen = {f"{name}, frozen": self._embed(model.encoder, self.view) for name, model in mine.items()}
+            frozen = {f"{name}, frozen": self._see(model) for name, model in mine.items()}
             frozen |= {"random weights, frozen": self._embed(blank, self.view), "teacher, frozen": teacher}
             for count in self.config.few_labels.labels:
                 say(f"{self.run.path}: seed {seed}, {'all' if count is None else count} labels a class")
@@ -312,20 +324,20 @@ class Evaluation:
         look = Look(asked.look.scale, asked.look.ratio, asked.look.flip, shift=asked.look.shift)
         known = self.labels[0][chosen] if targets is None else targets
         few_labels.train_on(
-            encoder, self.view.modality, _Chosen(self._signals, chosen), known, recipe,
+            encoder, self.view.modality, Chosen(self._signals, chosen), known, recipe,
             loss=loss, look=look, seed=seed, device=self.device,
         )  # fmt: skip
 
     @cached_property
-    def _signals(self) -> "_Decoded":
-        return _Decoded(self.train, self.view)
+    def _signals(self) -> Decoded:
+        return Decoded(self.train, self.view)
 
     def _point(self, who: str, count: int | None, accuracy: float) -> None:
         self.curves.setdefault(who, {}).setdefault("all" if count is None else str(count), []).append(accuracy)
 
     def _save_examples(self, teacher: Seen) -> None:
         """Test embeddings of the first student in its space with the teacher, and what some queries retrieve."""
-        seen = self._embed(self.first.encoder, self.view)
+        seen = self._see(self.first)
         ours, theirs = self._in_heads(self.first, seen, teacher) or _linear_map(seen, teacher)
         queries = torch.linspace(0, len(ours) - 1, min(8, len(ours))).long()
         examples = {
@@ -336,39 +348,6 @@ class Evaluation:
             "found": retrieval.nearest(ours[queries], theirs, min(5, len(theirs))),
         }
         write(self.run.path / "examples.safetensors", save(examples))
-
-
-class _Decoded:
-    """Decoded signals of a view, each read once as long as `HELD` numbers hold them."""
-
-    def __init__(self, shards: Shards, view: View) -> None:
-        self.shards, self.view = shards, view
-        self.member = shards.member(view.modality.field)
-        self.found: dict[int, Tensor] = {}
-        self.room = HELD
-
-    def __getitem__(self, index: int) -> Tensor:
-        if index in self.found:
-            return self.found[index]
-        signal = self.view.modality.decode(self.shards.read(index, [self.member])[1][self.member])
-        if signal.numel() <= self.room:
-            self.found[index] = signal
-            self.room -= signal.numel()
-        return signal
-
-
-@dataclass(frozen=True)
-class _Chosen(Sequence[Tensor]):
-    """Some of the decoded signals, read when they are asked for."""
-
-    signals: _Decoded
-    indices: list[int]
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, position: Any) -> Any:
-        return self.signals[self.indices[position]]
 
 
 def _linear_map(seen: Seen, teacher: Seen) -> tuple[Tensor, Tensor]:

@@ -65,11 +65,12 @@ def heading_of(measure: str) -> str:
 def figure_of(figures: Figures, who: str, measure: str) -> dict[str, Any] | None:
     """One figure of an evaluation: mean, standard deviation, runs; None where it was not measured.
 
-    `who` is a student's name, teacher, random weights, or scratch, which an evaluation calls by what it was trained on.
+    `who` is a student's name, teacher, random weights, or scratch, which an evaluation calls by what it was trained on;
+    with few labels it is always trained on these.
     """
     told = parts_of(measure)
     if told["way"]:
-        curve = "scratch" if (who, told["way"]) == ("scratch", "fine-tuned") else f"{who}, {told['way']}"
+        curve = "scratch" if who == "scratch" else f"{who}, {told['way']}"
         return figures["few_labels"].get(curve, {}).get(told["labels"])
     rows = [row for name, row in figures["table"].items() if name == who or name.startswith(f"{who}, ")]
     return rows[0].get(measure) if rows else None

@@ -342,7 +342,7 @@ def test_figures_are_found_by_name() -> None:
     curves = {"scratch": {"2": first}, "crd, frozen": {"all": second}, "crd, fine-tuned": {"2": third}}
     asked = {("crd", "probe"): first, ("crd+kd", "probe"): second, ("scratch", "probe"): third, ("crd", "knn"): None,
              ("scratch", "fine-tuned@2"): first, ("crd", "frozen@all"): second, ("crd", "fine-tuned@2"): third,
-             ("scratch", "frozen@2"): None, ("random weights", "probe"): None}  # fmt: skip
+             ("scratch", "frozen@2"): first, ("random weights", "probe"): None}  # fmt: skip
     for (who, measure), expected in asked.items():
         assert figure_of({"table": table, "few_labels": curves}, who, measure) == expected
 

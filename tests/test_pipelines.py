@@ -21,7 +21,7 @@ from modalities._random import generator
 from modalities._scene import draw_scene
 from modalities.depth import Depth
 from modalities.rgb import Rgb
-from pipelines import _evaluation, evaluate
+from pipelines import _decoded, _evaluation, evaluate
 from pipelines.__main__ import main
 from pipelines._config import load
 from pipelines._evaluation import Evaluation
@@ -242,6 +242,22 @@ def test_a_student_of_two_teachers_is_compared_through_the_head_of_the_one_asked
         assert found is not None and torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1])
 
 
+def test_a_student_sees_the_data_once_where_its_features_are_few(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = whole / "out"
+    words = [f"data={{train: {out}/pairs/train, test: {out}/pairs/test}}", f"students={{crd: [{out}/student]}}"]
+    asked = load(evaluate.Config, whole / "evaluation.yaml", words)
+    evaluation = Evaluation(asked, RunFolder.of(tmp_path / "new", "evaluate", asked, {}))
+    kept = evaluation._see(evaluation.first)
+    assert evaluation._see(evaluation.first) is kept
+    evaluation.seen.clear()
+    monkeypatch.setattr(_evaluation, "HELD", 10)
+    again = evaluation._see(evaluation.first)
+    assert evaluation._see(evaluation.first) is not again and not evaluation.seen
+    assert torch.equal(again.test.embedding, kept.test.embedding)
+
+
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Frames without labels as a depth camera's user has them: colour, depth, and a text file of numbers."""
@@ -261,8 +277,8 @@ def test_signals_are_decoded_when_asked_for_and_few_are_kept(whole: Path, monkey
     view = open_view(shards, "depth", size=32, max_m=8.0)
     decode, read = Depth.decode, []
     monkeypatch.setattr(Depth, "decode", lambda self, data: read.append(1) or decode(self, data))
-    monkeypatch.setattr(_evaluation, "HELD", 2 * 32 * 32)
-    signals = _evaluation._Chosen(_evaluation._Decoded(shards, view), [5, 7, 11, 5])
+    monkeypatch.setattr(_decoded, "HELD", 2 * 32 * 32)
+    signals = _decoded.Chosen(_decoded.Decoded(shards, view), [5, 7, 11, 5])
     assert len(signals) == 4 and not read
     first = [signals[position] for position in range(4)]
     assert len(read) == 3 and torch.equal(first[0], first[3]) and not torch.equal(first[0], first[1])
