@@ -77,11 +77,12 @@ def _open(config: Taught, name: str, train: TrainConfig, shards: Shards, views: 
     needed = {"windows": wanted, **origin(config, name, train.look, shards, views)}
     kept = {"windows": min(found.manifest.windows, wanted), **found.manifest.origin}
     if kept != needed:
+        only_few = kept | {"windows": wanted} == needed
         raise ConfigError([
             f"{key}: {folder} holds other features than this transfer needs. What differs:",
             *(f"  {line}" for line in differences(kept, needed)),
             f"make them anew: {_renewal(folder, config, name, kept, needed)}",
-            *([f"or set train.look.windows={found.manifest.windows}"] if found.manifest.windows < wanted else []),
+            *([f"or set train.look.windows={found.manifest.windows}"] if only_few else []),
         ])  # fmt: skip
     return found
 

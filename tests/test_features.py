@@ -312,20 +312,23 @@ def test_features_of_something_else_are_refused_and_the_command_that_is_told_ren
 
 
 def test_features_of_other_data_and_weights_are_refused(
-    config: Path, teacher: Path, synthetic: Path, kept: Path, capsys: pytest.CaptureFixture[str]
+    config: Path, teacher: Path, synthetic: Path, extracted: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = Path(shutil.copytree(teacher, config.parent / "teacher"))
     card = json.loads((other / "model" / "model.json").read_text())
     (other / "model" / "model.json").write_text(json.dumps(card))  # the same, written otherwise: other bytes
-    words = ["transfer", str(config), f"teachers.rgb.features={kept}"]
-    assert main([*words, f"teachers.rgb.weights={other}", f"data={synthetic / 'test'}"]) == 2
+    words = ["transfer", str(config), f"teachers.rgb.weights={other}", f"data={synthetic / 'test'}", "seed=1"]
+    words.append("train.look.windows=null")
+    assert main([*words, f"teachers.rgb.features={extracted / 'rgb'}"]) == 2
     told = capsys.readouterr().err
     for key, digests in {
         "data": [Shards.open(synthetic / part).manifest.digest for part in ("train", "test")],
         "weights": [export.digest(folder) for folder in (teacher, other)],
     }.items():
         assert f'{key}: "{digests[0]}" before, "{digests[1]}" now' in told
-    assert f"data={synthetic / 'test'}" in told and str(other) in told
+    assert "or set train.look.windows" not in told  # that alone would not help
+    assert main(shlex.split(told.split("make them anew: ")[1].splitlines()[0])[1:]) == 0
+    assert main([*words, f"teachers.rgb.features={extracted}.renewed/rgb"]) == 0
 
 
 def test_features_of_another_network_for_the_same_file_are_refused(

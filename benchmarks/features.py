@@ -1,0 +1,126 @@
+"""What kept teacher features save: a transfer that reads them against one that runs its teacher, both ResNet-18.
+
+python benchmarks/features.py [SETTING ...]     minutes a setting on two cores; prints a line for each, the ratio first
+
+Both are `crossmodal transfer` as it is, with shards, two workers, windows, augmentation, CRD, optimiser and metrics, on
+the same pairs through the same windows; in turns, so that what else the machine does falls on both. Seconds are of the
+steps after the first, in which workers start; CPU seconds are of everything, all processes together.
+"""
+
+import json
+import platform
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from crossmodal import SOURCES
+from crossmodal.export import Card, save_model
+from crossmodal.packing import write_shards
+from pipelines.__main__ import main
+
+PAIRS, BATCH, EPOCHS, WINDOWS, TURNS = 256, 32, 4, 2, 3
+RESNET = {"name": "resnet", "depth": 18}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Sizes in pixels."""
+
+    stored: int  # of the pictures in the shards
+    teacher: int  # of what the teacher sees
+    student: int  # of what the student sees
+
+
+SETTINGS = {
+    "equal": Setting(64, 64, 64),
+    "photographs": Setting(256, 64, 64),
+    "published": Setting(256, 224, 64),  # a teacher with published weights sees what it was trained on
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one transfer cost and gave."""
+
+    seconds: float
+    cpu_seconds: float
+    losses: list[float]
+
+
+def prepare(folder: Path, setting: Setting) -> None:
+    """Synthetic shards, an untrained teacher, its features, and the config of a transfer."""
+    kinds = ("rgb", "depth")
+    source = SOURCES.get("synthetic")(train_pairs=PAIRS, test_pairs=0, modalities=kinds, size=setting.stored)
+    write_shards(source.pairs("train"), folder / "pairs", fields=source.fields(), classes=source.classes())
+    torch.manual_seed(0)
+    card = Card("resnet", {"depth": 18}, (3, setting.teacher, setting.teacher), [], "rgb", {"size": setting.teacher})
+    save_model(folder / "teacher", card, card.build(), {})
+    shared: dict[str, Any] = {
+        "data": str(folder / "pairs"),
+        "views": {
+            "rgb": {"modality": "rgb", "size": setting.teacher},
+            "depth": {"modality": "depth", "size": setting.student},
+        },
+        "teachers": {"rgb": {"view": "rgb", "weights": str(folder / "teacher")}},
+    }
+    features = {**shared, "look": {"windows": WINDOWS}, "output": str(folder / "features")}
+    transfer = {
+        **shared,
+        "student": {"view": "depth", "encoder": RESNET},
+        "objectives": {"crd": {}},
+        "train": {"epochs": EPOCHS, "batch_size": BATCH, "log_every": 1, "look": {"windows": WINDOWS}},
+    }
+    for name, content in (("features", features), ("transfer", transfer)):
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(content))
+
+
+def transfer(folder: Path, output: str, *words: str) -> Run:
+    """One whole transfer."""
+    before = cpu_seconds()
+    assert main(["transfer", str(folder / "transfer.yaml"), f"output={folder / output}", *words]) == 0
+    lines = [json.loads(line) for line in (folder / output / "metrics.jsonl").read_text().splitlines()]
+    seconds = sum(BATCH / line["pairs_per_second"] for line in lines[1:])
+    return Run(seconds, cpu_seconds() - before, [line["loss"] for line in lines])
+
+
+def cpu_seconds() -> float:
+    """Of this process and of all its children that have ended."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in used)
+
+
+def compare(name: str, setting: Setting) -> str:
+    """The line of a setting."""
+    with tempfile.TemporaryDirectory() as path:
+        folder = Path(path)
+        prepare(folder, setting)
+        began = time.monotonic()
+        assert main(["features", str(folder / "features.yaml")]) == 0
+        extraction = time.monotonic() - began
+        kept = f"teachers.rgb.features={folder / 'features' / 'rgb'}"
+        turns = [(transfer(folder, f"running{turn}"), transfer(folder, f"kept{turn}", kept)) for turn in range(TURNS)]
+    wall = [running.seconds / kept.seconds for running, kept in turns]
+    cpu = [running.cpu_seconds / kept.cpu_seconds for running, kept in turns]
+    apart = max(
+        abs(kept / running - 1) for pair in turns for running, kept in zip(*(run.losses for run in pair), strict=True)
+    )
+    return (
+        f"{statistics.median(wall):.2f} times as fast ({min(wall):.2f} to {max(wall):.2f}), "
+        f"{statistics.median(cpu):.2f} times in CPU seconds; {name}: stored {setting.stored}, teacher "
+        f"{setting.teacher}, student {setting.student} px; losses of {len(turns[0][0].losses)} steps apart by at most "
+        f"{apart:.1e} of their size; {statistics.median(run.seconds for run, _ in turns):.1f} against "
+        f"{statistics.median(run.seconds for _, run in turns):.1f} s; features of {WINDOWS} windows once: "
+        f"{extraction:.1f} s; {platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+    )
+
+
+if __name__ == "__main__":
+    print("\n".join(compare(name, SETTINGS[name]) for name in sys.argv[1:] or SETTINGS))
