@@ -297,8 +297,7 @@ def run_alone(folder: Path, *words: str) -> tuple[subprocess.CompletedProcess[st
     """One command in its own process, and the least seconds of three tries: other work on the machine only adds."""
     code = textwrap.dedent(f"""
         import sys
-        from crossmodal import OBJECTIVES
-from modalities import Catalogue
+        from modalities import Catalogue
         import pipelines.__main__ as command
         command.PIPELINES = Catalogue("throwaway_pipelines", "", "pipeline")
         code = command.main({list(words)!r})
