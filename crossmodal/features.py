@@ -106,7 +106,10 @@ class FeatureShards:
 
         Raises:
             ShardError: the record is of another pair than `key`, lacks a member, or a member has another size.
+            IndexError: there is no such window.
         """
+        if not 0 <= window < self.manifest.windows:
+            raise IndexError(f"window must be from 0 to {self.manifest.windows - 1}, got {window}")
         found, descriptor, spans = self.shards.spans(index, [f"{name}.npy" for name in self._frames])
         if found != key:
             raise ShardError(f"{self.shards.locate(index)[0]}: record {index} must be of pair {key!r}, got {found!r}")

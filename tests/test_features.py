@@ -411,6 +411,8 @@ def test_a_record_of_another_pair_is_refused(kept: Path) -> None:
     key = held.shards.locate(30)[1].key
     with pytest.raises(ShardError, match=rf"000001.tar: record 30 must be of pair 'x', got '{key}'"):
         held.read(30, "x", 0)
+    with pytest.raises(IndexError, match="window must be from 0 to 2, got 3"):
+        held.read(30, key, 3)
 
 
 def test_a_member_of_another_size_is_refused(copied: Path) -> None:
