@@ -13,7 +13,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+ENVIRONMENT = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
 
 
 def write(path: Path, content: dict[str, Any]) -> Path:

@@ -1,10 +1,12 @@
 """Every annotation is a test: shapes and types are checked wherever our code runs under pytest."""
 
+import os
 from pathlib import Path
 
 import pytest
 from jaxtyping import install_import_hook
 
+os.environ["OMP_NUM_THREADS"] = "1"  # sums in one order, in this process and in those it starts; and one core a worker
 install_import_hook(["modalities", "crossmodal", "pipelines"], "typecheck.check")
 
 
