@@ -11,7 +11,7 @@ from pipelines import _processes, compare, evaluate, report, transfer
 from pipelines._config import ConfigError, to_plain, within
 from pipelines._errors import DivergedError, RunError
 from pipelines._measures import chance_of, figure_of, is_better_low, needs_labels
-from pipelines._parts import build_parts
+from pipelines._parts import Parts, build_parts
 from pipelines._run import RunFolder, is_main, read_report, say
 from pipelines._schema import PrepareConfig
 from pipelines._table import caption_of, markdown, rows_of
@@ -65,21 +65,24 @@ class Comparison:
             ConfigError: what is wrong with any of them.
         """
         problems: list[str] = []
-        classes: list[str] = []
         for name in self.config.objectives:
             try:
                 with within(f"row {name}"):
                     parts = build_parts(self.config.final(name, Trial(), self.config.seeds[0]))
-                classes = parts.shards.manifest.classes
+                    self._check_measures(parts)
                 if parts.preparation is not None:
                     self.prepared.add(name)
             except ConfigError as error:
                 problems += error.problems
         if problems:
             raise ConfigError(problems)
+
+    def _check_measures(self, parts: Parts) -> None:
         for place, measure in enumerate(self.config.measures):
-            if needs_labels(measure) and not classes:
+            if needs_labels(measure) and not parts.shards.manifest.classes:
                 raise ConfigError([f"measures.{place} is {measure}, which needs labels, and the pairs have none"])
+        if self.config.measures[0] == "classifier" and not parts.classes:
+            raise ConfigError(["measures.0 is classifier, and no objective here trains one; add cross_entropy"])
 
     def _open(self, run: RunFolder) -> RunFolder:
         if run.before is not None and not run.is_same:

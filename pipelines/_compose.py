@@ -52,7 +52,7 @@ def merge(first: Node, later: Node, problems: list[str], *, keep_place: bool = F
         return later
     where = first.where if keep_place and isinstance(first.value, dict) else later.where
     joined = dict(first.value) if isinstance(first.value, dict) else {}
-    short = first if isinstance(first.value, str) else first.short
+    short = later.short or (first if isinstance(first.value, str) else first.short)
     for name, node in later.value.items():
         if name.startswith("~"):
             if joined.pop(name[1:], None) is None:

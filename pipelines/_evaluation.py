@@ -3,7 +3,7 @@
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -55,10 +55,10 @@ class Evaluation:
         self._check()
         self.run.begin()
         teacher = self._embed(self.teacher.encoder, self.teacher_view)
-        self._describe("teacher", teacher, None)
+        self._describe("teacher", teacher, None, classes=self.teacher.classes)
         for name, models in self.students.items():
             for model in models:
-                self._describe(name, self._see(model), teacher, model)
+                self._describe(name, self._see(model), teacher, model, classes=model.card.classes)
         for seed in range(self.config.seeds):
             self._describe("random weights", self._embed(self._new(seed, 0), self.view), teacher)
         if self.config.few_labels and self.classes:
@@ -196,8 +196,10 @@ class Evaluation:
             self.held[key] = list(found)
         return self.held[key]
 
-    def _describe(self, who: str, seen: Seen, teacher: Seen | None, model: Model | None = None) -> None:
-        """A row of the table: one more seed of `who`."""
+    def _describe(
+        self, who: str, seen: Seen, teacher: Seen | None, model: Model | None = None, *, classes: Sequence[str] = ()
+    ) -> None:
+        """A row of the table: one more seed of `who`, whose logits, where it has any, are of `classes`."""
         say(f"{self.run.path}: measuring {who}")
         row = self.rows.setdefault(who, {})
         train, test = seen.train.embedding, seen.test.embedding
@@ -208,6 +210,8 @@ class Evaluation:
                 "knn": neighbours.classify(train[known], learn[known], test, neighbours=self.config.neighbours),
                 "probe": probe.linear_probe(train[known], learn[known], test, len(self.classes)),
             }
+            if seen.test.logits is not None and [*classes] == self.classes:
+                answers["classifier"] = seen.test.logits.argmax(1)
             for name, answer in answers.items():
                 row.setdefault(name, []).append(_accuracy(answer, judge))
         if self.config.quantity:
@@ -288,7 +292,8 @@ class Evaluation:
                     assert logits is not None
                     self._point(who, count, _accuracy(logits.argmax(1), judge))
                     if who == "scratch" and count is None:
-                        self._describe("scratch, all labels", self._embed(encoder, self.view), teacher)
+                        seen = self._embed(encoder, self.view)
+                        self._describe("scratch, all labels", seen, teacher, classes=self.classes)
 
     def _starts(self, students: dict[str, Model], seed: int) -> dict[str, Encoder]:
         """The whole encoders that are trained on few labels."""

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pipelines import evaluate
 
-HEADINGS = {"knn": "kNN", "probe": "linear probe", "quantity": "error"} | {
+HEADINGS = {"knn": "kNN", "probe": "linear probe", "classifier": "own classifier", "quantity": "error"} | {
     f"{space}.{way}.R@{k}": f"R@{k} {arrow} ({space})"
     for space in ("map", "heads")
     for way, arrow in (("to_teacher", "→ teacher"), ("to_student", "→ student"))
     for k in range(1, 101)
 }
 FORM = re.compile(
-    r"(?P<plain>knn|probe|quantity)|(?P<space>map|heads)\.to_(teacher|student)\.R@(?P<k>\d+)|"
+    r"(?P<plain>knn|probe|classifier|quantity)|(?P<space>map|heads)\.to_(teacher|student)\.R@(?P<k>\d+)|"
     r"(?P<way>frozen|fine-tuned)@(?P<labels>\d+|all)"
 )
 Figures = Mapping[str, Any]  # plain content of a report
@@ -31,8 +31,8 @@ def why_not(measure: str, judge: "evaluate.Config", *, first: bool) -> str:
     """What is wrong with a measure of an evaluation; empty where nothing is. The first one must be had by every row."""
     if not FORM.fullmatch(measure):
         return (
-            "must be knn, probe, quantity, (map or heads).to_(teacher or student).R@k, or (frozen or fine-tuned)@"
-            f"(labels a class, or all), got {measure!r}"
+            "must be knn, probe, classifier, quantity, (map or heads).to_(teacher or student).R@k, or (frozen or "
+            f"fine-tuned)@(labels a class, or all), got {measure!r}"
         )
     told, few = parts_of(measure), judge.few_labels
     counts = ["all" if count is None else str(count) for count in few.labels] if few else []

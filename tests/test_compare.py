@@ -51,7 +51,7 @@ def files(synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(folder / "compare.yaml", {
         "transfer": {"base": "transfer.yaml"}, "evaluate": {"base": "evaluate.yaml"},
         "objectives": ROWS, "beside": {"cross_entropy": {"weight": 0.5}}, "seeds": [3, 4],
-        "measures": ["probe", "frozen@2", "map.to_teacher.R@5", "heads.to_teacher.R@5"],
+        "measures": ["probe", "frozen@2", "classifier", "map.to_teacher.R@5", "heads.to_teacher.R@5"],
         "search": {"weights": [0.1, 4], "epochs": 1, "held_out": {"share": 0.25}}, "output": str(folder / "out"),
     })  # fmt: skip
 
@@ -226,7 +226,7 @@ def test_what_diverges_is_counted_and_does_not_stop_the_rest(
     assert found["rows"]["wild"]["chosen"] is None
     assert (found["rows"]["wild"]["trained"], found["rows"]["wild"]["diverged"]) == (0, 2)
     text = (tmp_path / "out" / "table.md").read_text()
-    assert "| wild | diverged | - | - | - | 0 of 2 | - | - | - |" in text
+    assert "| wild | diverged | - | - | - | - | 0 of 2 | - | - | - |" in text
     assert "Diverged in the search: kd at weight x 1e+32; wild at weight x 1; wild at weight x 1e+32." in text
     capsys.readouterr()
     (tmp_path / "out" / "report.json").unlink()
@@ -268,6 +268,11 @@ def test_rows_that_cannot_be_built_are_all_named_before_anything_is_trained(
     assert "row flow: objectives.fsp compares" in told and "Traceback" not in told
     assert main(["compare", str(config), "objectives.odd={kd: {temperature: -1}}", f"output={tmp_path / 'out'}"]) == 2
     assert "row odd: objectives.kd: " in capsys.readouterr().err
+    words = ["~beside", "~objectives.labels", "objectives.sp={sp: {}}", "measures=[classifier]"]
+    assert main(["compare", str(config), *words, f"output={tmp_path / 'out'}"]) == 2
+    assert capsys.readouterr().err == (
+        "row sp: measures.0 is classifier, and no objective here trains one; add cross_entropy\n"
+    )
     assert main(["compare", str(config), f"evaluate.data.test={tmp_path}", f"output={tmp_path / 'out'}"]) == 2
     assert f"evaluate.data.test: {tmp_path}/manifest.json is missing" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
@@ -287,7 +292,7 @@ def test_rows_that_cannot_be_built_are_all_named_before_anything_is_trained(
         ("search.weights=[1.0, 1.0]", "search.weights must be one or more different factors, got [1.0, 1.0]"),
         ("search.weights=[0]", "search.weights must each be above 0, got [0.0]"),
         ("measures=[]", "measures must name at least one figure"),
-        ("measures=[prob]", "measures.0 must be knn, probe, quantity, (map or heads)"),
+        ("measures=[prob]", "measures.0 must be knn, probe, classifier, quantity, (map or heads)"),
         ("measures=[quantity]", "measures.0 needs evaluate.quantity to be given"),
         ("measures=[map.to_teacher.R@7]", "measures.0 needs evaluate.retrieve_at to have 7"),
         ("measures=[frozen@3]", "measures.0 needs evaluate.few_labels.labels to have 3"),

@@ -316,6 +316,13 @@ def test_a_mapping_may_be_based_on_a_file_too() -> None:
     assert read("base: whole.yaml\nterms: {~kd: }").terms == {"crd": Term("crd")}
 
 
+def test_options_of_a_shorthand_pass_through_every_base() -> None:
+    Path("a.yaml").write_text("data: d\nnetwork: convnet")
+    Path("b.yaml").write_text("base: a.yaml\nnetwork: {width: 8}")
+    assert read("base: b.yaml").network == read("data: d\nnetwork: {name: convnet, width: 8}").network
+    assert read("base: b.yaml\nnetwork: {name: dense, dim: 3, ~width: }").network.name == "dense"
+
+
 def test_a_mistake_in_a_mappings_base_is_said_with_its_line() -> None:
     Path("part.yaml").write_text("lr: 1\nepoch: 2\nbase: part.yaml")
     assert problems("data: d\ntrain: {base: part.yaml}") == [

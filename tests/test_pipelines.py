@@ -107,6 +107,9 @@ def test_the_table_compares_with_scratch_random_teacher_and_chance(whole: Path) 
     )
     assert figures["chance"]["R@5"] == pytest.approx(5 / 48)
     assert len(figures["table"]["random weights"]["knn"]["runs"]) == 2
+    # crd trains no classifier, and random weights have none
+    assert {who for who, row in figures["table"].items() if "classifier" in row} == {"teacher", "scratch, all labels"}
+    assert figures["table"]["scratch, all labels"]["classifier"] == figures["few_labels"]["scratch"]["all"]
     assert set(figures["few_labels"]) == {
         "crd, frozen", "crd, fine-tuned", "scratch", "random weights, frozen", "teacher, frozen",
     }  # fmt: skip
