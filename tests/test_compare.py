@@ -1,11 +1,8 @@
 """Comparisons: how weights are chosen, when the test set is opened, what is kept, what is counted, what is refused."""
 
 import json
-import os
 import signal
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from safetensors.torch import load_file
+from commands import assert_equal, launch, start, weights, write
 
 from crossmodal.shards import Shards
 from pipelines import compare, transfer
@@ -23,16 +20,10 @@ from pipelines._measures import figure_of, why_not
 from pipelines._table import markdown, rows_of
 from pipelines.compare import Trial
 
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 ENCODER = {"name": "convnet", "width": 8, "stages": 2}
 VIEWS = {"rgb": {"modality": "rgb", "size": 16}, "depth": {"modality": "depth", "size": 16, "max_m": 8.0}}
 TRAIN = {"epochs": 1, "batch_size": 24, "lr": 0.003, "workers": 0}
 ROWS = {"kd": {"kd": {}}, "crd+kd": {"crd": {"weight": 0.5}, "kd": {}}, "labels": {}}
-
-
-def write(path: Path, content: dict[str, Any]) -> Path:
-    path.write_text(yaml.safe_dump(content, sort_keys=False))
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -177,9 +168,7 @@ def test_a_finished_comparison_is_not_repeated_and_a_row_is_added_alone(
 @pytest.mark.slow
 def test_killed_at_any_time_the_same_command_ends_equal(config: Path, tmp_path: Path, synthetic: Path) -> None:
     words = ["compare", str(config), "~objectives.crd+kd", "seeds=[3]", "transfer.train.save_every=1"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pipelines", *words, f"output={tmp_path / 'killed'}"], env=ENVIRONMENT
-    )
+    process = start(*words, f"output={tmp_path / 'killed'}")
     deadline = time.monotonic() + 200
     reached = tmp_path / "killed" / "kd" / "seed_3" / "checkpoints"
     while not any(reached.glob("*.pt")):
@@ -193,19 +182,13 @@ def test_killed_at_any_time_the_same_command_ends_equal(config: Path, tmp_path: 
         assert main([*words, f"output={tmp_path / name}"]) == 0
     assert kept.stat().st_mtime_ns == written
     assert figures_alone(results(tmp_path / "killed")) == figures_alone(results(tmp_path / "straight"))
-    ours, theirs = (load_file(tmp_path / name / "kd" / "seed_3" / "model" / "model.safetensors")
-                    for name in ("killed", "straight"))  # fmt: skip
-    assert all(tensor.equal(theirs[key]) for key, tensor in ours.items())
+    assert_equal(*(weights(tmp_path / name / "kd" / "seed_3") for name in ("killed", "straight")))
 
 
 @pytest.mark.slow
 def test_two_processes_compare_together(config: Path, tmp_path: Path) -> None:
     words = ["compare", str(config), "objectives={~labels: , ~crd+kd: }", "seeds=[3]", f"output={tmp_path / 'out'}"]
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv-backend", "c10d",
-         "--rdzv-endpoint", "localhost:0", "-m", "pipelines", *words],
-        env=ENVIRONMENT, capture_output=True, text=True, timeout=240, check=False,
-    )  # fmt: skip
+    done = launch("-m", "pipelines", *words)
     assert done.returncode == 0, done.stderr
     found = results(tmp_path / "out")
     assert found["shared"]["processes"] == 2 and found["rows"]["kd"]["trained"] == 1
