@@ -88,6 +88,11 @@ class Pool(nn.Module, ABC):
                 self.remembered[name] = fn(tensor).to(tensor.dtype) if half else fn(tensor)
         return super()._apply(fn, recurse)
 
+    @property
+    def filled(self) -> Float[Tensor, ""] | None:
+        """The share of what it draws from that is there; None where that is not known or all is."""
+        return None
+
     @abstractmethod
     def candidates(self, live: Float[Tensor, "batch dim"], known: Known, seed: int) -> Candidates:
         """For the other side's anchors of the batch whose embeddings on this side are `live`, matches included.

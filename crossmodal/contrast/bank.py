@@ -18,8 +18,8 @@ class Bank(Pool):
     """One row per pair, moved by momentum towards what was last seen of it.
 
     Rows begin uniform in +-sqrt(3 / dim), as published: of length about 1, the same on every rank. Until it is first
-    written, a row is a pair's match but no negative. With `eager`, as published, it is one at once, and what is drawn
-    for a pair may be the pair itself.
+    written, a row is a pair's match but no negative, and no other takes its place: see `filled`. With `eager`, as
+    published, it is one at once, and what is drawn for a pair may be the pair itself.
 
     A shared draw leaves out the pairs of the joint batch. A draw of as many rows as there are pairs takes all of them.
     """
@@ -48,6 +48,11 @@ class Bank(Pool):
     def rows(self) -> Float[Tensor, "pairs dim"]:
         """What is remembered of every pair."""
         return self.remembered["rows"]
+
+    @property
+    def filled(self) -> Float[Tensor, ""] | None:
+        """The share of rows that have been written; None where all count from the start."""
+        return None if self.eager else self.remembered["written"].float().mean()
 
     def candidates(self, live: Float[Tensor, "batch dim"], known: Known, seed: int) -> Candidates:
         """The drawn rows, in the precision of `live`, and each anchor's match."""

@@ -49,6 +49,27 @@ def infonce(
     return losses.masked_fill_(~has, 0.0), gradient.sub_(share).masked_fill_(~has[:, None], 0.0)
 
 
+def infonce_in(
+    scores: Float[Tensor, "anchors candidates"],
+    positive: Bool[Tensor, "#anchors candidates"] | None,
+    valid: Bool[Tensor, "#anchors candidates"] | None,
+    bias: Float[Tensor, ""],
+) -> Scored:
+    """-log of the mean over an anchor's positives of softmax(scores), in nats; `bias` cancels. Never above `infonce`.
+
+    Source: Khosla et al. 2020, https://arxiv.org/abs/2004.11362, eq. 3 (L_in).
+    """
+    share, has = _shares(scores, positive)
+    if share is None:
+        return infonce(scores, positive, valid, bias)
+    of_all = scores if valid is None else scores.masked_fill(~_or(valid, positive), -math.inf)
+    # an anchor without positives gets one, so that all stays finite
+    of_own = scores.masked_fill(share.eq(0) & has[:, None], -math.inf)
+    losses = of_all.logsumexp(1) - of_own.logsumexp(1) + (share > 0).sum(1).clamp(min=1).log()
+    gradient = of_all.softmax(1) - of_own.softmax(1)
+    return losses.masked_fill_(~has, 0.0), gradient.masked_fill_(~has[:, None], 0.0)
+
+
 def nce(
     scores: Float[Tensor, "anchors candidates"],
     positive: Bool[Tensor, "#anchors candidates"] | None,
@@ -56,14 +77,16 @@ def nce(
     bias: Float[Tensor, ""],
     *,
     negatives: int | None = None,
+    filled: Float[Tensor, ""] | None = None,
     epsilon: float = 0.0,
 ) -> Scored:
     """CRD's critic: -log h(positive) - sum over K negatives of log(1 - h(negative)), h = sigmoid(s - ln K - bias).
 
     With `bias` = ln(Z / N), the log of the mean of exp(s), this is logistic regression, so dL/ds = h - C. K is the
     number of valid negatives or, where `negatives` says so, that many drawn from them: each then counts negatives / K
-    times, as in the expectation of such a draw. Several positives share the place of one. `epsilon`, relative to K, is
-    what the published code adds to it in denominators alone, so that a negative costs ln(1 + epsilon) more.
+    times, as in the expectation of such a draw. Where only a share of what is drawn from is `filled`, the rest of the
+    draw is left out and nothing stands in for it. Several positives share the place of one. `epsilon`, relative to K,
+    is what the published code adds to it in denominators alone, so that a negative costs ln(1 + epsilon) more.
 
     Source: Tian, Krishnan, Isola 2020, https://arxiv.org/abs/1910.10699, eq. 10-11 and 18, with Z as in the published
     code; the formula without Z saturates.
@@ -71,7 +94,8 @@ def nce(
     found = _count_negatives(scores, positive, valid)
     wanted = found if negatives is None else torch.full_like(found, negatives)
     margin = scores.sub_((bias + wanted.clamp(min=1).log() + math.log1p(epsilon))[:, None])
-    losses, gradient = _logistic(margin, positive, valid, wanted / found.clamp(min=1))
+    weight = wanted / found.clamp(min=1) * (1 if filled is None else filled)
+    losses, gradient = _logistic(margin, positive, valid, weight)
     return losses + wanted * math.log1p(epsilon), gradient
 
 

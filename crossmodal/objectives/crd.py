@@ -31,9 +31,10 @@ class CRD(Objective):
     is used unless asked for.
 
     The loss is the sum over both directions, each a sum over negatives and a mean over the batch, so the published
-    weight 0.8 applies. Where not all drawn negatives are valid, the valid ones count for all; where there are no more
-    pairs than negatives, the expectation of the draw over all pairs is computed instead of drawing: the same loss
-    without its noise, and faster.
+    weight 0.8 applies. Negatives of a pair of the batch, or of the anchor's label, are left out and the others count
+    for them; rows not yet written are left out, and nothing counts for them. Where there are no more pairs than
+    negatives, the expectation of the draw over all pairs is computed instead of drawing: the same loss without its
+    noise, and faster.
 
     Departures from the published code, all undone by `compat: repdistiller`: Z is its closed form for random
     directions, which is what that code measures on its first batch; a row is no negative before it is first written,
@@ -91,7 +92,8 @@ class CRD(Objective):
                 measured = self._measure(meetings)
                 log_z = torch.where(log_z.isnan(), measured, log_z)
                 memo = (*memo, measured.expand(len(ours), 2))
-            head = partial(nce, negatives=self.count, epsilon=self.epsilon)
+            filled = self.sides.of_teacher.filled if self.count else None  # both banks see the same pairs
+            head = partial(nce, negatives=self.count, filled=filled, epsilon=self.epsilon)
             losses = [
                 contrast(head, anchors, candidates, scale=self.sides.scale, bias=bias) / len(anchors)
                 for (anchors, candidates), bias in zip(meetings, log_z, strict=False)
