@@ -10,4 +10,5 @@ if not hasattr(modalities, "MODALITIES"):
 
 SOURCES = modalities.Catalogue("crossmodal.sources", "Source", "source")
 ENCODERS = modalities.Catalogue("crossmodal.encoders", "Encoder", "encoder")
+MULTIVIEW = modalities.Catalogue("crossmodal.multiview", "Multiview", "multiview objective")
 OBJECTIVES = modalities.Catalogue("crossmodal.objectives", "Objective", "objective")

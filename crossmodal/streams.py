@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import partial
 from threading import Thread
 from types import MappingProxyType
 from typing import Any
@@ -35,6 +35,7 @@ class View:
 
     modality: Modality
     aligned: bool = True  # shares the sample's window; otherwise it draws one of its own
+    look: int = 0  # which of the sample's shared windows, where views look several times
     repeats: bool = False  # all its draws return with the windows, as a teacher's must whose features are kept
 
 
@@ -162,9 +163,12 @@ def read_pair(
     key, payloads = shards.read(index, [*dict.fromkeys(members.values()), "json"])
     rows = [_Draws(look, address[0], epoch, key) for epoch in range(address[1], address[1] + epochs)]
     adapted, draws = {}, {}
+    signals: dict[Modality, Tensor] = {}  # views that look at the same several times share it
     for name, view in views.items():
         try:
-            signal = view.modality.decode(payloads[members[name]])
+            if view.modality not in signals:
+                signals[view.modality] = view.modality.decode(payloads[members[name]])
+            signal = signals[view.modality]
             adapted[name] = torch.stack([view.modality.adapt(signal, row.window(name, view)) for row in rows])
         except ValueError as error:  # a DecodeError, or what cannot be adapted
             raise ShardError(f"{shards.locate(index)[0]}: pair {key!r}, {members[name]}: {error}") from error
@@ -197,12 +201,10 @@ class _Draws:
         """What the view sees of the sample."""
         if self.look is None:
             return Window()
-        return self._shared if view.aligned else self.look.draw(self.generator(name, view, "window"))
-
-    @cached_property
-    def _shared(self) -> Window:
-        assert self.look is not None
-        return self.look.draw(generator(self.seed, self.turn, self.key, "window"))
+        if not view.aligned:
+            return self.look.draw(self.generator(name, view, "window"))
+        number = () if view.look == 0 else (view.look,)
+        return self.look.draw(generator(self.seed, self.turn, self.key, "window", *number))
 
     @property
     def turn(self) -> int:

@@ -19,6 +19,7 @@ CATALOGUES: dict[str, Catalogue] = {
     "modalities": modalities.MODALITIES,
     "encoders": crossmodal.ENCODERS,
     "objectives": crossmodal.OBJECTIVES,
+    "multiview": crossmodal.MULTIVIEW,
     "sources": crossmodal.SOURCES,
 }
 _NAMES = {"int": int, "float": float, "bool": bool, "str": str, "tuple": tuple, "list": list, "dict": dict}
@@ -33,7 +34,7 @@ def choice(catalogue: str, default: Any = MISSING, *, from_key: bool = False) ->
     Where a dataclass with such a field is expected, a plain name stands for it: `encoder: convnet`.
 
     Args:
-        catalogue: "modalities", "encoders", "objectives" or "sources".
+        catalogue: "modalities", "encoders", "objectives", "multiview" or "sources".
         default: the entry where none is named; left out, one must be named.
         from_key: in a mapping of these dataclasses, the key is the name where none is given: `crd: {}`.
     """

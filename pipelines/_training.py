@@ -21,11 +21,11 @@ from tqdm import tqdm
 from crossmodal import checkpoint
 from crossmodal.contrast.gather import gather
 from crossmodal.features import FeatureShards
+from crossmodal.minimised import Losses, Minimised, unreached
 from crossmodal.objectives._base import Batch
 from crossmodal.plan import Plan
 from crossmodal.shards import Shards
 from crossmodal.streams import Look, PairStream, Part, View, to_batch, train_parts
-from crossmodal.transfer import Losses, Transfer, unreached
 from modalities._random import generator
 from pipelines import _processes
 from pipelines._config import ConfigError
@@ -95,7 +95,7 @@ class Training:
     accelerator: Accelerator
     run: RunFolder
     config: TrainConfig
-    module: Transfer
+    module: Minimised
     step: Callable[[nn.Module, Batch], Losses]
     shards: Shards
     views: dict[str, View]
@@ -339,10 +339,11 @@ class Training:
 
     def _check_weights(self) -> None:
         """The last step can still spoil what its loss does not show."""
-        for name, tensor in self.module.student.state_dict().items():
-            if not tensor.isfinite().all():
-                raise DivergedError(f"{name} of the student is no longer finite after step {self.progress.step}; "
-                                    "lower train.lr, or set train.clip_norm")  # fmt: skip
+        for owner, encoder in self.module.trained.items():
+            for name, tensor in encoder.state_dict().items():
+                if not tensor.isfinite().all():
+                    raise DivergedError(f"{name} of the {owner} is no longer finite after step {self.progress.step}; "
+                                        "lower train.lr, or set train.clip_norm")  # fmt: skip
 
     def _figures(self, plan: Plan) -> dict[str, Any]:
         seen = self.steps * plan.batch_size

@@ -20,8 +20,8 @@ from pipelines._schema import (
 if TYPE_CHECKING:
     from torch import nn
 
+    from crossmodal.minimised import Losses
     from crossmodal.objectives._base import Batch
-    from crossmodal.transfer import Losses
     from pipelines._build import AnyTeacher
 
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from crossmodal import OBJECTIVES
 from crossmodal.encoders._base import Features, Spec
+from crossmodal.minimised import unreached
 from crossmodal.objectives._base import Batch, Objective
 from crossmodal.objectives._heads import BatchNorm
-from crossmodal.transfer import unreached
 from modalities._random import generator
 
 ROWS = 3

@@ -11,8 +11,9 @@ from crossmodal import ENCODERS, OBJECTIVES
 from crossmodal.contrast.gather import gather, gather_with_gradient
 from crossmodal.contrast.options import Negatives
 from crossmodal.encoders._base import Features, Spec
+from crossmodal.minimised import unreached
 from crossmodal.objectives._base import Batch
-from crossmodal.transfer import Term, Transfer, unreached
+from crossmodal.transfer import Term, Transfer
 from modalities._random import generator
 
 ROWS, PAIRS, RANKS = 8, 30, 2

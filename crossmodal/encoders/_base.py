@@ -1,9 +1,9 @@
 """The interface of an encoder, and what it gives."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -32,6 +32,14 @@ class Spec:
     preactivations: bool = False  # whether the maps are also given before their ReLU
 
 
+Leave = Callable[[Tensor], Tensor]
+
+
+def stay(picture: Tensor) -> Tensor:
+    """The same: nothing happens between two stages."""
+    return picture
+
+
 class Encoder(nn.Module, ABC):
     """A network from a modality's normalised batch to `Features`.
 
@@ -44,7 +52,12 @@ class Encoder(nn.Module, ABC):
     trunk: nn.Module  # the part that published weights are made for
     other_names: Mapping[str, str] = {}  # pieces of names in published files of another maker, and what they are here
     spec: Spec  # sizes of what `forward` gives
+    leaves: ClassVar[bool] = True  # False: its stages cannot be taken apart
 
     @abstractmethod
-    def forward(self, batch: Float[Tensor, "batch *shape"]) -> Features:
-        """The features of a normalised batch."""
+    def forward(self, batch: Float[Tensor, "batch *shape"], leave: Leave = stay) -> Features:
+        """The features of a normalised batch.
+
+        Each stage's map is handed to `leave` as soon as it is there, and the next stage goes on from what that gives,
+        where the encoder `leaves`.
+        """

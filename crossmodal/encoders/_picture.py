@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from crossmodal.encoders._base import Encoder, Spec
+from crossmodal.encoders._base import Encoder, Leave, Spec, stay
 
 Choice = TypeVar("Choice")
 
@@ -48,7 +48,7 @@ def with_channels(conv: nn.Conv2d, channels: int) -> nn.Conv2d:
 
 
 def climb(
-    picture: Float[Tensor, "batch channels height width"], stages: Iterable[nn.Module]
+    picture: Float[Tensor, "batch channels height width"], stages: Iterable[nn.Module], leave: Leave = stay
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     """The map of every stage, and each before its last ReLU. The stages' blocks leave their last ReLU to this."""
     maps, before = [], []
@@ -58,6 +58,7 @@ def climb(
             picture = raw.relu()
         maps.append(picture)
         before.append(raw)
+        picture = leave(picture)
     return tuple(maps), tuple(before)
 
 

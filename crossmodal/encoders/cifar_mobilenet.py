@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from crossmodal.encoders._base import Encoder, Features
+from crossmodal.encoders._base import Encoder, Features, Leave, stay
 from crossmodal.encoders._picture import draw_weights, measure, read_channels
 
 _GROUPS = (  # channels at width 1, blocks, stride of the first; the paper's table 2 with less stride
@@ -70,7 +70,7 @@ class CifarMobileNet(Encoder):
         self.to(memory_format=torch.channels_last)  # on CPUs 1.2 to 1.5 times as fast; maps come channels-last too
         self.spec = measure(self, shape)
 
-    def forward(self, batch: Float[Tensor, "batch channels height width"]) -> Features:
+    def forward(self, batch: Float[Tensor, "batch channels height width"], leave: Leave = stay) -> Features:
         """The last map at each resolution, the mean of the 1280 channels, and logits where there are classes."""
         trunk, maps = self.trunk, []
         picture = stem = trunk["conv1"](batch)
@@ -78,6 +78,7 @@ class CifarMobileNet(Encoder):
             picture = group(picture)
             if number in _ENDS:
                 maps.append(picture)
+                picture = leave(picture)
         embedding = trunk["conv2"](picture).mean(dim=(2, 3))
         logits = trunk["classifier"](embedding) if "classifier" in trunk else None
         return Features(embedding, tuple(maps), logits, stem, tuple(maps))

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from crossmodal.encoders._base import Encoder, Features
+from crossmodal.encoders._base import Encoder, Features, Leave, stay
 from crossmodal.encoders._picture import climb, draw_weights, measure, read_channels
 
 
@@ -54,11 +54,11 @@ class CifarResNet(Encoder):
         self.to(memory_format=torch.channels_last)  # on CPUs 1.2 to 1.5 times as fast; maps come channels-last too
         self.spec = measure(self, shape)
 
-    def forward(self, batch: Float[Tensor, "batch channels height width"]) -> Features:
+    def forward(self, batch: Float[Tensor, "batch channels height width"], leave: Leave = stay) -> Features:
         """The three stages' maps, the mean of the last, and logits where there are classes."""
         trunk = self.trunk
         stem = trunk["bn1"](trunk["conv1"](batch)).relu()
-        maps, before = climb(stem, (trunk["layer1"], trunk["layer2"], trunk["layer3"]))
+        maps, before = climb(stem, (trunk["layer1"], trunk["layer2"], trunk["layer3"]), leave)
         embedding = maps[-1].mean(dim=(2, 3))
         return Features(embedding, maps, trunk["fc"](embedding) if "fc" in trunk else None, stem, before)
 

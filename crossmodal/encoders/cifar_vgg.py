@@ -5,7 +5,7 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from crossmodal.encoders._base import Encoder, Features
+from crossmodal.encoders._base import Encoder, Features, Leave, stay
 from crossmodal.encoders._picture import choose, draw_weights, measure, read_channels
 
 _WIDTHS = (64, 128, 256, 512, 512)  # channels of the stem and of the four stages
@@ -49,7 +49,7 @@ class CifarVGG(Encoder):
         self.pools = [1, 2, 3, 4] if shape[1] >= _SIDE else [1, 2, 3]
         self.spec = measure(self, shape)
 
-    def forward(self, batch: Float[Tensor, "batch channels height width"]) -> Features:
+    def forward(self, batch: Float[Tensor, "batch channels height width"], leave: Leave = stay) -> Features:
         """The four stages' maps, the mean of the last, and logits where there are classes."""
         trunk, maps, before = self.trunk, [], []
         picture = stem = trunk["block0"](batch).relu()
@@ -59,6 +59,7 @@ class CifarVGG(Encoder):
             before.append(trunk[f"block{stage}"](picture))
             picture = before[-1].relu()
             maps.append(picture)
+            picture = leave(picture)
         embedding = picture.mean(dim=(2, 3))
         logits = trunk["classifier"](embedding) if "classifier" in trunk else None
         return Features(embedding, tuple(maps), logits, stem, tuple(before))

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from crossmodal.encoders._base import Encoder, Features
+from crossmodal.encoders._base import Encoder, Features, Leave, stay
 from crossmodal.encoders._picture import draw_weights, measure, read_channels
 
 
@@ -55,7 +55,7 @@ class CifarWRN(Encoder):
         self.to(memory_format=torch.channels_last)  # on CPUs 1.2 to 1.5 times as fast; maps come channels-last too
         self.spec = measure(self, shape)
 
-    def forward(self, batch: Float[Tensor, "batch channels height width"]) -> Features:
+    def forward(self, batch: Float[Tensor, "batch channels height width"], leave: Leave = stay) -> Features:
         """The three stages' sums, the pooled end, and logits where there are classes."""
         trunk, maps, norms = self.trunk, [], []
         picture = stem = trunk["conv1"](batch)
@@ -63,6 +63,7 @@ class CifarWRN(Encoder):
             norm, picture = stage(picture)
             norms.append(norm)
             maps.append(picture)
+            picture = leave(picture)
         norms.append(trunk["bn1"](picture))
         embedding = norms[-1].relu().mean(dim=(2, 3))
         logits = trunk["fc"](embedding) if "fc" in trunk else None

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from crossmodal.encoders._base import Encoder, Features
+from crossmodal.encoders._base import Encoder, Features, Leave, stay
 from crossmodal.encoders._picture import choose, measure, read_channels
 
 
@@ -53,7 +53,7 @@ class ConvNet(Encoder):
         self.to(memory_format=torch.channels_last)  # on CPUs 1.2 to 1.5 times as fast; maps come channels-last too
         self.spec = measure(self, shape)
 
-    def forward(self, batch: Float[Tensor, "batch channels height width"]) -> Features:
+    def forward(self, batch: Float[Tensor, "batch channels height width"], leave: Leave = stay) -> Features:
         """One map a stage, the mean of the last one, and logits where there are classes."""
         picture = stem = self.trunk["stem"](batch)
         maps, before = [], []
@@ -63,6 +63,7 @@ class ConvNet(Encoder):
             before.append(picture)
             picture = picture.relu()  # not the stage's own, which would overwrite what is before it
             maps.append(picture)
+            picture = leave(picture)
         embedding = picture.mean(dim=(2, 3))
         logits = self.trunk["classifier"](embedding) if "classifier" in self.trunk else None
         return Features(embedding, tuple(maps), logits, stem, tuple(before))

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torchvision import models
 
-from crossmodal.encoders._base import Encoder, Features
+from crossmodal.encoders._base import Encoder, Features, Leave, stay
 from crossmodal.encoders._picture import choose, measure, read_channels, with_channels
 
 _VARIANTS = {
@@ -51,7 +51,7 @@ class EfficientNet(Encoder):
         self.has_logits = classes > 0
         self.spec = measure(self, shape)
 
-    def forward(self, batch: Float[Tensor, "batch channels height width"]) -> Features:
+    def forward(self, batch: Float[Tensor, "batch channels height width"], leave: Leave = stay) -> Features:
         """The last map at each resolution, the mean of the last one, and logits where there are classes."""
         picture = stem = self.trunk.features[0](batch)
         maps = []
@@ -60,5 +60,6 @@ class EfficientNet(Encoder):
             picture = layer(picture)
             if position in ends:
                 maps.append(picture)
+                picture = leave(picture)
         embedding = picture.mean(dim=(2, 3))
         return Features(embedding, tuple(maps), self.trunk.classifier(embedding) if self.has_logits else None, stem)

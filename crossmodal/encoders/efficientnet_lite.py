@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from crossmodal.encoders._base import Encoder, Features
+from crossmodal.encoders._base import Encoder, Features, Leave, stay
 from crossmodal.encoders._picture import measure, read_channels
 
 _STAGES = (  # blocks, kernel, stride, expansion, channels
@@ -46,7 +46,7 @@ class EfficientNetLite(Encoder):
         self.trunk = _Trunk(read_channels(shape, classes), classes)
         self.spec = measure(self, shape)
 
-    def forward(self, batch: Float[Tensor, "batch channels height width"]) -> Features:
+    def forward(self, batch: Float[Tensor, "batch channels height width"], leave: Leave = stay) -> Features:
         """The last map at each resolution, the mean of the last one, and logits where there are classes."""
         trunk, maps = self.trunk, []
         picture = stem = F.relu6(trunk._bn0(_same(trunk._conv_stem, batch)))
@@ -54,8 +54,9 @@ class EfficientNetLite(Encoder):
             picture = block(picture)
             if position in _ENDS:
                 maps.append(picture)
+                picture = leave(picture)
         maps.append(F.relu6(trunk._bn1(trunk._conv_head(picture))))
-        embedding = maps[-1].mean(dim=(2, 3))
+        embedding = leave(maps[-1]).mean(dim=(2, 3))
         return Features(embedding, tuple(maps), None if trunk._fc is None else trunk._fc(embedding), stem)
 
 

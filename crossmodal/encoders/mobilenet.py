@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torchvision import models
 
-from crossmodal.encoders._base import Encoder, Features
+from crossmodal.encoders._base import Encoder, Features, Leave, stay
 from crossmodal.encoders._picture import choose, measure, read_channels, with_channels
 
 _ENDS = {"small": (0, 1, 3, 8, 12), "large": (1, 3, 6, 12, 16)}  # last layer at each resolution
@@ -46,13 +46,15 @@ class MobileNet(Encoder):
         self.has_logits, self.ends = classes > 0, _ENDS[size]
         self.spec = measure(self, shape)
 
-    def forward(self, batch: Float[Tensor, "batch channels height width"]) -> Features:
+    def forward(self, batch: Float[Tensor, "batch channels height width"], leave: Leave = stay) -> Features:
         """The last map at each resolution, the mean of the last one, and logits where there are classes."""
         picture = self.trunk.features[0](batch)
         maps, stem = ([picture], None) if 0 in self.ends else ([], picture)
+        picture = leave(picture) if maps else picture
         for position, layer in enumerate(self.trunk.features[1:], 1):
             picture = layer(picture)
             if position in self.ends:
                 maps.append(picture)
+                picture = leave(picture)
         embedding = picture.mean(dim=(2, 3))
         return Features(embedding, tuple(maps), self.trunk.classifier(embedding) if self.has_logits else None, stem)

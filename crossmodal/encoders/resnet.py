@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torchvision import models
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from crossmodal.encoders._base import Encoder, Features
+from crossmodal.encoders._base import Encoder, Features, Leave, stay
 from crossmodal.encoders._picture import choose, measure, read_channels, with_channels
 
 
@@ -50,7 +50,7 @@ class ResNet(Encoder):
         self.has_logits = classes > 0
         self.spec = measure(self, shape)
 
-    def forward(self, batch: Float[Tensor, "batch channels height width"]) -> Features:
+    def forward(self, batch: Float[Tensor, "batch channels height width"], leave: Leave = stay) -> Features:
         """The maps of layer1 to layer4, the mean of the last, and logits where there are classes."""
         trunk, maps, before = self.trunk, [], []
         picture = stem = trunk.maxpool(trunk.relu(trunk.bn1(trunk.conv1(batch))))
@@ -61,6 +61,7 @@ class ResNet(Encoder):
             before.append(_without_last_relu(last, picture))
             picture = before[-1].relu()
             maps.append(picture)
+            picture = leave(picture)
         embedding = picture.mean(dim=(2, 3))
         logits = trunk.fc(embedding) if self.has_logits else None
         return Features(embedding, tuple(maps), logits, stem, tuple(before))

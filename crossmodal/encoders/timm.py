@@ -6,7 +6,7 @@ import timm
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from crossmodal.encoders._base import Encoder, Features
+from crossmodal.encoders._base import Encoder, Features, Leave, stay
 from crossmodal.encoders._picture import measure, read_channels
 from modalities._catalogue import suggest
 
@@ -25,6 +25,7 @@ class Timm(Encoder):
     """
 
     trunk: Any  # timm's models share functions, not a class
+    leaves = False
 
     def __init__(
         self,
@@ -53,7 +54,7 @@ class Timm(Encoder):
         self.stem = f"{self.trunk.pretrained_cfg['first_conv']}.weight"
         self.classifier = f"{self.trunk.pretrained_cfg['classifier']}."
 
-    def forward(self, batch: Float[Tensor, "batch channels height width"]) -> Features:
+    def forward(self, batch: Float[Tensor, "batch channels height width"], leave: Leave = stay) -> Features:
         """The maps, the pooled features, and logits where there are classes."""
         if self.gives_maps:
             final, maps = self.trunk.forward_intermediates(batch)

@@ -31,7 +31,19 @@ class Outcome:
     figures: dict[str, Tensor] = field(default_factory=dict)  # scalars worth logging, detached
 
 
-class Objective(nn.Module, ABC):
+class Learner(nn.Module):
+    """What an objective remembers from step to step; most remember nothing."""
+
+    def remember(self, *memo: Tensor) -> None:
+        """Learns from the memo of the step just taken, gathered from all ranks in rank order."""
+        assert not memo, f"{type(self).__name__} gave a memo but remembers nothing"
+
+    def memory(self) -> dict[str, Tensor]:
+        """What is remembered and must be in a checkpoint; empty for most. Tensors are the live ones."""
+        return {}
+
+
+class Objective(Learner, ABC):
     """A loss between a student's and a teacher's features, with the heads it trains and what it remembers.
 
     Entries are built as ``Entry(student, teacher, pairs, **options)``: two `Spec`s (`teacher` is None where no teacher
@@ -55,14 +67,6 @@ class Objective(nn.Module, ABC):
     def preparation(self) -> "Objective | None":
         """What is minimised before the main phase, and may share weights with this one; None for most: nothing."""
         return None
-
-    def remember(self, *memo: Tensor) -> None:
-        """Learns from the memo of the step just taken, gathered from all ranks in rank order."""
-        assert not memo, f"{type(self).__name__} gave a memo but remembers nothing"
-
-    def memory(self) -> dict[str, Tensor]:
-        """What is remembered and must be in a checkpoint; empty for most. Tensors are the live ones."""
-        return {}
 
     def project(self, student: Features, teacher: Features) -> tuple[Tensor, Tensor] | None:
         """Both sides in the space where this objective compares them, or None where there is no such space."""

@@ -1,0 +1,77 @@
+"""What is minimised: terms of a weighted sum, and what they remember."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from crossmodal.contrast.gather import gather
+from crossmodal.objectives._base import Learner, Outcome
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What one forward gives: the weighted sum, and each term's outcome."""
+
+    total: Tensor
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    others: dict[str, Tensor] = field(default_factory=dict)  # further scalars worth logging, detached
+
+    def figures(self) -> dict[str, Tensor]:
+        """Scalars for the log: every loss, unweighted, and what the objectives add."""
+        found = {"loss": self.total.detach()}
+        for name, outcome in self.outcomes.items():
+            found[name] = outcome.loss.detach()
+            found |= {f"{name}.{key}": value for key, value in outcome.figures.items()}
+        return found | self.others
+
+
+def unreached(module: nn.Module, loss: Tensor) -> list[nn.Parameter]:
+    """The weights that ask for a gradient and get none of this loss; DDP waits for theirs, so freeze them."""
+    asking = [weight for weight in module.parameters() if weight.requires_grad]
+    found = torch.autograd.grad(loss, asking, allow_unused=True)
+    return [weight for weight, gradient in zip(asking, found, strict=True) if gradient is None]
+
+
+class Minimised(nn.Module):
+    """All that is trained: the one module that DDP wraps. Nothing is remembered in its forward.
+
+    Raises:
+        ValueError: there is nothing to minimise, a weight is negative, or a name is one of torch's.
+    """
+
+    def __init__(self, learners: Mapping[str, Learner], weights: Mapping[str, float]) -> None:
+        super().__init__()
+        if not learners:
+            raise ValueError("objectives must name at least one objective")
+        for name, weight in weights.items():
+            if hasattr(nn.ModuleDict, name):
+                raise ValueError(f"an objective cannot be called {name!r}; give it another name")
+            if weight < 0:
+                raise ValueError(f"the weight of objective {name!r} must be at least 0, got {weight}")
+        self.objectives = nn.ModuleDict({name.replace(".", "/"): learner for name, learner in learners.items()})
+        self.learners, self.weights = dict(learners), dict(weights)
+
+    @property
+    def trained(self) -> dict[str, nn.Module]:
+        """The encoders that are trained, by what messages call them."""
+        raise NotImplementedError
+
+    def add_up(self, outcomes: dict[str, Outcome], **others: Tensor) -> Losses:
+        """The weighted sum of the terms' outcomes."""
+        total = torch.stack([self.weights[name] * outcome.loss for name, outcome in outcomes.items()]).sum()
+        return Losses(total, outcomes, others)
+
+    def remember(self, losses: list[Losses]) -> None:
+        """After the optimiser's step: hands each objective its memos of the step, from all ranks in the same order."""
+        for name, learner in self.learners.items():
+            memos = [step.outcomes[name].memo for step in losses]
+            if memos[0]:
+                learner.remember(*(gather(torch.cat(rows)) for rows in zip(*memos, strict=True)))
+
+    def memory(self) -> dict[str, Tensor]:
+        """Everything that objectives remember, by "objective.name"; the live tensors."""
+        return {
+            f"{name}.{key}": value for name, learner in self.learners.items() for key, value in learner.memory().items()
+        }

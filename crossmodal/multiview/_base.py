@@ -1,0 +1,82 @@
+"""The interface of a multiview objective: what brings the views of a pair together and keeps pairs apart."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from crossmodal.contrast._pool import Known
+from crossmodal.contrast.gather import gather, gather_with_gradient
+from crossmodal.objectives._base import Learner, Outcome
+
+Meets = tuple[tuple[int, int], ...]  # (anchor, candidate): views by their number
+
+
+@dataclass(frozen=True)
+class Views:
+    """A batch as encoders and heads see it: unit vectors, one for each view of each pair.
+
+    A view is what one encoder says of one look. Keys are what queries are compared with: the queries themselves, or
+    what momentum encoders say of the same looks, without gradient.
+    """
+
+    queries: Float[Tensor, "views batch dim"]
+    keys: Float[Tensor, "views batch dim"]
+    meets: Meets  # which views are brought together, each with itself as the anchor
+    index: Int[Tensor, " batch"]  # stable number of each pair in its data set
+    label: Int[Tensor, " batch"]  # class, -1 where there is none
+    seed: int = 0  # address of the draws of this step: the same on every rank
+
+    @property
+    def known(self) -> Known:
+        """Numbers and labels of the pairs."""
+        return Known(self.index, self.label)
+
+    def partners(self, anchor: int) -> list[int]:
+        """The views that an anchor view meets."""
+        return [other for view, other in self.meets if view == anchor]
+
+    @property
+    def anchors(self) -> list[int]:
+        """The views that meet others."""
+        return sorted({view for view, _ in self.meets})
+
+
+class Multiview(Learner, ABC):
+    """A loss over the views of a batch, and what it remembers.
+
+    Entries are built as ``Entry(dim, views, pairs, **options)``: the length of the vectors, how many views a pair has,
+    the number of pairs in the data set, and keyword-only options. `forward` changes nothing.
+    """
+
+    needs_labels: bool = False  # True: the pairs must have labels
+
+    @abstractmethod
+    def forward(self, views: Views) -> Outcome:
+        """The loss on one batch, in float32 or better; a mean over anchors."""
+
+    def cautions(self, meets: Meets) -> list[str]:
+        """What a user should know of these options over these views; empty for most."""
+        return []
+
+
+def scale_of(name: str, temperature: float) -> Tensor:
+    """The inverse temperature.
+
+    Raises:
+        ValueError: the temperature is not above 0.
+    """
+    if not temperature > 0:
+        raise ValueError(f"{name} needs temperature above 0, got {temperature}")
+    return torch.tensor(1 / temperature)
+
+
+def everyone(views: Views, *, gathers: bool) -> tuple[Float[Tensor, "rows dim"], Known]:
+    """The keys of all views and, where they are gathered, of all ranks, with what is known of them; view by view."""
+    keys, index, label = views.keys, views.index, views.label
+    if gathers:
+        keys = gather_with_gradient(keys.transpose(0, 1).flatten(1)).unflatten(1, (len(keys), -1)).transpose(0, 1)
+        index, label = gather(index), gather(label)
+    return keys.flatten(0, 1), Known(index.repeat(len(keys)), label.repeat(len(keys)))

@@ -1,0 +1,57 @@
+"""Alignment and uniformity (Wang, Isola 2020, https://arxiv.org/abs/2005.10242)."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from crossmodal.contrast.gather import gather_with_gradient
+from crossmodal.multiview._base import Multiview, Views
+from crossmodal.objectives._base import Outcome
+
+
+class AlignUniform(Multiview):
+    """The views of a pair lie close together, and the pairs of a view far apart on the sphere.
+
+    Alignment is the mean of |x - y|^alpha over views that meet; uniformity is ln of the mean of exp(-t |x - x'|^2) over
+    the different pairs of a view, of all ranks, and the mean over views. Sources: eq. 1 and 2 of the paper.
+
+    Raises:
+        ValueError: an option is out of its range.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        views: int,
+        pairs: int,
+        *,
+        alpha: float = 2.0,  # power of the distance between views of a pair
+        t: float = 2.0,  # inverse width of the Gaussian
+        align: float = 1.0,  # weight of alignment
+        uniform: float = 1.0,  # weight of uniformity
+    ) -> None:
+        super().__init__()
+        if alpha <= 0 or t <= 0 or align < 0 or uniform < 0:
+            raise ValueError(f"alpha and t must be above 0, align and uniform at least 0, got {alpha}, {t}, {align} "
+                             f"and {uniform}")  # fmt: skip
+        self.alpha, self.t, self.align, self.uniform = alpha, t, align, uniform
+
+    def forward(self, views: Views) -> Outcome:
+        """The weighted sum of both."""
+        aligned = torch.stack([
+            _squares(views.queries[view], views.keys[other]).clamp(min=1e-12).pow(self.alpha / 2).mean()
+            for view, other in views.meets
+        ]).mean()  # fmt: skip
+        uniform = torch.stack([self._uniformity(views.queries[view], views) for view in views.anchors]).mean()
+        figures = {"alignment": aligned.detach(), "uniformity": uniform.detach()}
+        return Outcome(self.align * aligned + self.uniform * uniform, figures=figures)
+
+    def _uniformity(self, rows: Tensor, views: Views) -> Tensor:
+        everyones = gather_with_gradient(rows)
+        others = torch.pdist(everyones).square()
+        return (-self.t * others).logsumexp(0) - math.log(len(others))
+
+
+def _squares(ours: Tensor, theirs: Tensor) -> Tensor:
+    return (ours - theirs).square().sum(1)

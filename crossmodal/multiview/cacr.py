@@ -1,0 +1,144 @@
+"""Contrastive attraction and contrastive repulsion (Zheng et al. 2023, https://arxiv.org/abs/2105.03746)."""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from crossmodal.contrast._pool import Known, Relation
+from crossmodal.contrast.gather import gather, gather_with_gradient
+from crossmodal.contrast.queue import Queue
+from crossmodal.multiview._base import Meets, Multiview, Views
+from crossmodal.objectives._base import Outcome
+
+
+class CACR(Multiview):
+    """Pulls an anchor's farther positives harder and pushes its closer negatives harder.
+
+    With the cost c = |x - y|^2, an anchor's K positives (its pair in the views that it meets) and its negatives (other
+    pairs in one of these views, of all ranks; the mean over them):
+
+        pi+ = softmax(t_plus * c over positives)        attraction = sum pi+ c
+        pi- = softmax(-t_minus * c over negatives)      repulsion = -sum pi- c
+        loss = alpha * attraction + beta * repulsion, the mean over anchors
+
+    t multiplies distances: 0 gives uniform weights, infinity the hardest one. `rbf` takes ln sum pi- exp(-t c) as the
+    repulsion, which with uniform weights is alignment and uniformity between views. In the published code the weights
+    carry gradient for small pictures (`graph`, the default: pi (1 + t (c - mean c)) reaches a cost), and are constants
+    for ImageNet (`detached`: pi). Source: the paper's eq. 3 to 6.
+
+    An anchor without a negative, as in a batch of one, has the repulsion 0.
+
+    Raises:
+        ValueError: an option is out of its range.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        views: int,
+        pairs: int,
+        *,
+        t_plus: float = 1.0,  # inverse temperature of attraction; without effect where an anchor has one positive
+        t_minus: float = 2.0,  # inverse temperature of repulsion
+        alpha: float = 1.0,  # weight of attraction
+        beta: float = 1.0,  # weight of repulsion
+        cost: Literal["euclidean", "rbf"] = "euclidean",  # of repulsion
+        rbf_t: float = 2.0,  # inverse width of rbf
+        weights: Literal["graph", "detached"] = "graph",  # whether gradient flows through pi
+        tau_plus: float = 0.0,  # share of negatives that are of the anchor's class: what they add is taken off again
+        queue: int = 0,  # keys of earlier steps that are negatives too, of each view; 0: none
+    ) -> None:
+        super().__init__()
+        if min(t_plus, t_minus, alpha, beta, queue) < 0 or rbf_t <= 0 or not 0 <= tau_plus < 1:
+            raise ValueError("t_plus, t_minus, alpha, beta and queue must be at least 0, rbf_t above 0 and tau_plus "
+                             f"from 0 to below 1, got {t_plus}, {t_minus}, {alpha}, {beta}, {queue}, {rbf_t} and "
+                             f"{tau_plus}")  # fmt: skip
+        if cost not in ("euclidean", "rbf") or weights not in ("graph", "detached"):
+            raise ValueError(f"cost must be euclidean or rbf and weights graph or detached, got {cost} and {weights}")
+        self.t_plus, self.t_minus, self.alpha, self.beta = t_plus, t_minus, alpha, beta
+        self.rbf_t = rbf_t if cost == "rbf" else None
+        self.detaches, self.tau_plus = weights == "detached", tau_plus
+        self.queues = torch.nn.ModuleList(
+            Queue(Relation(), queue, dim, dtype=torch.float32) for _ in range(views if queue else 0)
+        )
+
+    def forward(self, views: Views) -> Outcome:
+        """The loss; figures are attraction and repulsion, unweighted."""
+        attractions, repulsions = [], []
+        everyones, index = gather_with_gradient(views.keys.transpose(0, 1).flatten(1)), gather(views.index)
+        keys = everyones.unflatten(1, (len(views.keys), -1)).transpose(0, 1)
+        for anchor in views.anchors:
+            rows, partners = views.queries[anchor], views.partners(anchor)
+            positive = torch.stack([_squares(rows, views.keys[other]) for other in partners], 1)
+            attraction = self._weighted(positive, self.t_plus, None)
+            attractions.append(attraction.mean())
+            for other in partners:
+                candidates, numbers = keys[other], index
+                if self.queues:
+                    held = self.queues[other].remembered
+                    candidates = torch.cat([candidates, held["rows"]])  # type: ignore[index]
+                    numbers = torch.cat([numbers, held["index"]])  # type: ignore[index]
+                valid = (views.index[:, None] != numbers) & (numbers >= 0)
+                repulsions.append(self._repel(rows, candidates, valid, positive))
+        attraction, repulsion = torch.stack(attractions).mean(), torch.stack(repulsions).mean()
+        memo = (views.index, views.label, views.keys.detach().transpose(0, 1)) if self.queues else ()
+        figures = {"attraction": attraction.detach(), "repulsion": repulsion.detach()}
+        return Outcome(self.alpha * attraction + self.beta * repulsion, memo, figures)
+
+    def remember(self, *memo: Tensor) -> None:
+        """Every view's queue learns its keys."""
+        index, label, rows = memo
+        for view, queue in enumerate(self.queues):
+            queue.remember(rows[:, view], Known(index, label))  # type: ignore[operator]
+
+    def memory(self) -> dict[str, Tensor]:
+        """The queues; the live tensors."""
+        return {
+            f"view{number}_{name}": item
+            for number, queue in enumerate(self.queues)
+            for name, item in queue.remembered.items()  # type: ignore[operator, union-attr]
+        }
+
+    def cautions(self, meets: Meets) -> list[str]:
+        """Where attraction has a single positive, so that its weights do nothing."""
+        alone = {view for view, _ in meets if sum(anchor == view for anchor, _ in meets) == 1}
+        if not alone or self.t_plus == 0:
+            return []
+        return ["an anchor has one positive, so that attraction is plain alignment whatever t_plus; take looks: 4 or "
+                "more, as published"]  # fmt: skip
+
+    def _repel(
+        self,
+        rows: Float[Tensor, "batch dim"],
+        candidates: Float[Tensor, "candidates dim"],
+        valid: Bool[Tensor, "batch candidates"],
+        positive: Float[Tensor, "batch positives"],
+    ) -> Float[Tensor, ""]:
+        costs = (2 - 2 * rows @ candidates.T).clamp(min=0)
+        has = valid.any(1)
+        if self.rbf_t is None:
+            far = self._weighted(costs, -self.t_minus, valid)
+            if self.tau_plus:
+                far = (far - self.tau_plus * positive.mean(1)) / (1 - self.tau_plus)
+            return -torch.where(has, far, 0.0).mean()
+        weights = self._weights(costs, -self.t_minus, valid, log=True)
+        near = (weights - self.rbf_t * costs).masked_fill(~valid, torch.finfo(costs.dtype).min).logsumexp(1)
+        near, has = gather_with_gradient(near[:, None]).squeeze(1), gather(has)
+        kept = near.masked_fill(~has, torch.finfo(costs.dtype).min).logsumexp(0) - has.sum().clamp(min=1).log()
+        return torch.where(has.any(), kept, 0.0)
+
+    def _weighted(self, costs: Tensor, t: float, valid: Tensor | None) -> Float[Tensor, " batch"]:
+        return (self._weights(costs, t, valid) * costs).sum(1)
+
+    def _weights(self, costs: Tensor, t: float, valid: Tensor | None, *, log: bool = False) -> Tensor:
+        """Softmax of t times the costs over what is valid; 0 (or the logarithm of nearly 0) where nothing is."""
+        sharp = t * (costs.detach() if self.detaches else costs)
+        if valid is not None:
+            sharp = sharp.masked_fill(~valid, torch.finfo(sharp.dtype).min)
+        return sharp.log_softmax(1) if log else sharp.softmax(1)
+
+
+def _squares(ours: Tensor, theirs: Tensor) -> Tensor:
+    return (2 - 2 * (ours * theirs).sum(1)).clamp(min=0)

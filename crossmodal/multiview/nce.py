@@ -1,0 +1,55 @@
+"""Noise-contrastive estimation between views, the first form of CMC (Tian et al. 2020)."""
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from crossmodal.contrast.heads import nce
+from crossmodal.contrast.options import Negatives
+from crossmodal.multiview._base import Multiview, Views
+from crossmodal.multiview._pairwise import Pairwise
+from crossmodal.objectives._base import Outcome
+
+
+class NCE(Multiview):
+    """Logistic regression: an anchor's own pair in another view against K pairs of a bank; in nats.
+
+    ln Z is its closed form for random directions, as in the objective crd, which is what the published code measures on
+    its first batch.
+
+    Source: https://arxiv.org/abs/1906.05849, section 3.4; memory bank and Z as in its published code.
+
+    Raises:
+        ValueError: an option is out of its range.
+    """
+
+    log_z: Tensor  # ln(Z / N)
+
+    def __init__(
+        self,
+        dim: int,
+        views: int,
+        pairs: int,
+        *,
+        temperature: float = 0.07,  # divides cosines
+        negatives: Negatives = Negatives(),  # where they come from; the default source is bank
+    ) -> None:
+        super().__init__()
+        self.pairwise = Pairwise("nce", dim, views, pairs, temperature=temperature, negatives=negatives, default="bank")
+        self.needs_labels = self.pairwise.needs_labels
+        self.count = negatives.count if self.pairwise.negatives.source == "bank" else None
+        self.register_buffer("log_z", torch.tensor(1 / (2 * dim * temperature**2)), persistent=False)
+
+    def forward(self, views: Views) -> Outcome:
+        """The loss; a sum over negatives and a mean over anchors."""
+        head = partial(nce, negatives=self.count, filled=self.pairwise.filled)
+        return self.pairwise.contrast(head, views, self.log_z)
+
+    def remember(self, *memo: Tensor) -> None:
+        """Banks or queues learn every view."""
+        self.pairwise.remember(*memo)
+
+    def memory(self) -> dict[str, Tensor]:
+        """Banks or queues, if that is where negatives come from."""
+        return self.pairwise.memory()

@@ -1,0 +1,256 @@
+"""Encoders that teach one another: several looks at a sample, several modalities, or both."""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import permutations
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from crossmodal.encoders._base import Encoder
+from crossmodal.gradients import Tally, go_cached, go_local
+from crossmodal.minimised import Losses, Minimised
+from crossmodal.multiview._base import Meets, Multiview, Views
+from crossmodal.objectives._base import Batch, Outcome
+from crossmodal.watching import watch
+
+NORMS = (nn.modules.batchnorm._BatchNorm,)
+
+
+def name_look(view: str, look: int) -> str:
+    """What a view is called that sees look number `look`."""
+    return f"{view}.{look}"
+
+
+def which_meet(
+    encoders: list[str], looks: int, *, graph: Literal["full", "across", "core"], core: str | None, symmetric: bool
+) -> Meets:
+    """Which views meet, as (anchor, candidate); the views of the first encoder come first, look by look.
+
+    Args:
+        encoders: by name.
+        looks: at a sample, of each encoder.
+        graph: full: all views; across: those of different encoders (CMC's full graph, with one look); core: those of
+            the encoder `core` with those of others (CMC's core view).
+        core: the encoder in the middle of that graph.
+        symmetric: both of two views are anchors; else the one that comes first, as in MoCo v2.
+
+    Raises:
+        ValueError: no two views meet, or `core` is not one of the encoders where the graph wants it.
+    """
+    if (graph == "core") != (core is not None) or (core is not None and core not in encoders):
+        raise ValueError(f"core must be one of the encoders, {', '.join(encoders)}, with graph: core and only there, "
+                         f"got graph: {graph} and core: {core}")  # fmt: skip
+    owner = [encoder for encoder in encoders for _ in range(looks)]
+    meets = tuple(
+        (one, other)
+        for one, other in permutations(range(len(owner)), 2)
+        if (symmetric or one < other)
+        and (graph == "full" or owner[one] != owner[other])
+        and (graph != "core" or core in (owner[one], owner[other]))
+    )
+    if not meets:
+        raise ValueError("no two views meet; take two looks, or two encoders")
+    return meets
+
+
+@dataclass(frozen=True)
+class Sight:
+    """An encoder, the view it sees, and the head through which it is compared."""
+
+    encoder: Encoder
+    view: str
+    head: nn.Module
+
+
+class Pretraining(Minimised):
+    """Encoders, heads and multiview objectives; all looks of an encoder pass it as one batch.
+
+    With `momentum`, keys come from encoders and heads that follow these slowly, and a `predictor` stands between a head
+    and its queries where one is given (MoCo v3). With `chunk`, gradients are cached: encoders see that many pairs at a
+    time and the objectives the whole batch.
+
+    Raises:
+        ValueError: an option is out of its range, or `chunk` meets batch normalisation.
+    """
+
+    def __init__(
+        self,
+        sights: Mapping[str, Sight],
+        objectives: Mapping[str, Multiview],
+        weights: Mapping[str, float],
+        *,
+        looks: int,
+        meets: Meets,
+        momentum: float | None = None,
+        predictors: Mapping[str, nn.Module] | None = None,
+        chunk: int | None = None,
+    ) -> None:
+        super().__init__(objectives, weights)
+        self.seen = {name: [name_look(sight.view, look) for look in range(looks)] for name, sight in sights.items()}
+        self.encoders = nn.ModuleDict({name: sight.encoder for name, sight in sights.items()})
+        self.heads = nn.ModuleDict({name: sight.head for name, sight in sights.items()})
+        self.predictors = nn.ModuleDict(predictors or {})
+        self.slow = nn.ModuleDict()
+        if momentum is not None:
+            self.slow = nn.ModuleDict({"encoders": self.encoders, "heads": self.heads})
+            self.slow = copy.deepcopy(self.slow).requires_grad_(False)
+        self.meets, self.momentum, self.chunk = meets, momentum, chunk
+        if chunk is not None:
+            refuse_norms(self)
+
+    @property
+    def trained(self) -> dict[str, nn.Module]:
+        """The encoders, by name."""
+        return dict(self.encoders.items())
+
+    def forward(self, batch: Batch) -> Losses:
+        """What the objectives say of all views; nothing is remembered."""
+        count = len(batch.index)
+        if self.chunk is None or not torch.is_grad_enabled():
+            queries = self._embed(batch, slice(0, count))
+            return self._compare(queries, self._keys(queries, batch), batch)
+        said: list[Losses] = []
+
+        def judge(queries: Tensor) -> Tensor:
+            said.append(self._compare(queries, self._keys(queries, batch), batch))
+            return said[0].total
+
+        tally = Tally(self)
+        loss = go_cached(lambda piece: self._embed(batch, piece), judge, count, chunk=self.chunk, tally=tally)
+        outcomes = {name: replace(outcome, loss=outcome.loss.detach()) for name, outcome in said[0].outcomes.items()}
+        return Losses(tally.hand_out(loss), outcomes, said[0].others)
+
+    def remember(self, losses: list[Losses]) -> None:
+        """Objectives learn their memos, and slow encoders follow; their running statistics are their own."""
+        super().remember(losses)
+        if self.momentum is not None:
+            quick = [*self.encoders.parameters(), *self.heads.parameters()]
+            with torch.no_grad():
+                for slow, now in zip(self.slow.parameters(), quick, strict=True):
+                    slow.lerp_(now, 1 - self.momentum)
+
+    def _embed(self, batch: Batch, piece: slice, *, slow: bool = False) -> Float[Tensor, "batch views dim"]:
+        """Unit vectors of some pairs, of all views in their order."""
+        encoders, heads = (self.slow["encoders"], self.slow["heads"]) if slow else (self.encoders, self.heads)
+        found = []
+        for name, views in self.seen.items():
+            seen = torch.cat([batch.inputs[view][piece] for view in views])
+            embedding = encoders[name](seen).embedding  # type: ignore[index]
+            with torch.autocast(embedding.device.type, enabled=False):
+                vectors = heads[name](embedding.to(_precision(embedding)))  # type: ignore[index]
+                if not slow and name in self.predictors:
+                    vectors = self.predictors[name](vectors)
+                found.append(F.normalize(vectors, dim=1).unflatten(0, (len(views), -1)))
+        return torch.cat(found).transpose(0, 1)
+
+    @torch.no_grad()
+    def _slow_keys(self, batch: Batch) -> Float[Tensor, "batch views dim"]:
+        step = self.chunk or len(batch.index)
+        pieces = [slice(start, start + step) for start in range(0, len(batch.index), step)]
+        return torch.cat([self._embed(batch, piece, slow=True) for piece in pieces])
+
+    def _keys(self, queries: Tensor, batch: Batch) -> Tensor:
+        return queries if self.momentum is None else self._slow_keys(batch)
+
+    def _compare(self, queries: Tensor, keys: Tensor, batch: Batch) -> Losses:
+        with torch.autocast(queries.device.type, enabled=False):
+            ours = queries.transpose(0, 1)
+            views = Views(ours, ours if keys is queries else keys.transpose(0, 1), self.meets, batch.index,
+                          batch.label, batch.seed)  # fmt: skip
+            outcomes = {name: self.objectives[name](views) for name in self.learners}
+            return self.add_up(outcomes, **watch(views))
+
+
+class LocalPretraining(Minimised):
+    """One encoder of which each `unit` of neighbouring stages is trained by objectives of its own (LoCo).
+
+    Objectives are named after the stage that they look at; the loss is their sum.
+
+    Args:
+        sight: encoder and view, and the heads of the stages from `unit` - 1 on, an `nn.ModuleList`.
+        objectives: by name, one for each of these stages.
+        weights: of the objectives, by name.
+        looks: at a sample.
+        meets: which of them meet.
+        unit: stages that a loss trains: 2 as published, 1 for greedy InfoMax.
+
+    Raises:
+        ValueError: the encoder cannot be taken apart, or has fewer stages.
+    """
+
+    def __init__(
+        self,
+        sight: Sight,
+        objectives: Mapping[str, list[Multiview]],
+        weights: Mapping[str, float],
+        *,
+        looks: int,
+        meets: Meets,
+        unit: int = 2,
+    ) -> None:
+        named = {
+            f"{name}.stage{unit + number}": objective
+            for name, each in objectives.items()
+            for number, objective in enumerate(each)
+        }
+        super().__init__(named, {name: weights[name.partition(".")[0]] for name in named})
+        check_stages(sight.encoder, unit)
+        self.encoder, self.heads, self.unit, self.meets = sight.encoder, sight.head, unit, meets
+        self.seen = [name_look(sight.view, look) for look in range(looks)]
+        self.kinds = list(objectives)
+
+    @property
+    def trained(self) -> dict[str, nn.Module]:
+        """The encoder."""
+        return {"encoder": self.encoder}
+
+    def forward(self, batch: Batch) -> Losses:
+        """The sum over units; gradients are computed here and handed out in the backward pass."""
+        tally, outcomes, others = Tally(self), {}, {}
+
+        def judge(stage: int, picture: Tensor) -> Tensor:
+            vectors = self.heads[stage - self.unit + 1](picture.to(_precision(picture)))  # type: ignore[index]
+            vectors = F.normalize(vectors, dim=1).unflatten(0, (len(self.seen), -1))
+            views = Views(vectors, vectors, self.meets, batch.index, batch.label, batch.seed)
+            names = [f"{kind}.stage{stage + 1}" for kind in self.kinds]
+            found: dict[str, Outcome] = {name: self.objectives[name.replace(".", "/")](views) for name in names}
+            outcomes.update({name: replace(outcome, loss=outcome.loss.detach()) for name, outcome in found.items()})
+            others.update({f"{name}.stage{stage + 1}": value for name, value in watch(views).items()})
+            return torch.stack([self.weights[name] * outcome.loss for name, outcome in found.items()]).sum()
+
+        seen = torch.cat([batch.inputs[view] for view in self.seen])
+        losses = go_local(self.encoder, seen, judge, unit=self.unit, tally=tally)
+        return Losses(tally.hand_out(torch.stack(losses).sum()), outcomes, others)
+
+
+def check_stages(encoder: Encoder, unit: int) -> None:
+    """Refuses an encoder whose stages cannot be trained by units.
+
+    Raises:
+        ValueError: it cannot be taken apart, or has fewer stages than a unit.
+    """
+    if not encoder.leaves:
+        raise ValueError(f"{type(encoder).__name__} cannot be taken apart into stages")
+    if not 1 <= unit <= len(encoder.spec.maps):
+        raise ValueError(f"unit must be from 1 to the encoder's {len(encoder.spec.maps)} stages, got {unit}")
+
+
+def refuse_norms(module: nn.Module) -> None:
+    """Refuses a module in which the rows of a batch depend on one another.
+
+    Raises:
+        ValueError: it has batch normalisation; the message names the first.
+    """
+    for name, part in module.named_modules():
+        if isinstance(part, NORMS) and not name.startswith("slow."):
+            raise ValueError(f"chunk needs rows that do not depend on one another, but {name} is batch normalisation; "
+                             "take norm: group, or another encoder")  # fmt: skip
+
+
+def _precision(tensor: Tensor) -> torch.dtype:
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32

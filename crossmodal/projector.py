@@ -1,0 +1,57 @@
+"""Heads of pretraining: from an encoder's embedding or map to the vectors that are compared."""
+
+from torch import Tensor, nn
+
+
+class Projector(nn.Sequential):
+    """Linear layers with ReLU between them; with `norm`, batch norm before each ReLU and, without scale, at the end.
+
+    Two layers are SimCLR's head, with a wide hidden layer that of the recipe for small models; three with `norm` are
+    that of MoCo v3 (Chen, Xie, He 2021, https://arxiv.org/abs/2104.02057, appendix).
+    """
+
+    def __init__(self, before: int, *, layers: int, hidden: int, dim: int, norm: bool) -> None:
+        widths = [before, *[hidden] * (layers - 1), dim]
+        found: list[nn.Module] = []
+        for number in range(layers):
+            last = number == layers - 1
+            found.append(nn.Linear(widths[number], widths[number + 1], bias=not norm))
+            if norm:
+                found.append(nn.BatchNorm1d(widths[number + 1], affine=not last))
+            if not last:
+                found.append(nn.ReLU(inplace=True))
+        super().__init__(*found)
+
+
+class MapProjector(nn.Module):
+    """A map to a vector: a residual block that halves it, the mean, and a projector (LoCo's decoder).
+
+    Source: Xiong, Ren, Urtasun 2020, https://arxiv.org/abs/2008.01342, section 3.2.
+    """
+
+    def __init__(
+        self, shape: tuple[int, int, int], *, block: bool, layers: int, hidden: int, dim: int, norm: bool
+    ) -> None:
+        super().__init__()
+        self.block = _Halving(shape[0]) if block else nn.Identity()
+        self.projector = Projector(shape[0], layers=layers, hidden=hidden, dim=dim, norm=norm)
+
+    def forward(self, picture: Tensor) -> Tensor:
+        """One vector for each picture."""
+        return self.projector(self.block(picture).mean(dim=(2, 3)))
+
+
+class _Halving(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, 2, 1, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(channels, channels, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(channels),
+        )
+        self.shortcut = nn.Sequential(nn.Conv2d(channels, channels, 1, 2, bias=False), nn.BatchNorm2d(channels))
+
+    def forward(self, picture: Tensor) -> Tensor:
+        return (self.branch(picture) + self.shortcut(picture)).relu()
