@@ -15,7 +15,7 @@ class InfoNCE(Multiview):
 
     With two looks of one encoder and negatives of every view it is NT-Xent, the loss of SimCLR (Chen et al. 2020,
     https://arxiv.org/abs/2002.05709, eq. 1). With momentum keys it is MoCo's (He et al. 2020,
-    https://arxiv.org/abs/1911.05722, eq. 1), from a queue, or v3's, gathered. Over the views of several modalities it is
+    https://arxiv.org/abs/1911.05722, eq. 1), from a queue, or of v3, gathered. Over views of several modalities it is
     CMC's (Tian et al. 2020, https://arxiv.org/abs/1906.05849, eq. 4), whose code draws negatives from a bank.
 
     Raises:
