@@ -109,13 +109,13 @@ def build_encoder(config: EncoderConfig, shape: tuple[int, ...], classes: int, k
         return ENCODERS.get(config.name)(shape, classes, **config.options)
 
 
-def build_student(config: StudentConfig, views: Mapping[str, View], classes: int) -> Encoder:
-    """The network that learns, from new or published weights."""
-    encoder = build_encoder(config.encoder, views[config.view].modality.shape, classes, "student.encoder")
+def build_student(config: StudentConfig, views: Mapping[str, View], classes: int, *, key: str = "student") -> Encoder:
+    """The network that learns, from new or earlier weights."""
+    encoder = build_encoder(config.encoder, views[config.view].modality.shape, classes, f"{key}.encoder")
     if config.weights is not None:
-        with at("student.weights"):
+        with at(f"{key}.weights"):
             left = load_pretrained(encoder, config.weights, sha256=config.sha256, first_layer=config.first_layer)
-        say(f"student begins from {config.weights}" + (f"; new: {', '.join(left)}" if left else ""))
+        say(f"{key} begins from {config.weights}" + (f"; new: {', '.join(left)}" if left else ""))
     return encoder
 
 
@@ -178,10 +178,10 @@ def teacher_digest(config: TeacherConfig) -> str:
     return export.digest(config.weights) if config.encoder is None else sha256_of(find_weights(config.weights))
 
 
-def student_digest(config: StudentConfig) -> dict[str, str]:
+def student_digest(config: StudentConfig, key: str = "student") -> dict[str, str]:
     """Names the weights that a student begins from by their bytes; empty for new ones."""
-    with at("student.weights"):
-        return {} if config.weights is None else {"student.weights": sha256_of(find_weights(config.weights))}
+    with at(f"{key}.weights"):
+        return {} if config.weights is None else {f"{key}.weights": sha256_of(find_weights(config.weights))}
 
 
 def student_classes(
@@ -333,15 +333,18 @@ def export_student(
             objective = config.objectives[name.partition(".")[0]]
             specs[name] = Head(objective.name, objective.options, term.teacher, teachers[term.teacher].spec)
             heads[name] = term.objective
-    view = config.views[config.student.view]
+    card = _card(config.student, config.views[config.student.view], modality)
+    export.save_model(folder, replace(card, classes=classes, heads=specs), module.student, heads)
+
+
+def export_encoder(
+    folder: Path, config: StudentConfig, views: Mapping[str, ViewConfig], opened: Mapping[str, View], encoder: Encoder
+) -> None:
+    """A pretrained encoder in a folder of its own."""
+    export.save_model(folder, _card(config, views[config.view], opened[config.view].modality), encoder, {})
+
+
+def _card(config: StudentConfig, view: ViewConfig, modality: Modality) -> Card:
     stored: dict[str, Any] = {option: getattr(modality, option) for option in modality.stored}
-    card = Card(
-        encoder=config.student.encoder.name,
-        encoder_options=config.student.encoder.options,
-        shape=modality.shape,
-        classes=classes,
-        modality=view.modality,
-        modality_options={**view.options, **stored},
-        heads=specs,
-    )
-    export.save_model(folder, card, module.student, heads)
+    return Card(config.encoder.name, config.encoder.options, modality.shape, [], view.modality,
+                {**view.options, **stored})  # fmt: skip

@@ -49,7 +49,7 @@ class StudentConfig:
 
     view: str  # which view it sees
     encoder: EncoderConfig  # a name, or a mapping with name and options
-    weights: str | None = None  # to begin from: a file of published weights, or package:NAME; null: new weights
+    weights: str | None = None  # to begin from: a finished run, a file of weights, or package:NAME; null: new ones
     sha256: str | None = None  # of the file of weights; another file is refused
     first_layer: Literal["sum", "mean", "repeat", "random"] = "sum"  # how RGB weights meet other channel counts
 

@@ -108,6 +108,7 @@ class Training:
     steps: int = field(init=False)  # of the whole phase
     optimiser: Any = field(init=False)
     average: Average | None = field(init=False)
+    watch: Callable[..., dict[str, float]] | None = None  # adds to a line of the log, on the main process
     desk: Any = None  # on which processes agree: a group of its own on the CPU, so that no GPU is waited for
 
     def fit(self) -> dict[str, Any]:
@@ -272,6 +273,10 @@ class Training:
         }
         self.progress.last = line
         if self.accelerator.is_main_process:
+            if self.watch:
+                before = max(self.progress.step - self.config.log_every, 0) // plan.steps
+                epochs = self.progress.step // plan.steps
+                line |= self.watch(line, epochs=epochs if epochs > before else None)
             self.run.log(line | ({"phase": self.phase} if self.phase else {}))
         if self.config.trackers:
             self.accelerator.log(line, step=self.progress.step)

@@ -24,6 +24,7 @@ _PACKAGES = {  # name on the package index: module, file in it
     )
 }
 _WRAPPERS = ("state_dict", "model")  # keys below which training scripts keep the weights
+_EXPORTED = "model.safetensors"  # in the folder of one of our own models
 _PREFIXES = ("module.", "encoder.trunk.")  # of DistributedDataParallel, and of our own exported models
 
 
@@ -41,7 +42,7 @@ def load_pretrained(
 
     Args:
         encoder: changed in place, and only if all is well.
-        weights: a .safetensors file, a file of torch.save, or "package:NAME", see `find_weights`.
+        weights: a .safetensors file, a file of torch.save, a finished run, or "package:NAME", see `find_weights`.
         sha256: of the file, in hexadecimal; another file is refused.
         first_layer: how weights for other channels are adapted.
 
@@ -89,7 +90,7 @@ def adapt_first_layer(
 
 
 def find_weights(weights: str) -> Path:
-    """The file that a config names: a path, or "package:NAME" for one that an installed package brings.
+    """The file that a config names: a path, the folder of a finished run, or "package:NAME" of an installed package.
 
     Raises:
         WeightsError: there is no such file, no such package is known, or it is not installed.
@@ -97,9 +98,10 @@ def find_weights(weights: str) -> Path:
     kind, _, name = weights.partition(":")
     if kind != "package":
         path = Path(weights)
-        if not path.is_file():
-            raise WeightsError(f"there is no file of weights at {path.absolute()}; nothing is downloaded")
-        return path
+        for found in (path, path / _EXPORTED, path / "model" / _EXPORTED):
+            if found.is_file():
+                return found
+        raise WeightsError(f"there is no file of weights at {path.absolute()}; nothing is downloaded")
     if name not in _PACKAGES:
         raise WeightsError(f"no package {name!r} of weights is known (known: {', '.join(_PACKAGES)})")
     module, file = _PACKAGES[name]

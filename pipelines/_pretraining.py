@@ -1,0 +1,170 @@
+"""What a pretraining's config names, built and checked; and what is watched on the way."""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import nn
+
+from crossmodal import MULTIVIEW
+from crossmodal.encoders._base import Encoder
+from crossmodal.evaluation import neighbours
+from crossmodal.minimised import Minimised
+from crossmodal.multiview._base import Meets, Multiview
+from crossmodal.pretraining import LocalPretraining, Pretraining, Sight, check_stages, name_look, which_meet
+from crossmodal.projector import MapProjector, Projector
+from crossmodal.shards import Manifest, Shards
+from crossmodal.streams import View, sweep_parts, to_batch
+from crossmodal.watching import warn
+from pipelines import _build as build
+from pipelines._config import ConfigError, at
+from pipelines._run import RunFolder
+from pipelines.pretrain import Config, MultiviewConfig
+
+
+def spread_views(config: Config, views: Mapping[str, View]) -> dict[str, View]:
+    """Every encoder's view, once for each look."""
+    named = dict.fromkeys(encoder.view for encoder in config.encoders.values())
+    return {name_look(name, look): replace(views[name], look=look) for name in named for look in range(config.looks)}
+
+
+def build_pretraining(
+    config: Config, views: dict[str, View], held: Manifest
+) -> tuple[Minimised, dict[str, Encoder], list[str]]:
+    """The module that is trained, its encoders by name, and what a user should know of the config.
+
+    Raises:
+        ConfigError: it cannot be built, or needs what the pairs do not have.
+    """
+    with at("graph"):
+        meets = which_meet([*config.encoders], config.looks, graph=config.graph, core=config.core,
+                           symmetric=config.symmetric)  # fmt: skip
+    encoders = {
+        name: build.build_student(asked, views, 0, key=f"encoders.{name}") for name, asked in config.encoders.items()
+    }
+    build_any = _build_whole if config.gradients.unit is None else _build_local
+    module, objectives = build_any(config, encoders, meets, held)
+    cautions = [(name, caution) for name, objective in objectives.items() for caution in objective.cautions(meets)]
+    return module, encoders, [f"objectives.{name}: {caution}" for name, caution in cautions]
+
+
+def _build_whole(
+    config: Config, encoders: dict[str, Encoder], meets: Meets, held: Manifest
+) -> tuple[Minimised, dict[str, Multiview]]:
+    head, momentum, dim = config.head, config.momentum, config.head.dim
+    sights = {
+        name: Sight(encoder, config.encoders[name].view, _projector(config, encoder.spec.dim))
+        for name, encoder in encoders.items()
+    }
+    predictors = {}
+    if momentum is not None and momentum.predictor:
+        predictors = {
+            name: Projector(dim, layers=2, hidden=round(encoder.spec.dim * head.width), dim=dim, norm=head.norm)
+            for name, encoder in encoders.items()
+        }
+    objectives = {
+        name: _build_objective(name, asked, dim, len(encoders) * config.looks, held)
+        for name, asked in config.objectives.items()
+    }
+    with at("gradients" if config.gradients.chunk else "objectives"):
+        module = Pretraining(
+            sights,
+            objectives,
+            {name: asked.weight for name, asked in config.objectives.items()},
+            looks=config.looks,
+            meets=meets,
+            momentum=None if momentum is None else momentum.decay,
+            predictors=predictors,
+            chunk=config.gradients.chunk,
+        )
+    return module, objectives
+
+
+def _build_local(
+    config: Config, encoders: dict[str, Encoder], meets: Meets, held: Manifest
+) -> tuple[Minimised, dict[str, Multiview]]:
+    unit, head = config.gradients.unit, config.head
+    assert unit is not None
+    (encoder,), (only,) = encoders.values(), config.encoders.values()
+    with at("gradients.unit"):
+        check_stages(encoder, unit)
+    stages = encoder.spec.maps[unit - 1 :]
+    heads = nn.ModuleList(
+        MapProjector(shape, block=config.gradients.block, layers=head.layers, hidden=round(shape[0] * head.width),
+                     dim=head.dim, norm=head.norm)
+        for shape in stages
+    )  # fmt: skip
+    objectives = {
+        name: [_build_objective(name, asked, head.dim, config.looks, held) for _ in stages]
+        for name, asked in config.objectives.items()
+    }
+    with at("objectives"):
+        module = LocalPretraining(
+            Sight(encoder, only.view, heads),
+            objectives,
+            {name: asked.weight for name, asked in config.objectives.items()},
+            looks=config.looks,
+            meets=meets,
+            unit=unit,
+        )
+    return module, {name: each[0] for name, each in objectives.items()}
+
+
+def _projector(config: Config, dim: int) -> Projector:
+    head = config.head
+    return Projector(dim, layers=head.layers, hidden=round(dim * head.width), dim=head.dim, norm=head.norm)
+
+
+def _build_objective(name: str, asked: MultiviewConfig, dim: int, views: int, held: Manifest) -> Multiview:
+    with at(f"objectives.{name}"):
+        objective = MULTIVIEW.get(asked.name)(dim, views, held.pairs, **asked.options)
+    if objective.needs_labels and not any(held.labels.values()):
+        raise ConfigError([f"objectives.{name} needs labels, and the pairs have none"])
+    return objective
+
+
+@dataclass
+class Watch:
+    """Adds kNN to the log and warns of what the log says is wrong, each thing once."""
+
+    run: RunFolder
+    config: Config
+    shards: Shards
+    views: dict[str, View]
+    encoders: dict[str, Encoder]
+    device: torch.device
+    warned: list[str] = field(default_factory=list)
+
+    def __call__(self, line: dict[str, float], *, epochs: int | None) -> dict[str, float]:
+        """What a line of the log gets besides; `epochs` is how many are over, where one ended since the last line."""
+        asked = self.config.watch
+        if line["step"] >= asked.after and "found" in line:
+            for problem in warn(line):
+                if problem not in self.warned:
+                    self.warned.append(problem)
+                    print(f"{self.run.path}: step {line['step']:.0f}: {problem}", file=sys.stderr, flush=True)
+        if not asked.pairs or epochs is None or epochs % asked.every:
+            return {}
+        return self._neighbours()
+
+    @torch.inference_mode()
+    def _neighbours(self) -> dict[str, float]:
+        labels = self.shards.labels()
+        known = (labels >= 0).nonzero().flatten()
+        if len(known) < 2:
+            return {}
+        picked = known[torch.linspace(0, len(known) - 1, min(self.config.watch.pairs, len(known))).long()]
+        label, found = labels[picked], {}
+        half = torch.arange(len(picked)) % 2 == 0
+        for name, encoder in self.encoders.items():
+            view = {"view": self.views[self.config.encoders[name].view]}
+            encoder.eval()
+            rows = torch.cat([
+                encoder(to_batch(part, view, self.device).inputs["view"]).embedding.float().cpu()
+                for part in sweep_parts(self.shards, view, indices=picked.tolist())
+            ])  # fmt: skip
+            encoder.train()
+            answer = neighbours.classify(rows[half], label[half], rows[~half], neighbours=self.config.watch.neighbours)
+            found["knn" if len(self.encoders) == 1 else f"knn.{name}"] = (answer == label[~half]).float().mean().item()
+        return found

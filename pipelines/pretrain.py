@@ -1,0 +1,157 @@
+"""Pretrain encoders without a teacher: several looks at a sample, several modalities, with labels or without."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pipelines._config import FieldError, choice, free, number, options_of
+from pipelines._schema import (
+    COLUMNS,
+    NAME,
+    HeldOutConfig,
+    StudentConfig,
+    TrainConfig,
+    ViewConfig,
+    check_views,
+)
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from crossmodal.minimised import Losses
+    from crossmodal.objectives._base import Batch
+
+
+SIGNS = ("rank", "spread", "positive", "negative", "found", "chance", "knn")  # in the log beside COLUMNS
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """What stands between an embedding and the vectors that are compared; it is not exported."""
+
+    layers: int = number(2, least=1)  # linear ones, with ReLU between them
+    width: float = number(1.0, above=0)  # of hidden layers, times the embedding's; 2: the wide head of small models
+    dim: int = number(128, least=1)  # of the vectors that are compared
+    norm: bool = False  # batch norm after every linear layer, as in MoCo v3
+
+
+@dataclass(frozen=True)
+class MomentumConfig:
+    """Keys from encoders that follow slowly (MoCo)."""
+
+    decay: float = number(0.99, least=0, below=1)  # share of the slow weights that stays at a step
+    predictor: bool = False  # a further head on queries only, of two layers, as in MoCo v3
+
+
+@dataclass(frozen=True)
+class GradientsConfig:
+    """How gradients reach the encoders."""
+
+    unit: int | None = number(None, least=1)  # stages that a loss trains: 2 LoCo, 1 greedy; null: all, end to end
+    block: bool = True  # a residual block before the head of a stage, where there is a unit
+    chunk: int | None = number(None, least=1)  # pairs an encoder sees at a time, on a process; null: all. Same gradient
+
+
+@dataclass(frozen=True)
+class WatchConfig:
+    """What is looked at on the way, to warn early; it changes no weight."""
+
+    after: int = number(200, least=1)  # steps until a warning may come
+    pairs: int = number(1000, least=0)  # labelled pairs that kNN is measured with: a half among the other; 0: it is not
+    every: int = number(1, least=1)  # epochs between measurements of kNN
+    neighbours: int = number(20, least=1)  # of kNN
+
+
+@dataclass(frozen=True)
+class MultiviewConfig:
+    """Something to minimise; further keys are its options."""
+
+    name: str = choice("multiview", from_key=True)  # see crossmodal list multiview; by default the entry's own key
+    weight: float = number(1.0, least=0)  # factor in the sum that is minimised
+    options: dict[str, Any] = options_of("name")
+
+
+@dataclass(frozen=True)
+class Config:
+    """What `crossmodal pretrain` reads."""
+
+    data: str  # folder of shards, paired where there are several modalities
+    views: dict[str, ViewConfig]  # named uses of modalities, with their augmentation
+    encoders: dict[str, StudentConfig]  # the networks that are trained, by name, each on a view
+    objectives: dict[str, MultiviewConfig]  # what is minimised, by name, each with a weight
+    looks: int = number(2, least=1)  # at a sample, of every encoder: windows and augmentations
+    graph: Literal["full", "across", "core"] = "full"  # which looks meet: all, of different encoders, or with core
+    core: str | None = None  # the encoder in the middle of graph: core
+    symmetric: bool = True  # of two looks that meet both are anchors; false: the first, as in MoCo v2
+    head: HeadConfig = field(default_factory=HeadConfig)  # of every encoder
+    momentum: MomentumConfig | None = None  # null: looks meet one another as they are
+    gradients: GradientsConfig = field(default_factory=GradientsConfig)  # how they reach the encoders
+    watch: WatchConfig = field(default_factory=WatchConfig)  # what is looked at on the way
+    train: TrainConfig = field(default_factory=TrainConfig)  # how they are trained
+    held_out: HeldOutConfig | None = None  # pairs of the data that are not trained on; null: none
+    seed: int = 0  # of weights, order, windows, augmentation and negatives
+    output: str = free("runs/pretrain")  # the run's folder
+
+    def __post_init__(self) -> None:
+        if not self.encoders:
+            raise FieldError("encoders", "must name at least one encoder")
+        check_views(self.views, {f"encoders.{name}.view": encoder.view for name, encoder in self.encoders.items()})
+        for kind, names in (("encoders", self.encoders), ("objectives", self.objectives)):
+            for name in names:
+                if not NAME.fullmatch(name) or name in (taken := (*COLUMNS, *SIGNS)):
+                    raise FieldError(
+                        f"{kind}.{name}", f"needs another name: of letters, digits, _ and -, not {', '.join(taken)}"
+                    )
+        self._check_gradients()
+
+    def _check_gradients(self) -> None:
+        local, chunk = self.gradients.unit is not None, self.gradients.chunk is not None
+        if local and (len(self.encoders) > 1 or self.momentum is not None or chunk):
+            raise FieldError("gradients.unit", "takes one encoder, without momentum and without chunk")
+        if (local or chunk) and self.train.mixed_precision == "fp16":
+            raise FieldError("train.mixed_precision", "must be no or bf16 with gradients.unit or gradients.chunk: no "
+                             "loss scale protects their gradients")  # fmt: skip
+
+
+def inputs(config: Config) -> Mapping[str, str]:
+    """Digests of what the run reads."""
+    from pipelines import _build as build
+
+    found = {"data": build.open_shards(config.data, "data").manifest.digest}
+    for name, encoder in config.encoders.items():
+        found |= build.student_digest(encoder, f"encoders.{name}")
+    return found
+
+
+def step(model: "nn.Module", batch: "Batch") -> "Losses":
+    """All looks meet."""
+    return model(batch)
+
+
+def run(config: Config, path: Path) -> None:
+    """Trains the encoders and exports each."""
+    from pipelines import _build as build
+    from pipelines._pretraining import Watch, build_pretraining, spread_views
+    from pipelines._run import RunFolder, say
+    from pipelines._training import Training, open_accelerator, seed_everything
+
+    run = RunFolder.of(config.output, "pretrain", config, inputs(config))
+    if run.is_done():
+        return
+    accelerator = open_accelerator(config.train, run.path)
+    shards, _ = build.open_parts(config.data, config.held_out, "data")
+    views = build.open_views(shards, config.views)
+    seed_everything(config.seed, "weights")
+    module, encoders, cautions = build_pretraining(config, views, shards.manifest)
+    for caution in cautions if accelerator.is_main_process else ():
+        say(f"{run.path}: {caution}")
+    watch = Watch(run, config, shards, views, encoders, accelerator.device)
+    training = Training(accelerator, run, config.train, module, step, shards, spread_views(config, views), config.seed,
+                        watch=watch)  # fmt: skip
+    figures = training.fit()
+    if accelerator.is_main_process:
+        for name, encoder in encoders.items():
+            folder = run.path / "model" if len(encoders) == 1 else run.path / name / "model"
+            build.export_encoder(folder, config.encoders[name], config.views, views, encoder)
+    run.finish({"figures": figures | {"warnings": watch.warned}})
