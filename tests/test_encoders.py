@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from crossmodal import ENCODERS
-from crossmodal.encoders._base import Encoder
+from crossmodal.encoders._base import Encoder, Features
 from crossmodal.encoders._picture import choose, measure
 
 NAMES = ENCODERS.names()
@@ -153,6 +153,50 @@ def test_what_is_not_a_picture_is_refused(name: str):
         build(name, (16000,))
     with pytest.raises(ValueError, match="classes must be at least 0, got -1"):
         build(name, classes=-1)
+
+
+def reached(output: Tensor, encoder: Encoder) -> set[str]:
+    if not output.requires_grad:
+        return set()
+    weights = dict(encoder.named_parameters())
+    found = torch.autograd.grad(output.sum(), list(weights.values()), retain_graph=True, allow_unused=True)
+    return {key for key, gradient in zip(weights, found, strict=True) if gradient is not None}
+
+
+def assert_same_features(ours: Features, theirs: Features) -> None:
+    assert torch.equal(ours.embedding, theirs.embedding)
+    for some, others in ((ours.maps, theirs.maps), (ours.preactivations, theirs.preactivations)):
+        assert all(map(torch.equal, some, others)) and len(some) == len(others)
+    for one, other in ((ours.logits, theirs.logits), (ours.stem, theirs.stem)):
+        assert (one is None and other is None) or torch.equal(one, other)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_map_is_left_once_and_in_order_where_stages_can_be_taken_apart(name: str):
+    encoder, left = build(name), []
+
+    def leave(picture: Tensor) -> Tensor:
+        left.append(picture)
+        return picture
+
+    features = encoder(noise(2, 3, 32, 32), leave)
+    assert [id(item) for item in left] == [id(item) for item in features.maps if encoder.leaves]
+    encoder, left = settled(encoder), []
+    assert_same_features(encoder(noise(2, 3, 32, 32), leave), encoder(noise(2, 3, 32, 32)))
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "timm"])
+def test_stages_taken_apart_say_the_same_and_share_no_weight(name: str):
+    encoder, batch = settled(build(name, classes=0)), noise(2, 3, 32, 32)
+    features = encoder(batch, lambda picture: picture.detach().clone())
+    assert_same_features(features, encoder(batch))
+    found = [reached(item, encoder) for item in (*features.maps, features.embedding)]
+    assert all(found[:-1]) and encoder.ends_in_map == (found[-1] == set())
+    assert sorted(key for keys in found for key in keys) == sorted(key for key, _ in encoder.named_parameters())
+
+
+def test_all_encoders_but_timm_s_can_be_taken_apart():
+    assert all(ENCODERS.get(name).leaves for name in NAMES if name != "timm")
 
 
 def test_every_option_has_a_default_and_a_comment():

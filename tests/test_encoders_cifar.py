@@ -163,7 +163,7 @@ def test_between_the_blocks_of_a_stage_there_is_a_relu():
         def forward(self, picture: torch.Tensor) -> torch.Tensor:
             return picture - 1
 
-    maps, before = climb(torch.tensor([[[[0.5, 3.0]]]]), [nn.Sequential(Less(), Less())])
+    _, maps, before = climb(torch.tensor([[[[0.5, 3.0]]]]), [nn.Sequential(Less(), Less())])
     assert before[0].flatten().tolist() == [-1.0, 1.0] and maps[0].flatten().tolist() == [0.0, 1.0]
 
 

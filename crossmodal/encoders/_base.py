@@ -53,11 +53,12 @@ class Encoder(nn.Module, ABC):
     other_names: Mapping[str, str] = {}  # pieces of names in published files of another maker, and what they are here
     spec: Spec  # sizes of what `forward` gives
     leaves: ClassVar[bool] = True  # False: its stages cannot be taken apart
+    ends_in_map: ClassVar[bool] = True  # False: weights of its own lie between the last map and the embedding
 
     @abstractmethod
     def forward(self, batch: Float[Tensor, "batch *shape"], leave: Leave = stay) -> Features:
         """The features of a normalised batch.
 
-        Each stage's map is handed to `leave` as soon as it is there, and the next stage goes on from what that gives,
-        where the encoder `leaves`.
+        Each stage's map is handed to `leave` as soon as it is there, and the next stage, or the embedding, goes on
+        from what that gives, where the encoder `leaves`.
         """

@@ -49,8 +49,11 @@ def with_channels(conv: nn.Conv2d, channels: int) -> nn.Conv2d:
 
 def climb(
     picture: Float[Tensor, "batch channels height width"], stages: Iterable[nn.Module], leave: Leave = stay
-) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """The map of every stage, and each before its last ReLU. The stages' blocks leave their last ReLU to this."""
+) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """What goes on from the last stage, the map of every stage, and each before its last ReLU.
+
+    The stages' blocks leave their last ReLU to this.
+    """
     maps, before = [], []
     for stage in stages:
         for block in stage.children():
@@ -59,7 +62,7 @@ def climb(
         maps.append(picture)
         before.append(raw)
         picture = leave(picture)
-    return tuple(maps), tuple(before)
+    return picture, tuple(maps), tuple(before)
 
 
 def shuffle(picture: Float[Tensor, "batch channels height width"], groups: int) -> Tensor:

@@ -34,6 +34,7 @@ class CifarMobileNet(Encoder):
     stem = "conv1.0.weight"
     classifier = "classifier."
     trunk: nn.ModuleDict
+    ends_in_map = False
 
     def __init__(
         self,

@@ -44,8 +44,8 @@ class CifarShuffleNet(Encoder):
         """The three stages' maps, the mean of the last, and logits where there are classes."""
         trunk = self.trunk
         stem = trunk["bn1"](trunk["conv1"](batch)).relu()
-        maps, before = climb(stem, (trunk["layer1"], trunk["layer2"], trunk["layer3"]), leave)
-        embedding = maps[-1].mean(dim=(2, 3))
+        picture, maps, before = climb(stem, (trunk["layer1"], trunk["layer2"], trunk["layer3"]), leave)
+        embedding = picture.mean(dim=(2, 3))
         return Features(embedding, maps, trunk["linear"](embedding) if "linear" in trunk else None, stem, before)
 
 

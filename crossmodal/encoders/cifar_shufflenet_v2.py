@@ -30,6 +30,7 @@ class CifarShuffleNetV2(Encoder):
     stem = "conv1.weight"
     classifier = "linear."
     trunk: nn.ModuleDict
+    ends_in_map = False
 
     def __init__(
         self,
@@ -58,8 +59,8 @@ class CifarShuffleNetV2(Encoder):
         """The three stages' maps, the mean of the last layer, and logits where there are classes."""
         trunk = self.trunk
         stem = trunk["bn1"](trunk["conv1"](batch)).relu()
-        maps, before = climb(stem, (trunk["layer1"], trunk["layer2"], trunk["layer3"]), leave)
-        embedding = trunk["bn2"](trunk["conv2"](maps[-1])).relu().mean(dim=(2, 3))
+        picture, maps, before = climb(stem, (trunk["layer1"], trunk["layer2"], trunk["layer3"]), leave)
+        embedding = trunk["bn2"](trunk["conv2"](picture)).relu().mean(dim=(2, 3))
         return Features(embedding, maps, trunk["linear"](embedding) if "linear" in trunk else None, stem, before)
 
 

@@ -23,6 +23,7 @@ class CifarWRN(Encoder):
     stem = "conv1.weight"
     classifier = "fc."
     trunk: nn.ModuleDict
+    ends_in_map = False
 
     def __init__(
         self,
