@@ -22,9 +22,10 @@ class Tally:
         self, outputs: Sequence[Tensor], slopes: Sequence[Tensor | None], *, also: Sequence[Tensor] = (), keep: bool
     ) -> list[Tensor | None]:
         """Adds what the outputs' slopes give the parameters; gives those of `also`. `keep`: the graph is used again."""
-        found = torch.autograd.grad(
-            outputs, [*self.parameters, *also], slopes, retain_graph=keep, allow_unused=True, materialize_grads=False
-        )
+        with torch.autocast(outputs[0].device.type, enabled=False):  # else float32 layers go backward in half precision
+            found = torch.autograd.grad(
+                outputs, [*self.parameters, *also], slopes, retain_graph=keep, allow_unused=True
+            )
         for number, gradient in enumerate(found[: len(self.parameters)]):
             if gradient is not None:
                 before = self.sums[number]
@@ -54,7 +55,7 @@ def go_local(
 
     Stages that belong to several units get the sum of their gradients. A stage's graph is given up as soon as its last
     unit is done, so that no more than `unit` stages are held. With `unit` of 1 this is greedy InfoMax; with as many as
-    there are stages it is end-to-end training.
+    there are stages it is end-to-end training. Where gradients are off, there are only the losses.
 
     Args:
         encoder: that `leaves`.
@@ -81,11 +82,13 @@ def go_local(
             left = picture.detach().requires_grad_()
             loss = judge(unit - 1 + len(losses), left)
             losses.append(loss.detach())
-            slope = tally.pull([loss], [None], also=[left], keep=False)
-            for came, left in reversed(held[1:]):
-                assert came is not None
-                slope = tally.pull([left], slope, also=[came], keep=len(losses) < units)
-            tally.pull([held.pop(0)[1]], slope, keep=False)
+            if torch.is_grad_enabled():
+                slope = tally.pull([loss], [None], also=[left], keep=False)
+                for came, left in reversed(held[1:]):
+                    assert came is not None
+                    slope = tally.pull([left], slope, also=[came], keep=len(losses) < units)
+                tally.pull([held[0][1]], slope, keep=False)
+            held.pop(0)
         return entered
 
     encoder(batch, leave)
