@@ -75,7 +75,7 @@ class Pretraining(Minimised):
     time and the objectives the whole batch.
 
     Raises:
-        ValueError: an option is out of its range, or `chunk` meets batch normalisation.
+        ValueError: an option is out of its range or contradicts another, or `chunk` meets batch normalisation.
     """
 
     def __init__(
@@ -91,6 +91,11 @@ class Pretraining(Minimised):
         chunk: int | None = None,
     ) -> None:
         super().__init__(objectives, weights)
+        if (chunk is not None and chunk < 1) or not 0 <= (momentum or 0) < 1:
+            raise ValueError(f"chunk must be at least 1 and momentum from 0 to below 1, got {chunk} and {momentum}")
+        if predictors and (momentum is None or not predictors.keys() <= sights.keys()):
+            raise ValueError(f"predictors belong to encoders with momentum, got {', '.join(predictors)} with momentum "
+                             f"{momentum} for {', '.join(sights)}")  # fmt: skip
         self.seen = {name: [name_look(sight.view, look) for look in range(looks)] for name, sight in sights.items()}
         self.encoders = nn.ModuleDict({name: sight.encoder for name, sight in sights.items()})
         self.heads = nn.ModuleDict({name: sight.head for name, sight in sights.items()})
@@ -180,7 +185,7 @@ class LocalPretraining(Minimised):
         unit: stages that a loss trains: 2 as published, 1 for greedy InfoMax.
 
     Raises:
-        ValueError: the encoder cannot be taken apart, or has fewer stages.
+        ValueError: `check_stages` refuses the encoder, or heads or objectives are not one for each stage.
     """
 
     def __init__(
@@ -201,6 +206,10 @@ class LocalPretraining(Minimised):
         super().__init__(named, {name: weights[name.partition(".")[0]] for name in named})
         check_stages(sight.encoder, unit)
         self.encoder, self.heads, self.unit, self.meets = sight.encoder, sight.head, unit, meets
+        units = len(sight.encoder.spec.maps) - unit + 1
+        for name, each in {"heads": sight.head, **objectives}.items():
+            if len(each) != units:  # type: ignore[arg-type]
+                raise ValueError(f"{name} must be {units}, one for each stage from {unit} on, got {len(each)}")  # type: ignore[arg-type]
         self.seen = [name_look(sight.view, look) for look in range(looks)]
         self.kinds = list(objectives)
 
@@ -214,11 +223,12 @@ class LocalPretraining(Minimised):
         tally, outcomes, others = Tally(self), {}, {}
 
         def judge(stage: int, picture: Tensor) -> Tensor:
-            vectors = self.heads[stage - self.unit + 1](picture.to(_precision(picture)))  # type: ignore[index]
+            vectors = self.heads[stage - self.unit + 1](picture)  # type: ignore[index]
             vectors = F.normalize(vectors, dim=1).unflatten(0, (len(self.seen), -1))
             views = Views(vectors, vectors, self.meets, batch.index, batch.label, batch.seed)
             names = [f"{kind}.stage{stage + 1}" for kind in self.kinds]
-            found: dict[str, Outcome] = {name: self.objectives[name.replace(".", "/")](views) for name in names}
+            with torch.autocast(vectors.device.type, enabled=False):
+                found: dict[str, Outcome] = {name: self.objectives[name.replace(".", "/")](views) for name in names}
             outcomes.update({name: replace(outcome, loss=outcome.loss.detach()) for name, outcome in found.items()})
             others.update({f"{name}.stage{stage + 1}": value for name, value in watch(views).items()})
             return torch.stack([self.weights[name] * outcome.loss for name, outcome in found.items()]).sum()
@@ -232,10 +242,13 @@ def check_stages(encoder: Encoder, unit: int) -> None:
     """Refuses an encoder whose stages cannot be trained by units.
 
     Raises:
-        ValueError: it cannot be taken apart, or has fewer stages than a unit.
+        ValueError: it cannot be taken apart, has weights that no stage's loss reaches, or fewer stages than a unit.
     """
     if not encoder.leaves:
         raise ValueError(f"{type(encoder).__name__} cannot be taken apart into stages")
+    if not encoder.ends_in_map:
+        raise ValueError(f"{type(encoder).__name__} has weights between its last map and the embedding, which no "
+                         "stage's loss would train; take another encoder")  # fmt: skip
     if not 1 <= unit <= len(encoder.spec.maps):
         raise ValueError(f"unit must be from 1 to the encoder's {len(encoder.spec.maps)} stages, got {unit}")
 

@@ -1,5 +1,6 @@
 """Heads of pretraining: from an encoder's embedding or map to the vectors that are compared."""
 
+import torch
 from torch import Tensor, nn
 
 
@@ -26,6 +27,8 @@ class Projector(nn.Sequential):
 class MapProjector(nn.Module):
     """A map to a vector: a residual block that halves it, the mean, and a projector (LoCo's decoder).
 
+    The projector computes in float32 or better under autocast, the block as the encoder does.
+
     Source: Xiong, Ren, Urtasun 2020, https://arxiv.org/abs/2008.01342, section 3.2.
     """
 
@@ -38,7 +41,9 @@ class MapProjector(nn.Module):
 
     def forward(self, picture: Tensor) -> Tensor:
         """One vector for each picture."""
-        return self.projector(self.block(picture).mean(dim=(2, 3)))
+        pooled = self.block(picture).mean(dim=(2, 3))
+        with torch.autocast(pooled.device.type, enabled=False):
+            return self.projector(pooled if pooled.dtype == torch.float64 else pooled.float())
 
 
 class _Halving(nn.Module):
