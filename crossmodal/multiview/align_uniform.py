@@ -14,7 +14,8 @@ class AlignUniform(Multiview):
     """The views of a pair lie close together, and the pairs of a view far apart on the sphere.
 
     Alignment is the mean of |x - y|^alpha over views that meet; uniformity is ln of the mean of exp(-t |x - x'|^2) over
-    the different pairs of a view, of all ranks, and the mean over views. Sources: eq. 1 and 2 of the paper.
+    the different pairs of a view, of all ranks, and the mean over views. Sources: eq. 1 and 2 of the paper. Where there
+    is but one pair, its uniformity is 0.
 
     Raises:
         ValueError: an option is out of its range.
@@ -32,9 +33,9 @@ class AlignUniform(Multiview):
         uniform: float = 1.0,  # weight of uniformity
     ) -> None:
         super().__init__()
-        if alpha <= 0 or t <= 0 or align < 0 or uniform < 0:
-            raise ValueError(f"alpha and t must be above 0, align and uniform at least 0, got {alpha}, {t}, {align} "
-                             f"and {uniform}")  # fmt: skip
+        if not (0 < alpha < math.inf and 0 < t < math.inf and 0 <= align < math.inf and 0 <= uniform < math.inf):
+            raise ValueError("alpha and t must be above 0, align and uniform at least 0, and all finite, got "
+                             f"{alpha}, {t}, {align} and {uniform}")  # fmt: skip
         self.alpha, self.t, self.align, self.uniform = alpha, t, align, uniform
 
     def forward(self, views: Views) -> Outcome:
@@ -49,6 +50,8 @@ class AlignUniform(Multiview):
 
     def _uniformity(self, rows: Tensor, views: Views) -> Tensor:
         everyones = gather_with_gradient(rows)
+        if len(everyones) < 2:
+            return rows.new_zeros(())
         others = torch.pdist(everyones).square()
         return (-self.t * others).logsumexp(0) - math.log(len(others))
 

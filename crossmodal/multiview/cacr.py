@@ -1,5 +1,6 @@
 """Contrastive attraction and contrastive repulsion (Zheng et al. 2023, https://arxiv.org/abs/2105.03746)."""
 
+import math
 from typing import Literal
 
 import torch
@@ -31,7 +32,7 @@ class CACR(Multiview):
     An anchor without a negative, as in a batch of one, has the repulsion 0.
 
     Raises:
-        ValueError: an option is out of its range.
+        ValueError: an option is out of its range, or `tau_plus` meets `rbf`.
     """
 
     def __init__(
@@ -51,12 +52,15 @@ class CACR(Multiview):
         queue: int = 0,  # keys of earlier steps that are negatives too, of each view; 0: none
     ) -> None:
         super().__init__()
-        if min(t_plus, t_minus, alpha, beta, queue) < 0 or rbf_t <= 0 or not 0 <= tau_plus < 1:
+        finite = all(0 <= number < math.inf for number in (t_plus, t_minus, alpha, beta, queue))
+        if not (finite and 0 < rbf_t < math.inf and 0 <= tau_plus < 1):
             raise ValueError("t_plus, t_minus, alpha, beta and queue must be at least 0, rbf_t above 0 and tau_plus "
-                             f"from 0 to below 1, got {t_plus}, {t_minus}, {alpha}, {beta}, {queue}, {rbf_t} and "
-                             f"{tau_plus}")  # fmt: skip
+                             f"from 0 to below 1, and all finite, got {t_plus}, {t_minus}, {alpha}, {beta}, {queue}, "
+                             f"{rbf_t} and {tau_plus}")  # fmt: skip
         if cost not in ("euclidean", "rbf") or weights not in ("graph", "detached"):
             raise ValueError(f"cost must be euclidean or rbf and weights graph or detached, got {cost} and {weights}")
+        if tau_plus and cost == "rbf":
+            raise ValueError(f"tau_plus takes cost: euclidean, got {tau_plus} with rbf")
         self.t_plus, self.t_minus, self.alpha, self.beta = t_plus, t_minus, alpha, beta
         self.rbf_t = rbf_t if cost == "rbf" else None
         self.detaches, self.tau_plus = weights == "detached", tau_plus
