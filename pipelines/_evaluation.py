@@ -4,7 +4,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -13,19 +13,17 @@ import torch.nn.functional as F
 from safetensors.torch import save
 from torch import Tensor
 
-from crossmodal import export
 from crossmodal.checkpoint import write
 from crossmodal.encoders._base import Encoder, Features
 from crossmodal.evaluation import few_labels, neighbours, probe, retrieval
 from crossmodal.export import Model
 from crossmodal.shards import Shards
-from crossmodal.streams import Look, Part, View, open_view, sweep_parts, to_batch
-from pipelines import transfer
-from pipelines._build import Teacher, build_teachers, open_views
-from pipelines._config import ConfigError, at
+from crossmodal.streams import Look, Part, View, sweep_parts, to_batch
+from pipelines._cast import Cast
+from pipelines._config import ConfigError
 from pipelines._decoded import HELD, Chosen, Decoded
 from pipelines._run import RunFolder, say
-from pipelines.evaluate import Config, FewLabelsConfig, open_data, taught
+from pipelines.evaluate import FewLabelsConfig
 
 Figures = dict[str, list[float]]  # one number a seed
 
@@ -39,10 +37,9 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(Cast):
     """All figures of one evaluate run."""
 
-    config: Config
     run: RunFolder
     rows: dict[str, Figures] = field(default_factory=dict)  # table: who -> figure -> one number a seed
     curves: dict[str, Figures] = field(default_factory=dict)  # who -> labels a class -> one number a seed
@@ -54,8 +51,10 @@ class Evaluation:
         began = time.monotonic()
         self._check()
         self.run.begin()
-        teacher = self._embed(self.teacher.encoder, self.teacher_view)
-        self._describe("teacher", teacher, None, classes=self.teacher.classes)
+        teacher = None
+        if self.teacher is not None:
+            teacher = self._embed(self.teacher.encoder, self.teacher_view)
+            self._describe("teacher", teacher, None, classes=self.teacher.classes)
         for name, models in self.students.items():
             for model in models:
                 self._describe(name, self._see(model), teacher, model, classes=model.card.classes)
@@ -81,70 +80,6 @@ class Evaluation:
         }
 
     @cached_property
-    def parts(self) -> tuple[Shards, Shards]:
-        """What is learnt from, and what is judged by."""
-        return open_data(self.config.data)
-
-    @property
-    def train(self) -> Shards:
-        return self.parts[0]
-
-    @property
-    def test(self) -> Shards:
-        return self.parts[1]
-
-    @cached_property
-    def classes(self) -> list[str]:
-        return self.train.manifest.classes
-
-    @cached_property
-    def labels(self) -> tuple[Tensor, Tensor]:
-        """Of both parts."""
-        return self.train.labels(), self.test.labels()
-
-    @cached_property
-    def students(self) -> dict[str, list[Model]]:
-        with at("students"):
-            found = {name: [export.load_model(path) for path in paths] for name, paths in self.config.students.items()}
-        cards = [replace(model.card, classes=[], heads={}) for models in found.values() for model in models]
-        if any(card != cards[0] for card in cards):
-            raise ConfigError(["students must share encoder and view, so that scratch and random are the same for all"])
-        return found
-
-    @property
-    def first(self) -> Model:
-        """A student, for its architecture and view."""
-        return next(iter(self.students.values()))[0]
-
-    @cached_property
-    def view(self) -> View:
-        """The students', on both parts, whose manifests must describe the bytes as the students learnt to read them."""
-        card = self.first.card
-        with at("data"):
-            views = [open_view(part, card.modality, **card.modality_options) for part in (self.train, self.test)]
-        return views[0]
-
-    @cached_property
-    def taught(self) -> tuple[str, transfer.Config]:
-        """The teacher's name, and the config of the first student's transfer."""
-        return taught(self.config, next(iter(self.config.students.values()))[0])
-
-    @cached_property
-    def teacher_view(self) -> View:
-        """The teacher's, likewise on both parts."""
-        name, config = self.taught
-        seen = config.teachers[name].view
-        with at("data"):
-            views = [open_views(part, {seen: config.views[seen]})[seen] for part in (self.train, self.test)]
-        return views[0]
-
-    @cached_property
-    def teacher(self) -> Teacher:
-        name, config = self.taught
-        chosen = config.teachers[name]
-        return build_teachers({name: chosen}, {chosen.view: self.teacher_view})[name]
-
-    @cached_property
     def device(self) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -154,7 +89,7 @@ class Evaluation:
             raise ConfigError([f"data: {self.train.folder} and {self.test.folder} must have the same classes"])
         if self.config.quantity:
             assert len(self._quantities) == 2
-        assert self.view and self.teacher
+        assert self.view and (self.taught is None or self.teacher)
 
     def _new(self, seed: int, classes: int) -> Encoder:
         """The students' encoder at new weights."""
@@ -229,7 +164,7 @@ class Evaluation:
         """Both sides of the test pairs in the space the objective trained, if it has one."""
         with torch.inference_mode():
             for name, head in model.heads.items():
-                if model.card.heads[name].teacher != self.taught[0]:
+                if self.taught is None or model.card.heads[name].teacher != self.taught[0]:
                     continue
                 if (found := head.project(seen.test, teacher.test)) is not None:
                     return found
@@ -266,7 +201,7 @@ class Evaluation:
             found["quantity"] = (known.mean(0) - truth).norm(dim=1).mean().item()
         return found | {f"R@{k}": k / len(self.test) for k in self.config.retrieve_at}
 
-    def _few_labels(self, teacher: Seen) -> None:
+    def _few_labels(self, teacher: Seen | None) -> None:
         """The few-label curves: whole encoders trained from the student and from scratch, and frozen ones probed."""
         assert self.config.few_labels
         learn, judge = self.labels
@@ -277,7 +212,9 @@ class Evaluation:
             }
             blank = self._new(seed, 0)
             frozen = {f"{name}, frozen": self._see(model) for name, model in mine.items()}
-            frozen |= {"random weights, frozen": self._embed(blank, self.view), "teacher, frozen": teacher}
+            frozen["random weights, frozen"] = self._embed(blank, self.view)
+            if teacher is not None:
+                frozen["teacher, frozen"] = teacher
             for count in self.config.few_labels.labels:
                 say(f"{self.run.path}: seed {seed}, {'all' if count is None else count} labels a class")
                 chosen = few_labels.pick_labelled(learn, count, seed)
@@ -303,7 +240,7 @@ class Evaluation:
         starts = {f"{name}, fine-tuned": model.card.build_from(model.encoder, classes) for name, model in tuned.items()}
         return starts if whole == "none" else {**starts, "scratch": self._new(seed, classes)}
 
-    def _scratch_on_quantity(self, fact: str, teacher: Seen) -> None:
+    def _scratch_on_quantity(self, fact: str, teacher: Seen | None) -> None:
         """The same encoder from scratch, trained on the quantity itself of all training pairs."""
         known = self._quantities[0]
         targets = (known - known.mean(0)) / known.std(0).clamp(min=1e-6)
@@ -340,19 +277,17 @@ class Evaluation:
     def _point(self, who: str, count: int | None, accuracy: float) -> None:
         self.curves.setdefault(who, {}).setdefault("all" if count is None else str(count), []).append(accuracy)
 
-    def _save_examples(self, teacher: Seen) -> None:
-        """Test embeddings of the first student in its space with the teacher, and what some queries retrieve."""
+    def _save_examples(self, teacher: Seen | None) -> None:
+        """Test embeddings of the first student, in its space with the teacher, and what some queries retrieve there."""
         seen = self._see(self.first)
-        ours, theirs = self._in_heads(self.first, seen, teacher) or _linear_map(seen, teacher)
-        queries = torch.linspace(0, len(ours) - 1, min(8, len(ours))).long()
-        examples = {
-            "student": ours.contiguous(),
-            "teacher": theirs.contiguous(),
-            "label": self.labels[1],
-            "queries": queries,
-            "found": retrieval.nearest(ours[queries], theirs, min(5, len(theirs))),
-        }
-        write(self.run.path / "examples.safetensors", save(examples))
+        examples = {"student": seen.test.embedding, "label": self.labels[1]}
+        if teacher is not None:
+            ours, theirs = self._in_heads(self.first, seen, teacher) or _linear_map(seen, teacher)
+            queries = torch.linspace(0, len(ours) - 1, min(8, len(ours))).long()
+            found = retrieval.nearest(ours[queries], theirs, min(5, len(theirs)))
+            examples |= {"student": ours, "teacher": theirs, "queries": queries, "found": found}
+        plain = {name: tensor.contiguous() for name, tensor in examples.items()}
+        write(self.run.path / "examples.safetensors", save(plain))
 
 
 def _linear_map(seen: Seen, teacher: Seen) -> tuple[Tensor, Tensor]:

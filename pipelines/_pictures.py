@@ -2,6 +2,7 @@
 
 import base64
 import io
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -78,10 +79,14 @@ def draw_retrieval(
 
 def draw_curves(metrics: Sequence[Mapping[str, Any]]) -> Figure:
     """Every figure of a training over its steps."""
-    names = [name for name in metrics[-1] if name not in ("step", "epoch", "pairs_per_second", "phase")]
-    figure = Figure(figsize=(3.2 * len(names), 2.4))
-    for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
-        axes.plot([line["step"] for line in metrics], [line[name] for line in metrics], color=COLOURS[0], lw=1.3)
+    every = dict.fromkeys(name for line in metrics for name in line)
+    names = [name for name in every if name not in ("step", "epoch", "pairs_per_second", "phase")]
+    columns = min(len(names), 5)
+    rows = math.ceil(len(names) / columns)
+    figure = Figure(figsize=(3.2 * columns, 2.4 * rows))
+    for number, name in enumerate(names, 1):
+        axes, told = figure.add_subplot(rows, columns, number), [line for line in metrics if name in line]
+        axes.plot([line["step"] for line in told], [line[name] for line in told], color=COLOURS[0], lw=1.3)
         axes.set_title(name, fontsize=9)
         axes.tick_params(labelsize=7)
         axes.spines[["top", "right"]].set_visible(False)
@@ -133,13 +138,12 @@ def draw_rows(results: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def draw_map(points: Tensor, label: Tensor, classes: Sequence[str], names: tuple[str, str]) -> Figure:
-    """Student's and teacher's embeddings of the same pairs, [2 * pairs, 2], coloured by class, by modality in shape."""
+def draw_map(points: Tensor, label: Tensor, classes: Sequence[str], names: Sequence[str]) -> Figure:
+    """Embeddings of pairs by one or two networks, [names * pairs, 2]; coloured by class, with a mark for each."""
     figure = Figure(figsize=(6.5, 5))
     axes = figure.subplots()
-    half = len(points) // 2
-    for part, marker, name in ((points[:half], "o", names[0]), (points[half:], "^", names[1])):
-        colours = {"c": label.tolist(), "cmap": "tab20"} if classes else {"color": COLOURS[0 if marker == "o" else 1]}
+    for part, marker, colour, name in zip(points.chunk(len(names)), "o^", COLOURS, names, strict=False):
+        colours = {"c": label.tolist(), "cmap": "tab20"} if classes else {"color": colour}
         axes.scatter(part[:, 0], part[:, 1], marker=marker, s=12, alpha=0.7, label=name, **colours)
     axes.set_xticks([])
     axes.set_yticks([])

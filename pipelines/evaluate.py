@@ -11,7 +11,9 @@ from pipelines._schema import HeldOutConfig, LookConfig
 
 if TYPE_CHECKING:
     from crossmodal.shards import Shards
-    from pipelines import transfer
+    from pipelines import pretrain, supervise, transfer
+
+    Trained = transfer.Config | supervise.Config | pretrain.Config
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,8 @@ class Config:
     """What `crossmodal evaluate` reads."""
 
     data: DataConfig  # the two folders of shards
-    students: dict[str, list[str]]  # by name, the folders of finished transfers; several differ by their seeds
-    teacher: str | None = None  # name of the teacher in the students' configs to compare with; null: the first
+    students: dict[str, list[str]]  # by name, folders of finished runs that train; several differ by their seeds
+    teacher: str | None = None  # name of the teacher in transfers' configs to compare with; null: the first
     few_labels: FewLabelsConfig | None = field(default_factory=FewLabelsConfig)  # null: not measured
     quantity: QuantityConfig | None = None  # null: none
     retrieve_at: list[int] = number([1, 5, 10], least=1)  # k of recall at k
@@ -73,7 +75,7 @@ class Config:
 
     def __post_init__(self) -> None:
         if not self.students:
-            raise FieldError("students", "must name at least one finished transfer")
+            raise FieldError("students", "must name at least one finished run")
         for name, folders in self.students.items():
             if not 1 <= len(folders) <= self.seeds:
                 raise FieldError(f"students.{name}", f"must have from 1 folder to one for each of the {self.seeds} "
@@ -92,29 +94,45 @@ def inputs(config: Config) -> Mapping[str, str]:
     with at("students"):
         for name, folders in config.students.items():
             found[f"students.{name}"] = " ".join(export.digest(folder) for folder in folders)
-    return found | {"teacher": _teacher_digest(config)}
+    return found | _teacher_digest(config)
 
 
-def taught(config: Config, folder: str) -> "tuple[str, transfer.Config]":
-    """The teacher that a student is compared with, and the config of the transfer by which it taught.
+def origin(folder: str) -> "tuple[Path, Trained]":
+    """The run that a student is of, and its config.
 
     Raises:
-        ConfigError: the folder is not that of a finished transfer, or has no such teacher.
+        ConfigError: it is no finished run of a pipeline that trains.
     """
-    from pipelines import transfer
+    from pipelines import pretrain, supervise, transfer
     from pipelines._run import read_report
 
-    if read_report(folder).get("pipeline") != "transfer":
-        raise ConfigError([f"students: {folder} must be the folder of a finished transfer"])
-    found = load(transfer.Config, Path(folder) / "config.yaml")
+    schemas = {"transfer": transfer.Config, "supervise": supervise.Config, "pretrain": pretrain.Config}
+    for path in (Path(folder), Path(folder).parent):  # of several encoders, each has a folder in the run's
+        schema = schemas.get(read_report(path).get("pipeline", ""))
+        if schema is not None:
+            return path, load(schema, path / "config.yaml")
+    raise ConfigError([f"students: {folder} must be the folder of a finished run of {', '.join(schemas)}"])
+
+
+def taught(config: Config, folder: str) -> "tuple[str, transfer.Config] | None":
+    """The teacher that a student is compared with, and the config of the transfer by which it taught, if there was one.
+
+    Raises:
+        ConfigError: the folder is not that of a finished run, or of a transfer without such a teacher.
+    """
+    from pipelines import transfer
+
+    _, found = origin(folder)
+    if not isinstance(found, transfer.Config):
+        return None
     name = config.teacher or next(iter(found.teachers), "")
     if name not in found.teachers:
         raise ConfigError([f"teacher: {folder} was not taught by {name!r}{suggest(name, list(found.teachers))}"])
     return name, found
 
 
-def _teacher_digest(config: Config) -> str:
-    """Names the weights of the one teacher that all students are compared with.
+def _teacher_digest(config: Config) -> dict[str, str]:
+    """Names the weights of the one teacher that all students that had one are compared with; empty if none had.
 
     Raises:
         ConfigError: the students had several, or it has other weights now than when it taught.
@@ -124,25 +142,27 @@ def _teacher_digest(config: Config) -> str:
 
     digests = set()
     for folder in [folder for folders in config.students.values() for folder in folders]:
-        name, transfer = taught(config, folder)
+        _refuse_other_parts(config.data, origin(folder)[1], folder)
+        if (found := taught(config, folder)) is None:
+            continue
+        name, transfer = found
         digests.add(teacher_digest(transfer.teachers[name]))
         before = RunFolder.of(folder, "transfer", transfer, {}).before
         if before is None or digests != {before["inputs"][f"teachers.{name}"]}:
             raise ConfigError([f"students: teacher {name!r} of {folder} is not the one that the others had, or has "
                                f"other weights now than when it taught; train the student again"])  # fmt: skip
-        _refuse_other_parts(config.data, transfer, folder)
-    return digests.pop()
+    return {"teacher": digests.pop()} if digests else {}
 
 
-def _refuse_other_parts(data: DataConfig, transfer: "transfer.Config", folder: str) -> None:
+def _refuse_other_parts(data: DataConfig, trained: "Trained", folder: str) -> None:
     """Pairs that a student was trained on are not judged by.
 
     Raises:
         ConfigError: what is held out now was not held out then.
     """
-    same = Path(data.train).resolve() == Path(transfer.data).resolve()
-    if data.held_out is not None and not (same and data.held_out == transfer.held_out):
-        raise ConfigError([f"data.held_out: {folder} was trained on {transfer.data} without holding out the same "
+    same = Path(data.train).resolve() == Path(trained.data).resolve()
+    if data.held_out is not None and not (same and data.held_out == getattr(trained, "held_out", None)):
+        raise ConfigError([f"data.held_out: {folder} was trained on {trained.data} without holding out the same "
                            "pairs, so it may have seen these"])  # fmt: skip
 
 

@@ -73,6 +73,7 @@ def _section(folder: Path, layout: str) -> dict[str, Any]:
         "shards": _shards,
         "supervise": _training,
         "transfer": _training,
+        "pretrain": _training,
         "evaluate": _evaluate,
         "compare": _compare,
     }
@@ -129,14 +130,18 @@ def _evaluate(section: dict[str, Any], folder: Path, layout: str) -> None:
     examples = load_file(folder / "examples.safetensors")
     asked = load(evaluate.Config, folder / "config.yaml")
     student = next(iter(asked.students.values()))[0]
-    name, transfer = evaluate.taught(asked, student)
-    shards = evaluate.open_data(asked.data)[1]
+    unit, taught = torch.nn.functional.normalize, evaluate.taught(asked, student)
+    if taught is None:
+        points = _plane(unit(examples["student"], dim=1), layout)
+        drawn = draw_map(points, examples["label"], figures["classes"], [next(iter(asked.students))])
+        section["pictures"]["The embedding of unseen pairs"] = embed_png(drawn)
+        return
+    (name, transfer), shards = taught, evaluate.open_data(asked.data)[1]
     teacher = transfer.teachers[name]
     answer = open_views(shards, {teacher.view: transfer.views[teacher.view]})[teacher.view]
     query = View(export.load_model(student).modality)
     drawn = draw_retrieval(shards, query, answer, examples["queries"].tolist(), examples["found"].tolist())
     section["pictures"]["Retrieval on unseen pairs: framed where the right partner is found"] = embed_png(drawn)
-    unit = torch.nn.functional.normalize
     both = torch.cat([(rows := unit(examples[side], dim=1)) - rows.mean(0) for side in ("student", "teacher")])
     drawn = draw_map(_plane(both, layout), examples["label"], figures["classes"], (transfer.student.view, teacher.view))
     section["pictures"]["Both modalities in one space, each centred on its own mean"] = embed_png(drawn)

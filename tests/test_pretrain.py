@@ -1,0 +1,170 @@
+"""Pretraining as a command: every scheme, what is exported and judged, what is watched, kept and refused."""
+
+import json
+import random
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import assert_equal, launch, lines, run, start, wait_for_step, weights, without_speed, write
+
+from crossmodal import SOURCES, export
+from crossmodal.packing import write_shards
+from pipelines.__main__ import main
+
+ENCODER = {"name": "convnet", "width": 8, "stages": 3, "norm": "group"}
+VIEWS = {"rgb": {"modality": "rgb", "size": 16}, "depth": {"modality": "depth", "size": 16, "max_m": 8.0}}
+DEPTH = {"view": "depth", "encoder": ENCODER}
+BOTH = {"encoders.rgb": "{view: rgb, encoder: {name: convnet, width: 8, stages: 3, norm: group}}"}
+SCHEMES: dict[str, dict[str, str]] = {
+    "simclr": {},
+    "moco": {"momentum": "{decay: 0.9}", "objectives.infonce.negatives": "{source: queue, count: 50}",
+             "symmetric": "false"},
+    "moco_v3": {"momentum": "{decay: 0.9, predictor: true}", "head": "{layers: 3, width: 2, norm: true}"},
+    "cmc": {**BOTH, "looks": "1", "objectives": "{~infonce: , nce: {negatives: {count: 40}}}"},
+    "core": {**BOTH, "graph": "core", "core": "rgb"},
+    "supcon": {"objectives": "{~infonce: , supcon: {}}"},
+    "cacr": {"objectives": "{~infonce: , cacr: {queue: 40}}", "looks": "4"},
+    "align_uniform": {"objectives": "{~infonce: , align_uniform: {}}"},
+    "two": {"objectives.supcon": "{weight: 0.5}"},
+    "loco": {"gradients.unit": "2"},
+    "greedy": {"gradients.unit": "1", "gradients.block": "false"},
+    "cached": {"gradients.chunk": "7"},
+}  # fmt: skip
+
+
+def words(options: dict[str, str]) -> list[str]:
+    return [f"{key}={value}" for key, value in options.items()]
+
+
+@pytest.fixture
+def config(tmp_path: Path, synthetic: Path) -> str:
+    """SimCLR of depth: 96 pairs, 2 epochs of 3 steps."""
+    content: dict[str, Any] = {
+        "data": str(synthetic / "train"), "views": VIEWS, "encoders": {"depth": DEPTH}, "objectives": {"infonce": {}},
+        "train": {"epochs": 2, "batch_size": 32, "lr": 0.003, "workers": 0, "log_every": 1, "save_every": 2},
+        "watch": {"pairs": 40}, "output": str(tmp_path / "run"),
+    }  # fmt: skip
+    return str(write(tmp_path / "pretrain.yaml", content))
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_every_scheme_trains_and_exports_its_encoders(config: str, tmp_path: Path, scheme: str) -> None:
+    assert main(["pretrain", config, *words(SCHEMES[scheme])]) == 0
+    found = lines(tmp_path / "run")
+    assert len(found) == 6 and all(line["loss"] == line["loss"] for line in found)
+    several = BOTH.keys() <= SCHEMES[scheme].keys()
+    for folder in (tmp_path / "run" / name for name in (("rgb", "depth") if several else (".",))):
+        model = export.load_model(folder)
+        start = model.card.build().state_dict()
+        assert all(tensor.isfinite().all() for tensor in model.encoder.state_dict().values())
+        assert any(not tensor.equal(start[name]) for name, tensor in model.encoder.state_dict().items())
+    assert [index for index, line in enumerate(found) if any("knn" in name for name in line)] == [2, 5]  # epochs' ends
+
+
+def test_a_pretrained_encoder_teaches_is_judged_and_shown(config: str, tmp_path: Path, synthetic: Path) -> None:
+    both = [*words(BOTH), f"output={tmp_path / 'both'}"]
+    assert main(["pretrain", config]) == main(["pretrain", config, *both]) == 0
+    evaluation = write(tmp_path / "evaluate.yaml", {
+        "data": {"train": str(synthetic / "train"), "test": str(synthetic / "test")}, "seeds": 1, "workers": 0,
+        "students": {"alone": [str(tmp_path / "run")], "together": [str(tmp_path / "both" / "depth")]},
+        "few_labels": {"labels": [2], "steps": 4, "least_steps": 2}, "output": str(tmp_path / "figures"),
+    })  # fmt: skip
+    assert main(["evaluate", str(evaluation)]) == 0
+    figures = json.loads((tmp_path / "figures" / "report.json").read_text())["figures"]
+    assert list(figures["table"]) == ["alone", "together", "random weights"]
+    assert {"alone, frozen", "together, fine-tuned", "scratch"} <= set(figures["few_labels"])
+    report = write(tmp_path / "report.yaml", {"runs": [str(tmp_path / "run"), str(tmp_path / "figures")],
+                                              "output": str(tmp_path / "page")})  # fmt: skip
+    assert main(["report", str(report)]) == 0
+    transfer = write(tmp_path / "transfer.yaml", {
+        "data": str(synthetic / "train"), "views": VIEWS,
+        "teachers": {"rgb": {"view": "rgb", "weights": str(tmp_path / "both" / "rgb")}},
+        "student": {**DEPTH, "weights": str(tmp_path / "run")}, "objectives": {"crd": {}},
+        "train": {"epochs": 1, "batch_size": 32, "workers": 0}, "output": str(tmp_path / "taught"),
+    })  # fmt: skip
+    assert main(["transfer", str(transfer)]) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["moco", "cacr", "loco"])
+def test_killed_at_any_step_the_same_command_ends_bit_equal(config: str, tmp_path: Path, scheme: str) -> None:
+    command = ["pretrain", config, *words(SCHEMES[scheme]), "train.save_every=1"]
+    assert main([*command, f"output={tmp_path / 'whole'}"]) == 0
+    killed = start(*command)
+    wait_for_step(tmp_path / "run", random.randint(2, 4), killed)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    again = run(*command)
+    assert again.returncode == 0 and "from step" in again.stdout, again.stderr
+    assert_equal(weights(tmp_path / "run"), weights(tmp_path / "whole"))
+    assert without_speed(lines(tmp_path / "run")) == without_speed(lines(tmp_path / "whole"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["simclr", "moco", "supcon", "loco"])
+def test_two_processes_have_the_losses_of_one(config: str, tmp_path: Path, scheme: str) -> None:
+    options = [*words(SCHEMES[scheme]), "gradients.block=false", "train.lr=0.0003"]
+    assert main(["pretrain", config, *options, f"output={tmp_path / 'one'}"]) == 0
+    done = launch("-m", "pipelines", "pretrain", config, *options, f"output={tmp_path / 'two'}")
+    assert done.returncode == 0, done.stderr
+    for ours, theirs in zip(lines(tmp_path / "two"), lines(tmp_path / "one"), strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-3)
+
+
+def test_a_warning_comes_once_and_stays_in_the_report(
+    config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["pretrain", config, "watch.after=2", "train.lr=1e-9", *words(BOTH), "looks=1"]) == 0
+    told = capsys.readouterr().err
+    assert told.count("pairs are found no better than by chance") == 1 and "step 2: " in told
+    (kept,) = json.loads((tmp_path / "run" / "report.json").read_text())["figures"]["warnings"]
+    assert kept in told
+
+
+def test_what_watching_costs_nothing_of_is_the_result(config: str, tmp_path: Path) -> None:
+    assert main(["pretrain", config]) == 0
+    assert main(["pretrain", config, "watch.pairs=0", f"output={tmp_path / 'blind'}"]) == 0
+    assert_equal(weights(tmp_path / "run"), weights(tmp_path / "blind"))
+
+
+def test_a_single_positive_is_cautioned_about(config: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["pretrain", config, "objectives={~infonce: , cacr: {}}", "train.epochs=1"]) == 0
+    assert "objectives.cacr: an anchor has one positive" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["looks=1"], "graph: no two views meet; take two looks, or two encoders"),
+        (["graph=core"], "graph: core must be one of the encoders, depth"),
+        (["encoders.depth.view=deph"], "encoders.depth.view must be one of the views, got 'deph'; did you mean 'dep"),
+        (["gradients.unit=4"], "gradients.unit: unit must be from 1 to the encoder's 3 stages, got 4"),
+        (["gradients.unit=2", "momentum={}"], "gradients.unit takes one encoder, without momentum"),
+        (["gradients.chunk=4", "encoders.depth.encoder.norm=batch"], "gradients: chunk needs rows that do not depend"),
+        (["objectives={~infonce: , knn: {name: infonce}}"], "objectives.knn needs another name"),
+        (["objectives.infonce.temperature=0"], "objectives.infonce: infonce needs temperature above 0, got 0"),
+        (["objectives.infonce={negatives: queue, every_view: true}"], "set every_view: false"),
+        (["objectives={~infonce: }"], "objectives: objectives must name at least one objective"),
+        (["encoders={~depth: }"], "encoders must name at least one encoder"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_refused_by_its_key(
+    config: str, options: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["pretrain", config, *options]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_labels_are_asked_for_where_an_objective_needs_them(
+    config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = SOURCES.get("synthetic")(train_pairs=40, test_pairs=1, size=16)
+    pairs = (replace(pair, label=-1) for pair in source.pairs("train"))
+    write_shards(pairs, tmp_path / "bare", fields=source.fields(), classes=())
+    assert main(["pretrain", config, f"data={tmp_path / 'bare'}", "objectives.supcon={}"]) == 2
+    assert "objectives.supcon needs labels, and the pairs have none" in capsys.readouterr().err
+    assert main(["pretrain", config, f"data={tmp_path / 'bare'}"]) == 0  # and without labels there is no kNN
+    assert not any("knn" in line for line in lines(tmp_path / "run"))
