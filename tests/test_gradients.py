@@ -131,11 +131,11 @@ def test_running_statistics_see_a_batch_once(name: str, unit: int) -> None:
 def test_steps_accumulate_and_take_the_loss_s_factor() -> None:
     once, twice = build("convnet"), build("convnet")
     go(once, 2)
-    for factor in (0.5, 1.5):
+    for factor in (0.5, 0.25):
         tally = Tally(twice)
         losses = go_local(twice["encoder"], draw("batch", ROWS, 1, 16, 16), judge_by(twice), unit=2, tally=tally)
         (tally.hand_out(torch.stack(losses).sum()) * factor).backward()
-    assert_equal(gradients(twice), {name: 2 * gradient for name, gradient in gradients(once).items()})
+    assert_equal(gradients(twice), {name: 0.75 * gradient for name, gradient in gradients(once).items()})
 
 
 def test_without_gradient_there_are_losses_alone() -> None:
@@ -221,7 +221,7 @@ class Noisy(nn.Module):
 
 
 def spread(rows: Tensor) -> Tensor:
-    return (rows @ rows.T).logsumexp(1).mean()
+    return (rows @ rows.T * torch.rand(len(rows), dtype=torch.float64)).logsumexp(1).mean()
 
 
 @pytest.mark.parametrize("chunk", [1, 4, 10, 100])
