@@ -248,3 +248,16 @@ def test_no_more_is_held_than_the_largest_chunk() -> None:
         go_cached(lambda piece: encoder(batch[piece]).embedding, lambda rows: rows.mean(), 12, chunk=5,
                   tally=Tally(encoder))  # fmt: skip
     assert held.most == bytes_of(encoder, batch[:5], 0, 4) and held.bytes == 0
+
+
+def test_layers_in_float32_go_backward_in_float32_under_autocast() -> None:
+    torch.manual_seed(0)
+    layer, rows = nn.Linear(30, 30), draw("float32", 20, 30).float()
+    other, tally = copy.deepcopy(layer), Tally(layer)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast("cpu", enabled=False):
+            loss = layer(rows).square().sum()
+        tally.pull([loss], [None], keep=False)
+    tally.hand_out(loss).backward()
+    other(rows).square().sum().backward()
+    assert_equal(gradients(layer), gradients(other))
