@@ -21,7 +21,7 @@ from crossmodal.contrast.queue import Queue
 from crossmodal.contrast.scores import Candidates, contrast, log_mean_exp
 from modalities._random import generator
 
-HEADS = {"infonce": heads.infonce, "nce": heads.nce, "sigmoid": heads.sigmoid}
+HEADS = {"infonce": heads.infonce, "infonce_in": heads.infonce_in, "nce": heads.nce, "sigmoid": heads.sigmoid}
 ZERO = torch.zeros((), dtype=torch.float64)
 
 
@@ -40,6 +40,8 @@ def in_loops(head: str, row: list[float], positive: list[bool], valid: list[bool
         return 0.0
     if head == "infonce":
         return sum(math.log(sum(math.exp(s) for s in own + apart)) - s for s in own) / len(own)
+    if head == "infonce_in":
+        return math.log(sum(math.exp(s) for s in own + apart) * len(own) / sum(math.exp(s) for s in own))
     threshold = bias + (math.log(max(len(apart), 1)) if head == "nce" else 0.0)
     attracted = sum(softplus(threshold - s) for s in own) / len(own)
     return attracted + sum(softplus(s - threshold) for s in apart)
@@ -113,7 +115,7 @@ def plain(head: str, anchors: Tensor, rows: Tensor, match: Tensor | None, *scale
     scores = anchors @ rows.T * scale
     if match is not None:
         scores = torch.cat([(anchors * match).sum(1, keepdim=True) * scale, scores], 1)
-    if head == "infonce":
+    if head in ("infonce", "infonce_in"):
         return (scores.logsumexp(1) - scores[:, 0]).sum()
     threshold = bias + (math.log(scores.shape[1] - 1) if head == "nce" else 0.0)
     return F.softplus(threshold - scores[:, 0]).sum() + F.softplus(scores[:, 1:] - threshold).sum()

@@ -1,0 +1,167 @@
+"""InfoNCE and NCE between views, and alignment and uniformity, in plain loops; where InfoNCE starts."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from drawn import DIM, PAIRS, ROWS, VIEWS, build, draw, show
+from torch import Tensor
+
+from crossmodal import MULTIVIEW
+from crossmodal.contrast.options import Negatives
+from crossmodal.multiview._base import Meets, Multiview, Views
+
+TAU = 0.5
+MEETS: dict[str, Meets | None] = {"all": None, "first asks": ((0, 1),), "second asks": ((1, 0),)}
+EARLIER = [show(draw(f"earlier {step}", VIEWS, ROWS, DIM), index=torch.arange(ROWS) + 2 * step) for step in range(3)]
+
+
+def chances(views: Views, anchor: int, other: int, rows: list[tuple[int, Tensor]]) -> list[tuple[float, list[float]]]:
+    """Of each anchor, exp(score) of its pair in another view and of the rows of other pairs."""
+    heat = lambda one, two: math.exp(float(one @ two) / TAU)  # noqa: E731
+    return [
+        (heat(query, key), [heat(query, row) for number, row in rows if number != pair])
+        for pair, query, key in zip(views.index.tolist(), views.queries[anchor], views.keys[other], strict=True)
+    ]
+
+
+def of_batch(views: Views, *seen: int) -> list[tuple[int, Tensor]]:
+    return [(pair, row) for view in seen for pair, row in zip(views.index.tolist(), views.keys[view], strict=True)]
+
+
+def infonce(views: Views, rows: dict[int, list[tuple[int, Tensor]]]) -> float:
+    losses = [
+        -math.log(own / (own + sum(apart)))
+        for anchor, other in views.meets
+        for own, apart in chances(views, anchor, other, rows[other])
+    ]
+    return sum(losses) / len(losses)
+
+
+def nce(
+    views: Views, rows: dict[int, list[tuple[int, Tensor]]], *, count: int | None = None, filled: float = 1
+) -> float:
+    """-ln h(own) - sum over K others of ln(1 - h), h = e / (e + K Z / N)."""
+    total, ratio = 0.0, math.exp(1 / (2 * DIM * TAU**2))
+    for anchor, other in views.meets:
+        for own, apart in chances(views, anchor, other, rows[other]):
+            wanted = len(apart) if count is None else count
+            noise = wanted * ratio
+            apart_cost = sum(math.log(1 - e / (e + noise)) for e in apart) * filled * wanted / len(apart)
+            total -= math.log(own / (own + noise)) + apart_cost
+    return total / len(views.meets) / len(views.index)
+
+
+@pytest.mark.parametrize("meets", MEETS)
+@pytest.mark.parametrize("slow", [False, True])
+@pytest.mark.parametrize("source", ["batch", "gathered"])
+@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("every", [False, True, None])
+def test_infonce_equals_its_formula_in_loops(
+    every: bool | None, count: int, source: str, slow: bool, meets: str
+) -> None:
+    keys = draw("slow", count, ROWS, DIM) if slow else None
+    views = show(draw("now", count, ROWS, DIM), keys, meets=MEETS[meets])
+    seen = {view: range(count) if every is not False else (view,) for view in range(count)}
+    expected = infonce(views, {view: of_batch(views, *seen[view]) for view in range(count)})
+    objective = build("infonce", views=count, temperature=TAU, every_view=every, negatives=Negatives(source))
+    assert objective(views).loss.item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_nce_equals_its_formula_in_loops() -> None:
+    views = show(draw("now", VIEWS, ROWS, DIM), draw("slow", VIEWS, ROWS, DIM))
+    expected = nce(views, {view: of_batch(views, view) for view in range(VIEWS)})
+    objective = build("nce", temperature=TAU, negatives=Negatives("gathered"))
+    assert objective(views).loss.item() == pytest.approx(expected, rel=1e-7)  # ln Z in float32
+
+
+@pytest.mark.parametrize("name", ["infonce", "nce"])
+def test_negatives_of_a_queue_are_the_other_pairs_of_the_last_steps(name: str) -> None:
+    views = show(draw("now", VIEWS, ROWS, DIM), draw("slow", VIEWS, ROWS, DIM))
+    rows = {view: [item for step in EARLIER for item in of_batch(step, view)][-12:] for view in range(VIEWS)}
+    rows = {view: [(pair, row.float().double()) for pair, row in held] for view, held in rows.items()}
+    expected = (infonce if name == "infonce" else nce)(views, rows)
+    objective = build(name, *EARLIER, temperature=TAU, negatives=Negatives("queue", count=12))
+    assert objective(views).loss.item() == pytest.approx(expected, rel=1e-7)
+
+
+def remembered(starts: dict[str, Tensor]) -> list[dict[int, Tensor]]:
+    """What banks hold of the pairs of the earlier steps, and of the pairs now, by view."""
+    found = []
+    for view in range(VIEWS):
+        rows = dict(enumerate(starts[f"view{view}_rows"]))
+        for step in EARLIER:
+            for pair, row in of_batch(step, view):
+                rows[pair] = F.normalize(0.25 * rows[pair] + 0.75 * row, dim=0)
+        found.append(rows)
+    return found
+
+
+@pytest.mark.parametrize("name", ["infonce", "nce"])
+def test_negatives_of_a_bank_are_what_is_held_of_the_other_pairs_and_so_is_the_match(name: str) -> None:
+    bank = Negatives("bank", count=20, draw="all", momentum=0.25)
+    starts = {key: item.clone() for key, item in build(name, negatives=bank).memory().items()}
+    held, views = remembered(starts), show(draw("now", VIEWS, ROWS, DIM))
+    written = {pair for step in EARLIER for pair in step.index.tolist()}
+    rows = {view: [(pair, row) for pair, row in held[view].items() if pair in written] for view in range(VIEWS)}
+    match = torch.stack([torch.stack([held[view][pair] for pair in views.index.tolist()]) for view in range(VIEWS)])
+    seen = show(views.queries, match)
+    expected = infonce(seen, rows) if name == "infonce" else nce(seen, rows, count=20, filled=len(written) / PAIRS)
+    objective = build(name, *EARLIER, temperature=TAU, negatives=bank)
+    assert objective(views).loss.item() == pytest.approx(expected, rel=1e-6)  # rows in float32
+
+
+def test_apart_by_label_negatives_share_no_label() -> None:
+    views = show(draw("now", VIEWS, ROWS, DIM))
+    losses = []
+    for anchor, other in views.meets:
+        for row in range(ROWS):
+            label = views.label.tolist()
+            apart = [(at, view) for view in range(VIEWS) for at in range(ROWS)
+                     if at != row and not label[at] == label[row] >= 0]  # fmt: skip
+            heat = lambda view, at, own=views.queries[anchor, row]: math.exp(float(own @ views.keys[view, at]) / TAU)  # noqa: E731
+            own = heat(other, row)
+            losses.append(-math.log(own / (own + sum(heat(view, at) for at, view in apart))))
+    objective = build("infonce", temperature=TAU, negatives=Negatives(apart="label"))
+    assert objective(views).loss.item() == pytest.approx(sum(losses) / len(losses), abs=1e-12)
+
+
+def test_slow_keys_get_no_gradient_and_live_ones_do() -> None:
+    queries, keys = (draw(name, 2, ROWS, DIM).requires_grad_() for name in ("now", "slow"))
+    objective: Multiview = build("infonce", views=2)
+    asked = objective(show(queries, keys, meets=((0, 1),))).loss
+    for_queries, for_keys = torch.autograd.grad(asked, (queries, keys))
+    assert for_queries[0].abs().min() > 0 and not for_queries[1].any()
+    assert for_keys.abs().min() > 0
+
+
+def test_infonce_of_random_directions_starts_where_cmc_says() -> None:
+    pairs, dim, count, tau = 20_000, 128, 16_384, 0.07
+    objective = MULTIVIEW.get("infonce")(dim, 2, pairs, temperature=tau, negatives=Negatives("bank", count=count))
+    every = torch.arange(pairs)
+    objective.remember(every, every, draw("bank", pairs, 2, dim).float())
+    index = torch.arange(512)
+    views = Views(*[draw("now", 2, 512, dim).float()] * 2, ((0, 1), (1, 0)), index, index)
+    assert objective(views).loss.item() == pytest.approx(math.log(count + 1) + 1 / (2 * dim * tau**2), abs=0.1)
+
+
+@pytest.mark.parametrize("meets", MEETS)
+@pytest.mark.parametrize("options", [{}, {"alpha": 1.0, "t": 3.0, "align": 0.5, "uniform": 2.0}])
+def test_align_uniform_equals_its_formula_in_loops(options: dict[str, float], meets: str) -> None:
+    views = show(draw("now", VIEWS, ROWS, DIM), draw("slow", VIEWS, ROWS, DIM), meets=MEETS[meets])
+    alpha, t = options.get("alpha", 2.0), options.get("t", 2.0)
+    distances = [float((one - two).norm()) ** alpha for view, other in views.meets
+                 for one, two in zip(views.queries[view], views.keys[other], strict=True)]  # fmt: skip
+    anchors = {view for view, _ in views.meets}
+    uniform = 0.0
+    for view in anchors:
+        near = [math.exp(-t * float((one - two).square().sum())) for number, one in enumerate(views.queries[view])
+                for two in views.queries[view, :number]]  # fmt: skip
+        uniform += math.log(sum(near) / len(near)) / len(anchors)
+    aligned = sum(distances) / len(distances)
+    outcome = build("align_uniform", **options)(views)
+    assert outcome.figures["alignment"].item() == pytest.approx(aligned, abs=1e-12)
+    assert outcome.figures["uniformity"].item() == pytest.approx(uniform, abs=1e-12)
+    expected = options.get("align", 1.0) * aligned + options.get("uniform", 1.0) * uniform
+    assert outcome.loss.item() == pytest.approx(expected, abs=1e-12)
