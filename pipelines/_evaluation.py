@@ -15,13 +15,14 @@ from torch import Tensor
 
 from crossmodal.checkpoint import write
 from crossmodal.encoders._base import Encoder, Features
-from crossmodal.evaluation import few_labels, neighbours, probe, retrieval
+from crossmodal.evaluation import diagnostics, few_labels, neighbours, probe, retrieval
 from crossmodal.export import Model
 from crossmodal.shards import Shards
 from crossmodal.streams import Look, Part, View, sweep_parts, to_batch
 from pipelines._cast import Cast
 from pipelines._config import ConfigError
 from pipelines._decoded import HELD, Chosen, Decoded
+from pipelines._looks import diagnose_encoder
 from pipelines._run import RunFolder, say
 from pipelines.evaluate import FewLabelsConfig
 
@@ -30,10 +31,12 @@ Figures = dict[str, list[float]]  # one number a seed
 
 @dataclass(frozen=True)
 class Seen:
-    """A network's features of both parts of the data, on the CPU."""
+    """A network's features of both parts of the data, on the CPU; and the network with what it sees."""
 
     train: Features
     test: Features
+    encoder: Encoder
+    view: View
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,8 @@ class Evaluation(Cast):
         return found
 
     def _embed(self, encoder: Encoder, view: View) -> Seen:
-        return Seen(*(self._features(encoder, view, shards) for shards in (self.train, self.test)))
+        train, test = (self._features(encoder, view, shards) for shards in (self.train, self.test))
+        return Seen(train, test, encoder, view)
 
     @torch.inference_mode()
     def _features(self, encoder: Encoder, view: View, shards: Shards) -> Features:
@@ -149,6 +153,9 @@ class Evaluation(Cast):
                 answers["classifier"] = seen.test.logits.argmax(1)
             for name, answer in answers.items():
                 row.setdefault(name, []).append(_accuracy(answer, judge))
+        if self.config.diagnostics:
+            for name, figure in self._diagnose(seen).items():
+                row.setdefault(name, []).append(figure)
         if self.config.quantity:
             row.setdefault("quantity", []).append(self._quantity_error(train, test))
         if teacher is not None:
@@ -159,6 +166,18 @@ class Evaluation(Cast):
                 for way, pair in {"to_teacher": (ours, theirs), "to_student": (theirs, ours)}.items():
                     for k, share in retrieval.recalls(*pair, at=self.config.retrieve_at).items():
                         row.setdefault(f"{space}.{way}.R@{k}", []).append(share)
+
+    def _diagnose(self, seen: Seen) -> dict[str, float]:
+        asked, (learn, judge) = self.config.diagnostics, self.labels
+        assert asked is not None
+        count = asked.per_class if self.classes else 10 * asked.per_class
+        picked = few_labels.pick_labelled(judge if self.classes else torch.zeros_like(judge), count, 0)
+        look = Look(asked.look.scale, asked.look.ratio, asked.look.flip, shift=asked.look.shift)
+        figures = diagnose_encoder(seen.encoder, seen.view, self.test, picked, look=look, device=self.device)
+        if self.classes:
+            rows, known = (seen.train.embedding[learn >= 0], seen.test.embedding[judge >= 0]), judge[judge >= 0]
+            figures["best_knn"] = diagnostics.best_neighbours(rows[0], learn[learn >= 0], rows[1], known)
+        return figures
 
     def _in_heads(self, model: Model, seen: Seen, teacher: Seen) -> tuple[Tensor, Tensor] | None:
         """Both sides of the test pairs in the space the objective trained, if it has one."""

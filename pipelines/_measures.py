@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pipelines import evaluate
 
-HEADINGS = {"knn": "kNN", "probe": "linear probe", "classifier": "own classifier", "quantity": "error"} | {
+HEADINGS = {
+    "knn": "kNN",
+    "probe": "linear probe",
+    "classifier": "own classifier",
+    "quantity": "error",
+    "best_knn": "best kNN",
+    "alignment": "alignment",
+    "intra_class": "alignment in classes",
+    "uniformity": "uniformity",
+    "instance": "instances told apart",
+} | {
     f"{space}.{way}.R@{k}": f"R@{k} {arrow} ({space})"
     for space in ("map", "heads")
     for way, arrow in (("to_teacher", "→ teacher"), ("to_student", "→ student"))

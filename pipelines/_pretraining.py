@@ -1,25 +1,20 @@
-"""What a pretraining's config names, built and checked; and what is watched on the way."""
+"""What a pretraining's config names, built and checked."""
 
-import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
-import torch
 from torch import nn
 
 from crossmodal import MULTIVIEW
 from crossmodal.encoders._base import Encoder
-from crossmodal.evaluation import neighbours
 from crossmodal.minimised import Minimised
 from crossmodal.multiview._base import Meets, Multiview
 from crossmodal.pretraining import LocalPretraining, Pretraining, Sight, check_stages, name_look, which_meet
 from crossmodal.projector import MapProjector, Projector
-from crossmodal.shards import Manifest, Shards
-from crossmodal.streams import View, sweep_parts, to_batch
-from crossmodal.watching import warn
+from crossmodal.shards import Manifest
+from crossmodal.streams import View
 from pipelines import _build as build
 from pipelines._config import ConfigError, at
-from pipelines._run import RunFolder
 from pipelines.pretrain import Config, MultiviewConfig
 
 
@@ -122,49 +117,3 @@ def _build_objective(name: str, asked: MultiviewConfig, dim: int, views: int, he
     if objective.needs_labels and not any(held.labels.values()):
         raise ConfigError([f"objectives.{name} needs labels, and the pairs have none"])
     return objective
-
-
-@dataclass
-class Watch:
-    """Adds kNN to the log and warns of what the log says is wrong, each thing once."""
-
-    run: RunFolder
-    config: Config
-    shards: Shards
-    views: dict[str, View]
-    encoders: dict[str, Encoder]
-    device: torch.device
-    warned: list[str] = field(default_factory=list)
-
-    def __call__(self, line: dict[str, float], *, epochs: int | None) -> dict[str, float]:
-        """What a line of the log gets besides; `epochs` is how many are over, where one ended since the last line."""
-        asked = self.config.watch
-        if line["step"] >= asked.after and "found" in line:
-            for problem in warn(line):
-                if problem not in self.warned:
-                    self.warned.append(problem)
-                    print(f"{self.run.path}: step {line['step']:.0f}: {problem}", file=sys.stderr, flush=True)
-        if not asked.pairs or epochs is None or epochs % asked.every:
-            return {}
-        return self._neighbours()
-
-    @torch.inference_mode()
-    def _neighbours(self) -> dict[str, float]:
-        labels = self.shards.labels()
-        known = (labels >= 0).nonzero().flatten()
-        if len(known) < 2:
-            return {}
-        picked = known[torch.linspace(0, len(known) - 1, min(self.config.watch.pairs, len(known))).long()]
-        label, found = labels[picked], {}
-        half = torch.arange(len(picked)) % 2 == 0
-        for name, encoder in self.encoders.items():
-            view = {"view": self.views[self.config.encoders[name].view]}
-            encoder.eval()
-            rows = torch.cat([
-                encoder(to_batch(part, view, self.device).inputs["view"]).embedding.float().cpu()
-                for part in sweep_parts(self.shards, view, indices=picked.tolist())
-            ])  # fmt: skip
-            encoder.train()
-            answer = neighbours.classify(rows[half], label[half], rows[~half], neighbours=self.config.watch.neighbours)
-            found["knn" if len(self.encoders) == 1 else f"knn.{name}"] = (answer == label[~half]).float().mean().item()
-        return found

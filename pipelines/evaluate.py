@@ -59,6 +59,18 @@ class QuantityConfig:
 
 
 @dataclass(frozen=True)
+class DiagnosticsConfig:
+    """Five figures that tell why an encoder falls behind, on test pairs and two random looks at each."""
+
+    per_class: int = number(50, least=2)  # pairs of a class; without classes, so many pairs times 10
+    look: LookConfig = field(default_factory=lambda: LookConfig(scale=(0.2, 1.0)))  # the random windows
+
+    def __post_init__(self) -> None:
+        if self.look.windows is not None:
+            raise FieldError("look.windows", f"must be null, a new window every time, got {self.look.windows}")
+
+
+@dataclass(frozen=True)
 class Config:
     """What `crossmodal evaluate` reads."""
 
@@ -67,6 +79,7 @@ class Config:
     teacher: str | None = None  # name of the teacher in transfers' configs to compare with; null: the first
     few_labels: FewLabelsConfig | None = field(default_factory=FewLabelsConfig)  # null: not measured
     quantity: QuantityConfig | None = None  # null: none
+    diagnostics: DiagnosticsConfig | None = None  # null: not measured
     retrieve_at: list[int] = number([1, 5, 10], least=1)  # k of recall at k
     neighbours: int = number(20, least=1)  # of the kNN classifier
     seeds: int = number(3, least=1)  # repetitions: label choices, new weights, and students where there are several

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from crossmodal.objectives._base import Batch
 
 
-SIGNS = ("rank", "spread", "positive", "negative", "found", "chance", "knn")  # in the log beside COLUMNS
+SIGNS = ("rank", "spread", "positive", "negative", "found", "chance", "knn",
+         "alignment", "uniformity", "instance", "intra_class")  # in the log beside COLUMNS  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class WatchConfig:
     pairs: int = number(1000, least=0)  # labelled pairs that kNN is measured with: a half among the other; 0: it is not
     every: int = number(1, least=1)  # epochs between measurements of kNN
     neighbours: int = number(20, least=1)  # of kNN
+    diagnostics: bool = False  # with kNN also alignment, uniformity, instance discrimination, and within classes
 
 
 @dataclass(frozen=True)
@@ -132,9 +134,10 @@ def step(model: "nn.Module", batch: "Batch") -> "Losses":
 def run(config: Config, path: Path) -> None:
     """Trains the encoders and exports each."""
     from pipelines import _build as build
-    from pipelines._pretraining import Watch, build_pretraining, spread_views
+    from pipelines._pretraining import build_pretraining, spread_views
     from pipelines._run import RunFolder, say
     from pipelines._training import Training, open_accelerator, seed_everything
+    from pipelines._watch import Watch
 
     run = RunFolder.of(config.output, "pretrain", config, inputs(config))
     if run.is_done():

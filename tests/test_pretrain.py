@@ -66,15 +66,19 @@ def test_every_scheme_trains_and_exports_its_encoders(config: str, tmp_path: Pat
 
 def test_a_pretrained_encoder_teaches_is_judged_and_shown(config: str, tmp_path: Path, synthetic: Path) -> None:
     both = [*words(BOTH), f"output={tmp_path / 'both'}"]
-    assert main(["pretrain", config]) == main(["pretrain", config, *both]) == 0
+    assert main(["pretrain", config, "watch.diagnostics=true"]) == main(["pretrain", config, *both]) == 0
+    assert {"alignment", "uniformity", "instance", "intra_class"} <= lines(tmp_path / "run")[-1].keys()
     evaluation = write(tmp_path / "evaluate.yaml", {
         "data": {"train": str(synthetic / "train"), "test": str(synthetic / "test")}, "seeds": 1, "workers": 0,
         "students": {"alone": [str(tmp_path / "run")], "together": [str(tmp_path / "both" / "depth")]},
-        "few_labels": {"labels": [2], "steps": 4, "least_steps": 2}, "output": str(tmp_path / "figures"),
+        "few_labels": {"labels": [2], "steps": 4, "least_steps": 2}, "diagnostics": {"per_class": 3}, "output": str(tmp_path / "figures"),
     })  # fmt: skip
     assert main(["evaluate", str(evaluation)]) == 0
     figures = json.loads((tmp_path / "figures" / "report.json").read_text())["figures"]
     assert list(figures["table"]) == ["alone", "together", "random weights"]
+    assert figures["table"]["alone"].keys() == {
+        "knn", "probe", "best_knn", "alignment", "intra_class", "uniformity", "instance"
+    }  # fmt: skip
     assert {"alone, frozen", "together, fine-tuned", "scratch"} <= set(figures["few_labels"])
     report = write(tmp_path / "report.yaml", {"runs": [str(tmp_path / "run"), str(tmp_path / "figures")],
                                               "output": str(tmp_path / "page")})  # fmt: skip

@@ -1,0 +1,37 @@
+"""Samples as they are, and random looks at them, as an encoder embeds them."""
+
+import torch
+from torch import Tensor
+
+from crossmodal.encoders._base import Encoder
+from crossmodal.evaluation.diagnostics import diagnose
+from crossmodal.shards import Shards
+from crossmodal.streams import Look, View, join, read_pair, to_batch
+
+BATCH = 256  # samples at a time
+
+
+@torch.inference_mode()
+def diagnose_encoder(
+    encoder: Encoder, view: View, shards: Shards, indices: list[int], *, look: Look, device: torch.device
+) -> dict[str, float]:
+    """The figures of `diagnose` on some pairs, the same looks every time; the encoder is in eval mode then as before.
+
+    Raises:
+        ShardError: a pair cannot be read.
+    """
+    was_training = encoder.training
+    encoder.eval().to(device)
+    found: list[Tensor] = []
+    for seen, epoch in ((None, 0), (look, 0), (look, 1)):
+        rows = []
+        for start in range(0, len(indices), BATCH):
+            parts = [
+                read_pair(shards, {"view": view}, index, look=seen, address=(0, epoch))
+                for index in indices[start : start + BATCH]
+            ]
+            batch = to_batch(join(parts), {"view": view}, device)
+            rows.append(encoder(batch.inputs["view"]).embedding.float().cpu())
+        found.append(torch.cat(rows))
+    encoder.train(was_training)
+    return diagnose(found[0], (found[1], found[2]), shards.labels()[indices])

@@ -1,0 +1,76 @@
+"""What is looked at while encoders are pretrained: kNN, diagnostics, and signs that something is wrong."""
+
+import sys
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from crossmodal.encoders._base import Encoder
+from crossmodal.evaluation import neighbours
+from crossmodal.shards import Shards
+from crossmodal.streams import Look, View, sweep_parts, to_batch
+from crossmodal.watching import warn
+from pipelines._looks import diagnose_encoder
+from pipelines._run import RunFolder
+from pipelines.pretrain import Config
+
+
+@dataclass
+class Watch:
+    """Adds figures to the log where an epoch ends, and warns of what the log says is wrong, each thing once."""
+
+    run: RunFolder
+    config: Config
+    shards: Shards
+    views: dict[str, View]
+    encoders: dict[str, Encoder]
+    device: torch.device
+    warned: list[str] = field(default_factory=list)
+
+    def __call__(self, line: dict[str, float], *, epochs: int | None) -> dict[str, float]:
+        """What a line of the log gets besides; `epochs` is how many are over, where one ended since the last line."""
+        asked = self.config.watch
+        if line["step"] >= asked.after and "found" in line:
+            for problem in warn(line):
+                if problem not in self.warned:
+                    self.warned.append(problem)
+                    print(f"{self.run.path}: step {line['step']:.0f}: {problem}", file=sys.stderr, flush=True)
+        if not asked.pairs or epochs is None or epochs % asked.every:
+            return {}
+        found: dict[str, float] = {}
+        for name, encoder in self.encoders.items():
+            figures = self._figures(encoder, self.views[self.config.encoders[name].view])
+            found |= {key if len(self.encoders) == 1 else f"{key}.{name}": value for key, value in figures.items()}
+        return found
+
+    def _figures(self, encoder: Encoder, view: View) -> dict[str, float]:
+        asked, label, figures = self.config.watch, self.shards.labels(), {}
+        known = _some((label >= 0).nonzero().flatten(), asked.pairs)
+        if len(known) > 1:
+            figures["knn"] = self._neighbours(encoder, view, known, label[known])
+        if asked.diagnostics:
+            look = self.config.train.look
+            picked = known if len(known) > 1 else _some(torch.arange(len(label)), asked.pairs)
+            figures |= diagnose_encoder(
+                encoder, view, self.shards, picked.tolist(), device=self.device,
+                look=Look(look.scale, look.ratio, look.flip, shift=look.shift),
+            )  # fmt: skip
+        return figures
+
+    @torch.inference_mode()
+    def _neighbours(self, encoder: Encoder, view: View, picked: Tensor, label: Tensor) -> float:
+        encoder.eval()
+        rows = torch.cat([
+            encoder(to_batch(part, {"view": view}, self.device).inputs["view"]).embedding.float().cpu()
+            for part in sweep_parts(self.shards, {"view": view}, indices=picked.tolist())
+        ])  # fmt: skip
+        encoder.train()
+        half = torch.arange(len(rows)) % 2 == 0
+        answer = neighbours.classify(rows[half], label[half], rows[~half], neighbours=self.config.watch.neighbours)
+        return (answer == label[~half]).float().mean().item()
+
+
+def _some(indices: Tensor, count: int) -> Tensor:
+    """At most so many of them, spread evenly."""
+    return indices[torch.linspace(0, max(len(indices) - 1, 0), min(count, len(indices))).long()]
