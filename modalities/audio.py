@@ -34,7 +34,7 @@ class Audio(Modality):
 
     A signal is the amplitude in [-1, 1] at `rate_hz`. `adapt`, in the worker, cuts a piece and takes its spectrogram.
     Augmentation is SpecAugment's two masks (Park et al. 2019, https://arxiv.org/abs/1904.08779, section 2), without
-    time warping, and a gain.
+    time warping, a gain, and a steady noise in all bands; the window's place in the slack shifts it in time.
 
     Raises:
         ValueError: an option is out of its range, or the mel bands are finer than the spectrum.
@@ -55,6 +55,8 @@ class Audio(Modality):
     gain_db: float = 6.0  # greatest change of loudness, dB
     time_mask: float = 0.15  # longest silenced stretch, as a fraction of the piece
     mel_mask: float = 0.15  # widest silenced stretch of bands, as a fraction of them
+    noise: float = 0.0  # chance of a steady noise
+    snr_db: float = 10.0  # how far the loudest noise lies below the piece's mean power, dB; the softest 30 dB further
     mean_db: float = -20.0  # subtracted, dB
     std_db: float = 25.0  # divided by, dB
 
@@ -65,7 +67,8 @@ class Audio(Modality):
         check_within(self.frame_ms / 1000, 600, window_s=self.window_s)
         check_within(0, self.top_hz, min_hz=self.min_hz)
         check_within(self.min_hz + 1, self.rate_hz / 2, max_hz=self.top_hz)
-        check_within(0, 1, time_mask=self.time_mask, mel_mask=self.mel_mask)
+        check_within(0, 1, time_mask=self.time_mask, mel_mask=self.mel_mask, noise=self.noise)
+        check_within(-60, 120, snr_db=self.snr_db)
         check_within(0, 60, gain_db=self.gain_db)
         check_within(1e-6, math.inf, std_db=self.std_db)
         check_within(1, self._most_mels(), mels=self.mels)
@@ -113,15 +116,18 @@ class Audio(Modality):
         power = _mel(self)(piece)[..., : self.shape[-1]]
         return 10 * power.clamp(min=FLOOR).log10()
 
-    def draw(self, generator: torch.Generator) -> Float[Tensor, "5"]:
-        """Five uniform numbers: place and width of the masks in time and in frequency, and the gain."""
-        return torch.rand(5, generator=generator)
+    def draw(self, generator: torch.Generator) -> Float[Tensor, "7"]:
+        """Seven uniform numbers: places and widths of both masks, gain, chance and level of noise."""
+        return torch.rand(7, generator=generator)
 
     def augment(
-        self, batch: Float[Tensor, "batch channels mels frames"], draws: Float[Tensor, "batch 5"]
+        self, batch: Float[Tensor, "batch channels mels frames"], draws: Float[Tensor, "batch 7"]
     ) -> Float[Tensor, "batch channels mels frames"]:
-        """The batch louder or softer, with a stretch of time and one of frequencies at `mean_db`."""
-        place, length, band, width, gain = draws.unbind(1)
+        """The batch in noise, louder or softer, with a stretch of time and one of frequencies at `mean_db`."""
+        place, length, band, width, gain, chance, level = draws.unbind(1)
+        if self.noise:
+            noisy = self._add_noise(batch, self.snr_db + 30 * level)
+            batch = torch.where(chance[:, None, None, None] < self.noise, noisy, batch)
         late = spans(place, length * self.time_mask, batch.shape[-1])
         high = spans(band, width * self.mel_mask, batch.shape[-2])
         masked = late[:, None, None, :] | high[:, None, :, None]
@@ -142,6 +148,12 @@ class Audio(Modality):
         """Every solid sings in the voice of its shape: the nearer the louder, and from where it is."""
         time = torch.arange(round(scene.duration_s * self.rate_hz)) / self.rate_hz
         return sum((_sing(solid, time, self.rate_hz) for solid in scene.solids), torch.zeros(2, len(time)))
+
+    def _add_noise(self, batch: Tensor, below_db: Float[Tensor, " batch"]) -> Tensor:
+        """Adds the power, equal in all bands, that lies so far below the mean power of each piece."""
+        power = 10 ** (batch / 10)
+        noise = power.mean(dim=(1, 2, 3), keepdim=True) * 10 ** (-below_db[:, None, None, None] / 10)
+        return 10 * torch.log10(power + noise)
 
     def _check_rate(self, stored_hz: int) -> None:
         if not (SLOWEST_HZ <= stored_hz <= FASTEST_HZ and _filter_size(stored_hz, self.rate_hz) <= LARGEST_FILTER):

@@ -118,7 +118,9 @@ def test_channels_are_mixed_doubled_and_swapped():
 
 def test_masks_and_gain_are_all_that_augmentation_does():
     audio = Audio(time_mask=0.25, mel_mask=0.5)
-    draws = torch.tensor([[0.0, 1.0, 1.0, 0.5, 1.0]])  # first quarter of time, upper quarter of bands, full gain
+    draws = torch.tensor(
+        [[0.0, 1.0, 1.0, 0.5, 1.0, 0.0, 0.0]]
+    )  # first quarter of time, upper quarter of bands, full gain
 
     augmented = audio.augment(torch.full((1, 1, 64, 96), 3.0), draws)[0, 0]
 
@@ -126,6 +128,18 @@ def test_masks_and_gain_are_all_that_augmentation_does():
     expected[:, :24] = audio.mean_db
     expected[48:] = audio.mean_db
     assert torch.equal(augmented, expected)
+
+
+def test_noise_lies_as_far_below_the_sound_as_is_drawn():
+    audio = Audio(time_mask=0, mel_mask=0, gain_db=0, noise=0.5, snr_db=6)
+    sound = torch.full((3, 1, 64, 96), -80.0)
+    sound[:, :, :32] = 10 * math.log10(2) - 20  # the mean power is that of -20 dB
+    draws = torch.tensor([[0.0, 0, 0, 0, 0.5, 0.4, 0.0], [0, 0, 0, 0, 0.5, 0.4, 0.5], [0, 0, 0, 0, 0.5, 0.6, 0.0]])
+
+    loud, soft, without = audio.augment(sound, draws)[:, 0, 40, 0].tolist()
+
+    assert (loud, soft) == (pytest.approx(-26, abs=0.01), pytest.approx(-41, abs=0.01))
+    assert without == -80
 
 
 def test_low_frequencies_are_at_the_bottom():

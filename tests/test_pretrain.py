@@ -71,7 +71,8 @@ def test_a_pretrained_encoder_teaches_is_judged_and_shown(config: str, tmp_path:
     evaluation = write(tmp_path / "evaluate.yaml", {
         "data": {"train": str(synthetic / "train"), "test": str(synthetic / "test")}, "seeds": 1, "workers": 0,
         "students": {"alone": [str(tmp_path / "run")], "together": [str(tmp_path / "both" / "depth")]},
-        "few_labels": {"labels": [2], "steps": 4, "least_steps": 2}, "diagnostics": {"per_class": 3}, "output": str(tmp_path / "figures"),
+        "few_labels": {"labels": [2], "steps": 4, "least_steps": 2},
+        "diagnostics": {"per_class": 3}, "output": str(tmp_path / "figures"),
     })  # fmt: skip
     assert main(["evaluate", str(evaluation)]) == 0
     figures = json.loads((tmp_path / "figures" / "report.json").read_text())["figures"]
