@@ -1,9 +1,10 @@
-"""A share of the pairs held out of training, to choose settings by without a look at the test set."""
+"""Parts of the pairs: a share held out of training, to choose settings by; and a long tail of rare classes."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -34,6 +35,28 @@ def hold_out(shards: Shards, share: float, seed: int = 0) -> tuple[Shards, Shard
         raise ShardError(f"a share of {share:g} holds out {what} of the {len(told)} pairs of {shards.folder}{whole}; "
                          "ask for another share")  # fmt: skip
     return _take(shards, told, np.flatnonzero(~held)), _take(shards, told, np.flatnonzero(held))
+
+
+def thin_out(shards: Shards, keep: Literal["linear", "exponential"], seed: int = 0) -> Shards:
+    """Class i of C, from 0, keeps a share of its pairs: (i + 1) / C, or exp(i + 1 - C); pairs without a class all stay.
+
+    Source of both: Zheng et al. 2023, https://arxiv.org/abs/2105.03746, section 4.2, and its code.
+
+    Raises:
+        ShardError: there are no classes, or a pair cannot be read.
+    """
+    count = len(shards.manifest.classes)
+    if not count:
+        raise ShardError(f"{shards.folder} has no classes of which to keep shares")
+    labels = shards.labels()
+    stays = labels < 0
+    for label in range(count):
+        members = (labels == label).nonzero()[:, 0]
+        share = (label + 1) / count if keep == "linear" else math.exp(label + 1 - count)
+        order = torch.randperm(len(members), generator=generator(seed, "thin out", label))
+        stays[members[order[: round(share * len(members))]]] = True
+    told = [shards.facts(index) for index in range(len(shards))]
+    return _take(shards, told, np.flatnonzero(stays.numpy()))
 
 
 def _draw(units: list[list[int]], labels: Sequence[int], share: float, seed: int) -> list[int]:

@@ -92,6 +92,7 @@ class Config:
     watch: WatchConfig = field(default_factory=WatchConfig)  # what is looked at on the way
     train: TrainConfig = field(default_factory=TrainConfig)  # how they are trained
     held_out: HeldOutConfig | None = None  # pairs of the data that are not trained on; null: none
+    keep: Literal["all", "linear", "exponential"] = "all"  # of class i of C: all, (i + 1) / C, exp(i + 1 - C)
     seed: int = 0  # of weights, order, windows, augmentation and negatives
     output: str = free("runs/pretrain")  # the run's folder
 
@@ -133,7 +134,9 @@ def step(model: "nn.Module", batch: "Batch") -> "Losses":
 
 def run(config: Config, path: Path) -> None:
     """Trains the encoders and exports each."""
+    from crossmodal.held_out import thin_out
     from pipelines import _build as build
+    from pipelines._config import at
     from pipelines._pretraining import build_pretraining, spread_views
     from pipelines._run import RunFolder, say
     from pipelines._training import Training, open_accelerator, seed_everything
@@ -144,6 +147,9 @@ def run(config: Config, path: Path) -> None:
         return
     accelerator = open_accelerator(config.train, run.path)
     shards, _ = build.open_parts(config.data, config.held_out, "data")
+    if config.keep != "all":
+        with at("keep"):
+            shards = thin_out(shards, config.keep)
     views = build.open_views(shards, config.views)
     seed_everything(config.seed, "weights")
     module, encoders, cautions = build_pretraining(config, views, shards.manifest)

@@ -118,9 +118,7 @@ def test_channels_are_mixed_doubled_and_swapped():
 
 def test_masks_and_gain_are_all_that_augmentation_does():
     audio = Audio(time_mask=0.25, mel_mask=0.5)
-    draws = torch.tensor(
-        [[0.0, 1.0, 1.0, 0.5, 1.0, 0.0, 0.0]]
-    )  # first quarter of time, upper of bands
+    draws = torch.tensor([[0.0, 1.0, 1.0, 0.5, 1.0, 0.0, 0.0]])  # first quarter of time, upper of bands
 
     augmented = audio.augment(torch.full((1, 1, 64, 96), 3.0), draws)[0, 0]
 

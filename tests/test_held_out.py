@@ -1,17 +1,19 @@
 """Pairs held out of training: which they are, that nothing is lost or cut, and that nobody is judged by what it saw."""
 
 import json
+import math
 import pickle
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import yaml
 
 from crossmodal import SOURCES
-from crossmodal.held_out import hold_out
+from crossmodal.held_out import hold_out, thin_out
 from crossmodal.packing import write_shards
 from crossmodal.shards import ShardError, Shards
 from crossmodal.streams import Plan
@@ -153,3 +155,24 @@ def test_held_out_pairs_are_not_trained_on_and_judge_only_who_did_not_see_them(
     assert "without holding out the same pairs, so it may have seen these" in capsys.readouterr().err
     assert main(["evaluate", *other, f"data.test={grouped}"]) == 2
     assert "data.test must be given, or held_out in its place, but not both" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("keep", ["linear", "exponential"])
+def test_a_long_tail_keeps_its_shares_and_is_the_same_every_time(
+    synthetic: Path, keep: Literal["linear", "exponential"]
+) -> None:
+    whole = Shards.open(synthetic / "train")
+    thin, classes = thin_out(whole, keep), whole.manifest.classes
+    for number, name in enumerate(classes, 1):
+        share = number / len(classes) if keep == "linear" else math.exp(number - len(classes))
+        assert thin.manifest.labels.get(name, 0) == round(share * whole.manifest.labels[name])
+    assert thin.labels().bincount(minlength=len(classes)).sum() == len(thin) == thin.manifest.pairs < len(whole)
+    assert set(keys(thin)) < set(keys(whole)) and keys(thin) == keys(thin_out(whole, keep))
+    assert keys(thin) != keys(thin_out(whole, keep, seed=1))
+
+
+def test_without_classes_there_is_no_long_tail(grouped: Path) -> None:
+    shards = Shards.open(grouped)
+    bare = Shards(shards.folder, replace(shards.manifest, classes=[], labels={}))
+    with pytest.raises(ShardError, match="has no classes of which to keep shares"):
+        thin_out(bare, "linear")
