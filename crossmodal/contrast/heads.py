@@ -63,8 +63,7 @@ def infonce_in(
     if share is None:
         return infonce(scores, positive, valid, bias)
     of_all = scores if valid is None else scores.masked_fill(~_or(valid, positive), -math.inf)
-    # an anchor without positives gets one, so that all stays finite
-    of_own = scores.masked_fill(share.eq(0) & has[:, None], -math.inf)
+    of_own = scores.masked_fill(share.eq(0), -math.inf)
     losses = of_all.logsumexp(1) - of_own.logsumexp(1) + (share > 0).sum(1).clamp(min=1).to(scores.dtype).log()
     gradient = of_all.softmax(1) - of_own.softmax(1)
     return losses.masked_fill_(~has, 0.0), gradient.masked_fill_(~has[:, None], 0.0)
