@@ -260,7 +260,7 @@ def refuse_norms(module: nn.Module) -> None:
         ValueError: it has batch normalisation; the message names the first.
     """
     for name, part in module.named_modules():
-        if isinstance(part, NORMS) and not name.startswith("slow."):
+        if isinstance(part, NORMS):
             raise ValueError(f"chunk needs rows that do not depend on one another, but {name} is batch normalisation; "
                              "take norm: group, or another encoder")  # fmt: skip
 

@@ -187,7 +187,7 @@ def test_slow_weights_follow_by_the_formula_and_get_no_gradient() -> None:
 
 
 def test_keys_come_from_slow_encoders_and_without_gradient() -> None:
-    module, batch = build("rgb", objective=Heard(), momentum=0.9), joint("rgb")
+    module, batch = build("rgb", objective=Heard(), momentum=0.9, norm="batch"), joint("rgb")
     module(batch)
     before = heard(module)
     assert before.queries.requires_grad and not before.keys.requires_grad
