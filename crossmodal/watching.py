@@ -11,7 +11,7 @@ SEEN = 256  # pairs that are looked at, of a larger batch
 
 @torch.no_grad()
 def watch(views: Views) -> dict[str, Tensor]:
-    """Scalars of a batch, means over the views that meet.
+    """Scalars of a batch, means over the views that meet; where none does, the first two over all.
 
     - `rank`: effective rank of an anchor view's vectors, the squared sum of their covariance's eigenvalues over the sum
       of squares; 1 where all lie on a line, 0 where they are one point;
@@ -21,7 +21,7 @@ def watch(views: Views) -> dict[str, Tensor]:
     """
     some = min(len(views.index), SEEN)
     figures: dict[str, list[Tensor]] = {name: [] for name in ("rank", "spread", "positive", "negative", "found")}
-    for anchor in views.anchors:
+    for anchor in views.anchors or range(len(views.queries)):
         variances = _covariance(views.queries[anchor, :some])
         total = variances.trace()
         figures["rank"].append(total**2 / variances.square().sum().clamp(min=1e-12))
@@ -32,8 +32,8 @@ def watch(views: Views) -> dict[str, Tensor]:
         figures["positive"].append(own.mean())
         figures["negative"].append((cosines.sum() - own.sum()) / max(some * (some - 1), 1))
         figures["found"].append((cosines >= own[:, None]).sum(1).eq(1).float().mean())
-    found = {name: torch.stack(values).mean() for name, values in figures.items()}
-    return found | {"chance": found["found"].new_tensor(1 / some)}
+    found = {name: torch.stack(values).mean() for name, values in figures.items() if values}
+    return found | {"chance": found["rank"].new_tensor(1 / some)}
 
 
 def _covariance(rows: Float[Tensor, "rows dim"]) -> Float[Tensor, "dim dim"]:
@@ -50,7 +50,7 @@ def warn(figures: dict[str, float]) -> list[str]:
     elif figures["rank"] < 2:
         found.append("vectors lie nearly on a line (effective rank below 2, collapse of dimensions): take a stronger "
                      "augmentation, a lower temperature or a larger batch")  # fmt: skip
-    if figures["found"] <= 2 * figures["chance"]:
+    if "found" in figures and figures["found"] <= min(2 * figures["chance"], 0.9):  # of two pairs chance finds one
         found.append("pairs are found no better than by chance: are they shuffled, do the views show the same, is the "
                      "temperature far too high or train.lr far too low?")  # fmt: skip
     return found
