@@ -31,8 +31,9 @@ class Watch:
     def __call__(self, line: dict[str, float], *, epochs: int | None) -> dict[str, float]:
         """What a line of the log gets besides; `epochs` is how many are over, where one ended since the last line."""
         asked = self.config.watch
-        if line["step"] >= asked.after and "found" in line:
-            for problem in warn(line):
+        if line["step"] >= asked.after:
+            signs = {name.partition(".")[0]: value for name, value in line.items()}  # where stages have some, the last's
+            for problem in warn(signs):
                 if problem not in self.warned:
                     self.warned.append(problem)
                     print(f"{self.run.path}: step {line['step']:.0f}: {problem}", file=sys.stderr, flush=True)
