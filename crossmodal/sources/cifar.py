@@ -1,7 +1,5 @@
 """CIFAR-10 and CIFAR-100 (Krizhevsky 2009, https://www.cs.toronto.edu/~kriz/cifar.html), from their binary versions."""
 
-import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from crossmodal.sources._base import Pair, Source, SourceError
+from crossmodal.sources._stamps import digest_of
 from modalities import MODALITIES
 from modalities._base import Modality
 from modalities._catalogue import suggest
@@ -77,11 +76,7 @@ class Cifar(Source):
     def digest(self) -> str:
         """Names the kind of labels, and every file by name, size and time; reads none."""
         names = [name for part in self._archive.files.values() for name in part] + [self._archive.names[self.labels][0]]
-        stamps = []
-        for name in names:
-            found = self._existing(name).stat()
-            stamps.append((name, found.st_size, found.st_mtime_ns))
-        return hashlib.sha256(json.dumps([self.labels, stamps]).encode()).hexdigest()
+        return digest_of(self.labels, map(self._existing, names))
 
     def dropped(self) -> int:
         """None: every row is whole."""
