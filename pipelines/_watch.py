@@ -32,7 +32,9 @@ class Watch:
         """What a line of the log gets besides; `epochs` is how many are over, where one ended since the last line."""
         asked = self.config.watch
         if line["step"] >= asked.after:
-            signs = {name.partition(".")[0]: value for name, value in line.items()}  # where stages have some, the last's
+            signs = {
+                name.partition(".")[0]: value for name, value in line.items()
+            }  # where stages have some, the last's
             for problem in warn(signs):
                 if problem not in self.warned:
                     self.warned.append(problem)
