@@ -2,17 +2,27 @@
 
 import json
 import random
+import re
+import shlex
 import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from commands import assert_equal, launch, lines, run, start, wait_for_step, weights, without_speed, write
 
 from crossmodal import SOURCES, export
+from crossmodal.objectives._base import Batch
 from crossmodal.packing import write_shards
+from crossmodal.pretraining import name_look
+from crossmodal.shards import Shards
+from pipelines import pretrain, transfer
 from pipelines.__main__ import main
+from pipelines._build import open_views
+from pipelines._config import differences, load, to_dict
+from pipelines._pretraining import build_pretraining
 
 ENCODER = {"name": "convnet", "width": 8, "stages": 3, "norm": "group"}
 VIEWS = {"rgb": {"modality": "rgb", "size": 16}, "depth": {"modality": "depth", "size": 16, "max_m": 8.0}}
@@ -33,6 +43,10 @@ SCHEMES: dict[str, dict[str, str]] = {
     "greedy": {"gradients.unit": "1", "gradients.block": "false"},
     "cached": {"gradients.chunk": "7"},
 }  # fmt: skip
+
+RECIPE = Path(__file__).parent.parent / "configs" / "pretrain" / "small_mobilenetv3.yaml"
+CHANGES = re.findall(r"^#   (.+?)  +(\S+=('.*?'|\S+)|'~\S+')", RECIPE.read_text(), re.MULTILINE)
+SWITCHES = {name: shlex.split(override)[0] for name, override, _ in CHANGES}  # as the config's comment names them
 
 
 def words(options: dict[str, str]) -> list[str]:
@@ -173,3 +187,32 @@ def test_labels_are_asked_for_where_an_objective_needs_them(
     assert "objectives.supcon needs labels, and the pairs have none" in capsys.readouterr().err
     assert main(["pretrain", config, f"data={tmp_path / 'bare'}"]) == 0  # and without labels there is no kNN
     assert not any("knn" in line for line in lines(tmp_path / "run"))
+
+
+def test_the_recipe_of_small_models_names_its_switches_and_encoders() -> None:
+    assert [*SWITCHES] == ["temperature", "wide projector", "stronger colour", "longer schedule", "distilled start",
+                           "MobileNetV3 small", "EfficientNet-B0", "ResNet-18", "tiny ViT"]  # fmt: skip
+
+
+@pytest.mark.parametrize("switch", SWITCHES)
+def test_every_switch_of_the_recipe_changes_its_own_part(switch: str) -> None:
+    whole = to_dict(load(pretrain.Config, RECIPE))
+    changed = differences(whole, to_dict(load(pretrain.Config, RECIPE, [SWITCHES[switch]])))
+    part = re.sub(r"[~=].*", "", SWITCHES[switch].removeprefix("~"))
+    assert changed and all(line.startswith(part) for line in changed), changed
+
+
+@pytest.mark.parametrize("switch", [name for name, override in SWITCHES.items() if "encoder=" in override])
+def test_every_encoder_of_the_recipe_has_a_start_and_takes_a_step(switch: str, synthetic: Path) -> None:
+    load(transfer.Config, RECIPE.with_name("small_start.yaml"), [SWITCHES[switch].replace("encoders.rgb", "student")])
+    reduced = ["~encoders.rgb.weights", "views.rgb.size=32", "objectives.infonce.negatives.count=64"]
+    config = load(pretrain.Config, RECIPE, [SWITCHES[switch], *reduced])
+    shards = Shards.open(synthetic / "train")
+    module, encoders, _ = build_pretraining(config, open_views(shards, config.views), shards.manifest)
+    for step in range(2):  # at the first the queue is empty, so that there is nothing to tell a pair from
+        looks = {name_look("rgb", look): torch.rand(4, 3, 32, 32) for look in range(2)}
+        losses = module(Batch(looks, 4 * step + torch.arange(4), torch.full((4,), -1)))
+        losses.total.backward()
+        module.remember([losses])
+    assert losses.total.isfinite()
+    assert any(weight.grad.any() for weight in encoders["rgb"].parameters() if weight.grad is not None)
