@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from torch.utils.data import Dataset
 
+from crossmodal.looks import Look, View
 from crossmodal.shards import ShardError, Shards
-from crossmodal.streams import Look, Part, View, join, load_in_order, read_pair
+from crossmodal.streams import Part, join, load_in_order, read_pair
 
 
 @dataclass(frozen=True)

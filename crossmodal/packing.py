@@ -25,18 +25,20 @@ def write_shards(
     fields: dict[str, Modality],
     classes: tuple[str, ...],
     pairs_per_shard: int = 1000,
+    partial: bool = False,
     progress: Callable[[int], None] = lambda written: None,
 ) -> Manifest:
     """Packs pairs into shards, with the same bytes for the same pairs, and writes the manifest last.
 
-    Every member is decoded once on the way, for its statistics and so that nothing unreadable is packed.
+    Every member is decoded once on the way, for its statistics and so that nothing unreadable is packed. With `partial`
+    a pair may lack fields, but not all.
 
     Raises:
         ShardError: a pair lacks a field, has an illegal or repeated key, or a member does not decode.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MANIFEST).unlink(missing_ok=True)
-    writer = _Writer(folder, fields, pairs_per_shard)
+    writer = _Writer(folder, fields, pairs_per_shard, partial)
     try:
         for number, pair in enumerate(pairs, 1):
             writer.add(pair)
@@ -57,6 +59,7 @@ def write_shards(
         statistics={name: writer.statistics[name].summary() for name in fields},
         labels={classes[label]: count for label, count in sorted(writer.labels.items()) if label >= 0},
         groups=dict(sorted(writer.groups.items())),
+        lacking=dict(sorted(writer.lacking.items())),
     )
     write(folder / MANIFEST, json.dumps(asdict(manifest), indent=1) + "\n")
     return manifest
@@ -70,12 +73,13 @@ def open_tar(path: Path) -> webdataset.TarWriter:
 class _Writer:
     """Shards being written: one open tar, and the counts of what went into it."""
 
-    def __init__(self, folder: Path, fields: dict[str, Modality], pairs_per_shard: int) -> None:
-        self.folder, self.fields, self.pairs_per_shard = folder, fields, pairs_per_shard
+    def __init__(self, folder: Path, fields: dict[str, Modality], pairs_per_shard: int, partial: bool) -> None:
+        self.folder, self.fields, self.pairs_per_shard, self.partial = folder, fields, pairs_per_shard, partial
         self.shards: list[Shard] = []
         self.statistics = {name: _Statistics() for name in fields}
         self.labels: Counter[int] = Counter()
         self.groups: Counter[str] = Counter()
+        self.lacking: Counter[str] = Counter()
         self.extensions: set[str] = set()
         self._keys: set[str] = set()
         self._tar: webdataset.TarWriter | None = None
@@ -117,6 +121,9 @@ class _Writer:
     def _inspect(self, pair: Pair) -> None:
         present = {name.split(".")[0]: name for name in pair.members}
         for name, modality in self.fields.items():
+            if name not in present and self.partial and present.keys() & self.fields.keys():
+                self.lacking[name] += 1
+                continue
             if name not in present:
                 raise ShardError(f"pair {pair.key!r} has no {name!r}; it has {', '.join(sorted(present))}")
             extension = present[name].split(".")[1]

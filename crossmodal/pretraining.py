@@ -144,13 +144,18 @@ class Pretraining(Minimised):
         encoders, heads = (self.slow["encoders"], self.slow["heads"]) if slow else (self.encoders, self.heads)
         found = []
         for name, views in self.seen.items():
-            seen = torch.cat([batch.inputs[view][piece] for view in views])
+            there = _chosen(batch.present.get(views[0]), piece)
+            looks = [batch.inputs[view][piece] for view in views]
+            seen = torch.cat(looks if there is None else [look[there] for look in looks])
             embedding = encoders[name](seen).embedding  # type: ignore[index]
             with torch.autocast(embedding.device.type, enabled=False):
                 vectors = heads[name](embedding.to(_precision(embedding)))  # type: ignore[index]
                 if not slow and name in self.predictors:
                     vectors = self.predictors[name](vectors)
-                found.append(F.normalize(vectors, dim=1).unflatten(0, (len(views), -1)))
+                unit = F.normalize(vectors, dim=1).unflatten(0, (len(views), -1))
+                if there is not None:
+                    unit = unit.new_zeros(len(views), len(looks[0]), unit.shape[2]).index_copy(1, there, unit)
+                found.append(unit)
         return torch.cat(found).transpose(0, 1)
 
     @torch.no_grad()
@@ -165,8 +170,10 @@ class Pretraining(Minimised):
     def _compare(self, queries: Tensor, keys: Tensor, batch: Batch) -> Losses:
         with torch.autocast(queries.device.type, enabled=False):
             ours = queries.transpose(0, 1)
+            named = [view for views in self.seen.values() for view in views]
+            present = torch.stack([batch.present[view] for view in named]) if batch.present else None
             views = Views(ours, ours if keys is queries else keys.transpose(0, 1), self.meets, batch.index,
-                          batch.label, batch.seed)  # fmt: skip
+                          batch.label, present, batch.seed)  # fmt: skip
             outcomes = {name: self.objectives[name](views) for name in self.learners}
             return self.add_up(outcomes, **watch(views))
 
@@ -225,7 +232,7 @@ class LocalPretraining(Minimised):
         def judge(stage: int, picture: Tensor) -> Tensor:
             vectors = self.heads[stage - self.unit + 1](picture)  # type: ignore[index]
             vectors = F.normalize(vectors, dim=1).unflatten(0, (len(self.seen), -1))
-            views = Views(vectors, vectors, self.meets, batch.index, batch.label, batch.seed)
+            views = Views(vectors, vectors, self.meets, batch.index, batch.label, seed=batch.seed)
             names = [f"{kind}.stage{stage + 1}" for kind in self.kinds]
             with torch.autocast(vectors.device.type, enabled=False):
                 found: dict[str, Outcome] = {name: self.objectives[name.replace(".", "/")](views) for name in names}
@@ -263,6 +270,14 @@ def refuse_norms(module: nn.Module) -> None:
         if isinstance(part, NORMS):
             raise ValueError(f"chunk needs rows that do not depend on one another, but {name} is batch normalisation; "
                              "take norm: group, or another encoder")  # fmt: skip
+
+
+def _chosen(present: Tensor | None, piece: slice) -> Tensor | None:
+    """The rows of a piece that an encoder sees, None for all: where none is there all, so that it gets a gradient."""
+    if present is None:
+        return None
+    there = present[piece].nonzero()[:, 0]
+    return there if len(there) else torch.arange(len(present[piece]), device=present.device)
 
 
 def _precision(tensor: Tensor) -> torch.dtype:

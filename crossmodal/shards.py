@@ -31,7 +31,7 @@ class ShardError(ValueError):
 
 @dataclass(frozen=True)
 class Field:
-    """What a member of every pair is."""
+    """What a member of the pairs is."""
 
     modality: str  # catalogue name
     extension: str  # of its members, without the dot
@@ -59,6 +59,7 @@ class Manifest:
     statistics: dict[str, dict[str, float]]  # of each field's signal, in its physical unit
     labels: dict[str, int] = field(default_factory=dict)  # pairs of each class
     groups: dict[str, int] = field(default_factory=dict)  # pairs of each group
+    lacking: dict[str, int] = field(default_factory=dict)  # pairs without a field, where some may lack it
     format: str = FORMAT
 
     @property
@@ -279,6 +280,14 @@ class Shards:
             if name not in row.members:
                 raise ShardError(f"{path}: pair {row.key!r} has no {name!r}; it has {', '.join(row.members)}")
         return row.key, self._descriptor(self._where(index)[0]), [row.members[name] for name in names]
+
+    def lacks(self, index: int, member: str) -> bool:
+        """Whether a pair comes without a member that others have, as its manifest says of some.
+
+        Raises:
+            ShardError: the shard as a whole is missing or broken.
+        """
+        return member.partition(".")[0] in self.manifest.lacking and member not in self.locate(index)[1].members
 
     def facts(self, index: int) -> dict[str, Any]:
         """The JSON member of a pair: label, group, and whatever the source knew."""

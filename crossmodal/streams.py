@@ -1,7 +1,6 @@
 """Shards -> batches: read in the planned order, decode, draw a look, adapt, collate."""
 
 import hashlib
-import math
 import os
 import signal
 import sys
@@ -18,67 +17,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
 from crossmodal.features import FeatureShards, put_together
+from crossmodal.looks import Draws, Look, View
 from crossmodal.objectives._base import Batch
 from crossmodal.plan import Plan
 from crossmodal.shards import ShardError, Shards
 from modalities import MODALITIES
-from modalities._base import Modality, Window
+from modalities._base import Modality
 from modalities._catalogue import UnknownNameError
 from modalities._random import generator
 
 STAND_INS = 100  # tries to replace an unreadable pair; where nine in ten are unreadable, this fails for 3 in 100,000
-
-
-@dataclass(frozen=True)
-class View:
-    """A named use of a modality in a run."""
-
-    modality: Modality
-    aligned: bool = True  # shares the sample's window; otherwise it draws one of its own
-    look: int = 0  # which of the sample's shared windows, where views look several times
-    repeats: bool = False  # all its draws return with the windows, as a teacher's must whose features are kept
-
-
-@dataclass(frozen=True)
-class Look:
-    """How windows are drawn in training.
-
-    Raises:
-        ValueError: an option is out of its range.
-    """
-
-    scale: tuple[float, float] = (0.6, 1.0)  # share of the area that is kept
-    ratio: tuple[float, float] = (0.8, 1.25)  # width over height of the window, relative to the picture's
-    flip: float = 0.5  # probability of mirroring left to right
-    windows: int | None = None  # different ones that a pair has, in turn; None: a new one every epoch
-    shift: float = 0.0  # share of the sample's sides by which the window may leave it; there it shows 0
-
-    def __post_init__(self) -> None:
-        # written so that NaN fails each of them
-        if not 0 < self.scale[0] <= self.scale[1] <= 1:
-            raise ValueError(f"look.scale must be two shares above 0 and up to 1, low to high, got {self.scale}")
-        if not 0 < self.ratio[0] <= self.ratio[1] < math.inf:
-            raise ValueError(f"look.ratio must be two finite numbers above 0, low to high, got {self.ratio}")
-        if not 0 <= self.flip <= 1:
-            raise ValueError(f"look.flip must be from 0 to 1, got {self.flip}")
-        if not 0 <= self.shift < 1:
-            raise ValueError(f"look.shift must be from 0 to below 1, got {self.shift}")
-        if self.windows is not None and self.windows < 1:
-            raise ValueError(f"look.windows must be at least 1, or None, got {self.windows}")
-
-    def turn(self, epoch: int) -> int:
-        """The first epoch that sees the windows of `epoch`."""
-        return epoch if self.windows is None else epoch % self.windows
-
-    def draw(self, random: torch.Generator) -> Window:
-        """One window; but for `shift`, it lies inside the sample."""
-        area, shape, top, left, flip, start = torch.rand(6, generator=random, dtype=torch.float64).tolist()
-        area = self.scale[0] + (self.scale[1] - self.scale[0]) * area
-        shape = self.ratio[0] * (self.ratio[1] / self.ratio[0]) ** shape
-        height, width = min((area / shape) ** 0.5, 1.0), min((area * shape) ** 0.5, 1.0)
-        top = top * (1 - height + 2 * self.shift) - self.shift
-        left = left * (1 - width + 2 * self.shift) - self.shift
-        return Window(top, left, height, width, flip < self.flip, start)
 
 
 @dataclass(frozen=True)
@@ -91,9 +39,8 @@ class Part:
     label: Tensor
     group: Tensor  # number of each pair's group, -1 where it has none
     replaced: tuple[str, ...] = ()  # why pairs could not be read, one message for each that another stands in for
-    features: dict[tuple[str, str], Tensor] = field(
-        default_factory=dict
-    )  # what is kept of teachers, by name and member
+    features: dict[tuple[str, str], Tensor] = field(default_factory=dict)  # kept of teachers, by name and member
+    present: dict[str, Tensor] = field(default_factory=dict)  # by view, whether it is there; empty: all are
 
     def each(self, change: Callable[[Tensor], Tensor]) -> "Part":
         """The same with every tensor changed, as in taking some of the rows."""
@@ -105,6 +52,7 @@ class Part:
             label=change(self.label),
             group=change(self.group),
             features={name: change(tensor) for name, tensor in self.features.items()},
+            present={name: change(tensor) for name, tensor in self.present.items()},
         )
 
     def pin_memory(self) -> "Part":
@@ -148,23 +96,31 @@ def read_pair(
     address: tuple[int, int] = (0, 0),
     epochs: int = 1,
     kept: Mapping[str, FeatureShards] = MappingProxyType({}),
+    masks: bool = False,
 ) -> Part:
     """One pair as a part of one row, or of several: as `epochs` epochs see it; with its augmentation draws.
 
     `address` is (seed, epoch), of the first row; with it, the pair's key and the view's name decide every draw. Where
     `look.windows` is set, windows of aligned views, and all draws of views that repeat, are those of the epoch's turn.
     Without a `look` the whole sample is seen and nothing is drawn. What is `kept` of teachers, by their names, comes
-    along, of the same windows.
+    along, of the same windows. Where it `masks`, a view that the pair comes without is all 0 and not `present`.
 
     Raises:
         ShardError: the pair, or what is kept of it, cannot be read; names shard, key and field.
     """
     members = {name: shards.member(view.modality.field) for name, view in views.items()}
-    key, payloads = shards.read(index, [*dict.fromkeys(members.values()), "json"])
-    rows = [_Draws(look, address[0], epoch, key) for epoch in range(address[1], address[1] + epochs)]
+    absent = {member for member in members.values() if masks and shards.lacks(index, member)}
+    key, payloads = shards.read(index, [*(member for member in dict.fromkeys(members.values()) if member not in absent),
+                                        "json"])  # fmt: skip
+    rows = [Draws(look, address[0], epoch, key) for epoch in range(address[1], address[1] + epochs)]
     adapted, draws = {}, {}
     signals: dict[Modality, Tensor] = {}  # views that look at the same several times share it
     for name, view in views.items():
+        if members[name] in absent:
+            adapted[name] = torch.zeros(epochs, *view.modality.shape)
+            if look:
+                draws[name] = torch.stack([view.modality.draw(row.generator(name, view)) for row in rows])
+            continue
         try:
             if view.modality not in signals:
                 signals[view.modality] = view.modality.decode(payloads[members[name]])
@@ -181,35 +137,8 @@ def read_pair(
     for teacher, held in kept.items():
         told = [held.read(index, key, row.turn) for row in rows]
         features |= {(teacher, member): torch.cat([each[member] for each in told]) for member in told[0]}
-    return Part(adapted, draws, index * ones, facts["label"] * ones, group * ones, features=features)
-
-
-@dataclass(frozen=True)
-class _Draws:
-    """All that is drawn for a pair in an epoch."""
-
-    look: Look | None
-    seed: int
-    epoch: int
-    key: str
-
-    def generator(self, name: str, view: View, *what: str) -> torch.Generator:
-        """For what a view draws by itself."""
-        return generator(self.seed, self.turn if view.repeats else self.epoch, self.key, name, *what)
-
-    def window(self, name: str, view: View) -> Window:
-        """What the view sees of the sample."""
-        if self.look is None:
-            return Window()
-        if not view.aligned:
-            return self.look.draw(self.generator(name, view, "window"))
-        number = () if view.look == 0 else (view.look,)
-        return self.look.draw(generator(self.seed, self.turn, self.key, "window", *number))
-
-    @property
-    def turn(self) -> int:
-        """The first epoch with these windows."""
-        return self.look.turn(self.epoch) if self.look else self.epoch
+    present = {name: ones.bool() & (member not in absent) for name, member in members.items()} if masks else {}
+    return Part(adapted, draws, index * ones, facts["label"] * ones, group * ones, features=features, present=present)
 
 
 def _number_of(group: str) -> int:
@@ -233,6 +162,7 @@ class PairStream(IterableDataset):
         ranks: int = 1,
         skip_unreadable: bool = False,
         kept: Mapping[str, FeatureShards] = MappingProxyType({}),
+        masks: bool = False,
     ) -> None:
         if plan.width % ranks:
             raise ValueError(
@@ -242,7 +172,7 @@ class PairStream(IterableDataset):
         self.shards, self.views, self.plan, self.look = shards, views, plan, look
         self.first_step, self.last_step = first_step, last_step
         self.lanes = range(rank * plan.width // ranks, (rank + 1) * plan.width // ranks)
-        self.skip_unreadable, self.kept = skip_unreadable, dict(kept)
+        self.skip_unreadable, self.kept, self.masks = skip_unreadable, dict(kept), masks
 
     def __iter__(self) -> Iterator[Part | ShardError]:
         worker = get_worker_info()
@@ -260,7 +190,8 @@ class PairStream(IterableDataset):
     def _readable(self, index: int, epoch: int) -> Part:
         """The pair at `index` or, if the user chose so, a readable one drawn from all pairs in its place."""
         address = (self.plan.seed, epoch)
-        read = partial(read_pair, self.shards, self.views, look=self.look, address=address, kept=self.kept)
+        read = partial(read_pair, self.shards, self.views, look=self.look, address=address, kept=self.kept,
+                       masks=self.masks)  # fmt: skip
         try:
             return read(index)
         except ShardError as error:
@@ -341,6 +272,7 @@ def join(pieces: list[Part]) -> Part:
         group=torch.cat([piece.group for piece in pieces]),
         replaced=tuple(problem for piece in pieces for problem in piece.replaced),
         features={name: torch.cat([piece.features[name] for piece in pieces]) for name in first.features},
+        present={name: torch.cat([piece.present[name] for piece in pieces]) for name in first.present},
     )
 
 
@@ -357,7 +289,7 @@ def to_batch(part: Part, views: dict[str, View], device: torch.device | str, *, 
     for (teacher, member), tensor in part.features.items():
         members.setdefault(teacher, {})[member] = tensor
     features = {teacher: put_together(found) for teacher, found in members.items()}
-    return Batch(inputs, part.index, part.label, seed, part.group, features)
+    return Batch(inputs, part.index, part.label, seed, part.group, features, part.present)
 
 
 class _Sweep(Dataset):

@@ -1,6 +1,8 @@
 """Everything that can be wrong with a folder of shards, named."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Container, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
@@ -20,13 +22,29 @@ def check(folder: Path) -> list[str]:
         for name, spec in fields.items()
         if spec.modality not in MODALITIES.names()
     ]
-    return problems + check_tars(folder, shards.manifest.shards, _readers(shards.manifest))
+    manifest, absent = shards.manifest, Counter[str]()
+    problems += check_tars(folder, manifest.shards, _readers(manifest), may_lack=manifest.lacking, absent=absent)
+    return problems + [
+        f"{folder}: {count} pairs must be without {name!r} by the manifest, got {absent[name]}"
+        for name, count in manifest.lacking.items()
+        if count != absent[name]
+    ]
 
 
-def check_tars(folder: Path, shards: list[Shard], readers: Readers) -> list[str]:
-    """Everything that is wrong with the tars of a folder, by its manifest and by `readers` of their members."""
-    first: dict[str, Path] = {}
-    problems = [problem for shard in shards for problem in _check_shard(folder / shard.file, shard, readers, first)]
+def check_tars(
+    folder: Path,
+    shards: list[Shard],
+    readers: Readers,
+    *,
+    may_lack: Container[str] = (),
+    absent: Counter[str] | None = None,
+) -> list[str]:
+    """Everything that is wrong with the tars of a folder, by its manifest and by `readers` of their members.
+
+    Fields that pairs `may_lack` are counted in `absent` where they do.
+    """
+    seen = _Seen(may_lack, Counter() if absent is None else absent)
+    problems = [problem for shard in shards for problem in _check_shard(folder / shard.file, shard, readers, seen)]
     listed = {shard.file for shard in shards}
     return problems + [
         f"{path}: not in the manifest" for path in sorted(folder.glob("*.tar")) if path.name not in listed
@@ -42,8 +60,17 @@ def _readers(manifest: Manifest) -> Readers:
     return {**decoders, "json": partial(parse_facts, classes=len(manifest.classes))}
 
 
-def _check_shard(path: Path, shard: Shard, readers: Readers, first: dict[str, Path]) -> Iterator[str]:
-    """Problems of one shard; `first` learns where each key was first seen."""
+@dataclass
+class _Seen:
+    """What is known of the tars before."""
+
+    may_lack: Container[str]
+    absent: Counter[str]  # pairs without a field that they may lack
+    first: dict[str, Path] = field(default_factory=dict)  # where each key was first seen
+
+
+def _check_shard(path: Path, shard: Shard, readers: Readers, seen: _Seen) -> Iterator[str]:
+    """Problems of one shard."""
     if not path.is_file():
         yield f"{path}: missing, though the manifest lists it"
         return
@@ -57,16 +84,20 @@ def _check_shard(path: Path, shard: Shard, readers: Readers, first: dict[str, Pa
         yield f"{path}: must hold {shard.pairs} pairs by the manifest, got {len(rows)}"
     with path.open("rb") as file:
         for row in rows:
-            if first.setdefault(row.key, path) != path:
-                yield f"{path}: pair {row.key!r} is duplicated: it is also in {first[row.key]}"
-            for problem in (*row.problems, *_check_row(file, row, readers)):
+            if seen.first.setdefault(row.key, path) != path:
+                yield f"{path}: pair {row.key!r} is duplicated: it is also in {seen.first[row.key]}"
+            for problem in (*row.problems, *_check_row(file, row, readers, seen)):
                 yield f"{path}: pair {row.key!r} {problem}"
 
 
-def _check_row(file: BinaryIO, row: Row, readers: Readers) -> Iterator[str]:
+def _check_row(file: BinaryIO, row: Row, readers: Readers, seen: _Seen) -> Iterator[str]:
     for member, read in readers.items():
+        name = member.partition(".")[0]
         if member not in row.members:
-            yield f"is missing its {member!r}"
+            if name in seen.may_lack:
+                seen.absent[name] += 1
+            else:
+                yield f"is missing its {member!r}"
             continue
         offset, size = row.members[member]
         file.seek(offset)

@@ -22,23 +22,31 @@ def watch(views: Views) -> dict[str, Tensor]:
     some = min(len(views.index), SEEN)
     figures: dict[str, list[Tensor]] = {name: [] for name in ("rank", "spread", "positive", "negative", "found")}
     for anchor in views.anchors or range(len(views.queries)):
-        variances = _covariance(views.queries[anchor, :some])
+        there = slice(None) if views.present is None else views.present[anchor]
+        variances = _covariance(views.queries[anchor][there][:some])
         total = variances.trace()
         figures["rank"].append(total**2 / variances.square().sum().clamp(min=1e-12))
         figures["spread"].append(total.sqrt())
     for anchor, other in views.meets:
-        cosines = views.queries[anchor, :some] @ views.keys[other, :some].T
+        both = views.both(anchor, other)
+        rows, keys = (side if both is None else side[both] for side in (views.queries[anchor], views.keys[other]))
+        cosines = rows[:some] @ keys[:some].T
         own = cosines.diagonal()
+        if not len(own):
+            continue
         figures["positive"].append(own.mean())
-        figures["negative"].append((cosines.sum() - own.sum()) / max(some * (some - 1), 1))
+        figures["negative"].append((cosines.sum() - own.sum()) / max(len(own) * (len(own) - 1), 1))
         figures["found"].append((cosines >= own[:, None]).sum(1).eq(1).float().mean())
-    found = {name: torch.stack(values).mean() for name, values in figures.items() if values}
+    if not views.meets:
+        figures = {name: figures[name] for name in ("rank", "spread")}
+    none = [views.queries.new_zeros(())]  # where no pair of this batch has two views that meet
+    found = {name: torch.stack(values or none).mean() for name, values in figures.items()}
     return found | {"chance": found["rank"].new_tensor(1 / some)}
 
 
 def _covariance(rows: Float[Tensor, "rows dim"]) -> Float[Tensor, "dim dim"]:
-    centred = rows - rows.mean(0)
-    return centred.T @ centred / len(rows)
+    centred = rows - rows.sum(0) / max(len(rows), 1)
+    return centred.T @ centred / max(len(rows), 1)
 
 
 def warn(figures: dict[str, float]) -> list[str]:

@@ -13,9 +13,10 @@ from crossmodal.encoders._weights import find_weights, load_pretrained
 from crossmodal.export import Card, Head
 from crossmodal.features import FeatureManifest, FeatureShards, sizes
 from crossmodal.held_out import hold_out
+from crossmodal.looks import View
 from crossmodal.objectives._base import Batch, Objective
 from crossmodal.shards import Manifest, Shards, sha256_of
-from crossmodal.streams import View, open_view
+from crossmodal.streams import open_view
 from crossmodal.transfer import Term, Transfer
 from modalities._base import Modality, Window
 from modalities._random import generator

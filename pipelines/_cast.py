@@ -7,8 +7,9 @@ from torch import Tensor
 
 from crossmodal import export
 from crossmodal.export import Model
+from crossmodal.looks import View
 from crossmodal.shards import Shards
-from crossmodal.streams import View, open_view
+from crossmodal.streams import open_view
 from pipelines import transfer
 from pipelines._build import Teacher, build_teachers, open_views
 from pipelines._config import ConfigError, at

@@ -17,8 +17,9 @@ from crossmodal.encoders._base import Spec
 from crossmodal.extraction import Extract, Looks, batches_of, look_parts
 from crossmodal.feature_packing import FeatureTar, is_done, remove_marks, write_manifest
 from crossmodal.features import DTYPES, kept, round_rows, take_apart
+from crossmodal.looks import Look, View
 from crossmodal.shards import Shards
-from crossmodal.streams import Look, View, to_batch
+from crossmodal.streams import to_batch
 from pipelines import _build as build
 from pipelines import _processes
 from pipelines._errors import RunError

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from crossmodal.features import FeatureShards
+from crossmodal.looks import View
 from crossmodal.shards import Shards
-from crossmodal.streams import View
 from pipelines._build import teacher_digest
 from pipelines._config import ConfigError, at, differences, to_plain
 from pipelines._schema import LookConfig, TeacherConfig, TrainConfig, ViewConfig

@@ -5,8 +5,9 @@ from torch import Tensor
 
 from crossmodal.encoders._base import Encoder
 from crossmodal.evaluation.diagnostics import diagnose
+from crossmodal.looks import Look, View
 from crossmodal.shards import Shards
-from crossmodal.streams import Look, View, join, read_pair, to_batch
+from crossmodal.streams import join, read_pair, to_batch
 
 BATCH = 256  # samples at a time
 

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from crossmodal.features import FeatureShards
+from crossmodal.looks import View
 from crossmodal.shards import Shards
-from crossmodal.streams import View
 from crossmodal.transfer import Transfer
 from pipelines import _build as build
 from pipelines import transfer

@@ -12,8 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from crossmodal.looks import Look, View
 from crossmodal.shards import Shards
-from crossmodal.streams import Look, View, join, read_pair
+from crossmodal.streams import join, read_pair
 from pipelines._measures import heading_of, is_better_low
 
 COLOURS = ("#2b6cb0", "#c05621", "#2f855a", "#6b46c1", "#b83280", "#4a5568", "#975a16", "#086f83")

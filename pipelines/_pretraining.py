@@ -7,12 +7,12 @@ from torch import nn
 
 from crossmodal import MULTIVIEW
 from crossmodal.encoders._base import Encoder
+from crossmodal.looks import View
 from crossmodal.minimised import Minimised
 from crossmodal.multiview._base import Meets, Multiview
 from crossmodal.pretraining import LocalPretraining, Pretraining, Sight, check_stages, name_look, which_meet
 from crossmodal.projector import MapProjector, Projector
 from crossmodal.shards import Manifest
-from crossmodal.streams import View
 from pipelines import _build as build
 from pipelines._config import ConfigError, at
 from pipelines.pretrain import Config, MultiviewConfig
@@ -32,6 +32,7 @@ def build_pretraining(
     Raises:
         ConfigError: it cannot be built, or needs what the pairs do not have.
     """
+    _check_whole(config, views, held)
     with at("graph"):
         meets = which_meet([*config.encoders], config.looks, graph=config.graph, core=config.core,
                            symmetric=config.symmetric)  # fmt: skip
@@ -42,6 +43,24 @@ def build_pretraining(
     module, objectives = build_any(config, encoders, meets, held)
     cautions = [(name, caution) for name, objective in objectives.items() for caution in objective.cautions(meets)]
     return module, encoders, [f"objectives.{name}: {caution}" for name, caution in cautions]
+
+
+def _check_whole(config: Config, views: dict[str, View], held: Manifest) -> None:
+    """Refuses pairs that lack views where something needs whole ones.
+
+    Raises:
+        ConfigError: the first that does, with what is lacking.
+    """
+    fields = dict.fromkeys(views[encoder.view].modality.field for encoder in config.encoders.values())
+    lacking = [f"{held.lacking[name]} pairs without {name}" for name in fields if name in held.lacking]
+    if not lacking:
+        return
+    said = f"needs pairs that have all views, and {config.data} has {', '.join(lacking)}"
+    if config.gradients.unit is not None:
+        raise ConfigError([f"gradients.unit {said}"])
+    for name, asked in config.objectives.items():
+        if not MULTIVIEW.get(asked.name).masks:
+            raise ConfigError([f"objectives.{name} {said}; infonce and nce take pairs that lack some"])
 
 
 def _build_whole(

@@ -21,11 +21,12 @@ from tqdm import tqdm
 from crossmodal import checkpoint
 from crossmodal.contrast.gather import gather
 from crossmodal.features import FeatureShards
+from crossmodal.looks import Look, View
 from crossmodal.minimised import Losses, Minimised, unreached
 from crossmodal.objectives._base import Batch
 from crossmodal.plan import Plan
 from crossmodal.shards import Shards
-from crossmodal.streams import Look, PairStream, Part, View, to_batch, train_parts
+from crossmodal.streams import PairStream, Part, to_batch, train_parts
 from modalities._random import generator
 from pipelines import _processes
 from pipelines._config import ConfigError
@@ -101,6 +102,7 @@ class Training:
     views: dict[str, View]
     seed: int
     kept: Mapping[str, FeatureShards] = field(default_factory=dict)  # features of teachers that do not run, by name
+    masks: bool = False  # whether pairs may lack views
     phase: str = ""
     progress: Progress = field(default_factory=Progress)
     saved: float = field(default_factory=time.monotonic)  # when the last checkpoint was
@@ -197,6 +199,7 @@ class Training:
                 ranks=ranks,
                 skip_unreadable=self.config.on_error == "skip",
                 kept=self.kept,
+                masks=self.masks,
             )
         except ValueError as error:
             raise ConfigError([f"train.{error}"]) from error

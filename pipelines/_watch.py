@@ -8,8 +8,9 @@ from torch import Tensor
 
 from crossmodal.encoders._base import Encoder
 from crossmodal.evaluation import neighbours
+from crossmodal.looks import Look, View
 from crossmodal.shards import Shards
-from crossmodal.streams import Look, View, sweep_parts, to_batch
+from crossmodal.streams import sweep_parts, to_batch
 from crossmodal.watching import warn
 from pipelines._looks import diagnose_encoder
 from pipelines._run import RunFolder
@@ -32,9 +33,7 @@ class Watch:
         """What a line of the log gets besides; `epochs` is how many are over, where one ended since the last line."""
         asked = self.config.watch
         if line["step"] >= asked.after:
-            signs = {
-                name.partition(".")[0]: value for name, value in line.items()
-            }  # where stages have some, the last's
+            signs = {name.partition(".")[0]: value for name, value in line.items()}  # of stages the last's
             for problem in warn(signs):
                 if problem not in self.warned:
                     self.warned.append(problem)
@@ -49,12 +48,14 @@ class Watch:
 
     def _figures(self, encoder: Encoder, view: View) -> dict[str, float]:
         asked, label, figures = self.config.watch, self.shards.labels(), {}
-        known = _some((label >= 0).nonzero().flatten(), asked.pairs)
+        member = self.shards.member(view.modality.field)
+        there = torch.tensor([not self.shards.lacks(index, member) for index in range(len(label))])
+        known = _some(((label >= 0) & there).nonzero().flatten(), asked.pairs)
         if len(known) > 1:
             figures["knn"] = self._neighbours(encoder, view, known, label[known])
         if asked.diagnostics:
             look = self.config.train.look
-            picked = known if len(known) > 1 else _some(torch.arange(len(label)), asked.pairs)
+            picked = known if len(known) > 1 else _some(there.nonzero().flatten(), asked.pairs)
             figures |= diagnose_encoder(
                 encoder, view, self.shards, picked.tolist(), device=self.device,
                 look=Look(look.scale, look.ratio, look.flip, shift=look.shift),

@@ -155,9 +155,10 @@ def run(config: Config, path: Path) -> None:
     module, encoders, cautions = build_pretraining(config, views, shards.manifest)
     for caution in cautions if accelerator.is_main_process else ():
         say(f"{run.path}: {caution}")
+    fields = {views[encoder.view].modality.field for encoder in config.encoders.values()}
     watch = Watch(run, config, shards, views, encoders, accelerator.device)
     training = Training(accelerator, run, config.train, module, step, shards, spread_views(config, views), config.seed,
-                        watch=watch)  # fmt: skip
+                        masks=not fields.isdisjoint(shards.manifest.lacking), watch=watch)  # fmt: skip
     figures = training.fit()
     if accelerator.is_main_process:
         for name, encoder in encoders.items():

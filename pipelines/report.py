@@ -117,7 +117,7 @@ def _evaluate(section: dict[str, Any], folder: Path, layout: str) -> None:
     from safetensors.torch import load_file
 
     from crossmodal import export
-    from crossmodal.streams import View
+    from crossmodal.looks import View
     from pipelines import evaluate
     from pipelines._build import open_views
     from pipelines._config import load

@@ -74,10 +74,12 @@ def run(config: Config, path: Path) -> None:
                 fields=source.fields(),
                 classes=source.classes(),
                 pairs_per_shard=config.pairs_per_shard,
+                partial=source.partial,
                 progress=lambda number, bar=bar: bar.update(),  # type: ignore[misc]
             )
         size = sum(shard.bytes for shard in manifest.shards) / 1e6
-        say(f"{run.path / split}: {manifest.pairs} pairs in {len(manifest.shards)} shards, {size:.1f} MB")
+        lacking = "".join(f"; {count} without {name}" for name, count in manifest.lacking.items())
+        say(f"{run.path / split}: {manifest.pairs} pairs in {len(manifest.shards)} shards, {size:.1f} MB{lacking}")
         if config.sheet:
             _sheet(run.path / split, config.sheet)
         written[split] = {"pairs": manifest.pairs, "megabytes": round(size, 2), "digest": manifest.digest}
@@ -122,6 +124,8 @@ def _describe(folder: Path) -> str:
     if manifest.classes:
         counts = ", ".join(f"{name} {manifest.labels.get(name, 0)}" for name in manifest.classes)
         lines.append(f"  {len(manifest.classes)} classes: {counts}")
+    if manifest.lacking:
+        lines.append("  without: " + ", ".join(f"{name} {count}" for name, count in manifest.lacking.items()))
     if manifest.groups:
         lines.append("  groups: " + ", ".join(f"{name} {count}" for name, count in manifest.groups.items()))
     return "\n".join(lines)

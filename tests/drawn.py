@@ -26,6 +26,7 @@ def show(
     meets: Meets | None = None,
     index: Tensor | None = None,
     label: Tensor | None = None,
+    present: Tensor | None = None,
 ) -> Views:
     """Keys are the queries, and all views meet, unless told otherwise."""
     count, rows = queries.shape[:2]
@@ -35,6 +36,7 @@ def show(
         tuple(permutations(range(count), 2)) if meets is None else meets,
         torch.randperm(PAIRS, generator=generator("drawn", "index"))[:rows] if index is None else index,
         LABELS[:rows] if label is None else label,
+        present,
         seed=3,
     )
 

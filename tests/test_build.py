@@ -6,9 +6,9 @@ import torch.nn.functional as F
 
 from crossmodal import ENCODERS, OBJECTIVES
 from crossmodal.encoders._base import Features
+from crossmodal.looks import View
 from crossmodal.objectives._base import Batch
 from crossmodal.shards import Manifest
-from crossmodal.streams import View
 from crossmodal.transfer import Term
 from modalities import MODALITIES
 from pipelines._build import Teacher, build_terms, check_alignment

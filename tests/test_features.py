@@ -22,8 +22,9 @@ from test_training import ENCODER
 from crossmodal import ENCODERS, export
 from crossmodal.extraction import Extract, batches_of, look_parts
 from crossmodal.features import FeatureShards, put_together, round_rows, take_apart
+from crossmodal.looks import Look
 from crossmodal.shards import ShardError, Shards
-from crossmodal.streams import Look, open_view, read_pair, to_batch
+from crossmodal.streams import open_view, read_pair, to_batch
 from modalities.rgb import Rgb
 from pipelines import evaluate
 from pipelines.__main__ import find_pipeline, main

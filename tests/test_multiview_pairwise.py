@@ -165,3 +165,31 @@ def test_align_uniform_equals_its_formula_in_loops(options: dict[str, float], me
     assert outcome.figures["uniformity"].item() == pytest.approx(uniform, abs=1e-12)
     expected = options.get("align", 1.0) * aligned + options.get("uniform", 1.0) * uniform
     assert outcome.loss.item() == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("source", "every"), [("gathered", False), ("gathered", True), ("queue", False), ("bank", False)]
+)
+def test_what_a_pair_lacks_is_neither_anchor_nor_candidate(source: str, every: bool) -> None:
+    present = torch.rand(VIEWS, ROWS, generator=torch.Generator().manual_seed(4)) < 0.6
+    views = show(draw("now", VIEWS, ROWS, DIM), present=present)
+    earlier = show(draw("earlier", VIEWS, ROWS, DIM), index=torch.arange(ROWS), present=present.flip(1))
+    negatives = Negatives(source, count=100 if source == "bank" else 2 * ROWS, momentum=0.0)
+    objective = build("infonce", earlier, temperature=TAU, negatives=negatives, every_view=every)
+    shown, losses = views if source == "gathered" else earlier, []
+    for anchor, other in views.meets:
+        rows = [
+            (shown.index[place].item(), shown.keys[view, place])
+            for view in (range(VIEWS) if every else [other])
+            for place in shown.present[view].nonzero()[:, 0].tolist()  # type: ignore[index]
+        ]
+        for place, (live, apart) in enumerate(chances(views, anchor, other, rows)):
+            own = live
+            if source == "bank":  # whose row, or random start, is the match
+                match = objective.memory()[f"view{other}_rows"][views.index[place]]
+                own = math.exp(float(views.queries[anchor, place] @ match) / TAU)
+            if present[anchor, place] and present[other, place]:
+                losses.append(-math.log(own / (own + sum(apart))))
+    assert objective(views).loss.item() == pytest.approx(sum(losses) / len(losses))
+    garbage = torch.where(present[..., None], views.queries, draw("garbage", VIEWS, ROWS, DIM))
+    assert objective(show(garbage, present=present)).loss.item() == objective(views).loss.item()

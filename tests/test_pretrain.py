@@ -1,6 +1,7 @@
 """Pretraining as a command: every scheme, what is exported and judged, what is watched, kept and refused."""
 
 import json
+import math
 import random
 import re
 import shlex
@@ -17,7 +18,7 @@ from crossmodal import SOURCES, export
 from crossmodal.objectives._base import Batch
 from crossmodal.packing import write_shards
 from crossmodal.pretraining import name_look
-from crossmodal.shards import Shards
+from crossmodal.shards import Shards, read_manifest
 from pipelines import pretrain, transfer
 from pipelines.__main__ import main
 from pipelines._build import open_views
@@ -216,3 +217,54 @@ def test_every_encoder_of_the_recipe_has_a_start_and_takes_a_step(switch: str, s
         module.remember([losses])
     assert losses.total.isfinite()
     assert any(weight.grad.any() for weight in encoders["rgb"].parameters() if weight.grad is not None)
+
+
+@pytest.fixture
+def partial(tmp_path: Path) -> Path:
+    """48 pairs, of which 12 have no depth and 12 others no rgb."""
+    source = SOURCES.get("synthetic")(train_pairs=48, test_pairs=1, size=16)
+    gone = {0: "depth.png", 1: "rgb.jpg"}
+    pairs = (
+        replace(pair, members={name: item for name, item in pair.members.items() if name != gone.get(number % 4)})
+        for number, pair in enumerate(source.pairs("train"))
+    )
+    write_shards(pairs, tmp_path / "partial", fields=source.fields(), classes=source.classes(), partial=True)
+    return tmp_path / "partial"
+
+
+def test_pairs_may_lack_views(config: str, tmp_path: Path, partial: Path) -> None:
+    assert read_manifest(partial).lacking == {"depth": 12, "rgb": 12}
+    command = ["pretrain", config, *words(SCHEMES["cmc"]), f"data={partial}", "train.batch_size=24"]
+    assert main([*command, "watch.diagnostics=true"]) == 0
+    assert (
+        main([*command, "objectives={~nce: , infonce: {}}", "gradients.chunk=5", f"output={tmp_path / 'chunks'}"]) == 0
+    )
+    for folder in ("run", "chunks"):
+        assert all(math.isfinite(line["loss"]) and line["found"] <= 1 for line in lines(tmp_path / folder))
+        assert {"knn.rgb", "knn.depth"} <= lines(tmp_path / folder)[-1].keys()
+
+
+@pytest.mark.slow
+def test_pairs_that_lack_views_are_the_same_to_two_processes(config: str, tmp_path: Path, partial: Path) -> None:
+    options = [*words(BOTH), "looks=1", f"data={partial}", "train.batch_size=24", "train.lr=0.0003"]
+    assert main(["pretrain", config, *options, f"output={tmp_path / 'one'}"]) == 0
+    done = launch("-m", "pipelines", "pretrain", config, *options, f"output={tmp_path / 'two'}")
+    assert done.returncode == 0, done.stderr
+    for ours, theirs in zip(lines(tmp_path / "two"), lines(tmp_path / "one"), strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-3)
+
+
+def test_what_needs_whole_pairs_says_what_is_lacking(
+    config: str, partial: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = f"needs pairs that have all views, and {partial} has 12 pairs without depth"
+    assert main(["pretrain", config, f"data={partial}", "objectives={~infonce: , cacr: {}}"]) == 2
+    assert f"objectives.cacr {told}; infonce and nce take" in capsys.readouterr().err
+    assert main(["pretrain", config, f"data={partial}", "gradients.unit=2"]) == 2
+    assert f"gradients.unit {told}" in capsys.readouterr().err
+    assert main(["shards", "--info", str(partial)]) == main(["shards", "--check", str(partial)]) == 0
+    assert "without: depth 12, rgb 12" in capsys.readouterr().out
+    manifest = (partial / "manifest.json").read_text()
+    (partial / "manifest.json").write_text(manifest.replace('"depth": 12', '"depth": 11'))
+    assert main(["shards", "--check", str(partial)]) == 1
+    assert "11 pairs must be without 'depth' by the manifest, got 12" in capsys.readouterr().out

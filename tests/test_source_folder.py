@@ -264,6 +264,19 @@ def test_missing_files_are_counted_named_and_advised_on(tmp_path: Path) -> None:
         frames(tmp_path).digest()
 
 
+def test_pairs_that_lack_a_file_are_kept_without_it_where_asked(tmp_path: Path) -> None:
+    write_frames(tmp_path, "a", "b", "c")
+    (tmp_path / "b.depth.png").unlink()
+    for path in tmp_path.glob("c.*"):
+        path.unlink()
+    write(tmp_path, "d.depth.png")
+    source = frames(tmp_path, missing="keep")
+    assert {pair.key: sorted(pair.members) for pair in source.pairs("train")} == {
+        "a": ["depth.png", "rgb.jpg"], "b": ["rgb.jpg"], "d": ["depth.png"]
+    }  # fmt: skip
+    assert source.partial and source.dropped() == 0 and not frames(tmp_path, missing="drop").partial
+
+
 def test_no_whole_pair_is_an_error_even_where_pairs_may_be_dropped(tmp_path: Path) -> None:
     write(tmp_path, "a.color.jpg", "b.depth.png")
     with pytest.raises(SourceError, match=r"key 'a' has no depth; key 'b' has no rgb\. No pair is whole"):

@@ -13,20 +13,10 @@ from typing import Any
 import pytest
 import torch
 
+from crossmodal.looks import Look, View
 from crossmodal.plan import Plan
 from crossmodal.shards import Field, ShardError, Shards
-from crossmodal.streams import (
-    Look,
-    PairStream,
-    Part,
-    View,
-    join,
-    open_view,
-    read_pair,
-    sweep_parts,
-    to_batch,
-    train_parts,
-)
+from crossmodal.streams import PairStream, Part, join, open_view, read_pair, sweep_parts, to_batch, train_parts
 from modalities import MODALITIES
 from modalities._random import generator
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from crossmodal.contrast.scores import Candidates, Mask
+from crossmodal.contrast.scores import Candidates, Mask, Relate
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,7 @@ class Known:
 
     index: Int[Tensor, " rows"]  # of their pairs, -1 where there is none
     key: Int[Tensor, " rows"]  # their label or group, -1 where there is none
+    there: Bool[Tensor, " rows"] | None = None  # which of them are; None: all. The others are no candidates
 
 
 Facts = Int[Tensor, "#anchors candidates"]  # one row where they are the same for all anchors
@@ -41,10 +42,10 @@ class Relation:
         index: Facts | None = None,  # None: no row is of an anchor's own pair
         key: Facts | None = None,
         valid: Bool[Tensor, "#anchors candidates"] | None = None,  # None: all
-    ) -> Callable[[slice], tuple[Mask | None, Mask | None]]:
+    ) -> Relate:
         """Of a piece of the anchors: what a head takes as positive and valid, the match's column first."""
 
-        def relate(piece: slice) -> tuple[Mask | None, Mask | None]:
+        def relate(piece: slice | Tensor) -> tuple[Mask | None, Mask | None]:
             counts = _cut(valid, piece)
             if index is not None:
                 apart = anchors.index[piece, None] != _cut(index, piece)
@@ -62,7 +63,7 @@ class Relation:
         return relate
 
 
-def _cut(facts: Tensor | None, piece: slice) -> Any:
+def _cut(facts: Tensor | None, piece: slice | Tensor) -> Any:
     return facts if facts is None or len(facts) == 1 else facts[piece]
 
 

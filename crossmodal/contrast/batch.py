@@ -17,10 +17,12 @@ class InBatch(Pool):
 
     def candidates(self, live: Float[Tensor, "batch dim"], known: Known, seed: int) -> Candidates:
         """The live rows, each anchor's own beside them as its match."""
-        rows, index, key = live, known.index, known.key
+        rows, index, key, there = live, known.index, known.key, known.there
         if self.gathered:
             rows, index, key = gather_with_gradient(live), gather(index), gather(key)
-        return Candidates(rows, self.relation.masks(known, index=index[None], key=key[None]), live)
+            there = None if there is None else gather(there.long()).bool()
+        valid = None if there is None else there[None]
+        return Candidates(rows, self.relation.masks(known, index=index[None], key=key[None], valid=valid), live)
 
     def remember(self, rows: Float[Tensor, "batch dim"], known: Known) -> None:
         """Nothing."""

@@ -17,6 +17,7 @@ WIDER = 16  # times as many elsewhere, where small products leave the device idl
 SPARSE = 12  # times more rows than picked ones: from here on rows are gathered, not all multiplied
 
 Mask = Bool[Tensor, "#anchors candidates"]  # one row where it is the same for all anchors
+Relate = Callable[[slice | Tensor], tuple[Mask | None, Mask | None]]  # of some anchors: positive and valid, for a head
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Candidates:
     """
 
     rows: Float[Tensor, "rows dim"]
-    relate: Callable[[slice], tuple[Mask | None, Mask | None]]  # of some anchors: positive and valid, for a head
+    relate: Relate
     match: Float[Tensor, "batch dim"] | None = None
     picked: Int[Tensor, "batch picked"] | None = None  # rows that are picked get no gradient
 
@@ -36,12 +37,20 @@ class Candidates:
         """Scores of an anchor."""
         return (self.match is not None) + (len(self.rows) if self.picked is None else self.picked.shape[1])
 
+    def only(self, chosen: Int[Tensor, " some"]) -> "Candidates":
+        """The same for some of the anchors."""
+        match = None if self.match is None else self.match[chosen]
+        picked = None if self.picked is None else self.picked[chosen]
+        return Candidates(self.rows, lambda piece: self.relate(chosen[piece]), match, picked)
+
     def pieces(self, anchors: Float[Tensor, "batch dim"]) -> list[slice]:
         """Runs of anchors whose scores may be held at once."""
         size = max(1, _budget(anchors) // max(self.columns, 1))
         return [slice(start, start + size) for start in range(0, len(anchors), size)]
 
-    def score(self, anchors: Float[Tensor, "anchors dim"], piece: slice) -> Float[Tensor, "anchors candidates"]:
+    def score(
+        self, anchors: Float[Tensor, "anchors dim"], piece: slice | Tensor
+    ) -> Float[Tensor, "anchors candidates"]:
         """The products of one piece's anchors with their candidates."""
         scores = anchors.new_empty(len(anchors), self.columns)
         rest = scores

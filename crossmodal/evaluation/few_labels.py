@@ -10,7 +10,7 @@ from jaxtyping import Int, Shaped
 from torch import Tensor
 
 from crossmodal.encoders._base import Encoder
-from crossmodal.streams import Look
+from crossmodal.looks import Look
 from modalities._base import Modality
 from modalities._random import generator
 

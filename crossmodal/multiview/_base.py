@@ -2,9 +2,10 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from crossmodal.contrast._pool import Known
@@ -27,12 +28,21 @@ class Views:
     meets: Meets  # which views are brought together, each with itself as the anchor
     index: Int[Tensor, " batch"]  # stable number of each pair in its data set
     label: Int[Tensor, " batch"]  # class, -1 where there is none
+    present: Bool[Tensor, "views batch"] | None = None  # which views a pair has; None: all
     seed: int = 0  # address of the draws of this step: the same on every rank
 
     @property
     def known(self) -> Known:
         """Numbers and labels of the pairs."""
         return Known(self.index, self.label)
+
+    def known_in(self, view: int) -> Known:
+        """The same, with what of them is there in a view."""
+        return Known(self.index, self.label, None if self.present is None else self.present[view])
+
+    def both(self, anchor: int, other: int) -> Int[Tensor, " some"] | None:
+        """The pairs that have two views; None: all."""
+        return None if self.present is None else (self.present[anchor] & self.present[other]).nonzero()[:, 0]
 
     def partners(self, anchor: int) -> list[int]:
         """The views that an anchor view meets."""
@@ -51,6 +61,7 @@ class Multiview(Learner, ABC):
     the number of pairs in the data set, and keyword-only options. `forward` changes nothing.
     """
 
+    masks: ClassVar[bool] = False  # True: pairs may lack views
     needs_labels: bool = False  # True: the pairs must have labels
 
     @abstractmethod
@@ -75,8 +86,11 @@ def scale_of(name: str, temperature: float) -> Tensor:
 
 def everyone(views: Views, *, gathers: bool) -> tuple[Float[Tensor, "rows dim"], Known]:
     """The keys of all views and, where they are gathered, of all ranks, with what is known of them; view by view."""
-    keys, index, label = views.keys, views.index, views.label
+    keys, index, label, present = views.keys, views.index, views.label, views.present
     if gathers:
+        if present is not None:
+            present = gather(present.T.long()).T.bool()
         keys = gather_with_gradient(keys.transpose(0, 1).flatten(1)).unflatten(1, (len(keys), -1)).transpose(0, 1)
         index, label = gather(index), gather(label)
-    return keys.flatten(0, 1), Known(index.repeat(len(keys)), label.repeat(len(keys)))
+    there = None if present is None else present.flatten()
+    return keys.flatten(0, 1), Known(index.repeat(len(keys)), label.repeat(len(keys)), there)

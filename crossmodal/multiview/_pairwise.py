@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from crossmodal.contrast._pool import Known, Relation
+from crossmodal.contrast.gather import gather
 from crossmodal.contrast.heads import Head
 from crossmodal.contrast.options import Negatives
 from crossmodal.contrast.pools import build_pool
@@ -55,18 +56,22 @@ class Pairwise(nn.Module):
 
     def contrast(self, head: Head, views: Views, bias: Tensor) -> Outcome:
         """The mean over anchors and over all that meet of the head's losses, and what the pools remember."""
-        total = [
-            contrast(head, views.queries[anchor], candidates, scale=self.scale, bias=bias)
-            for anchor, candidates in self._meetings(views)
-        ]
-        memo = (views.index, views.label, views.keys.detach().transpose(0, 1)) if any(self._remembered()) else ()
-        return Outcome(torch.stack(total).mean() / len(views.index), memo)
+        losses, found = [], 0
+        for (anchor, other), every in self._meetings(views):
+            both = views.both(anchor, other)
+            rows = views.queries[anchor] if both is None else views.queries[anchor][both]
+            candidates = every if both is None else every.only(both)
+            losses.append(contrast(head, rows, candidates, scale=self.scale, bias=bias))
+            found += len(rows)
+        anchors = gather(losses[0].new_tensor([found])).mean()  # of a rank, on average
+        return Outcome(torch.stack(losses).sum() / anchors.clamp(min=1), self._memo(views))
 
     def remember(self, *memo: Tensor) -> None:
         """Every view's pool learns its keys."""
-        index, label, rows = memo
+        index, label, rows, *present = memo
         for view, pool in enumerate(self.pools):
-            pool.remember(rows[:, view], Known(index, label))  # type: ignore[operator]
+            there = present[0][:, view] if present else slice(None)
+            pool.remember(rows[there, view], Known(index[there], label[there]))  # type: ignore[operator]
 
     def memory(self) -> dict[str, Tensor]:
         """What the pools remember; the live tensors."""
@@ -81,15 +86,22 @@ class Pairwise(nn.Module):
         """The share of the pools that is there; see `Pool.filled`."""
         return self.pools[0].filled  # type: ignore[return-value]
 
-    def _meetings(self, views: Views) -> list[tuple[int, Candidates]]:
+    def _meetings(self, views: Views) -> list[tuple[tuple[int, int], Candidates]]:
         if not self.every_view:
             return [
-                (anchor, self.pools[other].candidates(views.keys[other], views.known, views.seed))  # type: ignore[operator]
-                for anchor, other in views.meets
+                (meet, self.pools[meet[1]].candidates(views.keys[meet[1]], views.known_in(meet[1]), views.seed))  # type: ignore[operator]
+                for meet in views.meets
             ]
         rows, known = everyone(views, gathers=self.negatives.source == "gathered")
-        masks = self.relation.masks(views.known, index=known.index[None], key=known.key[None])
-        return [(anchor, Candidates(rows, masks, views.keys[other])) for anchor, other in views.meets]
+        valid = None if known.there is None else known.there[None]
+        masks = self.relation.masks(views.known, index=known.index[None], key=known.key[None], valid=valid)
+        return [(meet, Candidates(rows, masks, views.keys[meet[1]])) for meet in views.meets]
+
+    def _memo(self, views: Views) -> tuple[Tensor, ...]:
+        if not any(self._remembered()):
+            return ()
+        memo = (views.index, views.label, views.keys.detach().transpose(0, 1))
+        return memo if views.present is None else (*memo, views.present.T)
 
     def _remembered(self) -> list[dict[str, Tensor]]:
         return [pool.remembered for pool in self.pools]  # type: ignore[misc]

@@ -18,9 +18,13 @@ class InfoNCE(Multiview):
     https://arxiv.org/abs/1911.05722, eq. 1), from a queue, or of v3, gathered. Over views of several modalities it is
     CMC's (Tian et al. 2020, https://arxiv.org/abs/1906.05849, eq. 4), whose code draws negatives from a bank.
 
+    A pair that lacks one of two views is no anchor there, and what it lacks is no candidate.
+
     Raises:
         ValueError: an option is out of its range, or contradicts another.
     """
+
+    masks = True
 
     def __init__(
         self,

@@ -20,11 +20,15 @@ class NCE(Multiview):
 
     Source: https://arxiv.org/abs/1906.05849, section 3.4; memory bank and Z as in its published code.
 
+    A pair that lacks one of two views is no anchor there, and what it lacks is no candidate.
+
     Raises:
         ValueError: an option is out of its range.
     """
 
     log_z: Tensor  # ln(Z / N)
+
+    masks = True
 
     def __init__(
         self,

@@ -1,6 +1,5 @@
 """Supervised contrastive learning (Khosla et al. 2020, https://arxiv.org/abs/2004.11362)."""
 
-from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -9,7 +8,7 @@ from torch import Tensor
 
 from crossmodal.contrast._pool import Known
 from crossmodal.contrast.heads import infonce, infonce_in
-from crossmodal.contrast.scores import Candidates, Mask, contrast
+from crossmodal.contrast.scores import Candidates, Mask, Relate, contrast
 from crossmodal.multiview._base import Multiview, Views, everyone, scale_of
 from crossmodal.objectives._base import Outcome
 
@@ -70,12 +69,10 @@ class SupCon(Multiview):
         return Outcome(self.factor * torch.stack(losses).sum() * ranks / torch.stack(counts).sum().clamp(min=1))
 
 
-def _relate(
-    anchors: Known, candidates: Known, own: Bool[Tensor, " candidates"]
-) -> Callable[[slice], tuple[Mask | None, Mask | None]]:
+def _relate(anchors: Known, candidates: Known, own: Bool[Tensor, " candidates"]) -> Relate:
     """Positive and valid candidates of some anchors, whose `own` view's row of their pair is neither."""
 
-    def relate(piece: slice) -> tuple[Mask, Mask]:
+    def relate(piece: slice | Tensor) -> tuple[Mask, Mask]:
         pair = anchors.index[piece, None] == candidates.index
         label = anchors.key[piece, None]
         alike = pair | ((label == candidates.key) & (label >= 0))

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from crossmodal.encoders._base import Features
@@ -20,6 +20,7 @@ class Batch:
     seed: int = 0  # address of the draws of this step: the same on every rank
     group: Int[Tensor, " batch"] | None = None  # number of each pair's group (a video, a room), -1 where it has none
     features: dict[str, Features] = field(default_factory=dict)  # teacher's name -> its features, where they are kept
+    present: dict[str, Bool[Tensor, " batch"]] = field(default_factory=dict)  # by view, whether it is there; empty: all
 
 
 @dataclass(frozen=True)

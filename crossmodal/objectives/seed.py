@@ -94,7 +94,7 @@ class SEED(Objective):
     def _with_target(self, candidates: Candidates, theirs: Float[Tensor, "batch dim"]) -> Candidates:
         """The candidates that tell the head, in the place of positives, the teacher's distribution."""
 
-        def relate(piece: slice) -> tuple[Tensor, Tensor]:
+        def relate(piece: slice | Tensor) -> tuple[Tensor, Tensor]:
             _, valid = candidates.relate(piece)
             assert valid is not None
             valid[:, 0] = True  # the pair's own embedding, which a mask of negatives leaves out

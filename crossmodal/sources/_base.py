@@ -45,6 +45,11 @@ class Source(ABC):
     def dropped(self) -> int:
         """How many pairs are left out because a member is missing and the user asked for that."""
 
+    @property
+    def partial(self) -> bool:
+        """Whether pairs may lack members because the user asked for that."""
+        return False
+
     @abstractmethod
     def pairs(self, split: str) -> Iterator[Pair]:
         """The pairs of a part, always the same in the same order.

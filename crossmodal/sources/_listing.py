@@ -4,7 +4,7 @@ import csv
 import re
 import stat
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TextIO
 
@@ -102,6 +102,21 @@ def _check_header(header: list[str], path: Path, fields: Sequence[str]) -> None:
             f"line 1 of {path.name}: column {unknown[0]!r} is not known"
             f"{suggest(unknown[0], [*fields, *PLACEHOLDERS])}; give it a field, or take it out"
         )
+
+
+def with_any(root: Path, entries: list[Entry], names: list[str]) -> list[Entry]:
+    """The pairs that have a file for at least one name, without those that are missing.
+
+    Raises:
+        SourceError: a file is empty.
+    """
+    found = []
+    for entry in entries:
+        absent = {name for name in names if not _is_there(root, entry, name)}
+        if len(absent) < len(names):
+            files = {name: path for name, path in entry.files.items() if name not in absent}
+            found.append(replace(entry, files=files))
+    return found
 
 
 def complete(root: Path, entries: list[Entry], names: list[str], *, drop: bool) -> list[Entry]:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from crossmodal.sources._base import Pair, Source, SourceError
 from crossmodal.sources._division import divide
-from crossmodal.sources._listing import Entry, by_key, complete, list_files, list_lines
+from crossmodal.sources._listing import Entry, by_key, complete, list_files, list_lines, with_any
 from crossmodal.sources._patterns import Pattern, extension_of
 from modalities import MODALITIES
 from modalities._base import Modality
@@ -37,7 +37,7 @@ class Folder(Source):
     facts: dict[str, str] = field(default_factory=dict)  # patterns of text files of numbers: {pose: "{key}.pose.txt"}
     test_share: float = 0.0  # of the pairs, the last in order and by whole groups, where files and csv give no split
     test_groups: tuple[str, ...] = ()  # groups for testing, in place of a share
-    missing: Literal["error", "drop"] = "error"  # a pair that lacks a file; drop: left out, and counted
+    missing: Literal["error", "drop", "keep"] = "error"  # a pair that lacks a file; drop: left out; keep: without it
 
     def __post_init__(self) -> None:
         if not self.members:
@@ -54,6 +54,11 @@ class Folder(Source):
     def fields(self) -> dict[str, Modality]:
         """The members, with the options that describe their bytes."""
         return dict(self._modalities)
+
+    @property
+    def partial(self) -> bool:
+        """Whether a pair may lack some of its files."""
+        return self.missing == "keep"
 
     def classes(self) -> tuple[str, ...]:
         """What stood for {label}, sorted."""
@@ -91,7 +96,11 @@ class Folder(Source):
         for key, entry in self._parts[split].items():
             yield Pair(
                 key=key,
-                members={f"{name}.{extension_of(entry.files[name])}": self._read(entry, name) for name in self.members},
+                members={
+                    f"{name}.{extension_of(entry.files[name])}": self._read(entry, name)
+                    for name in self.members
+                    if name in entry.files
+                },
                 label=labels[entry.values.get("label", "")],
                 group=entry.values.get("group", ""),
                 facts={name: self._numbers(entry, name) for name in self.facts},
@@ -160,7 +169,10 @@ class Folder(Source):
 
     @cached_property
     def _complete(self) -> list[Entry]:
-        return complete(Path(self.root), self._entries, [*self.members, *self.facts], drop=self.missing == "drop")
+        root, members = Path(self.root), [*self.members]
+        if self.partial:
+            return complete(root, with_any(root, self._entries, members), [*self.facts], drop=False)
+        return complete(root, self._entries, [*members, *self.facts], drop=self.missing == "drop")
 
     @cached_property
     def _parts(self) -> dict[str, dict[str, Entry]]:

@@ -1,0 +1,89 @@
+"""Views, and the random looks that they get of samples."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from modalities._base import Modality, Window
+from modalities._random import generator
+
+
+@dataclass(frozen=True)
+class View:
+    """A named use of a modality in a run."""
+
+    modality: Modality
+    aligned: bool = True  # shares the sample's window; otherwise it draws one of its own
+    look: int = 0  # which of the sample's shared windows, where views look several times
+    repeats: bool = False  # all its draws return with the windows, as a teacher's must whose features are kept
+
+
+@dataclass(frozen=True)
+class Look:
+    """How windows are drawn in training.
+
+    Raises:
+        ValueError: an option is out of its range.
+    """
+
+    scale: tuple[float, float] = (0.6, 1.0)  # share of the area that is kept
+    ratio: tuple[float, float] = (0.8, 1.25)  # width over height of the window, relative to the picture's
+    flip: float = 0.5  # probability of mirroring left to right
+    windows: int | None = None  # different ones that a pair has, in turn; None: a new one every epoch
+    shift: float = 0.0  # share of the sample's sides by which the window may leave it; there it shows 0
+
+    def __post_init__(self) -> None:
+        # written so that NaN fails each of them
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise ValueError(f"look.scale must be two shares above 0 and up to 1, low to high, got {self.scale}")
+        if not 0 < self.ratio[0] <= self.ratio[1] < math.inf:
+            raise ValueError(f"look.ratio must be two finite numbers above 0, low to high, got {self.ratio}")
+        if not 0 <= self.flip <= 1:
+            raise ValueError(f"look.flip must be from 0 to 1, got {self.flip}")
+        if not 0 <= self.shift < 1:
+            raise ValueError(f"look.shift must be from 0 to below 1, got {self.shift}")
+        if self.windows is not None and self.windows < 1:
+            raise ValueError(f"look.windows must be at least 1, or None, got {self.windows}")
+
+    def turn(self, epoch: int) -> int:
+        """The first epoch that sees the windows of `epoch`."""
+        return epoch if self.windows is None else epoch % self.windows
+
+    def draw(self, random: torch.Generator) -> Window:
+        """One window; but for `shift`, it lies inside the sample."""
+        area, shape, top, left, flip, start = torch.rand(6, generator=random, dtype=torch.float64).tolist()
+        area = self.scale[0] + (self.scale[1] - self.scale[0]) * area
+        shape = self.ratio[0] * (self.ratio[1] / self.ratio[0]) ** shape
+        height, width = min((area / shape) ** 0.5, 1.0), min((area * shape) ** 0.5, 1.0)
+        top = top * (1 - height + 2 * self.shift) - self.shift
+        left = left * (1 - width + 2 * self.shift) - self.shift
+        return Window(top, left, height, width, flip < self.flip, start)
+
+
+@dataclass(frozen=True)
+class Draws:
+    """All that is drawn for a pair in an epoch."""
+
+    look: Look | None
+    seed: int
+    epoch: int
+    key: str
+
+    def generator(self, name: str, view: View, *what: str) -> torch.Generator:
+        """For what a view draws by itself."""
+        return generator(self.seed, self.turn if view.repeats else self.epoch, self.key, name, *what)
+
+    def window(self, name: str, view: View) -> Window:
+        """What the view sees of the sample."""
+        if self.look is None:
+            return Window()
+        if not view.aligned:
+            return self.look.draw(self.generator(name, view, "window"))
+        number = () if view.look == 0 else (view.look,)
+        return self.look.draw(generator(self.seed, self.turn, self.key, "window", *number))
+
+    @property
+    def turn(self) -> int:
+        """The first epoch with these windows."""
+        return self.look.turn(self.epoch) if self.look else self.epoch
