@@ -131,6 +131,18 @@ def go_cached(
     return loss
 
 
+def refuse_norms(module: nn.Module) -> None:
+    """Refuses a module in which the rows of a batch depend on one another.
+
+    Raises:
+        ValueError: it has batch normalisation; the message names the first.
+    """
+    for name, part in module.named_modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm):
+            raise ValueError(f"chunk needs rows that do not depend on one another, but {name} is batch normalisation; "
+                             "take norm: group, or another encoder")  # fmt: skip
+
+
 def _random_state() -> tuple[Tensor, Tensor | None]:
     return torch.get_rng_state(), torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
 

@@ -1,12 +1,13 @@
 """What is minimised: terms of a weighted sum, and what they remember."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
 from crossmodal.contrast.gather import gather
+from crossmodal.gradients import Tally, go_cached
 from crossmodal.objectives._base import Learner, Outcome
 
 
@@ -62,6 +63,21 @@ class Minimised(nn.Module):
         """The weighted sum of the terms' outcomes."""
         total = torch.stack([self.weights[name] * outcome.loss for name, outcome in outcomes.items()]).sum()
         return Losses(total, outcomes, others)
+
+    def by_chunks(
+        self, embed: Callable[[slice], Tensor], judge: Callable[[Tensor], Losses], rows: int, chunk: int
+    ) -> Losses:
+        """What `judge` says of all rows' embeddings, with the gradient of the whole batch; see `go_cached`."""
+        said: list[Losses] = []
+
+        def total(embeddings: Tensor) -> Tensor:
+            said.append(judge(embeddings))
+            return said[0].total
+
+        tally = Tally(self)
+        loss = go_cached(embed, total, rows, chunk=chunk, tally=tally)
+        outcomes = {name: replace(outcome, loss=outcome.loss.detach()) for name, outcome in said[0].outcomes.items()}
+        return Losses(tally.hand_out(loss), outcomes, said[0].others)
 
     def remember(self, losses: list[Losses]) -> None:
         """After the optimiser's step: hands each objective its memos of the step, from all ranks in the same order."""

@@ -12,13 +12,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from crossmodal.encoders._base import Encoder
-from crossmodal.gradients import Tally, go_cached, go_local
+from crossmodal.gradients import Tally, go_local, refuse_norms
 from crossmodal.minimised import Losses, Minimised
 from crossmodal.multiview._base import Meets, Multiview, Views
 from crossmodal.objectives._base import Batch, Outcome
 from crossmodal.watching import watch
-
-NORMS = (nn.modules.batchnorm._BatchNorm,)
 
 
 def name_look(view: str, look: int) -> str:
@@ -119,16 +117,11 @@ class Pretraining(Minimised):
         if self.chunk is None or not torch.is_grad_enabled():
             queries = self._embed(batch, slice(0, count))
             return self._compare(queries, self._keys(queries, batch), batch)
-        said: list[Losses] = []
 
-        def judge(queries: Tensor) -> Tensor:
-            said.append(self._compare(queries, self._keys(queries, batch), batch))
-            return said[0].total
+        def judge(queries: Tensor) -> Losses:
+            return self._compare(queries, self._keys(queries, batch), batch)
 
-        tally = Tally(self)
-        loss = go_cached(lambda piece: self._embed(batch, piece), judge, count, chunk=self.chunk, tally=tally)
-        outcomes = {name: replace(outcome, loss=outcome.loss.detach()) for name, outcome in said[0].outcomes.items()}
-        return Losses(tally.hand_out(loss), outcomes, said[0].others)
+        return self.by_chunks(lambda piece: self._embed(batch, piece), judge, count, self.chunk)
 
     def remember(self, losses: list[Losses]) -> None:
         """Objectives learn their memos, and slow encoders follow; their running statistics are their own."""
@@ -258,18 +251,6 @@ def check_stages(encoder: Encoder, unit: int) -> None:
                          "stage's loss would train; take another encoder")  # fmt: skip
     if not 1 <= unit <= len(encoder.spec.maps):
         raise ValueError(f"unit must be from 1 to the encoder's {len(encoder.spec.maps)} stages, got {unit}")
-
-
-def refuse_norms(module: nn.Module) -> None:
-    """Refuses a module in which the rows of a batch depend on one another.
-
-    Raises:
-        ValueError: it has batch normalisation; the message names the first.
-    """
-    for name, part in module.named_modules():
-        if isinstance(part, NORMS):
-            raise ValueError(f"chunk needs rows that do not depend on one another, but {name} is batch normalisation; "
-                             "take norm: group, or another encoder")  # fmt: skip
 
 
 def _chosen(present: Tensor | None, piece: slice) -> Tensor | None:

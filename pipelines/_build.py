@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from crossmodal import ENCODERS, OBJECTIVES, export
-from crossmodal.encoders._base import Encoder, Features, Spec
+from crossmodal.encoders._base import Encoder, Features, Spec, cat_features
 from crossmodal.encoders._weights import find_weights, load_pretrained
 from crossmodal.export import Card, Head
 from crossmodal.features import FeatureManifest, FeatureShards, sizes
@@ -42,6 +42,7 @@ class Teacher:
     view: str
     classes: list[str]  # names of its logits, where they are known
     weight: float = 1.0
+    chunk: int | None = None  # pairs it sees at a time; None: all
 
     @property
     def spec(self) -> Spec:
@@ -51,7 +52,8 @@ class Teacher:
     @torch.no_grad()
     def look(self, batch: Batch) -> Features:
         """Its features of a batch; no gradient, no running statistics."""
-        return self.encoder(batch.inputs[self.view])
+        inputs = batch.inputs[self.view]
+        return cat_features([self.encoder(piece) for piece in inputs.split(self.chunk or len(inputs))])
 
 
 @dataclass(frozen=True)
@@ -126,12 +128,18 @@ def build_teachers(configs: Mapping[str, TeacherConfig], views: Mapping[str, Vie
 
 
 def build_any_teachers(
-    configs: Mapping[str, TeacherConfig], views: Mapping[str, View], kept: Mapping[str, FeatureShards]
+    configs: Mapping[str, TeacherConfig],
+    views: Mapping[str, View],
+    kept: Mapping[str, FeatureShards],
+    *,
+    chunk: int | None = None,
 ) -> dict[str, AnyTeacher]:
     """All teachers in their order; only those whose features are not kept are built."""
     running = build_teachers({name: config for name, config in configs.items() if name not in kept}, views)
     return {
-        name: running[name] if name in running else KeptTeacher(name, kept[name].manifest, config.view, config.weight)
+        name: replace(running[name], chunk=chunk)
+        if name in running
+        else KeptTeacher(name, kept[name].manifest, config.view, config.weight)
         for name, config in configs.items()
     }
 
@@ -211,13 +219,27 @@ def student_classes(
 
 
 def build_terms(
-    configs: Mapping[str, ObjectiveConfig], student: Spec, teachers: Mapping[str, AnyTeacher], held: Manifest
+    configs: Mapping[str, ObjectiveConfig],
+    student: Spec,
+    teachers: Mapping[str, AnyTeacher],
+    held: Manifest,
+    *,
+    chunk: int | None = None,
 ) -> dict[str, Term]:
     """Every objective, once per teacher it compares with; teachers share an objective's weight by their own.
+
+    With `chunk` they see no maps of the student.
 
     Raises:
         ConfigError: an objective cannot be built, or needs what the pairs do not have.
     """
+    if chunk is not None:
+        try:
+            return build_terms(configs, Spec(student.dim, (), student.classes), teachers, held)
+        except ConfigError as error:
+            build_terms(configs, student, teachers, held)  # what is wrong anyway is said as it is
+            told = [f"{problem} (with train.chunk objectives see no maps)" for problem in error.problems]
+            raise ConfigError(told) from error
     terms, pairs = {}, held.pairs
     for name, config in configs.items():
         kind = OBJECTIVES.get(config.name)
@@ -292,13 +314,15 @@ def check_alignment(
             ])  # fmt: skip
 
 
-def build_transfer(student: Encoder, view: str, terms: dict[str, Term]) -> Transfer:
+def build_transfer(student: Encoder, view: str, terms: dict[str, Term], *, chunk: int | None = None) -> Transfer:
     """The one module that is trained."""
-    with at("objectives"):
-        return Transfer(student, view, terms)
+    with at("objectives" if chunk is None else "train"):
+        return Transfer(student, view, terms, chunk=chunk)
 
 
-def build_phases(student: Encoder, view: str, terms: dict[str, Term]) -> tuple[Transfer | None, Transfer]:
+def build_phases(
+    student: Encoder, view: str, terms: dict[str, Term], *, chunk: int | None = None
+) -> tuple[Transfer | None, Transfer]:
     """What is trained before the main phase, if anything is, and in it; weights that both have are the same tensors.
 
     Raises:
@@ -315,7 +339,8 @@ def build_phases(student: Encoder, view: str, terms: dict[str, Term]) -> tuple[T
     if before and not main:
         raise ConfigError([f"objectives: {', '.join(before)} is for the preparation only, so that nothing is left to "
                            "train by after it; add another objective, or set its option when to both"])  # fmt: skip
-    return build_transfer(student, view, before) if before else None, build_transfer(student, view, main)
+    first = build_transfer(student, view, before, chunk=chunk) if before else None
+    return first, build_transfer(student, view, main, chunk=chunk)
 
 
 def export_student(

@@ -35,13 +35,13 @@ def build_parts(config: transfer.Config) -> Parts:
     shards, _ = build.open_parts(config.data, config.held_out, "data")
     views = build.open_views(shards, config.views, repeating={teacher.view for teacher in config.teachers.values()})
     kept = open_features(config, config.train, shards, views)
-    teachers = build.build_any_teachers(config.teachers, views, kept)
+    teachers = build.build_any_teachers(config.teachers, views, kept, chunk=config.train.chunk)
     seed_everything(config.seed, "weights")
     classes = build.student_classes(config.objectives, shards.manifest.classes, teachers)
     student = build.build_student(config.student, views, len(classes))
-    terms = build.build_terms(config.objectives, student.spec, teachers, shards.manifest)
+    terms = build.build_terms(config.objectives, student.spec, teachers, shards.manifest, chunk=config.train.chunk)
     build.check_alignment(terms, config.student.view, teachers, views)
-    preparation, module = build.build_phases(student, config.student.view, terms)
+    preparation, module = build.build_phases(student, config.student.view, terms, chunk=config.train.chunk)
     if preparation is not None:
         open_features(config, config.prepare.over(config.train), shards, views)  # refused if of too few windows for it
     return Parts(shards, views, kept, teachers, classes, preparation, module)

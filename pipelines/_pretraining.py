@@ -81,7 +81,7 @@ def _build_whole(
         name: _build_objective(name, asked, dim, len(encoders) * config.looks, held)
         for name, asked in config.objectives.items()
     }
-    with at("gradients" if config.gradients.chunk else "objectives"):
+    with at("train" if config.train.chunk else "objectives"):
         module = Pretraining(
             sights,
             objectives,
@@ -90,7 +90,7 @@ def _build_whole(
             meets=meets,
             momentum=None if momentum is None else momentum.decay,
             predictors=predictors,
-            chunk=config.gradients.chunk,
+            chunk=config.train.chunk,
         )
     return module, objectives
 

@@ -97,6 +97,9 @@ class TrainConfig:
     epochs: int = number(30, least=1)  # passes over the data
     batch_size: int = number(128, least=1)  # pairs an optimiser step, over all processes and accumulated parts
     accumulate: int = number(1, least=1)  # parts a batch is worked through in; contrastive losses see one at a time
+    chunk: int | None = number(
+        None, least=1
+    )  # pairs an encoder sees at a time; losses see all. Same gradient, less memory
     optimiser: Literal["adamw", "sgd"] = "adamw"  # sgd uses Nesterov-free momentum
     lr: float = number(1e-3, above=0)  # peak learning rate
     weight_decay: float = number(0.05, least=0)  # of weights with two or more dimensions, so not of biases and norms
@@ -118,6 +121,10 @@ class TrainConfig:
     save_every: int = number(500, least=1, free=True)  # steps between checkpoints
     save_minutes: float = number(10.0, above=0, free=True)  # minutes between checkpoints
     trackers: list[str] = free(factory=list)  # accelerate's log_with names, such as tensorboard
+
+    def __post_init__(self) -> None:
+        if self.chunk is not None and self.mixed_precision == "fp16":
+            raise FieldError("mixed_precision", "must be no or bf16 with a chunk, for no loss scale protects it")
 
 
 @dataclass(frozen=True)

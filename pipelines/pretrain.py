@@ -51,7 +51,6 @@ class GradientsConfig:
 
     unit: int | None = number(None, least=1)  # stages that a loss trains: 2 LoCo, 1 greedy; null: all, end to end
     block: bool = True  # a residual block before the head of a stage, where there is a unit
-    chunk: int | None = number(None, least=1)  # pairs an encoder sees at a time, on a process; null: all. Same gradient
 
 
 @dataclass(frozen=True)
@@ -109,12 +108,13 @@ class Config:
         self._check_gradients()
 
     def _check_gradients(self) -> None:
-        local, chunk = self.gradients.unit is not None, self.gradients.chunk is not None
-        if local and (len(self.encoders) > 1 or self.momentum is not None or chunk):
-            raise FieldError("gradients.unit", "takes one encoder, without momentum and without chunk")
-        if (local or chunk) and self.train.mixed_precision == "fp16":
-            raise FieldError("train.mixed_precision", "must be no or bf16 with gradients.unit or gradients.chunk: no "
-                             "loss scale protects their gradients")  # fmt: skip
+        if self.gradients.unit is None:
+            return
+        if len(self.encoders) > 1 or self.momentum is not None or self.train.chunk is not None:
+            raise FieldError("gradients.unit", "takes one encoder, without momentum and without train.chunk")
+        if self.train.mixed_precision == "fp16":
+            raise FieldError("train.mixed_precision", "must be no or bf16 with gradients.unit, for no loss scale "
+                             "protects it")  # fmt: skip
 
 
 def inputs(config: Config) -> Mapping[str, str]:

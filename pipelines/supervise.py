@@ -61,8 +61,8 @@ def run(config: Config, path: Path) -> None:
         raise ConfigError([f"data: {config.data} must have labels of two or more classes to supervise with"])
     seed_everything(config.seed, "weights")
     student = build.build_student(config.student, views, len(shards.manifest.classes))
-    terms = build.build_terms(config.objectives, student.spec, {}, shards.manifest)
-    module = build.build_transfer(student, config.student.view, terms)
+    terms = build.build_terms(config.objectives, student.spec, {}, shards.manifest, chunk=config.train.chunk)
+    module = build.build_transfer(student, config.student.view, terms, chunk=config.train.chunk)
     training = Training(accelerator, run, config.train, module, step, shards, views, config.seed)
     figures = training.fit()
     if accelerator.is_main_process:

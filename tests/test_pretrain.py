@@ -42,7 +42,7 @@ SCHEMES: dict[str, dict[str, str]] = {
     "two": {"objectives.supcon": "{weight: 0.5}"},
     "loco": {"gradients.unit": "2"},
     "greedy": {"gradients.unit": "1", "gradients.block": "false"},
-    "cached": {"gradients.chunk": "7"},
+    "cached": {"train.chunk": "7"},
 }  # fmt: skip
 
 RECIPE = Path(__file__).parent.parent / "configs" / "pretrain" / "small_mobilenetv3.yaml"
@@ -163,7 +163,7 @@ def test_a_single_positive_is_cautioned_about(config: str, capsys: pytest.Captur
         (["encoders.depth.view=deph"], "encoders.depth.view must be one of the views, got 'deph'; did you mean 'dep"),
         (["gradients.unit=4"], "gradients.unit: unit must be from 1 to the encoder's 3 stages, got 4"),
         (["gradients.unit=2", "momentum={}"], "gradients.unit takes one encoder, without momentum"),
-        (["gradients.chunk=4", "encoders.depth.encoder.norm=batch"], "gradients: chunk needs rows that do not depend"),
+        (["train.chunk=4", "encoders.depth.encoder.norm=batch"], "train: chunk needs rows that do not depend"),
         (["objectives={~infonce: , knn: {name: infonce}}"], "objectives.knn needs another name"),
         (["objectives.infonce.temperature=0"], "objectives.infonce: infonce needs temperature above 0, got 0"),
         (["objectives.infonce={negatives: queue, every_view: true}"], "set every_view: false"),
@@ -236,9 +236,7 @@ def test_pairs_may_lack_views(config: str, tmp_path: Path, partial: Path) -> Non
     assert read_manifest(partial).lacking == {"depth": 12, "rgb": 12}
     command = ["pretrain", config, *words(SCHEMES["cmc"]), f"data={partial}", "train.batch_size=24"]
     assert main([*command, "watch.diagnostics=true"]) == 0
-    assert (
-        main([*command, "objectives={~nce: , infonce: {}}", "gradients.chunk=5", f"output={tmp_path / 'chunks'}"]) == 0
-    )
+    assert main([*command, "objectives={~nce: , infonce: {}}", "train.chunk=5", f"output={tmp_path / 'chunks'}"]) == 0
     for folder in ("run", "chunks"):
         assert all(math.isfinite(line["loss"]) and line["found"] <= 1 for line in lines(tmp_path / folder))
         assert {"knn.rgb", "knn.depth"} <= lines(tmp_path / folder)[-1].keys()

@@ -296,6 +296,29 @@ def test_accumulated_parts_equal_the_whole_batch(config: Path, tmp_path: Path) -
         assert part["loss"] == pytest.approx(whole["loss"], rel=1e-4)
 
 
+def test_chunks_equal_the_whole_batch_for_losses_that_see_all_of_it(config: Path, tmp_path: Path) -> None:
+    words = ["transfer", str(config), "student.encoder.norm=group", "objectives.infonce={}", "objectives.rkd={}"]
+    assert main([*words, f"output={tmp_path / 'whole'}"]) == 0
+    assert main([*words, "train.chunk=7", f"output={tmp_path / 'chunks'}"]) == 0
+    for whole, chunk in zip(lines(tmp_path / "whole"), lines(tmp_path / "chunks"), strict=True):
+        assert chunk["loss"] == pytest.approx(whole["loss"], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ([], "train: chunk needs rows that do not depend on one another, but trunk.stem.1 is batch normalisation"),
+        (["student.encoder.norm=group", "objectives.at={}"], "(with train.chunk objectives see no maps)"),
+        (["train.mixed_precision=fp16"], "train.mixed_precision must be no or bf16 with a chunk"),
+    ],
+)
+def test_what_cannot_go_by_chunks_is_refused(
+    config: Path, words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["transfer", str(config), "train.chunk=8", *words]) == 2
+    assert told in capsys.readouterr().err
+
+
 def test_time_and_memory_are_told_over_all_sittings(config: Path, tmp_path: Path) -> None:
     process = start("transfer", str(config))
     wait_for_step(tmp_path / "run", 4, process)

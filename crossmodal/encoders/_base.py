@@ -1,10 +1,11 @@
 """The interface of an encoder, and what it gives."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -19,6 +20,20 @@ class Features(NamedTuple):
     preactivations: tuple[
         Float[Tensor, "batch _ _ _"], ...
     ] = ()  # what the maps' own or next ReLU sees; empty: not told
+
+
+def cat_features(pieces: Sequence[Features]) -> Features:
+    """The features of a batch from those of its pieces."""
+    if len(pieces) == 1:
+        return pieces[0]
+    embedding, maps, logits, stem, before = zip(*pieces, strict=True)
+    return Features(
+        torch.cat(embedding),
+        tuple(torch.cat(each) for each in zip(*maps, strict=True)),
+        None if logits[0] is None else torch.cat(logits),
+        None if stem[0] is None else torch.cat(stem),
+        tuple(torch.cat(each) for each in zip(*before, strict=True)),
+    )
 
 
 @dataclass(frozen=True)
