@@ -272,11 +272,15 @@ def test_divergences_are_torchs_and_sums_over_parameters() -> None:
 
 
 def test_divergences_of_many_weights_do_not_overflow_and_float32_is_summed_in_float64() -> None:
-    prior = spherical({"weight": torch.zeros(1_000_000)}, 0.1)
-    posterior = spherical({"weight": torch.full((1_000_000,), 0.1)}, 0.05)
-    each = 1 / (2 - 0.25) - math.log(0.25 * 1.75) / 2
-    assert log_chi_square(posterior, prior).item() == pytest.approx(1e6 * each, rel=1e-6)
-    assert kl_divergence(posterior, prior).dtype == torch.float64
+    """A hundred thousand float32 weights, to one part in 10^12."""
+    mean, std, scale = torch.tensor(0.1), torch.tensor(0.05), torch.tensor(0.1)
+    prior = Gaussian({"weight": torch.zeros(100_000)}, {"weight": scale})
+    posterior = Gaussian({"weight": mean.expand(100_000)}, {"weight": std})
+    shift, ratio = (mean.item() / scale.item()) ** 2, (std.item() / scale.item()) ** 2
+    each = shift / (2 - ratio) - math.log(ratio * (2 - ratio)) / 2
+    assert log_chi_square(posterior, prior).item() == pytest.approx(1e5 * each, rel=1e-12)
+    each = (shift + ratio - 1 - math.log(ratio)) / 2
+    assert kl_divergence(posterior, prior).item() == pytest.approx(1e5 * each, rel=1e-12)
 
 
 def test_chi_square_bounds_the_change_of_measure_in_this_direction_alone() -> None:
