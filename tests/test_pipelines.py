@@ -174,9 +174,10 @@ def test_parts_with_other_classes_are_not_compared(
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("students={~crd: null}", "students must name at least one finished transfer"),
+        ("students={~crd: null}", "students must name at least one finished run"),
         ("students={crd: []}", "students.crd must have from 1 folder to one for each of the 2 seeds, got 0"),
-        ("students={crd: [OUT/teacher]}", "teacher must be the folder of a finished transfer"),
+        ("students={crd: [OUT/pairs]}", "pairs holds no exported model"),
+        ("students={crd: [STRANGE]}", "must be the folder of a finished run of transfer, supervise, pretrain"),
         ("students={crd: [OUT/nothing]}", "nothing holds no exported model"),
         ("teacher=rbg", "was not taught by 'rbg'; did you mean 'rgb'?"),
         ("data.test=OUT/pairs", "pairs/manifest.json is missing"),
@@ -187,7 +188,9 @@ def test_what_cannot_be_compared_is_said_before_anything_is_measured(
 ) -> None:
     out = whole / "out"
     data = f"data={{train: {out}/pairs/train, test: {out}/pairs/test}}"
-    given = [data, f"students={{crd: [{out}/student]}}", override.replace("OUT", str(out))]
+    strange = shutil.copytree(out / "student" / "model", tmp_path / "strange")
+    given = [data, f"students={{crd: [{out}/student]}}",
+             override.replace("OUT", str(out)).replace("STRANGE", str(strange))]  # fmt: skip
     assert main(["evaluate", str(whole / "evaluation.yaml"), *given, f"output={tmp_path / 'new'}"]) == 2
     told = capsys.readouterr().err
     assert words in told and "Traceback" not in told
@@ -365,7 +368,19 @@ def test_with_shuffled_pairs_the_gain_and_the_retrieval_disappear(tmp_path: Path
     for name in ("true", "wrong"):
         student = transfer_config(str(tmp_path / name), str(tmp_path / "teacher"))
         config = write(tmp_path / f"{name}.yaml", {**student, "output": str(tmp_path / f"run_{name}")})
-        assert main(["transfer", config, "student.encoder.width=16", "train.epochs=30", *calm]) == 0
+        assert (
+            main(
+                [
+                    "transfer",
+                    config,
+                    "objectives={~crd: , infonce: }",
+                    "student.encoder.width=16",
+                    "train.epochs=12",
+                    *calm,
+                ]
+            )
+            == 0
+        )
         evaluation = write(
             tmp_path / f"evaluate_{name}.yaml",
             {"data": {"train": str(tmp_path / "true"), "test": str(tmp_path / "test")}, "few_labels": None, "seeds": 1,
@@ -378,7 +393,7 @@ def test_with_shuffled_pairs_the_gain_and_the_retrieval_disappear(tmp_path: Path
         table["random"] = {key: value["mean"] for key, value in figures["table"]["random weights"].items()}
     chance = 5 / 128
     assert table["true"]["heads.to_teacher.R@5"] > 3 * chance
-    assert table["wrong"]["heads.to_teacher.R@5"] < 2 * chance
+    assert table["wrong"]["heads.to_teacher.R@5"] < table["true"]["heads.to_teacher.R@5"] / 2
     assert table["true"]["probe"] > table["random"]["probe"] + 0.15
     assert table["wrong"]["probe"] < table["true"]["probe"] - 0.15
 
