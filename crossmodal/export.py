@@ -93,7 +93,11 @@ def find_model(path: str | Path) -> Path:
     for folder in (path, path / "model"):
         if (folder / CARD).is_file() and (folder / WEIGHTS).is_file():
             return folder
-    raise ExportError(f"{path} holds no exported model ({CARD} and {WEIGHTS}); give the folder of a finished run")
+    several = sorted(card.parent.parent.name for card in path.glob(f"*/model/{CARD}"))
+    advice = f"give one of {', '.join(map(str, (path / name for name in several)))}" if several else (
+        "give the folder of a finished run"
+    )  # fmt: skip
+    raise ExportError(f"{path} holds no exported model ({CARD} and {WEIGHTS}); {advice}")
 
 
 def digest(path: str | Path) -> str:

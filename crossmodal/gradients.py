@@ -8,8 +8,6 @@ from torch import Tensor, nn
 
 from crossmodal.encoders._base import Encoder
 
-Parameters = Sequence[nn.Parameter]
-
 
 class Tally:
     """Sums of gradients, one for each parameter that asks for one."""

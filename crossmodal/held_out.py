@@ -48,14 +48,14 @@ def thin_out(shards: Shards, keep: Literal["linear", "exponential"], seed: int =
     count = len(shards.manifest.classes)
     if not count:
         raise ShardError(f"{shards.folder} has no classes of which to keep shares")
-    labels = shards.labels()
+    told = [shards.facts(index) for index in range(len(shards))]
+    labels = torch.tensor([facts["label"] for facts in told])
     stays = labels < 0
     for label in range(count):
         members = (labels == label).nonzero()[:, 0]
         share = (label + 1) / count if keep == "linear" else math.exp(label + 1 - count)
         order = torch.randperm(len(members), generator=generator(seed, "thin out", label))
         stays[members[order[: round(share * len(members))]]] = True
-    told = [shards.facts(index) for index in range(len(shards))]
     return _take(shards, told, np.flatnonzero(stays.numpy()))
 
 

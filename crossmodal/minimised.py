@@ -35,6 +35,16 @@ def unreached(module: nn.Module, loss: Tensor) -> list[nn.Parameter]:
     return [weight for weight, gradient in zip(asking, found, strict=True) if gradient is None]
 
 
+def refuse_taken(name: str, what: str) -> None:
+    """Refuses a name that a dictionary of modules has for itself.
+
+    Raises:
+        ValueError: it is one.
+    """
+    if hasattr(nn.ModuleDict, name):
+        raise ValueError(f"{what} cannot be called {name!r}; give it another name")
+
+
 class Minimised(nn.Module):
     """All that is trained: the one module that DDP wraps. Nothing is remembered in its forward.
 
@@ -47,8 +57,7 @@ class Minimised(nn.Module):
         if not learners:
             raise ValueError("objectives must name at least one objective")
         for name, weight in weights.items():
-            if hasattr(nn.ModuleDict, name):
-                raise ValueError(f"an objective cannot be called {name!r}; give it another name")
+            refuse_taken(name, "an objective")
             if weight < 0:
                 raise ValueError(f"the weight of objective {name!r} must be at least 0, got {weight}")
         self.objectives = nn.ModuleDict({name.replace(".", "/"): learner for name, learner in learners.items()})

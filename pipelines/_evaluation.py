@@ -23,7 +23,7 @@ from crossmodal.streams import Part, sweep_parts, to_batch
 from pipelines._cast import Cast
 from pipelines._config import ConfigError
 from pipelines._decoded import HELD, Chosen, Decoded
-from pipelines._looks import diagnose_encoder
+from pipelines._diagnosis import diagnose_encoder
 from pipelines._run import RunFolder, say
 from pipelines.evaluate import FewLabelsConfig
 

@@ -8,7 +8,7 @@ from torch import nn
 from crossmodal import MULTIVIEW
 from crossmodal.encoders._base import Encoder
 from crossmodal.looks import View
-from crossmodal.minimised import Minimised
+from crossmodal.minimised import Minimised, refuse_taken
 from crossmodal.multiview._base import Meets, Multiview
 from crossmodal.pretraining import LocalPretraining, Pretraining, Sight, check_stages, name_look, which_meet
 from crossmodal.projector import MapProjector, Projector
@@ -33,6 +33,9 @@ def build_pretraining(
         ConfigError: it cannot be built, or needs what the pairs do not have.
     """
     _check_whole(config, views, held)
+    for name in config.encoders:
+        with at("encoders"):
+            refuse_taken(name, "an encoder")
     with at("graph"):
         meets = which_meet([*config.encoders], config.looks, graph=config.graph, core=config.core,
                            symmetric=config.symmetric)  # fmt: skip

@@ -1,7 +1,9 @@
 """What is looked at while encoders are pretrained: kNN, diagnostics, and signs that something is wrong."""
 
+import json
 import sys
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -12,8 +14,8 @@ from crossmodal.looks import Look, View
 from crossmodal.shards import Shards
 from crossmodal.streams import sweep_parts, to_batch
 from crossmodal.watching import warn
-from pipelines._looks import diagnose_encoder
-from pipelines._run import RunFolder
+from pipelines._diagnosis import diagnose_encoder
+from pipelines._run import METRICS, RunFolder
 from pipelines.pretrain import Config
 
 
@@ -27,17 +29,15 @@ class Watch:
     views: dict[str, View]
     encoders: dict[str, Encoder]
     device: torch.device
-    warned: list[str] = field(default_factory=list)
+    told: set[str] = field(default_factory=set)  # problems, in this sitting
 
     def __call__(self, line: dict[str, float], *, epochs: int | None) -> dict[str, float]:
         """What a line of the log gets besides; `epochs` is how many are over, where one ended since the last line."""
         asked = self.config.watch
-        if line["step"] >= asked.after:
-            signs = {name.partition(".")[0]: value for name, value in line.items()}  # of stages the last's
-            for problem in warn(signs):
-                if problem not in self.warned:
-                    self.warned.append(problem)
-                    print(f"{self.run.path}: step {line['step']:.0f}: {problem}", file=sys.stderr, flush=True)
+        for problem in self._problems(line):
+            if problem not in self.told:
+                self.told.add(problem)
+                print(f"{self.run.path}: step {line['step']:.0f}: {problem}", file=sys.stderr, flush=True)
         if not asked.pairs or epochs is None or epochs % asked.every:
             return {}
         found: dict[str, float] = {}
@@ -46,8 +46,17 @@ class Watch:
             found |= {key if len(self.encoders) == 1 else f"{key}.{name}": value for key, value in figures.items()}
         return found
 
+    def warnings(self) -> list[str]:
+        """All that the log gave reason to warn of, in every sitting."""
+        lines = (self.run.path / METRICS).read_text(encoding="utf-8").splitlines()
+        return list(dict.fromkeys(problem for line in lines for problem in self._problems(json.loads(line))))
+
+    def _problems(self, line: dict[str, float]) -> list[str]:
+        signs = {name.partition(".")[0]: value for name, value in line.items()}  # of stages the last's
+        return warn(signs) if line["step"] >= self.config.watch.after else []
+
     def _figures(self, encoder: Encoder, view: View) -> dict[str, float]:
-        asked, label, figures = self.config.watch, self.shards.labels(), {}
+        asked, label, figures = self.config.watch, self._labels, {}
         member = self.shards.member(view.modality.field)
         there = torch.tensor([not self.shards.lacks(index, member) for index in range(len(label))])
         known = _some(((label >= 0) & there).nonzero().flatten(), asked.pairs)
@@ -61,6 +70,10 @@ class Watch:
                 look=Look(look.scale, look.ratio, look.flip, shift=look.shift),
             )  # fmt: skip
         return figures
+
+    @cached_property
+    def _labels(self) -> Tensor:
+        return self.shards.labels()
 
     @torch.inference_mode()
     def _neighbours(self, encoder: Encoder, view: View, picked: Tensor, label: Tensor) -> float:

@@ -99,9 +99,10 @@ class Config:
         if not self.encoders:
             raise FieldError("encoders", "must name at least one encoder")
         check_views(self.views, {f"encoders.{name}.view": encoder.view for name, encoder in self.encoders.items()})
+        taken = (*COLUMNS, *SIGNS)
         for kind, names in (("encoders", self.encoders), ("objectives", self.objectives)):
             for name in names:
-                if not NAME.fullmatch(name) or name in (taken := (*COLUMNS, *SIGNS)):
+                if not NAME.fullmatch(name) or name in taken:
                     raise FieldError(
                         f"{kind}.{name}", f"needs another name: of letters, digits, _ and -, not {', '.join(taken)}"
                     )
@@ -164,4 +165,5 @@ def run(config: Config, path: Path) -> None:
         for name, encoder in encoders.items():
             folder = run.path / "model" if len(encoders) == 1 else run.path / name / "model"
             build.export_encoder(folder, config.encoders[name], config.views, views, encoder)
-    run.finish({"figures": figures | {"warnings": watch.warned}})
+        figures["warnings"] = watch.warnings()
+    run.finish({"figures": figures})

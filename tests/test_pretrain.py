@@ -24,6 +24,8 @@ from pipelines.__main__ import main
 from pipelines._build import open_views
 from pipelines._config import differences, load, to_dict
 from pipelines._pretraining import build_pretraining
+from pipelines._run import RunFolder
+from pipelines._watch import Watch
 
 ENCODER = {"name": "convnet", "width": 8, "stages": 3, "norm": "group"}
 VIEWS = {"rgb": {"modality": "rgb", "size": 16}, "depth": {"modality": "depth", "size": 16, "max_m": 8.0}}
@@ -54,6 +56,14 @@ def words(options: dict[str, str]) -> list[str]:
     return [f"{key}={value}" for key, value in options.items()]
 
 
+def assert_two_processes_agree(config: str, folder: Path, options: list[str]) -> None:
+    assert main(["pretrain", config, *options, f"output={folder / 'one'}"]) == 0
+    done = launch("-m", "pipelines", "pretrain", config, *options, f"output={folder / 'two'}")
+    assert done.returncode == 0, done.stderr
+    for ours, theirs in zip(lines(folder / "two"), lines(folder / "one"), strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-3)
+
+
 @pytest.fixture
 def config(tmp_path: Path, synthetic: Path) -> str:
     """SimCLR of depth: 96 pairs, 2 epochs of 3 steps."""
@@ -79,7 +89,9 @@ def test_every_scheme_trains_and_exports_its_encoders(config: str, tmp_path: Pat
     assert [index for index, line in enumerate(found) if any("knn" in name for name in line)] == [2, 5]  # epochs' ends
 
 
-def test_a_pretrained_encoder_teaches_is_judged_and_shown(config: str, tmp_path: Path, synthetic: Path) -> None:
+def test_a_pretrained_encoder_teaches_is_judged_and_shown(
+    config: str, tmp_path: Path, synthetic: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     both = [*words(BOTH), f"output={tmp_path / 'both'}"]
     assert main(["pretrain", config, "watch.diagnostics=true"]) == main(["pretrain", config, *both]) == 0
     assert {"alignment", "uniformity", "instance", "intra_class"} <= lines(tmp_path / "run")[-1].keys()
@@ -89,6 +101,8 @@ def test_a_pretrained_encoder_teaches_is_judged_and_shown(config: str, tmp_path:
         "few_labels": {"labels": [2], "steps": 4, "least_steps": 2},
         "diagnostics": {"per_class": 3}, "output": str(tmp_path / "figures"),
     })  # fmt: skip
+    assert main(["evaluate", str(evaluation), f"students.alone=[{tmp_path / 'both'}]"]) == 2
+    assert f"give one of {tmp_path / 'both' / 'depth'}, {tmp_path / 'both' / 'rgb'}" in capsys.readouterr().err
     assert main(["evaluate", str(evaluation)]) == 0
     figures = json.loads((tmp_path / "figures" / "report.json").read_text())["figures"]
     assert list(figures["table"]) == ["alone", "together", "random weights"]
@@ -127,11 +141,7 @@ def test_killed_at_any_step_the_same_command_ends_bit_equal(config: str, tmp_pat
 @pytest.mark.parametrize("scheme", ["simclr", "moco", "supcon", "loco"])
 def test_two_processes_have_the_losses_of_one(config: str, tmp_path: Path, scheme: str) -> None:
     options = [*words(SCHEMES[scheme]), "gradients.block=false", "train.lr=0.0003"]
-    assert main(["pretrain", config, *options, f"output={tmp_path / 'one'}"]) == 0
-    done = launch("-m", "pipelines", "pretrain", config, *options, f"output={tmp_path / 'two'}")
-    assert done.returncode == 0, done.stderr
-    for ours, theirs in zip(lines(tmp_path / "two"), lines(tmp_path / "one"), strict=True):
-        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-3)
+    assert_two_processes_agree(config, tmp_path, options)
 
 
 def test_a_warning_comes_once_and_stays_in_the_report(
@@ -142,6 +152,17 @@ def test_a_warning_comes_once_and_stays_in_the_report(
     assert told.count("pairs are found no better than by chance") == 1 and "step 2: " in told
     (kept,) = json.loads((tmp_path / "run" / "report.json").read_text())["figures"]["warnings"]
     assert kept in told
+
+
+def test_a_warning_of_an_earlier_sitting_stays_in_the_report(config: str, tmp_path: Path, synthetic: Path) -> None:
+    asked = load(pretrain.Config, Path(config), ["watch.after=2"])
+    watch = Watch(RunFolder(tmp_path, "pretrain", asked, {}), asked, Shards.open(synthetic / "train"), {}, {},
+                  torch.device("cpu"))  # fmt: skip
+    good = {"rank": 9.0, "spread": 0.9, "found": 0.5, "chance": 0.1}
+    told = [good | {"step": 1, "spread": 0.0}, good | {"step": 2, "found": 0.1}, good | {"step": 3}]
+    (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in told))
+    (kept,) = watch.warnings()  # the collapse came before step 2
+    assert "no better than by chance" in kept
 
 
 def test_what_watching_costs_nothing_of_is_the_result(config: str, tmp_path: Path) -> None:
@@ -168,6 +189,7 @@ def test_a_single_positive_is_cautioned_about(config: str, capsys: pytest.Captur
         (["objectives.infonce.temperature=0"], "objectives.infonce: infonce needs temperature above 0, got 0"),
         (["objectives.infonce={negatives: queue, every_view: true}"], "set every_view: false"),
         (["objectives={~infonce: }"], "objectives: objectives must name at least one objective"),
+        (["encoders={pop: {view: rgb, encoder: convnet}}"], "encoders: an encoder cannot be called 'pop'"),
         (["encoders={~depth: }"], "encoders must name at least one encoder"),
     ],
 )  # fmt: skip
@@ -245,11 +267,7 @@ def test_pairs_may_lack_views(config: str, tmp_path: Path, partial: Path) -> Non
 @pytest.mark.slow
 def test_pairs_that_lack_views_are_the_same_to_two_processes(config: str, tmp_path: Path, partial: Path) -> None:
     options = [*words(BOTH), "looks=1", f"data={partial}", "train.batch_size=24", "train.lr=0.0003"]
-    assert main(["pretrain", config, *options, f"output={tmp_path / 'one'}"]) == 0
-    done = launch("-m", "pipelines", "pretrain", config, *options, f"output={tmp_path / 'two'}")
-    assert done.returncode == 0, done.stderr
-    for ours, theirs in zip(lines(tmp_path / "two"), lines(tmp_path / "one"), strict=True):
-        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-3)
+    assert_two_processes_agree(config, tmp_path, options)
 
 
 def test_what_needs_whole_pairs_says_what_is_lacking(

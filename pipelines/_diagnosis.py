@@ -24,6 +24,7 @@ def diagnose_encoder(
     was_training = encoder.training
     encoder.eval().to(device)
     found: list[Tensor] = []
+    labels: list[Tensor] = []
     for seen, epoch in ((None, 0), (look, 0), (look, 1)):
         rows = []
         for start in range(0, len(indices), BATCH):
@@ -32,7 +33,8 @@ def diagnose_encoder(
                 for index in indices[start : start + BATCH]
             ]
             batch = to_batch(join(parts), {"view": view}, device)
+            labels += [batch.label.cpu()] if seen is None else []
             rows.append(encoder(batch.inputs["view"]).embedding.float().cpu())
         found.append(torch.cat(rows))
     encoder.train(was_training)
-    return diagnose(found[0], (found[1], found[2]), shards.labels()[indices])
+    return diagnose(found[0], (found[1], found[2]), torch.cat(labels))
