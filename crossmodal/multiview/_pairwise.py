@@ -6,13 +6,14 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from crossmodal.contrast._pool import Known, Relation
+from crossmodal.contrast._pool import Relation
 from crossmodal.contrast.gather import gather
 from crossmodal.contrast.heads import Head
 from crossmodal.contrast.options import Negatives
 from crossmodal.contrast.pools import build_pool
 from crossmodal.contrast.scores import Candidates, contrast
 from crossmodal.multiview._base import Views, everyone, scale_of
+from crossmodal.multiview._pools import ViewPools
 from crossmodal.objectives._base import Outcome
 
 
@@ -49,7 +50,7 @@ class Pairwise(nn.Module):
         self.every_view = live if every_view is None else every_view
         self.needs_labels = apart == "label"
         self.relation = Relation(keyed=self.needs_labels)
-        self.pools = nn.ModuleList(
+        self.pools = ViewPools(
             build_pool(self.negatives, self.relation, pairs, dim, name=f"view {view}") for view in range(views)
         )
         self.register_buffer("scale", scale_of(name, temperature), persistent=False)
@@ -64,44 +65,20 @@ class Pairwise(nn.Module):
             losses.append(contrast(head, rows, candidates, scale=self.scale, bias=bias))
             found += len(rows)
         anchors = gather(losses[0].new_tensor([found])).mean()  # of a rank, on average
-        return Outcome(torch.stack(losses).sum() / anchors.clamp(min=1), self._memo(views))
-
-    def remember(self, *memo: Tensor) -> None:
-        """Every view's pool learns its keys."""
-        index, label, rows, *present = memo
-        for view, pool in enumerate(self.pools):
-            there = present[0][:, view] if present else slice(None)
-            pool.remember(rows[there, view], Known(index[there], label[there]))  # type: ignore[operator]
-
-    def memory(self) -> dict[str, Tensor]:
-        """What the pools remember; the live tensors."""
-        return {
-            f"view{number}_{name}": item
-            for number, remembered in enumerate(self._remembered())
-            for name, item in remembered.items()
-        }
+        return Outcome(torch.stack(losses).sum() / anchors.clamp(min=1), self.pools.memo(views))
 
     @property
     def filled(self) -> Tensor | None:
         """The share of the pools that is there; see `Pool.filled`."""
-        return self.pools[0].filled  # type: ignore[return-value]
+        return self.pools[0].filled
 
     def _meetings(self, views: Views) -> list[tuple[tuple[int, int], Candidates]]:
         if not self.every_view:
             return [
-                (meet, self.pools[meet[1]].candidates(views.keys[meet[1]], views.known_in(meet[1]), views.seed))  # type: ignore[operator]
+                (meet, self.pools[meet[1]].candidates(views.keys[meet[1]], views.known_in(meet[1]), views.seed))
                 for meet in views.meets
             ]
         rows, known = everyone(views, gathers=self.negatives.source == "gathered")
         valid = None if known.there is None else known.there[None]
         masks = self.relation.masks(views.known, index=known.index[None], key=known.key[None], valid=valid)
         return [(meet, Candidates(rows, masks, views.keys[meet[1]])) for meet in views.meets]
-
-    def _memo(self, views: Views) -> tuple[Tensor, ...]:
-        if not any(self._remembered()):
-            return ()
-        memo = (views.index, views.label, views.keys.detach().transpose(0, 1))
-        return memo if views.present is None else (*memo, views.present.T)
-
-    def _remembered(self) -> list[dict[str, Tensor]]:
-        return [pool.remembered for pool in self.pools]  # type: ignore[misc]

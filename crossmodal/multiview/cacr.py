@@ -7,10 +7,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from crossmodal.contrast._pool import Known, Relation
+from crossmodal.contrast._pool import Relation
 from crossmodal.contrast.gather import gather, gather_with_gradient
 from crossmodal.contrast.queue import Queue
-from crossmodal.multiview._base import Meets, Multiview, Views
+from crossmodal.multiview._base import Meets, Multiview, Views, everyone
+from crossmodal.multiview._pools import ViewPools
 from crossmodal.objectives._base import Outcome
 
 
@@ -64,15 +65,16 @@ class CACR(Multiview):
         self.t_plus, self.t_minus, self.alpha, self.beta = t_plus, t_minus, alpha, beta
         self.rbf_t = rbf_t if cost == "rbf" else None
         self.detaches, self.tau_plus = weights == "detached", tau_plus
-        self.queues = torch.nn.ModuleList(
+        self.queues = ViewPools(
             Queue(Relation(), queue, dim, dtype=torch.float32) for _ in range(views if queue else 0)
         )
 
     def forward(self, views: Views) -> Outcome:
         """The loss; figures are attraction and repulsion, unweighted."""
         attractions, repulsions = [], []
-        everyones, index = gather_with_gradient(views.keys.transpose(0, 1).flatten(1)), gather(views.index)
-        keys = everyones.unflatten(1, (len(views.keys), -1)).transpose(0, 1)
+        rows_of_all, known = everyone(views, gathers=True)
+        keys = rows_of_all.unflatten(0, (len(views.keys), -1))
+        index = known.index[: keys.shape[1]]
         for anchor in views.anchors:
             rows, partners = views.queries[anchor], views.partners(anchor)
             positive = torch.stack([_squares(rows, views.keys[other]) for other in partners], 1)
@@ -80,30 +82,23 @@ class CACR(Multiview):
             attractions.append(attraction.mean())
             for other in partners:
                 candidates, numbers = keys[other], index
-                if self.queues:
+                if len(self.queues):
                     held = self.queues[other].remembered
-                    candidates = torch.cat([candidates, held["rows"]])  # type: ignore[index]
-                    numbers = torch.cat([numbers, held["index"]])  # type: ignore[index]
+                    candidates = torch.cat([candidates, held["rows"]])
+                    numbers = torch.cat([numbers, held["index"]])
                 valid = (views.index[:, None] != numbers) & (numbers >= 0)
                 repulsions.append(self._repel(rows, candidates, valid, positive))
         attraction, repulsion = torch.stack(attractions).mean(), torch.stack(repulsions).mean()
-        memo = (views.index, views.label, views.keys.detach().transpose(0, 1)) if self.queues else ()
         figures = {"attraction": attraction.detach(), "repulsion": repulsion.detach()}
-        return Outcome(self.alpha * attraction + self.beta * repulsion, memo, figures)
+        return Outcome(self.alpha * attraction + self.beta * repulsion, self.queues.memo(views), figures)
 
     def remember(self, *memo: Tensor) -> None:
         """Every view's queue learns its keys."""
-        index, label, rows = memo
-        for view, queue in enumerate(self.queues):
-            queue.remember(rows[:, view], Known(index, label))  # type: ignore[operator]
+        self.queues.remember(*memo)
 
     def memory(self) -> dict[str, Tensor]:
-        """The queues; the live tensors."""
-        return {
-            f"view{number}_{name}": item
-            for number, queue in enumerate(self.queues)
-            for name, item in queue.remembered.items()  # type: ignore[operator, union-attr]
-        }
+        """The queues, where there are any."""
+        return self.queues.memory()
 
     def cautions(self, meets: Meets) -> list[str]:
         """Where attraction has a single positive, so that its weights do nothing."""

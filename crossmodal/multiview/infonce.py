@@ -47,8 +47,8 @@ class InfoNCE(Multiview):
 
     def remember(self, *memo: Tensor) -> None:
         """Queues or banks learn every view."""
-        self.pairwise.remember(*memo)
+        self.pairwise.pools.remember(*memo)
 
     def memory(self) -> dict[str, Tensor]:
         """Queues or banks, if that is where negatives come from."""
-        return self.pairwise.memory()
+        return self.pairwise.pools.memory()

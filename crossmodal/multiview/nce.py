@@ -52,8 +52,8 @@ class NCE(Multiview):
 
     def remember(self, *memo: Tensor) -> None:
         """Banks or queues learn every view."""
-        self.pairwise.remember(*memo)
+        self.pairwise.pools.remember(*memo)
 
     def memory(self) -> dict[str, Tensor]:
         """Banks or queues, if that is where negatives come from."""
-        return self.pairwise.memory()
+        return self.pairwise.pools.memory()
