@@ -107,8 +107,9 @@ def summary(node: ast.ClassDef | ast.Module) -> str:
 
 def read_options(source: str, node: ast.ClassDef) -> dict[str, Option]:
     """The options of a class from its source text, each with the comment on or above its line."""
-    comments = _comments(source)
     init = next((item for item in node.body if isinstance(item, ast.FunctionDef) and item.name == "__init__"), None)
+    lines = source.splitlines(keepends=True)[: (init or node).end_lineno]  # what follows has no options
+    comments = _comments("".join(lines))
     return _parameters(init, comments) if init else _fields(node, comments)
 
 
