@@ -1,12 +1,15 @@
 """CRD against the published code: time and memory of a step, and the same numbers from the same draws.
 
 python benchmarks/crd.py [CHECKOUT]                two minutes on two cores; 50,000 pairs, then ImageNet's 1,281,167
+python benchmarks/crd.py [CHECKOUT] --device cuda  the same on a GPU
 python benchmarks/crd.py CHECKOUT --golden FILE    writes what tests compare `compat: repdistiller` with
 
 CHECKOUT is a clone of https://github.com/HobbitLong/RepDistiller. Without one, the plain gather form of this file
 stands in for it, and the table says so. A step is forward, backward and the banks' update at B = 64, K = 16,384, d =
 128; the negatives of the published form are drawn beforehand, ours are drawn within the step. All take turns in one
-process; memory is the growth of the peak over what was there before the first step, each in a process of its own.
+process; memory is the growth of the peak over what was there before the first step (on the CPU each in a process of
+its own). On a GPU the table also says which part of a step is the least that reading the banks' rows takes, forward and
+backward, on both sides, at the speed of a copy within the device.
 """
 
 import argparse
@@ -18,7 +21,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -44,15 +48,28 @@ OURS: dict[str, dict[str, Any]] = {
 }
 
 
+@dataclass(frozen=True)
+class Bench:
+    """What is compared with, and where."""
+
+    checkout: Path | None
+    device: torch.device
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether steps are only queued until one waits for them."""
+        return self.device.type == "cuda"
+
+
 class Gathered(nn.Module):
     """The published arithmetic, spelt out: rows gathered for every anchor, exponentials, Z of the first batch."""
 
-    def __init__(self, pairs: int, width: int, negatives: int) -> None:
+    def __init__(self, pairs: int, width: int, negatives: int, device: torch.device) -> None:
         super().__init__()
         self.embed_s, self.embed_t = (nn.ModuleDict({"linear": nn.Linear(width, 128)}) for _ in range(2))
-        banks = {f"memory_v{side}": torch.zeros(pairs, 128) for side in (1, 2)}
+        banks = {f"memory_v{side}": torch.zeros(pairs, 128, device=device) for side in (1, 2)}
         self.contrast = SimpleNamespace(**banks)
-        self.noise, self.z = negatives / pairs, [torch.tensor(-1.0)] * 2
+        self.noise, self.z = negatives / pairs, [torch.tensor(-1.0, device=device)] * 2
 
     def forward(self, student: Tensor, teacher: Tensor, index: Tensor, picked: Tensor) -> Tensor:
         """The loss; the banks are moved at once."""
@@ -74,39 +91,41 @@ class Gathered(nn.Module):
 
 
 @contextmanager
-def published_code(checkout: Path) -> Iterator[Any]:
+def published_code(bench: Bench) -> Iterator[Any]:
     """Its CRDLoss, which calls .cuda() at construction."""
-    sys.path.insert(0, str(checkout))
-    with mock.patch.object(Tensor, "cuda", lambda item: item), mock.patch("torch.cuda.LongTensor", torch.LongTensor):
+    sys.path.insert(0, str(bench.checkout))
+    here = mock.patch.object(Tensor, "cuda", lambda item: item), mock.patch("torch.cuda.LongTensor", torch.LongTensor)
+    stay, ints = (nullcontext(), nullcontext()) if bench.on_gpu else here
+    with stay, ints:
         from crd.criterion import CRDLoss  # type: ignore[import-not-found]
 
         yield CRDLoss
 
 
-def build_theirs(checkout: Path | None, pairs: int, negatives: int) -> nn.Module:
+def build_theirs(bench: Bench, pairs: int, negatives: int) -> nn.Module:
     """The published criterion, or what stands in for it."""
-    if checkout is None:
-        return Gathered(pairs, WIDTH, negatives)
+    if bench.checkout is None:
+        return Gathered(pairs, WIDTH, negatives, bench.device).to(bench.device)
     sizes = {"s_dim": WIDTH, "t_dim": WIDTH, "feat_dim": 128, "n_data": pairs}
-    with published_code(checkout) as kind:
-        return kind(SimpleNamespace(**sizes, nce_k=negatives, nce_t=0.07, nce_m=0.5))
+    with published_code(bench) as kind:
+        return kind(SimpleNamespace(**sizes, nce_k=negatives, nce_t=0.07, nce_m=0.5)).to(bench.device)
 
 
-def build_ours(which: str, pairs: int, negatives: int) -> Objective:
+def build_ours(bench: Bench, which: str, pairs: int, negatives: int) -> Objective:
     """Our objective in one of its forms."""
     options = dict(OURS[which])
     given = options.pop("negatives", Negatives())
     options["negatives"] = Negatives(count=negatives, draw=given.draw)
-    return OBJECTIVES.get("crd")(Spec(WIDTH, (), 0), Spec(WIDTH, (), 0), pairs, **options)
+    return OBJECTIVES.get("crd")(Spec(WIDTH, (), 0), Spec(WIDTH, (), 0), pairs, **options).to(bench.device)
 
 
-def draw_steps(pairs: int, steps: int) -> Iterator[tuple[Tensor, Tensor, Batch]]:
+def draw_steps(bench: Bench, pairs: int, steps: int) -> Iterator[tuple[Tensor, Tensor, Batch]]:
     """Embeddings and numbers of some batches, the same every time."""
     random = generator("benchmark")
     for step in range(steps):
-        student, teacher = (torch.randn(BATCH, WIDTH, generator=random) for _ in range(2))
+        student, teacher = (torch.randn(BATCH, WIDTH, generator=random).to(bench.device) for _ in range(2))
         index = torch.randint(pairs, (BATCH * 2,), generator=random).unique()
-        index = index[torch.randperm(len(index), generator=random)][:BATCH]
+        index = index[torch.randperm(len(index), generator=random)][:BATCH].to(bench.device)
         yield student, teacher, Batch({}, index, torch.zeros_like(index), step)
 
 
@@ -132,16 +151,17 @@ def step_ours(model: Objective, student: Tensor, teacher: Tensor, batch: Batch) 
     return outcome.loss.detach()
 
 
-def stepper(which: str, checkout: Path | None, pairs: int) -> Callable[[int], None]:
+def stepper(bench: Bench, which: str, pairs: int) -> Callable[[int], None]:
     """A function that takes the numbered step of one contender; only the step itself is its cost."""
-    model = build_theirs(checkout, pairs, NEGATIVES) if which == "theirs" else build_ours(which, pairs, NEGATIVES)
-    steps = list(draw_steps(pairs, 8))
-    picked = [pick(batch, pairs, NEGATIVES) for _, _, batch in steps] if which == "theirs" else []
+    theirs = which == "theirs"
+    model = build_theirs(bench, pairs, NEGATIVES) if theirs else build_ours(bench, which, pairs, NEGATIVES)
+    steps = list(draw_steps(bench, pairs, 8))
+    picked = [pick(batch, pairs, NEGATIVES) for _, _, batch in steps] if theirs else []
 
     def take(number: int) -> None:
         student, teacher, batch = steps[number % len(steps)]
         student = student.requires_grad_()
-        if which == "theirs":
+        if theirs:
             step_theirs(model, student, teacher, batch, picked[number % len(steps)])
         else:
             step_ours(model, student, teacher, batch)
@@ -152,23 +172,23 @@ def stepper(which: str, checkout: Path | None, pairs: int) -> Callable[[int], No
 # --- the same numbers ---
 
 
-def twins(checkout: Path | None, pairs: int, negatives: int) -> tuple[nn.Module, Objective]:
+def twins(bench: Bench, pairs: int, negatives: int) -> tuple[nn.Module, Objective]:
     """Theirs and ours with the same heads and banks, in float64."""
     torch.manual_seed(0)
-    ours = build_ours("the same draws", pairs, negatives).double()
-    theirs = build_theirs(checkout, pairs, negatives).double()
+    ours = build_ours(bench, "the same draws", pairs, negatives).double()
+    theirs = build_theirs(bench, pairs, negatives).double()
     for head, other in ((ours.sides.heads.student, theirs.embed_s), (ours.sides.heads.teacher, theirs.embed_t)):
-        linear = other["linear"] if checkout is None else other.linear
+        linear = other["linear"] if bench.checkout is None else other.linear
         linear.load_state_dict(head.state_dict())
     for side, name in (("student", "memory_v1"), ("teacher", "memory_v2")):
         setattr(theirs.contrast, name, ours.memory()[f"{side}_rows"].clone())
     return theirs, ours
 
 
-def follow(model: nn.Module, pairs: int, negatives: int, steps: int) -> list[dict[str, Tensor]]:
+def follow(bench: Bench, model: nn.Module, pairs: int, negatives: int, steps: int) -> list[dict[str, Tensor]]:
     """Loss of each step and its gradients by both embeddings; the banks are moved between them."""
     found = []
-    for student, teacher, batch in draw_steps(pairs, steps):
+    for student, teacher, batch in draw_steps(bench, pairs, steps):
         given = [item.double().requires_grad_() for item in (student, teacher)]
         if isinstance(model, Objective):
             loss = step_ours(model, *given, batch)
@@ -178,10 +198,10 @@ def follow(model: nn.Module, pairs: int, negatives: int, steps: int) -> list[dic
     return found
 
 
-def compare(checkout: Path | None) -> dict[str, float]:
+def compare(bench: Bench) -> dict[str, float]:
     """The greatest relative differences over some steps."""
     size = (2_000, 512)
-    expected, found = (follow(model, *size, 4) for model in twins(checkout, *size))
+    expected, found = (follow(bench, model, *size, 4) for model in twins(bench, *size))
     return {
         name: max(float((ours[name] - theirs[name]).norm() / theirs[name].norm())
                   for ours, theirs in zip(found, expected, strict=True))
@@ -189,7 +209,7 @@ def compare(checkout: Path | None) -> dict[str, float]:
     }  # fmt: skip
 
 
-def golden(model: nn.Module) -> list[dict[str, Any]]:
+def golden(bench: Bench) -> list[dict[str, Any]]:
     """Figures of a few small steps, to be kept in a file."""
     return [
         {
@@ -197,31 +217,40 @@ def golden(model: nn.Module) -> list[dict[str, Any]]:
             **{f"{side}_norm": step[side].norm().item() for side in ("student", "teacher")},
             **{f"{side}_first": step[side][0, :4].tolist() for side in ("student", "teacher")},
         }
-        for step in follow(model, *GOLDEN, 3)
+        for step in follow(bench, twins(bench, *GOLDEN)[0], *GOLDEN, 3)
     ]
 
 
 # --- time and memory ---
 
 
-def time_turns(checkout: Path | None, pairs: int, turns: int) -> dict[str, list[float]]:
+def time_turns(bench: Bench, pairs: int, turns: int) -> dict[str, list[float]]:
     """Seconds a step of each contender, in turns."""
-    contenders = {which: stepper(which, checkout, pairs) for which in ("theirs", *OURS)}
+    contenders = {which: stepper(bench, which, pairs) for which in ("theirs", *OURS)}
+    wait: Callable[[], None] = torch.cuda.synchronize if bench.on_gpu else lambda: None
     seconds: dict[str, list[float]] = {which: [] for which in contenders}
     for turn in range(turns + 1):
         for which, take in contenders.items():
-            repeats = 1 if which == "theirs" else 4
+            repeats = 8 if bench.on_gpu else 1 if which == "theirs" else 4
+            wait()
             began = time.perf_counter()
             for _ in range(repeats):
                 take(turn)
+            wait()
             if turn:  # the first one warms up
                 seconds[which].append((time.perf_counter() - began) / repeats)
     return seconds
 
 
-def peak_bytes(which: str, checkout: Path | None, pairs: int) -> int:
-    """Growth of this process's peak memory during its first two steps."""
-    take = stepper(which, checkout, pairs)
+def peak_bytes(bench: Bench, which: str, pairs: int) -> int:
+    """Growth of the peak memory of this process, or of the GPU, during the first two steps."""
+    take = stepper(bench, which, pairs)
+    if bench.on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        take(0)
+        take(1)
+        return torch.cuda.max_memory_allocated() - before
     Path("/proc/self/clear_refs").write_text("5")  # forgets the peak of construction
     before = _status("VmRSS")
     take(0)
@@ -234,9 +263,11 @@ def _status(name: str) -> int:
     return 1024 * int(next(line for line in lines if line.startswith(name)).split()[1])
 
 
-def measure_memory(which: str, checkout: Path | None, pairs: int) -> int:
-    """The same in a process of its own."""
-    words = [str(checkout)] if checkout else []
+def measure_memory(bench: Bench, which: str, pairs: int) -> int:
+    """The same, on the CPU in a process of its own."""
+    if bench.on_gpu:
+        return peak_bytes(bench, which, pairs)
+    words = [str(bench.checkout)] if bench.checkout else []
     done = subprocess.run(
         [sys.executable, __file__, *words, "--memory", which, "--pairs", str(pairs)],
         capture_output=True,
@@ -246,38 +277,60 @@ def measure_memory(which: str, checkout: Path | None, pairs: int) -> int:
     return int(done.stdout)
 
 
-def report(checkout: Path | None, turns: int) -> None:
+def least_seconds(bench: Bench, which: str, pairs: int) -> float | None:
+    """What reading the rows twice on both sides takes at the speed of a copy within the GPU; None on the CPU."""
+    if not bench.on_gpu:
+        return None
+    source, target = (torch.empty(1 << 28, device=bench.device) for _ in range(2))  # 1 GiB each
+    for turn in range(11):
+        if turn == 1:  # the first one warms up
+            torch.cuda.synchronize()
+            began = time.perf_counter()
+        target.copy_(source)
+    torch.cuda.synchronize()
+    speed = 10 * 2 * source.nbytes / (time.perf_counter() - began)
+    rows = NEGATIVES if "shared" in which else min(pairs, BATCH * NEGATIVES)
+    return rows * 128 * 4 * 2 * 2 / speed
+
+
+def report(bench: Bench, turns: int) -> None:
     """The table, ratios first."""
-    name = "published" if checkout else "plain gather form (no checkout given)"
+    name = "published" if bench.checkout else "plain gather form (no checkout given)"
+    where = torch.cuda.get_device_name() if bench.on_gpu else platform.processor() or platform.machine()
     print(f"CRD, B={BATCH}, K={NEGATIVES:,}, d=128, float32, against {name}; "
-          f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads")  # fmt: skip
-    apart = ", ".join(f"{name} {value:.1e}" for name, value in compare(checkout).items())
+          f"{where}, {torch.get_num_threads()} threads")  # fmt: skip
+    apart = ", ".join(f"{name} {value:.1e}" for name, value in compare(bench).items())
     print(f"float64, 4 steps, the same draws, greatest relative difference of loss and gradients: {apart}\n")
-    print("| pairs | negatives | times as fast | ms a step | theirs, ms | peak memory | MB | theirs, MB |")
-    print("|---|---|---|---|---|---|---|---|")
+    print(
+        "| pairs | negatives | times as fast | ms a step | theirs, ms | peak memory | MB | theirs, MB | of the floor |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
     for pairs in SIZES:
-        seconds = time_turns(checkout, pairs, turns)
-        room = {which: measure_memory(which, checkout, pairs) for which in seconds}
+        seconds = time_turns(bench, pairs, turns)
+        room = {which: measure_memory(bench, which, pairs) for which in seconds}
         for which in OURS:
             ratios = [theirs / own for theirs, own in zip(seconds["theirs"], seconds[which], strict=True)]
+            own, least = statistics.median(seconds[which]), least_seconds(bench, which, pairs)
             print(f"| {pairs:,} | {which} | {statistics.median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f}) "
-                  f"| {1e3 * statistics.median(seconds[which]):.1f} "
-                  f"| {1e3 * statistics.median(seconds['theirs']):.0f} | 1/{room['theirs'] / room[which]:.0f} "
-                  f"| {room[which] / 1e6:.0f} | {room['theirs'] / 1e6:.0f} |", flush=True)  # fmt: skip
+                  f"| {1e3 * own:.2f} | {1e3 * statistics.median(seconds['theirs']):.1f} "
+                  f"| 1/{room['theirs'] / room[which]:.0f} | {room[which] / 1e6:.0f} | {room['theirs'] / 1e6:.0f} "
+                  f"| {'' if least is None else f'{100 * least / own:.1f} %'} |", flush=True)  # fmt: skip
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkout", nargs="?", type=Path)
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     parser.add_argument("--golden", type=Path)
     parser.add_argument("--turns", type=int, default=7)
     parser.add_argument("--memory", choices=("theirs", *OURS))
     parser.add_argument("--pairs", type=int)
     options = parser.parse_args()
+    asked = Bench(options.checkout, options.device)
     if options.memory:
-        print(peak_bytes(options.memory, options.checkout, options.pairs))
+        print(peak_bytes(asked, options.memory, options.pairs))
     elif options.golden:
         assert options.checkout is not None, "golden values come from a checkout"
-        options.golden.write_text(json.dumps(golden(twins(options.checkout, *GOLDEN)[0]), indent=1) + "\n")
+        options.golden.write_text(json.dumps(golden(asked), indent=1) + "\n")
     else:
-        report(options.checkout, options.turns)
+        report(asked, options.turns)

@@ -2,9 +2,10 @@
 
 python benchmarks/simclr.py          a quarter of an hour on two cores; pip install lightly beforehand
 python benchmarks/simclr.py small    two minutes: few steps, to see that it runs
+python benchmarks/simclr.py cuda     two minutes on a GPU with 16 cores: 512 pairs a step, 14 workers, bf16
 
-Ours reads shards in two workers, and changes colours of whole batches; lightly's SimCLRTransform works on single
-pictures of the same JPEG files in its two workers. Both decode with Pillow, crop and mirror as often and as much, and
+Ours reads shards in workers, and changes colours of whole batches; lightly's SimCLRTransform works on single pictures
+of the same JPEG files in as many workers. Both decode with Pillow, crop and mirror as often and as much, and
 have an MLP without batch norm as the head and AdamW. Runs take turns in one process; the first steps do not count.
 """
 
@@ -36,12 +37,12 @@ from crossmodal.shards import Shards
 from crossmodal.streams import Look, PairStream, View, to_batch, train_parts
 from modalities import MODALITIES
 
-STORED, SIDE, BATCH, WORKERS, DIM, TEMPERATURE, LR = 96, 64, 64, 2, 128, 0.2, 1e-3
+STORED, SIDE, DIM, TEMPERATURE, LR = 96, 64, 128, 0.2, 1e-3
 SCALE, RATIO, FLIP = (0.2, 1.0), (3 / 4, 4 / 3), 0.5  # of windows; the ratios are torchvision's, and cannot be chosen
 JITTER, STRENGTH, HUE, GREY, SIGMA = 0.8, 0.4, 0.1, 0.2, 2.0  # hue in turns; sigma in pixels
 SPARE = 8  # batches beyond the last one, so that workers are as busy to the end
 Losses = Generator[float, None, None]  # one a step, for as long as it is asked
-Side = Callable[[Path, "Setting", int], Losses]
+Side = Callable[[Path, "Setting", "Length", int], Losses]
 
 
 @dataclass(frozen=True)
@@ -61,13 +62,26 @@ class Setting:
 
 @dataclass(frozen=True)
 class Length:
-    """How much is measured."""
+    """How much is measured, and on what."""
 
     pairs: int = 1024  # pictures
+    batch: int = 64
+    workers: int = 2
+    device: str = "cpu"
     warm: int = 6  # steps that do not count: workers start, and queues of batches come to their usual length
     steps: int = 20
     turns: int = 5
 
+    def autocast(self) -> torch.autocast:
+        """bf16 on a GPU, full precision on the CPU."""
+        return torch.autocast(self.device, torch.bfloat16, enabled=self.device != "cpu")
+
+
+LENGTHS = {
+    "": Length(),
+    "small": Length(pairs=256, warm=2, steps=4, turns=3),
+    "cuda": Length(pairs=8192, batch=512, workers=14, device="cuda", warm=24, steps=40, turns=3),
+}
 
 SETTINGS = (
     Setting("ResNet-18", "resnet", {"depth": 18}),
@@ -88,7 +102,7 @@ def prepare(folder: Path, pairs: int) -> None:
         path.write_bytes(member)
 
 
-def ours(folder: Path, setting: Setting, steps: int) -> Losses:
+def ours(folder: Path, setting: Setting, length: Length, steps: int) -> Losses:
     """Shards, looks, augmentation of batches, InfoNCE, AdamW: what `crossmodal pretrain` does in a step."""
     rgb = MODALITIES.get("rgb")(
         size=SIDE, jitter=JITTER, brightness=STRENGTH, contrast=STRENGTH, saturation=STRENGTH,
@@ -104,11 +118,14 @@ def ours(folder: Path, setting: Setting, steps: int) -> Losses:
         looks=2,
         meets=which_meet(["rgb"], 2, graph="full", core=None, symmetric=True),
     )
+    module.to(length.device)
     optimiser = torch.optim.AdamW(module.parameters(), lr=LR, fused=True)
     shards = Shards.open(folder / "shards")
-    stream = PairStream(shards, views, Plan(len(shards), BATCH), look=Look(SCALE, RATIO, FLIP), last_step=steps)
-    for part in train_parts(stream, workers=WORKERS):
-        losses = module(to_batch(part, views, "cpu"))
+    stream = PairStream(shards, views, Plan(len(shards), length.batch), look=Look(SCALE, RATIO, FLIP), last_step=steps)
+    for part in train_parts(stream, workers=length.workers):
+        batch = to_batch(part, views, length.device)
+        with length.autocast():
+            losses = module(batch)
         losses.total.backward()
         optimiser.step()
         optimiser.zero_grad()
@@ -116,7 +133,7 @@ def ours(folder: Path, setting: Setting, steps: int) -> Losses:
         yield losses.total.item()
 
 
-def theirs(folder: Path, setting: Setting, steps: int) -> Losses:
+def theirs(folder: Path, setting: Setting, length: Length, steps: int) -> Losses:
     """Files, SimCLRTransform of each picture, SimCLRProjectionHead, NTXentLoss, AdamW: lightly's own way."""
     transform = import_module("lightly.transforms").SimCLRTransform(
         input_size=SIDE, cj_prob=JITTER, cj_strength=1.0, cj_bright=STRENGTH, cj_contrast=STRENGTH, cj_sat=STRENGTH,
@@ -129,11 +146,18 @@ def theirs(folder: Path, setting: Setting, steps: int) -> Losses:
         encoder.spec.dim, encoder.spec.dim, DIM, batch_norm=False
     )
     criterion: Callable[[Tensor, Tensor], Tensor] = import_module("lightly.loss").NTXentLoss(temperature=TEMPERATURE)
-    optimiser = torch.optim.AdamW(nn.ModuleList([encoder, head]).parameters(), lr=LR, fused=True)
-    order = RandomSampler(pictures, num_samples=steps * BATCH)  # one epoch, or several: workers do not start anew
-    for looks, _, _ in DataLoader(pictures, BATCH, sampler=order, num_workers=WORKERS, drop_last=True):
-        vectors = head(encoder(torch.cat(looks)).embedding)
-        loss = criterion(*vectors.chunk(2))
+    both = nn.ModuleList([encoder, head]).to(length.device)
+    optimiser = torch.optim.AdamW(both.parameters(), lr=LR, fused=True)
+    order = RandomSampler(
+        pictures, num_samples=steps * length.batch
+    )  # one epoch, or several: workers do not start anew
+    pin = length.device != "cpu"
+    for looks, _, _ in DataLoader(
+        pictures, length.batch, sampler=order, num_workers=length.workers, drop_last=True, pin_memory=pin
+    ):
+        batch = torch.cat([look.to(length.device, non_blocking=True) for look in looks])
+        with length.autocast():
+            loss = criterion(*head(encoder(batch).embedding).chunk(2))
         loss.backward()
         optimiser.step()
         optimiser.zero_grad()
@@ -147,7 +171,7 @@ def measure(side: Side, folder: Path, setting: Setting, length: Length) -> list[
         RuntimeError: the number of threads changed on the way.
     """
     threads = torch.get_num_threads()
-    with closing(side(folder, setting, length.warm + length.steps + SPARE)) as losses:
+    with closing(side(folder, setting, length, length.warm + length.steps + SPARE)) as losses:
         for _ in range(length.warm):
             next(losses)
         began = time.perf_counter()
@@ -155,14 +179,15 @@ def measure(side: Side, folder: Path, setting: Setting, length: Length) -> list[
         seconds = time.perf_counter() - began
     if torch.get_num_threads() != threads:
         raise RuntimeError(f"{side.__name__} went from {threads} threads to {torch.get_num_threads()}")
-    return [length.steps * BATCH / seconds, statistics.mean(found)]
+    return [length.steps * length.batch / seconds, statistics.mean(found)]
 
 
 def report(length: Length) -> None:
     """The table, ratios first."""
-    print(f"{BATCH} pairs a step, two looks at {SIDE} x {SIDE} of JPEG files of {STORED} x {STORED}; {WORKERS} workers "
-          f"of one thread, {torch.get_num_threads()} beside them; lightly {import_module('lightly').__version__}; "
-          f"{platform.processor() or platform.machine()}\n")  # fmt: skip
+    where = platform.processor() or platform.machine() if length.device == "cpu" else torch.cuda.get_device_name()
+    print(f"{length.batch} pairs a step, two looks at {SIDE} x {SIDE} of JPEG files of {STORED} x {STORED}; "
+          f"{length.workers} workers of one thread, {torch.get_num_threads()} beside them; "
+          f"lightly {import_module('lightly').__version__}; {where}\n")  # fmt: skip
     print("| encoder | times as fast | pairs/s | theirs, pairs/s | mean loss | theirs |")
     print("|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as name:
@@ -186,4 +211,4 @@ if __name__ == "__main__":
     if find_spec("lightly") is None:
         print("lightly is not there to compare with: pip install lightly")
     else:
-        report(Length(pairs=256, warm=2, steps=4, turns=3) if sys.argv[1:] == ["small"] else Length())
+        report(LENGTHS[" ".join(sys.argv[1:])])
