@@ -80,7 +80,7 @@ class Length:
 LENGTHS = {
     "": Length(),
     "small": Length(pairs=256, warm=2, steps=4, turns=3),
-    "cuda": Length(pairs=8192, batch=512, workers=14, device="cuda", warm=24, steps=40, turns=3),
+    "cuda": Length(pairs=8192, batch=512, workers=14, device="cuda", warm=12, steps=24, turns=3),
 }
 
 SETTINGS = (
