@@ -1,6 +1,7 @@
 """Learning rate, optimiser and averaged weights, from a config."""
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -32,6 +33,19 @@ def build_optimiser(module: nn.Module, config: TrainConfig) -> torch.optim.Optim
     if config.optimiser == "sgd":
         return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=True)
     return torch.optim.AdamW(groups, lr=config.lr, fused=True)
+
+
+def load_optimiser(optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Takes up an optimiser's state, which is kept by the order of weights.
+
+    Raises:
+        ValueError: it is that of other weights; fused optimisers would write beyond them.
+    """
+    optimiser.load_state_dict(state)
+    for weight, kept in optimiser.state.items():
+        for name, tensor in kept.items():
+            if tensor.ndim and tensor.shape != weight.shape:
+                raise ValueError(f"{name} has shape {tuple(tensor.shape)} for a weight of {tuple(weight.shape)}")
 
 
 class Average:

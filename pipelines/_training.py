@@ -32,7 +32,7 @@ from pipelines import _processes
 from pipelines._config import ConfigError
 from pipelines._errors import DivergedError
 from pipelines._memory import forget_peak, peak_mb
-from pipelines._optimiser import Average, build_optimiser, rate
+from pipelines._optimiser import Average, build_optimiser, load_optimiser, rate
 from pipelines._run import RunFolder, say
 from pipelines._schema import TrainConfig
 from pipelines._signals import Signals
@@ -316,8 +316,12 @@ class Training:
         found = checkpoint.latest(self._checkpoints)
         if found is not None:
             state = checkpoint.load(found)
-            self.module.load_state_dict(state["module"])
-            self.optimiser.load_state_dict(state["optimiser"])
+            try:
+                self.module.load_state_dict(state["module"])
+                load_optimiser(self.optimiser, state["optimiser"])
+            except (RuntimeError, ValueError) as error:
+                raise checkpoint.CheckpointError(f"{found} is of another version of this program ({error}); delete "
+                                                 f"{found.parent} to train anew") from error  # fmt: skip
             for name, tensor in self.module.memory().items():
                 tensor.copy_(state["memory"][name])
             if self.average:

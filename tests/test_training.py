@@ -332,6 +332,22 @@ def test_time_and_memory_are_told_over_all_sittings(config: Path, tmp_path: Path
     assert 200 < figures["peak_memory_mb"] < 4000  # torch alone takes 300
 
 
+def test_a_checkpoint_with_weights_in_another_order_is_refused(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    process = start("transfer", str(config))
+    wait_for_step(tmp_path / "run", 4, process)
+    process.terminate()
+    process.wait()
+    kept = max((tmp_path / "run" / "checkpoints").glob("*.pt"))
+    state = torch.load(kept, weights_only=True)
+    moments = state["optimiser"]["state"]
+    moments[0], moments[2] = moments[2], moments[0]  # a head and a convolution
+    torch.save(state, kept)
+    assert main(["transfer", str(config)]) == 1
+    assert f"{kept} is of another version of this program" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("spoilt", "words"), [
     ("train.lr=1e30", "the loss is no longer finite at step"),
     ("train.lr=1e42 train.epochs=1 train.batch_size=96", "of the student is no longer finite after step 1"),
