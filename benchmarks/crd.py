@@ -209,7 +209,7 @@ def compare(bench: Bench) -> dict[str, float]:
     }  # fmt: skip
 
 
-def golden(bench: Bench) -> list[dict[str, Any]]:
+def golden(bench: Bench, model: nn.Module) -> list[dict[str, Any]]:
     """Figures of a few small steps, to be kept in a file."""
     return [
         {
@@ -217,7 +217,7 @@ def golden(bench: Bench) -> list[dict[str, Any]]:
             **{f"{side}_norm": step[side].norm().item() for side in ("student", "teacher")},
             **{f"{side}_first": step[side][0, :4].tolist() for side in ("student", "teacher")},
         }
-        for step in follow(bench, twins(bench, *GOLDEN)[0], *GOLDEN, 3)
+        for step in follow(bench, model, *GOLDEN, 3)
     ]
 
 
@@ -331,6 +331,7 @@ if __name__ == "__main__":
         print(peak_bytes(asked, options.memory, options.pairs))
     elif options.golden:
         assert options.checkout is not None, "golden values come from a checkout"
-        options.golden.write_text(json.dumps(golden(asked), indent=1) + "\n")
+        figures = golden(asked, twins(asked, *GOLDEN)[0])
+        options.golden.write_text(json.dumps(figures, indent=1) + "\n")
     else:
         report(asked, options.turns)

@@ -146,7 +146,8 @@ def test_compat_gives_the_numbers_of_the_published_code() -> None:
     here = Path(__file__).parent
     benchmark = runpy.run_path(str(here.parent / "benchmarks" / "crd.py"))
     expected = json.loads((here / "crd_published.json").read_text())
-    found = benchmark["golden"](benchmark["twins"](None, *benchmark["GOLDEN"])[1])
+    bench = benchmark["Bench"](None, torch.device("cpu"))
+    found = benchmark["golden"](bench, benchmark["twins"](bench, *benchmark["GOLDEN"])[1])
     assert len(found) == 3
     for ours, theirs in zip(found, expected, strict=True):
         assert ours.keys() == theirs.keys()
