@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 GAMMA = 0x9E3779B97F4A7C15  # odd, so that counters never fall together
+FACTORS = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 
 
 def generator(*address: int | str) -> torch.Generator:
@@ -25,11 +26,10 @@ def uniform_bits(seed: int, *counters: Int[Tensor, "..."]) -> Int[Tensor, "..."]
     The finaliser of SplitMix64 (Steele et al. 2014, https://doi.org/10.1145/2660193.2660195, fig. 17), once for the
     seed and once for each counter: the position of a counter matters, and `counters` on a GPU are hashed there.
     """
-    state = _mix(torch.tensor(_signed(seed)))
+    # the seed's state has no dimension, so a GPU takes it as a bare number: moving it there would wait for queued work
+    state = torch.tensor(_signed(_mix_seed(seed % 2**64)))
     for counter in counters:
-        # a bare number cannot be on the wrong device, and _signed keeps the product inside 64 bits; the seed's state
-        # has no dimension, so a GPU takes it as a bare number too: moving it there would wait for all queued work
-        state = _mix(state + (counter.long() + 1) * _signed(GAMMA))
+        state = _mix(torch.add(state + _signed(GAMMA), counter.long(), alpha=_signed(GAMMA)))
     return _shift(state, 11)
 
 
@@ -38,9 +38,15 @@ def uniform(seed: int, *counters: Int[Tensor, "..."]) -> Float[Tensor, "..."]:
     return (uniform_bits(seed, *counters) >> 29).float() * 2.0**-24
 
 
+def _mix_seed(state: int) -> int:
+    for places, factor in zip((30, 27), FACTORS, strict=True):
+        state = (state ^ state >> places) * factor % 2**64
+    return state ^ state >> 31
+
+
 def _mix(state: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
-    state = _shift(state, 30).bitwise_xor_(state).mul_(_signed(0xBF58476D1CE4E5B9))
-    state = _shift(state, 27).bitwise_xor_(state).mul_(_signed(0x94D049BB133111EB))
+    for places, factor in zip((30, 27), FACTORS, strict=True):
+        state = _shift(state, places).bitwise_xor_(state).mul_(_signed(factor))
     return _shift(state, 31).bitwise_xor_(state)
 
 
