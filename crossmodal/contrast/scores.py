@@ -3,16 +3,16 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from crossmodal.contrast.heads import Head
 
-PIECE = 1 << 22  # numbers held at once on a CPU: 16 MiB of float32
+PIECE = 1 << 22  # numbers held at once on a CPU, of scores or gathered rows: 16 MiB of float32
 WIDER = 16  # times as many elsewhere, where small products leave the device idle
 SPARSE = 12  # times more rows than picked ones: from here on rows are gathered, not all multiplied
 
@@ -37,6 +37,11 @@ class Candidates:
         """Scores of an anchor."""
         return (self.match is not None) + (len(self.rows) if self.picked is None else self.picked.shape[1])
 
+    def part(self, piece: slice | Tensor) -> "Part":
+        """What one piece's anchors meet."""
+        cut = lambda item: None if item is None else item[piece]  # noqa: E731
+        return Part(self.rows, cut(self.match), cut(self.picked))
+
     def only(self, chosen: Int[Tensor, " some"]) -> "Candidates":
         """The same for some of the anchors."""
         match = None if self.match is None else self.match[chosen]
@@ -44,46 +49,58 @@ class Candidates:
         return Candidates(self.rows, lambda piece: self.relate(chosen[piece]), match, picked)
 
     def pieces(self, anchors: Float[Tensor, "batch dim"]) -> list[slice]:
-        """Runs of anchors whose scores may be held at once."""
-        size = max(1, _budget(anchors) // max(self.columns, 1))
-        return [slice(start, start + size) for start in range(0, len(anchors), size)]
+        """Runs of anchors whose scores, or gathered rows, may be held at once."""
+        budget = PIECE if anchors.device.type == "cpu" else WIDER * PIECE
+        held = self.columns
+        if self.picked is not None and _gathers(self.rows, self.picked):
+            held = self.picked.shape[1] * anchors.shape[1]
+        size = max(1, budget // max(held, 1))
+        return [slice(start, start + size) for start in range(0, max(len(anchors), 1), size)]
 
-    def score(
-        self, anchors: Float[Tensor, "anchors dim"], piece: slice | Tensor
-    ) -> Float[Tensor, "anchors candidates"]:
-        """The products of one piece's anchors with their candidates."""
-        scores = anchors.new_empty(len(anchors), self.columns)
-        rest = scores
+
+@dataclass(frozen=True)
+class Part:
+    """`Candidates` of a piece of the anchors."""
+
+    rows: Float[Tensor, "rows dim"]
+    match: Float[Tensor, "anchors dim"] | None
+    picked: Int[Tensor, "anchors picked"] | None
+
+    def score(self, anchors: Float[Tensor, "anchors dim"]) -> Float[Tensor, "anchors candidates"]:
+        """The products of the anchors with their candidates."""
+        columns = len(self.rows) if self.picked is None else self.picked.shape[1]
+        scores = anchors.new_empty(len(anchors), (self.match is not None) + columns)
+        rest = scores if self.match is None else scores[:, 1:]
         if self.match is not None:
-            scores[:, 0], rest = (anchors * self.match[piece]).sum(1), scores[:, 1:]
+            torch.bmm(self.match[:, None], anchors[:, :, None], out=scores[:, :1, None])
         if self.picked is None:
             torch.mm(anchors, self.rows.T, out=rest)
-        elif self._is_dense:  # a product with all rows and a gather of numbers is faster than a gather of rows
-            torch.gather(anchors @ self.rows.T, 1, self.picked[piece], out=rest)
+        elif _gathers(self.rows, self.picked):
+            torch.bmm(self._gathered, anchors[:, :, None], out=rest[:, :, None])
         else:
-            some = max(1, _budget(anchors) // max(self.picked.shape[1] * anchors.shape[1], 1))
-            for score, anchor, picked in zip(
-                rest.split(some), anchors.split(some), self.picked[piece].split(some), strict=True
-            ):
-                rows = self.rows.index_select(0, picked.flatten()).unflatten(0, picked.shape)
-                torch.bmm(rows, anchor[:, :, None], out=score[:, :, None])
+            torch.gather(anchors @ self.rows.T, 1, self.picked, out=rest)
         return scores
 
-    def pull(self, slope: Float[Tensor, "anchors candidates"], piece: slice) -> Float[Tensor, "anchors dim"]:
-        """The sum of one piece's candidates, each times its slope."""
+    def pull(self, slope: Float[Tensor, "anchors candidates"]) -> Float[Tensor, "anchors dim"]:
+        """The sum of the candidates, each times its slope."""
         rest = slope if self.match is None else slope[:, 1:]
         if self.picked is None:
             pulled = rest @ self.rows
-        elif self._is_dense:
-            spread = slope.new_zeros(len(slope), len(self.rows)).scatter_add_(1, self.picked[piece], rest)
-            pulled = spread @ self.rows
+        elif _gathers(self.rows, self.picked):
+            pulled = torch.bmm(rest[:, None], self._gathered).squeeze(1)
         else:
-            pulled = F.embedding_bag(self.picked[piece], self.rows, per_sample_weights=rest.contiguous(), mode="sum")
-        return pulled if self.match is None else pulled.addcmul_(slope[:, :1], self.match[piece])
+            pulled = slope.new_zeros(len(slope), len(self.rows)).scatter_add_(1, self.picked, rest) @ self.rows
+        return pulled if self.match is None else pulled.addcmul_(slope[:, :1], self.match)
 
-    @property
-    def _is_dense(self) -> bool:
-        return self.picked is not None and len(self.rows) <= SPARSE * self.picked.shape[1]
+    @cached_property
+    def _gathered(self) -> Float[Tensor, "anchors picked dim"]:
+        assert self.picked is not None
+        return self.rows.index_select(0, self.picked.flatten()).unflatten(0, self.picked.shape)
+
+
+def _gathers(rows: Tensor, picked: Tensor) -> bool:
+    """Whether picked rows are gathered: of few rows, a product with all and a gather of numbers is faster."""
+    return len(rows) > SPARSE * picked.shape[1]
 
 
 def contrast(
@@ -108,7 +125,7 @@ def log_mean_exp(
 ) -> Float[Tensor, ""]:
     """Ln of the mean of exp(score) over all anchors and candidates: CRD's ln(Z / N), as published."""
     pieces = candidates.pieces(anchors)
-    sums = [candidates.score(anchors[piece] * scale, piece).flatten().logsumexp(0) for piece in pieces]
+    sums = [candidates.part(piece).score(anchors[piece] * scale).flatten().logsumexp(0) for piece in pieces]
     return torch.stack(sums).logsumexp(0) - math.log(len(anchors) * candidates.columns)
 
 
@@ -117,18 +134,20 @@ class _Contrast(torch.autograd.Function):
     def forward(ctx: Any, head: Head, candidates: Candidates, *given: Tensor | None) -> Tensor:
         anchors, _, _, scale, bias = given
         assert anchors is not None and scale is not None and bias is not None
+        fill, add = torch.empty_like, torch.zeros_like  # a piece has its own anchors and matches
         grads = [
-            torch.zeros_like(item) if item is not None and want else None
-            for item, want in zip(given, ctx.needs_input_grad[2:], strict=True)
+            begin(item) if item is not None and want else None
+            for begin, item, want in zip((fill, add, fill, add, add), given, ctx.needs_input_grad[2:], strict=True)
         ]
-        total = anchors.new_zeros(())
+        sums = []
         for piece in candidates.pieces(anchors):
-            losses, slope = head(candidates.score(anchors[piece] * scale, piece), *candidates.relate(piece), bias)
-            total += losses.sum()
+            part = candidates.part(piece)
+            losses, slope = head(part.score(anchors[piece] * scale), *candidates.relate(piece), bias)
+            sums.append(losses.sum())
             if any(grad is not None for grad in grads):
-                _add_gradients(grads, slope, candidates, piece, (anchors[piece], scale))
+                _add_gradients(grads, slope, part, piece, (anchors[piece], scale))
         ctx.save_for_backward(*grads)
-        return total
+        return sum(sums[1:], sums[0])
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
@@ -136,24 +155,20 @@ class _Contrast(torch.autograd.Function):
 
 
 def _add_gradients(
-    grads: list[Tensor | None], slope: Tensor, candidates: Candidates, piece: slice, scored: tuple[Tensor, Tensor]
+    grads: list[Tensor | None], slope: Tensor, part: Part, piece: slice, scored: tuple[Tensor, Tensor]
 ) -> None:
     """What a piece adds: its scores are the products of candidates with `scored`, its anchors and the scale."""
     for_anchors, for_rows, for_match, for_scale, for_bias = grads
     anchors, scale = scored
-    pulled = candidates.pull(slope, piece)
+    pulled = part.pull(slope)
     if for_anchors is not None:
-        for_anchors[piece] = pulled * scale
+        torch.mul(pulled, scale, out=for_anchors[piece])
     if for_rows is not None:
-        assert candidates.picked is None
-        for_rows.addmm_((slope if candidates.match is None else slope[:, 1:]).T, anchors * scale)
+        assert part.picked is None
+        for_rows.addmm_((slope if part.match is None else slope[:, 1:]).T, anchors * scale)
     if for_match is not None:
-        for_match[piece] = slope[:, :1] * anchors * scale
+        torch.mul(slope[:, :1] * anchors, scale, out=for_match[piece])
     if for_scale is not None:
         for_scale.add_((anchors * pulled).sum())
     if for_bias is not None:
         for_bias.sub_(slope.sum())
-
-
-def _budget(tensor: Tensor) -> int:
-    return PIECE if tensor.device.type == "cpu" else WIDER * PIECE
