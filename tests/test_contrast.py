@@ -207,8 +207,12 @@ def known(*index: int, key: int = -1) -> Known:
     return Known(torch.tensor(index), torch.full((len(index),), key))
 
 
+def met(pool: Pool, live: Tensor, facts: Known, seed: int = 0) -> Candidates:
+    return pool.candidates(live, pool.choose(facts, seed))
+
+
 def valid_of(pool: Pool, live: Tensor, facts: Known) -> Tensor:
-    valid = pool.candidates(live, facts, 0).relate(slice(0, len(live)))[1]
+    valid = met(pool, live, facts).relate(slice(0, len(live)))[1]
     assert valid is not None
     return valid[:, 1:].expand(len(live), -1)
 
@@ -290,10 +294,10 @@ def test_a_row_is_no_negative_before_it_is_written_nor_of_its_own_pair(draw_by: 
     held = bank(pairs=50, count=30, draw=draw_by)
     live, facts = F.normalize(torch.randn(2, 4), dim=1), known(3, 8)
     assert not valid_of(held, live, facts).any()
-    assert torch.equal(held.candidates(live, facts, 0).match, held.rows[[3, 8]])
+    assert torch.equal(met(held, live, facts).match, held.rows[[3, 8]])
     written = [3, 4, 8, 9, 20, 21, 22, 30, 31, 32]
     held.remember(F.normalize(torch.randn(10, 4), dim=1), known(*written))
-    candidates, valid = held.candidates(live, facts, 0), valid_of(held, live, facts)
+    candidates, valid = met(held, live, facts), valid_of(held, live, facts)
     torch.testing.assert_close(candidates.match, held.rows[[3, 8]])
     for row, own in enumerate((3, 8)):
         rows = candidates.rows if candidates.picked is None else candidates.rows[candidates.picked[row]]
@@ -304,7 +308,7 @@ def test_a_row_is_no_negative_before_it_is_written_nor_of_its_own_pair(draw_by: 
 
 def test_a_published_bank_counts_from_the_start() -> None:
     live = torch.randn(2, 4)
-    candidates = bank(pairs=50, count=30, draw="sample", eager=True).candidates(live, known(3, 8), 0)
+    candidates = met(bank(pairs=50, count=30, draw="sample", eager=True), live, known(3, 8))
     assert candidates.relate(slice(0, 2)) == (None, None)
 
 
@@ -313,7 +317,7 @@ def test_related_matches_share_the_key() -> None:
     rows = F.normalize(torch.randn(40, 4), dim=1)
     held.remember(rows, Known(torch.arange(40), torch.arange(40) % 4))
     facts = Known(torch.arange(8), torch.tensor([0, 1, 2, 3, 0, 1, 2, -1]))
-    match = held.candidates(torch.randn(8, 4), facts, 5).match
+    match = met(held, torch.randn(8, 4), facts, 5).match
     found = [(match[row][None] == held.rows).all(1).nonzero().item() for row in range(8)]
     assert [pair % 4 for pair in found[:7]] == [0, 1, 2, 3, 0, 1, 2]
     assert found[:7] != list(range(7)) and found[7] == 7
@@ -327,7 +331,7 @@ def test_a_bank_in_half_precision_answers_nearly_the_same(dtype: str, place: str
     found = []
     for held in (wide, half.float()):
         held.remember(rows, known(*range(50)))
-        found.append(contrast(heads.nce, live, held.candidates(live, known(3, 8), 0), scale=torch.tensor(10.0),
+        found.append(contrast(heads.nce, live, met(held, live, known(3, 8)), scale=torch.tensor(10.0),
                               bias=torch.tensor(0.0)))  # fmt: skip
     assert half.rows.dtype == getattr(torch, dtype) and wide.rows.dtype == torch.float32
     torch.testing.assert_close(found[0], found[1], rtol=1e-2, atol=0.0)
@@ -337,7 +341,7 @@ def test_a_bank_in_half_precision_answers_nearly_the_same(dtype: str, place: str
 def test_every_source_is_built(source: str) -> None:
     pool = build_pool(Negatives(source, count=8), Relation(), 10, 4, name="t")
     pool.remember(draw(2, 4).float(), known(1, 2))
-    candidates = pool.candidates(draw(3, 4).float(), known(4, 5, 6), 1)
+    candidates = met(pool, draw(3, 4).float(), known(4, 5, 6), 1)
     assert contrast(heads.infonce, draw(3, 4).float(), candidates, scale=torch.tensor(1.0), bias=torch.tensor(0.0)) > 0
 
 

@@ -3,9 +3,11 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
@@ -19,6 +21,12 @@ class Known:
     index: Int[Tensor, " rows"]  # of their pairs, -1 where there is none
     key: Int[Tensor, " rows"]  # their label or group, -1 where there is none
     there: Bool[Tensor, " rows"] | None = None  # which of them are; None: all. The others are no candidates
+
+    @cached_property
+    def last(self) -> Int[Tensor, " rows"]:
+        """Where each row's pair comes last."""
+        ordered, order = torch.sort(self.index, stable=True)
+        return order[torch.searchsorted(ordered, self.index, right=True) - 1]
 
 
 Facts = Int[Tensor, "#anchors candidates"]  # one row where they are the same for all anchors
@@ -44,6 +52,9 @@ class Relation:
         valid: Bool[Tensor, "#anchors candidates"] | None = None,  # None: all
     ) -> Relate:
         """Of a piece of the anchors: what a head takes as positive and valid, the match's column first."""
+        if index is None and not self.keyed:
+            alike = None if valid is None else _with_match(valid, matched=False)
+            return lambda piece: (None, _cut(alike, piece))
 
         def relate(piece: slice | Tensor) -> tuple[Mask | None, Mask | None]:
             counts = _cut(valid, piece)
@@ -68,7 +79,17 @@ def _cut(facts: Tensor | None, piece: slice | Tensor) -> Any:
 
 
 def _with_match(mask: Bool[Tensor, "anchors rows"], *, matched: bool) -> Bool[Tensor, "anchors 1+rows"]:
-    return torch.cat([torch.full_like(mask[:, :1], matched), mask], dim=1)
+    return F.pad(mask, (1, 0), value=matched)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which rows a batch's anchors meet, and how they relate; the same in all pools that know the same pairs."""
+
+    relate: Relate
+    match: Int[Tensor, " batch"] | None = None  # the row of each anchor's pair; None: what is live
+    shared: Int[Tensor, " some"] | None = None  # rows that all anchors meet; None: all rows
+    picked: Int[Tensor, "batch picked"] | None = None  # of these, the ones that each anchor meets; None: all
 
 
 class Pool(nn.Module, ABC):
@@ -95,7 +116,11 @@ class Pool(nn.Module, ABC):
         return None
 
     @abstractmethod
-    def candidates(self, live: Float[Tensor, "batch dim"], known: Known, seed: int) -> Candidates:
+    def choose(self, known: Known, seed: int) -> Choice:
+        """For the anchors of the batch."""
+
+    @abstractmethod
+    def candidates(self, live: Float[Tensor, "batch dim"], choice: Choice) -> Candidates:
         """For the other side's anchors of the batch whose embeddings on this side are `live`, matches included.
 
         Gradient flows to what is live and not to what is remembered.

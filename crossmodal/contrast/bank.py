@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from crossmodal.contrast._pool import Known, Pool, Relation
+from crossmodal.contrast._pool import Choice, Known, Pool, Relation
 from crossmodal.contrast.gather import gather
 from crossmodal.contrast.options import Negatives
 from crossmodal.contrast.scores import Candidates
@@ -42,7 +42,7 @@ class Bank(Pool):
             remembered["key"] = torch.full((pairs,), -1)
         super().__init__(remembered, in_host_memory=("rows",) if options.place == "host" else ())
         self.relation, self.options, self.match, self.eager = relation, options, match, eager
-        self.draw = options.draw if options.count < pairs - 1 or eager else "all"
+        self.chooses = options.draw if options.count < pairs - 1 or eager else "all"
 
     @property
     def rows(self) -> Float[Tensor, "pairs dim"]:
@@ -52,27 +52,30 @@ class Bank(Pool):
     @property
     def filled(self) -> Float[Tensor, ""] | None:
         """The share of rows that have been written; None where all count from the start."""
-        return None if self.eager else self.remembered["written"].float().mean()
+        return None if self.eager else self.remembered["written"].mean(dtype=torch.float32)
 
-    def candidates(self, live: Float[Tensor, "batch dim"], known: Known, seed: int) -> Candidates:
-        """The drawn rows, in the precision of `live`, and each anchor's match."""
-        match, pairs, count = self._match(live, known, seed), len(self.rows), self.options.count
-        if self.draw == "sample":
+    def choose(self, known: Known, seed: int) -> Choice:
+        """The drawn rows, and each anchor's match."""
+        match, pairs, count = self._match(known, seed), len(self.rows), self.options.count
+        if self.chooses == "sample":
             picked = draw_negatives(seed, known.index, pairs, count, own=self.eager)
             masks = self.relation.masks(known, key=self._fact("key", picked), valid=self._fact("written", picked))
-            return Candidates(self.rows.to(live.dtype), masks, match, picked)
-        if self.draw == "all":
-            rows, drawn = self.rows.to(live.dtype), torch.arange(pairs, device=live.device)[None]
-            key, written = self._fact("key", drawn), self._fact("written", drawn)
-            return Candidates(rows, self.relation.masks(known, index=drawn, key=key, valid=written), match)
-        drawn = (uniform_bits(seed, torch.arange(count, device=live.device)) % pairs)[None]
-        joint = gather(known.index).sort().values  # looked up in order, which is quicker than torch.isin
-        apart = joint[torch.searchsorted(joint, drawn).clamp_(max=len(joint) - 1)] != drawn
-        written = self._fact("written", drawn)
-        valid = apart if written is None else apart & written
-        return Candidates(
-            self._take(drawn[0], live), self.relation.masks(known, key=self._fact("key", drawn), valid=valid), match
-        )
+            return Choice(masks, match, picked=picked)
+        if self.chooses == "all":
+            index, key = torch.arange(pairs, device=known.index.device)[None], self._fact("key", None)
+            return Choice(self.relation.masks(known, index=index, key=key, valid=self._fact("written", None)), match)
+        drawn = uniform_bits(seed, torch.arange(count, device=known.index.device)) % pairs
+        written = self.remembered.get("written")
+        apart = known.index.new_ones(pairs, dtype=torch.bool) if written is None else written.clone()
+        apart.index_fill_(0, gather(known.index), False)
+        key, valid = self._fact("key", drawn[None]), apart[drawn[None]]
+        return Choice(self.relation.masks(known, key=key, valid=valid), match, drawn)
+
+    def candidates(self, live: Float[Tensor, "batch dim"], choice: Choice) -> Candidates:
+        """The chosen rows, in the precision of `live`."""
+        rows = self.rows.to(live.dtype) if choice.shared is None else self._take(choice.shared, live)
+        match = live if choice.match is None else self._take(choice.match, live)
+        return Candidates(rows, choice.relate, match, choice.picked)
 
     @torch.no_grad()
     def remember(self, rows: Float[Tensor, "batch dim"], known: Known) -> None:
@@ -80,29 +83,25 @@ class Bank(Pool):
 
         Of an index that comes several times the last occurrence counts.
         """
-        index = known.index
-        # CUDA writes to a repeated index in any order, so all its occurrences write what the last one has
-        ordered, order = torch.sort(index, stable=True)
-        last = order[torch.searchsorted(ordered, index, right=True) - 1]
-        before, momentum = self._take(index, rows), self.options.momentum
-        mixed = F.normalize(momentum * before + (1 - momentum) * rows[last], dim=1)
-        self.rows[index.to(self.rows.device)] = mixed.to(self.rows)
+        index, last = known.index, known.last  # CUDA writes repeats in any order, so all write what the last one has
+        mixed = torch.lerp(rows[last], self._take(index, rows), self.options.momentum)
+        self.rows[index.to(self.rows.device)] = F.normalize(mixed, dim=1).to(self.rows)
         if not self.eager:
-            self.remembered["written"][index] = True
+            self.remembered["written"].index_fill_(0, index, True)
         if "key" in self.remembered:
             self.remembered["key"][index] = known.key[last]
 
-    def _match(self, live: Tensor, known: Known, seed: int) -> Tensor:
-        """What stands for each anchor's pair on this side."""
-        if self.match == "live":
-            return live
-        index = known.index if self.match == "bank" else _draw_related(self.remembered["key"], known, seed)
-        return self._take(index, live)
+    def _match(self, known: Known, seed: int) -> Int[Tensor, " batch"] | None:
+        """Where what stands for each anchor's pair is remembered."""
+        if self.match == "related":
+            return _draw_related(self.remembered["key"], known, seed)
+        return known.index if self.match == "bank" else None
 
     def _take(self, index: Int[Tensor, " some"], like: Tensor) -> Tensor:
         return self.rows.index_select(0, index.to(self.rows.device)).to(like)
 
-    def _fact(self, name: str, index: Int[Tensor, "*some"]) -> Tensor | None:
+    def _fact(self, name: str, index: Int[Tensor, "*some"] | None) -> Tensor | None:
+        """What is known of the rows of `index`, or of all in one row."""
         return self.remembered[name][index] if name in self.remembered else None
 
 
@@ -132,6 +131,6 @@ def _draw_related(key: Int[Tensor, " pairs"], known: Known, seed: int) -> Int[Te
     chosen = []
     for own, index in zip(known.key, known.index, strict=True):  # a row of all pairs at a time
         lots = uniform_bits(seed, index, column).masked_fill((key != own) | (own < 0), -1)
-        best = lots.argmax()
-        chosen.append(torch.where(lots[best] >= 0, best, index))
+        most, best = lots.max(dim=0)  # to index by `best` would wait for a GPU
+        chosen.append(torch.where(most >= 0, best, index))
     return torch.stack(chosen)

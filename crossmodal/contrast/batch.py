@@ -3,7 +3,7 @@
 from jaxtyping import Float
 from torch import Tensor
 
-from crossmodal.contrast._pool import Known, Pool, Relation
+from crossmodal.contrast._pool import Choice, Known, Pool, Relation
 from crossmodal.contrast.gather import gather, gather_with_gradient
 from crossmodal.contrast.scores import Candidates
 
@@ -15,14 +15,18 @@ class InBatch(Pool):
         super().__init__({})
         self.relation, self.gathered = relation, gathered
 
-    def candidates(self, live: Float[Tensor, "batch dim"], known: Known, seed: int) -> Candidates:
-        """The live rows, each anchor's own beside them as its match."""
-        rows, index, key, there = live, known.index, known.key, known.there
+    def choose(self, known: Known, seed: int) -> Choice:
+        """All rows, each anchor's own beside them as its match."""
+        index, key, there = known.index, known.key, known.there
         if self.gathered:
-            rows, index, key = gather_with_gradient(live), gather(index), gather(key)
+            index, key = gather(index), gather(key)
             there = None if there is None else gather(there.long()).bool()
         valid = None if there is None else there[None]
-        return Candidates(rows, self.relation.masks(known, index=index[None], key=key[None], valid=valid), live)
+        return Choice(self.relation.masks(known, index=index[None], key=key[None], valid=valid))
+
+    def candidates(self, live: Float[Tensor, "batch dim"], choice: Choice) -> Candidates:
+        """The live rows."""
+        return Candidates(gather_with_gradient(live) if self.gathered else live, choice.relate, live)
 
     def remember(self, rows: Float[Tensor, "batch dim"], known: Known) -> None:
         """Nothing."""

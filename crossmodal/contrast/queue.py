@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from crossmodal.contrast._pool import Known, Pool, Relation
+from crossmodal.contrast._pool import Choice, Known, Pool, Relation
 from crossmodal.contrast.scores import Candidates
 
 
@@ -26,11 +26,14 @@ class Queue(Pool):
         )
         self.relation = relation
 
-    def candidates(self, live: Float[Tensor, "batch dim"], known: Known, seed: int) -> Candidates:
-        """The queue's rows; each anchor's match is live."""
+    def choose(self, known: Known, seed: int) -> Choice:
+        """All rows; each anchor's match is live."""
         index, key = self.remembered["index"][None], self.remembered["key"][None]
-        masks = self.relation.masks(known, index=index, key=key, valid=index >= 0)
-        return Candidates(self.remembered["rows"].to(live.dtype), masks, live)
+        return Choice(self.relation.masks(known, index=index, key=key, valid=index >= 0))
+
+    def candidates(self, live: Float[Tensor, "batch dim"], choice: Choice) -> Candidates:
+        """The queue's rows."""
+        return Candidates(self.remembered["rows"].to(live.dtype), choice.relate, live)
 
     @torch.no_grad()
     def remember(self, rows: Float[Tensor, "batch dim"], known: Known) -> None:

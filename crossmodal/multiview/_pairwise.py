@@ -74,9 +74,10 @@ class Pairwise(nn.Module):
 
     def _meetings(self, views: Views) -> list[tuple[tuple[int, int], Candidates]]:
         if not self.every_view:
+            others = sorted({other for _, other in views.meets})
+            choices = {other: self.pools[other].choose(views.known_in(other), views.seed) for other in others}
             return [
-                (meet, self.pools[meet[1]].candidates(views.keys[meet[1]], views.known_in(meet[1]), views.seed))
-                for meet in views.meets
+                (meet, self.pools[meet[1]].candidates(views.keys[meet[1]], choices[meet[1]])) for meet in views.meets
             ]
         rows, known = everyone(views, gathers=self.negatives.source == "gathered")
         valid = None if known.there is None else known.there[None]

@@ -83,11 +83,8 @@ class Sides(nn.Module):
 
     def meetings(self, ours: Tensor, theirs: Tensor, batch: Batch) -> list[Meeting]:
         """Anchors with their candidates: the student's among the teacher's, and the teacher's among the student's."""
-        known = self.known(batch)
-        return [
-            (ours, self.of_teacher.candidates(theirs, known, batch.seed)),
-            (theirs, self.of_student.candidates(ours, known, batch.seed)),
-        ]
+        choice = self.of_teacher.choose(self.known(batch), batch.seed)  # both know the same pairs
+        return [(ours, self.of_teacher.candidates(theirs, choice)), (theirs, self.of_student.candidates(ours, choice))]
 
     def memo(self, ours: Tensor, theirs: Tensor, batch: Batch) -> tuple[Tensor, ...]:
         """What `remember` wants of this batch; nothing where nothing is remembered."""
@@ -98,8 +95,9 @@ class Sides(nn.Module):
 
     def remember(self, index: Tensor, key: Tensor, ours: Tensor, theirs: Tensor) -> None:
         """Both pools learn their side."""
-        self.of_student.remember(ours, Known(index, key))
-        self.of_teacher.remember(theirs, Known(index, key))
+        known = Known(index, key)
+        self.of_student.remember(ours, known)
+        self.of_teacher.remember(theirs, known)
 
     def memory(self) -> dict[str, Tensor]:
         """What both pools remember; the live tensors."""

@@ -68,7 +68,7 @@ class SEED(Objective):
         with torch.autocast(student.embedding.device.type, enabled=False):
             ours, theirs = self.project(student, teacher)
             known = Known(batch.index, batch.label)
-            candidates = self._with_target(self.queue.candidates(theirs, known, batch.seed), theirs)
+            candidates = self._with_target(self.queue.candidates(theirs, self.queue.choose(known, batch.seed)), theirs)
             scale, bias = ours.new_tensor(1 / self.student_temperature), ours.new_zeros(())
             loss = contrast(_cross_entropy, ours, candidates, scale=scale, bias=bias) / len(ours)
         return Outcome(loss, (known.index, known.key, theirs))
