@@ -1,5 +1,6 @@
 """CRD against its formula in loops, against the published arithmetic, and its numbers."""
 
+import contextlib
 import json
 import math
 import runpy
@@ -9,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from crossmodal import OBJECTIVES
 from crossmodal.contrast import heads
@@ -227,3 +229,74 @@ def test_crd_is_blind_to_a_common_rotation() -> None:
     for pool in (crd.sides.of_student, crd.sides.of_teacher):
         pool.remembered["rows"] = pool.remembered["rows"] @ turn
     torch.testing.assert_close(crd(*given(), BATCH).loss, before)
+
+
+def inputs(device: str) -> tuple[Features, Features, Batch]:
+    student = Features(torch.randn(64, STUDENT.dim, device=device, requires_grad=True), (), None)
+    teacher = Features(torch.randn(64, TEACHER.dim, device=device), (), None)
+    index = torch.arange(64, device=device)
+    return student, teacher, Batch({}, index, index % 3, 1)
+
+
+def take_step(crd: Objective, *given: Features | Batch) -> None:
+    """Forward, backward and the banks' update."""
+    outcome = crd(*given)
+    outcome.loss.backward()
+    crd.remember(*outcome.memo)
+
+
+class Launches(TorchDispatchMode):
+    """Counts what a GPU would launch a kernel for, one at least: not views, nor memory that nothing is written to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += not (func.is_view or "empty" in func._schema.name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("options", "most"), [({}, 120), ({"draw": "sample"}, 140)])
+def test_a_step_takes_few_operators(options: dict, most: int) -> None:
+    """On a GPU each is a launch, and the launches are what a step's time is."""
+    crd = OBJECTIVES.get("crd")(STUDENT, TEACHER, 500, dim=DIM, negatives=Negatives(count=300, **options))
+    given = inputs("cpu")
+    with Launches() as launches:
+        take_step(crd, *given)
+    assert most / 2 < launches.count <= most
+
+
+class Apart(TorchDispatchMode):
+    """Refuses what travels between a device and the CPU, but for numbers that an operator takes along."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        if func._schema.name in ("aten::_to_copy", "aten::copy_"):
+            assert all(item.device == found.device for item in args if isinstance(item, Tensor)), func
+        assert func._schema.name != "aten::lift_fresh" or found.device.type == "cpu"  # torch.tensor(..., device=...)
+        return found
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"negatives": Negatives(count=30, draw="sample")},
+        {"negatives": Negatives(count=300, draw="sample")},
+        {"negatives": Negatives(draw="all")},
+        {"negatives": Negatives(count=300, apart="label"), "z": "running"},
+        {"negatives": Negatives("queue", count=300), "z": "learned"},
+        {"negatives": Negatives("gathered")},
+        {"negatives": Negatives(count=300), "positive": "related"},
+        {"negatives": Negatives(count=300), "compat": "repdistiller"},
+    ],
+)
+def test_no_step_waits_for_a_gpu(options: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device meta has no numbers to wait for: it refuses to tell one, or how many there are of anything."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())  # which meta does not know
+    crd = OBJECTIVES.get("crd")(STUDENT, TEACHER, 500, dim=DIM, **options).to("meta")
+    given = inputs("meta")
+    with Apart():
+        take_step(crd, *given)
+        take_step(crd, *given)

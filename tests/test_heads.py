@@ -2,9 +2,26 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from crossmodal.objectives._heads import BatchNorm
+from crossmodal.encoders._base import Features
+from crossmodal.objectives._heads import BatchNorm, Heads
+
+
+def test_heads_are_linear_and_of_unit_length_with_the_gradients_of_that() -> None:
+    heads = Heads(3, 2, 4).double()
+    given = [torch.randn(5, dim, dtype=torch.float64, requires_grad=True) for dim in (3, 2)]
+    with torch.no_grad():
+        heads.teacher.bias.zero_()
+        given[1][0] = 0.0  # has no direction, and stays where it is
+    ours = heads(*(Features(item, (), None) for item in given))
+    theirs = [F.normalize(head(item)) for head, item in zip((heads.student, heads.teacher), given, strict=True)]
+    slopes = [torch.randn(5, 4, dtype=torch.float64) for _ in ours]
+    wanted = (*given, *heads.parameters())
+    grads = [torch.autograd.grad(found, wanted, slopes) for found in (ours, theirs)]
+    for found, expected in zip((*ours, *grads[0]), (*theirs, *grads[1]), strict=True):
+        torch.testing.assert_close(found, expected)
 
 
 def test_batch_norm_is_torchs_in_training() -> None:

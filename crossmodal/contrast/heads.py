@@ -91,11 +91,13 @@ def nce(
     code; the formula without Z saturates.
     """
     found = _count_negatives(scores, positive, valid)
-    wanted = found if negatives is None else torch.full_like(found, negatives)
-    margin = scores.sub_((bias + wanted.clamp(min=1).log() + math.log1p(epsilon))[:, None])
-    weight = wanted / found.clamp(min=1) * (1 if filled is None else filled)
-    losses, gradient = _logistic(margin, positive, valid, weight)
-    return losses + wanted * math.log1p(epsilon), gradient
+    some, extra = found.clamp(min=1), math.log1p(epsilon)
+    wanted, level = (found, some.log()) if negatives is None else (negatives, math.log(negatives))
+    weight = (1 if filled is None else filled) * wanted / some
+    losses, gradient = _logistic(scores.sub_(bias + (level + extra)), positive, valid, weight)
+    if epsilon:
+        losses[:, None] += wanted * extra
+    return losses, gradient
 
 
 def sigmoid(
@@ -111,24 +113,34 @@ def sigmoid(
 
     Source: Zhai et al. 2023, https://arxiv.org/abs/2303.15343, eq. 1, whose b is -`bias`.
     """
-    return _logistic(scores.sub_(bias), positive, valid, torch.ones_like(scores[:, 0]))
+    return _logistic(scores.sub_(bias), positive, valid, torch.ones_like(scores[:1, :1]))
 
 
 def _logistic(margin: Tensor, positive: Tensor | None, valid: Tensor | None, weight: Tensor) -> Scored:
     """Softplus of the margin of negatives, each times its anchor's weight, and of the negative margin of positives."""
-    share, has = _shares(margin, positive)
-    own = margin[:, :1].clone() if share is None else margin.clone()
+    if positive is not None:
+        return _logistic_of_several(margin, positive, valid, weight)
+    own, rest = margin[:, 0], margin[:, 1:]
+    own.neg_()
     if valid is not None:
-        margin.masked_fill_(~valid, -math.inf)  # neither loss nor gradient comes of it
-    if positive is None:
-        margin[:, 0] = -math.inf
-    else:
-        margin.masked_fill_(positive, -math.inf)
-    losses = F.softplus(margin).sum(1).mul_(weight)
-    gradient = margin.sigmoid_().mul_(weight[:, None])
-    if share is None:
-        gradient[:, :1] = -(-own).sigmoid()
-        return losses + F.softplus(-own).squeeze(1), gradient
+        rest.masked_fill_(~valid[:, 1:], -math.inf)  # neither loss nor gradient comes of it
+    each = F.softplus(margin)
+    losses = torch.addcmul(each[:, 0], each[:, 1:].sum(1), weight.squeeze(1))
+    margin.sigmoid_()
+    own.neg_()
+    rest.mul_(weight)
+    return losses, margin
+
+
+def _logistic_of_several(margin: Tensor, positive: Tensor, valid: Tensor | None, weight: Tensor) -> Scored:
+    share, has = _shares(margin, positive)
+    assert share is not None
+    own = margin.clone()
+    if valid is not None:
+        margin.masked_fill_(~valid, -math.inf)
+    margin.masked_fill_(positive, -math.inf)
+    losses = F.softplus(margin).sum(1).mul_(weight.squeeze(1))
+    gradient = margin.sigmoid_().mul_(weight)
     losses += (F.softplus(-own) * share).sum(1)
     gradient -= (-own).sigmoid() * share
     return losses.masked_fill_(~has, 0.0), gradient.masked_fill_(~has[:, None], 0.0)
@@ -151,8 +163,10 @@ def _or(valid: Tensor, positive: Tensor | None) -> Tensor:
 
 
 def _count_negatives(scores: Tensor, positive: Tensor | None, valid: Tensor | None) -> Tensor:
-    if valid is None:
-        total = torch.full_like(scores[:, 0], scores.shape[1])
-        return total - (1 if positive is None else positive.to(scores.dtype).sum(1))
-    apart = valid[:, 1:] if positive is None else valid & ~positive
-    return apart.to(scores.dtype).sum(1)
+    if positive is not None:
+        apart = ~positive if valid is None else valid & ~positive
+    elif valid is not None:
+        apart = valid[:, 1:]
+    else:
+        return scores.new_full((1, 1), scores.shape[1] - 1)
+    return apart.sum(1, keepdim=True, dtype=scores.dtype)

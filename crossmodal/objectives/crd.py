@@ -95,10 +95,10 @@ class CRD(Objective):
             filled = self.sides.of_teacher.filled if self.count else None  # both banks see the same pairs
             head = partial(nce, negatives=self.count, filled=filled, epsilon=self.epsilon)
             losses = [
-                contrast(head, anchors, candidates, scale=self.sides.scale, bias=bias) / len(anchors)
+                contrast(head, anchors, candidates, scale=self.sides.scale, bias=bias)
                 for (anchors, candidates), bias in zip(meetings, log_z, strict=False)
             ]
-        return Outcome(torch.stack(losses).sum(), memo)
+        return Outcome(sum(losses[1:], losses[0]) / len(ours), memo)
 
     def remember(self, *memo: Tensor) -> None:
         """The pools learn both sides; ln Z / N is set once, or follows."""
