@@ -2,9 +2,10 @@
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -18,11 +19,11 @@ class Stochastic(nn.Module):
     The prior is N(w0, s_P^2 I): w0 the weights that the encoder comes with, which must not have seen the data that are
     certified, and s_P learned. Posterior deviations begin at s_P. One draw of all weights serves a batch.
 
-    Batch norm keeps statistics of the data beside the weights, which no bound covers: it must be replaced before, as
-    `without_running_statistics` does.
+    Batch norm keeps statistics of the data beside the weights, which no bound covers: it must be replaced before, by
+    `without_running_statistics` or `with_fixed_statistics`.
 
     Args:
-        encoder: a copy is kept; its weights are the prior's means.
+        encoder: a copy is kept, in eval mode; its weights that ask for a gradient are the prior's means, others stay.
         start: the posterior's means, by the parameters' names; None: the prior's.
         std: s_P to begin with.
 
@@ -39,10 +40,11 @@ class Stochastic(nn.Module):
         for name, _ in encoder.named_buffers():
             if "running_" in name:
                 raise ValueError(f"{name} is a running statistic of the data, which no certificate covers; replace "
-                                 "batch norm (norm: group)")  # fmt: skip
+                                 "batch norm (norm: group), or fix it")  # fmt: skip
         self.spec = encoder.spec
-        self._shell = [copy.deepcopy(encoder).requires_grad_(False)]  # in a list: its weights are no parameters here
-        given = dict(encoder.named_parameters())
+        # in a list: its weights are no parameters here
+        self._shell = [copy.deepcopy(encoder).eval().requires_grad_(False)]
+        given = {name: item for name, item in encoder.named_parameters() if item.requires_grad}
         begin = given if start is None else start
         if {name: item.shape for name, item in begin.items()} != {name: item.shape for name, item in given.items()}:
             raise ValueError("the weights to start from are those of another encoder")
@@ -95,12 +97,42 @@ def without_running_statistics(encoder: Encoder) -> Encoder:
 
     Group norm (Wu, He 2018, https://arxiv.org/abs/1803.08494) takes each sample's own statistics and keeps none.
     """
+    return _replace_norms(encoder, _grouped)
+
+
+def with_fixed_statistics(encoder: Encoder) -> Encoder:
+    """A copy that computes what the encoder does in eval mode, whose batch norms' statistics are constants.
+
+    They are part of the function, like the number of layers, so they must come from the prior's data.
+    """
+    return _replace_norms(encoder, FixedNorm)
+
+
+class FixedNorm(nn.Module):
+    """Batch norm that has seen all it ever will: its statistics are constants, its scale and shift are weights."""
+
+    def __init__(self, norm: nn.BatchNorm2d) -> None:
+        super().__init__()
+        assert norm.running_mean is not None and norm.running_var is not None
+        self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
+        self.mean, self.variance = (nn.Buffer(item.clone()) for item in (norm.running_mean, norm.running_var))
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """The normalised maps."""
+        return F.batch_norm(maps, self.mean, self.variance, self.weight, self.bias, training=False, eps=self.eps)
+
+
+def _grouped(norm: nn.BatchNorm2d) -> nn.GroupNorm:
+    made = nn.GroupNorm(math.gcd(8, norm.num_features), norm.num_features, norm.eps, affine=norm.affine)
+    if norm.affine:
+        made.weight, made.bias = norm.weight, norm.bias
+    return made
+
+
+def _replace_norms(encoder: Encoder, make: Callable[[nn.BatchNorm2d], nn.Module]) -> Encoder:
     changed = copy.deepcopy(encoder)
     for parent in list(changed.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.BatchNorm2d):
-                norm = nn.GroupNorm(math.gcd(8, child.num_features), child.num_features, child.eps, affine=child.affine)
-                if child.affine:
-                    norm.weight, norm.bias = child.weight, child.bias
-                setattr(parent, name, norm)
+                setattr(parent, name, make(child))
     return changed

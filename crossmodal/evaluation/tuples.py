@@ -1,0 +1,107 @@
+"""The contrastive risk of a network on disjoint examples, by drawn weights or by their means."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from crossmodal.certificates.tuples import Tuples
+from crossmodal.certifying import Sight
+from crossmodal.encoders._base import Features
+from crossmodal.looks import Look, View
+from crossmodal.shards import ShardError, Shards
+from crossmodal.stochastic import Stochastic
+from crossmodal.streams import Part, join, load_in_order, read_pair, to_batch
+from modalities._random import generator
+
+HELD = 1 << 27  # numbers of examples that are kept in memory between passes: 512 MiB of float32
+
+
+class _Pieces(Dataset):
+    """Examples piece by piece, pass after pass; with a look, every pass sees other windows."""
+
+    def __init__(self, examples: "Examples", passes: int) -> None:
+        self.examples, self.passes = examples, passes
+
+    def __len__(self) -> int:
+        return self.passes * len(self.examples.rows)
+
+    def __getitem__(self, number: int) -> Part | ShardError:
+        told = self.examples
+        turn, piece = divmod(number, len(told.rows))
+        try:
+            return join([
+                read_pair(told.shards, dict(told.views), index, look=told.look, address=(told.seed, turn))
+                for index in told.rows[piece].flatten().tolist()
+            ])  # fmt: skip
+        except ShardError as error:
+            return error
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Disjoint examples of a data set, in pieces of equal size, each judged by a draw of its own.
+
+    Raises:
+        ValueError: not one piece can be made.
+        ShardError: a pair cannot be read.
+    """
+
+    shards: Shards
+    views: Mapping[str, View]
+    tuples: Tuples
+    rows: Int[Tensor, "pieces at_once pairs"]
+    look: Look | None = None
+    seed: int = 0
+    workers: int = 0
+
+    @classmethod
+    def plan(
+        cls, shards: Shards, views: Mapping[str, View], tuples: Tuples, *, at_once: int, look: Look | None = None,
+        seed: int = 0, workers: int = 0,
+    ) -> "Examples":  # fmt: skip
+        """As many examples as the pairs make, but for those that fill no piece."""
+        rows = tuples.disjoint(shards.labels(), seed)
+        pieces = len(rows) // at_once
+        if not pieces:
+            raise ValueError(f"{len(shards)} pairs make {len(rows)} examples of {tuples.pairs}, but {at_once} are "
+                             "judged at once; lower certificate.at_once or tuples.negatives")  # fmt: skip
+        rows = rows[: pieces * at_once].view(pieces, at_once, tuples.pairs)
+        return cls(shards, views, tuples, rows, look, seed, workers)
+
+    @property
+    def count(self) -> int:
+        """m, the number of examples."""
+        return self.rows.shape[0] * self.rows.shape[1]
+
+    @torch.no_grad()
+    def risk(
+        self, network: Stochastic, sight: Sight, *, device: torch.device, draws: int = 0, name: str = ""
+    ) -> tuple[float, int]:
+        """The mean certified loss, and the number of weights it was drawn with; of the mean weights with no draws.
+
+        Every piece has a draw of its own, and every example counts equally, so that draws come in whole passes.
+        """
+        passes = max(1, -(-draws // len(self.rows)))
+        found = []
+        for number, part in enumerate(self._parts(passes)):
+            random = generator(self.seed, "draw", name, number)
+            weights = network.draw(random) if draws else network.mean()
+            look: Callable[[Tensor], Features] = partial(network, weights=weights)
+            batch = to_batch(part, dict(self.views), device)
+            anchors, others = (rows.unflatten(0, self.rows.shape[1:]) for rows in sight.embed(look, batch))
+            found.append(self.tuples.certified(anchors, others).double().mean())
+        return torch.stack(found).mean().item(), passes * len(self.rows) if draws else 0
+
+    def _parts(self, passes: int) -> Iterator[Part]:
+        numbers = self.rows.numel() * sum(torch.Size(view.modality.shape).numel() for view in self.views.values())
+        if self.look is not None or numbers > HELD:
+            yield from load_in_order(_Pieces(self, passes), workers=self.workers)
+            return
+        kept = list(load_in_order(_Pieces(self, 1), workers=self.workers))
+        for _ in range(passes):
+            yield from kept
