@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
 EXTRAS = {
@@ -31,16 +31,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
-    packages=[
-        "modalities",
-        "crossmodal",
-        "crossmodal.contrast",
-        "crossmodal.encoders",
-        "crossmodal.evaluation",
-        "crossmodal.objectives",
-        "crossmodal.sources",
-        "pipelines",
-    ],
+    packages=find_packages(include=["modalities*", "crossmodal*", "pipelines*"]),
     package_data={"modalities": ["py.typed"], "crossmodal": ["py.typed"], "pipelines": ["py.typed", "*.html"]},
     install_requires=[
         "accelerate>=1.2",

@@ -139,6 +139,37 @@ def draw_rows(results: Mapping[str, Any]) -> Figure:
     return figure
 
 
+def draw_shares(rows: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """A stacked bar a posterior: what every part adds to its bound."""
+    figure = Figure(figsize=(7.5, 0.45 * len(rows) + 1.2))
+    axes = figure.subplots()
+    left = dict.fromkeys(rows, 0.0)
+    for number, part in enumerate(next(iter(rows.values()))["shares"]):
+        widths = [row["shares"][part] for row in rows.values()]
+        axes.barh(list(rows), widths, left=list(left.values()), label=part, color=COLOURS[number])
+        left = {name: left[name] + width for name, width in zip(rows, widths, strict=True)}
+    axes.invert_yaxis()
+    axes.set_xlabel("bound on the risk")
+    axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def draw_certificates(rows: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """Bound, risk on the certified pairs and risk on unseen ones, posterior by posterior."""
+    figure = Figure(figsize=(7.5, 3.2))
+    axes = figure.subplots()
+    for number, (key, label) in enumerate(
+        (("total", "bound"), ("without_monte_carlo", "bound, were the drawn weights all there are"),
+         ("test_risk", "risk on unseen pairs"), ("train_risk", "risk on certified pairs"))
+    ):  # fmt: skip
+        axes.plot([*rows], [row[key] for row in rows.values()], marker="o", ms=4, label=label, color=COLOURS[number])
+    axes.set_ylim(bottom=0)
+    axes.legend(fontsize=8, frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
 def draw_map(points: Tensor, label: Tensor, classes: Sequence[str], names: Sequence[str]) -> Figure:
     """Embeddings of pairs by one or two networks, [names * pairs, 2]; coloured by class, with a mark for each."""
     figure = Figure(figsize=(6.5, 5))

@@ -46,7 +46,7 @@ def _seen(weights: str, key: str) -> list[tuple[Shards, str]]:
     return [(learnt, str(path)), *(found for other in before for found in _seen(other, key))]
 
 
-def _before(config: "transfer.Config | supervise.Config | pretrain.Config | certify.Config") -> list[str]:
+def _before(config: transfer.Config | supervise.Config | pretrain.Config | certify.Config) -> list[str]:
     """The weights that a run began from or was taught by."""
     if isinstance(config, pretrain.Config):
         begun = [encoder.weights for encoder in config.encoders.values()]

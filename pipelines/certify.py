@@ -37,9 +37,7 @@ class PriorConfig:
     share: float = number(0.0, least=0, below=1)  # of the pairs, from which it learns by the same loss; 0: from none
     train: TrainConfig = field(default_factory=TrainConfig)  # how it learns
     std: float = number(0.0183, above=0, below=0.3)  # s_P, or where it begins if it is learned
-    learned: bool = (
-        True  # on a grid, which costs the union over it; false: s_P stays, at no cost
-    )
+    learned: bool = True  # on a grid, which costs the union over it; false: s_P stays, at no cost
     unseen: bool = False  # true: you vouch that weights you name saw none of the pairs that are certified
 
 

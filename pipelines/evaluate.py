@@ -11,9 +11,9 @@ from pipelines._schema import HeldOutConfig, LookConfig
 
 if TYPE_CHECKING:
     from crossmodal.shards import Shards
-    from pipelines import pretrain, supervise, transfer
+    from pipelines import certify, pretrain, supervise, transfer
 
-    Trained = transfer.Config | supervise.Config | pretrain.Config
+    Trained = transfer.Config | supervise.Config | pretrain.Config | certify.Config
 
 
 @dataclass(frozen=True)
@@ -116,10 +116,11 @@ def origin(folder: str) -> "tuple[Path, Trained]":
     Raises:
         ConfigError: it is no finished run of a pipeline that trains.
     """
-    from pipelines import pretrain, supervise, transfer
+    from pipelines import certify, pretrain, supervise, transfer
     from pipelines._run import read_report
 
-    schemas = {"transfer": transfer.Config, "supervise": supervise.Config, "pretrain": pretrain.Config}
+    schemas = {"transfer": transfer.Config, "supervise": supervise.Config, "pretrain": pretrain.Config,
+               "certify": certify.Config}  # fmt: skip
     for path in (Path(folder), Path(folder).parent):  # of several encoders, each has a folder in the run's
         schema = schemas.get(read_report(path).get("pipeline", ""))
         if schema is not None:

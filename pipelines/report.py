@@ -76,6 +76,7 @@ def _section(folder: Path, layout: str) -> dict[str, Any]:
         "pretrain": _training,
         "evaluate": _evaluate,
         "compare": _compare,
+        "certify": _certify,
     }
     if report["pipeline"] in drawers:
         drawers[report["pipeline"]](section, folder, layout)
@@ -152,6 +153,14 @@ def _compare(section: dict[str, Any], folder: Path, layout: str) -> None:
 
     section["table"], section["caption"] = rows_of(section["figures"]), caption_of(section["figures"])
     section["pictures"]["Mean and spread"] = embed_png(draw_rows(section["figures"]))
+
+
+def _certify(section: dict[str, Any], folder: Path, layout: str) -> None:
+    from pipelines._pictures import draw_certificates, draw_shares, embed_png
+
+    rows = section["figures"]["rows"]
+    section["pictures"]["Where the bounds come from"] = embed_png(draw_shares(rows))
+    section["pictures"]["Bound and risks over the sweep"] = embed_png(draw_certificates(rows))
 
 
 def _open(folder: Path, views: Mapping[str, Any]) -> tuple[Any, Any]:
