@@ -312,6 +312,14 @@ def test_a_published_bank_counts_from_the_start() -> None:
     assert candidates.relate(slice(0, 2)) == (None, None)
 
 
+def test_a_shared_draw_of_a_published_bank_leaves_out_the_pairs_of_the_batch_and_no_other() -> None:
+    held, facts = bank(pairs=50, count=30, eager=True), known(*range(0, 50, 3))
+    drawn = held.choose(facts, 0).shared
+    assert drawn is not None
+    valid = valid_of(held, torch.randn(17, 4), facts)
+    assert torch.equal(valid, (drawn % 3 != 0).expand(17, -1)) and valid.any()
+
+
 def test_related_matches_share_the_key() -> None:
     held = bank(pairs=40, relation=Relation(), match="related")
     rows = F.normalize(torch.randn(40, 4), dim=1)

@@ -93,10 +93,10 @@ def nce(
     found = _count_negatives(scores, positive, valid)
     some, extra = found.clamp(min=1), math.log1p(epsilon)
     wanted, level = (found, some.log()) if negatives is None else (negatives, math.log(negatives))
-    weight = (1 if filled is None else filled) * wanted / some
+    weight = (1 if filled is None else filled) / some * wanted
     losses, gradient = _logistic(scores.sub_(bias + (level + extra)), positive, valid, weight)
     if epsilon:
-        losses[:, None] += wanted * extra
+        losses[:, None].add_(wanted * extra)
     return losses, gradient
 
 
