@@ -87,7 +87,7 @@ class Bank(Pool):
         mixed = torch.lerp(rows[last], self._take(index, rows), self.options.momentum)
         self.rows[index.to(self.rows.device)] = F.normalize(mixed, dim=1).to(self.rows)
         if not self.eager:
-            self.remembered["written"].index_fill_(0, index, True)
+            self.remembered["written"].index_fill_(0, index, True)  # [index] = True would wait for a GPU
         if "key" in self.remembered:
             self.remembered["key"][index] = known.key[last]
 
