@@ -2,7 +2,7 @@
 
 python benchmarks/simclr.py          a quarter of an hour on two cores; pip install lightly beforehand
 python benchmarks/simclr.py small    two minutes: few steps, to see that it runs
-python benchmarks/simclr.py cuda     two minutes on a GPU with 16 cores: 512 pairs a step, 14 workers, bf16
+python benchmarks/simclr.py cuda     two minutes on a GPU with 16 cores: 512 pairs a step, 16 workers, bf16
 
 Ours reads shards in workers, and changes colours of whole batches; lightly's SimCLRTransform works on single pictures
 of the same JPEG files in as many workers. Both decode with Pillow, crop and mirror as often and as much, and
@@ -80,7 +80,7 @@ class Length:
 LENGTHS = {
     "": Length(),
     "small": Length(pairs=256, warm=2, steps=4, turns=3),
-    "cuda": Length(pairs=8192, batch=512, workers=14, device="cuda", warm=12, steps=24, turns=3),
+    "cuda": Length(pairs=2048, batch=512, workers=16, device="cuda", warm=6, steps=12, turns=2),
 }
 
 SETTINGS = (

@@ -1,0 +1,321 @@
+"""Certifying as a command: bounds that hold, priors that saw too much, what is exported, shown and refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from commands import start, wait_for_step, write
+from safetensors.torch import load_file
+
+from crossmodal import ENCODERS, SOURCES, export
+from crossmodal.certificates.certificate import certify
+from crossmodal.certificates.gaussians import Gaussian, ScaleGrid, kl_divergence, spherical
+from crossmodal.certificates.tuples import Tuples
+from crossmodal.certifying import Certifying, Penalty, Projected, Sight, project_teacher
+from crossmodal.encoders._base import Features
+from crossmodal.evaluation.tuples import Examples
+from crossmodal.objectives._base import Batch
+from crossmodal.packing import write_shards
+from crossmodal.shards import Shards
+from crossmodal.stochastic import Stochastic, with_fixed_statistics
+from crossmodal.streams import open_view, read_pair, to_batch
+from modalities._random import generator
+from pipelines.__main__ import main
+
+GROUP = {"name": "convnet", "width": 8, "stages": 2, "norm": "group"}
+BATCH = {**GROUP, "norm": "batch"}
+VIEWS = {"rgb": {"modality": "rgb", "size": 16}, "depth": {"modality": "depth", "size": 16, "max_m": 8.0}}
+TRAIN = {"epochs": 2, "batch_size": 16, "workers": 0, "log_every": 1}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """240 pairs to learn from and 120 to judge by."""
+    folder = tmp_path_factory.mktemp("pairs")
+    source = SOURCES.get("synthetic")(train_pairs=240, test_pairs=120, size=16)
+    for split in source.splits():
+        write_shards(source.pairs(split), folder / split, fields=source.fields(), classes=source.classes())
+    return folder
+
+
+@pytest.fixture
+def config(tmp_path: Path, data: Path) -> str:
+    content: dict[str, Any] = {
+        "data": str(data / "train"), "test": str(data / "test"), "views": VIEWS,
+        "encoder": {"view": "rgb", "encoder": GROUP}, "tuples": {"negatives": 2, "block": 1},
+        "prior": {"share": 0.4, "train": TRAIN}, "trade_offs": [10, 1000], "validation": 0.2,
+        "certificate": {"draws": 20, "at_once": 2}, "train": {**TRAIN, "weight_decay": 0},
+        "output": str(tmp_path / "run"),
+    }  # fmt: skip
+    return str(write(tmp_path / "certify.yaml", content))
+
+
+def figures(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "report.json").read_text())["figures"]
+
+
+def train(data: Path, folder: Path, **changes: Any) -> Path:
+    """A finished supervised run."""
+    config = write(folder / "teacher.yaml", {
+        "data": str(data), "views": VIEWS, "student": {"view": "rgb", "encoder": GROUP},
+        "train": {**TRAIN, "epochs": 1}, "output": str(folder / "teacher"), **changes,
+    })  # fmt: skip
+    assert main(["supervise", str(config)]) == 0
+    return folder / "teacher"
+
+
+def test_a_certificate_is_what_its_parts_give_and_is_exported_shown_and_judged(
+    config: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["certify", config]) == 0
+    assert "by bound: " in capsys.readouterr().out
+    found = figures(tmp_path / "run")
+    assert list(found["rows"]) == ["prior", "lambda_10", "lambda_1000"]
+    for row in found["rows"].values():
+        again = certify(row["train_risk"], row["kl"], examples=row["examples"], draws=row["draws"], delta=0.05,
+                        delta_monte_carlo=0.01 / 3, union=row["union"])  # fmt: skip
+        assert row["total"] == again.total > row["without_monte_carlo"] > row["train_risk"]
+        assert sum(row["shares"].values()) == pytest.approx(row["total"])
+        assert row["draws"] >= 20 and row["examples"] == found["examples"] <= found["pairs"]["certified"] // 4
+        index = ScaleGrid().index(row["prior_std"]).item()
+        assert index == pytest.approx(round(index), abs=1e-6) and row["union"] == ScaleGrid().union(round(index)).item()
+    assert found["rows"]["prior"]["kl"] == pytest.approx(0, abs=1e-6) < found["rows"]["lambda_10"]["kl"]
+    assert found["rows"]["lambda_10"]["kl"] < found["rows"]["lambda_1000"]["kl"]
+    for rule, key in (("bound", "total"), ("stochastic", "validation_risk"),
+                      ("deterministic", "validation_mean_weights")):  # fmt: skip
+        assert found["rows"][found["selected"][rule]][key] == min(row[key] for row in found["rows"].values())
+
+    posterior = load_file(tmp_path / "run" / "posterior.safetensors")
+    model = export.load_model(tmp_path / "run")
+    for name, weight in model.encoder.named_parameters():
+        assert torch.equal(posterior[f"mean.{name}"], weight) and (posterior[f"std.{name}"] > 0).all()
+    report = write(tmp_path / "report.yaml", {"runs": [str(tmp_path / "run")], "output": str(tmp_path / "page")})
+    assert main(["report", str(report)]) == 0
+    page = (tmp_path / "page" / "report.html").read_text()
+    assert "Where the bounds come from" in page and "Monte-Carlo slack" in page
+    evaluation = write(tmp_path / "evaluate.yaml", {
+        "data": {"train": str(data / "train"), "test": str(data / "test")}, "seeds": 1, "workers": 0,
+        "students": {"certified": [str(tmp_path / "run")]}, "few_labels": None, "output": str(tmp_path / "figures"),
+    })  # fmt: skip
+    assert main(["evaluate", str(evaluation)]) == 0
+
+
+def test_a_killed_certification_goes_on_to_the_same_figures(config: str, tmp_path: Path) -> None:
+    killed = start("certify", config, f"output={tmp_path / 'killed'}")
+    wait_for_step(tmp_path / "killed", 5, killed)
+    killed.kill()
+    killed.wait()
+    assert main(["certify", config, f"output={tmp_path / 'killed'}"]) == main(["certify", config]) == 0
+    ours, theirs = (figures(tmp_path / name)["rows"] for name in ("killed", "run"))
+    assert ours == theirs
+
+
+@pytest.mark.parametrize("options", [
+    ["tuples.loss=hinge", "prior.learned=false", "prior.share=0"],
+    ["tuples={positives: look}", "tuples.loss=logistic", "train.look.scale=[0.3, 1]"],
+    ["tuples={positives: look, loss: simclr, scale: 5}", "tuples.negatives=3", "validation=0"],
+])  # fmt: skip
+def test_every_kind_of_example_is_certified(config: str, tmp_path: Path, options: list[str]) -> None:
+    asked = [*options[:1], "tuples.block=null", *options[1:]] if "positives" in options[0] else options
+    assert main(["certify", config, *asked]) == 0
+    found = figures(tmp_path / "run")
+    for row in found["rows"].values():
+        assert 0 <= row["train_risk"] < row["total"] <= found["greatest"] + 1e-9
+        assert ("mcdiarmid" in row) == ("simclr" in options[0])
+        if "prior.learned=false" in options:
+            assert row["union"] == 0 and row["prior_std"] == pytest.approx(0.0183)
+
+
+@pytest.mark.slow
+def test_certificates_lie_above_the_risk_on_unseen_pairs_for_every_seed_and_kind(tmp_path: Path, data: Path) -> None:
+    for seed in range(3):
+        for positives, block in (("class", 1), ("look", None)):
+            content = {
+                "data": str(data / "train"), "test": str(data / "test"), "views": VIEWS, "seed": seed, "validation": 0,
+                "encoder": {"view": "rgb", "encoder": GROUP}, "prior": {"share": 0.4, "train": {**TRAIN, "epochs": 10}},
+                "tuples": {"negatives": 1, "block": block, "positives": positives}, "trade_offs": [100],
+                "certificate": {"draws": 400, "at_once": 2}, "train": {**TRAIN, "weight_decay": 0},
+                "output": str(tmp_path / f"{seed}_{positives}"),
+            }  # fmt: skip
+            assert main(["certify", str(write(tmp_path / "one.yaml", content))]) == 0
+            for row in figures(tmp_path / f"{seed}_{positives}")["rows"].values():
+                assert row["test_risk"] < row["total"] < 1
+
+
+# --- what a prior has seen ---
+
+
+def test_a_prior_that_has_seen_the_certified_pairs_is_refused(
+    config: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen = train(data / "train", tmp_path)
+    words = [f"encoder.weights={seen}", "prior.share=0"]
+    assert main(["certify", config, *words]) == 2
+    said = capsys.readouterr().err
+    assert f"encoder.weights: {seen} was trained on 192 of the 192 pairs that are certified" in said
+    assert not (tmp_path / "run").exists()
+    assert main(["certify", config, *words, "prior.unseen=true"]) == 0  # the user's word
+    unseen = [*words, f"data={data / 'test'}", "test=null", "held_out={share: 0.3}", f"output={tmp_path / 'unseen'}"]
+    assert main(["certify", config, *unseen]) == 0
+
+
+def test_what_a_teacher_saw_counts_too_through_those_it_taught(
+    config: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    teacher = train(data / "test", tmp_path)
+    content = {
+        "data": str(data / "train"), "views": VIEWS, "teachers": {"rgb": {"view": "rgb", "weights": str(teacher)}},
+        "student": {"view": "depth", "encoder": BATCH}, "objectives": {"crd": {"dim": 16}},
+        "train": {**TRAIN, "epochs": 1}, "output": str(tmp_path / "student"),
+    }  # fmt: skip
+    assert main(["transfer", str(write(tmp_path / "transfer.yaml", content))]) == 0
+    capsys.readouterr()
+    judged = [f"data={data / 'test'}", "test=null", "held_out={share: 0.3}", "prior.share=0",
+              f"encoder={{view: depth, encoder: {json.dumps(BATCH)}, weights: {tmp_path / 'student'}}}",
+              f"teacher={{view: rgb, weights: {teacher}}}", "tuples={positives: pair}", "tuples.block=null"]  # fmt: skip
+    assert main(["certify", config, *judged]) == 2  # the student never saw these pairs, but its teacher did
+    assert f"{teacher} was trained on" in capsys.readouterr().err
+    assert main(["certify", config, *judged, "prior.unseen=true", "train.epochs=1"]) == 0
+    model, own = export.load_model(tmp_path / "run"), export.load_model(tmp_path / "student")
+    buffers = dict(own.encoder.named_buffers())
+    assert all(torch.equal(buffers[name], item) for name, item in model.encoder.named_buffers())  # statistics are fixed
+
+
+def test_weights_of_nobody_knows_where_are_refused(
+    config: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loose = train(data / "test", tmp_path) / "model" / "model.safetensors"
+    moved = tmp_path / "moved.safetensors"
+    moved.write_bytes(loose.read_bytes())
+    assert main(["certify", config, f"encoder.weights={moved}"]) == 2
+    assert "is no folder of a finished run, so that nobody knows what it saw" in capsys.readouterr().err
+    assert main(["certify", config, f"encoder.weights={moved}", "prior.unseen=true"]) == 0
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    ("certificate.delta=1.5", "certificate.delta"),
+    ("certificate.delta=0.005", "certificate.delta_monte_carlo: must be below delta"),
+    ("train.weight_decay=0.1", "train.weight_decay: must be 0"),
+    ("tuples.positives=pair", "teacher: must be given with tuples.positives: pair"),
+    ("test=null", "test: must be given, or held_out"),
+    ("prior.std=0.4", "prior.std"),
+    ("certificate.greatest_variance=1e-5", "prior.std: std must be below"),
+    ("tuples.negatives=300", "data: 116 pairs are too few for one example of 302"),
+    ("certificate.at_once=500", "lower certificate.at_once"),
+    ("tuples.loss=simclr", "tuples: loss simclr takes the anchor's own pair"),
+    ("validation=0 select=stochastic", "select: must be bound where validation is 0"),
+    ("encoder.encoder.width=16 encoder.weights=TEACHER prior.unseen=true", "is not made for this ConvNet"),
+])  # fmt: skip
+def test_a_users_mistake_is_one_clear_line(
+    config: str, data: Path, tmp_path: Path, words: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if "TEACHER" in words:
+        words = words.replace("TEACHER", str(train(data / "test", tmp_path)))
+    assert main(["certify", config, *words.split()]) == 2
+    told = capsys.readouterr().err
+    assert said in told and "Traceback" not in told
+
+
+def test_batch_norm_without_data_gives_way_and_no_model_is_claimed(
+    config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["certify", config, "encoder.encoder.norm=batch", "prior.share=0"]) == 0
+    assert "no model is exported, for group norm stands for" in capsys.readouterr().out
+    assert not (tmp_path / "run" / "model").exists()
+    assert (tmp_path / "run" / "posterior.safetensors").is_file()
+
+
+# --- parts ---
+
+
+def test_a_posterior_pays_for_leaving_its_prior_by_the_formula() -> None:
+    encoder = ENCODERS.get("convnet")((3, 16, 16), 0, width=4, stages=1, norm="group")
+    network = Stochastic(encoder, std=0.05)
+    with torch.no_grad():
+        network.means[0].add_(0.1)
+    batch = Batch({"rgb": torch.randn(12, 3, 16, 16)}, torch.arange(12), torch.tensor([0, 1, 2] * 4))
+    grid, tuples = ScaleGrid(), Tuples(negatives=1, block=1)
+    module = Certifying(network, tuples, Sight("rgb", "rgb"), Penalty(50.0, 0.05, grid))
+    torch.manual_seed(1)
+    losses = module(batch)
+    torch.manual_seed(1)
+    rows = network(batch.inputs["rgb"], network.draw()).embedding
+    loss, _ = tuples.trained(rows, rows, batch.label, 0)
+    std = network.log_prior_std.double().exp()
+    kl = kl_divergence(network.posterior, spherical(network.prior_mean, std))
+    expected = loss + (kl + grid.union(grid.index(std)) - torch.tensor(0.05).double().log()) / 50
+    assert losses.total.item() == pytest.approx(expected.item(), rel=1e-5)
+    losses.total.backward()
+    assert all(item.grad is not None and item.grad.abs().sum() > 0 for item in
+               (*network.means, *network.log_stds, network.log_prior_std))  # fmt: skip
+
+
+def test_a_scale_at_its_limit_is_not_driven_beyond_it() -> None:
+    encoder = ENCODERS.get("convnet")((3, 16, 16), 0, width=4, stages=1, norm="group")
+    network = Stochastic(encoder, std=2.0)
+    total, figures = Penalty(1.0, 0.05, ScaleGrid())(network, torch.zeros(()))
+    assert figures["prior_std"] == ScaleGrid().std(1) and total.isfinite()
+    total.backward()
+    assert network.log_prior_std.grad == 0
+
+
+def test_risk_is_the_mean_over_pieces_each_with_its_own_weights(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shards = Shards.open(data / "test")
+    views = {"rgb": open_view(shards, "rgb", size=16)}
+    tuples = Tuples(negatives=1, block=1)
+    examples = Examples.plan(shards, views, tuples, at_once=3)
+    network = Stochastic(ENCODERS.get("convnet")((3, 16, 16), 0, width=4, stages=1, norm="group"), std=0.3)
+    drawn, draw = [], network.draw
+    monkeypatch.setattr(network, "draw", lambda random: drawn.append(draw(random)) or drawn[-1])
+    risk, draws = examples.risk(network, Sight("rgb", "rgb"), device=torch.device("cpu"), draws=len(examples.rows) + 1)
+    assert draws == len(drawn) == 2 * len(examples.rows)
+    assert len({float(next(iter(weights.values())).sum()) for weights in drawn}) == draws
+    losses = []
+    for weights, piece in zip(drawn, [*examples.rows, *examples.rows], strict=True):
+        for example in piece.tolist():
+            rows = [network(to_batch(read_pair(shards, views, index), views, "cpu").inputs["rgb"], weights).embedding
+                    for index in example]  # fmt: skip
+            losses.append(float((rows[0] @ (rows[1] - rows[2]).T) <= 0))
+    assert risk == pytest.approx(sum(losses) / len(losses))
+
+
+def test_fixed_statistics_change_nothing_and_stay() -> None:
+    encoder = ENCODERS.get("convnet")((3, 16, 16), 0, width=4, stages=2)
+    encoder.train()(torch.randn(8, 3, 16, 16, generator=generator("statistics")))
+    fixed, pictures = with_fixed_statistics(encoder), torch.randn(5, 3, 16, 16)
+    torch.testing.assert_close(fixed(pictures).embedding, encoder.eval()(pictures).embedding)
+    before = {name: item.clone() for name, item in fixed.named_buffers()}
+    fixed.train()(pictures)
+    assert all(torch.equal(item, before[name]) for name, item in fixed.named_buffers())
+    Stochastic(fixed)
+
+
+def test_a_student_is_seen_through_its_head_and_only_what_counts_is_drawn() -> None:
+    from crossmodal import OBJECTIVES
+    from crossmodal.encoders._base import Spec
+
+    student = ENCODERS.get("convnet")((1, 16, 16), 3, width=4, stages=1, norm="group")
+    head = OBJECTIVES.get("crd")(student.spec, Spec(6, (), 0), 10, dim=5)
+    seen = Projected(student, head, 6, (1, 16, 16))
+    pictures, teacher = torch.randn(4, 1, 16, 16), Features(torch.randn(4, 6), (), None)
+    ours, theirs = head.project(student(pictures), teacher)
+    torch.testing.assert_close(seen(pictures).embedding, ours)
+    torch.testing.assert_close(project_teacher(head, student.spec.dim, teacher), theirs)
+    names = Stochastic(seen).names
+    assert any(name.startswith("head.") for name in names) and not any("teacher" in name for name in names)
+    assert not any("classifier" in name or "logits" in name for name in names)
+
+
+def test_bounds_hold_for_a_posterior_of_known_risk() -> None:
+    """Weights on a line: one pair's loss is 1 where a drawn weight is above the pair's number, which is uniform."""
+    posterior, prior = (Gaussian({"w": torch.tensor([mean])}, {"w": torch.tensor([0.05])}) for mean in (0.25, 0.3))
+    kl, broken, random = kl_divergence(posterior, prior).item(), 0, generator("known risk")
+    for _ in range(200):
+        pairs = torch.rand(60, generator=random)
+        weights = 0.25 + 0.05 * torch.randn(240, generator=random)
+        losses = (weights[:, None].clamp(0, 1) > pairs.repeat(4)[:, None].view(240, 1)).double()
+        found = certify(losses.mean().item(), kl, examples=60, draws=240)
+        broken += found.total < 0.25
+    assert broken <= 10
