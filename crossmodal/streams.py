@@ -4,7 +4,7 @@ import hashlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from threading import Thread
@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
@@ -58,6 +59,45 @@ class Part:
     def pin_memory(self) -> "Part":
         """The same in page-locked memory, for the loader."""
         return self.each(Tensor.pin_memory)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """All tensors travel between processes as one: each costs a meeting with a worker that is busy decoding."""
+        tensors = {
+            (name, key): tensor
+            for name, item in vars(self).items()
+            for key, tensor in (item.items() if isinstance(item, dict) else [(None, item)])
+            if isinstance(tensor, Tensor)
+        }
+        return _unpack, ([*tensors], self.replaced, *pack([*tensors.values()]))
+
+
+def pack(tensors: Sequence[Tensor]) -> tuple[Tensor, list[tuple[torch.dtype, torch.Size]]]:
+    """Several tensors' bytes as one tensor, and what they were."""
+    rows = [tensor.contiguous().flatten().view(torch.uint8) for tensor in tensors]
+    padded = [F.pad(row, (0, -len(row) % 8)) for row in rows]  # whatever follows is aligned for any of them
+    return torch.cat(padded), [(tensor.dtype, tensor.shape) for tensor in tensors]
+
+
+def unpack(packed: Tensor, told: list[tuple[torch.dtype, torch.Size]]) -> list[Tensor]:
+    """The tensors again; they share the one's memory."""
+    found, start = [], 0
+    for dtype, shape in told:
+        size = shape.numel() * dtype.itemsize
+        found.append(packed[start : start + size].view(dtype).view(shape))
+        start += size + -size % 8
+    return found
+
+
+def _unpack(
+    names: list[tuple[str, Any]], replaced: tuple[str, ...], packed: Tensor, told: list[tuple[torch.dtype, torch.Size]]
+) -> Part:
+    fields: dict[str, Any] = {"adapted": {}, "draws": {}, "replaced": replaced}
+    for (name, key), tensor in zip(names, unpack(packed, told), strict=True):
+        if key is None:
+            fields[name] = tensor
+        else:
+            fields.setdefault(name, {})[key] = tensor
+    return Part(**fields)
 
 
 def open_view(shards: Shards, modality: str, *, aligned: bool = True, **options: object) -> View:
@@ -231,7 +271,7 @@ def load_in_order(dataset: Dataset, *, workers: int, **options: Any) -> Iterator
         ShardError: the dataset gave one.
     """
     loader = DataLoader(
-        dataset, batch_size=None, num_workers=workers, collate_fn=_as_is, worker_init_fn=_ignore_signals, **options
+        dataset, batch_size=None, num_workers=workers, collate_fn=_as_is, worker_init_fn=_begin_worker, **options
     )
     for part in loader:
         if isinstance(part, ShardError):
@@ -243,12 +283,16 @@ def _as_is(part: Any) -> Any:
     return part
 
 
-def _ignore_signals(worker: int) -> None:
-    """Leaves SIGINT and SIGTERM to the main process: Ctrl-C, torchrun and SLURM signal the workers as well.
+def _begin_worker(worker: int) -> None:
+    """Hands over quickly what is ready, and leaves SIGINT and SIGTERM to the main process.
 
-    It needs them to go on until it has saved; when it is gone, a worker ends by itself. Its own SIGTERM is obeyed: so
-    Python ends its children at exit after an error, and then waits for them, for ever if they ignored it.
+    The thread that hands a tensor over wants Python's lock several times, and waits for it at the default 5 ms a time.
+
+    Ctrl-C, torchrun and SLURM signal the workers as well. The main process needs them to go on until it has saved; when
+    it is gone, a worker ends by itself. Its own SIGTERM is obeyed: so Python ends its children at exit after an error,
+    and then waits for them, for ever if they ignored it.
     """
+    sys.setswitchinterval(5e-4)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":  # elsewhere a signal does not tell its sender
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})

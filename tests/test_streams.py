@@ -3,6 +3,7 @@
 import math
 import multiprocessing
 import os
+import pickle
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -369,3 +370,18 @@ def test_a_worker_ends_when_its_own_process_says_so(shards: Shards, views: dict[
     for child in children:
         child.kill()  # so that a failure of this test does not hang it
     assert codes == [os.EX_OK, os.EX_OK]
+
+
+def test_a_part_travels_as_one_tensor_and_arrives_whole(shards: Shards, views: dict[str, View]) -> None:
+    part = join([read_pair(shards, views, index, look=Look(), masks=True) for index in range(3)])
+    part = replace(part, features={("rgb", "embedding"): torch.randn(3, 5).half()}, replaced=("why",))
+    make, told = part.__reduce__()
+    assert sum(isinstance(item, torch.Tensor) for item in told) == 1
+    again = pickle.loads(pickle.dumps(part))  # noqa: S301
+    assert again.replaced == ("why",) and torch.equal(make(*told).index, part.index)
+    for name in ("adapted", "draws", "features", "present"):
+        ours, theirs = getattr(again, name), getattr(part, name)
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[key], theirs[key]) and ours[key].dtype == theirs[key].dtype for key in theirs)
+    for name in ("index", "label", "group"):
+        assert torch.equal(getattr(again, name), getattr(part, name))
