@@ -377,7 +377,7 @@ def test_a_part_travels_as_one_tensor_and_arrives_whole(shards: Shards, views: d
     part = replace(part, features={("rgb", "embedding"): torch.randn(3, 5).half()}, replaced=("why",))
     make, told = part.__reduce__()
     assert sum(isinstance(item, torch.Tensor) for item in told) == 1
-    again = pickle.loads(pickle.dumps(part))  # noqa: S301
+    again = pickle.loads(pickle.dumps(part))
     assert again.replaced == ("why",) and torch.equal(make(*told).index, part.index)
     for name in ("adapted", "draws", "features", "present"):
         ours, theirs = getattr(again, name), getattr(part, name)
