@@ -32,9 +32,9 @@ TRAIN = {"epochs": 2, "batch_size": 16, "workers": 0, "log_every": 1}
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """240 pairs to learn from and 120 to judge by."""
+    """160 pairs to learn from and 80 to judge by."""
     folder = tmp_path_factory.mktemp("pairs")
-    source = SOURCES.get("synthetic")(train_pairs=240, test_pairs=120, size=16)
+    source = SOURCES.get("synthetic")(train_pairs=160, test_pairs=80, size=16)
     for split in source.splits():
         write_shards(source.pairs(split), folder / split, fields=source.fields(), classes=source.classes())
     return folder
@@ -81,8 +81,8 @@ def test_a_certificate_is_what_its_parts_give_and_is_exported_shown_and_judged(
         assert row["draws"] >= 20 and row["examples"] == found["examples"] <= found["pairs"]["certified"] // 4
         index = ScaleGrid().index(row["prior_std"]).item()
         assert index == pytest.approx(round(index), abs=1e-6) and row["union"] == ScaleGrid().union(round(index)).item()
-    assert found["rows"]["prior"]["kl"] == pytest.approx(0, abs=1e-6) < found["rows"]["lambda_10"]["kl"]
-    assert found["rows"]["lambda_10"]["kl"] < found["rows"]["lambda_1000"]["kl"]
+    assert found["rows"]["prior"]["kl"] == pytest.approx(0, abs=1e-6)
+    assert 0.01 < found["rows"]["lambda_10"]["kl"] < found["rows"]["lambda_1000"]["kl"]
     for rule, key in (("bound", "total"), ("stochastic", "validation_risk"),
                       ("deterministic", "validation_mean_weights")):  # fmt: skip
         assert found["rows"][found["selected"][rule]][key] == min(row[key] for row in found["rows"].values())
@@ -154,10 +154,17 @@ def test_a_prior_that_has_seen_the_certified_pairs_is_refused(
     words = [f"encoder.weights={seen}", "prior.share=0"]
     assert main(["certify", config, *words]) == 2
     said = capsys.readouterr().err
-    assert f"encoder.weights: {seen} was trained on 192 of the 192 pairs that are certified" in said
+    assert f"encoder.weights: {seen} was trained on 128 of the 128 pairs that are certified" in said
     assert not (tmp_path / "run").exists()
     assert main(["certify", config, *words, "prior.unseen=true"]) == 0  # the user's word
-    unseen = [*words, f"data={data / 'test'}", "test=null", "held_out={share: 0.3}", f"output={tmp_path / 'unseen'}"]
+    unseen = [
+        *words,
+        "validation=0",
+        f"data={data / 'test'}",
+        "test=null",
+        "held_out={share: 0.3}",
+        f"output={tmp_path / 'unseen'}",
+    ]
     assert main(["certify", config, *unseen]) == 0
 
 
@@ -199,16 +206,16 @@ def test_weights_of_nobody_knows_where_are_refused(
 
 @pytest.mark.parametrize(("words", "said"), [
     ("certificate.delta=1.5", "certificate.delta"),
-    ("certificate.delta=0.005", "certificate.delta_monte_carlo: must be below delta"),
-    ("train.weight_decay=0.1", "train.weight_decay: must be 0"),
-    ("tuples.positives=pair", "teacher: must be given with tuples.positives: pair"),
-    ("test=null", "test: must be given, or held_out"),
+    ("certificate.delta=0.005", "delta_monte_carlo must be below delta"),
+    ("train.weight_decay=0.1", "train.weight_decay must be 0"),
+    ("tuples.positives=pair", "teacher must be given with tuples.positives: pair"),
+    ("test=null", "test must be given, or held_out"),
     ("prior.std=0.4", "prior.std"),
     ("certificate.greatest_variance=1e-5", "prior.std: std must be below"),
-    ("tuples.negatives=300", "data: 116 pairs are too few for one example of 302"),
+    ("tuples.negatives=300", "data: 77 pairs are too few for one example of 302"),
     ("certificate.at_once=500", "lower certificate.at_once"),
     ("tuples.loss=simclr", "tuples: loss simclr takes the anchor's own pair"),
-    ("validation=0 select=stochastic", "select: must be bound where validation is 0"),
+    ("validation=0 select=stochastic", "select must be bound where validation is 0"),
 ])  # fmt: skip
 def test_a_users_mistake_is_one_clear_line(
     config: str, words: str, said: str, capsys: pytest.CaptureFixture[str]
