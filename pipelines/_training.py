@@ -344,6 +344,9 @@ class Training:
             f"{plan.width} lanes, {config.workers} workers a process; {left} pairs wait for the next epoch; "
             f"on {self.accelerator.device}"
         )
+        lanes, workers = plan.width // ranks, config.workers
+        if workers and lanes % min(workers, lanes):
+            say(f"{self.name}: {workers} workers share {lanes} lanes unevenly, and the others wait for those with most")
 
     @property
     def _peak_mb(self) -> float:
