@@ -333,8 +333,13 @@ def test_time_and_memory_are_told_over_all_sittings(config: Path, tmp_path: Path
 
 
 def test_workers_with_unequal_shares_are_told(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["transfer", str(config), "train.workers=3", "train.epochs=1", "train.lanes=4"]) == 0
-    assert "3 workers share 4 lanes unevenly" in capsys.readouterr().out
+    assert (
+        main(
+            ["transfer", str(config), "train.workers=2", "train.epochs=1", *"train.batch_size=24 train.lanes=3".split()]
+        )
+        == 0
+    )
+    assert "2 workers share 3 lanes unevenly" in capsys.readouterr().out
 
 
 def test_a_checkpoint_with_weights_in_another_order_is_refused(
