@@ -333,12 +333,8 @@ def test_time_and_memory_are_told_over_all_sittings(config: Path, tmp_path: Path
 
 
 def test_workers_with_unequal_shares_are_told(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert (
-        main(
-            ["transfer", str(config), "train.workers=2", "train.epochs=1", *"train.batch_size=24 train.lanes=3".split()]
-        )
-        == 0
-    )
+    words = ["train.workers=2", "train.epochs=1", "train.batch_size=24", "train.lanes=3"]
+    assert main(["transfer", str(config), *words]) == 0
     assert "2 workers share 3 lanes unevenly" in capsys.readouterr().out
 
 
