@@ -79,7 +79,8 @@ class Certification:
                 f"on unseen pairs {row['test_risk']:.3f}")  # fmt: skip
         return {
             "rows": rows, "selected": selected, "examples": examples.count, "pairs_of_an_example": self.tuples.pairs,
-            "greatest": self.tuples.greatest, "training": figures, "select": self.config.select,
+            "delta": self.config.certificate.delta, "greatest": self.tuples.greatest, "training": figures,
+            "select": self.config.select,
             "pairs": {name: len(part) for name, part in vars(self.split).items() if part is not None},
         }  # fmt: skip
 
@@ -241,10 +242,11 @@ class Certification:
         network.to(device)
         risk, draws = examples.risk(network, sight, device=device, draws=asked.draws, name=name)
         place = self._place(network)
-        delta = asked.delta_monte_carlo / choices  # the draws of each posterior must hold, for one is chosen by them
+        # the draws of every posterior must hold, for one is chosen by them; the pairs fail for all of them at once
+        share = asked.delta_monte_carlo / choices
         certificate = certify(
-            risk, place.divergence, examples=examples.count, draws=draws, delta=asked.delta, delta_monte_carlo=delta,
-            union=place.union, greatest=self.tuples.greatest,
+            risk, place.divergence, examples=examples.count, draws=draws, union=place.union,
+            delta=asked.delta - asked.delta_monte_carlo + share, delta_monte_carlo=share, greatest=self.tuples.greatest,
         )  # fmt: skip
         found = asdict(certificate) | {"shares": certificate.shares(), "prior_std": place.std}
         if self.tuples.loss == "simclr":

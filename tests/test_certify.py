@@ -74,9 +74,10 @@ def test_a_certificate_is_what_its_parts_give_and_is_exported_shown_and_judged(
     found = figures(tmp_path / "run")
     assert list(found["rows"]) == ["prior", "lambda_10", "lambda_1000"]
     for row in found["rows"].values():
-        again = certify(row["train_risk"], row["kl"], examples=row["examples"], draws=row["draws"], delta=0.05,
-                        delta_monte_carlo=0.01 / 3, union=row["union"])  # fmt: skip
-        assert row["total"] == again.total > row["without_monte_carlo"] > row["train_risk"]
+        again = certify(row["train_risk"], row["kl"], examples=row["examples"], draws=row["draws"], union=row["union"],
+                        delta=0.04 + 0.01 / 3, delta_monte_carlo=0.01 / 3)  # fmt: skip
+        assert row["total"] == pytest.approx(again.total)
+        assert row["total"] > row["without_monte_carlo"] > row["train_risk"]
         assert sum(row["shares"].values()) == pytest.approx(row["total"])
         assert row["draws"] >= 20 and row["examples"] == found["examples"] <= found["pairs"]["certified"] // 4
         index = ScaleGrid().index(row["prior_std"]).item()
