@@ -137,7 +137,7 @@ def test_certificates_lie_above_the_risk_on_unseen_pairs_for_every_seed_and_kind
                 "data": str(data / "train"), "test": str(data / "test"), "views": VIEWS, "seed": seed, "validation": 0,
                 "encoder": {"view": "rgb", "encoder": GROUP}, "prior": {"share": 0.4, "train": {**TRAIN, "epochs": 10}},
                 "tuples": {"negatives": 1, "block": block, "positives": positives}, "trade_offs": [100],
-                "certificate": {"draws": 400, "at_once": 2}, "train": {**TRAIN, "weight_decay": 0},
+                "certificate": {"draws": 200, "at_once": 2}, "train": {**TRAIN, "weight_decay": 0},
                 "output": str(tmp_path / f"{seed}_{positives}"),
             }  # fmt: skip
             assert main(["certify", str(write(tmp_path / "one.yaml", content))]) == 0
