@@ -21,9 +21,7 @@ RULES = ("bound", "stochastic", "deterministic")
 class TuplesConfig:
     """What a contrastive example is, and what it loses."""
 
-    positives: Literal["class", "look", "pair"] = (
-        "class"  # other pairs of it; the pair itself at another look, or by the teacher
-    )
+    positives: Literal["class", "look", "pair"] = "class"  # other pairs of it; another look; the teacher's look
     loss: Literal["logistic", "hinge", "simclr"] = "logistic"  # trained; but for simclr the zero-one loss is certified
     negatives: int = number(4, least=1)  # blocks of them in an example
     block: int | None = number(None, least=1)  # pairs averaged in a block; null: 2 with positives: class, else 1
