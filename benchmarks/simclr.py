@@ -210,5 +210,7 @@ def report(length: Length) -> None:
 if __name__ == "__main__":
     if find_spec("lightly") is None:
         print("lightly is not there to compare with: pip install lightly")
+    elif (word := " ".join(sys.argv[1:])) in LENGTHS:
+        report(LENGTHS[word])
     else:
-        report(LENGTHS[" ".join(sys.argv[1:])])
+        print(__doc__)

@@ -255,7 +255,7 @@ class Certification:
             found[f"{part}_mean_weights"], _ = others.risk(network, sight, device=device)
             if part != "train":
                 found[f"{part}_risk"], _ = others.risk(network, sight, device=device, draws=1, name=name)
-        if any(self.split.certified.manifest.labels.values()):
+        if all(any(part.manifest.labels.values()) for part in (self.split.certified, self.split.test)):
             found["classifier"] = self._classify(network)
         path.parent.mkdir(exist_ok=True)
         write(path, json.dumps(found, indent=1) + "\n")

@@ -81,6 +81,13 @@ def test_examples_of_a_training_batch_are_of_their_classes(task: Tuples) -> None
         assert (labels[negatives] == labels[negatives[:, :, :1]]).all()
 
 
+def test_pairs_without_a_class_are_no_class_in_a_training_batch() -> None:
+    labels = torch.tensor([0, 0, 0, 1, 1, 1, -1, -1, -1])
+    for seed in range(20):
+        rows, positives, negatives = Tuples(negatives=1, block=1).within(labels, seed)
+        assert all((labels[each] >= 0).all() for each in (rows, positives, negatives))
+
+
 def test_anchors_of_too_rare_a_class_have_no_example_and_none_is_no_loss() -> None:
     labels = torch.tensor([0, 0, 0, 1, 2, 2, 2])
     rows, *_ = Tuples(negatives=1).within(labels, seed=0)

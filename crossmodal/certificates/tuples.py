@@ -122,12 +122,13 @@ class Tuples:
         if self.positives == "pair":
             steps = torch.randint(1, max(count, 2), (count, self.negatives, 1), generator=random)
             return rows, rows[:, None], (rows[:, None, None] + steps) % count
-        same = labels == labels[:, None]
+        known = labels >= 0
+        same = (labels == labels[:, None]) & known
         same.fill_diagonal_(False)
         positives, enough = self._pick(same, random)
         drawn = torch.randint(1, max(count, 2), (count, self.negatives), generator=random)
         of_class = labels == labels[(rows[:, None] + drawn) % count][:, :, None]
-        of_class &= (rows != rows[:, None])[:, None]  # [anchors, negatives, rows]
+        of_class &= ((rows != rows[:, None]) & known)[:, None]  # [anchors, negatives, rows]
         negatives, also = self._pick(of_class, random)
         stays = (enough & also.all(1)).nonzero()[:, 0]
         return stays, positives[stays], negatives[stays]
