@@ -112,11 +112,19 @@ def build_theirs(bench: Bench, pairs: int, negatives: int) -> nn.Module:
 
 
 def build_ours(bench: Bench, which: str, pairs: int, negatives: int) -> Objective:
-    """Our objective in one of its forms."""
+    """Our objective in one of its forms, as it is after the first pass, when the banks are full."""
     options = dict(OURS[which])
     given = options.pop("negatives", Negatives())
     options["negatives"] = Negatives(count=negatives, draw=given.draw)
-    return OBJECTIVES.get("crd")(Spec(WIDTH, (), 0), Spec(WIDTH, (), 0), pairs, **options).to(bench.device)
+    ours = OBJECTIVES.get("crd")(Spec(WIDTH, (), 0), Spec(WIDTH, (), 0), pairs, **options).to(bench.device)
+    for name, item in ours.memory().items():
+        if name.endswith("_written"):
+            item.fill_(True)
+        elif name.endswith("_due"):
+            item.zero_()
+        elif "compat" not in options and name.endswith("_rows"):
+            item.normal_().div_(item.norm(dim=1, keepdim=True))
+    return ours
 
 
 def draw_steps(bench: Bench, pairs: int, steps: int) -> Iterator[tuple[Tensor, Tensor, Batch]]:

@@ -319,11 +319,11 @@ class Training:
             try:
                 self.module.load_state_dict(state["module"])
                 load_optimiser(self.optimiser, state["optimiser"])
-            except (RuntimeError, ValueError) as error:
+                for name, tensor in self.module.memory().items():
+                    tensor.copy_(state["memory"][name])
+            except (RuntimeError, ValueError, KeyError) as error:
                 raise checkpoint.CheckpointError(f"{found} is of another version of this program ({error}); delete "
                                                  f"{found.parent} to train anew") from error  # fmt: skip
-            for name, tensor in self.module.memory().items():
-                tensor.copy_(state["memory"][name])
             if self.average:
                 self.average.state = {
                     name: tensor.to(self.accelerator.device) for name, tensor in state["average"].items()

@@ -18,7 +18,7 @@ from crossmodal.contrast.batch import InBatch
 from crossmodal.contrast.options import Negatives
 from crossmodal.contrast.pools import build_pool
 from crossmodal.contrast.queue import Queue
-from crossmodal.contrast.scores import Candidates, contrast, log_mean_exp
+from crossmodal.contrast.scores import Candidates, contrast, log_sum_exp
 from modalities._random import generator
 
 HEADS = {"infonce": heads.infonce, "infonce_in": heads.infonce_in, "nce": heads.nce, "sigmoid": heads.sigmoid}
@@ -154,7 +154,8 @@ def test_picked_rows_give_what_gathered_rows_give(sparse: int, piece: int, monke
     torch.testing.assert_close(ours, theirs)
     for found, expected in zip(*(torch.autograd.grad(loss, (anchors, match)) for loss in (ours, theirs)), strict=True):
         torch.testing.assert_close(found, expected)
-    torch.testing.assert_close(log_mean_exp(anchors, candidates, ZERO + 2), scores.exp().mean().log())
+    total, count = log_sum_exp(anchors, candidates, ZERO + 2)
+    torch.testing.assert_close(total - count, scores.exp().mean().log())
 
 
 def test_nothing_of_the_size_of_the_scores_is_kept() -> None:
@@ -290,20 +291,48 @@ def test_of_a_repeated_index_the_last_occurrence_counts_in_whatever_order_rows_a
 
 
 @pytest.mark.parametrize("draw_by", ["shared", "sample", "all"])
-def test_a_row_is_no_negative_before_it_is_written_nor_of_its_own_pair(draw_by: str) -> None:
-    held = bank(pairs=50, count=30, draw=draw_by)
-    live, facts = F.normalize(torch.randn(2, 4), dim=1), known(3, 8)
-    assert not valid_of(held, live, facts).any()
-    assert torch.equal(met(held, live, facts).match, held.rows[[3, 8]])
-    written = [3, 4, 8, 9, 20, 21, 22, 30, 31, 32]
+def test_an_anchor_whose_row_is_missing_meets_its_batch_and_any_other_the_written_rows(draw_by: str) -> None:
+    held, facts = bank(pairs=50, count=30, draw=draw_by), known(3, 8, 41, 40)
+    live, written = F.normalize(torch.randn(4, 4), dim=1), [3, 4, 8, 9, 20, 21, 22, 30, 31, 32]
+    every = met(held, live, facts)
+    assert torch.equal(every.match, live) and torch.equal(valid_of(held, live, facts)[:, -4:], ~torch.eye(4).bool())
+    assert not valid_of(held, live, facts)[:, :-4].any()
     held.remember(F.normalize(torch.randn(10, 4), dim=1), known(*written))
     candidates, valid = met(held, live, facts), valid_of(held, live, facts)
-    torch.testing.assert_close(candidates.match, held.rows[[3, 8]])
+    torch.testing.assert_close(candidates.match, torch.cat([held.rows[[3, 8]], live[2:]]))
     for row, own in enumerate((3, 8)):
-        rows = candidates.rows if candidates.picked is None else candidates.rows[candidates.picked[row]]
-        seen = {tuple(item) for item in rows[valid[row]].tolist()}
+        seen = {tuple(item) for item in candidates.rows[valid[row]].tolist()}
         assert seen
         assert seen <= {tuple(held.rows[pair].tolist()) for pair in written if pair != own}
+    assert torch.equal(candidates.rows[valid[2]], live[[0, 1, 3]])
+
+
+def test_a_full_bank_is_asked_for_rows_alone() -> None:
+    held, live = bank(pairs=50, count=30, draw="sample"), torch.randn(2, 4)
+    for first in range(0, 50, 5):
+        assert held.is_filling and met(held, live, known(3, 8)).picked is None
+        held.remember(F.normalize(torch.randn(5, 4), dim=1), known(*range(first, first + 5)))
+    assert not held.is_filling
+    candidates = met(held, live, known(3, 8))
+    assert candidates.picked is not None and candidates.relate(slice(0, 2)) == (None, None)
+    assert torch.equal(candidates.match, held.rows[[3, 8]])
+    again = bank(pairs=50, count=30, draw="sample")
+    for name, item in again.remembered.items():
+        item.copy_(held.remembered[name])
+    assert not again.is_filling
+
+
+def test_only_live_rows_of_a_filling_bank_get_a_gradient() -> None:
+    held, live, anchors = bank(pairs=50, count=30), torch.randn(3, 4, requires_grad=True), torch.randn(3, 4)
+    held.remember(F.normalize(torch.randn(1, 4), dim=1), known(3))
+    candidates = met(held, live, known(3, 8, 9))
+    scale, bias = torch.tensor(2.0), torch.tensor(0.0)
+    contrast(heads.infonce, anchors, candidates, scale=scale, bias=bias).backward()
+    leaf = live.detach().clone().requires_grad_()
+    scores = 2 * anchors[1:] @ leaf.T
+    F.cross_entropy(scores, torch.tensor([1, 2]), reduction="sum").backward()
+    assert live.grad is not None and leaf.grad is not None
+    torch.testing.assert_close(live.grad, leaf.grad)
 
 
 def test_a_published_bank_counts_from_the_start() -> None:

@@ -45,9 +45,7 @@ def given() -> tuple[Features, Features]:
     return Features(draw(4, 6), (), None), Features(draw(4, 8), (), None)
 
 
-def in_loops(
-    anchors: Tensor, matches: Tensor, rows: list[Tensor], *, count: int, z_over_n: float, filled: float = 1
-) -> float:
+def in_loops(anchors: Tensor, matches: Tensor, rows: list[Tensor], *, count: int, z_over_n: float) -> float:
     """-log h(positive) - sum log(1 - h(negative)), h = e / (e + K Z / N), as the paper writes it, pair by pair."""
     total = 0.0
     for anchor, match, apart in zip(anchors, matches, rows, strict=True):
@@ -55,7 +53,7 @@ def in_loops(
         total -= math.log(e / (e + count * z_over_n))
         for row in apart:
             e = math.exp(float(anchor @ row) / TAU)
-            total -= filled * count / len(apart) * math.log(1 - e / (e + count * z_over_n))
+            total -= count / len(apart) * math.log(1 - e / (e + count * z_over_n))
     return total / len(anchors)
 
 
@@ -95,18 +93,20 @@ def test_over_all_pairs_crd_is_the_mean_over_draws(apart: str) -> None:
 
 
 @torch.no_grad()
-def test_nothing_stands_in_for_rows_that_are_not_written() -> None:
-    """Else the few that are written first would weigh as much as all, which costs a tenth of the accuracy on doom."""
+def test_a_pair_is_contrasted_with_its_batch_until_it_is_remembered() -> None:
     crd = build(seen=False, negatives=Negatives(count=100))
     seen = torch.arange(0, PAIRS, 4)
     rows = [F.normalize(draw(len(seen), dim)[:, :DIM], dim=1) for dim in (DIM, DIM + 1)]
     crd.sides.remember(seen, seen % 3, *rows)
     ours, theirs = crd.project(*given())
     expected = 0.0
-    for anchors, side in ((ours, "teacher"), (theirs, "student")):
-        bank = crd.memory()[f"{side}_rows"]
-        apart = [bank[[j for j in seen.tolist() if j != i]] for i in BATCH.index.tolist()]
-        expected += in_loops(anchors, bank[BATCH.index], apart, count=100, z_over_n=CLOSED, filled=0.25)
+    for anchors, live, side in ((ours, theirs, "teacher"), (theirs, ours, "student")):
+        bank, matches, apart = crd.memory()[f"{side}_rows"], [], []
+        for row, pair in enumerate(BATCH.index.tolist()):
+            is_seen = pair % 4 == 0
+            matches.append(bank[pair] if is_seen else live[row])
+            apart.append(bank[[j for j in seen.tolist() if j != pair]] if is_seen else live[torch.arange(4) != row])
+        expected += in_loops(anchors, torch.stack(matches), apart, count=100, z_over_n=CLOSED)
     assert crd(*given(), BATCH).loss.item() == pytest.approx(expected, abs=1e-7)
 
 
@@ -246,21 +246,32 @@ def take_step(crd: Objective, *given: Features | Batch) -> None:
 
 
 class Launches(TorchDispatchMode):
-    """Counts what a GPU would launch a kernel for, one at least: not views, nor memory that nothing is written to."""
+    """Counts what a GPU would launch a kernel for, one at least: not views, nor memory that nothing is written to.
+
+    Numbers are asked for on the CPU alone, which `test_no_step_waits_for_a_gpu` sees to.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.count = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.count += not (func.is_view or "empty" in func._schema.name)
+        self.count += not (func.is_view or any(word in func._schema.name for word in ("empty", "_local_scalar")))
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize(("options", "most"), [({}, 120), ({"draw": "sample"}, 140)])
+def pretend_full(crd: Objective) -> None:
+    """All rows of its banks count as written."""
+    for name, item in crd.memory().items():
+        if name.endswith("_due"):
+            item.zero_()
+
+
+@pytest.mark.parametrize(("options", "most"), [({}, 116), ({"draw": "sample"}, 130)])
 def test_a_step_takes_few_operators(options: dict, most: int) -> None:
     """On a GPU each is a launch, and the launches are what a step's time is."""
     crd = OBJECTIVES.get("crd")(STUDENT, TEACHER, 500, dim=DIM, negatives=Negatives(count=300, **options))
+    pretend_full(crd)
     given = inputs("cpu")
     with Launches() as launches:
         take_step(crd, *given)
@@ -297,8 +308,10 @@ class Apart(TorchDispatchMode):
 def test_no_step_waits_for_a_gpu(options: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     """The device meta has no numbers to wait for: it refuses to tell one, or how many there are of anything."""
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())  # which meta does not know
-    crd = OBJECTIVES.get("crd")(STUDENT, TEACHER, 500, dim=DIM, **options).to("meta")
+    crd = OBJECTIVES.get("crd")(STUDENT, TEACHER, 5000, dim=DIM, **options).to("meta")
     given = inputs("meta")
     with Apart():
         take_step(crd, *given)
+        take_step(crd, *given)  # a bank asks a few times a pass whether it is full, and here not yet
+        pretend_full(crd)
         take_step(crd, *given)

@@ -1,11 +1,12 @@
 """InfoNCE and NCE between views, and alignment and uniformity, in plain loops; where InfoNCE starts."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
-from drawn import DIM, PAIRS, ROWS, VIEWS, build, draw, show
+from drawn import DIM, ROWS, VIEWS, build, draw, show
 from torch import Tensor
 
 from crossmodal import MULTIVIEW
@@ -39,16 +40,14 @@ def infonce(views: Views, rows: dict[int, list[tuple[int, Tensor]]]) -> float:
     return sum(losses) / len(losses)
 
 
-def nce(
-    views: Views, rows: dict[int, list[tuple[int, Tensor]]], *, count: int | None = None, filled: float = 1
-) -> float:
+def nce(views: Views, rows: dict[int, list[tuple[int, Tensor]]], *, count: int | None = None) -> float:
     """-ln h(own) - sum over K others of ln(1 - h), h = e / (e + K Z / N)."""
     total, ratio = 0.0, math.exp(1 / (2 * DIM * TAU**2))
     for anchor, other in views.meets:
         for own, apart in chances(views, anchor, other, rows[other]):
             wanted = len(apart) if count is None else count
             noise = wanted * ratio
-            apart_cost = sum(math.log(1 - e / (e + noise)) for e in apart) * filled * wanted / len(apart)
+            apart_cost = sum(math.log(1 - e / (e + noise)) for e in apart) * wanted / len(apart)
             total -= math.log(own / (own + noise)) + apart_cost
     return total / len(views.meets) / len(views.index)
 
@@ -86,30 +85,30 @@ def test_negatives_of_a_queue_are_the_other_pairs_of_the_last_steps(name: str, c
     assert objective(views).loss.item() == pytest.approx(expected, rel=1e-7)  # ln Z in float32
 
 
-def remembered(starts: dict[str, Tensor]) -> list[dict[int, Tensor]]:
-    """What banks hold of the pairs of the earlier steps, and of the pairs now, by view."""
+def remembered() -> list[dict[int, Tensor]]:
+    """What banks hold of the pairs of the earlier steps, by view."""
     found = []
     for view in range(VIEWS):
-        rows = dict(enumerate(starts[f"view{view}_rows"]))
+        rows: dict[int, Tensor] = {}
         for step in EARLIER:
             for pair, row in of_batch(step, view):
-                rows[pair] = F.normalize(0.25 * rows[pair] + 0.75 * row, dim=0)
+                rows[pair] = F.normalize(0.25 * rows[pair] + 0.75 * row, dim=0) if pair in rows else row
         found.append(rows)
     return found
 
 
 @pytest.mark.parametrize("name", ["infonce", "nce"])
-def test_negatives_of_a_bank_are_what_is_held_of_the_other_pairs_and_so_is_the_match(name: str) -> None:
-    bank = Negatives("bank", count=20, draw="all", momentum=0.25)
-    starts = {key: item.clone() for key, item in build(name, negatives=bank).memory().items()}
-    held, views = remembered(starts), show(draw("now", VIEWS, ROWS, DIM))
-    written = {pair for step in EARLIER for pair in step.index.tolist()}
-    rows = {view: [(pair, row) for pair, row in held[view].items() if pair in written] for view in range(VIEWS)}
-    match = torch.stack([torch.stack([held[view][pair] for pair in views.index.tolist()]) for view in range(VIEWS)])
-    seen = show(views.queries, match)
-    expected = infonce(seen, rows) if name == "infonce" else nce(seen, rows, count=20, filled=len(written) / PAIRS)
-    objective = build(name, *EARLIER, temperature=TAU, negatives=bank)
-    assert objective(views).loss.item() == pytest.approx(expected, rel=1e-7)  # ln Z in float32
+def test_pairs_that_a_bank_holds_meet_its_other_rows_and_new_pairs_their_batch(name: str) -> None:
+    held, views = remembered(), show(draw("now", VIEWS, ROWS, DIM), index=torch.tensor([10, 3, 0, 11, 8]))
+    known = torch.tensor([False, True, True, False, True])
+    loss = infonce if name == "infonce" else partial(nce, count=20)
+    match = torch.stack([torch.stack([held[view][pair] for pair in (3, 0, 8)]) for view in range(VIEWS)])
+    old = show(views.queries[:, known], match, index=views.index[known])
+    new = show(views.queries[:, ~known], index=views.index[~known])
+    expected = known.sum() * loss(old, {view: list(held[view].items()) for view in range(VIEWS)})
+    expected += (~known).sum() * loss(new, {view: of_batch(views, view) for view in range(VIEWS)})
+    objective = build(name, *EARLIER, temperature=TAU, negatives=Negatives("bank", count=20, draw="all", momentum=0.25))
+    assert objective(views).loss.item() == pytest.approx(expected.item() / ROWS, rel=1e-7)  # ln Z in float32
 
 
 def test_apart_by_label_negatives_share_no_label() -> None:
@@ -184,12 +183,17 @@ def test_what_a_pair_lacks_is_neither_anchor_nor_candidate(source: str, every: b
             for place in shown.present[view].nonzero()[:, 0].tolist()  # type: ignore[index]
         ]
         for place, (live, apart) in enumerate(chances(views, anchor, other, rows)):
-            own = live
-            if source == "bank":  # whose row, or random start, is the match
-                match = objective.memory()[f"view{other}_rows"][views.index[place]]
+            own, others = live, apart
+            pair = int(views.index[place])
+            if source == "bank" and objective.memory()[f"view{other}_written"][pair]:
+                match = objective.memory()[f"view{other}_rows"][pair]
                 own = math.exp(float(views.queries[anchor, place] @ match) / TAU)
+            elif source == "bank":  # which holds nothing of it, so that it meets the batch
+                there = zip(views.index.tolist(), views.keys[other], present[other].tolist(), strict=True)
+                seen = [(number, row) for number, row, is_there in there if is_there]
+                others = chances(views, anchor, other, seen)[place][1]
             if present[anchor, place] and present[other, place]:
-                losses.append(-math.log(own / (own + sum(apart))))
+                losses.append(-math.log(own / (own + sum(others))))
     assert objective(views).loss.item() == pytest.approx(sum(losses) / len(losses))
     garbage = torch.where(present[..., None], views.queries, draw("garbage", VIEWS, ROWS, DIM))
     assert objective(show(garbage, present=present)).loss.item() == objective(views).loss.item()

@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed
+import torch.nn.functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from crossmodal import ENCODERS, OBJECTIVES
+from crossmodal.contrast._pool import Known
 from crossmodal.contrast.gather import gather, gather_with_gradient
 from crossmodal.contrast.options import Negatives
 from crossmodal.encoders._base import Features, Spec
@@ -51,6 +53,7 @@ VARIANTS: dict[str, dict[str, object]] = {
         for draw in (("shared", "sample", "all") if source == "bank" else ("shared",))
         if source != "batch"  # by its meaning another loss on two ranks
     },
+    **{f"crd full {draw}": {"negatives": Negatives(count=10, draw=draw)} for draw in ("shared", "sample", "all")},
     "infonce supervised": {"positives": "label"},
     "infonce apart": {"negatives": Negatives("gathered", apart="label")},
     "crd related": {"positive": "related", "negatives": Negatives(count=10)},
@@ -75,6 +78,11 @@ def build(variant: str) -> Transfer:
     kind = OBJECTIVES.get(name)
     student = ENCODERS.get("convnet")((1, 16, 16), 3 if kind.needs_logits else 0, width=4, norm="none")
     objective = kind(student.spec, TEACHER if kind.uses_teacher else None, PAIRS, **options)
+    if "full" in variant:  # a bank of whose rows none is missing
+        for pool in (objective.sides.of_student, objective.sides.of_teacher):
+            rows = torch.randn(PAIRS, 128, generator=generator("full"))
+            pool.remember(F.normalize(rows, dim=1), Known(torch.arange(PAIRS), torch.full((PAIRS,), -1)))
+            assert not pool.is_filling
     return Transfer(student, "depth", {name: Term(objective, 0.7, "rgb" if kind.uses_teacher else None)})
 
 

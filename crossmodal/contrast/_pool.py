@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from crossmodal.contrast.gather import gather
 from crossmodal.contrast.scores import Candidates, Mask, Relate
 
 
@@ -27,6 +28,12 @@ class Known:
         """Where each row's pair comes last."""
         ordered, order = torch.sort(self.index, stable=True)
         return order[torch.searchsorted(ordered, self.index, right=True) - 1]
+
+
+def gather_known(known: Known) -> Known:
+    """The same of all ranks, in rank order."""
+    there = None if known.there is None else gather(known.there.long()).bool()
+    return Known(gather(known.index), gather(known.key), there)
 
 
 Facts = Int[Tensor, "#anchors candidates"]  # one row where they are the same for all anchors
@@ -50,6 +57,7 @@ class Relation:
         index: Facts | None = None,  # None: no row is of an anchor's own pair
         key: Facts | None = None,
         valid: Bool[Tensor, "#anchors candidates"] | None = None,  # None: all
+        halves: tuple[Bool[Tensor, " anchors"], Bool[Tensor, " candidates"]] | None = None,  # met by its own half alone
     ) -> Relate:
         """Of a piece of the anchors: what a head takes as positive and valid, the match's column first."""
         if index is None and not self.keyed:
@@ -61,6 +69,9 @@ class Relation:
             if index is not None:
                 apart = anchors.index[piece, None] != _cut(index, piece)
                 counts = apart if counts is None else apart & counts
+            if halves is not None:
+                met = halves[0][piece, None] == halves[1][None]
+                counts = met if counts is None else met & counts
             if not self.keyed:
                 return None, None if counts is None else _with_match(counts, matched=False)
             assert key is not None
@@ -90,6 +101,7 @@ class Choice:
     match: Int[Tensor, " batch"] | None = None  # the row of each anchor's pair; None: what is live
     shared: Int[Tensor, " some"] | None = None  # rows that all anchors meet; None: all rows
     picked: Int[Tensor, "batch picked"] | None = None  # of these, the ones that each anchor meets; None: all
+    fresh: Bool[Tensor, " batch"] | None = None  # anchors that meet the live batch instead; None: none does
 
 
 class Pool(nn.Module, ABC):
@@ -109,11 +121,6 @@ class Pool(nn.Module, ABC):
                 half = tensor.dtype in (torch.float16, torch.bfloat16)
                 self.remembered[name] = fn(tensor).to(tensor.dtype) if half else fn(tensor)
         return super()._apply(fn, recurse)
-
-    @property
-    def filled(self) -> Float[Tensor, ""] | None:
-        """The share of what it draws from that is there; None where that is not known or all is."""
-        return None
 
     @abstractmethod
     def choose(self, known: Known, seed: int) -> Choice:

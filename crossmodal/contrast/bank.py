@@ -7,19 +7,22 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from crossmodal.contrast._pool import Choice, Known, Pool, Relation
-from crossmodal.contrast.gather import gather
+from crossmodal.contrast._pool import Choice, Known, Pool, Relation, gather_known
+from crossmodal.contrast.gather import gather, gather_with_gradient
 from crossmodal.contrast.options import Negatives
 from crossmodal.contrast.scores import Candidates
 from modalities._random import generator, uniform_bits
+
+LOOKS = 8  # times a pass that one looks whether all rows are written
 
 
 class Bank(Pool):
     """One row per pair, moved by momentum towards what was last seen of it.
 
-    Rows begin uniform in +-sqrt(3 / dim), as published: of length about 1, the same on every rank. Until it is first
-    written, a row is a pair's match but no negative, and no other takes its place: see `filled`. With `eager`, as
-    published, it is one at once, and what is drawn for a pair may be the pair itself.
+    Until its own row is first written, an anchor meets the live batch of all ranks in place of the bank, as in
+    `InBatch`. In the first pass that is every anchor; draws for each pair are shared until all rows are written. With
+    `eager`, as published, rows begin as noise, uniform in +-sqrt(3 / dim), that counts at once, and what is drawn for a
+    pair may be the pair itself.
 
     A shared draw leaves out the pairs of the joint batch. A draw of as many rows as there are pairs takes all of them.
     """
@@ -31,16 +34,18 @@ class Bank(Pool):
         dim: int,
         options: Negatives,
         *,
-        name: str,  # address of the random start
+        name: str,  # address of the noise
         match: Literal["bank", "live", "related"] = "bank",  # related: the row of a random pair with the anchor's key
         eager: bool = False,
     ) -> None:
-        remembered = {"rows": _draw_rows(pairs, dim, name, getattr(torch, options.dtype))}
+        dtype = getattr(torch, options.dtype)
+        remembered = {"rows": _draw_rows(pairs, dim, name, dtype) if eager else torch.zeros(pairs, dim, dtype=dtype)}
         if not eager:
             remembered["written"] = torch.zeros(pairs, dtype=torch.bool)
+            remembered["due"] = torch.tensor(-(-pairs // LOOKS))  # rows until one looks whether all are written; 0: are
         if relation.keyed or match == "related":
             remembered["key"] = torch.full((pairs,), -1)
-        super().__init__(remembered, in_host_memory=("rows",) if options.place == "host" else ())
+        super().__init__(remembered, in_host_memory=("due", *(("rows",) if options.place == "host" else ())))
         self.relation, self.options, self.match, self.eager = relation, options, match, eager
         self.chooses = options.draw if options.count < pairs - 1 or eager else "all"
 
@@ -50,32 +55,34 @@ class Bank(Pool):
         return self.remembered["rows"]
 
     @property
-    def filled(self) -> Float[Tensor, ""] | None:
-        """The share of rows that have been written; None where all count from the start."""
-        return None if self.eager else self.remembered["written"].mean(dtype=torch.float32)
+    def is_filling(self) -> bool:
+        """Whether rows may be missing; known without waiting for a GPU."""
+        return not self.eager and self.remembered["due"].item() > 0
 
     def choose(self, known: Known, seed: int) -> Choice:
         """The drawn rows, and each anchor's match."""
         match, pairs, count = self._match(known, seed), len(self.rows), self.options.count
-        if self.chooses == "sample":
+        if self.chooses == "sample" and not self.is_filling:
             picked = draw_negatives(seed, known.index, pairs, count, own=self.eager)
-            masks = self.relation.masks(known, key=self._fact("key", picked), valid=self._fact("written", picked))
-            return Choice(masks, match, picked=picked)
-        if self.chooses == "all":
-            index, key = torch.arange(pairs, device=known.index.device)[None], self._fact("key", None)
-            return Choice(self.relation.masks(known, index=index, key=key, valid=self._fact("written", None)), match)
-        drawn = uniform_bits(seed, torch.arange(count, device=known.index.device)) % pairs
-        written = self.remembered.get("written")
-        apart = known.index.new_ones(pairs, dtype=torch.bool) if written is None else written.clone()
-        apart.index_fill_(0, gather(known.index), False)
-        key, valid = self._fact("key", drawn[None]), apart[drawn[None]]
-        return Choice(self.relation.masks(known, key=key, valid=valid), match, drawn)
+            return Choice(self.relation.masks(known, key=self._fact("key", picked)), match, picked=picked)
+        every = torch.arange(pairs if self.chooses == "all" else count, device=known.index.device)
+        shared = None if self.chooses == "all" else uniform_bits(seed, every) % pairs
+        if self.is_filling:
+            return self._choose_beside_batch(known, match, every if shared is None else shared, shared)
+        if shared is None:
+            return Choice(self.relation.masks(known, index=every[None], key=self._fact("key", every[None])), match)
+        apart = known.index.new_ones(pairs, dtype=torch.bool).index_fill_(0, gather(known.index), False)
+        masks = self.relation.masks(known, key=self._fact("key", shared[None]), valid=apart[shared[None]])
+        return Choice(masks, match, shared)
 
     def candidates(self, live: Float[Tensor, "batch dim"], choice: Choice) -> Candidates:
-        """The chosen rows, in the precision of `live`."""
-        rows = self.rows.to(live.dtype) if choice.shared is None else self._take(choice.shared, live)
+        """The chosen rows, in the precision of `live`, and the live batch where rows are missing."""
+        rows = self.rows.to(live) if choice.shared is None else self._take(choice.shared, live)
         match = live if choice.match is None else self._take(choice.match, live)
-        return Candidates(rows, choice.relate, match, choice.picked)
+        if choice.fresh is None:
+            return Candidates(rows, choice.relate, match, choice.picked)
+        rows = torch.cat([rows, gather_with_gradient(live)])
+        return Candidates(rows, choice.relate, torch.where(choice.fresh[:, None], live, match))
 
     @torch.no_grad()
     def remember(self, rows: Float[Tensor, "batch dim"], known: Known) -> None:
@@ -88,8 +95,30 @@ class Bank(Pool):
         self.rows[index.to(self.rows.device)] = F.normalize(mixed, dim=1).to(self.rows)
         if not self.eager:
             self.remembered["written"].index_fill_(0, index, True)  # [index] = True would wait for a GPU
+            self._look(len(index))
         if "key" in self.remembered:
             self.remembered["key"][index] = known.key[last]
+
+    def _look(self, rows: int) -> None:
+        """Waits for the GPU a few times a pass, and never once all rows are written."""
+        due, written = self.remembered["due"], self.remembered["written"]
+        if self.is_filling and due.sub_(rows) <= 0:
+            due.fill_(0 if written.all() else -(-len(written) // LOOKS))
+
+    def _choose_beside_batch(self, known: Known, match: Tensor | None, column: Tensor, shared: Tensor | None) -> Choice:
+        """Anchors whose own row is missing meet the batch of all ranks, the others the written ones of the rows."""
+        written, live = self.remembered["written"], gather_known(known)
+        keyed, fresh = self.relation.keyed, ~written[known.index]
+        here = live.index.new_ones(len(live.index), dtype=torch.bool) if live.there is None else live.there
+        of_batch = torch.arange(len(column) + len(here), device=column.device) >= len(column)
+        masks = self.relation.masks(
+            known,
+            index=torch.cat([column, live.index])[None],
+            key=torch.cat([self.remembered["key"][column], live.key])[None] if keyed else None,
+            valid=torch.cat([written[column], here])[None],
+            halves=(fresh, of_batch),
+        )
+        return Choice(masks, match, shared, fresh=fresh)
 
     def _match(self, known: Known, seed: int) -> Int[Tensor, " batch"] | None:
         """Where what stands for each anchor's pair is remembered."""
@@ -100,8 +129,7 @@ class Bank(Pool):
     def _take(self, index: Int[Tensor, " some"], like: Tensor) -> Tensor:
         return self.rows.index_select(0, index.to(self.rows.device)).to(like)
 
-    def _fact(self, name: str, index: Int[Tensor, "*some"] | None) -> Tensor | None:
-        """What is known of the rows of `index`, or of all in one row."""
+    def _fact(self, name: str, index: Int[Tensor, "*some"]) -> Tensor | None:
         return self.remembered[name][index] if name in self.remembered else None
 
 

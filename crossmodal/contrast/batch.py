@@ -3,8 +3,8 @@
 from jaxtyping import Float
 from torch import Tensor
 
-from crossmodal.contrast._pool import Choice, Known, Pool, Relation
-from crossmodal.contrast.gather import gather, gather_with_gradient
+from crossmodal.contrast._pool import Choice, Known, Pool, Relation, gather_known
+from crossmodal.contrast.gather import gather_with_gradient
 from crossmodal.contrast.scores import Candidates
 
 
@@ -17,12 +17,9 @@ class InBatch(Pool):
 
     def choose(self, known: Known, seed: int) -> Choice:
         """All rows, each anchor's own beside them as its match."""
-        index, key, there = known.index, known.key, known.there
-        if self.gathered:
-            index, key = gather(index), gather(key)
-            there = None if there is None else gather(there.long()).bool()
-        valid = None if there is None else there[None]
-        return Choice(self.relation.masks(known, index=index[None], key=key[None], valid=valid))
+        rows = gather_known(known) if self.gathered else known
+        valid = None if rows.there is None else rows.there[None]
+        return Choice(self.relation.masks(known, index=rows.index[None], key=rows.key[None], valid=valid))
 
     def candidates(self, live: Float[Tensor, "batch dim"], choice: Choice) -> Candidates:
         """The live rows."""

@@ -37,7 +37,7 @@ def infonce(
     share, has = _shares(scores, positive)
     own = scores[:, 0].clone() if share is None else (scores * share).sum(1)
     if valid is not None:
-        scores.masked_fill_(~_or(valid, positive), -math.inf)
+        scores.masked_fill_(~which_matter(scores, positive, valid), -math.inf)
     greatest = scores.amax(1, keepdim=True).clamp_(min=torch.finfo(scores.dtype).min)  # of no candidate it is -inf
     each = scores.sub_(greatest).exp_()
     total = each.sum(1, keepdim=True)
@@ -62,7 +62,7 @@ def infonce_in(
     share, has = _shares(scores, positive)
     if share is None:
         return infonce(scores, positive, valid, bias)
-    of_all = scores if valid is None else scores.masked_fill(~_or(valid, positive), -math.inf)
+    of_all = scores if valid is None else scores.masked_fill(~which_matter(scores, positive, valid), -math.inf)
     of_own = scores.masked_fill(share.eq(0), -math.inf)
     losses = of_all.logsumexp(1) - of_own.logsumexp(1) + (share > 0).sum(1).clamp(min=1).to(scores.dtype).log()
     gradient = of_all.softmax(1) - of_own.softmax(1)
@@ -76,16 +76,14 @@ def nce(
     bias: Float[Tensor, ""],
     *,
     negatives: int | None = None,
-    filled: Float[Tensor, ""] | None = None,
     epsilon: float = 0.0,
 ) -> Scored:
     """CRD's critic: -log h(positive) - sum over K negatives of log(1 - h(negative)), h = sigmoid(s - ln K - bias).
 
     With `bias` = ln(Z / N), the log of the mean of exp(s), this is logistic regression, so dL/ds = h - C. K is the
     number of valid negatives or, where `negatives` says so, that many drawn from them: each then counts negatives / K
-    times, as in the expectation of such a draw. Where only a share of what is drawn from is `filled`, the rest of the
-    draw is left out and nothing stands in for it. Several positives share the place of one. `epsilon`, relative to K,
-    is what the published code adds to it in denominators alone, so that a negative costs ln(1 + epsilon) more.
+    times, as in the expectation of such a draw. Several positives share the place of one. `epsilon`, relative to K, is
+    what the published code adds to it in denominators alone, so that a negative costs ln(1 + epsilon) more.
 
     Source: Tian, Krishnan, Isola 2020, https://arxiv.org/abs/1910.10699, eq. 10-11 and 18, with Z as in the published
     code; the formula without Z saturates.
@@ -93,8 +91,7 @@ def nce(
     found = _count_negatives(scores, positive, valid)
     some, extra = found.clamp(min=1), math.log1p(epsilon)
     wanted, level = (found, some.log()) if negatives is None else (negatives, math.log(negatives))
-    weight = (1 if filled is None else filled) / some * wanted
-    losses, gradient = _logistic(scores.sub_(bias + (level + extra)), positive, valid, weight)
+    losses, gradient = _logistic(scores.sub_(bias + (level + extra)), positive, valid, wanted / some)
     if epsilon:
         losses[:, None].add_(wanted * extra)
     return losses, gradient
@@ -155,7 +152,14 @@ def _shares(scores: Tensor, positive: Tensor | None) -> tuple[Tensor | None, Ten
     return share.div_(count.clamp(min=1)), count.squeeze(1) > 0
 
 
-def _or(valid: Tensor, positive: Tensor | None) -> Tensor:
+def which_matter(
+    scores: Float[Tensor, "anchors candidates"],
+    positive: Bool[Tensor, "#anchors candidates"] | None,
+    valid: Bool[Tensor, "#anchors candidates"] | None,
+) -> Bool[Tensor, "#anchors candidates"]:
+    """The candidates that are positive or valid."""
+    if valid is None:
+        return scores.new_ones(1, scores.shape[1], dtype=torch.bool)
     if positive is not None:
         return valid | positive
     first = torch.arange(valid.shape[1], device=valid.device) == 0

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from crossmodal.contrast.heads import Head
+from crossmodal.contrast.heads import Head, which_matter
 
 PIECE = 1 << 22  # numbers held at once on a CPU, of scores or gathered rows: 16 MiB of float32
 WIDER = 16  # times as many elsewhere, where small products leave the device idle
@@ -120,13 +120,17 @@ def contrast(
 
 
 @torch.no_grad()
-def log_mean_exp(
+def log_sum_exp(
     anchors: Float[Tensor, "batch dim"], candidates: Candidates, scale: Float[Tensor, ""]
-) -> Float[Tensor, ""]:
-    """Ln of the mean of exp(score) over all anchors and candidates: CRD's ln(Z / N), as published."""
-    pieces = candidates.pieces(anchors)
-    sums = [candidates.part(piece).score(anchors[piece] * scale).flatten().logsumexp(0) for piece in pieces]
-    return torch.stack(sums).logsumexp(0) - math.log(len(anchors) * candidates.columns)
+) -> Float[Tensor, "2"]:
+    """Ln of the sum of exp(score) over all anchors and candidates that count, and ln of their number."""
+    sums, counts = [], []
+    for piece in candidates.pieces(anchors):
+        scores = candidates.part(piece).score(anchors[piece] * scale)
+        matters = which_matter(scores, *candidates.relate(piece))
+        counts.append(matters.expand_as(scores).sum(dtype=scores.dtype))
+        sums.append(scores.masked_fill_(~matters, -math.inf).flatten().logsumexp(0))
+    return torch.stack([torch.stack(sums).logsumexp(0), torch.stack(counts).sum().log()])
 
 
 class _Contrast(torch.autograd.Function):

@@ -67,11 +67,6 @@ class Pairwise(nn.Module):
         anchors = gather(losses[0].new_tensor([found])).mean()  # of a rank, on average
         return Outcome(torch.stack(losses).sum() / anchors.clamp(min=1), self.pools.memo(views))
 
-    @property
-    def filled(self) -> Tensor | None:
-        """The share of the pools that is there; see `Pool.filled`."""
-        return self.pools[0].filled
-
     def _meetings(self, views: Views) -> list[tuple[tuple[int, int], Candidates]]:
         if not self.every_view:
             others = sorted({other for _, other in views.meets})

@@ -47,8 +47,7 @@ class NCE(Multiview):
 
     def forward(self, views: Views) -> Outcome:
         """The loss; a sum over negatives and a mean over anchors."""
-        head = partial(nce, negatives=self.count, filled=self.pairwise.filled)
-        return self.pairwise.contrast(head, views, self.log_z)
+        return self.pairwise.contrast(partial(nce, negatives=self.count), views, self.log_z)
 
     def remember(self, *memo: Tensor) -> None:
         """Banks or queues learn every view."""

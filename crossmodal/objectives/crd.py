@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from crossmodal.contrast.gather import gather
 from crossmodal.contrast.heads import nce
 from crossmodal.contrast.options import Negatives
-from crossmodal.contrast.scores import contrast, log_mean_exp
+from crossmodal.contrast.scores import contrast, log_sum_exp
 from crossmodal.encoders._base import Features, Spec
 from crossmodal.objectives._base import Batch, Objective, Outcome
 from crossmodal.objectives._contrastive import Meeting, Sides
@@ -32,13 +32,13 @@ class CRD(Objective):
 
     The loss is the sum over both directions, each a sum over negatives and a mean over the batch, so the published
     weight 0.8 applies. Negatives of a pair of the batch, or of the anchor's label, are left out and the others count
-    for them; rows not yet written are left out, and nothing counts for them. Where there are no more pairs than
-    negatives, the expectation of the draw over all pairs is computed instead of drawing: the same loss without its
-    noise, and faster.
+    for them. Where there are no more pairs than negatives, the expectation of the draw over all pairs is computed
+    instead of drawing: the same loss without its noise, and faster.
 
     Departures from the published code, all undone by `compat: repdistiller`: Z is its closed form for random
-    directions, which is what that code measures on its first batch; a row is no negative before it is first written,
-    and never of its own pair; a draw is shared by the batch. `compat` also adds that code's 1e-7 to K / N.
+    directions, which is what that code measures on its first batch; until a pair's row is first written, in the first
+    pass, it is contrasted with its live batch and not with noise; a row is no negative of its own pair; a draw is
+    shared by the batch. `compat` also adds that code's 1e-7 to K / N.
 
     Raises:
         ValueError: an option is out of its range, contradicts another, or there is no teacher.
@@ -92,8 +92,7 @@ class CRD(Objective):
                 measured = self._measure(meetings)
                 log_z = torch.where(log_z.isnan(), measured, log_z)
                 memo = (*memo, measured.expand(len(ours), 2))
-            filled = self.sides.of_teacher.filled if self.count else None  # both banks see the same pairs
-            head = partial(nce, negatives=self.count, filled=filled, epsilon=self.epsilon)
+            head = partial(nce, negatives=self.count, epsilon=self.epsilon)
             losses = [
                 contrast(head, anchors, candidates, scale=self.sides.scale, bias=bias)
                 for (anchors, candidates), bias in zip(meetings, log_z, strict=False)
@@ -121,6 +120,6 @@ class CRD(Objective):
 
     def _measure(self, meetings: list[Meeting]) -> Float[Tensor, "2"]:
         """Ln of the mean of exp(score) over all ranks' anchors, for each direction; another pass over the scores."""
-        own = torch.stack([log_mean_exp(anchors, candidates, self.sides.scale) for anchors, candidates in meetings])
-        everyones = gather(own.detach()[None])
-        return (everyones.logsumexp(0) - math.log(len(everyones))).expand(2)
+        own = torch.stack([log_sum_exp(anchors, candidates, self.sides.scale) for anchors, candidates in meetings])
+        total, count = gather(own[None]).logsumexp(0).unbind(1)
+        return (total - count).expand(2)
