@@ -238,6 +238,23 @@ def test_a_queue_holds_the_last_and_no_place_counts_before_it_is_filled() -> Non
     assert valid_of(queue, live, known(3)).int().tolist() == [[1, 1, 1, 0, 1]]
 
 
+def test_a_queue_of_what_a_head_is_given_asks_it_anew_beside_the_live_batch() -> None:
+    head = torch.nn.Linear(3, 2, bias=False, dtype=torch.float64)
+    queue = Queue(Relation(), 4, 3, dtype=torch.float64, project=head)
+    queue.remember(torch.ones(2, 3, dtype=torch.float64), known(7, 8))
+    live, facts = draw(3, 2).requires_grad_(), known(5, 7, 6)
+    assert valid_of(queue, live, facts).int().tolist() == [
+        [1, 1, 0, 0, 0, 1, 1],
+        [0, 1, 0, 0, 1, 0, 1],
+        [1, 1, 0, 0, 1, 1, 0],
+    ]
+    rows = met(queue, live, facts).rows
+    assert torch.equal(rows, torch.cat([head(queue.remembered["rows"]), live]))
+    rows.sum().backward()
+    assert live.grad is not None and live.grad.all()
+    torch.testing.assert_close(head.weight.grad, torch.full((2, 3), 2.0).double())
+
+
 def test_a_queue_shorter_than_a_batch_keeps_its_end() -> None:
     queue = Queue(Relation(), 3, 1, dtype=torch.float32)
     queue.remember(torch.arange(5.0)[:, None], known(*range(5)))

@@ -182,7 +182,7 @@ def test_a_frozen_head_has_no_gradient_and_the_rest_has(options: dict) -> None:
 def test_from_banks_each_direction_reaches_its_own_side_only() -> None:
     crd = build(negatives=Negatives(count=11))
     student, teacher = given()
-    meetings = crd.sides.meetings(*crd.project(student, teacher), BATCH)
+    meetings, _ = crd.sides.meet(student, teacher, BATCH)
     anchors, candidates = meetings[0]
     contrast(heads.nce, anchors, candidates, scale=crd.sides.scale, bias=crd.log_z[0]).backward()
     assert crd.sides.heads.student.weight.grad.any() and crd.sides.heads.teacher.weight.grad is None

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from crossmodal import ENCODERS, OBJECTIVES
 from crossmodal.contrast.options import Negatives
@@ -75,6 +76,51 @@ def test_infonce_equals_its_formula_in_loops() -> None:
     forth = sum(math.log(sum(math.exp(s) for s in scores[i])) - scores[i][i] for i in range(4)) / 4
     back = sum(math.log(sum(math.exp(scores[j][i]) for j in range(4))) - scores[i][i] for i in range(4)) / 4
     assert loss(objective).item() == pytest.approx((forth + back) / 2, rel=1e-7)  # 1 / 0.3 in float32
+
+
+def search(anchor: torch.Tensor, match: torch.Tensor, rows: list[torch.Tensor]) -> float:
+    """-log of the share of an anchor's match among it and the rows of other pairs, at temperature 0.3."""
+    heat = [math.exp(float(anchor @ row) / 0.3) for row in (match, *rows)]
+    return math.log(sum(heat) / heat[0])
+
+
+@torch.no_grad()
+def test_infonce_with_a_queue_asks_the_teachers_head_anew() -> None:
+    """Of the teacher's last embeddings; the student is contrasted with its batch alone, for its older ones have aged."""
+    objective = build("infonce", temperature=0.3, negatives=Negatives("queue", count=6))
+    earlier = features(STUDENT, 4, "earlier"), features(TEACHER, 4, "earlier teacher")
+    there = Batch({}, torch.arange(4) + 2, torch.full((4,), -1))  # two of its pairs come again
+    objective.remember(*objective(*earlier, there).memo)
+    for weight in objective.parameters():
+        weight.add_(0.1)
+    student, teacher = features(STUDENT, 4, "student"), features(TEACHER, 4, "teacher")
+    ours, theirs = objective.project(student, teacher)
+    _, held = objective.project(*earlier)
+    forth = [
+        search(ours[i], theirs[i], [theirs[j] for j in range(4) if j != i] + [held[j] for j in range(4) if j + 2 != i])
+        for i in range(4)
+    ]
+    back = [search(theirs[i], ours[i], [ours[j] for j in range(4) if j != i]) for i in range(4)]
+    here = Batch({}, torch.arange(4), torch.full((4,), -1))
+    assert objective(student, teacher, here).loss.item() == pytest.approx(sum(forth + back) / 8, rel=1e-7)
+
+
+@torch.no_grad()
+def test_infonce_with_a_bank_finds_what_the_bank_holds_of_the_pair() -> None:
+    """With a live match both sides drift away from their banks, and nothing is learnt."""
+    objective = build("infonce", temperature=0.3, negatives=Negatives("bank", draw="all"))
+    random, every = generator("test", "held"), torch.arange(PAIRS)
+    held = [F.normalize(torch.randn(PAIRS, 128, dtype=torch.float64, generator=random), dim=1) for _ in range(2)]
+    objective.sides.remember(every, torch.full_like(every, -1), *held)
+    ours, theirs = objective.project(features(STUDENT, 4, "student"), features(TEACHER, 4, "teacher"))
+    forth, back = (
+        [
+            search(anchor, rows[pair], [rows[other] for other in range(PAIRS) if other != pair])
+            for anchor, pair in zip(anchors, batch().index.tolist(), strict=True)
+        ]
+        for anchors, rows in ((ours, held[1]), (theirs, held[0]))
+    )
+    assert loss(objective).item() == pytest.approx(sum(forth + back) / 8, rel=1e-7)
 
 
 @torch.no_grad()

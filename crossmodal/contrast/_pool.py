@@ -36,6 +36,14 @@ def gather_known(known: Known) -> Known:
     return Known(gather(known.index), gather(known.key), there)
 
 
+def join_known(*parts: Known) -> Known:
+    """One after the other."""
+    there = [
+        part.index.new_ones(len(part.index), dtype=torch.bool) if part.there is None else part.there for part in parts
+    ]
+    return Known(torch.cat([part.index for part in parts]), torch.cat([part.key for part in parts]), torch.cat(there))
+
+
 Facts = Int[Tensor, "#anchors candidates"]  # one row where they are the same for all anchors
 
 
@@ -49,6 +57,11 @@ class Relation:
 
     keyed: bool = False  # whether keys matter at all
     together: bool = False
+
+    def masks_of(self, anchors: Known, rows: Known, halves: tuple[Tensor, Tensor] | None = None) -> Relate:
+        """`masks` of rows that are the same for all anchors."""
+        valid = None if rows.there is None else rows.there[None]
+        return self.masks(anchors, index=rows.index[None], key=rows.key[None], valid=valid, halves=halves)
 
     def masks(
         self,

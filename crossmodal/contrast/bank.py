@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from crossmodal.contrast._pool import Choice, Known, Pool, Relation, gather_known
+from crossmodal.contrast._pool import Choice, Known, Pool, Relation, gather_known, join_known
 from crossmodal.contrast.gather import gather, gather_with_gradient
 from crossmodal.contrast.options import Negatives
 from crossmodal.contrast.scores import Candidates
@@ -107,18 +107,12 @@ class Bank(Pool):
 
     def _choose_beside_batch(self, known: Known, match: Tensor | None, column: Tensor, shared: Tensor | None) -> Choice:
         """Anchors whose own row is missing meet the batch of all ranks, the others the written ones of the rows."""
-        written, live = self.remembered["written"], gather_known(known)
-        keyed, fresh = self.relation.keyed, ~written[known.index]
-        here = live.index.new_ones(len(live.index), dtype=torch.bool) if live.there is None else live.there
-        of_batch = torch.arange(len(column) + len(here), device=column.device) >= len(column)
-        masks = self.relation.masks(
-            known,
-            index=torch.cat([column, live.index])[None],
-            key=torch.cat([self.remembered["key"][column], live.key])[None] if keyed else None,
-            valid=torch.cat([written[column], here])[None],
-            halves=(fresh, of_batch),
-        )
-        return Choice(masks, match, shared, fresh=fresh)
+        written = self.remembered["written"]
+        key = self.remembered["key"][column] if self.relation.keyed else torch.full_like(column, -1)
+        every = join_known(Known(column, key, written[column]), gather_known(known))
+        fresh = ~written[known.index]
+        of_batch = torch.arange(len(every.index), device=column.device) >= len(column)
+        return Choice(self.relation.masks_of(known, every, (fresh, of_batch)), match, shared, fresh=fresh)
 
     def _match(self, known: Known, seed: int) -> Int[Tensor, " batch"] | None:
         """Where what stands for each anchor's pair is remembered."""

@@ -17,9 +17,7 @@ class InBatch(Pool):
 
     def choose(self, known: Known, seed: int) -> Choice:
         """All rows, each anchor's own beside them as its match."""
-        rows = gather_known(known) if self.gathered else known
-        valid = None if rows.there is None else rows.there[None]
-        return Choice(self.relation.masks(known, index=rows.index[None], key=rows.key[None], valid=valid))
+        return Choice(self.relation.masks_of(known, gather_known(known) if self.gathered else known))
 
     def candidates(self, live: Float[Tensor, "batch dim"], choice: Choice) -> Candidates:
         """The live rows."""

@@ -1,21 +1,35 @@
 """A queue: the embeddings of the last steps, however large the data set is."""
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from crossmodal.contrast._pool import Choice, Known, Pool, Relation
+from crossmodal.contrast._pool import Choice, Known, Pool, Relation, gather_known, join_known
+from crossmodal.contrast.gather import gather_with_gradient
 from crossmodal.contrast.scores import Candidates
 
 
 class Queue(Pool):
     """The last `count` embeddings of all ranks; a place is no negative before it is first filled.
 
+    With `project` it holds what a trained head is given, and asks that head for the rows anew, with gradient, beside
+    the live batch of all ranks: nothing it says is of an earlier step.
+
     Source: Momentum Contrast, He et al. 2020, https://arxiv.org/abs/1911.05722, section 3.2; the published code starts
     with random rows that count.
     """
 
-    def __init__(self, relation: Relation, count: int, dim: int, *, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        relation: Relation,
+        count: int,
+        dim: int,
+        *,
+        dtype: torch.dtype,
+        project: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
         super().__init__(
             {
                 "rows": torch.zeros(count, dim, dtype=dtype),
@@ -24,16 +38,20 @@ class Queue(Pool):
                 "place": torch.zeros((), dtype=torch.int64),  # that is filled next
             }
         )
-        self.relation = relation
+        self.relation, self.project = relation, project
 
     def choose(self, known: Known, seed: int) -> Choice:
         """All rows; each anchor's match is live."""
-        index, key = self.remembered["index"][None], self.remembered["key"][None]
-        return Choice(self.relation.masks(known, index=index, key=key, valid=index >= 0))
+        index = self.remembered["index"]
+        rows = Known(index, self.remembered["key"], index >= 0)
+        return Choice(self.relation.masks_of(known, join_known(rows, gather_known(known)) if self.project else rows))
 
     def candidates(self, live: Float[Tensor, "batch dim"], choice: Choice) -> Candidates:
         """The queue's rows."""
-        return Candidates(self.remembered["rows"].to(live.dtype), choice.relate, live)
+        rows = self.remembered["rows"].to(live.dtype)
+        if self.project is not None:
+            rows = torch.cat([self.project(rows), gather_with_gradient(live)])
+        return Candidates(rows, choice.relate, live)
 
     @torch.no_grad()
     def remember(self, rows: Float[Tensor, "batch dim"], known: Known) -> None:

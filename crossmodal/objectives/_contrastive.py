@@ -7,20 +7,25 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from crossmodal.contrast._pool import Known, Relation
+from crossmodal.contrast._pool import Known, Pool, Relation
+from crossmodal.contrast.batch import InBatch
 from crossmodal.contrast.heads import Head
 from crossmodal.contrast.options import Negatives
 from crossmodal.contrast.pools import build_pool
+from crossmodal.contrast.queue import Queue
 from crossmodal.contrast.scores import Candidates, contrast
 from crossmodal.encoders._base import Features, Spec
 from crossmodal.objectives._base import Batch
-from crossmodal.objectives._heads import Heads
+from crossmodal.objectives._heads import Heads, widen
 
 Meeting = tuple[Float[Tensor, "batch dim"], Candidates]  # anchors, and what they are contrasted with
 
 
 class Sides(nn.Module):
     """The student contrasted with what is known of the teacher, and the teacher with what is known of the student.
+
+    A queue holds embeddings of the frozen teacher, which do not age, and the student's side is the batch of all ranks:
+    its own earlier embeddings would be those of another network, from which both sides drift away.
 
     Raises:
         ValueError: there is no teacher, or `dim` or `temperature` is out of range; the message begins with `name`.
@@ -56,9 +61,16 @@ class Sides(nn.Module):
             raise ValueError(f"{name} cannot keep negatives apart by group and take positives by label")
         relation = Relation(together or apart != "pair", together)
         self.heads = Heads(student.dim, teacher.dim, dim)
-        self.of_student, self.of_teacher = (
-            build_pool(self.negatives, relation, pairs, dim, name=side, **bank) for side in ("student", "teacher")
-        )
+        self.of_student: Pool
+        self.of_teacher: Pool
+        if self.negatives.source == "queue":
+            kept, dtype = self.negatives.count, getattr(torch, self.negatives.dtype)
+            self.of_student = InBatch(relation, gathered=True)
+            self.of_teacher = Queue(relation, kept, teacher.dim, dtype=dtype, project=self.heads.of_teacher)
+        else:
+            self.of_student, self.of_teacher = (
+                build_pool(self.negatives, relation, pairs, dim, name=side, **bank) for side in ("student", "teacher")
+            )
         self.register_buffer("scale", torch.tensor(1 / temperature), persistent=False)
 
     def project(
@@ -81,17 +93,23 @@ class Sides(nn.Module):
         losses = [contrast(head, anchors, candidates, scale=scale, bias=bias) for anchors, candidates in meetings]
         return torch.stack(losses).mean() / len(meetings[0][0])
 
-    def meetings(self, ours: Tensor, theirs: Tensor, batch: Batch) -> list[Meeting]:
-        """Anchors with their candidates: the student's among the teacher's, and the teacher's among the student's."""
-        choice = self.of_teacher.choose(self.known(batch), batch.seed)  # both know the same pairs
-        return [(ours, self.of_teacher.candidates(theirs, choice)), (theirs, self.of_student.candidates(ours, choice))]
+    def meet(self, student: Features, teacher: Features, batch: Batch) -> tuple[list[Meeting], tuple[Tensor, ...]]:
+        """Anchors with their candidates: the student's among the teacher's, and the teacher's among the student's.
 
-    def memo(self, ours: Tensor, theirs: Tensor, batch: Batch) -> tuple[Tensor, ...]:
-        """What `remember` wants of this batch; nothing where nothing is remembered."""
-        if not self.of_student.remembered:
-            return ()
-        known = self.known(batch)
-        return known.index, known.key, ours.detach(), theirs.detach()
+        And what `remember` wants of this batch; nothing where nothing is remembered.
+        """
+        (ours, theirs), known = self.project(student, teacher), self.known(batch)
+        queued = self.negatives.source == "queue"
+        choice = self.of_teacher.choose(known, batch.seed)
+        other = self.of_student.choose(known, batch.seed) if queued else choice  # else both know the same pairs
+        meetings = [
+            (ours, self.of_teacher.candidates(theirs, choice)),
+            (theirs, self.of_student.candidates(ours, other)),
+        ]
+        if not self.of_teacher.remembered:
+            return meetings, ()
+        kept = widen(teacher.embedding) if queued else theirs
+        return meetings, (known.index, known.key, ours.detach(), kept.detach())
 
     def remember(self, index: Tensor, key: Tensor, ours: Tensor, theirs: Tensor) -> None:
         """Both pools learn their side."""

@@ -28,10 +28,11 @@ class Heads(nn.Module):
         self, student: Features, teacher: Features
     ) -> tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch dim"]]:
         """Both sides, unit length."""
-        return (
-            _UnitLength.apply(self.student(widen(student.embedding))),
-            _UnitLength.apply(self.teacher(widen(teacher.embedding))),
-        )
+        return _UnitLength.apply(self.student(widen(student.embedding))), self.of_teacher(widen(teacher.embedding))
+
+    def of_teacher(self, embedding: Float[Tensor, "rows teacher"]) -> Float[Tensor, "rows dim"]:
+        """The teacher's side, unit length."""
+        return _UnitLength.apply(self.teacher(embedding))
 
 
 class _UnitLength(torch.autograd.Function):

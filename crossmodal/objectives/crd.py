@@ -84,20 +84,19 @@ class CRD(Objective):
         """The loss over both directions; the memo is what the pools remember, and ln Z / N where it is measured."""
         assert teacher is not None
         with torch.autocast(student.embedding.device.type, enabled=False):
-            ours, theirs = self.project(student, teacher)
-            meetings = self.sides.meetings(ours, theirs, batch)[: 1 if self.directions == "student" else 2]
+            meetings, memo = self.sides.meet(student, teacher, batch)
+            meetings = meetings[: 1 if self.directions == "student" else 2]
             log_z = self.log_z if self.learned is None else self.learned
-            memo = self.sides.memo(ours, theirs, batch)
             if not self.is_settled:
                 measured = self._measure(meetings)
                 log_z = torch.where(log_z.isnan(), measured, log_z)
-                memo = (*memo, measured.expand(len(ours), 2))
+                memo = (*memo, measured.expand(len(batch.index), 2))
             head = partial(nce, negatives=self.count, epsilon=self.epsilon)
             losses = [
                 contrast(head, anchors, candidates, scale=self.sides.scale, bias=bias)
                 for (anchors, candidates), bias in zip(meetings, log_z, strict=False)
             ]
-        return Outcome(sum(losses[1:], losses[0]) / len(ours), memo)
+        return Outcome(sum(losses[1:], losses[0]) / len(batch.index), memo)
 
     def remember(self, *memo: Tensor) -> None:
         """The pools learn both sides; ln Z / N is set once, or follows."""

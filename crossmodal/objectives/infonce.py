@@ -39,17 +39,16 @@ class InfoNCE(Objective):
     ) -> None:
         super().__init__()
         self.sides = Sides("infonce", student, teacher, pairs, dim=dim, temperature=temperature, negatives=negatives,
-                           default="gathered", match="live", together=positives == "label")  # fmt: skip
+                           default="gathered", together=positives == "label")  # fmt: skip
         self.needs_labels, self.needs_groups = self.sides.needs_labels, self.sides.needs_groups
 
     def forward(self, student: Features, teacher: Features | None, batch: Batch) -> Outcome:
         """The loss; gradient reaches the student and both heads."""
         assert teacher is not None
         with torch.autocast(student.embedding.device.type, enabled=False):
-            ours, theirs = self.project(student, teacher)
-            meetings = self.sides.meetings(ours, theirs, batch)
+            meetings, memo = self.sides.meet(student, teacher, batch)
             loss = self.sides.both(infonce, meetings, scale=self.sides.scale, bias=torch.zeros_like(self.sides.scale))
-        return Outcome(loss, self.sides.memo(ours, theirs, batch))
+        return Outcome(loss, memo)
 
     def remember(self, *memo: Tensor) -> None:
         """Queues or banks learn both sides."""

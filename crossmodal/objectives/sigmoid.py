@@ -35,7 +35,7 @@ class Sigmoid(Objective):
     ) -> None:
         super().__init__()
         self.sides = Sides("sigmoid", student, teacher, pairs, dim=dim, temperature=temperature, negatives=negatives,
-                           default="gathered", match="live")  # fmt: skip
+                           default="gathered")  # fmt: skip
         self.needs_labels, self.needs_groups = self.sides.needs_labels, self.sides.needs_groups
         self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature)))
         self.bias = nn.Parameter(torch.tensor(bias))
@@ -44,11 +44,10 @@ class Sigmoid(Objective):
         """The loss; gradient reaches the student, both heads, temperature and bias."""
         assert teacher is not None
         with torch.autocast(student.embedding.device.type, enabled=False):
-            ours, theirs = self.project(student, teacher)
-            meetings = self.sides.meetings(ours, theirs, batch)
+            meetings, memo = self.sides.meet(student, teacher, batch)
             loss = self.sides.both(sigmoid, meetings, scale=self.log_scale.exp(), bias=-self.bias)
         figures = {"temperature": (-self.log_scale.detach()).exp(), "bias": self.bias.detach()}
-        return Outcome(loss, self.sides.memo(ours, theirs, batch), figures)
+        return Outcome(loss, memo, figures)
 
     def remember(self, *memo: Tensor) -> None:
         """Queues or banks learn both sides."""
