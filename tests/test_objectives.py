@@ -86,7 +86,7 @@ def search(anchor: torch.Tensor, match: torch.Tensor, rows: list[torch.Tensor]) 
 
 @torch.no_grad()
 def test_infonce_with_a_queue_asks_the_teachers_head_anew() -> None:
-    """Of the teacher's last embeddings; the student is contrasted with its batch alone, for its older ones have aged."""
+    """Of the teacher's last embeddings; on the student's side is its batch alone, for its older ones have aged."""
     objective = build("infonce", temperature=0.3, negatives=Negatives("queue", count=6))
     earlier = features(STUDENT, 4, "earlier"), features(TEACHER, 4, "earlier teacher")
     there = Batch({}, torch.arange(4) + 2, torch.full((4,), -1))  # two of its pairs come again
