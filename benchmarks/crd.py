@@ -7,14 +7,15 @@ python benchmarks/crd.py CHECKOUT --golden FILE    writes what tests compare `co
 CHECKOUT is a clone of https://github.com/HobbitLong/RepDistiller. Without one, the plain gather form of this file
 stands in for it, and the table says so. A step is forward, backward and the banks' update at B = 64, K = 16,384, d =
 128; the negatives of the published form are drawn beforehand, ours are drawn within the step. All take turns in one
-process; memory is the growth of the peak over what was there before the first step (on the CPU each in a process of
-its own). On a GPU the table also says which part of a step is the least that reading the banks' rows takes, forward and
+process; memory is the growth of the peak over what was there after a first step (on the CPU each in a process of its
+own). On a GPU the table also says which part of a step is the least that reading the banks' rows takes, forward and
 backward, on both sides, at the speed of a copy within the device.
 """
 
 import argparse
 import io
 import json
+import os
 import platform
 import statistics
 import subprocess
@@ -251,18 +252,22 @@ def time_turns(bench: Bench, pairs: int, turns: int) -> dict[str, list[float]]:
 
 
 def peak_bytes(bench: Bench, which: str, pairs: int) -> int:
-    """Growth of the peak memory of this process, or of the GPU, during the first two steps."""
+    """Growth of the peak memory of this process, or of the GPU, during the second and third step.
+
+    The first loads libraries.
+    """
     take = stepper(bench, which, pairs)
+    take(0)
     if bench.on_gpu:
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        take(0)
         take(1)
+        take(2)
         return torch.cuda.max_memory_allocated() - before
-    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak of construction
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak until now
     before = _status("VmRSS")
-    take(0)
     take(1)
+    take(2)
     return _status("VmHWM") - before
 
 
@@ -272,7 +277,7 @@ def _status(name: str) -> int:
 
 
 def measure_memory(bench: Bench, which: str, pairs: int) -> int:
-    """The same, on the CPU in a process of its own."""
+    """The same, on the CPU in a process of its own, which gives back at once what it frees."""
     if bench.on_gpu:
         return peak_bytes(bench, which, pairs)
     words = [str(bench.checkout)] if bench.checkout else []
@@ -281,6 +286,7 @@ def measure_memory(bench: Bench, which: str, pairs: int) -> int:
         capture_output=True,
         text=True,
         check=True,
+        env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"},
     )
     return int(done.stdout)
 
