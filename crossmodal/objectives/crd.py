@@ -55,7 +55,7 @@ class CRD(Objective):
         dim: int = 128,  # of the space in which both sides are compared
         temperature: float = 0.07,  # divides cosines
         negatives: Negatives = Negatives(),  # where they come from; the default source is bank
-        positive: Literal["bank", "live", "related"] = "bank",  # as remembered; of this batch (collapsed on doom); of a pair with its label
+        positive: Literal["bank", "live", "related"] = "bank",  # as remembered; live (collapsed on doom); of its label
         z: Literal["closed", "first", "running", "learned"] = "closed",  # closed form, as measured once or on, trained
         directions: Literal["both", "student"] = "both",  # student: only the student is contrasted; the head is frozen
         teacher_head: Literal["trained", "frozen"] = "trained",  # frozen: it stays a random projection
