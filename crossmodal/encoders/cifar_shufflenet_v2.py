@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from crossmodal.encoders._base import Encoder, Features, Leave, stay
-from crossmodal.encoders._picture import choose, climb, measure, read_channels, shuffle
+from crossmodal.encoders._picture import choose, climb, finish, read_channels, shuffle
 
 _FIRST = 24  # channels of the stem
 _BLOCKS = (3, 7, 3)  # of each stage, after the one that halves
@@ -52,8 +52,7 @@ class CifarShuffleNetV2(Encoder):
         self.trunk["bn2"] = nn.BatchNorm2d(last)
         if classes:
             self.trunk["linear"] = nn.Linear(last, classes)
-        self.to(memory_format=torch.channels_last)  # on CPUs 1.2 to 1.5 times as fast; maps come channels-last too
-        self.spec = measure(self, shape)
+        self.spec = finish(self, shape)
 
     def forward(self, batch: Float[Tensor, "batch channels height width"], leave: Leave = stay) -> Features:
         """The three stages' maps, the mean of the last layer, and logits where there are classes."""

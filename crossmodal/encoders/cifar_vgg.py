@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from crossmodal.encoders._base import Encoder, Features, Leave, stay
-from crossmodal.encoders._picture import choose, draw_weights, measure, read_channels
+from crossmodal.encoders._picture import choose, draw_weights, finish, read_channels
 
 _WIDTHS = (64, 128, 256, 512, 512)  # channels of the stem and of the four stages
 _LAYERS = {8: (1, 1, 1, 1, 1), 11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
@@ -47,7 +47,7 @@ class CifarVGG(Encoder):
             self.trunk["classifier"] = nn.Linear(_WIDTHS[-1], classes)
         draw_weights(self.trunk, linear_std=0.01)
         self.pools = [1, 2, 3, 4] if shape[1] >= _SIDE else [1, 2, 3]
-        self.spec = measure(self, shape)
+        self.spec = finish(self, shape)
 
     def forward(self, batch: Float[Tensor, "batch channels height width"], leave: Leave = stay) -> Features:
         """The four stages' maps, the mean of the last, and logits where there are classes."""

@@ -4,12 +4,11 @@ import math
 from itertools import pairwise
 from typing import Literal
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from crossmodal.encoders._base import Encoder, Features, Leave, stay
-from crossmodal.encoders._picture import choose, measure, read_channels
+from crossmodal.encoders._picture import choose, finish, read_channels
 
 
 class ConvNet(Encoder):
@@ -50,8 +49,7 @@ class ConvNet(Encoder):
         )
         if classes:
             self.trunk["classifier"] = nn.Linear(widths[-1], classes)
-        self.to(memory_format=torch.channels_last)  # on CPUs 1.2 to 1.5 times as fast; maps come channels-last too
-        self.spec = measure(self, shape)
+        self.spec = finish(self, shape)
 
     def forward(self, batch: Float[Tensor, "batch channels height width"], leave: Leave = stay) -> Features:
         """One map a stage, the mean of the last one, and logits where there are classes."""

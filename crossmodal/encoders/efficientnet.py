@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torchvision import models
 
 from crossmodal.encoders._base import Encoder, Features, Leave, stay
-from crossmodal.encoders._picture import choose, measure, read_channels, with_channels
+from crossmodal.encoders._picture import choose, finish, read_channels, with_channels
 
 _VARIANTS = {
     "b0": models.efficientnet_b0,
@@ -49,7 +49,7 @@ class EfficientNet(Encoder):
         if classes == 0:
             self.trunk.classifier = nn.Identity()
         self.has_logits = classes > 0
-        self.spec = measure(self, shape)
+        self.spec = finish(self, shape)
 
     def forward(self, batch: Float[Tensor, "batch channels height width"], leave: Leave = stay) -> Features:
         """The last map at each resolution, the mean of the last one, and logits where there are classes."""

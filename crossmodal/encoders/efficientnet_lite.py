@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crossmodal.encoders._base import Encoder, Features, Leave, stay
-from crossmodal.encoders._picture import measure, read_channels
+from crossmodal.encoders._picture import finish, read_channels
 
 _STAGES = (  # blocks, kernel, stride, expansion, channels
     (1, 3, 1, 1, 16),
@@ -44,7 +44,7 @@ class EfficientNetLite(Encoder):
     def __init__(self, shape: tuple[int, ...], classes: int = 0) -> None:
         super().__init__()
         self.trunk = _Trunk(read_channels(shape, classes), classes)
-        self.spec = measure(self, shape)
+        self.spec = finish(self, shape)
 
     def forward(self, batch: Float[Tensor, "batch channels height width"], leave: Leave = stay) -> Features:
         """The last map at each resolution, the mean of the last one, and logits where there are classes."""

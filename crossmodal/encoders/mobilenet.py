@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torchvision import models
 
 from crossmodal.encoders._base import Encoder, Features, Leave, stay
-from crossmodal.encoders._picture import choose, measure, read_channels, with_channels
+from crossmodal.encoders._picture import choose, finish, read_channels, with_channels
 
 _ENDS = {"small": (0, 1, 3, 8, 12), "large": (1, 3, 6, 12, 16)}  # last layer at each resolution
 
@@ -44,7 +44,7 @@ class MobileNet(Encoder):
         if classes == 0:
             self.trunk.classifier = nn.Identity()
         self.has_logits, self.ends = classes > 0, _ENDS[size]
-        self.spec = measure(self, shape)
+        self.spec = finish(self, shape)
 
     def forward(self, batch: Float[Tensor, "batch channels height width"], leave: Leave = stay) -> Features:
         """The last map at each resolution, the mean of the last one, and logits where there are classes."""

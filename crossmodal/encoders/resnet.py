@@ -9,7 +9,7 @@ from torchvision import models
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from crossmodal.encoders._base import Encoder, Features, Leave, stay
-from crossmodal.encoders._picture import choose, measure, read_channels, with_channels
+from crossmodal.encoders._picture import choose, finish, read_channels, with_channels
 
 
 class ResNet(Encoder):
@@ -48,7 +48,7 @@ class ResNet(Encoder):
         if classes == 0:
             self.trunk.fc = nn.Identity()
         self.has_logits = classes > 0
-        self.spec = measure(self, shape)
+        self.spec = finish(self, shape)
 
     def forward(self, batch: Float[Tensor, "batch channels height width"], leave: Leave = stay) -> Features:
         """The maps of layer1 to layer4, the mean of the last, and logits where there are classes."""

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from crossmodal.encoders._base import Encoder, Features, Leave, stay
-from crossmodal.encoders._picture import measure, read_channels
+from crossmodal.encoders._picture import finish, read_channels
 from modalities._catalogue import suggest
 
 
@@ -47,7 +47,7 @@ class Timm(Encoder):
                 raise ValueError(f"timm's {model} does not end in one linear layer; it can be used without classes")
             self.gives_maps = callable(getattr(self.trunk, "forward_intermediates", None))
             self.has_logits = classes > 0
-            self.spec = measure(self, shape)
+            self.spec = finish(self, shape)
         except (RuntimeError, AssertionError, TypeError, IndexError) as error:  # each model fails in its own way
             raise ValueError(f"timm's {model} does not take pictures of shape {shape}: {error}") from error
         # a few models have several first or last layers: then this names no weight, and `load_pretrained` refuses
