@@ -145,8 +145,8 @@ def test_pieces_give_the_loss_and_the_gradients_of_the_whole(
 def test_picked_rows_give_what_gathered_rows_give(sparse: int, piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scores_module, "SPARSE", sparse)
     monkeypatch.setattr(scores_module, "PIECE", piece)
-    anchors, rows, match = draw(5, 8).requires_grad_(), draw(30, 8), draw(5, 8).requires_grad_()
-    picked = torch.randint(30, (5, 40), generator=generator("pick"))  # some rows several times
+    anchors, rows, match = draw(5, 8).requires_grad_(), draw(50, 8), draw(5, 8).requires_grad_()
+    picked = torch.randint(50, (5, 40), generator=generator("pick"))  # some rows several times
     candidates = Candidates(rows, lambda piece: (None, None), match, picked)
     ours = contrast(heads.infonce, anchors, candidates, scale=ZERO + 2, bias=ZERO)
     scores = torch.cat([(anchors * match).sum(1)[:, None], torch.einsum("bd,bkd->bk", anchors, rows[picked])], 1) * 2
