@@ -104,8 +104,8 @@ class Comparison:
 
     def _try(self, name: str) -> dict[Trial, Figures | None]:
         """The trainings of a row's search."""
-        trials = self.config.trials(name)
-        if not trials and self.config.search is not None and self.config.objectives[name]:
+        trials, tuned = self.config.trials(name), self.config.search is not None and bool(self.config.objectives[name])
+        if tuned and not trials and self.config.is_blind(name):
             say(f"{name}: not tuned, for adamw trains it alike at any weight with nothing beside it")
         return {trial: self._transfer(name, self.config.trial(name, trial)) for trial in trials}
 

@@ -114,7 +114,7 @@ class Config:
             return []
         weights = [1.0] if self.is_blind(name) else self.search.weights
         found = [Trial(weight, rate) for weight in weights for rate in self.search.rates]
-        return found if len(found) > 1 else []
+        return [] if found == [Trial()] else found
 
     def trial(self, name: str, trial: Trial) -> transfer.Config:
         """The training of a trial, on the pairs that are not held out."""

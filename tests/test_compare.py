@@ -303,6 +303,8 @@ def test_weights_are_tried_where_they_matter(files: Path) -> None:
     assert trials(*alone, "transfer.train.optimiser=sgd") == {"kd": 2, "crd+kd": 2}
     assert trials(*alone, "transfer.train.clip_norm=1.0") == {"kd": 2, "crd+kd": 2}
     assert trials(*alone, "search.rates=[0.5, 1, 2]") == {"kd": 3, "crd+kd": 3}
+    assert trials("search.weights=[1]") == {"kd": 0, "crd+kd": 0, "labels": 0}
+    assert trials("search.weights=[2]") == {"kd": 1, "crd+kd": 1, "labels": 0}
     assert trials("search.rates=[1, 2]") == {"kd": 4, "crd+kd": 4, "labels": 2}
     assert trials("search=null") == {"kd": 0, "crd+kd": 0, "labels": 0}
 
