@@ -44,8 +44,9 @@ SIZES = (50_000, 1_281_167)  # pairs: CIFAR-100's, ImageNet's
 GOLDEN = (300, 40)  # pairs and negatives of what tests compare with
 OURS: dict[str, dict[str, Any]] = {
     "the same draws": {"compat": "repdistiller"},
-    "a draw for each pair": {"negatives": Negatives(draw="sample")},
-    "a draw shared by the batch": {},
+    "a draw for each pair": {"directions": "both", "negatives": Negatives(draw="sample")},
+    "a draw shared by the batch": {"directions": "both"},
+    "shared, one direction": {},
 }
 
 

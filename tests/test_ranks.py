@@ -56,6 +56,10 @@ VARIANTS: dict[str, dict[str, object]] = {
     **{f"crd full {draw}": {"negatives": Negatives(count=10, draw=draw)} for draw in ("shared", "sample", "all")},
     "infonce supervised": {"positives": "label"},
     "infonce apart": {"negatives": Negatives("gathered", apart="label")},
+    **{
+        f"crd both {draw}": {"directions": "both", "negatives": Negatives(count=10, draw=draw)}
+        for draw in ("shared", "sample")
+    },
     "crd related": {"positive": "related", "negatives": Negatives(count=10)},
     **{f"crd {z}": {"z": z, "negatives": Negatives(count=10)} for z in ("first", "running", "learned")},
     "ab connected": {"maps": [(0, 1), (1, 0), (2, 3), (3, 2)]},
@@ -79,7 +83,7 @@ def build(variant: str) -> Transfer:
     student = ENCODERS.get("convnet")((1, 16, 16), 3 if kind.needs_logits else 0, width=4, norm="none")
     objective = kind(student.spec, TEACHER if kind.uses_teacher else None, PAIRS, **options)
     if "full" in variant:  # a bank of whose rows none is missing
-        for pool in (objective.sides.of_student, objective.sides.of_teacher):
+        for pool in objective.sides.pools.values():
             rows = torch.randn(PAIRS, 128, generator=generator("full"))
             pool.remember(F.normalize(rows, dim=1), Known(torch.arange(PAIRS), torch.full((PAIRS,), -1)))
             assert not pool.is_filling

@@ -1,6 +1,7 @@
 """What contrastive objectives share: two heads into one space, and a pool of embeddings on each side."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -45,6 +46,7 @@ class Sides(nn.Module):
         negatives: Negatives,
         default: Literal["gathered", "bank"],
         together: bool = False,
+        directions: Literal["student", "both"] = "both",  # student: nothing is kept of it, nor contrasted with it
         **bank: Any,
     ) -> None:
         super().__init__()
@@ -61,16 +63,16 @@ class Sides(nn.Module):
             raise ValueError(f"{name} cannot keep negatives apart by group and take positives by label")
         relation = Relation(together or apart != "pair", together)
         self.heads = Heads(student.dim, teacher.dim, dim)
-        self.of_student: Pool
+        build = partial(build_pool, self.negatives, relation, pairs, dim, **bank)
         self.of_teacher: Pool
+        self.of_student: Pool | None = None
         if self.negatives.source == "queue":
             kept, dtype = self.negatives.count, getattr(torch, self.negatives.dtype)
-            self.of_student = InBatch(relation, gathered=True)
             self.of_teacher = Queue(relation, kept, teacher.dim, dtype=dtype, project=self.heads.of_teacher)
+            self.of_student = InBatch(relation, gathered=True) if directions == "both" else None
         else:
-            self.of_student, self.of_teacher = (
-                build_pool(self.negatives, relation, pairs, dim, name=side, **bank) for side in ("student", "teacher")
-            )
+            self.of_teacher = build(name="teacher")
+            self.of_student = build(name="student") if directions == "both" else None
         self.register_buffer("scale", torch.tensor(1 / temperature), persistent=False)
 
     def project(
@@ -94,30 +96,33 @@ class Sides(nn.Module):
         return torch.stack(losses).mean() / len(meetings[0][0])
 
     def meet(self, student: Features, teacher: Features, batch: Batch) -> tuple[list[Meeting], tuple[Tensor, ...]]:
-        """Anchors with their candidates: the student's among the teacher's, and the teacher's among the student's.
+        """Anchors with their candidates: the student's among the teacher's, and the other way round where asked.
 
         And what `remember` wants of this batch; nothing where nothing is remembered.
         """
         (ours, theirs), known = self.project(student, teacher), self.known(batch)
         queued = self.negatives.source == "queue"
         choice = self.of_teacher.choose(known, batch.seed)
-        other = self.of_student.choose(known, batch.seed) if queued else choice  # else both know the same pairs
-        meetings = [
-            (ours, self.of_teacher.candidates(theirs, choice)),
-            (theirs, self.of_student.candidates(ours, other)),
-        ]
+        meetings = [(ours, self.of_teacher.candidates(theirs, choice))]
+        if self.of_student is not None:
+            other = self.of_student.choose(known, batch.seed) if queued else choice  # else both know the same pairs
+            meetings.append((theirs, self.of_student.candidates(ours, other)))
         if not self.of_teacher.remembered:
             return meetings, ()
-        kept = widen(teacher.embedding) if queued else theirs
-        return meetings, (known.index, known.key, ours.detach(), kept.detach())
+        rows = {"student": ours, "teacher": widen(teacher.embedding) if queued else theirs}
+        return meetings, (known.index, known.key, *(rows[side].detach() for side in self.pools))
 
-    def remember(self, index: Tensor, key: Tensor, ours: Tensor, theirs: Tensor) -> None:
-        """Both pools learn their side."""
-        known = Known(index, key)
-        self.of_student.remember(ours, known)
-        self.of_teacher.remember(theirs, known)
+    def remember(self, index: Tensor, key: Tensor, *rows: Tensor) -> None:
+        """Every pool learns its side."""
+        for pool, new in zip(self.pools.values(), rows, strict=True):
+            pool.remember(new, Known(index, key))
 
     def memory(self) -> dict[str, Tensor]:
-        """What both pools remember; the live tensors."""
-        sides = {"student": self.of_student, "teacher": self.of_teacher}
-        return {f"{side}_{name}": item for side, pool in sides.items() for name, item in pool.remembered.items()}
+        """What the pools remember; the live tensors."""
+        return {f"{side}_{name}": item for side, pool in self.pools.items() for name, item in pool.remembered.items()}
+
+    @property
+    def pools(self) -> dict[str, Pool]:
+        """By the side that they remember."""
+        pools = {"student": self.of_student, "teacher": self.of_teacher}
+        return {side: pool for side, pool in pools.items() if pool is not None}

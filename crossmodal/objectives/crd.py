@@ -22,22 +22,22 @@ PACE = 0.9  # share of ln Z that stays at a step, where it is running
 
 
 class CRD(Objective):
-    """The student's embedding must tell its own pair's teacher embedding from other pairs', and the other way round.
+    """The student's embedding must tell its own pair's teacher embedding from other pairs'.
 
-    Both embeddings pass a linear head and are made unit length. A bank holds one row per pair and side; the student is
-    contrasted with the teacher's bank and the teacher with the student's, by `contrast.heads.nce`. From a bank,
-    gradients of the first direction reach the student and its head, of the second the teacher's head; the teacher
-    itself is frozen. What is live (a live positive, negatives of the batch) carries gradient to its side too. No label
-    is used unless asked for.
+    Both embeddings pass a linear head and are made unit length; the teacher's head stays the random projection that it
+    begins as. A bank holds one row per pair, of the teacher's side; the student is contrasted with it by
+    `contrast.heads.nce`. With `directions: both`, as published, another bank holds the student's side, and contrasting
+    the teacher's with that trains its head. The teacher itself is frozen. What is live (a live positive, negatives of
+    the batch) carries gradient to its side too. No label is used unless asked for.
 
-    The loss is the sum over both directions, each a sum over negatives and a mean over the batch, so the published
+    The loss is a sum over negatives, and over both directions where asked, and a mean over the batch, so the published
     weight 0.8 applies. Negatives of a pair of the batch, or of the anchor's label, are left out and the others count
     for them. Where there are no more pairs than negatives, the expectation of the draw over all pairs is computed
     instead of drawing: the same loss without its noise, and faster.
 
-    Departures from the published code, all undone by `compat: repdistiller`: Z is its closed form for random
-    directions, which is what that code measures on its first batch; until a pair's row is first written, in the first
-    pass, it is contrasted with its live batch and not with noise; a row is no negative of its own pair; a draw is
+    Departures from the published code, all undone by `compat: repdistiller`: one direction; Z is its closed form for
+    random directions, which is what that code measures on its first batch; until a pair's row is first written, in the
+    first pass, it is contrasted with its live batch and not with noise; a row is no negative of its own pair; a draw is
     shared by the batch. `compat` also adds that code's 1e-7 to K / N.
 
     Raises:
@@ -57,23 +57,22 @@ class CRD(Objective):
         negatives: Negatives = Negatives(),  # where they come from; the default source is bank
         positive: Literal["bank", "live", "related"] = "bank",  # as remembered; live (collapsed on doom); of its label
         z: Literal["closed", "first", "running", "learned"] = "closed",  # closed form, as measured once or on, trained
-        directions: Literal["both", "student"] = "both",  # student: only the student is contrasted; the head is frozen
-        teacher_head: Literal["trained", "frozen"] = "trained",  # frozen: it stays a random projection
+        directions: Literal["student", "both"] = "student",  # student: it alone is contrasted; the teacher's head stays
         compat: Literal["repdistiller"] | None = None,  # as the published code computes; null: as is best
     ) -> None:
         super().__init__()
         if compat is not None:
-            negatives, z = replace(negatives, draw="sample"), "first"
+            negatives, z, directions = replace(negatives, draw="sample"), "first", "both"
         self.sides = Sides("crd", student, teacher, pairs, dim=dim, temperature=temperature, negatives=negatives,
-                           default="bank", match=positive, eager=compat is not None)  # fmt: skip
+                           default="bank", directions=directions, match=positive, eager=compat is not None)  # fmt: skip
         remembers = self.sides.negatives.source == "bank"
         if not remembers and (compat is not None or positive == "related"):
             raise ValueError(f"crd takes compat and positive: related with negatives of a bank, got {negatives.source}")
         self.needs_labels, self.needs_groups = self.sides.needs_labels, self.sides.needs_groups
         self.count = negatives.count if remembers else None
         self.epsilon = EPSILON * pairs / negatives.count if compat else 0.0
-        self.z, self.directions = z, directions
-        if directions == "student" or teacher_head == "frozen":
+        self.z = z
+        if directions == "student":
             self.sides.heads.teacher.requires_grad_(False)
         closed = torch.full((2,), 1 / (2 * dim * temperature**2))  # ln E exp(cosine / temperature), to second order
         self.learned = nn.Parameter(closed) if z == "learned" else None
@@ -81,11 +80,10 @@ class CRD(Objective):
         self.is_settled = z not in ("first", "running")  # nothing is left to measure
 
     def forward(self, student: Features, teacher: Features | None, batch: Batch) -> Outcome:
-        """The loss over both directions; the memo is what the pools remember, and ln Z / N where it is measured."""
+        """The loss; the memo is what the pools remember, and ln Z / N where it is measured."""
         assert teacher is not None
         with torch.autocast(student.embedding.device.type, enabled=False):
             meetings, memo = self.sides.meet(student, teacher, batch)
-            meetings = meetings[: 1 if self.directions == "student" else 2]
             log_z = self.log_z if self.learned is None else self.learned
             if not self.is_settled:
                 measured = self._measure(meetings)
