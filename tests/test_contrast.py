@@ -140,10 +140,13 @@ def test_pieces_give_the_loss_and_the_gradients_of_the_whole(
         torch.testing.assert_close(found, torch.zeros_like(found) if expected is None else expected)
 
 
-@pytest.mark.parametrize("sparse", [0, 1000])
+@pytest.mark.parametrize(("sparse", "in_place"), [(0, ("cpu",)), (0, ()), (1000, ())])
 @pytest.mark.parametrize("piece", [1, 100, 10_000])
-def test_picked_rows_give_what_gathered_rows_give(sparse: int, piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_picked_rows_give_what_gathered_rows_give(
+    sparse: int, in_place: tuple[str, ...], piece: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(scores_module, "SPARSE", sparse)
+    monkeypatch.setattr(scores_module, "IN_PLACE", in_place)
     monkeypatch.setattr(scores_module, "PIECE", piece)
     anchors, rows, match = draw(5, 8).requires_grad_(), draw(50, 8), draw(5, 8).requires_grad_()
     picked = torch.randint(50, (5, 40), generator=generator("pick"))  # some rows several times

@@ -17,6 +17,7 @@ from crossmodal.contrast.heads import Head, which_matter
 PIECE = 1 << 22  # numbers held at once on a CPU, of scores or gathered rows: 16 MiB of float32
 WIDER = 16  # times as many elsewhere, where small products leave the device idle
 SPARSE = 9  # times more rows than picked ones: from here on only those are read, not all multiplied
+IN_PLACE = ("cpu",)  # devices that read picked rows where they lie; others are faster on gathered ones
 
 with warnings.catch_warnings():  # torch says once a process that these tensors are in beta state
     warnings.simplefilter("ignore")
@@ -56,9 +57,8 @@ class Candidates:
 
     def pieces(self, anchors: Float[Tensor, "batch dim"]) -> list[slice]:
         """Runs of anchors whose scores, or gathered rows, may be held at once."""
-        on_cpu, held = anchors.device.type == "cpu", self.columns
-        budget = PIECE if on_cpu else WIDER * PIECE
-        if self.picked is not None and not on_cpu and _are_few(self.picked, self.rows):
+        budget, held = PIECE if anchors.device.type == "cpu" else WIDER * PIECE, self.columns
+        if self.picked is not None and anchors.device.type not in IN_PLACE and _are_few(self.picked, self.rows):
             held = self.picked.shape[1] * anchors.shape[1]
         size = max(1, budget // max(held, 1))
         return [slice(start, start + size) for start in range(0, max(len(anchors), 1), size)]
@@ -83,7 +83,7 @@ class Part:
             torch.mm(anchors, self.rows.T, out=rest)
         elif not _are_few(self.picked, self.rows):
             torch.gather(anchors @ self.rows.T, 1, self.picked, out=rest)
-        elif anchors.device.type == "cpu":
+        elif anchors.device.type in IN_PLACE:
             ends = columns * torch.arange(len(anchors) + 1, dtype=torch.int32)  # faster than int64, by a quarter
             where = torch.sparse_csr_tensor(ends, self.picked.int().flatten(), rest.new_zeros(self.picked.numel()),
                                             (len(anchors), len(self.rows)), check_invariants=False)  # fmt: skip
@@ -99,7 +99,7 @@ class Part:
             pulled = rest @ self.rows
         elif not _are_few(self.picked, self.rows):
             pulled = slope.new_zeros(len(slope), len(self.rows)).scatter_add_(1, self.picked, rest) @ self.rows
-        elif slope.device.type == "cpu":
+        elif slope.device.type in IN_PLACE:
             pulled = F.embedding_bag(self.picked, self.rows, mode="sum", per_sample_weights=rest.contiguous())
         else:
             pulled = torch.bmm(rest[:, None], self._gathered).squeeze(1)
