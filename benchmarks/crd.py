@@ -1,6 +1,6 @@
 """CRD against the published code: time and memory of a step, and the same numbers from the same draws.
 
-python benchmarks/crd.py [CHECKOUT]                two minutes on two cores; 50,000 pairs, then ImageNet's 1,281,167
+python benchmarks/crd.py [CHECKOUT]                three minutes on two cores; 50,000 pairs, then ImageNet's 1,281,167
 python benchmarks/crd.py [CHECKOUT] --device cuda  the same on a GPU
 python benchmarks/crd.py CHECKOUT --golden FILE    writes what tests compare `compat: repdistiller` with
 
@@ -293,7 +293,7 @@ def measure_memory(bench: Bench, which: str, pairs: int) -> int:
 
 
 def least_seconds(bench: Bench, which: str, pairs: int) -> float | None:
-    """What reading the rows twice on both sides takes at the speed of a copy within the GPU; None on the CPU."""
+    """What reading the rows twice on each side takes at the speed of a copy within the GPU; None on the CPU."""
     if not bench.on_gpu:
         return None
     source, target = (torch.empty(1 << 28, device=bench.device) for _ in range(2))  # 1 GiB each
@@ -305,7 +305,8 @@ def least_seconds(bench: Bench, which: str, pairs: int) -> float | None:
     torch.cuda.synchronize()
     speed = 10 * 2 * source.nbytes / (time.perf_counter() - began)
     rows = NEGATIVES if "shared" in which else min(pairs, BATCH * NEGATIVES)
-    return rows * 128 * 4 * 2 * 2 / speed
+    sides = 1 if "one direction" in which else 2
+    return rows * 128 * 4 * 2 * sides / speed
 
 
 def report(bench: Bench, turns: int) -> None:

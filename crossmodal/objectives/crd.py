@@ -44,7 +44,7 @@ class CRD(Objective):
         ValueError: an option is out of its range, contradicts another, or there is no teacher.
     """
 
-    log_z: Tensor  # ln(Z / N) of both directions, where it is not learned
+    log_z: Tensor  # ln(Z / N) of each direction, where it is not learned
 
     def __init__(
         self,
@@ -74,7 +74,8 @@ class CRD(Objective):
         self.z = z
         if directions == "student":
             self.sides.heads.teacher.requires_grad_(False)
-        closed = torch.full((2,), 1 / (2 * dim * temperature**2))  # ln E exp(cosine / temperature), to second order
+        level = 1 / (2 * dim * temperature**2)  # ln E exp(cosine / temperature) of random directions, to second order
+        closed = torch.full((len(self.sides.pools),), level)
         self.learned = nn.Parameter(closed) if z == "learned" else None
         self.register_buffer("log_z", closed * (math.nan if z in ("first", "running") else 1), persistent=False)
         self.is_settled = z not in ("first", "running")  # nothing is left to measure
@@ -88,11 +89,11 @@ class CRD(Objective):
             if not self.is_settled:
                 measured = self._measure(meetings)
                 log_z = torch.where(log_z.isnan(), measured, log_z)
-                memo = (*memo, measured.expand(len(batch.index), 2))
+                memo = (*memo, measured.expand(len(batch.index), -1))
             head = partial(nce, negatives=self.count, epsilon=self.epsilon)
             losses = [
                 contrast(head, anchors, candidates, scale=self.sides.scale, bias=bias)
-                for (anchors, candidates), bias in zip(meetings, log_z, strict=False)
+                for (anchors, candidates), bias in zip(meetings, log_z, strict=True)
             ]
         return Outcome(sum(losses[1:], losses[0]) / len(batch.index), memo)
 
@@ -115,8 +116,8 @@ class CRD(Objective):
         """Both sides through their heads, unit length."""
         return self.sides.project(student, teacher)
 
-    def _measure(self, meetings: list[Meeting]) -> Float[Tensor, "2"]:
+    def _measure(self, meetings: list[Meeting]) -> Float[Tensor, " directions"]:
         """Ln of the mean of exp(score) over all ranks' anchors, for each direction; another pass over the scores."""
         own = torch.stack([log_sum_exp(anchors, candidates, self.sides.scale) for anchors, candidates in meetings])
         total, count = gather(own[None]).logsumexp(0).unbind(1)
-        return (total - count).expand(2)
+        return total - count
