@@ -243,6 +243,7 @@ def build_terms(
     terms, pairs = {}, held.pairs
     for name, config in configs.items():
         kind = OBJECTIVES.get(config.name)
+        _refuse_lacking(name, kind, held)
         if not kind.uses_teacher:
             with at(f"objectives.{name}"):
                 terms[name] = Term(kind(student, None, pairs, **config.options), config.weight)
@@ -257,11 +258,16 @@ def build_terms(
             share = teachers[teacher].weight / total if total else 0.0
             terms[name if len(chosen) == 1 else f"{name}.{teacher}"] = Term(objective, config.weight * share, teacher)
     for name, term in terms.items():
-        if term.objective.needs_labels and not any(held.labels.values()):
-            raise ConfigError([f"objectives.{name} needs labels, and the pairs have none"])
-        if term.objective.needs_groups and not held.groups:
-            raise ConfigError([f"objectives.{name} needs groups, and the pairs have none"])
+        _refuse_lacking(name, term.objective, held)
     return terms
+
+
+def _refuse_lacking(name: str, objective: Objective | type[Objective], held: Manifest) -> None:
+    """Refuses an objective that needs what the pairs do not have; its class alone knows less of it."""
+    if objective.needs_labels and not any(held.labels.values()):
+        raise ConfigError([f"objectives.{name} needs labels, and the pairs have none"])
+    if objective.needs_groups and not held.groups:
+        raise ConfigError([f"objectives.{name} needs groups, and the pairs have none"])
 
 
 def _build_objective(

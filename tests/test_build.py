@@ -1,5 +1,7 @@
 """Between a config and the library's objects: ensembles of teachers, and maps of views that cannot be laid over."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,6 +17,7 @@ from pipelines._build import Teacher, build_terms, check_alignment
 from pipelines._config import ConfigError
 from pipelines._schema import ObjectiveConfig
 
+HELD = Manifest(4, ["a", "b", "c"], {}, [], {})  # without labels
 ENCODER = ENCODERS.get("convnet")((1, 32, 32), 0, width=4, stages=2)
 
 
@@ -54,11 +57,10 @@ def test_one_view_is_aligned_with_itself() -> None:
 
 
 def test_an_ensemble_is_the_mean_over_its_teachers_by_their_weights() -> None:
-    held = Manifest(4, ["a", "b", "c"], {}, [], {})
     student, network = torch.randn(4, 3), ENCODERS.get("convnet")((1, 32, 32), 3, width=4, stages=2)
     teachers = {name: Teacher(network, name, [], weight) for name, weight in (("rgb", 1.0), ("light", 3.0))}
     logits = {name: torch.randn(4, 3) for name in teachers}
-    terms = build_terms({"kd": ObjectiveConfig("kd", weight=0.5)}, network.spec, teachers, held)
+    terms = build_terms({"kd": ObjectiveConfig("kd", weight=0.5)}, network.spec, teachers, HELD)
     assert {name: term.teacher for name, term in terms.items()} == {"kd.rgb": "rgb", "kd.light": "light"}
     batch, own = Batch({}, torch.arange(4), torch.zeros(4, dtype=torch.int64)), Features(torch.randn(4, 8), (), student)
     found = sum(
@@ -68,3 +70,17 @@ def test_an_ensemble_is_the_mean_over_its_teachers_by_their_weights() -> None:
     kl = {name: F.kl_div((student / 4).log_softmax(1), (theirs / 4).softmax(1), reduction="batchmean") * 16
           for name, theirs in logits.items()}  # fmt: skip
     torch.testing.assert_close(found, 0.5 * (kl["rgb"] + 3 * kl["light"]) / 4)
+
+
+@pytest.mark.parametrize(("classes", "names"), [(0, ["cross_entropy"]), (3, ["kd", "cross_entropy"]), (3, ["dkd"])])
+def test_labels_that_are_needed_and_not_there_are_refused_by_name(classes: int, names: list[str]) -> None:
+    network = ENCODERS.get("convnet")((1, 32, 32), classes, width=4, stages=2)
+    asked = {name: ObjectiveConfig(name) for name in names}
+    with pytest.raises(ConfigError, match=f"^objectives.{names[-1]} needs labels, and the pairs have none$"):
+        build_terms(asked, network.spec, {"rgb": Teacher(network, "rgb", [])}, HELD)
+
+
+def test_some_labels_are_enough() -> None:
+    network = ENCODERS.get("convnet")((1, 32, 32), 3, width=4, stages=2)
+    asked = {"cross_entropy": ObjectiveConfig("cross_entropy")}
+    assert list(build_terms(asked, network.spec, {}, replace(HELD, labels={"a": 1}))) == ["cross_entropy"]

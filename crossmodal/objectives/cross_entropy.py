@@ -18,6 +18,7 @@ class CrossEntropy(Objective):
 
     uses_teacher = False
     needs_logits = True
+    needs_labels = True
 
     def __init__(
         self,
