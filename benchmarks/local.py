@@ -62,7 +62,7 @@ def build(setting: Setting) -> Minimised:
     torch.manual_seed(0)
     encoder = ENCODERS.get(setting.encoder)((3, SIDE, SIDE), 0, **setting.options)
     meets = which_meet(["rgb"], LOOKS, graph="full", core=None, symmetric=True)
-    infonce = lambda: MULTIVIEW.get("infonce")(DIM, LOOKS, setting.pairs)  # noqa: E731
+    infonce = lambda: MULTIVIEW.get("infonce")(DIM, meets, setting.pairs)  # noqa: E731
     if setting.unit is None:
         head = Projector(encoder.spec.dim, layers=2, hidden=encoder.spec.dim, dim=DIM, norm=False)
         sight = Sight(encoder, "rgb", head)

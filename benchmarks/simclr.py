@@ -111,12 +111,13 @@ def ours(folder: Path, setting: Setting, length: Length, steps: int) -> Losses:
     views = {name_look("rgb", look): View(rgb, look=look) for look in range(2)}
     encoder = setting.build()
     head = Projector(encoder.spec.dim, layers=2, hidden=encoder.spec.dim, dim=DIM, norm=False)
+    meets = which_meet(["rgb"], 2, graph="full", core=None, symmetric=True)
     module = Pretraining(
         {"rgb": Sight(encoder, "rgb", head)},
-        {"infonce": MULTIVIEW.get("infonce")(DIM, 2, 1, temperature=TEMPERATURE)},
+        {"infonce": MULTIVIEW.get("infonce")(DIM, meets, 1, temperature=TEMPERATURE)},
         {"infonce": 1.0},
         looks=2,
-        meets=which_meet(["rgb"], 2, graph="full", core=None, symmetric=True),
+        meets=meets,
     )
     module.to(length.device)
     optimiser = torch.optim.AdamW(module.parameters(), lr=LR, fused=True)

@@ -43,7 +43,8 @@ class _HandOut(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> Any:
-        return None, None, *(None if gradient is None else gradient * slope for gradient in ctx.sums)
+        sums, ctx.sums = ctx.sums, None  # a step of several parts keeps its losses
+        return None, None, *(None if gradient is None else gradient * slope for gradient in sums)
 
 
 def go_local(
@@ -129,6 +130,11 @@ def go_cached(
     return loss
 
 
+def is_batch_norm(module: nn.Module) -> bool:
+    """Whether the rows of a batch depend on one another in it."""
+    return isinstance(module, nn.modules.batchnorm._BatchNorm)
+
+
 def refuse_norms(module: nn.Module) -> None:
     """Refuses a module in which the rows of a batch depend on one another.
 
@@ -136,7 +142,7 @@ def refuse_norms(module: nn.Module) -> None:
         ValueError: it has batch normalisation; the message names the first.
     """
     for name, part in module.named_modules():
-        if isinstance(part, nn.modules.batchnorm._BatchNorm):
+        if is_batch_norm(part):
             raise ValueError(f"chunk needs rows that do not depend on one another, but {name} is batch normalisation; "
                              "take norm: group, or another encoder")  # fmt: skip
 

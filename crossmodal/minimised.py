@@ -17,7 +17,7 @@ class Losses:
 
     total: Tensor
     outcomes: dict[str, Outcome] = field(default_factory=dict)
-    others: dict[str, Tensor] = field(default_factory=dict)  # further scalars worth logging, detached
+    others: dict[str, Tensor] = field(default_factory=dict)  # scalars to log, detached; NaN: this batch has none
 
     def figures(self) -> dict[str, Tensor]:
         """Scalars for the log: every loss, unweighted, and what the objectives add."""

@@ -1,7 +1,8 @@
 """Encoders that teach one another: several looks at a sample, several modalities, or both."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import permutations
 from typing import Literal
@@ -12,9 +13,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from crossmodal.encoders._base import Encoder
-from crossmodal.gradients import Tally, go_local, refuse_norms
+from crossmodal.gradients import Tally, go_local, is_batch_norm, refuse_norms
 from crossmodal.minimised import Losses, Minimised
-from crossmodal.multiview._base import Meets, Multiview, Views
+from crossmodal.multiview._base import Meets, Multiview, Views, answering
 from crossmodal.objectives._base import Batch, Outcome
 from crossmodal.watching import watch
 
@@ -38,7 +39,7 @@ def which_meet(
         symmetric: both of two views are anchors; else the one that comes first, as in MoCo v2.
 
     Raises:
-        ValueError: no two views meet, or `core` is not one of the encoders where the graph wants it.
+        ValueError: of several views no two meet, or `core` is not one of the encoders where the graph wants it.
     """
     if (graph == "core") != (core is not None) or (core is not None and core not in encoders):
         raise ValueError(f"core must be one of the encoders, {', '.join(encoders)}, with graph: core and only there, "
@@ -51,8 +52,8 @@ def which_meet(
         and (graph == "full" or owner[one] != owner[other])
         and (graph != "core" or core in (owner[one], owner[other]))
     )
-    if not meets:
-        raise ValueError("no two views meet; take two looks, or two encoders")
+    if not meets and len(owner) > 1:
+        raise ValueError("no two views meet; take graph: full, or two encoders")
     return meets
 
 
@@ -69,11 +70,13 @@ class Pretraining(Minimised):
     """Encoders, heads and multiview objectives; all looks of an encoder pass it as one batch.
 
     With `momentum`, keys come from encoders and heads that follow these slowly, and a `predictor` stands between a head
-    and its queries where one is given (MoCo v3). With `chunk`, gradients are cached: encoders see that many pairs at a
-    time and the objectives the whole batch.
+    and its queries where one is given (MoCo v3); each embeds only what is compared. With `chunk`, gradients are cached:
+    encoders see that many pairs at a time and the objectives the whole batch. Where fewer than two pairs have a view,
+    batch norm uses its running statistics and leaves them as they are.
 
     Raises:
-        ValueError: an option is out of its range or contradicts another, or `chunk` meets batch normalisation.
+        ValueError: an option is out of its range or contradicts another, an encoder would learn nothing, or `chunk`
+            meets batch normalisation.
     """
 
     def __init__(
@@ -94,7 +97,10 @@ class Pretraining(Minimised):
         if predictors and (momentum is None or not predictors.keys() <= sights.keys()):
             raise ValueError(f"predictors belong to encoders with momentum, got {', '.join(predictors)} with momentum "
                              f"{momentum} for {', '.join(sights)}")  # fmt: skip
-        self.seen = {name: [name_look(sight.view, look) for look in range(looks)] for name, sight in sights.items()}
+        self.seen = {
+            name: {place * looks + look: name_look(sight.view, look) for look in range(looks)}
+            for place, (name, sight) in enumerate(sights.items())
+        }  # by number
         self.encoders = nn.ModuleDict({name: sight.encoder for name, sight in sights.items()})
         self.heads = nn.ModuleDict({name: sight.head for name, sight in sights.items()})
         self.predictors = nn.ModuleDict(predictors or {})
@@ -103,6 +109,13 @@ class Pretraining(Minimised):
             self.slow = nn.ModuleDict({"encoders": self.encoders, "heads": self.heads})
             self.slow = copy.deepcopy(self.slow).requires_grad_(False)
         self.meets, self.momentum, self.chunk = meets, momentum, chunk
+        every = {number for views in self.seen.values() for number in views}
+        self.asking = every if momentum is None else {anchor for anchor, _ in meets}
+        self.answering = every if any(each.reads_every_key for each in objectives.values()) else {*answering(meets)}
+        for name, views in self.seen.items():
+            if self.asking.isdisjoint(views):
+                raise ValueError(f"encoder {name} would learn nothing: with momentum only anchors do, and none of its "
+                                 "looks is one; take symmetric: true")  # fmt: skip
         if chunk is not None:
             refuse_norms(self)
 
@@ -113,14 +126,13 @@ class Pretraining(Minimised):
 
     def forward(self, batch: Batch) -> Losses:
         """What the objectives say of all views; nothing is remembered."""
-        count = len(batch.index)
-        if self.chunk is None or not torch.is_grad_enabled():
-            queries = self._embed(batch, slice(0, count))
-            return self._compare(queries, self._keys(queries, batch), batch)
 
         def judge(queries: Tensor) -> Losses:
-            return self._compare(queries, self._keys(queries, batch), batch)
+            return self._compare(queries, queries if self.momentum is None else self._slow_keys(batch), batch)
 
+        count = len(batch.index)
+        if self.chunk is None or not torch.is_grad_enabled():
+            return judge(self._embed(batch, slice(0, count)))
         return self.by_chunks(lambda piece: self._embed(batch, piece), judge, count, self.chunk)
 
     def remember(self, losses: list[Losses]) -> None:
@@ -133,23 +145,27 @@ class Pretraining(Minimised):
                     slow.lerp_(now, 1 - self.momentum)
 
     def _embed(self, batch: Batch, piece: slice, *, slow: bool = False) -> Float[Tensor, "batch views dim"]:
-        """Unit vectors of some pairs, of all views in their order."""
+        """Unit vectors of some pairs, of all views in their order; zeros of views that are not compared."""
         encoders, heads = (self.slow["encoders"], self.slow["heads"]) if slow else (self.encoders, self.heads)
-        found = []
+        wanted = self.answering if slow else self.asking
+        found: dict[int, Tensor] = {}
         for name, views in self.seen.items():
-            there = _chosen(batch.present.get(views[0]), piece)
-            looks = [batch.inputs[view][piece] for view in views]
+            numbers = sorted(wanted & views.keys())
+            if not numbers:
+                continue
+            looks = [batch.inputs[views[number]][piece] for number in numbers]
+            there = _chosen(batch.present.get(views[numbers[0]]), piece)
             seen = torch.cat(looks if there is None else [look[there] for look in looks])
-            embedding = encoders[name](seen).embedding  # type: ignore[index]
-            with torch.autocast(embedding.device.type, enabled=False):
-                vectors = heads[name](embedding.to(_precision(embedding)))  # type: ignore[index]
-                if not slow and name in self.predictors:
-                    vectors = self.predictors[name](vectors)
-                unit = F.normalize(vectors, dim=1).unflatten(0, (len(views), -1))
-                if there is not None:
-                    unit = unit.new_zeros(len(views), len(looks[0]), unit.shape[2]).index_copy(1, there, unit)
-                found.append(unit)
-        return torch.cat(found).transpose(0, 1)
+            passed = [encoders[name], heads[name]]  # type: ignore[index]
+            if name in self.predictors and not slow:
+                passed.append(self.predictors[name])
+            with nullcontext() if there is None or len(there) > 1 else _resting_norms(passed):
+                unit = _unit_vectors(seen, *passed).unflatten(0, (len(numbers), -1))
+            if there is not None:
+                unit = unit.new_zeros(len(numbers), len(looks[0]), unit.shape[2]).index_copy(1, there, unit)
+            found |= dict(zip(numbers, unit, strict=True))
+        none = torch.zeros_like(unit[0])
+        return torch.stack([found.get(number, none) for views in self.seen.values() for number in views], 1)
 
     @torch.no_grad()
     def _slow_keys(self, batch: Batch) -> Float[Tensor, "batch views dim"]:
@@ -157,18 +173,16 @@ class Pretraining(Minimised):
         pieces = [slice(start, start + step) for start in range(0, len(batch.index), step)]
         return torch.cat([self._embed(batch, piece, slow=True) for piece in pieces])
 
-    def _keys(self, queries: Tensor, batch: Batch) -> Tensor:
-        return queries if self.momentum is None else self._slow_keys(batch)
-
     def _compare(self, queries: Tensor, keys: Tensor, batch: Batch) -> Losses:
         with torch.autocast(queries.device.type, enabled=False):
             ours = queries.transpose(0, 1)
-            named = [view for views in self.seen.values() for view in views]
+            owners = [name for name, seen in self.seen.items() for _ in seen]
+            named = [view for seen in self.seen.values() for view in seen.values()]
             present = torch.stack([batch.present[view] for view in named]) if batch.present else None
             views = Views(ours, ours if keys is queries else keys.transpose(0, 1), self.meets, batch.index,
                           batch.label, present, batch.seed)  # fmt: skip
             outcomes = {name: self.objectives[name](views) for name in self.learners}
-            return self.add_up(outcomes, **watch(views))
+            return self.add_up(outcomes, **watch(views, owners))
 
 
 class LocalPretraining(Minimised):
@@ -230,9 +244,10 @@ class LocalPretraining(Minimised):
             with torch.autocast(vectors.device.type, enabled=False):
                 found: dict[str, Outcome] = {name: self.objectives[name.replace(".", "/")](views) for name in names}
             outcomes.update({name: replace(outcome, loss=outcome.loss.detach()) for name, outcome in found.items()})
-            others.update({f"{name}.stage{stage + 1}": value for name, value in watch(views).items()})
+            others.update({f"{name}.stage{stage + 1}": value for name, value in watch(views, owners).items()})
             return torch.stack([self.weights[name] * outcome.loss for name, outcome in found.items()]).sum()
 
+        owners = ["encoder"] * len(self.seen)
         seen = torch.cat([batch.inputs[view] for view in self.seen])
         losses = go_local(self.encoder, seen, judge, unit=self.unit, tally=tally)
         return Losses(tally.hand_out(torch.stack(losses).sum()), outcomes, others)
@@ -253,13 +268,34 @@ def check_stages(encoder: Encoder, unit: int) -> None:
         raise ValueError(f"unit must be from 1 to the encoder's {len(encoder.spec.maps)} stages, got {unit}")
 
 
+def _unit_vectors(seen: Tensor, encoder: nn.Module, *heads: nn.Module) -> Float[Tensor, "rows dim"]:
+    embedding = encoder(seen).embedding
+    with torch.autocast(embedding.device.type, enabled=False):
+        vectors = embedding if embedding.dtype == torch.float64 else embedding.float()
+        for head in heads:
+            vectors = head(vectors)
+        return F.normalize(vectors, dim=1)
+
+
 def _chosen(present: Tensor | None, piece: slice) -> Tensor | None:
-    """The rows of a piece that an encoder sees, None for all: where none is there all, so that it gets a gradient."""
+    """The rows of a piece that an encoder sees, None for all: where none is there the first, so that it has a gradient.
+
+    It is 0, as what is absent is compared with nothing.
+    """
     if present is None:
         return None
     there = present[piece].nonzero()[:, 0]
-    return there if len(there) else torch.arange(len(present[piece]), device=present.device)
+    return there if len(there) else there.new_zeros(1)
 
 
-def _precision(tensor: Tensor) -> torch.dtype:
-    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+@contextmanager
+def _resting_norms(modules: list[nn.Module]) -> Iterator[None]:
+    """Batch norm takes its running statistics, and does not move them."""
+    norms = [part for module in modules for part in module.modules() if is_batch_norm(part) and part.training]
+    for norm in norms:
+        norm.eval()
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.train()

@@ -306,7 +306,9 @@ class Shards:
             raise ShardError(f"{path}: pair {row.key!r}: {error}") from error
 
     def labels(self) -> Tensor:
-        """Class of every pair in order, -1 where there is none."""
+        """Class of every pair in order, -1 where there is none; where none has any, nothing is read."""
+        if not any(self.manifest.labels.values()):
+            return torch.full((len(self),), -1)
         return torch.tensor([self.facts(index)["label"] for index in range(len(self))], dtype=torch.int64)
 
     def member(self, name: str) -> str:

@@ -56,8 +56,15 @@ class Rgb(Modality):
         check_within(0, 1, brightness=self.brightness, contrast=self.contrast, saturation=self.saturation)
         check_within(0, math.pi, hue=self.hue)
         check_within(0.1, 20, blur_px=self.blur_px)
+        if self.blur and self._blur_reach >= self.size:
+            raise ValueError(f"blur_px must be below {self.size / 2:g} for pictures of {self.size} pixels, "
+                             f"got {self.blur_px:g}")  # fmt: skip
         check_length(3, mean=self.mean, std=self.std)
         check_within(1e-6, math.inf, smallest_std=min(self.std))
+
+    @property
+    def _blur_reach(self) -> int:
+        return math.ceil(2 * self.blur_px)  # pixels on either side
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -99,7 +106,7 @@ class Rgb(Modality):
         if self.blur == 0:
             return batch
         sigma = (0.1 + (self.blur_px - 0.1) * width)[:, None].expand(-1, 2)
-        side = 2 * math.ceil(2 * self.blur_px) + 1
+        side = 2 * self._blur_reach + 1
         return torch.where(_rows(blur < self.blur), gaussian_blur2d(batch, (side, side), sigma), batch)
 
     def normalise(self, batch: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 height width"]:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from torch import nn
 
 from crossmodal import MULTIVIEW
+from crossmodal.contrast.queue import Queue
 from crossmodal.encoders._base import Encoder
 from crossmodal.looks import View
 from crossmodal.minimised import Minimised, refuse_taken
@@ -16,6 +17,8 @@ from crossmodal.shards import Manifest
 from pipelines import _build as build
 from pipelines._config import ConfigError, at
 from pipelines.pretrain import Config, MultiviewConfig
+
+STALE = "its queue holds what the encoders said before they changed, and drifts away from them; set momentum"
 
 
 def spread_views(config: Config, views: Mapping[str, View]) -> dict[str, View]:
@@ -44,7 +47,10 @@ def build_pretraining(
     }
     build_any = _build_whole if config.gradients.unit is None else _build_local
     module, objectives = build_any(config, encoders, meets, held)
-    cautions = [(name, caution) for name, objective in objectives.items() for caution in objective.cautions(meets)]
+    cautions = [(name, caution) for name, objective in objectives.items() for caution in objective.cautions()]
+    if config.momentum is None:
+        holds = [name for name, each in objectives.items() if any(isinstance(part, Queue) for part in each.modules())]
+        cautions += [(name, STALE) for name in holds]
     return module, encoders, [f"objectives.{name}: {caution}" for name, caution in cautions]
 
 
@@ -77,13 +83,10 @@ def _build_whole(
     predictors = {}
     if momentum is not None and momentum.predictor:
         predictors = {
-            name: Projector(dim, layers=2, hidden=round(encoder.spec.dim * head.width), dim=dim, norm=head.norm)
+            name: Projector(dim, layers=2, hidden=_hidden(config, encoder.spec.dim), dim=dim, norm=head.norm)
             for name, encoder in encoders.items()
         }
-    objectives = {
-        name: _build_objective(name, asked, dim, len(encoders) * config.looks, held)
-        for name, asked in config.objectives.items()
-    }
+    objectives = {name: _build_objective(name, asked, dim, meets, held) for name, asked in config.objectives.items()}
     with at("train" if config.train.chunk else "objectives"):
         module = Pretraining(
             sights,
@@ -108,12 +111,12 @@ def _build_local(
         check_stages(encoder, unit)
     stages = encoder.spec.maps[unit - 1 :]
     heads = nn.ModuleList(
-        MapProjector(shape, block=config.gradients.block, layers=head.layers, hidden=round(shape[0] * head.width),
+        MapProjector(shape, block=config.gradients.block, layers=head.layers, hidden=_hidden(config, shape[0]),
                      dim=head.dim, norm=head.norm)
         for shape in stages
     )  # fmt: skip
     objectives = {
-        name: [_build_objective(name, asked, head.dim, config.looks, held) for _ in stages]
+        name: [_build_objective(name, asked, head.dim, meets, held) for _ in stages]
         for name, asked in config.objectives.items()
     }
     with at("objectives"):
@@ -130,12 +133,21 @@ def _build_local(
 
 def _projector(config: Config, dim: int) -> Projector:
     head = config.head
-    return Projector(dim, layers=head.layers, hidden=round(dim * head.width), dim=head.dim, norm=head.norm)
+    return Projector(dim, layers=head.layers, hidden=_hidden(config, dim), dim=head.dim, norm=head.norm)
 
 
-def _build_objective(name: str, asked: MultiviewConfig, dim: int, views: int, held: Manifest) -> Multiview:
+def _hidden(config: Config, dim: int) -> int:
+    hidden = round(dim * config.head.width)
+    if hidden < 1:
+        raise ConfigError([f"head.width must leave hidden layers a number: {config.head.width:g} times {dim} is none"])
+    return hidden
+
+
+def _build_objective(name: str, asked: MultiviewConfig, dim: int, meets: Meets, held: Manifest) -> Multiview:
     with at(f"objectives.{name}"):
-        objective = MULTIVIEW.get(asked.name)(dim, views, held.pairs, **asked.options)
+        objective = MULTIVIEW.get(asked.name)(dim, meets, held.pairs, **asked.options)
+        if not (meets or objective.takes_one_view):
+            raise ValueError("no two views meet; take two looks, or two encoders")
     if objective.needs_labels and not any(held.labels.values()):
         raise ConfigError([f"objectives.{name} needs labels, and the pairs have none"])
     return objective

@@ -3,17 +3,21 @@
 import time
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 
 @dataclass
 class Tally:
-    """Figures since the last line of the log, summed on the device."""
+    """Figures since the last line of the log, summed on the device, and of how many parts of steps each is.
+
+    A figure that is NaN is of nothing in that part, but the loss, of which nothing is overlooked.
+    """
 
     before: float = 0.0  # seconds of earlier tallies of this sitting
     steps: int = 0
     pairs: int = 0
-    sums: dict[str, Tensor] = field(default_factory=dict)
+    sums: dict[str, Tensor] = field(default_factory=dict)  # [sum, parts]
     began: float = field(default_factory=time.monotonic)
 
     @property
@@ -24,7 +28,12 @@ class Tally:
     def total_seconds(self) -> float:
         return self.before + self.seconds
 
-    def add(self, figures: dict[str, Tensor], pairs: int) -> None:
+    def add(self, parts: list[dict[str, Tensor]], pairs: int) -> None:
+        """The figures of a step, part by part."""
         self.steps += 1
         self.pairs += pairs
-        self.sums = {name: self.sums.get(name, 0.0) + value for name, value in figures.items()}
+        for figures in parts:
+            for name, value in figures.items():
+                one = torch.stack([value.float(), torch.ones_like(value, dtype=torch.float32)])
+                one = one if name == "loss" else torch.where(value.isnan(), 0.0, one)
+                self.sums[name] = self.sums.get(name, 0.0) + one

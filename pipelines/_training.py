@@ -218,8 +218,8 @@ class Training:
         self.module.train()
         return frozen
 
-    def _take(self, model: nn.Module, part: Part) -> dict[str, Tensor]:
-        """One optimiser step; gives the step's figures, still on the device."""
+    def _take(self, model: nn.Module, part: Part) -> list[dict[str, Tensor]]:
+        """One optimiser step; gives the figures of its parts, still on the device."""
         step, pieces = self.progress.step, _split(part, self.config.accumulate)
         seed_everything(self.seed, "step", step, self.accelerator.process_index)
         draws = generator(self.seed, "draws", step).initial_seed() % 2**63
@@ -241,8 +241,7 @@ class Training:
         if self.average:
             self.average.update(self.module)
         self.progress.step += 1
-        figures = [loss.figures() for loss in losses]
-        return {name: torch.stack([entry[name].float() for entry in figures]).mean() for name in figures[0]}
+        return [loss.figures() for loss in losses]
 
     def _agree(self, caught: int, part: Part) -> int:
         """The signal that came to any process, if one did; and what could not be read on any is named and counted."""
@@ -260,8 +259,8 @@ class Training:
 
     def _log(self, tally: Tally, plan: Plan) -> None:
         """A line of the log: means over the tally and all processes."""
-        mine = torch.stack([*tally.sums.values()]) / tally.steps
-        line = dict(zip(tally.sums, gather(mine[None]).mean(0).tolist(), strict=True))
+        sums = gather(torch.stack([*tally.sums.values()])[None]).sum(0)
+        line = {name: total / parts for name, (total, parts) in zip(tally.sums, sums.tolist(), strict=True) if parts}
         if not all(math.isfinite(value) for value in line.values()):
             raise DivergedError(
                 f"the loss is no longer finite at step {self.progress.step} ({line}); lower train.lr, set "
@@ -277,9 +276,8 @@ class Training:
         self.progress.last = line
         if self.accelerator.is_main_process:
             if self.watch:
-                before = max(self.progress.step - self.config.log_every, 0) // plan.steps
-                epochs = self.progress.step // plan.steps
-                line |= self.watch(line, epochs=epochs if epochs > before else None)
+                before = max(self.progress.step - self.config.log_every, 0)
+                line |= self.watch(line, before=before // plan.steps, epochs=self.progress.step // plan.steps)
             self.run.log(line | ({"phase": self.phase} if self.phase else {}))
         if self.config.trackers:
             self.accelerator.log(line, step=self.progress.step)
@@ -298,7 +296,7 @@ class Training:
             sys.exit(128 + heard)
 
     def _save(self, tally: Tally) -> None:
-        if not all(total.isfinite() for total in tally.sums.values()):
+        if not all(total.isfinite().all() for total in tally.sums.values()):
             return  # the next line of the log says so, and what was saved before is still good
         state = {
             **vars(self.progress),

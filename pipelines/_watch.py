@@ -31,14 +31,15 @@ class Watch:
     device: torch.device
     told: set[str] = field(default_factory=set)  # problems, in this sitting
 
-    def __call__(self, line: dict[str, float], *, epochs: int | None) -> dict[str, float]:
-        """What a line of the log gets besides; `epochs` is how many are over, where one ended since the last line."""
+    def __call__(self, line: dict[str, float], *, before: int, epochs: int) -> dict[str, float]:
+        """What a line of the log gets besides; `epochs` are over, of them `before` at the last line."""
         asked = self.config.watch
         for problem in self._problems(line):
             if problem not in self.told:
                 self.told.add(problem)
                 print(f"{self.run.path}: step {line['step']:.0f}: {problem}", file=sys.stderr, flush=True)
-        if not asked.pairs or epochs is None or epochs % asked.every:
+        due = epochs // asked.every > before // asked.every or before < epochs == self.config.train.epochs
+        if not (asked.pairs and due):
             return {}
         found: dict[str, float] = {}
         for name, encoder in self.encoders.items():
@@ -52,8 +53,7 @@ class Watch:
         return list(dict.fromkeys(problem for line in lines for problem in self._problems(json.loads(line))))
 
     def _problems(self, line: dict[str, float]) -> list[str]:
-        signs = {name.partition(".")[0]: value for name, value in line.items()}  # of stages the last's
-        return warn(signs) if line["step"] >= self.config.watch.after else []
+        return warn(line) if line["step"] >= self.config.watch.after else []
 
     def _figures(self, encoder: Encoder, view: View) -> dict[str, float]:
         asked, label, figures = self.config.watch, self._labels, {}

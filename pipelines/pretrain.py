@@ -59,7 +59,7 @@ class WatchConfig:
 
     after: int = number(200, least=1)  # steps until a warning may come
     pairs: int = number(1000, least=0)  # labelled pairs that kNN is measured with: a half among the other; 0: it is not
-    every: int = number(1, least=1)  # epochs between measurements of kNN
+    every: int = number(1, least=1)  # epochs between measurements of kNN, which the last epoch ends with too
     neighbours: int = number(20, least=1)  # of kNN
     diagnostics: bool = False  # with kNN also alignment, uniformity, instance discrimination, and within classes
 
@@ -137,7 +137,7 @@ def run(config: Config, path: Path) -> None:
     """Trains the encoders and exports each."""
     from crossmodal.held_out import thin_out
     from pipelines import _build as build
-    from pipelines._config import at
+    from pipelines._config import ConfigError, at
     from pipelines._pretraining import build_pretraining, spread_views
     from pipelines._run import RunFolder, say
     from pipelines._training import Training, open_accelerator, seed_everything
@@ -147,6 +147,9 @@ def run(config: Config, path: Path) -> None:
     if run.is_done():
         return
     accelerator = open_accelerator(config.train, run.path)
+    share = config.train.batch_size // (accelerator.num_processes * config.train.accumulate)
+    if share < 2:
+        raise ConfigError([f"train.batch_size must give every part of a step two pairs to compare, got {share}"])
     shards, _ = build.open_parts(config.data, config.held_out, "data")
     if config.keep != "all":
         with at("keep"):

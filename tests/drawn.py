@@ -43,7 +43,8 @@ def show(
 
 def build(name: str, *earlier: Views, dim: int = DIM, views: int = VIEWS, **options: object) -> Multiview:
     """An objective after some steps."""
-    objective = MULTIVIEW.get(name)(dim, views, PAIRS, **options).double()
+    meets = tuple(permutations(range(views), 2))
+    objective = MULTIVIEW.get(name)(dim, meets, PAIRS, **options).double()
     for step in earlier:
         memo = objective(step).memo
         if memo:

@@ -41,6 +41,7 @@ def build(
     objective: Multiview | None = None,
     negatives: Negatives = Negatives(),
     head_norm: bool = False,
+    symmetric: bool = True,
     predicted: bool = False,
     **options: object,
 ) -> Pretraining:
@@ -51,8 +52,8 @@ def build(
         head = Projector(encoder.spec.dim, layers=2, hidden=6, dim=DIM, norm=head_norm)
         sights[name] = Sight(encoder, name, head)
     predictors = {name: Projector(DIM, layers=2, hidden=6, dim=DIM, norm=False) for name in names}
-    meets = which_meet([*names], looks, graph="full", core=None, symmetric=True)
-    objective = objective or MULTIVIEW.get("infonce")(DIM, len(names) * looks, PAIRS, negatives=negatives)
+    meets = which_meet([*names], looks, graph="full", core=None, symmetric=symmetric)
+    objective = objective or MULTIVIEW.get("infonce")(DIM, meets, PAIRS, negatives=negatives)
     module = Pretraining(sights, {"said": objective}, {"said": 0.7}, looks=looks, meets=meets,
                          predictors=predictors if predicted else None, **options)  # fmt: skip
     return module.double()
@@ -66,7 +67,7 @@ def build_local(
     stages = encoder.spec.maps[unit - 1 :]
     heads = [MapProjector(shape, block=block, layers=2, hidden=6, dim=DIM, norm=False) for shape in stages]
     meets = which_meet(["rgb"], 2, graph="full", core=None, symmetric=True)
-    objectives = [objective() if objective else MULTIVIEW.get("infonce")(DIM, 2, PAIRS, **options) for _ in stages]
+    objectives = [objective() if objective else MULTIVIEW.get("infonce")(DIM, meets, PAIRS, **options) for _ in stages]
     sight = Sight(encoder, "rgb", nn.ModuleList(heads))
     return LocalPretraining(sight, {"said": objectives}, {"said": 0.7}, looks=2, meets=meets, unit=unit).double()
 

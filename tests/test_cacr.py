@@ -205,7 +205,7 @@ def test_an_anchor_without_a_negative_has_no_repulsion(cost_name: str) -> None:
 
 
 def test_a_single_positive_is_worth_a_caution() -> None:
-    caution = lambda meets, **options: MULTIVIEW.get("cacr")(DIM, 4, PAIRS, **options).cautions(meets)  # noqa: E731
+    caution = lambda meets, **options: MULTIVIEW.get("cacr")(DIM, meets, PAIRS, **options).cautions()  # noqa: E731
     pair, four = ((0, 1), (1, 0)), tuple(permutations(range(4), 2))
     assert len(caution(pair)) == 1 and "one positive, so that attraction is plain alignment" in caution(pair)[0]
     assert len(caution(((0, 1), (0, 2), (1, 0)))) == 1
@@ -214,4 +214,4 @@ def test_a_single_positive_is_worth_a_caution() -> None:
 
 @pytest.mark.parametrize("name", [name for name in MULTIVIEW.names() if name != "cacr"])
 def test_others_have_no_caution(name: str) -> None:
-    assert build(name, views=2).cautions(((0, 1), (1, 0))) == []
+    assert build(name, views=2).cautions() == []

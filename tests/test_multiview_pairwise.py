@@ -137,7 +137,9 @@ def test_slow_keys_get_no_gradient_and_live_ones_do() -> None:
 
 def test_infonce_of_random_directions_starts_where_cmc_says() -> None:
     pairs, dim, count, tau = 20_000, 128, 16_384, 0.07
-    objective = MULTIVIEW.get("infonce")(dim, 2, pairs, temperature=tau, negatives=Negatives("bank", count=count))
+    objective = MULTIVIEW.get("infonce")(
+        dim, ((0, 1), (1, 0)), pairs, temperature=tau, negatives=Negatives("bank", count=count)
+    )
     every = torch.arange(pairs)
     objective.remember(every, every, draw("bank", pairs, 2, dim).float())
     index = torch.arange(512)

@@ -39,6 +39,7 @@ SCHEMES: dict[str, dict[str, str]] = {
     "cmc": {**BOTH, "looks": "1", "objectives": "{~infonce: , nce: {negatives: {count: 40}}}"},
     "core": {**BOTH, "graph": "core", "core": "rgb"},
     "supcon": {"objectives": "{~infonce: , supcon: {}}"},
+    "one look": {"objectives": "{~infonce: , supcon: {}}", "looks": "1"},
     "cacr": {"objectives": "{~infonce: , cacr: {queue: 40}}", "looks": "4"},
     "align_uniform": {"objectives": "{~infonce: , align_uniform: {}}"},
     "two": {"objectives.supcon": "{weight: 0.5}"},
@@ -171,6 +172,23 @@ def test_what_watching_costs_nothing_of_is_the_result(config: str, tmp_path: Pat
     assert_equal(weights(tmp_path / "run"), weights(tmp_path / "blind"))
 
 
+@pytest.mark.parametrize(("every", "ends"), [(3, [12]), (2, [8, 12]), (9, [12])])
+def test_neighbours_are_asked_when_their_epochs_are_over(config: str, tmp_path: Path, every: int, ends: list) -> None:
+    assert main(["pretrain", config, f"watch.every={every}", "train.log_every=4", "train.epochs=4"]) == 0
+    assert [line["step"] for line in lines(tmp_path / "run") if "knn" in line] == ends
+
+
+@pytest.mark.parametrize("objective", ["infonce: {negatives: queue}", "~infonce: , cacr: {queue: 40, t_plus: 0}"])
+def test_a_queue_of_fast_encoders_is_cautioned_about(
+    config: str, capsys: pytest.CaptureFixture[str], objective: str
+) -> None:
+    command = ["pretrain", config, f"objectives={{{objective}}}", "train.epochs=1"]
+    assert main(command) == 0
+    assert ": its queue holds what the encoders said before they changed" in capsys.readouterr().out
+    assert main([*command, "momentum={}", "output=" + config.replace("pretrain.yaml", "slow")]) == 0
+    assert "its queue" not in capsys.readouterr().out
+
+
 def test_a_single_positive_is_cautioned_about(config: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["pretrain", config, "objectives={~infonce: , cacr: {}}", "train.epochs=1"]) == 0
     assert "objectives.cacr: an anchor has one positive" in capsys.readouterr().out
@@ -179,7 +197,10 @@ def test_a_single_positive_is_cautioned_about(config: str, capsys: pytest.Captur
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (["looks=1"], "graph: no two views meet; take two looks, or two encoders"),
+        (["looks=1"], "objectives.infonce: no two views meet; take two looks, or two encoders"),
+        (["graph=across"], "graph: no two views meet; take graph: full, or two encoders"),
+        (["train.accumulate=32"], "train.batch_size must give every part of a step two pairs to compare, got 1"),
+        (["head.width=0.001"], "head.width must leave hidden layers a number: 0.001 times"),
         (["graph=core"], "graph: core must be one of the encoders, depth"),
         (["encoders.depth.view=deph"], "encoders.depth.view must be one of the views, got 'deph'; did you mean 'dep"),
         (["gradients.unit=4"], "gradients.unit: unit must be from 1 to the encoder's 3 stages, got 4"),
@@ -260,7 +281,7 @@ def test_pairs_may_lack_views(config: str, tmp_path: Path, partial: Path) -> Non
     assert main([*command, "watch.diagnostics=true"]) == 0
     assert main([*command, "objectives={~nce: , infonce: {}}", "train.chunk=5", f"output={tmp_path / 'chunks'}"]) == 0
     for folder in ("run", "chunks"):
-        assert all(math.isfinite(line["loss"]) and line["found"] <= 1 for line in lines(tmp_path / folder))
+        assert all(math.isfinite(line["loss"]) and line["found.depth.rgb"] <= 1 for line in lines(tmp_path / folder))
         assert {"knn.rgb", "knn.depth"} <= lines(tmp_path / folder)[-1].keys()
 
 

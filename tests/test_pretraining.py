@@ -1,6 +1,7 @@
 """Pretraining: who meets whom, cached gradients, slow encoders and stages, against what they are claimed to equal."""
 
 import math
+from dataclasses import replace
 from itertools import combinations
 
 import pytest
@@ -46,8 +47,8 @@ def test_as_many_meet_as_the_graph_says(encoders: int, looks: int) -> None:
     }
     for graph, count in counts.items():
         core = names[0] if graph == "core" else None
-        if not count:
-            with pytest.raises(ValueError, match="no two views meet; take two looks, or two encoders"):
+        if not count and looks > 1:
+            with pytest.raises(ValueError, match="no two views meet; take graph: full, or two encoders"):
                 which_meet(names, looks, graph=graph, core=core, symmetric=True)
             continue
         both = which_meet(names, looks, graph=graph, core=core, symmetric=True)
@@ -168,6 +169,46 @@ def test_predictors_without_momentum_are_refused() -> None:
         build("rgb", predicted=True)
 
 
+# --- pairs without some views ---
+
+
+def lacking(*there: bool) -> Batch:
+    """RGB of all pairs, depth of some; what is absent is 0."""
+    batch, present = joint("rgb", "depth", rows=len(there)), torch.tensor(there)
+    inputs = {name: item * present[:, None, None, None] if "depth" in name else item
+              for name, item in batch.inputs.items()}  # fmt: skip
+    sees = {name: present if "depth" in name else torch.ones_like(present) for name in inputs}
+    return replace(batch, inputs=inputs, present=sees)
+
+
+@pytest.mark.parametrize("looks", [1, 2])
+@pytest.mark.parametrize("there", [(False,) * 4, (False, True, False, False)], ids=["none", "one"])
+def test_of_fewer_than_two_pairs_batch_norm_learns_nothing(there: tuple[bool, ...], looks: int) -> None:
+    module, batch = build("rgb", "depth", looks=looks, norm="batch", head_norm=True, momentum=0.9), lacking(*there)
+    module(lacking(True, True, False, True))
+    depth = {name: item.clone() for name, item in module.named_buffers() if "depth" in name}
+    assert len(depth) > 4
+    module(batch).total.backward()
+    for name, item in module.named_buffers():
+        assert "depth" not in name or torch.equal(item, depth[name]), name
+    asked = {name: weight.grad for name, weight in module.named_parameters() if weight.requires_grad}
+    assert all(gradient is not None and gradient.isfinite().all() for gradient in asked.values())
+    assert any(gradient.any() for name, gradient in asked.items() if "depth" in name) == any(there)
+    assert all(part.training for part in module.modules())
+
+
+@pytest.mark.parametrize("norm", ["batch", "group"])
+def test_pairs_that_are_there_pass_as_if_they_were_alone(norm: str) -> None:
+    module = build("rgb", "depth", objective=Heard(), norm=norm)
+    there = torch.tensor([True, False, True, True, False])
+    batch = lacking(*there.tolist())
+    module(batch)
+    some = heard(module).queries[2:, there]
+    inputs = {name: item[there] for name, item in batch.inputs.items()}
+    module(Batch(inputs, batch.index[there], batch.label[there]))
+    torch.testing.assert_close(some, heard(module).queries[2:])
+
+
 # --- slow encoders ---
 
 
@@ -184,6 +225,39 @@ def test_slow_weights_follow_by_the_formula_and_get_no_gradient() -> None:
         slow = module.get_parameter(f"slow.{name}")
         assert slow.grad is None and not slow.requires_grad and weight.grad.any()
         torch.testing.assert_close(slow, 0.9 * before[name] + 0.1 * weight.detach())
+
+
+def test_without_symmetry_slow_and_quick_encoders_see_half_each() -> None:
+    options, batch = {"momentum": 0.9, "negatives": Negatives("queue", count=10), "norm": "batch"}, joint("rgb")
+    whole, half = (build("rgb", symmetric=symmetric, **options) for symmetric in (True, False))
+    seen: dict[str, list[Tensor]] = {"quick": [], "slow": []}
+    half.encoders["rgb"].register_forward_hook(lambda _, inputs, __: seen["quick"].append(inputs[0]))
+    half.slow["encoders"]["rgb"].register_forward_hook(lambda _, inputs, __: seen["slow"].append(inputs[0]))
+    for module in (whole, half):
+        module.remember([module(batch)])
+    assert torch.equal(seen["quick"][0], batch.inputs["rgb.0"]) and torch.equal(seen["slow"][0], batch.inputs["rgb.1"])
+    assert {name.partition("_")[0] for name in whole.memory()} == {"said.view0", "said.view1"}
+    assert {name.partition("_")[0] for name in half.memory()} == {"said.view1"}
+    assert half.memory()["said.view1_rows"][:ROWS].any(1).all()
+
+
+def test_negatives_of_every_view_keep_slow_encoders_on_all_looks() -> None:
+    gathered, asked = Negatives("gathered"), {"momentum": 0.9, "symmetric": False}
+    module, batch = build("rgb", negatives=gathered, **asked), joint("rgb")
+    views = build("rgb", objective=Heard(), momentum=0.9)
+    views(batch)
+    keys, queries = heard(views).keys, heard(views).queries
+    scores = (queries[0] @ keys.flatten(0, 1).T / 0.1).exp()
+    own = scores[torch.arange(ROWS), ROWS + torch.arange(ROWS)]
+    alike = scores[torch.arange(ROWS), torch.arange(ROWS)]
+    expected = -(own / (scores.sum(1) - alike)).log().mean()
+    assert module(batch).total.item() == pytest.approx(0.7 * expected.item(), rel=1e-6)
+
+
+def test_an_encoder_that_would_never_learn_is_refused() -> None:
+    with pytest.raises(ValueError, match="encoder depth would learn nothing: with momentum only anchors do"):
+        build("rgb", "depth", looks=1, momentum=0.9, symmetric=False)
+    build("rgb", "depth", looks=1, symmetric=False)
 
 
 def test_keys_come_from_slow_encoders_and_without_gradient() -> None:

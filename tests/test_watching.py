@@ -12,8 +12,8 @@ from crossmodal.multiview._base import Meets, Views
 from crossmodal.watching import SEEN, warn, watch
 
 
-def figures(views: Views) -> dict[str, float]:
-    return {name: value.item() for name, value in watch(views).items()}
+def figures(views: Views, *owners: str) -> dict[str, float]:
+    return {name: value.item() for name, value in watch(views, owners or ["one"] * len(views.queries)).items()}
 
 
 def many(queries: Tensor, keys: Tensor | None = None, meets: Meets | None = None) -> Views:
@@ -96,20 +96,44 @@ def test_of_a_large_batch_some_pairs_are_looked_at() -> None:
     assert figures(many(both(draw("large", 2 * SEEN, 8))))["chance"] == pytest.approx(1 / SEEN)
 
 
-def test_a_batch_of_one_is_watched_too() -> None:
+def test_of_a_batch_of_one_there_is_nothing_to_say() -> None:
     found = figures(many(draw("now", 2, 1, 4)))
-    assert all(map(math.isfinite, found.values()))
-    assert found["spread"] == found["negative"] == 0
+    assert len(found) == 6 and all(map(math.isnan, found.values()))
+
+
+@pytest.mark.parametrize("bad", ["point", "shuffled"])
+@pytest.mark.parametrize("looks", [1, 2])
+def test_of_several_encoders_the_one_that_fails_is_named(looks: int, bad: str) -> None:
+    rows, owners = draw("now", 200, 16), [name for name in ("rgb", "depth", "audio") for _ in range(looks)]
+    vectors = rows.repeat(3 * looks, 1, 1)
+    vectors[2 * looks :] = rows[:1] if bad == "point" else rows.roll(1, 0)
+    said = warn(figures(many(vectors), *owners))
+    chance = [f"{other} and audio: pairs are found no better than by chance" for other in ("rgb", "depth")]
+    if bad == "point":
+        chance = ["audio: all vectors are nearly one point", *chance, *["audio: pairs are found no"] * (looks - 1)]
+    assert sorted(text[:20] for text in said) == sorted(text[:20] for text in chance)
+    assert warn(figures(many(rows.repeat(3 * looks, 1, 1)), *owners)) == []
+
+
+def test_of_pairs_that_lack_a_view_the_others_are_watched() -> None:
+    vectors, there = draw("now", 2, 6, 4), torch.tensor([[True] * 6, [False, True, True, False, True, True]])
+    views = many(vectors)
+    found = figures(Views(views.queries, views.keys, views.meets, views.index, views.label, there), "rgb", "depth")
+    alone = figures(many(vectors[:, there[1]]), "rgb", "depth")
+    assert found["spread.rgb"] == pytest.approx(figures(many(vectors), "rgb", "depth")["spread.rgb"])
+    shared = alone.keys() - {"spread.rgb", "rank.rgb"}
+    assert {name: found[name] for name in shared} == pytest.approx({name: alone[name] for name in shared})
+    assert found["chance.rgb.depth"] == 1 / 4
 
 
 def test_views_that_do_not_meet_have_no_cosines_but_a_rank() -> None:
     vectors = draw("now", 1, 6, 4)
     found, twice = figures(many(vectors, meets=())), figures(many(both(vectors[0])))
-    assert found == pytest.approx({name: twice[name] for name in ("rank", "spread", "chance")})
+    assert found == pytest.approx({name: twice[name] for name in ("rank", "spread")})
 
 
 def test_nothing_that_is_watched_has_a_gradient() -> None:
-    assert not any(value.requires_grad for value in watch(many(draw("now", 2, 6, 4).requires_grad_())).values())
+    assert not any(value.requires_grad for value in watch(many(draw("now", 2, 6, 4).requires_grad_()), "ab").values())
 
 
 # --- warnings ---

@@ -50,27 +50,34 @@ class Views:
 
     @property
     def anchors(self) -> list[int]:
-        """The views that meet others."""
-        return sorted({view for view, _ in self.meets})
+        """The views that meet others; where none does, all."""
+        return sorted({view for view, _ in self.meets}) or [*range(len(self.queries))]
 
 
 class Multiview(Learner, ABC):
     """A loss over the views of a batch, and what it remembers.
 
-    Entries are built as ``Entry(dim, views, pairs, **options)``: the length of the vectors, how many views a pair has,
+    Entries are built as ``Entry(dim, meets, pairs, **options)``: the length of the vectors, which views of a pair meet,
     the number of pairs in the data set, and keyword-only options. `forward` changes nothing.
     """
 
     masks: ClassVar[bool] = False  # True: pairs may lack views
     needs_labels: bool = False  # True: the pairs must have labels
+    takes_one_view: ClassVar[bool] = False  # True: no two views need meet
+    reads_every_key: bool = False  # True: keys of all views; False: only of those that an anchor meets
 
     @abstractmethod
     def forward(self, views: Views) -> Outcome:
         """The loss on one batch, in float32 or better; a mean over anchors."""
 
-    def cautions(self, meets: Meets) -> list[str]:
-        """What a user should know of these options over these views; empty for most."""
+    def cautions(self) -> list[str]:
+        """What a user should know of these options over the views that meet; empty for most."""
         return []
+
+
+def answering(meets: Meets) -> list[int]:
+    """The views that anchors meet, by their number."""
+    return sorted({other for _, other in meets})
 
 
 def scale_of(name: str, temperature: float) -> Tensor:

@@ -12,7 +12,7 @@ from crossmodal.contrast.heads import Head
 from crossmodal.contrast.options import Negatives
 from crossmodal.contrast.pools import build_pool
 from crossmodal.contrast.scores import Candidates, contrast
-from crossmodal.multiview._base import Views, everyone, scale_of
+from crossmodal.multiview._base import Meets, Views, answering, everyone, scale_of
 from crossmodal.multiview._pools import ViewPools
 from crossmodal.objectives._base import Outcome
 
@@ -30,7 +30,7 @@ class Pairwise(nn.Module):
         self,
         name: str,
         dim: int,
-        views: int,
+        meets: Meets,
         pairs: int,
         *,
         temperature: float,
@@ -50,9 +50,10 @@ class Pairwise(nn.Module):
         self.every_view = live if every_view is None else every_view
         self.needs_labels = apart == "label"
         self.relation = Relation(keyed=self.needs_labels)
-        self.pools = ViewPools(
-            build_pool(self.negatives, self.relation, pairs, dim, name=f"view {view}") for view in range(views)
-        )
+        self.pools = ViewPools({
+            view: build_pool(self.negatives, self.relation, pairs, dim, name=f"view {view}")
+            for view in answering(meets)
+        })  # fmt: skip
         self.register_buffer("scale", scale_of(name, temperature), persistent=False)
 
     def contrast(self, head: Head, views: Views, bias: Tensor) -> Outcome:
@@ -69,8 +70,9 @@ class Pairwise(nn.Module):
 
     def _meetings(self, views: Views) -> list[tuple[tuple[int, int], Candidates]]:
         if not self.every_view:
-            others = sorted({other for _, other in views.meets})
-            choices = {other: self.pools[other].choose(views.known_in(other), views.seed) for other in others}
+            choices = {
+                other: self.pools[other].choose(views.known_in(other), views.seed) for other in answering(views.meets)
+            }
             return [
                 (meet, self.pools[meet[1]].candidates(views.keys[meet[1]], choices[meet[1]])) for meet in views.meets
             ]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from crossmodal.contrast.gather import gather_with_gradient
-from crossmodal.multiview._base import Multiview, Views
+from crossmodal.multiview._base import Meets, Multiview, Views
 from crossmodal.objectives._base import Outcome
 
 
@@ -24,7 +24,7 @@ class AlignUniform(Multiview):
     def __init__(
         self,
         dim: int,
-        views: int,
+        meets: Meets,
         pairs: int,
         *,
         alpha: float = 2.0,  # power of the distance between views of a pair

@@ -10,7 +10,7 @@ from torch import Tensor
 from crossmodal.contrast._pool import Relation
 from crossmodal.contrast.gather import gather, gather_with_gradient
 from crossmodal.contrast.queue import Queue
-from crossmodal.multiview._base import Meets, Multiview, Views, everyone
+from crossmodal.multiview._base import Meets, Multiview, Views, answering, everyone
 from crossmodal.multiview._pools import ViewPools
 from crossmodal.objectives._base import Outcome
 
@@ -39,7 +39,7 @@ class CACR(Multiview):
     def __init__(
         self,
         dim: int,
-        views: int,
+        meets: Meets,
         pairs: int,
         *,
         t_plus: float = 1.0,  # inverse temperature of attraction; without effect where an anchor has one positive
@@ -65,9 +65,10 @@ class CACR(Multiview):
         self.t_plus, self.t_minus, self.alpha, self.beta = t_plus, t_minus, alpha, beta
         self.rbf_t = rbf_t if cost == "rbf" else None
         self.detaches, self.tau_plus = weights == "detached", tau_plus
-        self.queues = ViewPools(
-            Queue(Relation(), queue, dim, dtype=torch.float32) for _ in range(views if queue else 0)
-        )
+        self.queues = ViewPools({
+            view: Queue(Relation(), queue, dim, dtype=torch.float32) for view in (answering(meets) if queue else ())
+        })  # fmt: skip
+        self.lonely = any(len([view for view, _ in meets if view == anchor]) == 1 for anchor, _ in meets)
 
     def forward(self, views: Views) -> Outcome:
         """The loss; figures are attraction and repulsion, unweighted."""
@@ -100,10 +101,9 @@ class CACR(Multiview):
         """The queues, where there are any."""
         return self.queues.memory()
 
-    def cautions(self, meets: Meets) -> list[str]:
+    def cautions(self) -> list[str]:
         """Where attraction has a single positive, so that its weights do nothing."""
-        alone = {view for view, _ in meets if sum(anchor == view for anchor, _ in meets) == 1}
-        if not alone or self.t_plus == 0:
+        if not self.lonely or self.t_plus == 0:
             return []
         return ["an anchor has one positive, so that attraction is plain alignment whatever t_plus; take looks: 4 or "
                 "more, as published"]  # fmt: skip

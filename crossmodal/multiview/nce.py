@@ -7,7 +7,7 @@ from torch import Tensor
 
 from crossmodal.contrast.heads import nce
 from crossmodal.contrast.options import Negatives
-from crossmodal.multiview._base import Multiview, Views
+from crossmodal.multiview._base import Meets, Multiview, Views
 from crossmodal.multiview._pairwise import Pairwise
 from crossmodal.objectives._base import Outcome
 
@@ -33,14 +33,14 @@ class NCE(Multiview):
     def __init__(
         self,
         dim: int,
-        views: int,
+        meets: Meets,
         pairs: int,
         *,
         temperature: float = 0.07,  # divides cosines
         negatives: Negatives = Negatives(),  # where they come from; the default source is bank
     ) -> None:
         super().__init__()
-        self.pairwise = Pairwise("nce", dim, views, pairs, temperature=temperature, negatives=negatives, default="bank")
+        self.pairwise = Pairwise("nce", dim, meets, pairs, temperature=temperature, negatives=negatives, default="bank")
         self.needs_labels = self.pairwise.needs_labels
         self.count = negatives.count if self.pairwise.negatives.source == "bank" else None
         self.register_buffer("log_z", torch.tensor(1 / (2 * dim * temperature**2)), persistent=False)

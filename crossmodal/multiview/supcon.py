@@ -9,7 +9,7 @@ from torch import Tensor
 from crossmodal.contrast._pool import Known
 from crossmodal.contrast.heads import infonce, infonce_in
 from crossmodal.contrast.scores import Candidates, Mask, Relate, contrast
-from crossmodal.multiview._base import Multiview, Views, everyone, scale_of
+from crossmodal.multiview._base import Meets, Multiview, Views, everyone, scale_of
 from crossmodal.objectives._base import Outcome
 
 
@@ -21,8 +21,9 @@ class SupCon(Multiview):
     With classes collapsed and far apart `out` ends at the ln of the number of positives, not at 0. Where no two pairs
     share a label and there are two views, it is NT-Xent.
 
-    A pair without a label has only its own views. The mean is over anchors that have a positive; the published code
-    counts all, and multiplies by temperature / 0.07, which `base_temperature` does here.
+    A pair without a label has only its own views. The mean is over anchors that have a positive, which with a single
+    view are those that share a label; the published code counts all, and multiplies by temperature / 0.07, which
+    `base_temperature` does here.
 
     Raises:
         ValueError: an option is out of its range.
@@ -30,11 +31,13 @@ class SupCon(Multiview):
 
     scale: Tensor  # inverse temperature
     needs_labels = True
+    reads_every_key = True
+    takes_one_view = True
 
     def __init__(
         self,
         dim: int,
-        views: int,
+        meets: Meets,
         pairs: int,
         *,
         temperature: float = 0.1,  # divides cosines
@@ -51,12 +54,12 @@ class SupCon(Multiview):
         self.factor = 1.0 if base_temperature is None else temperature / base_temperature
 
     def forward(self, views: Views) -> Outcome:
-        """The loss over all views that meet others or, where none does, over all by labels alone."""
+        """The loss over all views that meet others or, where there is but one view, over that by labels alone."""
         rows, known = everyone(views, gathers=True)
         by_view = rows.unflatten(0, (len(views.keys), -1))
         label = known.key[: by_view.shape[1]]
         losses, counts = [], []
-        for anchor in views.anchors or range(len(views.queries)):
+        for anchor in views.anchors:
             seen = sorted({anchor, *views.partners(anchor)})
             picked = rows if len(seen) == len(by_view) else by_view[seen].flatten(0, 1)
             own = torch.arange(len(seen)).repeat_interleave(len(label)) == seen.index(anchor)
