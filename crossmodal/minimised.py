@@ -1,5 +1,6 @@
 """What is minimised: terms of a weighted sum, and what they remember."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -49,7 +50,7 @@ class Minimised(nn.Module):
     """All that is trained: the one module that DDP wraps. Nothing is remembered in its forward.
 
     Raises:
-        ValueError: there is nothing to minimise, a weight is negative, or a name is one of torch's.
+        ValueError: there is nothing to minimise, a weight is negative, all are 0, or a name is one of torch's.
     """
 
     def __init__(self, learners: Mapping[str, Learner], weights: Mapping[str, float]) -> None:
@@ -58,8 +59,11 @@ class Minimised(nn.Module):
             raise ValueError("objectives must name at least one objective")
         for name, weight in weights.items():
             refuse_taken(name, "an objective")
-            if weight < 0:
-                raise ValueError(f"the weight of objective {name!r} must be at least 0, got {weight}")
+            if not 0 <= weight < math.inf:
+                raise ValueError(f"the weight of objective {name!r} must be at least 0 and finite, got {weight}")
+        if not any(weights.values()):
+            raise ValueError(f"nothing is trained where all weights are 0 ({', '.join(weights)}); raise that of an "
+                             "objective, or of its teachers")  # fmt: skip
         self.objectives = nn.ModuleDict({name.replace(".", "/"): learner for name, learner in learners.items()})
         self.learners, self.weights = dict(learners), dict(weights)
 

@@ -27,8 +27,8 @@ class Transfer(Minimised):
     that many pairs at a time, and the objectives its embeddings and logits of the whole batch, but no maps.
 
     Raises:
-        ValueError: there is nothing to minimise, a weight is negative, a name is one of torch's, or `chunk` meets a
-            student with batch normalisation.
+        ValueError: there is nothing to minimise, a weight is negative, all are 0, a name is one of torch's, or `chunk`
+            meets a student with batch normalisation.
     """
 
     def __init__(self, student: Encoder, view: str, terms: dict[str, Term], *, chunk: int | None = None) -> None:

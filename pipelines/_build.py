@@ -331,13 +331,15 @@ def build_phases(
 ) -> tuple[Transfer | None, Transfer]:
     """What is trained before the main phase, if anything is, and in it; weights that both have are the same tensors.
 
+    What weighs 0 is not prepared.
+
     Raises:
         ConfigError: nothing is left for the main phase.
     """
     before, main = {}, {}
     for name, term in terms.items():
         prepared = term.objective.preparation()
-        if prepared is not None:
+        if prepared is not None and term.weight:
             weight = term.weight if prepared is term.objective else 1.0  # nothing else trains what it trains
             before[name] = Term(prepared, weight, term.teacher)
         if not term.objective.only_prepares:
@@ -346,7 +348,7 @@ def build_phases(
         raise ConfigError([f"objectives: {', '.join(before)} is for the preparation only, so that nothing is left to "
                            "train by after it; add another objective, or set its option when to both"])  # fmt: skip
     first = build_transfer(student, view, before, chunk=chunk) if before else None
-    return first, build_transfer(student, view, main, chunk=chunk)
+    return first, build_transfer(student, view, main or terms, chunk=chunk)  # terms: refused, for all weigh 0
 
 
 def export_student(

@@ -80,7 +80,8 @@ def run(config: Config, path: Path) -> None:
     accelerator = open_accelerator(config.train, run.path)
     parts = build_parts(config)
     if parts.preparation is None and config.prepare != PrepareConfig():
-        raise ConfigError(["prepare: none of the objectives wants a preparation (ab, fsp and ft do), so leave it out"])
+        raise ConfigError(["prepare: none of the objectives wants a preparation (ab, fsp and ft do, at a weight above "
+                           "0), so leave it out"])  # fmt: skip
     running = [teacher for teacher in parts.teachers.values() if isinstance(teacher, build.Teacher)]
     for teacher in running:
         teacher.encoder.to(accelerator.device)

@@ -13,7 +13,7 @@ from crossmodal.objectives._base import Batch
 from crossmodal.shards import Manifest
 from crossmodal.transfer import Term
 from modalities import MODALITIES
-from pipelines._build import Teacher, build_terms, check_alignment
+from pipelines._build import Teacher, build_phases, build_terms, build_transfer, check_alignment
 from pipelines._config import ConfigError
 from pipelines._schema import ObjectiveConfig
 
@@ -84,3 +84,25 @@ def test_some_labels_are_enough() -> None:
     network = ENCODERS.get("convnet")((1, 32, 32), 3, width=4, stages=2)
     asked = {"cross_entropy": ObjectiveConfig("cross_entropy")}
     assert list(build_terms(asked, network.spec, {}, replace(HELD, labels={"a": 1}))) == ["cross_entropy"]
+
+
+@pytest.mark.parametrize("name", ["ab", "ft"])
+def test_what_weighs_nothing_is_not_prepared(name: str) -> None:
+    def phases(**weights: float) -> list[list[str]]:
+        asked = {key: ObjectiveConfig(key, weight) for key, weight in weights.items()}
+        terms = build_terms(asked, ENCODER.spec, {"rgb": Teacher(ENCODER, "rgb", [])}, HELD)
+        return [[] if phase is None else list(phase.terms) for phase in build_phases(ENCODER, "rgb", terms)]
+
+    stays = [] if name == "ab" else [name]
+    assert phases(**{name: 1.0, "at": 1.0}) == [[name], [*stays, "at"]]
+    assert phases(**{name: 0.0, "at": 1.0}) == [[], [*stays, "at"]]
+    for weights in ({name: 0.0}, {name: 0.0, "at": 0.0}, {"ab": 1.0, "at": 0.0}):
+        with pytest.raises(ConfigError, match=r"^objectives: nothing is trained where all weights are 0"):
+            phases(**weights)
+
+
+@pytest.mark.parametrize("chunk", [None, 2])
+def test_teachers_of_no_weight_teach_nothing(chunk: int | None) -> None:
+    terms = build_terms({"pkt": ObjectiveConfig("pkt")}, ENCODER.spec, {"rgb": Teacher(ENCODER, "rgb", [], 0.0)}, HELD)
+    with pytest.raises(ConfigError, match=r"all weights are 0 \(pkt\); raise that of an objective, or of its teachers"):
+        build_transfer(ENCODER, "rgb", terms, chunk=chunk)

@@ -245,9 +245,16 @@ def test_kd_refuses_other_classes() -> None:
         OBJECTIVES.get("kd")(STUDENT, Spec(8, (), 9), PAIRS)
 
 
-def test_transfer_refuses_an_empty_sum_and_negative_weights() -> None:
+@pytest.mark.parametrize(
+    ("weights", "words"),
+    [
+        ({}, "at least one objective"),
+        ({"kd": -1.0}, "weight of objective 'kd' must be at least 0 and finite, got -1"),
+        ({"kd": math.nan}, "weight of objective 'kd' must be at least 0 and finite, got nan"),
+        ({"kd": 0.0, "dist": 0.0}, r"nothing is trained where all weights are 0 \(kd, dist\); raise that of an objec"),
+    ],
+)
+def test_transfer_refuses_a_sum_that_trains_nothing(weights: dict[str, float], words: str) -> None:
     student = ENCODERS.get("convnet")((1, 16, 16), 0, width=4)
-    with pytest.raises(ValueError, match="at least one objective"):
-        Transfer(student, "depth", {})
-    with pytest.raises(ValueError, match="weight of objective 'kd' must be at least 0, got -1"):
-        Transfer(student, "depth", {"kd": Term(build("kd"), -1.0, "rgb")})
+    with pytest.raises(ValueError, match=words):
+        Transfer(student, "depth", {name: Term(build(name), weight, "rgb") for name, weight in weights.items()})
