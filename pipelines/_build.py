@@ -245,6 +245,8 @@ def build_terms(
         kind = OBJECTIVES.get(config.name)
         _refuse_lacking(name, kind, held)
         if not kind.uses_teacher:
+            if config.teachers:
+                raise ConfigError([f"objectives.{name}.teachers: {config.name} compares with no teacher; leave it out"])
             with at(f"objectives.{name}"):
                 terms[name] = Term(kind(student, None, pairs, **config.options), config.weight)
             continue

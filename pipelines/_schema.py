@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 from modalities._catalogue import suggest
 from pipelines._config import FieldError, choice, free, number, options_of
 
-NAME = re.compile(r"[A-Za-z0-9_-]+")  # of an objective: a dot parts it from a teacher, in logs and exported heads
+NAME = re.compile(r"[A-Za-z0-9_-]+")  # of objectives and teachers: a dot parts them, in logs and exported heads
 COLUMNS = ("loss", "step", "epoch", "lr", "pairs_per_second", "phase")  # of the log
 
 
@@ -154,7 +154,7 @@ def check_views(views: Mapping[str, ViewConfig], named: Mapping[str, str]) -> No
 
 
 def check_names(config: "Trained", teachers: Mapping[str, TeacherConfig]) -> None:
-    """Refuses a view or teacher that a config refers to and does not have, and an objective's name that is taken.
+    """Refuses a view or teacher that a config refers to and does not have or names twice, and a name that is not one.
 
     Raises:
         FieldError: the first of them.
@@ -162,12 +162,18 @@ def check_names(config: "Trained", teachers: Mapping[str, TeacherConfig]) -> Non
     check_views(config.views, {"student.view": config.student.view} | {
         f"teachers.{name}.view": teacher.view for name, teacher in teachers.items()
     })  # fmt: skip
+    for name in teachers:
+        if not NAME.fullmatch(name):
+            raise FieldError(f"teachers.{name}", "needs another name: of letters, digits, _ and -")
     for name, objective in config.objectives.items():
         if not NAME.fullmatch(name) or name in COLUMNS:
             raise FieldError(
                 f"objectives.{name}", f"needs another name: of letters, digits, _ and -, not {', '.join(COLUMNS)}"
             )
-        for teacher in objective.teachers or ():
+        chosen = objective.teachers or []
+        if len({*chosen}) < len(chosen):
+            raise FieldError(f"objectives.{name}.teachers", f"must name each teacher once, got {', '.join(chosen)}")
+        for teacher in chosen:
             if teacher not in teachers:
                 raise FieldError(
                     f"objectives.{name}.teachers", f"must be of the teachers, got {teacher!r}"

@@ -270,6 +270,8 @@ def test_rows_that_cannot_be_built_are_all_named_before_anything_is_trained(
         ("~beside", "objectives.labels must have an objective, for there is none beside it"),
         ("beside.kd={}", "objectives.kd.kd is beside every row already; give it another name"),
         ("objectives.kd.kd.teachers=[gps]", "objectives.kd.kd.teachers must be of the teachers, got 'gps'"),
+        ("objectives.kd={a/b: {name: kd}}", "objectives.kd.a/b needs another name: of letters, digits, _ and -"),
+        ("transfer.teachers={a/b: {view: rgb, weights: w}}", "transfer.teachers.a/b needs another name: of letters"),
         ("seeds=[]", "seeds must be one or more different numbers, got []"),
         ("seeds=[1, 1]", "seeds must be one or more different numbers, got [1, 1]"),
         ("search.weights=[1.0, 1.0]", "search.weights must be one or more different factors, got [1.0, 1.0]"),

@@ -268,6 +268,12 @@ def test_a_folder_with_other_things_in_it_is_not_written_into(
         ("objectives.crd.negatives={place: host, draw: all}", "a bank in host memory needs draw: shared"),
         ("objectives.crd.negatives={apart: group}", "objectives.crd needs groups, and the pairs have none"),
         ("objectives.kd.teachers=[depth]", "objectives.kd.teachers must be of the teachers, got 'depth' (known: rgb)"),
+        ("objectives.kd.teachers=[rgb, rgb]", "objectives.kd.teachers must name each teacher once, got rgb, rgb"),
+        (
+            "objectives.cross_entropy={teachers: [rgb]}",
+            "objectives.cross_entropy.teachers: cross_entropy compares with no teacher; leave it out",
+        ),
+        ("teachers={a.b: {view: rgb, weights: w}}", "teachers.a.b needs another name: of letters, digits, _ and -"),
     ],
 )
 def test_a_users_mistake_is_one_clear_line(
