@@ -1,5 +1,6 @@
 """The strict walk: a tree of values against a schema, every problem collected."""
 
+import math
 import types
 from dataclasses import Field, dataclass, fields, is_dataclass, replace
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -165,7 +166,17 @@ class Walk:
                 expected = f"{option.comment or name} ({describe(evaluate(option))})"
                 self._refuse(node, f"{_dotted(key, name)} must be given for {catalogue.kind} {chosen!r}: {expected}")
         given = {name: child for name, child in node.value.items() if name in options}
+        for name, child in given.items():
+            self._refuse_nonfinite(child, _dotted(key, name))
         return {name: self.read(evaluate(options[name]), child, _dotted(key, name)) for name, child in given.items()}
+
+    def _refuse_nonfinite(self, node: Node, key: str) -> None:
+        """NaN and infinities: most pass the entries' own checks, and show as a loss that is not finite."""
+        inner = dict(enumerate(node.value)) if isinstance(node.value, list) else node.value
+        for name, child in inner.items() if isinstance(inner, dict) else ():
+            self._refuse_nonfinite(child, f"{key}.{name}")
+        if isinstance(node.value, float) and not math.isfinite(node.value):
+            self._refuse(node, f"{key} must be finite, got {show(node.value)}")
 
     def _unknown(self, others: Node, known: list[str], key: str) -> None:
         for name, node in others.value.items():

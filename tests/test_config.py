@@ -426,6 +426,13 @@ train:
             "data: d\nnetwork: dense",
             "x.yaml:2: network.dim must be given for encoder 'dense': length of the embedding (a whole number)",
         ),
+        ("data: d\nterms: {crd: {temperature: .nan}}", "x.yaml:2: terms.crd.temperature must be finite, got nan"),
+        ("data: d\nterms:\n  kd:\n    temperature: -.inf", "x.yaml:4: terms.kd.temperature must be finite, got -inf"),
+        (
+            "data: d\nterms: {crd: {negatives: {momentum: .nan}}}",
+            "terms.crd.negatives.momentum must be finite, got nan",
+        ),
+        ("data: d\nnetwork: {name: convnet, stages: [1, .inf]}", "x.yaml:2: network.stages.1 must be finite, got inf"),
         ("data: d\nnetwork: {name: convnet, width: a}", "x.yaml:2: network.width must be a whole number, got 'a'"),
         (
             "data: d\nnetwork:\n  name: convnet\n  classes: 2",

@@ -371,10 +371,10 @@ def test_maps_need_alignment_and_embeddings_do_not(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
-        ("at", {"power": 0.5}, "at needs power of at least 1, got 0.5"),
+        ("at", {"power": 0.5}, "at needs a finite power of at least 1, got 0.5"),
         ("fitnet", {"on": "embedding", "maps": [(0, 0)]}, "fitnet takes maps with on: maps, got on: embedding"),
         ("vid", {"on": "embedding", "maps": [(0, 0)]}, "vid takes maps with on: maps, got on: embedding"),
-        ("vid", {"variance": 0.0}, "vid needs a variance above 1e-05, got 0.0"),
+        ("vid", {"variance": 0.0}, "vid needs a finite variance above 1e-05, got 0.0"),
         ("at", {"maps": [(0, 2)]}, r"at: maps must be pairs .* teacher's from 0 to 1, got \[0, 2\]"),
     ],
 )

@@ -224,7 +224,7 @@ def test_memo_is_remembered_and_memory_is_live(objective: Objective) -> None:
     [
         ("crd", {"temperature": 0.0}, "temperature above 0.*temperature=0.0"),
         ("crd", {"positive": "related", "negatives": Negatives("queue")}, "with negatives of a bank, got queue"),
-        ("kd", {"temperature": -1.0}, "temperature must be above 0, got -1.0"),
+        ("kd", {"temperature": -1.0}, "temperature must be above 0 and finite, got -1.0"),
         ("infonce", {"temperature": 0.0}, "infonce needs temperature above 0"),
         ("cross_entropy", {"smoothing": 1.0}, "smoothing must be from 0 to below 1, got 1.0"),
     ],
@@ -232,6 +232,19 @@ def test_memo_is_remembered_and_memory_is_live(objective: Objective) -> None:
 def test_options_out_of_range_are_refused(name: str, options: dict[str, object], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         build(name, **options)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize(
+    "option",
+    ["kd.temperature", "dkd.temperature", "dkd.target", "dkd.others", "dist.temperature", "dist.inter", "dist.intra",
+     "seed.student_temperature", "seed.teacher_temperature", "cc.gamma", "vid.variance", "at.power", "ab.margin",
+     "rkd.distance", "rkd.angle"],
+)  # fmt: skip
+def test_options_that_are_not_finite_are_refused(option: str, value: float) -> None:
+    name, _, key = option.partition(".")
+    with pytest.raises(ValueError, match=f"finite.* got .*{value}"):
+        build(name, **{key: value})
 
 
 @pytest.mark.parametrize("name", [name for name in OBJECTIVES.names() if OBJECTIVES.get(name).uses_teacher])

@@ -220,7 +220,7 @@ def test_boundaries_and_flow_are_minimised_before_beside_or_both(name: str) -> N
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
-        ("ab", {"margin": 0.0}, "ab needs a margin above 0, got 0.0"),
+        ("ab", {"margin": 0.0}, "ab needs a finite margin above 0, got 0.0"),
         ("ft", {"rate": 0.1}, "ft needs a rate that leaves a factor of the teacher's 6 channels, got 0.1"),
         ("ab", {"maps": [(0, 2)]}, r"ab: maps must be pairs .* teacher's from 0 to 1, got \[0, 2\]"),
     ],

@@ -261,7 +261,7 @@ def test_only_heads_on_both_sides_solve_cc_without_a_student(heads: str, compat:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"gamma": 0.0}, "cc needs gamma above 0, .* got gamma=0.0"),
+        ({"gamma": 0.0}, "cc needs a finite gamma above 0, .* got gamma=0.0"),
         ({"order": 0}, "cc needs .*order=0"),
         ({"dim": 0}, "cc needs .*dim=0"),
         (

@@ -103,7 +103,7 @@ def test_a_queue_in_half_precision_gives_nearly_the_same() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"student_temperature": 0.0}, r"seed needs temperatures above 0 .*student_temperature=0\.0"),
+        ({"student_temperature": 0.0}, r"seed needs finite temperatures above 0 .*student_temperature=0\.0"),
         ({"teacher_temperature": -1.0}, r"seed needs .*teacher_temperature=-1\.0"),
         ({"count": 0}, "seed needs .*count=0"),
     ],

@@ -1,5 +1,6 @@
 """Activation boundaries (Heo, Lee, Yun, Choi 2019, https://arxiv.org/abs/1811.03233)."""
 
+import math
 from typing import Literal
 
 import torch
@@ -49,8 +50,8 @@ class AB(Objective):
         self.maps = pair_maps("ab", student, teacher, maps)
         assert teacher is not None
         _refuse_silent(student, teacher)
-        if margin <= 0:
-            raise ValueError(f"ab needs a margin above 0, got {margin}")
+        if not 0 < margin < math.inf:
+            raise ValueError(f"ab needs a finite margin above 0, got {margin}")
         self.margin = margin
         sizes = [(student.maps[mine], teacher.maps[other]) for mine, other in self.maps]
         self.connectors = nn.ModuleList(nn.Identity() if mine == other else _connect(mine[0], other[0])

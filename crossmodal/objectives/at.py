@@ -1,5 +1,6 @@
 """Attention transfer (Zagoruyko, Komodakis 2017, https://arxiv.org/abs/1612.03928, section 3.1)."""
 
+import math
 from typing import Literal
 
 import torch
@@ -44,8 +45,8 @@ class AT(Objective):
         super().__init__()
         self.maps = pair_maps("at", student, teacher, maps)
         refuse_points("at", student, teacher, self.maps)
-        if power < 1:
-            raise ValueError(f"at needs power of at least 1, got {power}")
+        if not 1 <= power < math.inf:
+            raise ValueError(f"at needs a finite power of at least 1, got {power}")
         self.power, self.compat = power, compat
 
     def forward(self, student: Features, teacher: Features | None, batch: Batch) -> Outcome:

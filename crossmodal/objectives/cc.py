@@ -52,9 +52,10 @@ class CC(Objective):
         heads = heads or ("none" if compat is None else "both")
         if teacher is None:
             raise ValueError("cc compares correlations of samples with a teacher's, and none is named")
-        if gamma <= 0 or order < 1 or dim < 1:
+        if not 0 < gamma < math.inf or order < 1 or dim < 1:
             raise ValueError(
-                f"cc needs gamma above 0, order and dim of at least 1, got gamma={gamma}, order={order}, dim={dim}"
+                f"cc needs a finite gamma above 0, order and dim of at least 1, got gamma={gamma}, order={order}, "
+                f"dim={dim}"
             )
         if compat is not None and heads == "none" and student.dim != teacher.dim:
             raise ValueError(

@@ -1,5 +1,7 @@
 """DIST, distillation from a stronger teacher by correlations (Huang et al. 2022, https://arxiv.org/abs/2205.10536)."""
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -40,9 +42,9 @@ class DIST(Objective):
         temperature: float = 4.0,  # divides logits; the paper takes 4 on CIFAR-100 and 1 on ImageNet
     ) -> None:
         super().__init__()
-        if temperature <= 0 or min(inter, intra) < 0:
+        if not (0 < temperature < math.inf and 0 <= inter < math.inf and 0 <= intra < math.inf):
             raise ValueError(
-                f"dist needs temperature above 0 and weights of at least 0, got temperature={temperature}, "
+                f"dist needs temperature above 0 and weights of at least 0, all finite, got temperature={temperature}, "
                 f"inter={inter}, intra={intra}"
             )
         need_same_classes("dist", student, teacher)

@@ -43,9 +43,9 @@ class DKD(Objective):
         temperature: float = 4.0,  # divides logits
     ) -> None:
         super().__init__()
-        if temperature <= 0 or min(target, others) < 0:
+        if not (0 < temperature < math.inf and 0 <= target < math.inf and 0 <= others < math.inf):
             raise ValueError(
-                f"dkd needs temperature above 0 and weights of at least 0, got temperature={temperature}, "
+                f"dkd needs temperature above 0 and weights of at least 0, all finite, got temperature={temperature}, "
                 f"target={target}, others={others}"
             )
         need_same_classes("dkd", student, teacher)

@@ -1,5 +1,7 @@
 """Knowledge distillation (Hinton, Vinyals, Dean 2015, https://arxiv.org/abs/1503.02531, section 2)."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 
@@ -13,7 +15,7 @@ class KD(Objective):
     """temperature^2 * KL(teacher || student) of the softened class probabilities, mean over the batch, in nats.
 
     Raises:
-        ValueError: `temperature` is not above 0, or student and teacher do not share their classes.
+        ValueError: `temperature` is not above 0 and finite, or student and teacher do not share their classes.
     """
 
     needs_logits = True
@@ -27,8 +29,8 @@ class KD(Objective):
         temperature: float = 4.0,  # divides logits
     ) -> None:
         super().__init__()
-        if temperature <= 0:
-            raise ValueError(f"temperature must be above 0, got {temperature}")
+        if not 0 < temperature < math.inf:
+            raise ValueError(f"temperature must be above 0 and finite, got {temperature}")
         need_same_classes("kd", student, teacher)
         self.temperature = temperature
 

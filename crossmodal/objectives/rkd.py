@@ -1,5 +1,6 @@
 """Relational knowledge distillation (Park et al. 2019, https://arxiv.org/abs/1904.05068): distances and angles."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -50,8 +51,10 @@ class RKD(Objective):
         super().__init__()
         if teacher is None:
             raise ValueError("rkd compares distances and angles with a teacher's, and none is named")
-        if min(distance, angle) < 0 or distance == angle == 0:
-            raise ValueError(f"rkd: distance and angle must be at least 0 and one above, got {distance} and {angle}")
+        if not (0 <= distance < math.inf and 0 <= angle < math.inf and distance + angle > 0):
+            raise ValueError(
+                f"rkd: distance and angle must be finite, at least 0 and one above, got {distance} and {angle}"
+            )
         self.distance, self.angle = distance, angle
 
     def forward(self, student: Features, teacher: Features | None, batch: Batch) -> Outcome:

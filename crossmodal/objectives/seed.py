@@ -53,9 +53,9 @@ class SEED(Objective):
         super().__init__()
         if teacher is None:
             raise ValueError("seed compares similarities with a teacher's, and none is named")
-        if min(student_temperature, teacher_temperature) <= 0 or count < 1:
+        if not (0 < student_temperature < math.inf and 0 < teacher_temperature < math.inf) or count < 1:
             raise ValueError(
-                f"seed needs temperatures above 0 and count of at least 1, got student_temperature="
+                f"seed needs finite temperatures above 0 and count of at least 1, got student_temperature="
                 f"{student_temperature}, teacher_temperature={teacher_temperature}, count={count}"
             )
         self.student_temperature, self.teacher_temperature = student_temperature, teacher_temperature

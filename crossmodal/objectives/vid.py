@@ -47,8 +47,8 @@ class VID(Objective):
             raise ValueError("vid predicts a teacher's features, and no teacher is named")
         if on == "embedding" and maps is not None:
             raise ValueError("vid takes maps with on: maps, got on: embedding")
-        if variance <= LEAST:
-            raise ValueError(f"vid needs a variance above {LEAST}, got {variance}")
+        if not LEAST < variance < math.inf:
+            raise ValueError(f"vid needs a finite variance above {LEAST}, got {variance}")
         self.needs_alignment = on == "maps"
         self.maps = pair_maps("vid", student, teacher, maps) if on == "maps" else []
         channels = [(student.maps[mine][0], teacher.maps[other][0]) for mine, other in self.maps]
