@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from modalities._catalogue import suggest
 from pipelines import evaluate, report, transfer
 from pipelines._config import ConfigError, FieldError, free, number, within
 from pipelines._measures import parts_of, why_not
@@ -98,10 +99,16 @@ class Config:
     def _check_measures(self) -> None:
         if not self.measures:
             raise FieldError("measures", "must name at least one figure")
+        teacher = self.evaluate.teacher
+        if teacher is not None and teacher not in self.transfer.teachers:
+            raise FieldError("evaluate.teacher", f"must be of the transfer's teachers, got {teacher!r}"
+                             f"{suggest(teacher, list(self.transfer.teachers))}")  # fmt: skip
         for place, name in enumerate(self.measures):
             problem = why_not(name, self.evaluate, first=place == 0)
             if problem:
                 raise FieldError(f"measures.{place}", problem)
+            if parts_of(name)["space"] and not self.transfer.teachers:
+                raise FieldError(f"measures.{place}", "needs a teacher to retrieve, and transfer.teachers has none")
 
     def is_blind(self, name: str) -> bool:
         """Whether a row trains alike at any weight: AdamW divides a gradient by its size, and nothing else is there."""

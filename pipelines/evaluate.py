@@ -137,7 +137,7 @@ def taught(config: Config, folder: str) -> "tuple[str, transfer.Config] | None":
     from pipelines import transfer
 
     _, found = origin(folder)
-    if not isinstance(found, transfer.Config):
+    if not isinstance(found, transfer.Config) or not (found.teachers or config.teacher):
         return None
     name = config.teacher or next(iter(found.teachers), "")
     if name not in found.teachers:

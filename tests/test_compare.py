@@ -196,6 +196,16 @@ def test_two_processes_compare_together(config: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_objectives_without_a_teacher_are_compared(files: Path, tmp_path: Path) -> None:
+    words = ["objectives={~kd: , ~crd+kd: }", "objectives.smooth={wide: {name: cross_entropy, smoothing: 0.1}}",
+             "transfer.teachers={~rgb: }", "measures=[probe]", "seeds=[3]", f"output={tmp_path / 'out'}"]  # fmt: skip
+    assert main(["compare", str(files), *words]) == 0
+    found = results(tmp_path / "out")
+    assert {name: row["trained"] for name, row in found["rows"].items()} == {"labels": 1, "smooth": 1}
+    assert found["baselines"]["teacher"] == {"probe": None}
+
+
+@pytest.mark.slow
 def test_what_diverges_is_counted_and_does_not_stop_the_rest(
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -283,6 +293,8 @@ def test_rows_that_cannot_be_built_are_all_named_before_anything_is_trained(
         ("measures=[frozen@3]", "measures.0 needs evaluate.few_labels.labels to have 3"),
         ("measures=[knn, fine-tuned@2]", "measures.1 needs evaluate.few_labels.whole: all"),
         ("measures=[heads.to_teacher.R@5]", "measures.0 needs not to come first, for objectives without heads lack it"),
+        ("transfer.teachers={~rgb: }", "measures.3 needs a teacher to retrieve, and transfer.teachers has none"),
+        ("evaluate.teacher=rbg", "evaluate.teacher must be of the transfer's teachers, got 'rbg'; did you mean 'rgb'"),
         ("evaluate.data={test: null, held_out: {}}", "evaluate.data.test must be given: what is compared in the end"),
         ("transfer.teachers.rgb.features=f", "transfer.teachers.rgb.features must be null where there are sev"),
         ("transfer.train.epocs=3", "transfer.train.epocs is not known; did you mean 'epochs'?"),
