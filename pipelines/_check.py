@@ -20,7 +20,7 @@ from pipelines._fields import (
     short_field,
     show,
 )
-from pipelines._yaml import Node, plain
+from pipelines._yaml import Node, place, plain
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,8 @@ class Walk:
         node, before = _spell_out(schema, node), len(self.problems)
         if not isinstance(node.value, dict):
             return self._refuse(node, f"{key} must be a mapping, got {show(plain(node))}")
+        for path, value in getattr(schema, "FILLED", {}).items():
+            node = _fill(node, path, value)
         kinds, rest = get_type_hints(schema), options_field(schema)
         known = {item.name: item for item in fields(schema) if item is not rest and item.init}
         values = {
@@ -195,6 +197,15 @@ def _spell_out(schema: type, node: Node) -> Node:
     if chosen is not None and node.short is not None and isinstance(node.value, dict):
         return replace(node, value={chosen.name: node.short, **node.value}, short=None)
     return node
+
+
+def _fill(node: Node, key: str, value: Any) -> Node:
+    """The node with a plain value at a dotted key that it does not have."""
+    if not isinstance(node.value, dict):
+        return node
+    name, _, rest = key.partition(".")
+    inner = node.value.get(name, place({} if rest else value, node.where))
+    return replace(node, value={**node.value, name: _fill(inner, rest, value) if rest else inner})
 
 
 def _descend(node: Node, key: str) -> Node:

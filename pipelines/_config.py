@@ -2,7 +2,8 @@
 
 A schema's fields are int, float, bool, str, `X | None`, Literal, tuple, list, dict[str, X], frozen dataclasses, and the
 marked ones: `choice`, `options_of`, `number`, `free`. A nested dataclass without a default may be left out of a config
-as long as it has no required field.
+as long as it has no required field. A schema's `FILLED` holds plain values by dotted key,
+which stand where a config leaves out what code sets.
 """
 
 import hashlib

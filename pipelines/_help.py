@@ -4,7 +4,7 @@ import ast
 import json
 import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import MISSING, Field, fields, is_dataclass
 from types import ModuleType
 from typing import Any, get_args, get_type_hints
@@ -53,6 +53,7 @@ def list_entries(catalogue: Catalogue, names: list[str]) -> str:
 def describe_pipeline(name: str, pipeline: ModuleType) -> str:
     """The page of `crossmodal PIPELINE --help`."""
     flags: dict[str, str] = getattr(pipeline, "flags", {})
+    filled: Collection[str] = getattr(pipeline.Config, "FILLED", ())
     parts = [
         f"crossmodal {name} CONFIG [key=value ...]",
         *(f"crossmodal {name} {flag} PATH   {text}" for flag, text in flags.items()),
@@ -60,7 +61,7 @@ def describe_pipeline(name: str, pipeline: ModuleType) -> str:
         (pipeline.__doc__ or "").strip(),
         "",
         "Fields of the config, with type and default; * marks those that must be given where their parent is:",
-        *(_row(head, comment) for head, comment in _fields(pipeline.Config)),
+        *(_row(head, comment) for head, comment in _fields(pipeline.Config, hidden=filled)),
     ]
     used = {item.metadata["catalogue"] for item in _all_fields(pipeline.Config) if "catalogue" in item.metadata}
     names = [(kind, ", ".join(CATALOGUES[kind].names())) for kind in CATALOGUES if kind in used]
@@ -74,10 +75,17 @@ def describe_pipeline(name: str, pipeline: ModuleType) -> str:
     return "\n".join(parts)
 
 
-def _fields(schema: type, key: str = "", given: object = None) -> Iterator[tuple[str, str]]:
-    """Heads such as "train.lr: float = 0.1", with comments; `given` holds defaults that differ from the schema's."""
+def _fields(
+    schema: type, key: str = "", given: object = None, *, hidden: Collection[str] = ()
+) -> Iterator[tuple[str, str]]:
+    """Heads such as "train.lr: float = 0.1", with comments, but those of `hidden` paths.
+
+    `given` holds defaults that differ from the schema's.
+    """
     for item in fields(schema):
         path, source = f"{key}{item.name}", declared(schema)[item.name]
+        if path in hidden:
+            continue
         default = _default(item) if given is None else getattr(given, item.name)
         if "options_of" in item.metadata:
             yield f"{key}<option>", f"any option of what {key}{item.metadata['options_of']} names"
@@ -87,7 +95,8 @@ def _fields(schema: type, key: str = "", given: object = None) -> Iterator[tuple
         yield _head(path, source.annotation, item, default, kind), comment
         inner = _inner(kind)
         if inner is not None:
-            yield from _fields(inner, path + _step(kind), default if is_dataclass(default) else None)
+            default = default if is_dataclass(default) else None
+            yield from _fields(inner, path + _step(kind), default, hidden=hidden)
 
 
 def _head(path: str, annotation: str, item: Field[Any], default: object, kind: Any) -> str:

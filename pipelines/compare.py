@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 from modalities._catalogue import suggest
 from pipelines import evaluate, report, transfer
@@ -53,6 +53,11 @@ class SearchConfig:
 class Config:
     """What `crossmodal compare` reads."""
 
+    FILLED: ClassVar[Mapping[str, Any]] = {
+        "transfer.objectives": {},
+        "evaluate.data.train": "(transfer.data)",
+        "evaluate.students": {"(objectives)": ["(seeds)"]},
+    }
     transfer: transfer.Config  # what all share (base: FILE); objectives, seed, held_out and output are set from below
     evaluate: evaluate.Config  # how they are judged, and data.test; its data.train, students, seeds and output are set
     objectives: dict[str, dict[str, ObjectiveConfig]]  # by row of the table: what is minimised

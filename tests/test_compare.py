@@ -33,11 +33,10 @@ def files(synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     data, teacher = str(synthetic / "train"), str(folder / "teacher")
     write(folder / "teacher.yaml", {"data": data, "views": {"rgb": VIEWS["rgb"]},
           "student": {"view": "rgb", "encoder": ENCODER}, "train": TRAIN, "output": teacher})  # fmt: skip
-    write(folder / "transfer.yaml", {"data": data, "views": VIEWS, "train": TRAIN, "objectives": {"infonce": {}},
+    write(folder / "transfer.yaml", {"data": data, "views": VIEWS, "train": TRAIN,
           "teachers": {"rgb": {"view": "rgb", "weights": teacher}},
           "student": {"view": "depth", "encoder": ENCODER}})  # fmt: skip
-    write(folder / "evaluate.yaml", {"data": {"train": "elsewhere", "test": str(synthetic / "test")},
-          "students": {"none": ["nowhere"]}, "workers": 0,
+    write(folder / "evaluate.yaml", {"data": {"test": str(synthetic / "test")}, "workers": 0,
           "few_labels": {"labels": [2, None], "whole": "scratch", "steps": 4, "least_steps": 4}})  # fmt: skip
     return write(folder / "compare.yaml", {
         "transfer": {"base": "transfer.yaml"}, "evaluate": {"base": "evaluate.yaml"},
@@ -304,6 +303,15 @@ def test_what_cannot_be_compared_is_said_with_its_place(files: Path, override: s
     with pytest.raises(ConfigError) as caught:
         load(compare.Config, files, [override])
     assert any(problem in line for line in caught.value.problems), caught.value.problems
+
+
+def test_what_is_set_by_the_comparison_may_be_given_and_counts_for_nothing(files: Path) -> None:
+    ignored = ["transfer.objectives={infonce: {}}", "evaluate.data.train=elsewhere", "evaluate.students={a: [b]}"]
+    bare, given = load(compare.Config, files), load(compare.Config, files, ignored)
+    assert given.evaluate.data.train == "elsewhere" and given.evaluate.students == {"a": ["b"]}
+    for made in (lambda config: config.final("kd", Trial(), 3), lambda config: config.judge({"kd": ["run"]})):
+        assert made(bare) == made(given)
+    assert bare.judge({"kd": ["run"]}).data.train == bare.transfer.data
 
 
 def test_weights_are_tried_where_they_matter(files: Path) -> None:
