@@ -190,21 +190,31 @@ def test_order_of_the_batch_does_not_matter(objective: Objective) -> None:
     torch.testing.assert_close(turned, objective(student, teacher, here).loss)
 
 
-def test_loss_stays_finite_in_half_precision(objective: Objective) -> None:
+def assert_finite(loss: torch.Tensor, student: Features, objective: Objective) -> None:
+    """Of a loss and its gradients."""
+    assert torch.isfinite(loss)
+    given = (student.embedding, *student.maps, student.logits, student.stem, *student.preactivations)
+    heads = [weight for weight in objective.parameters() if weight.requires_grad]
+    gradients = torch.autograd.grad(loss, [*given, *heads], allow_unused=True)
+    reached = [gradient for gradient in gradients if gradient is not None]
+    assert reached and all(gradient.isfinite().all() for gradient in reached)
+
+
+def test_loss_and_gradients_stay_finite_in_half_precision(objective: Objective) -> None:
     objective.float()
     student, teacher = features(STUDENT, 4, "student"), features(TEACHER, 4, "teacher")
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        wide = [change(item, lambda each: (each * 1e3).bfloat16()) for item in (student, teacher)]
-        found = objective(wide[0], wide[1], batch()).loss
+        own = change(student, lambda each: (each * 1e3).bfloat16().requires_grad_())
+        found = objective(own, change(teacher, lambda each: (each * 1e3).bfloat16()), batch()).loss
     assert found.dtype == torch.float32
-    assert torch.isfinite(found)
+    assert_finite(found, own, objective)
 
 
-def test_collapsed_and_zero_features_stay_finite(objective: Objective) -> None:
-    for value in (0.0, 1.0):
-        same = [change(features(spec, 3, "any"), lambda item, value=value: torch.full_like(item, value))
-                for spec in (STUDENT, TEACHER)]  # fmt: skip
-        assert torch.isfinite(objective(same[0], same[1], batch(3)).loss)
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_collapsed_and_zero_features_stay_finite(objective: Objective, value: float) -> None:
+    own = change(features(STUDENT, 3, "any"), lambda item: torch.full_like(item, value, requires_grad=True))
+    other = change(features(TEACHER, 3, "any"), lambda item: torch.full_like(item, value))
+    assert_finite(objective(own, other, batch(3)).loss, own, objective)
 
 
 def test_memo_is_remembered_and_memory_is_live(objective: Objective) -> None:
