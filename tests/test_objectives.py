@@ -179,6 +179,15 @@ def test_gradients_are_those_of_the_loss(name: str) -> None:
     assert torch.autograd.gradcheck(total, given, eps=1e-6, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["infonce", "rkd"])
+def test_a_second_derivative_is_refused_where_gradients_come_with_the_loss(name: str) -> None:
+    student = features(STUDENT, 4, "student", grad=True)
+    found = build(name)(student, features(TEACHER, 4, "teacher"), batch()).loss
+    (slope,) = torch.autograd.grad(found.square(), student.embedding, create_graph=True)
+    with pytest.raises(RuntimeError, match="trying to differentiate twice"):
+        slope.sum().backward()
+
+
 def test_order_of_the_batch_does_not_matter(objective: Objective) -> None:
     student, teacher, here = features(STUDENT, 4, "student"), features(TEACHER, 4, "teacher"), batch()
     turn = torch.tensor([2, 0, 3, 1])

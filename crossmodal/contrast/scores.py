@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from crossmodal.contrast.heads import Head, which_matter
 
@@ -167,6 +168,7 @@ class _Contrast(torch.autograd.Function):
         return sum(sums[1:], sums[0])
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Any:
         return None, None, *(None if item is None else item * grad for item in ctx.saved_tensors)
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from crossmodal.contrast.gather import gather_with_gradient
 from crossmodal.encoders._base import Features, Spec
@@ -125,6 +126,7 @@ class _Angles(torch.autograd.Function):
         return total
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Any:
         (gradient,) = ctx.saved_tensors
         return gradient * grad, None, None
