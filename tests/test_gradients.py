@@ -138,6 +138,17 @@ def test_steps_accumulate_and_take_the_loss_s_factor() -> None:
     assert_equal(gradients(twice), {name: 0.75 * gradient for name, gradient in gradients(once).items()})
 
 
+def test_what_was_handed_out_is_let_go_though_the_loss_is_kept() -> None:
+    module = build("convnet")
+    tally = Tally(module)
+    losses = go_local(module["encoder"], draw("batch", ROWS, 1, 16, 16), judge_by(module), unit=2, tally=tally)
+    total = tally.hand_out(torch.stack(losses).sum())
+    held = [weakref.ref(each) for each in tally.sums if each is not None]
+    del tally
+    total.backward()
+    assert held and not any(each() is not None for each in held)
+
+
 def test_without_gradient_there_are_losses_alone() -> None:
     module = build("convnet")
     with torch.no_grad():

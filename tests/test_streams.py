@@ -10,10 +10,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 
+from crossmodal import streams
 from crossmodal.looks import Look, View
 from crossmodal.plan import Plan
 from crossmodal.shards import Field, ShardError, Shards
@@ -207,6 +209,24 @@ def test_augmentation_needs_draws_and_normalisation_does_not(shards: Shards, vie
     part = next(iter(sweep_parts(shards, views, batch_size=4)))
     batch = to_batch(part, views, "cpu")
     torch.testing.assert_close(batch.inputs["rgb"], views["rgb"].modality.normalise(part.adapted["rgb"]))
+
+
+@pytest.mark.parametrize("rows", [1, 5, 8])
+def test_pieces_of_a_batch_are_augmented_as_the_whole(
+    shards: Shards, views: dict[str, View], rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = join(parts(shards, views, last_step=1))
+    whole, plain = to_batch(part, views, "cpu").inputs, to_batch(replace(part, draws={}), views, "cpu").inputs
+    for name, view in views.items():
+        kind, count = type(view.modality), len(part.index)
+        monkeypatch.setattr(streams, "AUGMENTED", rows * part.adapted[name][0].numel())
+        with mock.patch.object(kind, "augment", autospec=True, side_effect=kind.augment) as seen:
+            found = to_batch(part, {name: view}, "cpu").inputs[name]
+        assert [len(call.args[1]) for call in seen.call_args_list] == [
+            min(rows, count - i) for i in range(0, count, rows)
+        ]
+        torch.testing.assert_close(found, whole[name])
+        assert not torch.equal(found, plain[name])
 
 
 def test_a_view_takes_its_units_from_the_manifest(shards: Shards) -> None:
