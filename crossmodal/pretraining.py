@@ -260,7 +260,8 @@ def check_stages(encoder: Encoder, unit: int) -> None:
         ValueError: it cannot be taken apart, has weights that no stage's loss reaches, or fewer stages than a unit.
     """
     if not encoder.leaves:
-        raise ValueError(f"{type(encoder).__name__} cannot be taken apart into stages")
+        raise ValueError(f"{type(encoder).__name__} cannot be taken apart into stages; take convnet, resnet "
+                         "or another of this project's encoders")  # fmt: skip
     if not encoder.ends_in_map:
         raise ValueError(f"{type(encoder).__name__} has weights between its last map and the embedding, which no "
                          "stage's loss would train; take another encoder")  # fmt: skip

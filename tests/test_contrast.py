@@ -370,7 +370,7 @@ def test_a_shared_draw_of_a_published_bank_leaves_out_the_pairs_of_the_batch_and
 
 
 def test_related_matches_share_the_key() -> None:
-    held = bank(pairs=40, relation=Relation(), match="related")
+    held = bank(pairs=40, relation=Relation(keyed=True), match="related")
     rows = F.normalize(torch.randn(40, 4), dim=1)
     held.remember(rows, Known(torch.arange(40), torch.arange(40) % 4))
     facts = Known(torch.arange(8), torch.tensor([0, 1, 2, 3, 0, 1, 2, -1]))
@@ -378,6 +378,16 @@ def test_related_matches_share_the_key() -> None:
     found = [(match[row][None] == held.rows).all(1).nonzero().item() for row in range(8)]
     assert [pair % 4 for pair in found[:7]] == [0, 1, 2, 3, 0, 1, 2]
     assert found[:7] != list(range(7)) and found[7] == 7
+
+
+def test_related_matches_are_uniform_over_the_key_s_pairs() -> None:
+    held = bank(pairs=40, relation=Relation(keyed=True), match="related")
+    facts = Known(torch.arange(40), torch.arange(40) % 4)
+    held.remember(F.normalize(torch.randn(40, 4), dim=1), facts)
+    drawn = torch.stack([held.choose(facts, seed).match for seed in range(200)])
+    for key in range(4):
+        counts = drawn[:, facts.key == key].flatten().bincount(minlength=40)[facts.key == key]
+        assert counts.sum() == 2000 and ((counts - 200) ** 2 / 200).sum() < 27.9  # 9 degrees of freedom, p = 0.001
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -394,9 +404,34 @@ def test_a_bank_in_half_precision_answers_nearly_the_same(dtype: str, place: str
     torch.testing.assert_close(found[0], found[1], rtol=1e-2, atol=0.0)
 
 
+@pytest.mark.parametrize("sparse", [0, 1000])
+@pytest.mark.parametrize("draw", ["sample", "all"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_bank_in_half_precision_is_widened_a_few_rows_at_a_time(
+    dtype: str, draw: str, sparse: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scores_module, "SPARSE", sparse)
+    monkeypatch.setattr(scores_module, "PIECE", 40)  # ten rows
+    wide, half = bank(pairs=50, count=30, draw=draw), bank(pairs=50, count=30, draw=draw, dtype=dtype)
+    half.remember(F.normalize(torch.randn(50, 4), dim=1), known(*range(50)))
+    for name, item in wide.remembered.items():
+        item.copy_(half.remembered[name])
+    found = []
+    for held in (wide, half):
+        live = F.normalize(torch.randn(3, 4, generator=torch.Generator().manual_seed(1)), dim=1).requires_grad_()
+        candidates = met(held, live.detach(), known(3, 8, 9))
+        loss = contrast(heads.infonce, live, candidates, scale=torch.tensor(10.0), bias=torch.tensor(0.0))
+        total, _ = log_sum_exp(live.detach(), candidates, torch.tensor(10.0))
+        found.append([loss.detach(), *torch.autograd.grad(loss, live), total])
+    assert candidates.rows is half.rows
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
 @pytest.mark.parametrize("source", ["batch", "gathered", "queue", "bank"])
 def test_every_source_is_built(source: str) -> None:
-    pool = build_pool(Negatives(source, count=8), Relation(), 10, 4, name="t")
+    options = {"count": 8} if source in ("queue", "bank") else {}
+    pool = build_pool(Negatives(source, **options), Relation(), 10, 4, name="t")
     pool.remember(draw(2, 4).float(), known(1, 2))
     candidates = met(pool, draw(3, 4).float(), known(4, 5, 6), 1)
     assert contrast(heads.infonce, draw(3, 4).float(), candidates, scale=torch.tensor(1.0), bias=torch.tensor(0.0)) > 0
@@ -429,6 +464,9 @@ def test_draws_follow_the_pair_not_its_place() -> None:
     [
         ({"count": 0}, "count must be at least 1 and momentum from 0 to below 1, got 0 and 0.5"),
         ({"momentum": 1.0}, "got 16384 and 1.0"),
+        ({"source": "batch", "count": 8}, "negatives of source batch have no count, got 8; leave it out"),
+        ({"source": "gathered", "draw": "all"}, "negatives of source gathered have no draw, got all"),
+        ({"source": "queue", "place": "host"}, "negatives of source queue have no place, got host"),
         ({"place": "host", "draw": "all"}, "needs draw: shared, for other rows are too many to travel, got all"),
     ],
 )

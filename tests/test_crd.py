@@ -111,6 +111,48 @@ def test_a_pair_is_contrasted_with_its_batch_until_it_is_remembered() -> None:
     assert crd(*given(), BATCH).loss.item() == pytest.approx(expected, abs=1e-7)
 
 
+def test_related_positives_leave_no_row_of_the_label_among_the_negatives() -> None:
+    crd = build(positive="related", directions="student", negatives=Negatives(count=100))
+    ours = crd.project(*given())[0].detach()
+    bank, keys = crd.memory()["teacher_rows"], (torch.arange(PAIRS) % 3).tolist()
+    match = crd.sides.of_teacher.choose(crd.sides.known(BATCH), BATCH.seed).match
+    assert match is not None
+    labels = BATCH.label.tolist()
+    assert [keys[pair] for pair in match.tolist()[:3]] == labels[:3] and match[3] == BATCH.index[3]
+    apart = [bank[[j for j in range(PAIRS) if j != pair and keys[j] != label]]
+             for pair, label in zip(BATCH.index.tolist(), labels, strict=True)]  # fmt: skip
+    expected = in_loops(ours, bank[match], apart, count=100, z_over_n=CLOSED)
+    assert crd(*given(), BATCH).loss.item() == pytest.approx(expected, abs=1e-7)
+
+
+def test_z_is_measured_once_when_all_rows_are_written() -> None:
+    hundred = Negatives(count=100)
+    crd, closed = build(seen=False, z="first", negatives=hundred), build(negatives=hundred)
+    found = crd(*given(), BATCH)
+    torch.testing.assert_close(found.loss, build(seen=False, negatives=hundred)(*given(), BATCH).loss)
+    crd.remember(*found.memo)
+    assert crd.memory()["log_z"].isnan().all()
+    every, held = torch.arange(PAIRS), list(closed.sides.pools.values())
+    crd.sides.remember(every, every % 3, *(pool.rows for pool in held))
+    for pool, full in zip(crd.sides.pools.values(), held, strict=True):
+        pool.rows.copy_(full.rows)
+    crd.remember(*crd(*given(), BATCH).memo)
+    measured = crd.memory()["log_z"].clone()
+    for level, anchors, side in zip(measured, crd.project(*given()), ("teacher", "student"), strict=True):
+        scores = [anchors[row] @ full / TAU for row, pair in enumerate(BATCH.index.tolist())
+                  for full in crd.memory()[f"{side}_rows"]]  # fmt: skip
+        assert level.item() == pytest.approx(torch.stack(scores).exp().mean().log().item(), abs=0.05)
+    crd.remember(*crd(*given(), BATCH).memo)
+    assert torch.equal(crd.memory()["log_z"], measured)
+
+
+@pytest.mark.parametrize("options", [{"z": "learned"}, {"negatives": Negatives(draw="all")},
+                                     {"negatives": Negatives(place="host")}])  # fmt: skip
+def test_compat_refuses_what_it_would_change(options: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="compat: repdistiller has z: first, both directions and a draw"):
+        build(compat="repdistiller", **options)
+
+
 def published(anchors: Tensor, bank: Tensor, picked: Tensor) -> Tensor:
     """The published arithmetic, by a gather of rows: exp, Z of this batch, 1e-7; column 0 is the positive."""
     scores = torch.exp(torch.einsum("bd,bkd->bk", anchors, bank[picked]) / TAU)

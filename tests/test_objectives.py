@@ -245,6 +245,7 @@ def test_memo_is_remembered_and_memory_is_live(objective: Objective) -> None:
         ("crd", {"positive": "related", "negatives": Negatives("queue")}, "with negatives of a bank, got queue"),
         ("kd", {"temperature": -1.0}, "temperature must be above 0 and finite, got -1.0"),
         ("infonce", {"temperature": 0.0}, "infonce needs temperature above 0"),
+        ("crd", {"temperature": math.nan}, "crd needs temperature above 0"),
         ("cross_entropy", {"smoothing": 1.0}, "smoothing must be from 0 to below 1, got 1.0"),
     ],
 )

@@ -44,10 +44,11 @@ def share(features: Features, rows: slice) -> Features:
 
 
 SOURCES = ("batch", "gathered", "queue", "bank")
+KEPT = {"queue": {"count": 10}, "bank": {"count": 10}}
 VARIANTS: dict[str, dict[str, object]] = {
     **{name: {} for name in OBJECTIVES.names()},
     **{
-        f"{name} {source}": {"negatives": Negatives(source, count=10, draw=draw)}
+        f"{name} {source}": {"negatives": Negatives(source, draw=draw, **KEPT.get(source, {}))}
         for name in ("crd", "infonce", "sigmoid")
         for source in SOURCES
         for draw in (("shared", "sample", "all") if source == "bank" else ("shared",))
@@ -61,7 +62,7 @@ VARIANTS: dict[str, dict[str, object]] = {
         for draw in ("shared", "sample")
     },
     "crd related": {"positive": "related", "negatives": Negatives(count=10)},
-    **{f"crd {z}": {"z": z, "negatives": Negatives(count=10)} for z in ("first", "running", "learned")},
+    **{f"crd full {z}": {"z": z, "negatives": Negatives(count=10)} for z in ("first", "running", "learned")},
     "ab connected": {"maps": [(0, 1), (1, 0), (2, 3), (3, 2)]},
     "rkd": {"distance": 0.5, "angle": 1.0},  # at its own weights gradients are of some tens, too many for 1e-5
     "dist": {"temperature": 1.0},  # at 4 gradients are of some tens, too

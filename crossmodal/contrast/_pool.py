@@ -135,6 +135,11 @@ class Pool(nn.Module, ABC):
                 self.remembered[name] = fn(tensor).to(tensor.dtype) if half else fn(tensor)
         return super()._apply(fn, recurse)
 
+    @property
+    def is_filling(self) -> bool:
+        """Whether what anchors meet is still to come."""
+        return False
+
     @abstractmethod
     def choose(self, known: Known, seed: int) -> Choice:
         """For the anchors of the batch."""

@@ -20,9 +20,9 @@ class Bank(Pool):
     """One row per pair, moved by momentum towards what was last seen of it.
 
     Until its own row is first written, an anchor meets the live batch of all ranks in place of the bank, as in
-    `InBatch`. In the first pass that is every anchor; draws for each pair are shared until all rows are written. With
-    `eager`, as published, rows begin as noise, uniform in +-sqrt(3 / dim), that counts at once, and what is drawn for a
-    pair may be the pair itself.
+    `InBatch`. In the first pass that is every anchor; draws for each pair are shared until all rows are written, so for
+    good where one pair never comes. With `eager`, as published, rows begin as noise, uniform in +-sqrt(3 / dim), that
+    counts at once, and what is drawn for a pair may be the pair itself.
 
     A shared draw leaves out the pairs of the joint batch. A draw of as many rows as there are pairs takes all of them.
     """
@@ -43,7 +43,7 @@ class Bank(Pool):
         if not eager:
             remembered["written"] = torch.zeros(pairs, dtype=torch.bool)
             remembered["due"] = torch.tensor(-(-pairs // LOOKS))  # rows until one looks whether all are written; 0: are
-        if relation.keyed or match == "related":
+        if relation.keyed:
             remembered["key"] = torch.full((pairs,), -1)
         super().__init__(remembered, in_host_memory=("due", *(("rows",) if options.place == "host" else ())))
         self.relation, self.options, self.match, self.eager = relation, options, match, eager
@@ -76,8 +76,10 @@ class Bank(Pool):
         return Choice(masks, match, shared)
 
     def candidates(self, live: Float[Tensor, "batch dim"], choice: Choice) -> Candidates:
-        """The chosen rows, in the precision of `live`, and the live batch where rows are missing."""
-        rows = self.rows.to(live) if choice.shared is None else self._take(choice.shared, live)
+        """The chosen rows, and the live batch where rows are missing; all rows in half precision stay in it."""
+        half = self.rows.dtype.itemsize < 4
+        every = self.rows if half else self.rows.to(live)
+        rows = every if choice.shared is None else self._take(choice.shared, live)
         match = live if choice.match is None else self._take(choice.match, live)
         if choice.fresh is None:
             return Candidates(rows, choice.relate, match, choice.picked)
@@ -149,10 +151,7 @@ def draw_negatives(
 
 def _draw_related(key: Int[Tensor, " pairs"], known: Known, seed: int) -> Int[Tensor, " batch"]:
     """A pair with each anchor's key, uniform over those remembered; the anchor's own where it has no key."""
-    column = torch.arange(len(key), device=key.device)
-    chosen = []
-    for own, index in zip(known.key, known.index, strict=True):  # a row of all pairs at a time
-        lots = uniform_bits(seed, index, column).masked_fill((key != own) | (own < 0), -1)
-        most, best = lots.max(dim=0)  # to index by `best` would wait for a GPU
-        chosen.append(torch.where(most >= 0, best, index))
-    return torch.stack(chosen)
+    ordered, order = key.sort()
+    first, end = (torch.searchsorted(ordered, known.key, right=right) for right in (False, True))
+    drawn = first + uniform_bits(seed, known.index) % (end - first).clamp(min=1)
+    return torch.where((known.key < 0) | (end == first), known.index, order[drawn.clamp(max=len(key) - 1)])

@@ -1,7 +1,10 @@
 """What a config may say of negatives; needs no torch."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
+
+KEEPS: dict[str | None, tuple[str, ...]] = {"batch": (), "gathered": (), "queue": ("count", "dtype"),
+         "bank": ("count", "draw", "momentum", "dtype", "place")}  # what each source takes besides `apart`  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,11 @@ class Negatives:
     place: Literal["device", "host"] = "device"  # of a bank: host memory is larger, and its rows travel when drawn
 
     def __post_init__(self) -> None:
+        taken = ("source", "apart", *KEEPS.get(self.source, [item.name for item in fields(self)]))
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if item.name not in taken and value != item.default:
+                raise ValueError(f"negatives of source {self.source} have no {item.name}, got {value}; leave it out")
         if self.count < 1 or not 0 <= self.momentum < 1:
             raise ValueError(
                 f"count must be at least 1 and momentum from 0 to below 1, got {self.count} and {self.momentum}"

@@ -21,7 +21,7 @@ def build_pool(
     match: Literal["bank", "live", "related"] = "bank",
     eager: bool = False,
 ) -> Pool:
-    """The pool of one side; what only a bank has (`match`, `eager`, `pairs`) means nothing to others."""
+    """The pool of one side; `match`, `eager` and `pairs` are a bank's alone."""
     if options.source == "queue":
         return Queue(relation, options.count, dim, dtype=getattr(torch, options.dtype))
     if options.source == "bank":

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -35,7 +35,7 @@ class Candidates:
     An anchor's candidates are its match, where there is one, then the picked rows, or all rows.
     """
 
-    rows: Float[Tensor, "rows dim"]
+    rows: Float[Tensor, "rows dim"]  # those in half precision are widened some at a time
     relate: Relate
     match: Float[Tensor, "batch dim"] | None = None
     picked: Int[Tensor, "batch picked"] | None = None  # rows that are picked get no gradient
@@ -45,10 +45,10 @@ class Candidates:
         """Scores of an anchor."""
         return (self.match is not None) + (len(self.rows) if self.picked is None else self.picked.shape[1])
 
-    def part(self, piece: slice | Tensor) -> "Part":
-        """What one piece's anchors meet."""
+    def part(self, piece: slice | Tensor, dtype: torch.dtype) -> "Part":
+        """What one piece's anchors, of this precision, meet."""
         cut = lambda item: None if item is None else item[piece]  # noqa: E731
-        return Part(self.rows, cut(self.match), cut(self.picked))
+        return Part(self.rows, cut(self.match), cut(self.picked), dtype)
 
     def only(self, chosen: Int[Tensor, " some"]) -> "Candidates":
         """The same for some of the anchors."""
@@ -59,7 +59,7 @@ class Candidates:
     def pieces(self, anchors: Float[Tensor, "batch dim"]) -> list[slice]:
         """Runs of anchors whose scores, or gathered rows, may be held at once."""
         budget, held = PIECE if anchors.device.type == "cpu" else WIDER * PIECE, self.columns
-        if self.picked is not None and anchors.device.type not in IN_PLACE and _are_few(self.picked, self.rows):
+        if self.picked is not None and not _lie_ready(self.rows, anchors) and _are_few(self.picked, self.rows):
             held = self.picked.shape[1] * anchors.shape[1]
         size = max(1, budget // max(held, 1))
         return [slice(start, start + size) for start in range(0, max(len(anchors), 1), size)]
@@ -72,6 +72,7 @@ class Part:
     rows: Float[Tensor, "rows dim"]
     match: Float[Tensor, "anchors dim"] | None
     picked: Int[Tensor, "anchors picked"] | None
+    dtype: torch.dtype  # of the anchors
 
     def score(self, anchors: Float[Tensor, "anchors dim"]) -> Float[Tensor, "anchors candidates"]:
         """The products of the anchors with their candidates."""
@@ -81,10 +82,11 @@ class Part:
         if self.match is not None:
             torch.bmm(self.match[:, None], anchors[:, :, None], out=scores[:, :1, None])
         if self.picked is None:
-            torch.mm(anchors, self.rows.T, out=rest)
+            self._score_all(anchors, rest)
         elif not _are_few(self.picked, self.rows):
-            torch.gather(anchors @ self.rows.T, 1, self.picked, out=rest)
-        elif anchors.device.type in IN_PLACE:
+            every = self._score_all(anchors, anchors.new_empty(len(anchors), len(self.rows)))
+            torch.gather(every, 1, self.picked, out=rest)
+        elif _lie_ready(self.rows, anchors):
             ends = columns * torch.arange(len(anchors) + 1, dtype=torch.int32)  # faster than int64, by a quarter
             where = torch.sparse_csr_tensor(ends, self.picked.int().flatten(), rest.new_zeros(self.picked.numel()),
                                             (len(anchors), len(self.rows)), check_invariants=False)  # fmt: skip
@@ -97,19 +99,40 @@ class Part:
         """The sum of the candidates, each times its slope."""
         rest = slope if self.match is None else slope[:, 1:]
         if self.picked is None:
-            pulled = rest @ self.rows
+            pulled = self._pull_all(rest)
         elif not _are_few(self.picked, self.rows):
-            pulled = slope.new_zeros(len(slope), len(self.rows)).scatter_add_(1, self.picked, rest) @ self.rows
-        elif slope.device.type in IN_PLACE:
+            pulled = self._pull_all(slope.new_zeros(len(slope), len(self.rows)).scatter_add_(1, self.picked, rest))
+        elif _lie_ready(self.rows, slope):
             pulled = F.embedding_bag(self.picked, self.rows, mode="sum", per_sample_weights=rest.contiguous())
         else:
             pulled = torch.bmm(rest[:, None], self._gathered).squeeze(1)
         return pulled if self.match is None else pulled.addcmul_(slope[:, :1], self.match)
 
+    def _score_all(self, anchors: Tensor, out: Tensor) -> Tensor:
+        for some, rows in self._blocks():
+            torch.mm(anchors, rows.T, out=out[:, some])
+        return out
+
+    def _pull_all(self, slope: Float[Tensor, "anchors rows"]) -> Float[Tensor, "anchors dim"]:
+        pulled = [slope[:, some] @ rows for some, rows in self._blocks()]
+        return sum(pulled[1:], pulled[0])
+
+    def _blocks(self) -> Iterator[tuple[slice, Tensor]]:
+        """All rows in the anchors' precision; where they have another, some at a time."""
+        size = len(self.rows) if self.rows.dtype == self.dtype else max(1, PIECE // self.rows.shape[1])
+        for start in range(0, len(self.rows), size):
+            some = slice(start, start + size)
+            yield some, self.rows[some].to(self.dtype)
+
     @cached_property
     def _gathered(self) -> Float[Tensor, "anchors picked dim"]:
         assert self.picked is not None
-        return self.rows.index_select(0, self.picked.flatten()).unflatten(0, self.picked.shape)
+        return self.rows.index_select(0, self.picked.flatten()).unflatten(0, self.picked.shape).to(self.dtype)
+
+
+def _lie_ready(rows: Tensor, like: Tensor) -> bool:
+    """Whether picked rows are read where they lie."""
+    return like.device.type in IN_PLACE and rows.dtype == like.dtype
 
 
 def _are_few(picked: Tensor, rows: Tensor) -> bool:
@@ -140,7 +163,7 @@ def log_sum_exp(
     """Ln of the sum of exp(score) over all anchors and candidates that count, and ln of their number."""
     sums, counts = [], []
     for piece in candidates.pieces(anchors):
-        scores = candidates.part(piece).score(anchors[piece] * scale)
+        scores = candidates.part(piece, anchors.dtype).score(anchors[piece] * scale)
         matters = which_matter(scores, *candidates.relate(piece))
         counts.append(matters.expand_as(scores).sum(dtype=scores.dtype))
         sums.append(scores.masked_fill_(~matters, -math.inf).flatten().logsumexp(0))
@@ -159,7 +182,7 @@ class _Contrast(torch.autograd.Function):
         ]
         sums = []
         for piece in candidates.pieces(anchors):
-            part = candidates.part(piece)
+            part = candidates.part(piece, anchors.dtype)
             losses, slope = head(part.score(anchors[piece] * scale), *candidates.relate(piece), bias)
             sums.append(losses.sum())
             if any(grad is not None for grad in grads):

@@ -15,8 +15,8 @@ from crossmodal.objectives._base import Outcome
 class NCE(Multiview):
     """Logistic regression: an anchor's own pair in another view against K pairs of a bank; in nats.
 
-    ln Z is its closed form for random directions, as in the objective crd, which is what the published code measures on
-    its first batch.
+    ln Z is its closed form for random directions to second order, as in the objective crd, which says where it holds;
+    the published code measures it on its first batch.
 
     Source: https://arxiv.org/abs/1906.05849, section 3.4; memory bank and Z as in its published code.
 

@@ -1,5 +1,6 @@
 """What contrastive objectives share: two heads into one space, and a pool of embeddings on each side."""
 
+import math
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
@@ -52,16 +53,16 @@ class Sides(nn.Module):
         super().__init__()
         if teacher is None:
             raise ValueError(f"{name} compares with a teacher, and none is named")
-        if temperature <= 0 or dim < 1 or pairs < 2:
+        if not 0 < temperature < math.inf or dim < 1 or pairs < 2:
             raise ValueError(f"{name} needs temperature above 0, dim of at least 1 and two pairs, got "
                              f"temperature={temperature}, dim={dim}, pairs={pairs}")  # fmt: skip
         self.negatives = replace(negatives, source=negatives.source or default)
         apart = self.negatives.apart
         self.needs_groups = apart == "group"
-        self.needs_labels = together or apart == "label" or bank.get("match") == "related"
+        self.needs_labels = together or apart == "label" or bank.get("match") == "related"  # whose label is no negative
         if self.needs_groups and self.needs_labels:
             raise ValueError(f"{name} cannot keep negatives apart by group and take positives by label")
-        relation = Relation(together or apart != "pair", together)
+        relation = Relation(self.needs_labels or self.needs_groups, together)
         self.heads = Heads(student.dim, teacher.dim, dim)
         build = partial(build_pool, self.negatives, relation, pairs, dim, **bank)
         self.of_teacher: Pool

@@ -98,7 +98,7 @@ class SEED(Objective):
             _, valid = candidates.relate(piece)
             assert valid is not None
             valid[:, 0] = True  # the pair's own embedding, which a mask of negatives leaves out
-            scores = candidates.part(piece).score(theirs[piece] / self.teacher_temperature)
+            scores = candidates.part(piece, theirs.dtype).score(theirs[piece] / self.teacher_temperature)
             return scores.masked_fill_(~valid, -math.inf).softmax(1), valid
 
         return replace(candidates, relate=relate)
