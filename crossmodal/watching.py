@@ -90,4 +90,7 @@ def _warn_of(signs: dict[str, float]) -> list[str]:
     if "found" in signs and signs["found"] <= min(2 * signs["chance"], 0.9):  # of two pairs chance finds one
         found.append("pairs are found no better than by chance: are they shuffled, do the views show the same, is the "
                      "temperature far too high or train.lr far too low?")  # fmt: skip
+    elif not found and "found" in signs and signs["positive"] - signs["negative"] < 0.05:
+        found.append("pairs are found, but hardly closer than others (a margin of cosines below 0.05): is the "
+                     "temperature far too low?")  # fmt: skip
     return found

@@ -152,6 +152,7 @@ def test_a_pretraining_that_goes_well_is_not_warned_of() -> None:
         ({"spread": 0.04, "rank": 1.0}, "nearly one point (collapse)"),
         ({"rank": 1.9}, "nearly on a line (effective rank below 2"),
         ({"found": 0.02}, "found no better than by chance"),
+        ({"negative": 0.76}, "hardly closer than others (a margin of cosines below 0.05)"),
     ],
 )
 def test_what_looks_wrong_is_named_once(changed: dict[str, float], words: str) -> None:
