@@ -33,6 +33,7 @@ from pipelines._config import ConfigError
 from pipelines._errors import DivergedError
 from pipelines._memory import forget_peak, peak_mb
 from pipelines._optimiser import Average, build_optimiser, load_optimiser, rate
+from pipelines._precision import refuse_unset_gradients
 from pipelines._run import RunFolder, say
 from pipelines._schema import TrainConfig
 from pipelines._signals import Signals
@@ -210,7 +211,7 @@ class Training:
         """Freezes what this phase's losses do not reach, which DDP would wait for; running statistics stay."""
         self.module.eval()
         batch = to_batch(_split(part, self.config.accumulate)[0], self.views, self.accelerator.device)
-        with self.accelerator.autocast():
+        with self.accelerator.autocast(), refuse_unset_gradients(self.module):
             losses = self.step(self.module, batch)
         frozen = unreached(self.module, losses.total)
         for weight in frozen:

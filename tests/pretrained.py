@@ -42,13 +42,14 @@ def build(
     negatives: Negatives = Negatives(),
     head_norm: bool = False,
     symmetric: bool = True,
+    stages: int = 4,
     predicted: bool = False,
     **options: object,
 ) -> Pretraining:
     torch.manual_seed(0)
     sights = {}
     for name in names:
-        encoder = ENCODERS.get("convnet")(SHAPE, 0, width=4, norm=norm)
+        encoder = ENCODERS.get("convnet")(SHAPE, 0, width=4, norm=norm, stages=stages)
         head = Projector(encoder.spec.dim, layers=2, hidden=6, dim=DIM, norm=head_norm)
         sights[name] = Sight(encoder, name, head)
     predictors = {name: Projector(DIM, layers=2, hidden=6, dim=DIM, norm=False) for name in names}

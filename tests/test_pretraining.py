@@ -140,6 +140,20 @@ def test_chunks_equal_the_whole_batch(chunk: int, variant: str, norm: str) -> No
     assert_close(*found)
 
 
+def test_chunks_in_half_precision_are_nearly_the_whole_batch() -> None:
+    found = []
+    for chunk in (None, 3):
+        module, batch = build("rgb", chunk=chunk, stages=3).float(), joint("rgb")
+        inputs = {view: item.float() for view, item in batch.inputs.items()}
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            losses = module(replace(batch, inputs=inputs))
+        losses.total.backward()
+        found.append(gradients(module))
+    for name, gradient in found[0].items():
+        assert gradient.dtype == torch.float32 and gradient.any()
+        assert (found[1][name] - gradient).norm() < 0.02 * gradient.norm(), name
+
+
 def test_chunks_without_gradient_are_the_whole_batch() -> None:
     with torch.no_grad():
         assert_close(*(build("rgb", chunk=chunk)(joint("rgb")).figures() for chunk in (None, 3)))
