@@ -201,7 +201,7 @@ def test_a_single_positive_is_cautioned_about(config: str, capsys: pytest.Captur
         (["graph=across"], "graph: no two views meet; take graph: full, or two encoders"),
         (["train.accumulate=32"], "train.batch_size must give every part of a step two pairs to compare, got 1"),
         (["head.width=0.001"], "head.width must leave hidden layers a number: 0.001 times"),
-        (["train.mixed_precision=bf16", "encoders.depth.encoder.stages=4"], "depth.trunk.stages.3.0 strides over a map"),
+        (["train.mixed_precision=bf16", "encoders.depth.encoder.stages=4"], "trunk.stages.3.0 strides over a map one"),
         (["graph=core"], "graph: core must be one of the encoders, depth"),
         (["encoders.depth.view=deph"], "encoders.depth.view must be one of the views, got 'deph'; did you mean 'dep"),
         (["gradients.unit=4"], "gradients.unit: unit must be from 1 to the encoder's 3 stages, got 4"),
