@@ -10,7 +10,6 @@ import hashlib
 import io
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -116,7 +115,7 @@ class FeatureShards:
         read = {}
         for (name, frame), (offset, size) in zip(self._frames.items(), spans, strict=True):
             start = offset + frame.header + window * frame.stride
-            payload = os.pread(descriptor, frame.stride, start)
+            payload = self.shards.read_bytes(index, descriptor, frame.stride, start)
             if size != frame.header + self.manifest.windows * frame.stride or len(payload) != frame.stride:
                 raise ShardError(
                     f"{self.shards.locate(index)[0]}: pair {key!r} must have {self.manifest.windows} x "

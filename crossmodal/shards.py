@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import tarfile
+import weakref
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -22,7 +23,7 @@ from torch import Tensor
 
 MANIFEST = "manifest.json"
 FORMAT = "crossmodal-shards/1"
-DESCRIPTORS = 256  # shards held open at once; a process may often open no more than 1024 files
+DESCRIPTORS = 64  # shards of a folder held open at once; a process may often open no more than 1024 files
 
 
 class ShardError(ValueError):
@@ -200,6 +201,11 @@ class _Rows:
         return Row(self.keys[number], members, self.problems.get(number, []))
 
 
+def _close(descriptors: dict[int, int]) -> None:
+    for descriptor in descriptors.values():
+        os.close(descriptor)
+
+
 @dataclass(frozen=True)
 class Shards:
     """An opened folder of shards, or some of its pairs: any of them by its index, its position among them."""
@@ -240,7 +246,9 @@ class Shards:
 
     @cached_property
     def _descriptors(self) -> dict[int, int]:
-        return {}  # of the shards held open, the one used last at the end
+        held: dict[int, int] = {}  # of the shards held open, the one used last at the end
+        weakref.finalize(self, _close, held)
+        return held
 
     def __getstate__(self) -> dict[str, object]:
         # file handles stay in their process
@@ -264,8 +272,19 @@ class Shards:
             ShardError: the shard as a whole is missing or broken, or the pair is, or lacks a member.
         """
         key, descriptor, spans = self.spans(index, names)
-        payloads = [os.pread(descriptor, size, offset) for offset, size in spans]
+        payloads = [self.read_bytes(index, descriptor, size, offset) for offset, size in spans]
         return key, dict(zip(names, payloads, strict=True))
+
+    def read_bytes(self, index: int, descriptor: int, size: int, offset: int) -> bytes:
+        """Some bytes of a pair's shard, which `spans` opened.
+
+        Raises:
+            ShardError: the system does not give them.
+        """
+        try:
+            return os.pread(descriptor, size, offset)
+        except OSError as error:
+            raise ShardError(f"{self._path(self._where(index)[0])} cannot be read: {error.strerror}") from error
 
     def spans(self, index: int, names: list[str]) -> tuple[str, int, list[tuple[int, int]]]:
         """Key of a pair, its shard as an open file, and where in that its members lie: offset and size in bytes.
@@ -333,7 +352,10 @@ class Shards:
     def _descriptor(self, number: int) -> int:
         found = self._descriptors.pop(number, None)
         if found is None:
-            found = os.open(self._path(number), os.O_RDONLY)
+            try:
+                found = os.open(self._path(number), os.O_RDONLY)
+            except OSError as error:
+                raise ShardError(f"{self._path(number)} cannot be opened: {error.strerror}") from error
         self._descriptors[number] = found
         if len(self._descriptors) > DESCRIPTORS:
             os.close(self._descriptors.pop(next(iter(self._descriptors))))
@@ -354,7 +376,10 @@ class Shards:
         path, expected = self._path(number), self.manifest.shards[number]
         if not path.is_file():
             return [], f"{path} is missing, though {self.folder / MANIFEST} lists it"
-        rows, problems = scan(path)
+        try:
+            rows, problems = scan(path)
+        except OSError as error:
+            return [], f"{path} cannot be read: {error.strerror}"
         if problems:
             more = f" (and {len(problems) - 1} more; see crossmodal shards --check {self.folder})"
             return rows, problems[0] + (more if problems[1:] else "")

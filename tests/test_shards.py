@@ -1,8 +1,10 @@
 """Shards: what is written is what is read, by us and by WebDataset; whatever is wrong is named."""
 
+import errno
 import gc
 import io
 import json
+import os
 import re
 import shutil
 import sys
@@ -11,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import webdataset
@@ -221,6 +224,30 @@ def test_a_shard_is_scanned_once_however_few_may_be_open(
         assert shards.read(index, ["rgb.jpg"]) == sound.read(index, ["rgb.jpg"])
         assert len(shards._descriptors) <= 2
     assert sorted(scans) == sorted(2 * [f"00000{number}.tar" for number in range(4)])  # once for each of the two
+
+
+def test_what_is_let_go_is_closed(folder: Path) -> None:
+    count = lambda: len([*Path("/proc/self/fd").iterdir()])  # noqa: E731
+    before = count()
+    shards = Shards.open(folder)
+    assert len(shards.labels()) == 96 and count() == before + 4
+    del shards
+    gc.collect()
+    assert count() == before
+
+
+@pytest.mark.parametrize(("name", "code", "words"), [
+    ("open", errno.EMFILE, "000001.tar cannot be opened: Too many open files"),
+    ("pread", errno.EIO, "000001.tar cannot be read: Input/output error"),
+])  # fmt: skip
+def test_what_the_system_does_not_give_names_the_shard(
+    folder: Path, name: str, code: int, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards = Shards.open(folder)
+    shards.locate(30)
+    monkeypatch.setattr(os, name, mock.Mock(side_effect=OSError(code, os.strerror(code))))
+    with pytest.raises(ShardError, match=words):
+        shards.read(30, ["rgb.jpg"])
 
 
 def test_the_shard_used_longest_ago_is_closed_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
