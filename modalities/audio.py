@@ -37,7 +37,8 @@ class Audio(Modality):
     time warping, a gain, and a steady noise in all bands; the window's place in the slack shifts it in time.
 
     Raises:
-        ValueError: an option is out of its range, or the mel bands are finer than the spectrum.
+        ValueError: an option is out of its range, no spectrum fits into the window, or the mel bands are finer than
+            the spectrum.
     """
 
     field: ClassVar[str] = "audio"
@@ -65,6 +66,8 @@ class Audio(Modality):
         check_within(1, 2, channels=self.channels)
         check_within(1, 1000, frame_ms=self.frame_ms, hop_ms=self.hop_ms)
         check_within(self.frame_ms / 1000, 600, window_s=self.window_s)
+        if not self.shape[-1]:
+            raise ValueError(f"hop_ms must be at most the {1000 * self.window_s:g} ms of window_s, got {self.hop_ms:g}")
         check_within(0, self.top_hz, min_hz=self.min_hz)
         check_within(self.min_hz + 1, self.rate_hz / 2, max_hz=self.top_hz)
         check_within(0, 1, time_mask=self.time_mask, mel_mask=self.mel_mask, noise=self.noise)

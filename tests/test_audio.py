@@ -207,6 +207,7 @@ def test_a_streamed_wav_of_unknown_length_is_read():
         ({"max_hz": 9000.0}, "max_hz must be from 61.0 to 8000.0, got 9000.0"),
         ({"mels": 400}, "mels must be from 1 to .*, got 400"),
         ({"window_s": 0.01}, "window_s must be from 0.025"),
+        ({"window_s": 0.05, "hop_ms": 100.0}, "hop_ms must be at most the 50 ms of window_s, got 100"),
         ({"time_mask": 2.0}, "time_mask must be from 0 to 1, got 2.0"),
     ],
 )
