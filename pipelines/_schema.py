@@ -143,11 +143,13 @@ class PrepareConfig:
 
 
 def check_views(views: Mapping[str, ViewConfig], named: Mapping[str, str]) -> None:
-    """Refuses a view that is named under a key and does not exist.
+    """Refuses a view that is named under a key and does not exist, and one with a name that is taken.
 
     Raises:
         FieldError: the first of them.
     """
+    if "window" in views:
+        raise FieldError("views.window", "needs another name: the window that views share is drawn by this one")
     for key, view in named.items():
         if view not in views:
             raise FieldError(key, f"must be one of the views, got {view!r}{suggest(view, list(views))}")

@@ -255,6 +255,7 @@ def test_a_folder_with_other_things_in_it_is_not_written_into(
         ("train.mixed_precision=fp16", "train.mixed_precision must be no or bf16 on a CPU, got fp16"),
         ("objectives.type.name=infonce", "objectives: an objective cannot be called 'type'; give it another name"),
         ("objectives.loss.name=infonce", "objectives.loss needs another name"),
+        ("views.window={modality: rgb}", "views.window needs another name: the window that views share is"),
         ("views.depth.scale_m=0.01", "views.depth: scale_m must be 0.001, as the manifest of"),
         ("views.depth.max_m=0.001", "views.depth: "),
         ("train.batch_size=500", "train.batch_size must be from 1 to the number of pairs, 96, got 500"),
