@@ -143,9 +143,19 @@ def test_cross_entropy_counts_labelled_rows_only() -> None:
     assert build("cross_entropy")(student, None, here).loss.item() == pytest.approx(expected / 2, abs=1e-9)
 
 
-def test_cross_entropy_without_labels_is_zero() -> None:
-    here = Batch({}, torch.arange(4), torch.full((4,), -1))
-    assert build("cross_entropy")(features(STUDENT, 4, "student"), None, here).loss.item() == 0
+def test_cross_entropy_without_labels_is_zero_and_its_accuracy_of_nothing() -> None:
+    here, student = Batch({}, torch.arange(4), torch.full((4,), -1)), features(STUDENT, 4, "student")
+    outcome = build("cross_entropy")(student, None, here)
+    assert outcome.loss.item() == 0
+    assert outcome.figures["accuracy"].isnan()
+
+
+def test_the_accuracy_of_cross_entropy_is_of_labelled_rows() -> None:
+    student = features(STUDENT, 4, "student")
+    right = student.logits.argmax(1)
+    label = torch.stack([right[0], torch.tensor(-1), (right[2] + 1) % student.logits.shape[1], right[3]])
+    outcome = build("cross_entropy")(student, None, Batch({}, torch.arange(4), label))
+    assert outcome.figures["accuracy"].item() == pytest.approx(2 / 3)
 
 
 # --- what every objective promises ---

@@ -36,7 +36,7 @@ class CrossEntropy(Objective):
         self.smoothing = smoothing
 
     def forward(self, student: Features, teacher: Features | None, batch: Batch) -> Outcome:
-        """The loss, and the share of labelled rows that are classified rightly."""
+        """The loss, and the share of labelled rows that are classified rightly: NaN where there are none."""
         assert student.logits is not None
         logits = widen(student.logits)
         labelled = batch.label >= 0
@@ -46,5 +46,5 @@ class CrossEntropy(Objective):
                 logits, batch.label, ignore_index=-1, reduction="sum", label_smoothing=self.smoothing
             )
             loss = total / mean_over_ranks(count.to(logits.dtype)).clamp(min=torch.finfo(logits.dtype).tiny)
-        right = ((logits.detach().argmax(1) == batch.label) & labelled).sum() / count.clamp(min=1)
+        right = ((logits.detach().argmax(1) == batch.label) & labelled).sum() / count
         return Outcome(loss, figures={"accuracy": right})
