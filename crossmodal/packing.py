@@ -4,6 +4,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def write_shards(
     a pair may lack fields, but not all.
 
     Raises:
-        ShardError: a pair lacks a field, has an illegal or repeated key, or a member does not decode.
+        ShardError: a pair lacks a field, has an illegal or repeated key, a member does not decode, or the disk refuses.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MANIFEST).unlink(missing_ok=True)
@@ -61,8 +62,18 @@ def write_shards(
         groups=dict(sorted(writer.groups.items())),
         lacking=dict(sorted(writer.lacking.items())),
     )
-    write(folder / MANIFEST, json.dumps(asdict(manifest), indent=1) + "\n")
+    with _naming(str(folder / MANIFEST)):
+        write(folder / MANIFEST, json.dumps(asdict(manifest), indent=1) + "\n")
     return manifest
+
+
+@contextmanager
+def _naming(what: str) -> Iterator[None]:
+    """Names what the disk refuses; its own errors of writing name nothing."""
+    try:
+        yield
+    except OSError as error:
+        raise ShardError(f"{what} cannot be written: {error.strerror or error}") from error
 
 
 def open_tar(path: Path) -> webdataset.TarWriter:
@@ -82,6 +93,7 @@ class _Writer:
         self.lacking: Counter[str] = Counter()
         self.extensions: set[str] = set()
         self._keys: set[str] = set()
+        self._last = ""  # key of the pair written last
         self._tar: webdataset.TarWriter | None = None
         self._in_tar = 0
 
@@ -92,12 +104,12 @@ class _Writer:
             raise ShardError(f"key {pair.key!r} comes twice from the source; keys must be unique in a split")
         self._keys.add(pair.key)
         self._inspect(pair)
-        if self._tar is None:
-            self._tar = open_tar(self._path)
         facts = {"label": pair.label, "group": pair.group, **pair.facts}
-        self._tar.write(
-            {"__key__": pair.key, **pair.members, "json": json.dumps(facts, sort_keys=True).encode()},
-        )
+        members = {**pair.members, "json": json.dumps(facts, sort_keys=True).encode()}
+        self._last = pair.key
+        with _naming(self._place):
+            self._tar = self._tar or open_tar(self._path)
+            self._tar.write({"__key__": pair.key, **members})
         self._in_tar += 1
         self.labels[pair.label] += 1
         if pair.group:
@@ -108,7 +120,8 @@ class _Writer:
     def close(self) -> None:
         if self._tar is None:
             return
-        self._tar.close()
+        with _naming(self._place), closing(self._tar.stream):  # which it leaves open where it fails
+            self._tar.close()
         self.shards.append(
             Shard(self._path.name, self._in_tar, self._path.stat().st_size, sha256_of(self._path)),
         )
@@ -117,6 +130,10 @@ class _Writer:
     @property
     def _path(self) -> Path:
         return self.folder / f"{len(self.shards):06d}.tar"
+
+    @property
+    def _place(self) -> str:
+        return f"{self._path}: pair {self._last!r}"
 
     def _inspect(self, pair: Pair) -> None:
         present = {name.split(".")[0]: name for name in pair.members}

@@ -16,6 +16,7 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
+import torch
 import webdataset
 
 from crossmodal import SOURCES
@@ -25,6 +26,7 @@ from crossmodal.shards import MANIFEST, Row, ShardError, Shards, _Rows, read_man
 from crossmodal.sources._base import Pair
 from crossmodal.verify import check
 from modalities import MODALITIES
+from modalities._random import generator
 
 
 @pytest.fixture
@@ -332,14 +334,23 @@ def test_bytes_that_are_no_manifest_are_refused_by_path(folder: Path, content: b
         Shards.open(folder)
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full, a disk without room")
+@pytest.mark.parametrize("size", [100, 100_000])  # the second is more than is held back until the tar is closed
+def test_a_full_disk_is_named_with_shard_and_pair(tmp_path: Path, size: int) -> None:
+    modality = MODALITIES.get("audio")()
+    pair = Pair("a", {"audio.flac": modality.encode(torch.rand(1, size, generator=generator(0)) - 0.5)})
+    (tmp_path / "000000.tar").symlink_to("/dev/full")
+    with pytest.raises(ShardError, match=r"000000\.tar: pair 'a' cannot be written: .*No space left"):
+        write_shards(pairs_of(pair), tmp_path, fields={"audio": modality}, classes=())
+    assert not (tmp_path / MANIFEST).exists()
+
+
 def pairs_of(*made: Pair) -> Iterator[Pair]:
     return iter(made)
 
 
 def depth_pair(key: str, payload: bytes | None = None, extension: str = "png") -> Pair:
     modality = MODALITIES.get("depth")(size=8)
-    import torch
-
     return Pair(
         key, {f"depth.{extension}": modality.encode(torch.full((1, 8, 8), 2.0)) if payload is None else payload}
     )
