@@ -25,6 +25,7 @@ from pipelines._config import ConfigError
 from pipelines._decoded import HELD, Chosen, Decoded
 from pipelines._diagnosis import diagnose_encoder
 from pipelines._run import RunFolder, say
+from pipelines._training import seed_everything
 from pipelines.evaluate import FewLabelsConfig
 
 Figures = dict[str, list[float]]  # one number a seed
@@ -257,7 +258,10 @@ class Evaluation(Cast):
         assert self.config.few_labels
         whole, classes = self.config.few_labels.whole, len(self.classes)
         tuned = students if whole == "all" else {}
-        starts = {f"{name}, fine-tuned": model.card.build_from(model.encoder, classes) for name, model in tuned.items()}
+        starts = {}
+        for name, model in tuned.items():
+            seed_everything(seed, "classifier")  # the same one whatever else is asked for
+            starts[f"{name}, fine-tuned"] = model.card.build_from(model.encoder, classes)
         return starts if whole == "none" else {**starts, "scratch": self._new(seed, classes)}
 
     def _scratch_on_quantity(self, fact: str, teacher: Seen | None) -> None:
@@ -285,6 +289,7 @@ class Evaluation(Cast):
         )
         look = Look(asked.look.scale, asked.look.ratio, asked.look.flip, shift=asked.look.shift)
         known = self.labels[0][chosen] if targets is None else targets
+        seed_everything(seed, "tune")  # for dropout
         few_labels.train_on(
             encoder, self.view.modality, Chosen(self._signals, chosen), known, recipe,
             loss=loss, look=look, seed=seed, device=self.device,

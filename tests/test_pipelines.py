@@ -13,6 +13,8 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from crossmodal import ENCODERS, SOURCES
+from crossmodal.encoders._base import Encoder
+from crossmodal.evaluation import few_labels
 from crossmodal.packing import write_shards
 from crossmodal.shards import Shards
 from crossmodal.sources._base import Pair
@@ -212,6 +214,26 @@ def test_few_labels_count_every_student_alike_and_train_only_whom_they_are_asked
     assert len(curves["none"]["teacher, frozen"]["1"]["runs"]) == 3
     assert set(curves["none"]) == {"crd, frozen", "random weights, frozen", "teacher, frozen"}
     assert set(curves["scratch"]) == {*curves["none"], "scratch"}
+
+
+def test_fine_tuning_does_not_depend_on_what_else_is_asked_for(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, found = whole / "out", {}
+    words = [f"data={{train: {out}/pairs/train, test: {out}/pairs/test}}", "seeds=1"]
+    for labels, names in (("[null]", ["crd"]), ("[1, null]", ["other", "crd"])):
+        students = f"students={json.dumps({name: [f'{out}/student'] for name in names})}"
+        asked = load(evaluate.Config, whole / "evaluation.yaml", [*words, students, f"few_labels.labels={labels}"])
+        tuned = []  # the last ones are crd and scratch with all labels
+
+        def keep(encoder: Encoder, *_: Any, tuned: list[Any] = tuned, **__: Any) -> None:
+            weights = {name: weight.clone() for name, weight in encoder.state_dict().items()}
+            tuned.append((weights, torch.rand(3)))  # as dropout would draw
+
+        monkeypatch.setattr(few_labels, "train_on", keep)
+        Evaluation(asked, RunFolder.of(tmp_path / "new", "evaluate", asked, {}))._few_labels(None)
+        found[labels] = tuned[-2:]
+    torch.testing.assert_close(*found.values(), rtol=0, atol=0)
 
 
 def test_a_teacher_that_has_changed_since_is_not_compared_with(
