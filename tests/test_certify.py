@@ -1,6 +1,7 @@
 """Certifying as a command: bounds that hold, priors that saw too much, what is exported, shown and refused."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,11 @@ def figures(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "report.json").read_text())["figures"]
 
 
+def page_of(folder: Path) -> Path:
+    """The config of a report on the run in `folder`."""
+    return write(folder / "report.yaml", {"runs": [str(folder / "run")], "output": str(folder / "page")})
+
+
 def train(data: Path, folder: Path, **changes: Any) -> Path:
     """A finished supervised run."""
     config = write(folder / "teacher.yaml", {
@@ -92,8 +98,7 @@ def test_a_certificate_is_what_its_parts_give_and_is_exported_shown_and_judged(
     model = export.load_model(tmp_path / "run")
     for name, weight in model.encoder.named_parameters():
         assert torch.equal(posterior[f"mean.{name}"], weight) and (posterior[f"std.{name}"] > 0).all()
-    report = write(tmp_path / "report.yaml", {"runs": [str(tmp_path / "run")], "output": str(tmp_path / "page")})
-    assert main(["report", str(report)]) == 0
+    assert main(["report", str(page_of(tmp_path))]) == 0
     page = (tmp_path / "page" / "report.html").read_text()
     assert "Where the bounds come from" in page and "Monte-Carlo slack" in page
     evaluation = write(tmp_path / "evaluate.yaml", {
@@ -127,6 +132,19 @@ def test_every_kind_of_example_is_certified(config: str, tmp_path: Path, options
         assert ("mcdiarmid" in row) == ("simclr" in options[0])
         if "prior.learned=false" in options:
             assert row["union"] == 0 and row["prior_std"] == pytest.approx(0.0183)
+
+
+def test_a_page_shows_a_prior_that_learnt_nothing_and_pairs_without_labels(config: str, tmp_path: Path) -> None:
+    source = SOURCES.get("synthetic")(train_pairs=40, test_pairs=20, size=16)
+    for split in source.splits():
+        plain = (replace(pair, label=-1) for pair in source.pairs(split))
+        write_shards(plain, tmp_path / split, fields=source.fields(), classes=())
+    words = [f"data={tmp_path / 'train'}", f"test={tmp_path / 'test'}", "tuples={positives: look, negatives: 1}",
+             "prior={share: 0}", "train.epochs=1", "trade_offs=[10]"]  # fmt: skip
+    assert main(["certify", config, *words]) == 0
+    assert main(["report", str(page_of(tmp_path))]) == 0
+    page = (tmp_path / "page" / "report.html").read_text()
+    assert "bounds hold" in page and "AVG-2</th>" not in page and "the prior learnt from" not in page
 
 
 @pytest.mark.slow
