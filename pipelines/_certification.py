@@ -70,6 +70,7 @@ class Certification:
         networks, figures = self._train()
         if not self.accelerator.is_main_process:
             return {}
+        self.run.begin()  # nothing may have been trained
         rows = {name: self._judge(name, network, len(networks)) for name, network in networks.items()}
         selected = {rule: self._select(rows, rule) for rule in RULES if rule == "bound" or self.config.validation}
         self._export(networks[selected[self.config.select]])

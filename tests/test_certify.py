@@ -147,6 +147,12 @@ def test_a_page_shows_a_prior_that_learnt_nothing_and_pairs_without_labels(confi
     assert "bounds hold" in page and "AVG-2</th>" not in page and "the prior learnt from" not in page
 
 
+def test_a_prior_is_certified_by_itself(config: str, tmp_path: Path) -> None:
+    assert main(["certify", config, "trade_offs=[]", "prior={share: 0}"]) == 0
+    assert list(figures(tmp_path / "run")["rows"]) == ["prior"] and (tmp_path / "run" / "run.json").is_file()
+    assert main(["report", str(page_of(tmp_path))]) == 0
+
+
 @pytest.mark.slow
 def test_certificates_lie_above_the_risk_on_unseen_pairs_for_every_seed_and_kind(tmp_path: Path, data: Path) -> None:
     for seed in range(3):
