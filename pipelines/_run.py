@@ -20,7 +20,7 @@ from crossmodal.checkpoint import write
 from pipelines import _processes
 from pipelines._config import ConfigError, differences, to_dict, to_yaml
 
-RUN, REPORT, METRICS = "run.json", "report.json", "metrics.jsonl"
+RUN, REPORT, METRICS, LOCK = "run.json", "report.json", "metrics.jsonl", ".lock"
 PACKAGES = ("crossmodal-transfer", "torch", "torchvision", "torchaudio", "accelerate", "numpy")
 
 
@@ -46,6 +46,22 @@ def read_report(folder: str | Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
+class Lock:
+    """Keeps other processes out of a folder for as long as this object, or its process, lives.
+
+    Raises:
+        ConfigError: another process is writing into the folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT)  # to be written: else NFS refuses
+        weakref.finalize(self, os.close, descriptor)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError([f"output {folder}: another process is at it; wait for it, or stop it"]) from error
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """Where one run keeps everything."""
@@ -54,7 +70,7 @@ class RunFolder:
     pipeline: str
     config: object
     inputs: Mapping[str, str]  # digests of what is read
-    locks: list[int] = field(default_factory=list, repr=False, compare=False)  # descriptor that is held, once begun
+    locks: list[Lock] = field(default_factory=list, repr=False, compare=False)  # the one that is held, once begun
 
     @classmethod
     def of(cls, path: str | Path, pipeline: str, config: object, inputs: Mapping[str, str]) -> "RunFolder":
@@ -69,7 +85,10 @@ class RunFolder:
 
     @cached_property
     def before(self) -> dict[str, Any] | None:
-        """What the folder says of the run it holds, if it holds one."""
+        """What the folder said, when first asked, of the run it holds, if it held one."""
+        return self._read()
+
+    def _read(self) -> dict[str, Any] | None:
         try:
             found = json.loads((self.path / RUN).read_text(encoding="utf-8"))
         except (FileNotFoundError, NotADirectoryError):
@@ -110,13 +129,15 @@ class RunFolder:
         """Opens the folder, new or to be continued, once; called when all that can be checked has been."""
         if not is_main() or self.locks:
             return
-        if self.before is not None:
-            self._lock()
-            say(f"{self.path}: continuing the interrupted run")
-            return
         self.path.mkdir(parents=True, exist_ok=True)
-        self._describe()
-        self._lock()
+        lock = Lock(self.path)
+        if self._read() != self.before:
+            raise ConfigError([f"output {self.path}: another process began a run there; give the command again"])
+        self.locks.append(lock)
+        if self.before is None:
+            self._describe()
+        else:
+            say(f"{self.path}: continuing the interrupted run")
 
     def finish(self, report: Mapping[str, Any]) -> None:
         """Writes the report, which marks the run as finished."""
@@ -136,10 +157,16 @@ class RunFolder:
             write(path, "".join(f"{line}\n" for line in lines))
 
     def make_room(self) -> None:
-        """Puts an earlier run with another config or inputs aside; all processes come here, and leave together."""
+        """Puts an earlier run with another config or inputs aside; all processes come here, and leave together.
+
+        Raises:
+            ConfigError: another process is at it.
+        """
         _processes.wait()
         if is_main() and self.before is not None and not self.is_same:
+            lock = Lock(self.path)
             say(f"{self.path}: config or inputs changed; the earlier result is now {self.set_aside()}")
+            del lock
         _processes.wait()
 
     def renew(self) -> "RunFolder":
@@ -152,10 +179,10 @@ class RunFolder:
         if self.before["pipeline"] != self.pipeline:
             raise ConfigError(self._why_other())
         if is_main():
-            self._lock()
+            self.locks.append(Lock(self.path))
             (self.path / REPORT).unlink(missing_ok=True)
             self._describe()
-        return RunFolder.of(self.path, self.pipeline, self.config, self.inputs)
+        return RunFolder(self.path, self.pipeline, self.config, self.inputs, self.locks)
 
     def set_aside(self) -> Path:
         """Renames the folder to make room for a changed run; nothing is deleted."""
@@ -169,25 +196,11 @@ class RunFolder:
         write(self.path / "config.yaml", to_yaml(self.config))
         _write_json(self.path / RUN, {**self.identity, "environment": environment()})
 
-    def _lock(self) -> None:
-        """Keeps other processes out for as long as this object, or its process, lives.
-
-        Raises:
-            ConfigError: another process is writing into the folder.
-        """
-        descriptor = os.open(self.path / RUN, os.O_RDONLY)
-        self.locks.append(descriptor)
-        weakref.finalize(self, os.close, descriptor)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConfigError([f"output {self.path}: another process is at it; wait for it, or stop it"]) from error
-
     def _refuse_strangers(self) -> None:
         """A folder with things in it that no run put there is not written into."""
         if self.path.exists() and not self.path.is_dir():
             raise ConfigError([f"output {self.path} is a file; choose a folder"])
-        if self.path.is_dir() and any(found.name != "config.yaml" for found in self.path.iterdir()):
+        if self.path.is_dir() and any(found.name not in ("config.yaml", LOCK) for found in self.path.iterdir()):
             raise ConfigError([f"output {self.path} holds files but no run; choose another output folder"])
 
     def _why_other(self) -> list[str]:

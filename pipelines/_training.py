@@ -132,6 +132,8 @@ class Training:
         self._resume()
         if self.progress.step < self.steps:
             self._train(plan)
+        else:
+            self.run.begin()
         if self.average:
             self.module.load_state_dict(self.average.state)
         self._check_weights()
@@ -141,6 +143,8 @@ class Training:
         ranks = self.accelerator.num_processes
         parts = self._parts(plan, ranks)
         self.run.begin()
+        if self.accelerator.is_main_process:
+            self.run.forget_after(self.progress.step, self.phase)
         first = next(parts)
         frozen = self._freeze(first)
         model, self.optimiser = self.accelerator.prepare(self.module, self.optimiser)
@@ -331,8 +335,6 @@ class Training:
                 self.accelerator.scaler.load_state_dict(state["scaler"])
             self.progress = Progress(**{name: state[name] for name in vars(self.progress)})
             say(f"{self.name}: from step {self.progress.step} ({found.name})")
-        if self.accelerator.is_main_process:
-            self.run.forget_after(self.progress.step, self.phase)
 
     def _announce(self, plan: Plan) -> None:
         config, ranks = self.config, self.accelerator.num_processes

@@ -9,6 +9,7 @@ import signal
 import statistics
 import subprocess
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,10 @@ from commands import (
 )
 from safetensors.torch import save_file
 
+from pipelines import transfer
 from pipelines.__main__ import main
+from pipelines._config import ConfigError, load
+from pipelines._run import RunFolder
 from pipelines._schema import TrainConfig
 
 pytestmark = pytest.mark.slow
@@ -113,10 +117,46 @@ def test_sigterm_to_all_processes_of_a_run_saves_too(config: Path, tmp_path: Pat
 def test_a_folder_takes_one_process_at_a_time(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = start("transfer", str(config), "train.epochs=200")
     wait_for_step(tmp_path / "run", 2, first)
+    log = tmp_path / "run" / "metrics.jsonl"
+    before = log.read_text()
     assert main(["transfer", str(config), "train.epochs=200"]) == 2
     assert "another process is at it" in capsys.readouterr().err
     first.kill()
     first.wait()
+    assert log.read_text().startswith(before)
+
+
+def test_of_two_that_begin_one_folder_the_first_has_it(config: Path, tmp_path: Path) -> None:
+    asked = load(transfer.Config, config)
+    first, second, third = (RunFolder.of(tmp_path / "run", "transfer", asked, {}) for _ in range(3))
+    assert not first.is_done() and not second.is_done()
+    first.begin()
+    described = (tmp_path / "run" / "run.json").stat()
+    with pytest.raises(ConfigError, match="another process is at it"):
+        second.begin()
+    assert (tmp_path / "run" / "run.json").stat() == described
+    first.locks.clear()  # it was killed
+    with pytest.raises(ConfigError, match="another process began a run there; give the command again"):
+        second.begin()
+    assert not third.is_done()
+    third.begin()
+
+
+def test_a_folder_that_another_process_is_at_is_not_put_aside_nor_renewed(config: Path, tmp_path: Path) -> None:
+    asked = load(transfer.Config, config)
+    begun = RunFolder.of(tmp_path / "run", "transfer", asked, {})
+    begun.begin()
+    changed = replace(asked, seed=7)
+    with pytest.raises(ConfigError, match="another process is at it"):
+        RunFolder.of(tmp_path / "run", "transfer", changed, {}).make_room()
+    with pytest.raises(ConfigError, match="another process is at it"):
+        RunFolder.of(tmp_path / "run", "transfer", changed, {}).renew()
+    assert [folder.name for folder in tmp_path.iterdir() if folder.is_dir()] == ["run"]
+    begun.locks.clear()
+    renewed = RunFolder.of(tmp_path / "run", "transfer", changed, {}).renew()
+    with pytest.raises(ConfigError, match="another process is at it"):  # though it has not begun
+        RunFolder.of(tmp_path / "run", "transfer", changed, {}).begin()
+    renewed.begin()
 
 
 def test_a_full_disk_loses_nothing(config: Path, tmp_path: Path) -> None:
