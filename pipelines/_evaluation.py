@@ -92,6 +92,10 @@ class Evaluation(Cast):
         """All that can be wrong is known before the first figure."""
         if self.classes != self.test.manifest.classes:
             raise ConfigError([f"data: {self.train.folder} and {self.test.folder} must have the same classes"])
+        for name, part, labels in zip(("train", "test"), self.parts, self.labels, strict=True):
+            if self.classes and (labels < 0).all():
+                raise ConfigError([f"data.{name}: none of the {len(part)} pairs of {part.folder} has a label, and "
+                                   "accuracy needs some; label them, or make both parts without classes"])  # fmt: skip
         if self.config.quantity:
             assert len(self._quantities) == 2
         assert self.view and (self.taught is None or self.teacher)

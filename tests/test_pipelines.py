@@ -173,6 +173,25 @@ def test_parts_with_other_classes_are_not_compared(
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_a_part_without_labels_is_refused_before_anything_is_measured(
+    whole: Path, tmp_path: Path, part: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, parts = whole / "out", {}
+    source = SOURCES.get("synthetic")(train_pairs=96, test_pairs=48, size=32, modalities=("rgb", "depth"))
+    for labelled in (0, 20):
+        pairs = [replace(pair, label=pair.label if number < labelled else -1)
+                 for number, pair in enumerate(source.pairs(part))]  # fmt: skip
+        parts[labelled] = tmp_path / str(labelled)
+        write_shards(iter(pairs), parts[labelled], fields=source.fields(), classes=source.classes())
+    words = ["evaluate", str(whole / "evaluation.yaml"), f"students={{crd: [{out}/student]}}",
+             f"data={{train: {out}/pairs/train, test: {out}/pairs/test}}", "few_labels=null"]  # fmt: skip
+    assert main([*words, f"data.{part}={parts[0]}", f"output={tmp_path / 'new'}"]) == 2
+    assert f"data.{part}: none of the {len(pairs)} pairs of {parts[0]} has a label" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+    assert main([*words, f"data.{part}={parts[20]}", f"output={tmp_path / 'new'}"]) == 0
+
+
 @pytest.mark.parametrize(
     ("override", "words"),
     [
