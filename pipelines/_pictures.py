@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -17,7 +18,10 @@ from crossmodal.shards import Shards
 from crossmodal.streams import join, read_pair
 from pipelines._measures import heading_of, is_better_low
 
+matplotlib.rcParams["text.parse_math"] = False  # a $ in a user's name is a $
+
 COLOURS = ("#2b6cb0", "#c05621", "#2f855a", "#6b46c1", "#b83280", "#4a5568", "#975a16", "#086f83")
+BLANK = torch.ones(3, 1, 1)  # in place of what a pair lacks
 
 
 def contact_sheet(shards: Shards, views: Mapping[str, View], path: Path, *, count: int = 8) -> Path:
@@ -32,16 +36,16 @@ def spread(total: int, count: int) -> list[int]:
 
 
 def draw_pairs(shards: Shards, views: Mapping[str, View], indices: Sequence[int]) -> Figure:
-    """Pairs as columns; every view as two rows, whole and augmented."""
+    """Pairs as columns; every view as two rows, whole and augmented, blank where a pair comes without it."""
     figure = Figure(figsize=(1.35 * len(indices) + 1, 2.8 * len(views)))
     axes = figure.subplots(2 * len(views), len(indices), squeeze=False)
-    whole = join([read_pair(shards, dict(views), index) for index in indices])
-    looks = join([read_pair(shards, dict(views), index, look=Look(), address=(0, 0)) for index in indices])
+    whole = join([read_pair(shards, dict(views), index, masks=True) for index in indices])
+    looks = join([read_pair(shards, dict(views), index, look=Look(), masks=True) for index in indices])
     for row, (name, view) in enumerate(views.items()):
         augmented = view.modality.augment(looks.adapted[name], looks.draws[name])
-        for column in range(len(indices)):
-            show(axes[2 * row][column], view.modality.picture(whole.adapted[name][column]))
-            show(axes[2 * row + 1][column], view.modality.picture(augmented[column]))
+        for column, there in enumerate(whole.present[name]):
+            for below, seen in enumerate((whole.adapted[name][column], augmented[column])):
+                show(axes[2 * row + below][column], view.modality.picture(seen) if there else BLANK)
         axes[2 * row][0].set_ylabel(name, fontsize=9)
         axes[2 * row + 1][0].set_ylabel(f"{name},\nin training", fontsize=9)
     for column, label in enumerate(whole.label.tolist()):
