@@ -32,7 +32,7 @@ def write_shards(
     """Packs pairs into shards, with the same bytes for the same pairs, and writes the manifest last.
 
     Every member is decoded once on the way, for its statistics and so that nothing unreadable is packed. With `partial`
-    a pair may lack fields, but not all.
+    a pair may lack fields, but not all; the manifest does not know a field that no pair has.
 
     Raises:
         ShardError: a pair lacks a field, has an illegal or repeated key, a member does not decode, or the disk refuses.
@@ -49,18 +49,19 @@ def write_shards(
     if not writer.shards:
         raise ShardError(f"no pairs came from the source; nothing was written to {folder}")
     extensions = {name.split(".")[0]: name.split(".")[1] for name in writer.extensions}
+    found = {name: modality for name, modality in fields.items() if name in extensions}
     manifest = Manifest(
         pairs=sum(shard.pairs for shard in writer.shards),
         classes=list(classes),
         fields={
             name: Field(_name_of(modality), extensions[name], {key: getattr(modality, key) for key in modality.stored})
-            for name, modality in fields.items()
+            for name, modality in found.items()
         },
         shards=writer.shards,
-        statistics={name: writer.statistics[name].summary() for name in fields},
+        statistics={name: writer.statistics[name].summary() for name in found},
         labels={classes[label]: count for label, count in sorted(writer.labels.items()) if label >= 0},
         groups=dict(sorted(writer.groups.items())),
-        lacking=dict(sorted(writer.lacking.items())),
+        lacking={name: count for name, count in sorted(writer.lacking.items()) if name in found},
     )
     with _naming(str(folder / MANIFEST)):
         write(folder / MANIFEST, json.dumps(asdict(manifest), indent=1) + "\n")

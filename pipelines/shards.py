@@ -79,6 +79,7 @@ def run(config: Config, path: Path) -> None:
             )
         size = sum(shard.bytes for shard in manifest.shards) / 1e6
         lacking = "".join(f"; {count} without {name}" for name, count in manifest.lacking.items())
+        lacking += "".join(f"; none has {name}" for name in source.fields() if name not in manifest.fields)
         say(f"{run.path / split}: {manifest.pairs} pairs in {len(manifest.shards)} shards, {size:.1f} MB{lacking}")
         if config.sheet:
             _sheet(run.path / split, config.sheet)
