@@ -26,6 +26,7 @@ from modalities import MODALITIES
 from modalities._base import Modality
 from modalities._catalogue import UnknownNameError
 from modalities._random import generator
+from modalities.depth import Depth
 
 AUGMENTED = 1 << 20  # numbers augmented at once on a CPU: it takes several times their memory
 WIDER = 16  # times as many elsewhere, where small operators leave the device idle
@@ -107,7 +108,7 @@ def open_view(shards: Shards, modality: str, *, aligned: bool = True, **options:
 
     Raises:
         ShardError: the shards lack the field, hold another modality there (one that reads another field) or an unknown
-            one, or contradict an option about their bytes.
+            one, contradict an option about their bytes, or hold depth of which the view would see hardly anything.
     """
     kind = MODALITIES.get(modality)
     spec = shards.manifest.fields.get(kind.field)
@@ -126,7 +127,13 @@ def open_view(shards: Shards, modality: str, *, aligned: bool = True, **options:
     for name, value in stored.items():
         if options.get(name, value) != value:
             raise ShardError(f"{name} must be {value}, as the manifest of {shards.folder} says, got {options[name]}")
-    return View(kind(**{**options, **stored}), aligned)
+    found = kind(**{**options, **stored})
+    if isinstance(found, Depth):
+        try:
+            found.refuse_unseen(shards.manifest.statistics.get(kind.field, {}))
+        except ValueError as error:
+            raise ShardError(f"{kind.field} of {shards.folder}: {error}") from error
+    return View(found, aligned)
 
 
 def read_pair(

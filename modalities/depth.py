@@ -2,7 +2,9 @@
 
 import io
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -136,6 +138,34 @@ class Depth(Modality):
         """What a depth camera measures of the scene."""
         return render_distance(scene)
 
+    def refuse_unseen(self, statistics: Mapping[str, float]) -> None:
+        """Refuses distances of which at least half would be seen as one, nearest or farthest.
+
+        No more than half of any numbers lie below their mean less its standard deviation, and no more than half above
+        their sum (Cantelli's inequality), so that a tail, such as a far sky, is not taken for the bulk.
+
+        Args:
+            statistics: mean, std, min and max of all readings, metres; absent where there is none.
+
+        Raises:
+            ValueError: so many certainly lie outside `min_m` to `max_m`.
+        """
+        if "mean" not in statistics:
+            return
+        mean, std, low, high = (statistics[name] for name in ("mean", "std", "min", "max"))
+        least, most = max(low, mean - std), min(high, mean + std)
+        if most < self.min_m:
+            where = f"below {most:g} m, so below min_m={self.min_m:g}"
+        elif least > self.max_m:
+            where = f"above {least:g} m, so above max_m={self.max_m:g}"
+        else:
+            return
+        raise ValueError(
+            f"at least half of the distances lie {where}, and would be seen as one: their mean is {mean:g} m, from "
+            f"{low:g} to {high:g} m with scale_m={self.scale_m:g}; pack them with another scale_m, or set the view's "
+            "min_m and max_m"
+        )
+
     def _check_plausible(self, metres: Float[Tensor, "1 height width"]) -> None:
         valid = metres[metres > 0]
         if not len(valid):
@@ -166,6 +196,14 @@ class Depth(Modality):
         rows = spans(top, tall * self.hole_side, batch.shape[-2])
         columns = spans(left, wide * self.hole_side, batch.shape[-1])
         return (rows[..., None] & columns[..., None, :]).any(1, keepdim=True)
+
+
+def has_fractions(path: Path) -> bool:
+    """Whether a file is a .npy of floating numbers, by its header; what cannot be read is none, `decode` says why."""
+    try:
+        return path.suffix.lower() == ".npy" and np.load(path, mmap_mode="r").dtype.kind == "f"
+    except Exception:  # see _read_npy
+        return False
 
 
 def _addressed_noise(

@@ -133,10 +133,13 @@ def _describe(folder: Path) -> str:
 
 
 def _sheet(folder: Path, views: Mapping[str, ViewConfig]) -> Path:
+    from crossmodal.looks import View
     from crossmodal.shards import Shards
+    from modalities import MODALITIES
     from pipelines._build import open_views
     from pipelines._pictures import contact_sheet
 
     shards = Shards.open(folder)
-    wanted = views or {name: ViewConfig(spec.modality) for name, spec in shards.manifest.fields.items()}
-    return contact_sheet(shards, open_views(shards, wanted), folder / "sheet.png")
+    fields = {} if views else shards.manifest.fields  # shown as they are, in or out of a view's range
+    whole = {name: View(MODALITIES.get(spec.modality)(**spec.stored)) for name, spec in fields.items()}
+    return contact_sheet(shards, whole or open_views(shards, views), folder / "sheet.png")

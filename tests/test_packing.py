@@ -1,8 +1,10 @@
 """From files to shards to views: what is packed of what is there, and in which unit."""
 
+import io
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -44,3 +46,72 @@ def test_a_part_without_a_field_is_packed_and_says_so(tmp_path: Path, capsys: py
     assert set(Shards.open(tmp_path / "pairs" / "train").manifest.fields) == {"rgb", "depth"}
     with pytest.raises(ShardError, match=f"modality 'depth' reads 'depth', but {test} has rgb"):
         open_view(Shards.open(test), "depth")
+
+
+def write_array(root: Path, array: np.ndarray, *, key: str = "a") -> None:
+    (root / "train").mkdir(exist_ok=True)
+    with io.BytesIO() as file:
+        np.save(file, array)
+        (root / "train" / f"{key}.npy").write_bytes(file.getvalue())
+
+
+ARRAYS = {"modality": "depth", "files": "{split}/{key}.npy"}
+METRES = np.linspace(3, 40, 64, dtype=np.float32).reshape(8, 8)
+
+
+def test_floating_distances_need_their_unit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_array(tmp_path, METRES)
+    assert pack(tmp_path, {"depth": ARRAYS}) == 2
+    told = f"{tmp_path}/train/a.npy (split 'train', key 'a') holds floating numbers of a unit that it does not tell"
+    assert f"{told}; set members.depth.scale_m: 1 for metres, 0.001 for millimetres" in capsys.readouterr().err
+    assert pack(tmp_path, {"depth": {**ARRAYS, "scale_m": 1}}) == 0
+    statistics = Shards.open(tmp_path / "pairs" / "train").manifest.statistics["depth"]
+    assert (statistics["min"], statistics["max"]) == (3, 40)
+
+
+def test_whole_distances_are_millimetres_unless_said(tmp_path: Path) -> None:
+    write_array(tmp_path, (METRES * 1000).astype(np.uint16))
+    assert pack(tmp_path, {"depth": ARRAYS}) == 0
+    assert Shards.open(tmp_path / "pairs" / "train").manifest.statistics["depth"]["max"] == 40
+
+
+def test_a_damaged_array_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_array(tmp_path, METRES)
+    (tmp_path / "train" / "a.npy").write_bytes((tmp_path / "train" / "a.npy").read_bytes()[:90])
+    assert pack(tmp_path, {"depth": ARRAYS}) == 2
+    assert "pair 'a', field depth.npy: .npy array of 90 bytes is damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("stored", "scale_m", "words"),
+    [
+        (
+            METRES,
+            0.001,
+            r"below 0\.03\d* m, so below min_m=0\.3, .*: their mean is 0\.0215 m, from 0\.003 to 0\.04 m with ",
+        ),
+        (METRES * 100, 0.2, r"above 2\d+\.\d+ m, so above max_m=10, .*: their mean is 430 m, from 60 to 800 m with "),
+    ],
+)
+def test_distances_in_another_unit_than_the_view_are_refused(
+    tmp_path: Path, stored: np.ndarray, scale_m: float, words: str
+) -> None:
+    write_array(tmp_path, stored)
+    assert pack(tmp_path, {"depth": {**ARRAYS, "scale_m": scale_m}}) == 0
+    shards = Shards.open(tmp_path / "pairs" / "train")
+    told = rf"depth of {shards.folder}: .* lie {words}scale_m={scale_m:g}; pack them with another scale_m, or set the"
+    with pytest.raises(ShardError, match=told):
+        open_view(shards, "depth")
+    assert open_view(shards, "depth", min_m=0.003, max_m=800.0)
+    assert main(["shards", "--sheet", str(shards.folder)]) == 0  # which no view asked for
+
+
+def test_distances_of_which_half_may_be_seen_are_not_refused(tmp_path: Path) -> None:
+    near = np.full((8, 8), 3.0, np.float32)
+    near[:3] = 1000  # the sky
+    write_array(tmp_path, near)
+    write_array(tmp_path, np.zeros((8, 8), np.float32), key="dark")
+    assert pack(tmp_path, {"depth": {**ARRAYS, "scale_m": 1}}) == 0
+    shards = Shards.open(tmp_path / "pairs" / "train")
+    assert shards.manifest.statistics["depth"]["mean"] > 10
+    assert open_view(shards, "depth")

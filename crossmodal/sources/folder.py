@@ -15,6 +15,7 @@ from crossmodal.sources._patterns import Pattern, extension_of
 from modalities import MODALITIES
 from modalities._base import Modality
 from modalities._catalogue import suggest
+from modalities.depth import Depth, has_fractions
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Folder(Source):
         return tuple(self._parts)
 
     def digest(self) -> str:
-        """Names the options except `root`, and every file by path, size and time; reads none."""
+        """Names the options except `root`, and every file by path, size and time; reads no signal."""
         options = {name: value for name, value in asdict(self).items() if name != "root"}
         files = {
             split: [
@@ -88,7 +89,7 @@ class Folder(Source):
 
         Raises:
             SourceError: the part is unknown; the root, a column or files are missing, files are empty or not of their
-                modality, keys collide, or a fact is not of numbers.
+                modality, distances are of an unknown unit, keys collide, or a fact is not of numbers.
         """
         if split not in self._parts:
             raise SourceError(f"split {split!r} is not known{suggest(split, list(self._parts))}")
@@ -171,8 +172,23 @@ class Folder(Source):
     def _complete(self) -> list[Entry]:
         root, members = Path(self.root), [*self.members]
         if self.partial:
-            return complete(root, with_any(root, self._entries, members), [*self.facts], drop=False)
-        return complete(root, self._entries, [*members, *self.facts], drop=self.missing == "drop")
+            found = complete(root, with_any(root, self._entries, members), [*self.facts], drop=False)
+        else:
+            found = complete(root, self._entries, [*members, *self.facts], drop=self.missing == "drop")
+        self._refuse_unknown_units(found)
+        return found
+
+    def _refuse_unknown_units(self, entries: list[Entry]) -> None:
+        """Refuses floating distances without a `scale_m`: whole ones are millimetres by custom, these are not."""
+        if "scale_m" in self.members.get(Depth.field, {"scale_m": None}):
+            return
+        for entry in entries:
+            path = Path(self.root) / entry.files.get(Depth.field, "")
+            if has_fractions(path):
+                raise SourceError(
+                    f"{path} ({entry.where}) holds floating numbers of a unit that it does not tell; set "
+                    f"members.{Depth.field}.scale_m: 1 for metres, 0.001 for millimetres"
+                )
 
     @cached_property
     def _parts(self) -> dict[str, dict[str, Entry]]:
