@@ -1,5 +1,7 @@
 """Figures against other people's code, closed forms and cases that can be checked by eye."""
 
+import itertools
+
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression, Ridge
@@ -26,20 +28,33 @@ def test_recall_equals_torchmetrics() -> None:
 def test_recall_by_eye() -> None:
     gallery = torch.eye(3)
     queries = torch.tensor([[1.0, 0.0, 0.0], [0.9, 0.5, 0.0], [0.1, 0.2, 0.15]])
-    assert retrieval.ranks(queries, gallery).tolist() == [0, 1, 1]
+    assert [counts.tolist() for counts in retrieval.ranks(queries, gallery)] == [[0, 1, 1], [1, 1, 1]]
     assert retrieval.recalls(queries, gallery, at=(1, 2)) == {1: pytest.approx(1 / 3), 2: 1.0}
 
 
 def test_a_collapsed_embedding_retrieves_at_chance() -> None:
-    assert retrieval.recalls(torch.ones(200, 4), normal(200, 4), at=(10,))[10] == pytest.approx(0.05, abs=0.001)
-    assert retrieval.recalls(normal(200, 4), torch.ones(200, 4), at=(10,))[10] < 0.1
+    for ours, theirs in ((torch.ones(200, 4), normal(200, 4)), (torch.ones(200, 4), torch.ones(200, 4))):
+        assert retrieval.recalls(ours, theirs, at=(1, 10)) == {1: pytest.approx(0.005), 10: pytest.approx(0.05)}
+        assert retrieval.recalls(theirs, ours, at=(1, 10)) == {1: pytest.approx(0.005), 10: pytest.approx(0.05)}
+
+
+@pytest.mark.parametrize("rows", [[0, 0, 0, 0, 0], [0, 0, 1, 1, 2], [2, 0, 1, 0, 0], [0, 1, 2, 3, 4]])
+def test_recall_is_the_mean_over_all_orders_of_ties(rows: list[int]) -> None:
+    gallery = torch.tensor([[3.0, 4.0], [4.0, 3.0], [0.0, 1.0], [1.0, 0.0], [-3.0, 4.0]])[rows]
+    queries = torch.tensor([[1.0, 0.0], [0.0, 1.0], [3.0, 4.0], [1.0, 1.0], [1.0, 0.0]])
+    scores = torch.nn.functional.cosine_similarity(queries[:, None], gallery[None], dim=2).mul(1e4).round()
+    orders = [*itertools.permutations(range(5))]
+    for k, share in retrieval.recalls(queries, gallery, at=(1, 2, 3, 5)).items():
+        hits = [query in sorted(order, key=lambda row: -scores[query][row])[:k]  # stable
+                for query in range(5) for order in orders]  # fmt: skip
+        assert share == pytest.approx(sum(hits) / len(hits))
 
 
 def test_ranks_do_not_depend_on_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     ours, theirs = normal(50, 6, name="a"), normal(50, 6, name="b")
     whole = retrieval.ranks(ours, theirs)
     monkeypatch.setattr(retrieval, "SCORES", 350)  # of 50 rows: seven queries at once
-    assert torch.equal(retrieval.ranks(ours, theirs), whole)
+    torch.testing.assert_close(retrieval.ranks(ours, theirs), whole, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("rows", [torch.full((5, 3), torch.nan), torch.tensor([[1.0, 2.0]] * 4 + [[torch.inf, 1.0]])])

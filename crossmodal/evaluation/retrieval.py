@@ -10,10 +10,10 @@ from torch import Tensor
 SCORES = 1 << 25  # held at once: 128 MiB of float32
 
 
-def ranks(queries: Float[Tensor, "pairs dim"], gallery: Float[Tensor, "pairs dim"]) -> Int[Tensor, " pairs"]:
-    """How many gallery rows are nearer, by cosine, to query i than its own row i; 0 is a hit at 1.
-
-    Ties count half against the query, so that a collapsed embedding scores as chance.
+def ranks(
+    queries: Float[Tensor, "pairs dim"], gallery: Float[Tensor, "pairs dim"]
+) -> tuple[Int[Tensor, " pairs"], Int[Tensor, " pairs"]]:
+    """How many gallery rows are nearer by cosine to query i than its own row i; and how many as near, with itself.
 
     Raises:
         ValueError: a row is not finite.
@@ -21,22 +21,25 @@ def ranks(queries: Float[Tensor, "pairs dim"], gallery: Float[Tensor, "pairs dim
     if not (queries.isfinite().all() and gallery.isfinite().all()):
         raise ValueError("embeddings must be finite to be compared; the network that gave them has diverged")
     queries, gallery = F.normalize(queries, dim=1), F.normalize(gallery, dim=1)
-    found, size = [], max(1, SCORES // len(gallery))
+    nearer, tied, size = [], [], max(1, SCORES // len(gallery))
     for start in range(0, len(queries), size):
         scores = queries[start : start + size] @ gallery.T
         own = torch.arange(start, start + len(scores), device=scores.device)
         mine = scores.gather(1, own[:, None])
-        same = ((scores - mine).abs() < 1e-6).sum(1) - 1
-        found.append((scores > mine + 1e-6).sum(1) + (same + 1) // 2)
-    return torch.cat(found)
+        nearer.append((scores > mine + 1e-6).sum(1))
+        tied.append(((scores - mine).abs() < 1e-6).sum(1))
+    return torch.cat(nearer), torch.cat(tied)
 
 
 def recalls(
     queries: Float[Tensor, "pairs dim"], gallery: Float[Tensor, "pairs dim"], at: Sequence[int] = (1, 5, 10)
 ) -> dict[int, float]:
-    """Share of queries whose own gallery row is among the nearest k, for every k in `at`; chance is k / pairs."""
-    own = ranks(queries, gallery)
-    return {k: (own < k).double().mean().item() for k in at}
+    """Share of queries whose own gallery row is among the nearest k, for every k in `at`; chance is k / pairs.
+
+    It is the expectation over random orders of rows that are as near, so a collapsed embedding scores as chance.
+    """
+    nearer, tied = ranks(queries, gallery)
+    return {k: ((k - nearer).double() / tied).clamp(0, 1).mean().item() for k in at}
 
 
 def nearest(
