@@ -224,7 +224,7 @@ class Evaluation(Cast):
         if self.config.quantity:
             known, truth = self._quantities
             found["quantity"] = (known.mean(0) - truth).norm(dim=1).mean().item()
-        return found | {f"R@{k}": k / len(self.test) for k in self.config.retrieve_at}
+        return found | {f"R@{k}": min(1.0, k / len(self.test)) for k in self.config.retrieve_at}
 
     def _few_labels(self, teacher: Seen | None) -> None:
         """The few-label curves: whole encoders trained from the student and from scratch, and frozen ones probed."""

@@ -119,6 +119,13 @@ def test_the_table_compares_with_scratch_random_teacher_and_chance(whole: Path) 
     assert figures["few_labels"]["scratch"]["1"]["std"] is not None
 
 
+def test_chance_is_at_most_everything(whole: Path, tmp_path: Path) -> None:
+    words = [f"data={{train: {whole}/out/pairs/train, test: {whole}/out/pairs/test}}", "retrieve_at=[12, 100]"]
+    asked = load(evaluate.Config, whole / "evaluation.yaml", [*words, f"students={{crd: [{whole}/out/student]}}"])
+    chance = Evaluation(asked, RunFolder.of(tmp_path / "new", "evaluate", asked, {}))._chance()
+    assert (chance["R@12"], chance["R@100"]) == (0.25, 1.0)
+
+
 def test_the_page_works_offline(whole: Path) -> None:
     page = (whole / "out" / "page" / "report.html").read_text()
     for words in ("Few labels", "Curves", "Retrieval on unseen pairs", "Both modalities in one space",
