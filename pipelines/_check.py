@@ -87,6 +87,8 @@ class Walk:
         return values if get_origin(kind) is list else tuple(values)
 
     def _member(self, kind: Any, name: str, node: Node, key: str) -> Any:
+        if name == "base":  # given by an override, for a file's names files; once written, it would too
+            return self._refuse(node, f"{_dotted(key, name)} needs another name: base is what a config is based on")
         chosen = choice_field(kind) if is_dataclass(kind) and isinstance(kind, type) else None
         if chosen is not None and chosen.metadata["from_key"]:
             node = _spell_out(kind, node)

@@ -541,6 +541,13 @@ def test_what_does_not_fit_together_is_said_where_the_field_was_set() -> None:
     ]
 
 
+def test_what_a_user_names_is_not_called_base() -> None:
+    for override in ("names.base=x", "names={base: x}"):
+        assert problems("share: 1\nsizes: []\nnames: {}\nrest: 1", override, schema=Required) == [
+            f"override {override}: names.base needs another name: base is what a config is based on"
+        ]
+
+
 def test_a_key_is_no_name_unless_the_schema_says_so() -> None:
     found = problems("networks: {convnet: {}}", schema=Unusual)
     assert found == ["x.yaml:1: networks.convnet.name must be given: which one (one of convnet, dense)"]
