@@ -134,6 +134,8 @@ class Walk:
     def _field(self, item: Field[Any], kind: Any, node: Node, key: str) -> Any:
         before = len(self.problems)
         value = self.read(kind, node, key)
+        if len(self.problems) == before and "bounds" in item.metadata:
+            self._refuse_nonfinite(node, key)
         if len(self.problems) == before and not is_within(item, value):
             each = "each " if isinstance(value, list | tuple) else ""
             self._refuse(node, f"{key} must {each}be {bounds_of(item)}, got {show(value)}")

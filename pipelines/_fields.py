@@ -68,7 +68,7 @@ def number(
     below: float | None = None,
     free: bool = False,
 ) -> Any:
-    """A field whose number, or each of whose numbers, must lie in a range; null is not measured.
+    """A field whose number, or each of whose numbers, must be finite and lie in a range; null is not measured.
 
     Args:
         default: a number, null, or a tuple or list of numbers.

@@ -202,7 +202,7 @@ def test_every_spelling_of_a_number_is_a_number(value: str) -> None:
     assert read(f"data: d\ntrain: {{lr: {value}}}").train.lr == 0.001
 
 
-def test_infinities_are_numbers() -> None:
+def test_infinities_are_numbers_where_a_field_has_no_range() -> None:
     assert read("data: d\ntrain: {lr: .Inf}").train.lr == float("inf")
     assert read("data: d", "train.lr=-.inf").train.lr == float("-inf")
 
@@ -517,7 +517,10 @@ class Outer:
     [
         ("share: -0.1", "x.yaml:1: share must be at least 0 and below 1, got -0.1"),
         ("share: 1", "x.yaml:1: share must be at least 0 and below 1, got 1.0"),
-        ("share: .nan", "x.yaml:1: share must be at least 0 and below 1, got nan"),
+        ("share: .nan", "x.yaml:1: share must be finite, got nan"),
+        ("rate: .inf", "x.yaml:1: rate must be finite, got inf"),
+        ("scale: [-.inf, 1]", "x.yaml:1: scale.0 must be finite, got -inf"),
+        ("workers: .inf", "x.yaml:1: workers must be a whole number, got inf"),
         ("rate: 0", "x.yaml:1: rate must be above 0, got 0.0"),
         ("scale: [0.5, 1.5]", "x.yaml:1: scale must each be at most 1, got [0.5, 1.5]"),
         ("counts: [5, 0, null]", "x.yaml:1: counts must each be at least 1, got [5, 0, null]"),
