@@ -1,12 +1,19 @@
 """What weights have seen: the pairs of the run they come from, of its teachers and of what these began from."""
 
+import hashlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from crossmodal.shards import Shards
-from pipelines import certify, pretrain, supervise, transfer
+from pipelines import certify, pretrain, transfer
 from pipelines._build import open_parts
-from pipelines._config import ConfigError
+from pipelines._config import ConfigError, at
+from pipelines._schema import HeldOutConfig
 from pipelines.evaluate import origin
+
+if TYPE_CHECKING:
+    from pipelines.evaluate import Trained
 
 VOUCH = "or vouch with prior.unseen=true that they saw none of the pairs that are certified"
 
@@ -14,24 +21,26 @@ VOUCH = "or vouch with prior.unseen=true that they saw none of the pairs that ar
 def refuse_seen(weights: str, certified: Shards, key: str) -> None:
     """Refuses weights that were trained on any of the pairs that are certified: no bound would hold.
 
-    Pairs are the same where their keys are, whatever fields they have: a depth map shows what its picture shows.
+    Pairs are the same where their keys are, whatever fields they have, for a depth map shows what its picture shows;
+    or where the bytes of a field are, whatever their keys.
 
     Raises:
         ConfigError: they were; or it cannot be told.
     """
-    keys = _keys(certified)
-    for part, trained in _seen(weights, key):
-        both = keys & _keys(part)
+    for (folder, held_out), path in _seen(weights, key).items():
+        learnt, _ = open_parts(folder, held_out, key)
+        with at(key):
+            both = _shared(certified, learnt)
         if both:
             raise ConfigError([
-                f"{key}: {trained} was trained on {len(both)} of the {len(keys)} pairs that are certified (as "
-                f"{min(both)!r} of {part.folder}), so that the certificate would not hold; certify pairs it never saw, "
-                f"such as held_out ones, {VOUCH}"
+                f"{key}: {path} was trained on {len(both)} of the {len(certified)} pairs that are certified (on "
+                f"{min(both)!r} as {both[min(both)]!r} of {folder}), so that the certificate would not hold; certify "
+                f"pairs it never saw, such as held_out ones, {VOUCH}"
             ])  # fmt: skip
 
 
-def _seen(weights: str, key: str) -> list[tuple[Shards, str]]:
-    """All pairs that led to some weights, each with the run that saw them.
+def _seen(weights: str, key: str) -> dict[tuple[str, HeldOutConfig | None], Path]:
+    """All pairs that led to some weights, as folder and what was held out of it, each with a run that saw them.
 
     Raises:
         ConfigError: they come from no finished run, whose config would say.
@@ -41,12 +50,13 @@ def _seen(weights: str, key: str) -> list[tuple[Shards, str]]:
     except ConfigError as error:
         raise ConfigError([f"{key}: {weights} is no folder of a finished run, so that nobody knows what it saw; take "
                            f"one, {VOUCH}"]) from error  # fmt: skip
-    learnt, _ = open_parts(config.data, getattr(config, "held_out", None), key)
-    before = _before(config)
-    return [(learnt, str(path)), *(found for other in before for found in _seen(other, key))]
+    found = {(config.data, getattr(config, "held_out", None)): path}
+    for other in _before(config):
+        found = _seen(other, key) | found
+    return found
 
 
-def _before(config: transfer.Config | supervise.Config | pretrain.Config | certify.Config) -> list[str]:
+def _before(config: "Trained") -> list[str]:
     """The weights that a run began from or was taught by."""
     if isinstance(config, pretrain.Config):
         begun = [encoder.weights for encoder in config.encoders.values()]
@@ -59,5 +69,23 @@ def _before(config: transfer.Config | supervise.Config | pretrain.Config | certi
     return [str(Path(weights)) for weights in begun if weights is not None]
 
 
+def _shared(certified: Shards, learnt: Shards) -> dict[str, str]:
+    """Keys of the certified pairs that are among those learnt from, with their keys there."""
+    found = {key: key for key in _keys(certified) & _keys(learnt)}
+    for field in certified.manifest.fields.keys() & learnt.manifest.fields.keys():
+        theirs = dict(_contents(learnt, field))
+        found |= {key: theirs[digest] for digest, key in _contents(certified, field) if digest in theirs}
+    return found
+
+
 def _keys(shards: Shards) -> set[str]:
     return {shards.locate(index)[1].key for index in range(len(shards))}
+
+
+def _contents(shards: Shards, field: str) -> Iterator[tuple[bytes, str]]:
+    """Digest of a field's bytes and key of every pair that has it."""
+    member = shards.member(field)
+    for index in range(len(shards)):
+        row = shards.locate(index)[1]
+        if member in row.members and not row.problems:
+            yield hashlib.sha256(shards.read(index, [member])[1][member]).digest(), row.key

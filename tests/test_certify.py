@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -191,6 +192,21 @@ def test_a_prior_that_has_seen_the_certified_pairs_is_refused(
         f"output={tmp_path / 'unseen'}",
     ]
     assert main(["certify", config, *unseen]) == 0
+
+
+def test_pictures_that_a_prior_has_seen_under_other_keys_are_refused(
+    config: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = SOURCES.get("synthetic")(train_pairs=160, test_pairs=2, size=16)
+    renamed = (replace(pair, key=f"again_{pair.key}") for pair in islice(source.pairs("train"), 5))
+    unseen = SOURCES.get("synthetic")(train_pairs=2, test_pairs=60, size=16).pairs("test")
+    write_shards(chain(renamed, unseen), tmp_path / "pairs", fields=source.fields(), classes=source.classes())
+    seen = train(data / "train", tmp_path)
+    words = [f"encoder.weights={seen}", "prior.share=0", "validation=0", f"data={tmp_path / 'pairs'}"]
+    assert main(["certify", config, *words]) == 2
+    said = capsys.readouterr().err
+    assert f"encoder.weights: {seen} was trained on 5 of the 65 pairs that are certified" in said
+    assert f"'again_train_000000' as 'train_000000' of {data / 'train'}" in said
 
 
 def test_what_a_teacher_saw_counts_too_through_those_it_taught(
