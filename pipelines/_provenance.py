@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 from crossmodal.shards import Shards
 from pipelines import certify, pretrain, transfer
+from pipelines.__main__ import find_pipeline
 from pipelines._build import open_parts
-from pipelines._config import ConfigError, at
+from pipelines._config import ConfigError, at, within
+from pipelines._run import RunFolder
 from pipelines._schema import HeldOutConfig
 from pipelines.evaluate import origin
 
@@ -43,17 +45,34 @@ def _seen(weights: str, key: str) -> dict[tuple[str, HeldOutConfig | None], Path
     """All pairs that led to some weights, as folder and what was held out of it, each with a run that saw them.
 
     Raises:
-        ConfigError: they come from no finished run, whose config would say.
+        ConfigError: they come from no finished run, whose config would say; or what that read is another now.
     """
     try:
         path, config = origin(weights)
     except ConfigError as error:
         raise ConfigError([f"{key}: {weights} is no folder of a finished run, so that nobody knows what it saw; take "
                            f"one, {VOUCH}"]) from error  # fmt: skip
+    with within(key):
+        _refuse_changed(path, config)
     found = {(config.data, getattr(config, "held_out", None)): path}
     for other in _before(config):
         found = _seen(other, key) | found
     return found
+
+
+def _refuse_changed(path: Path, config: "Trained") -> None:
+    """Refuses a run that read something else than lies there now, so that what it saw cannot be told.
+
+    Raises:
+        ConfigError: names what differs.
+    """
+    run = RunFolder.of(path, "", config, {}).before
+    assert run is not None
+    now = find_pipeline(run["pipeline"]).inputs(config)
+    changed = [name for name in now if run["inputs"].get(name) != now[name]]
+    if changed:
+        raise ConfigError([f"{', '.join(changed)} of {path / 'config.yaml'} changed after it was trained, so that nobody "
+                           f"knows what it saw; train it again, {VOUCH}"])  # fmt: skip
 
 
 def _before(config: "Trained") -> list[str]:

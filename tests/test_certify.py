@@ -209,6 +209,20 @@ def test_pictures_that_a_prior_has_seen_under_other_keys_are_refused(
     assert f"'again_train_000000' as 'train_000000' of {data / 'train'}" in said
 
 
+def test_weights_whose_pairs_were_made_anew_are_refused(
+    config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = SOURCES.get("synthetic")(train_pairs=40, test_pairs=40, size=16)
+    for made, split in ((tmp_path / "pairs", "train"), (tmp_path / "judged", "train")):
+        write_shards(source.pairs(split), made, fields=source.fields(), classes=source.classes())
+    seen = train(tmp_path / "pairs", tmp_path)
+    write_shards(source.pairs("test"), tmp_path / "pairs", fields=source.fields(), classes=source.classes())
+    words = [f"encoder.weights={seen}", "prior.share=0", "validation=0"]
+    assert main(["certify", config, *words, f"data={tmp_path / 'judged'}"]) == 2  # it saw them all
+    said = capsys.readouterr().err
+    assert f"encoder.weights: data of {seen / 'config.yaml'} changed after it was trained" in said
+
+
 def test_what_a_teacher_saw_counts_too_through_those_it_taught(
     config: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
