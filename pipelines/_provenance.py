@@ -71,8 +71,8 @@ def _refuse_changed(path: Path, config: "Trained") -> None:
     now = find_pipeline(run["pipeline"]).inputs(config)
     changed = [name for name in now if run["inputs"].get(name) != now[name]]
     if changed:
-        raise ConfigError([f"{', '.join(changed)} of {path / 'config.yaml'} changed after it was trained, so that nobody "
-                           f"knows what it saw; train it again, {VOUCH}"])  # fmt: skip
+        raise ConfigError([f"{', '.join(changed)} of {path / 'config.yaml'} changed after it was trained, so that "
+                           f"nobody knows what it saw; train it again, {VOUCH}"])  # fmt: skip
 
 
 def _before(config: "Trained") -> list[str]:

@@ -213,8 +213,8 @@ def test_weights_whose_pairs_were_made_anew_are_refused(
     config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = SOURCES.get("synthetic")(train_pairs=40, test_pairs=40, size=16)
-    for made, split in ((tmp_path / "pairs", "train"), (tmp_path / "judged", "train")):
-        write_shards(source.pairs(split), made, fields=source.fields(), classes=source.classes())
+    for name in ("pairs", "judged"):
+        write_shards(source.pairs("train"), tmp_path / name, fields=source.fields(), classes=source.classes())
     seen = train(tmp_path / "pairs", tmp_path)
     write_shards(source.pairs("test"), tmp_path / "pairs", fields=source.fields(), classes=source.classes())
     words = [f"encoder.weights={seen}", "prior.share=0", "validation=0"]
