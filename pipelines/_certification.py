@@ -96,6 +96,9 @@ class Certification:
         config = self.config
         rest, held = build.open_parts(config.data, config.held_out, "data" if config.test else "held_out")
         test = held or build.open_shards(config.test or "", "test")
+        ours, theirs = rest.manifest.classes, test.manifest.classes
+        if ours and theirs and ours != theirs:
+            raise ConfigError([f"test: {test.folder} must have the same classes as data, {rest.folder}, or none"])
         prior = validation = None
         if config.prior.share:
             with at("prior.share"):

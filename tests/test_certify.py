@@ -1,6 +1,7 @@
 """Certifying as a command: bounds that hold, priors that saw too much, what is exported, shown and refused."""
 
 import json
+import shutil
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
@@ -278,6 +279,17 @@ def test_a_users_mistake_is_one_clear_line(
     assert main(["certify", config, *words.split()]) == 2
     told = capsys.readouterr().err
     assert said in told and "Traceback" not in told
+
+
+def test_pairs_of_other_classes_do_not_judge(
+    config: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = shutil.copytree(data / "test", tmp_path / "other")
+    manifest = json.loads((other / "manifest.json").read_text())
+    (other / "manifest.json").write_text(json.dumps(manifest | {"classes": manifest["classes"][::-1]}))
+    assert main(["certify", config, f"test={other}"]) == 2
+    assert f"test: {other} must have the same classes as data, {data / 'train'}" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_batch_norm_without_data_gives_way_and_no_model_is_claimed(
