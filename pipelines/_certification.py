@@ -219,8 +219,7 @@ class Certification:
                 std = self.grid.std(self.grid.neighbours(std)[-1]).item()
         networks = {PRIOR: Stochastic(encoder, std=std)}
         networks[PRIOR].log_prior_std.requires_grad_(config.prior.learned)
-        for trade_off in config.trade_offs:
-            name = f"lambda_{trade_off:g}"
+        for name, trade_off in zip(config.names, config.trade_offs, strict=True):
             network = copy.deepcopy(networks[PRIOR])
             penalty = Penalty(trade_off, config.certificate.delta, self.grid)
             figures[name] = self._fit(network, self.split.certified, name, penalty)

@@ -89,8 +89,16 @@ class Config:
         if self.train.weight_decay:
             raise FieldError("train.weight_decay", f"must be 0, for it moves standard deviations to 1, got "
                              f"{self.train.weight_decay:g}")  # fmt: skip
+        if len({*self.names}) < len(self.names):
+            raise FieldError("trade_offs", f"must differ in their first six digits, by which posteriors are named, got "
+                             f"{self.trade_offs}")  # fmt: skip
         if not self.validation and self.select != "bound":
             raise FieldError("select", f"must be bound where validation is 0, got {self.select}")
+
+    @property
+    def names(self) -> list[str]:
+        """Of the posteriors, by their trade-offs."""
+        return [f"lambda_{trade_off:g}" for trade_off in self.trade_offs]
 
 
 def inputs(config: Config) -> Mapping[str, str]:

@@ -270,6 +270,7 @@ def test_weights_of_nobody_knows_where_are_refused(
     ("certificate.greatest_variance=1e-5", "prior.std: std must be below"),
     ("tuples.negatives=300", "data: 77 pairs are too few for one example of 302"),
     ("certificate.at_once=500", "lower certificate.at_once"),
+    ("trade_offs=[100,100.00001]", "trade_offs must differ in their first six digits"),
     ("tuples.loss=simclr", "tuples: loss simclr takes the anchor's own pair"),
     ("validation=0 select=stochastic", "select must be bound where validation is 0"),
 ])  # fmt: skip
