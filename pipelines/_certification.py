@@ -247,9 +247,11 @@ class Certification:
         place = self._place(network)
         # the draws of every posterior must hold, for one is chosen by them; the pairs fail for all of them at once
         share = asked.delta_monte_carlo / choices
+        # simclr has two bounds over pairs, of which the smaller may be taken
+        over_pairs = (asked.delta - asked.delta_monte_carlo) / (2 if self.tuples.loss == "simclr" else 1)
         certificate = certify(
             risk, place.divergence, examples=examples.count, draws=draws, union=place.union,
-            delta=asked.delta - asked.delta_monte_carlo + share, delta_monte_carlo=share, greatest=self.tuples.greatest,
+            delta=over_pairs + share, delta_monte_carlo=share, greatest=self.tuples.greatest,
         )  # fmt: skip
         found = asdict(certificate) | {"shares": certificate.shares(), "prior_std": place.std}
         if self.tuples.loss == "simclr":

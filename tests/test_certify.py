@@ -1,6 +1,7 @@
 """Certifying as a command: bounds that hold, priors that saw too much, what is exported, shown and refused."""
 
 import json
+import math
 import shutil
 from dataclasses import replace
 from itertools import chain, islice
@@ -134,6 +135,22 @@ def test_every_kind_of_example_is_certified(config: str, tmp_path: Path, options
         assert ("mcdiarmid" in row) == ("simclr" in options[0])
         if "prior.learned=false" in options:
             assert row["union"] == 0 and row["prior_std"] == pytest.approx(0.0183)
+
+
+def test_two_bounds_on_a_simclr_loss_share_delta_and_are_shown(config: str, tmp_path: Path) -> None:
+    words = ["tuples={positives: look, loss: simclr, scale: 0.5, negatives: 3}", "validation=0", "trade_offs=[10]"]
+    assert main(["certify", config, *words]) == 0
+    assert main(["report", str(page_of(tmp_path))]) == 0
+    page, greatest, delta = (tmp_path / "page" / "report.html").read_text(), 1 + math.log(4), 0.05 - 0.01
+    for row in figures(tmp_path / "run")["rows"].values():
+        again = certify(row["train_risk"], row["kl"], examples=row["examples"], draws=row["draws"], union=row["union"],
+                        delta=delta / 2 + 0.01 / 2, delta_monte_carlo=0.01 / 2, greatest=greatest)  # fmt: skip
+        assert row["total"] == pytest.approx(again.total)
+        pairs, difference = row["examples"] * 4, 4 / 2 + 3 * math.log((3 + math.e) / 4)  # at temperature 2
+        root = math.sqrt((row["kl"] + row["union"] + math.log(2 * pairs / (delta / 2))) / (2 * (pairs - 1)))
+        assert row["mcdiarmid"] == pytest.approx(row["train_risk"] + row["monte_carlo_slack"] + difference * root)
+        assert f"<b>{row['mcdiarmid']:.3f}</b>" in page
+    assert "bound by McDiarmid" in page
 
 
 def test_a_page_shows_a_prior_that_learnt_nothing_and_pairs_without_labels(config: str, tmp_path: Path) -> None:
