@@ -46,6 +46,8 @@ class FewLabelsConfig:
     def __post_init__(self) -> None:
         if self.look.windows is not None:
             raise FieldError("look.windows", f"must be null, a new window every time, got {self.look.windows}")
+        if len({*self.labels}) < len(self.labels):
+            raise FieldError("labels", f"must be different counts, got {self.labels}")
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,8 @@ class Config:
     output: str = free("runs/evaluate")  # the run's folder
 
     def __post_init__(self) -> None:
+        if len({*self.retrieve_at}) < len(self.retrieve_at):
+            raise FieldError("retrieve_at", f"must be different numbers, got {self.retrieve_at}")
         if not self.students:
             raise FieldError("students", "must name at least one finished run")
         for name, folders in self.students.items():

@@ -209,6 +209,8 @@ def test_a_part_without_labels_is_refused_before_anything_is_measured(
         ("students={crd: [OUT/nothing]}", "nothing holds no exported model"),
         ("teacher=rbg", "was not taught by 'rbg'; did you mean 'rgb'?"),
         ("data.test=OUT/pairs", "pairs/manifest.json is missing"),
+        ("few_labels.labels=[5, null, 5]", "few_labels.labels must be different counts, got [5, None, 5]"),
+        ("retrieve_at=[1, 1]", "retrieve_at must be different numbers, got [1, 1]"),
     ],
 )
 def test_what_cannot_be_compared_is_said_before_anything_is_measured(
