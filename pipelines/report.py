@@ -10,6 +10,8 @@ from pipelines._config import ConfigError, free
 from pipelines._measures import HEADINGS
 from pipelines._table import caption_of, rows_of
 
+SHOWN = 600  # pairs in a map of embeddings, evenly spread
+
 
 @dataclass(frozen=True)
 class Config:
@@ -122,7 +124,7 @@ def _evaluate(section: dict[str, Any], folder: Path, layout: str) -> None:
     from pipelines import evaluate
     from pipelines._build import open_views
     from pipelines._config import load
-    from pipelines._pictures import draw_few_labels, draw_map, draw_retrieval, embed_png
+    from pipelines._pictures import draw_few_labels, draw_map, draw_retrieval, embed_png, spread
 
     figures = section["figures"]
     if figures["few_labels"]:
@@ -132,9 +134,11 @@ def _evaluate(section: dict[str, Any], folder: Path, layout: str) -> None:
     asked = load(evaluate.Config, folder / "config.yaml")
     student = next(iter(asked.students.values()))[0]
     unit, taught = torch.nn.functional.normalize, evaluate.taught(asked, student)
+    some = spread(len(examples["label"]), SHOWN)
+    label = examples["label"][some]
     if taught is None:
-        points = _plane(unit(examples["student"], dim=1), layout)
-        drawn = draw_map(points, examples["label"], figures["classes"], [next(iter(asked.students))])
+        points = _plane(unit(examples["student"][some], dim=1), layout)
+        drawn = draw_map(points, label, figures["classes"], [next(iter(asked.students))])
         section["pictures"]["The embedding of unseen pairs"] = embed_png(drawn)
         return
     (name, transfer), shards = taught, evaluate.open_data(asked.data)[1]
@@ -143,8 +147,8 @@ def _evaluate(section: dict[str, Any], folder: Path, layout: str) -> None:
     query = View(export.load_model(student).modality)
     drawn = draw_retrieval(shards, query, answer, examples["queries"].tolist(), examples["found"].tolist())
     section["pictures"]["Retrieval on unseen pairs: framed where the right partner is found"] = embed_png(drawn)
-    both = torch.cat([(rows := unit(examples[side], dim=1)) - rows.mean(0) for side in ("student", "teacher")])
-    drawn = draw_map(_plane(both, layout), examples["label"], figures["classes"], (transfer.student.view, teacher.view))
+    both = torch.cat([((rows := unit(examples[side], dim=1)) - rows.mean(0))[some] for side in ("student", "teacher")])
+    drawn = draw_map(_plane(both, layout), label, figures["classes"], (transfer.student.view, teacher.view))
     section["pictures"]["Both modalities in one space, each centred on its own mean"] = embed_png(drawn)
 
 
@@ -171,7 +175,7 @@ def _open(folder: Path, views: Mapping[str, Any]) -> tuple[Any, Any]:
 
 
 def _plane(rows: Any, layout: str) -> Any:
-    """Rows laid out in the plane, at most 600 pairs of them; the same every time."""
+    """Rows laid out in the plane; the same every time."""
     import torch
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE

@@ -23,7 +23,7 @@ from modalities._random import generator
 from modalities._scene import draw_scene
 from modalities.depth import Depth
 from modalities.rgb import Rgb
-from pipelines import _decoded, _evaluation, evaluate
+from pipelines import _decoded, _evaluation, _pictures, evaluate, report
 from pipelines.__main__ import main
 from pipelines._config import load
 from pipelines._evaluation import Evaluation
@@ -133,6 +133,19 @@ def test_the_page_works_offline(whole: Path) -> None:
         assert words in page
     assert page.count("data:image/png;base64,") == 7
     assert "http://" not in page and "https://" not in page and "<script" not in page
+
+
+def test_a_map_of_embeddings_shows_pairs_evenly_spread_and_not_all(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown, draw = [], _pictures.draw_map
+    monkeypatch.setattr(_pictures, "draw_map", lambda *parts: shown.append(parts) or draw(*parts))
+    monkeypatch.setattr(report, "SHOWN", 24)
+    runs = f"runs=[{whole}/out/evaluation]"
+    assert main(["report", str(whole / "page.yaml"), runs, f"output={tmp_path / 'page'}"]) == 0
+    (points, label, *_), labels = shown[0], Shards.open(whole / "out" / "pairs" / "test").labels()
+    assert len(points) == 2 * 24
+    assert label.tolist() == [labels[int(place * 47 / 23)] for place in range(24)]  # of 48
 
 
 def test_unchanged_stages_are_not_run_again(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
