@@ -160,12 +160,13 @@ def _teacher_digest(config: Config) -> dict[str, str]:
 
     digests = set()
     for folder in [folder for folders in config.students.values() for folder in folders]:
-        _refuse_other_parts(config.data, origin(folder)[1], folder)
+        path, trained = origin(folder)
+        _refuse_other_parts(config.data, trained, folder)
         if (found := taught(config, folder)) is None:
             continue
         name, transfer = found
         digests.add(teacher_digest(transfer.teachers[name]))
-        before = RunFolder.of(folder, "transfer", transfer, {}).before
+        before = RunFolder.of(path, "transfer", transfer, {}).before
         if before is None or digests != {before["inputs"][f"teachers.{name}"]}:
             raise ConfigError([f"students: teacher {name!r} of {folder} is not the one that the others had, or has "
                                f"other weights now than when it taught; train the student again"])  # fmt: skip

@@ -240,6 +240,15 @@ def test_what_cannot_be_compared_is_said_before_anything_is_measured(
     assert not (tmp_path / "new").exists()
 
 
+def test_a_students_exported_folder_stands_for_its_run(whole: Path, tmp_path: Path) -> None:
+    found = {}
+    for folder in ("student", "student/model"):
+        students = f"students={{crd: [{whole}/out/{folder}]}}"
+        data = f"data={{train: {whole}/out/pairs/train, test: {whole}/out/pairs/test}}"
+        found[folder] = evaluate.inputs(load(evaluate.Config, whole / "evaluation.yaml", [data, students]))
+    assert found["student/model"] == found["student"] and "teacher" in found["student"]
+
+
 def test_few_labels_count_every_student_alike_and_train_only_whom_they_are_asked_to(
     whole: Path, tmp_path: Path
 ) -> None:
