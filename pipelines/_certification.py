@@ -131,9 +131,7 @@ class Certification:
     @cached_property
     def look(self) -> Look | None:
         """The windows that certified examples are seen by, where looks make their positives."""
-        asked = self.config.train.look
-        looks = self.config.tuples.positives == "look"
-        return Look(asked.scale, asked.ratio, asked.flip, asked.windows, asked.shift) if looks else None
+        return Look(**asdict(self.config.train.look)) if self.config.tuples.positives == "look" else None
 
     @cached_property
     def grid(self) -> ScaleGrid | None:

@@ -178,7 +178,7 @@ class Evaluation(Cast):
         assert asked is not None
         count = asked.per_class if self.classes else 10 * asked.per_class
         picked = few_labels.pick_labelled(judge if self.classes else torch.zeros_like(judge), count, 0)
-        look = Look(asked.look.scale, asked.look.ratio, asked.look.flip, shift=asked.look.shift)
+        look = Look(**asdict(asked.look))
         figures = diagnose_encoder(seen.encoder, seen.view, self.test, picked, look=look, device=self.device)
         if self.classes:
             rows, known = (seen.train.embedding[learn >= 0], seen.test.embedding[judge >= 0]), judge[judge >= 0]
@@ -291,7 +291,7 @@ class Evaluation(Cast):
         recipe = few_labels.Recipe(
             asked.steps, asked.least_steps, asked.epochs, asked.batch_size, asked.lr, asked.weight_decay
         )
-        look = Look(asked.look.scale, asked.look.ratio, asked.look.flip, shift=asked.look.shift)
+        look = Look(**asdict(asked.look))
         known = self.labels[0][chosen] if targets is None else targets
         seed_everything(seed, "tune")  # for dropout
         few_labels.train_on(
