@@ -1,7 +1,7 @@
 """Configs -> the library's objects, with the config's key on every error."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from crossmodal.transfer import Term, Transfer
 from modalities._base import Modality, Window
 from modalities._random import generator
 from modalities._scene import draw_scene
-from pipelines._config import ConfigError, at
+from pipelines._config import ConfigError, at, to_dict
 from pipelines._run import say
 from pipelines._schema import (
     EncoderConfig,
@@ -381,6 +381,5 @@ def export_encoder(
 
 
 def _card(config: StudentConfig, view: ViewConfig, modality: Modality) -> Card:
-    stored: dict[str, Any] = {option: getattr(modality, option) for option in modality.stored}
-    return Card(config.encoder.name, config.encoder.options, modality.shape, [], view.modality,
-                {**view.options, **stored})  # fmt: skip
+    network = to_dict(config.encoder, whole=True)
+    return Card(network.pop("name"), network, modality.shape, [], view.modality, asdict(modality))  # type: ignore[call-overload]

@@ -7,17 +7,18 @@ which stand where a config leaves out what code sets.
 """
 
 import hashlib
+import inspect
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass
+from dataclasses import Field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pipelines._check import Walk
 from pipelines._compose import merge, read, read_override, resolve
 from pipelines._errors import ConfigError, FieldError
-from pipelines._fields import choice, free, number, options_of
+from pipelines._fields import CATALOGUES, choice, free, number, options_of
 from pipelines._yaml import dump
 
 __all__ = [
@@ -63,34 +64,49 @@ def load(schema: type[Schema], path: Path, overrides: Sequence[str] = ()) -> Sch
     return config
 
 
-def to_dict(config: object, *, free: bool = True) -> dict[str, Any]:
+def to_dict(config: object, *, free: bool = True, whole: bool = False) -> dict[str, Any]:
     """The config as mappings, lists and scalars, every default written out, options beside the name they belong to.
 
-    Without `free`, only what decides the results: fields marked `free` are left out.
+    Without `free`, only what decides the results: fields marked `free` are left out. If `whole`, options that are not
+    given have their defaults too; this imports the entries that are named.
     """
     assert is_dataclass(config)
     values: dict[str, Any] = {}
     for item in fields(config):
-        value = to_plain(getattr(config, item.name), free=free)
+        value = to_plain(getattr(config, item.name), free=free, whole=whole)
         if "options_of" in item.metadata:
-            values.update(value)
+            values.update((_default_options(config, item) if whole else {}) | value)
         elif free or "free" not in item.metadata:
             values[item.name] = value
     return values
 
 
-def to_plain(value: object, *, free: bool = True) -> Any:
+def to_plain(value: object, *, free: bool = True, whole: bool = False) -> Any:
     """A value of a config's field as mappings, lists and scalars; see `to_dict`."""
     if is_dataclass(value):
-        return to_dict(value, free=free)
+        return to_dict(value, free=free, whole=whole)
     if isinstance(value, Mapping):
-        return {name: to_plain(child, free=free) for name, child in value.items()}
-    return [to_plain(child, free=free) for child in value] if isinstance(value, list | tuple) else value
+        return {name: to_plain(child, free=free, whole=whole) for name, child in value.items()}
+    return [to_plain(child, free=free, whole=whole) for child in value] if isinstance(value, list | tuple) else value
 
 
-def to_yaml(config: object) -> str:
-    """The config as YAML that `load` reads back as an equal config."""
-    return dump(to_dict(config))
+def to_yaml(config: object, *, whole: bool = False) -> str:
+    """The config as YAML that `load` reads back as an equal config; of `whole`, see `to_dict`."""
+    return dump(to_dict(config, whole=whole))
+
+
+def _default_options(config: object, rest: Field[Any]) -> dict[str, Any]:
+    """Defaults of the entry that a config names, but of what the shards know better."""
+    own = {item.name: item for item in fields(config)}[rest.metadata["options_of"]]  # type: ignore[arg-type]
+    name = getattr(config, own.name)
+    if name is None:
+        return {}
+    catalogue = CATALOGUES[own.metadata["catalogue"]]
+    kind = catalogue.get(name)
+    taken = {*rest.metadata["supplied"], *getattr(kind, "stored", ())}
+    known = inspect.signature(kind).parameters
+    defaults = {option: known[option].default for option in catalogue.options(name) if option not in taken}
+    return {option: to_plain(value) for option, value in defaults.items() if value is not inspect.Parameter.empty}
 
 
 def digest(config: object) -> str:

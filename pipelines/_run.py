@@ -80,7 +80,7 @@ class RunFolder:
     @cached_property
     def identity(self) -> dict[str, Any]:
         """What decides the results."""
-        config = to_dict(self.config, free=False)
+        config = to_dict(self.config, free=False, whole=True)
         return {"pipeline": self.pipeline, "config": config, "inputs": dict(self.inputs)}
 
     @cached_property
@@ -193,7 +193,7 @@ class RunFolder:
         return aside
 
     def _describe(self) -> None:
-        write(self.path / "config.yaml", to_yaml(self.config))
+        write(self.path / "config.yaml", to_yaml(self.config, whole=True))
         _write_json(self.path / RUN, {**self.identity, "environment": environment()})
 
     def _refuse_strangers(self) -> None:

@@ -1,6 +1,9 @@
-"""Between a config and the library's objects: ensembles of teachers, and maps of views that cannot be laid over."""
+"""Between a config and the library's objects: teachers, maps that cannot be laid over, options that are not given."""
 
+import inspect
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,8 +17,10 @@ from crossmodal.shards import Manifest
 from crossmodal.transfer import Term
 from modalities import MODALITIES
 from pipelines._build import Teacher, build_phases, build_terms, build_transfer, check_alignment
-from pipelines._config import ConfigError
-from pipelines._schema import ObjectiveConfig
+from pipelines._config import ConfigError, load, to_dict, to_plain, to_yaml
+from pipelines._fields import CATALOGUES
+from pipelines._schema import EncoderConfig, ObjectiveConfig, ViewConfig
+from pipelines.pretrain import MultiviewConfig
 
 HELD = Manifest(4, ["a", "b", "c"], {}, [], {})  # without labels
 ENCODER = ENCODERS.get("convnet")((1, 32, 32), 0, width=4, stages=2)
@@ -106,3 +111,33 @@ def test_teachers_of_no_weight_teach_nothing(chunk: int | None) -> None:
     terms = build_terms({"pkt": ObjectiveConfig("pkt")}, ENCODER.spec, {"rgb": Teacher(ENCODER, "rgb", [], 0.0)}, HELD)
     with pytest.raises(ConfigError, match=r"all weights are 0 \(pkt\); raise that of an objective, or of its teachers"):
         build_transfer(ENCODER, "rgb", terms, chunk=chunk)
+
+
+@pytest.mark.parametrize(
+    ("catalogue", "schema", "key"),
+    [
+        ("modalities", ViewConfig, "modality"),
+        ("encoders", EncoderConfig, "name"),
+        ("objectives", ObjectiveConfig, "name"),
+        ("multiview", MultiviewConfig, "name"),
+    ],
+)
+def test_a_whole_config_has_the_defaults_of_an_entry_and_reads_back(
+    catalogue: str, schema: type, key: str, tmp_path: Path
+) -> None:
+
+    def read(text: str) -> Any:
+        (tmp_path / "x.yaml").write_text(text)
+        return load(schema, tmp_path / "x.yaml")
+
+    for name in CATALOGUES[catalogue].names():
+        config = read(f"{key}: {name}")
+        whole = read(to_yaml(config, whole=True))
+        options = CATALOGUES[catalogue].options(name).keys()
+        stored = set(MODALITIES.get(name).stored) if catalogue == "modalities" else set()
+        assert replace(whole, options={}) == config and whole.options.keys() == options - stored
+        assert to_dict(whole) == to_dict(config, whole=True) == to_dict(whole, whole=True)
+        entry = CATALOGUES[catalogue].get(name)
+        for option, parameter in inspect.signature(entry).parameters.items():
+            if option in whole.options:
+                assert to_plain(whole.options[option]) == to_plain(parameter.default)

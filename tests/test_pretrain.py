@@ -159,7 +159,7 @@ def test_a_warning_of_an_earlier_sitting_stays_in_the_report(config: str, tmp_pa
     asked = load(pretrain.Config, Path(config), ["watch.after=2"])
     watch = Watch(RunFolder(tmp_path, "pretrain", asked, {}), asked, Shards.open(synthetic / "train"), {}, {},
                   torch.device("cpu"))  # fmt: skip
-    good = {"rank": 9.0, "spread": 0.9, "found": 0.5, "chance": 0.1}
+    good = {"rank": 9.0, "spread": 0.9, "positive": 0.8, "negative": 0.0, "found": 0.5, "chance": 0.1}
     told = [good | {"step": 1, "spread": 0.0}, good | {"step": 2, "found": 0.1}, good | {"step": 3}]
     (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in told))
     (kept,) = watch.warnings()  # the collapse came before step 2
