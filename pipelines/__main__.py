@@ -63,7 +63,7 @@ def _dispatch(words: list[str]) -> int:
 
             print(usage(PIPELINES), file=sys.stdout if words else sys.stderr)
             return 0 if words else 2
-        case ["--version"]:
+        case ["--version", *_]:
             print(f"crossmodal-transfer {importlib.metadata.version('crossmodal-transfer')}")
             return 0
         case ["list", *rest]:

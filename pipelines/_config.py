@@ -52,13 +52,16 @@ def load(schema: type[Schema], path: Path, overrides: Sequence[str] = ()) -> Sch
         ConfigError: all that is wrong, each problem with file and line or override.
     """
     problems: list[str] = []
-    root = read(path, problems)
-    for override in overrides:
-        try:
-            root = merge(root, read_override(override, problems), problems, keep_place=True)
-        except ConfigError as error:
-            problems.extend(error.problems)
-    config = Walk(problems).read(schema, resolve(root, problems), "")
+    try:
+        root = read(path, problems)
+        for override in overrides:
+            try:
+                root = merge(root, read_override(override, problems), problems, keep_place=True)
+            except ConfigError as error:
+                problems.extend(error.problems)
+        config = Walk(problems).read(schema, resolve(root, problems), "")
+    except RecursionError as error:
+        raise ConfigError([f"{path}: it or an override has lists or mappings too deep to be read"]) from error
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
     return config

@@ -232,7 +232,8 @@ def test_no_words_are_answered_with_the_help_as_an_error(capsys: pytest.CaptureF
 
 
 def test_the_version_is_the_distributions(capsys: pytest.CaptureFixture[str]) -> None:
-    assert said(capsys, "--version") == (0, f"crossmodal-transfer {version('crossmodal-transfer')}\n", "")
+    for words in (["--version"], ["--version", "extra"]):
+        assert said(capsys, *words) == (0, f"crossmodal-transfer {version('crossmodal-transfer')}\n", "")
 
 
 @pytest.mark.parametrize("words", [["probe", "--help"], ["list", "pipelines", "probe"], ["probe", "x.yaml", "-h"]])

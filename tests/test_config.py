@@ -612,6 +612,15 @@ def test_a_config_that_is_absent_or_unreadable_is_said() -> None:
         load(Config, Path("latin.yaml"))
 
 
+@pytest.mark.parametrize(
+    ("text", "overrides"),
+    [("data: " + "[" * 2000, []), ("data: d", ["data=" + "[" * 2000]), ("data: d", ["data=" + "[" * 600 + "]" * 600]),
+     ("data: d", [".".join("a" * 2000) + "=1"]), ("data: ${b}\nb: " + "[" * 150 + "]" * 150, [])],
+)  # fmt: skip
+def test_what_is_too_deep_is_said_in_a_line(text: str, overrides: list[str]) -> None:
+    assert problems(text, *overrides) == ["x.yaml: it or an override has lists or mappings too deep to be read"]
+
+
 def test_bases_in_a_circle_are_refused() -> None:
     Path("a.yaml").write_text("base: x.yaml")
     assert problems("base: a.yaml\ndata: d") == ["a.yaml:1: the base x.yaml is based on this very file"]
