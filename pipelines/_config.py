@@ -6,7 +6,6 @@ as long as it has no required field. A schema's `FILLED` holds plain values by d
 which stand where a config leaves out what code sets.
 """
 
-import hashlib
 import inspect
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,7 +26,6 @@ __all__ = [
     "at",
     "choice",
     "differences",
-    "digest",
     "free",
     "leaves",
     "load",
@@ -110,11 +108,6 @@ def _default_options(config: object, rest: Field[Any]) -> dict[str, Any]:
     known = inspect.signature(kind).parameters
     defaults = {option: known[option].default for option in catalogue.options(name) if option not in taken}
     return {option: to_plain(value) for option, value in defaults.items() if value is not inspect.Parameter.empty}
-
-
-def digest(config: object) -> str:
-    """sha256, in hexadecimal, of all that changes results; the order of keys does not count."""
-    return hashlib.sha256(json.dumps(to_dict(config, free=False), sort_keys=True).encode()).hexdigest()
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

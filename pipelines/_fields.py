@@ -53,7 +53,7 @@ def options_of(name_field: str, *, supplied: tuple[str, ...] = ()) -> Any:
 
 
 def free(default: Any = MISSING, *, factory: Callable[[], Any] | None = None) -> Any:
-    """A field that does not change results (an output path, the number of workers); `digest` leaves it out."""
+    """A field that does not change results (an output path, the number of workers)."""
     if factory is not None:
         return field(default_factory=factory, metadata={"free": True})
     return field(default=default, metadata={"free": True})
