@@ -18,9 +18,7 @@ from crossmodal.objectives._base import Batch, Objective
 from crossmodal.shards import Manifest, Shards, sha256_of
 from crossmodal.streams import open_view
 from crossmodal.transfer import Term, Transfer
-from modalities._base import Modality, Window
-from modalities._random import generator
-from modalities._scene import draw_scene
+from modalities._base import Modality
 from pipelines._config import ConfigError, at, to_dict
 from pipelines._run import say
 from pipelines._schema import (
@@ -32,6 +30,7 @@ from pipelines._schema import (
     Trained,
     ViewConfig,
 )
+from pipelines._sight import refuse_other_sight, tell_other_sight
 
 
 @dataclass(frozen=True)
@@ -118,7 +117,8 @@ def build_student(config: StudentConfig, views: Mapping[str, View], classes: int
     if config.weights is not None:
         with at(f"{key}.weights"):
             left = load_pretrained(encoder, config.weights, sha256=config.sha256, first_layer=config.first_layer)
-        say(f"{key} begins from {config.weights}" + (f"; new: {', '.join(left)}" if left else ""))
+            seen = tell_other_sight(find_weights(config.weights), views[config.view].modality)
+        say(f"{key} begins from {config.weights}{seen}" + (f"; new: {', '.join(left)}" if left else ""))
     return encoder
 
 
@@ -149,7 +149,7 @@ def _build_teacher(config: TeacherConfig, views: Mapping[str, View], key: str) -
     if config.encoder is None:
         with at(f"{key}.weights"):
             model = export.load_model(config.weights)
-        _refuse_other_eyes(model.modality, view.modality, key)
+        refuse_other_sight(model.modality, view.modality, key)
         encoder, classes = model.encoder, model.card.classes
     else:
         encoder = build_encoder(config.encoder, view.modality.shape, config.classes, f"{key}.encoder")
@@ -160,26 +160,6 @@ def _build_teacher(config: TeacherConfig, views: Mapping[str, View], key: str) -
             raise ConfigError([f"{key}: a teacher needs all its weights, but {config.weights} does not fit "
                                f"{', '.join(left)}; look at {key}.classes and {key}.first_layer"])  # fmt: skip
     return Teacher(encoder.eval().requires_grad_(False), config.view, classes, config.weight)
-
-
-def _refuse_other_eyes(trained: Modality, given: Modality, key: str) -> None:
-    """A teacher must be shown what it was trained on: the same modality, size, units and normalisation."""
-    if type(trained) is not type(given) or trained.shape != given.shape:
-        raise ConfigError(
-            [
-                f"{key}.view: the teacher was trained on {type(trained).__name__} of shape {trained.shape}, "
-                f"the view gives {type(given).__name__} of shape {given.shape}; give it a view of its own"
-            ]
-        )
-    if not torch.equal(_sight(trained), _sight(given)):
-        raise ConfigError([f"{key}.view: the teacher was trained on {trained}, the view gives {given}, so that the "
-                           "same scene would reach it as other numbers; give it a view of its own"])  # fmt: skip
-
-
-def _sight(modality: Modality) -> torch.Tensor:
-    """What a network is given of a scene, the same one every time."""
-    signal = modality.render(draw_scene(generator("sight")))
-    return modality.normalise(modality.adapt(signal, Window())[None])
 
 
 def teacher_digest(config: TeacherConfig) -> str:
