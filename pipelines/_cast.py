@@ -13,6 +13,7 @@ from crossmodal.streams import open_view
 from pipelines import transfer
 from pipelines._build import Teacher, build_teachers, open_views
 from pipelines._config import ConfigError, at
+from pipelines._provenance import count_copies
 from pipelines.evaluate import Config, open_data, taught
 
 
@@ -38,6 +39,14 @@ class Cast:
     @property
     def test(self) -> Shards:
         return self.parts[1]
+
+    @cached_property
+    def copies(self) -> int:
+        """How many pairs to judge by are among those learnt from, where these are another folder."""
+        if self.config.data.test is None:
+            return 0
+        folders = [folder for folders in self.config.students.values() for folder in folders]
+        return count_copies(self.test, self.train, folders, "data.test")
 
     @cached_property
     def classes(self) -> list[str]:

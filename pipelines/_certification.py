@@ -30,7 +30,7 @@ from crossmodal.stochastic import Stochastic, with_fixed_statistics, without_run
 from crossmodal.streams import sweep_parts, to_batch
 from pipelines import _build as build
 from pipelines._config import ConfigError, at
-from pipelines._provenance import refuse_seen
+from pipelines._provenance import count_copies, refuse_seen
 from pipelines._run import RunFolder, say
 from pipelines._training import Training, open_accelerator, seed_everything
 from pipelines.certify import RULES, Config, step
@@ -63,6 +63,7 @@ class Certification:
     def certify(self) -> dict[str, Any]:
         """Trains what is left to train, judges every posterior, exports the selected one; gives the figures."""
         self._refuse_seen()
+        copies = self._count_copies()
         examples = self.examples["train"]  # what cannot be certified is not trained
         if self.split.certified.manifest.groups:
             say(f"{self.run.path}: {len(self.split.certified)} pairs of {len(self.split.certified.manifest.groups)} "
@@ -81,7 +82,7 @@ class Certification:
         return {
             "rows": rows, "selected": selected, "examples": examples.count, "pairs_of_an_example": self.tuples.pairs,
             "delta": self.config.certificate.delta, "greatest": self.tuples.greatest, "training": figures,
-            "select": self.config.select,
+            "select": self.config.select, "copies": copies,
             "pairs": {name: len(part) for name, part in vars(self.split).items() if part is not None},
         }  # fmt: skip
 
@@ -200,6 +201,14 @@ class Certification:
         for key, named in (("encoder", self.config.encoder), ("teacher", self.config.teacher)):
             if named is not None and named.weights is not None:
                 refuse_seen(named.weights, self.split.certified, f"{key}.weights")
+
+    def _count_copies(self) -> int:
+        """How many pairs to judge by are among those of the data."""
+        config = self.config
+        if config.test is None:
+            return 0
+        weights = [named.weights for named in (config.encoder, config.teacher) if named is not None and named.weights]
+        return count_copies(self.split.test, build.open_shards(config.data, "data"), weights, "test")
 
     # --- training ---
 

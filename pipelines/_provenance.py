@@ -1,9 +1,10 @@
 """What weights have seen: the pairs of the run they come from, of its teachers and of what these began from."""
 
 import hashlib
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from crossmodal.shards import Shards
 from pipelines import certify, pretrain, transfer
@@ -41,6 +42,48 @@ def refuse_seen(weights: str, certified: Shards, key: str) -> None:
             ])  # fmt: skip
 
 
+def count_copies(test: Shards, learnt: Shards, weights: Iterable[str], key: str) -> int:
+    """How many of the pairs to judge by are among those learnt from, all fields byte by byte; any are told on stderr.
+
+    Keys do not count, for numbered files of a test set often have those of the training set.
+
+    Raises:
+        ConfigError: all are; or weights, as far as it is known, were trained on this very folder.
+    """
+    for name in weights:
+        if path := _trained_on(name).get(test.manifest.digest):
+            raise ConfigError([f"{key}: {path} was trained on {test.folder}; judge by pairs it never saw"])
+    fields = test.manifest.fields.keys() & learnt.manifest.fields.keys()
+    with at(key):
+        copies = set.intersection(*({*_equal(test, learnt, field)} for field in fields)) if fields else set()
+    where = f"pairs of {test.folder} are among those of {learnt.folder}, which are learnt from"
+    if len(copies) == len(test):
+        raise ConfigError([f"{key}: all {len(test)} {where}; judge by others, or hold some out (held_out)"])
+    if copies:
+        print(f"{key}: {len(copies)} of the {len(test)} {where} (such as {min(copies)!r}), and yet count as unseen",
+              file=sys.stderr, flush=True)  # fmt: skip
+    return len(copies)
+
+
+def _trained_on(weights: str) -> dict[str, Path]:
+    """Digests of the data that led to some weights, each with a run that read it; empty where that is not known."""
+    try:
+        path, config = origin(weights)
+    except ConfigError:
+        return {}
+    found = {_record(path, config)["inputs"]["data"]: path}
+    for other in _before(config):
+        found = _trained_on(other) | found
+    return found
+
+
+def _record(path: Path, config: "Trained") -> dict[str, Any]:
+    """What a run said of itself when it began."""
+    found = RunFolder.of(path, "", config, {}).before
+    assert found is not None
+    return found
+
+
 def _seen(weights: str, key: str) -> dict[tuple[str, HeldOutConfig | None], Path]:
     """All pairs that led to some weights, as folder and what was held out of it, each with a run that saw them.
 
@@ -66,8 +109,7 @@ def _refuse_changed(path: Path, config: "Trained") -> None:
     Raises:
         ConfigError: names what differs.
     """
-    run = RunFolder.of(path, "", config, {}).before
-    assert run is not None
+    run = _record(path, config)
     now = find_pipeline(run["pipeline"]).inputs(config)
     changed = [name for name in now if run["inputs"].get(name) != now[name]]
     if changed:
@@ -92,9 +134,14 @@ def _shared(certified: Shards, learnt: Shards) -> dict[str, str]:
     """Keys of the certified pairs that are among those learnt from, with their keys there."""
     found = {key: key for key in _keys(certified) & _keys(learnt)}
     for field in certified.manifest.fields.keys() & learnt.manifest.fields.keys():
-        theirs = dict(_contents(learnt, field))
-        found |= {key: theirs[digest] for digest, key in _contents(certified, field) if digest in theirs}
+        found |= _equal(certified, learnt, field)
     return found
+
+
+def _equal(ours: Shards, theirs: Shards, field: str) -> dict[str, str]:
+    """Keys of the pairs of which a field has the bytes of another's among theirs, with that one's key."""
+    known = dict(_contents(theirs, field))
+    return {key: known[digest] for digest, key in _contents(ours, field) if digest in known}
 
 
 def _keys(shards: Shards) -> set[str]:

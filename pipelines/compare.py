@@ -206,7 +206,10 @@ def inputs(config: Config) -> Mapping[str, str]:
         raise ConfigError([f"evaluate.data.test: {test} is missing; make shards with: crossmodal shards CONFIG"])
     with within("transfer"):
         found = transfer.inputs(config.transfer)
-    return {**found, "evaluate.data.test": sha256_of(test)}
+    digest = sha256_of(test)
+    if digest == sha256_of(Path(config.transfer.data) / MANIFEST):
+        raise ConfigError([f"evaluate.data.test: {test.parent} has the pairs of transfer.data; judge by others"])
+    return {**found, "evaluate.data.test": digest}
 
 
 def run(config: Config, path: Path) -> None:

@@ -301,6 +301,25 @@ def test_pairs_of_other_classes_do_not_judge(
     assert not (tmp_path / "run").exists()
 
 
+def test_pairs_that_were_learnt_from_do_not_judge(
+    config: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["certify", config, f"test={data / 'train'}"]) == 2
+    assert f"test: all 160 pairs of {data / 'train'} are among those of" in capsys.readouterr().err
+    seen = train(data / "test", tmp_path)
+    assert main(["certify", config, f"encoder.weights={seen}"]) == 2
+    assert f"test: {seen} was trained on {data / 'test'}" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    source = SOURCES.get("synthetic")(train_pairs=160, test_pairs=80, size=16)
+    renamed = (replace(pair, key=f"again_{pair.key}") for pair in islice(source.pairs("train"), 5))
+    mixed = chain(renamed, source.pairs("test"))
+    write_shards(mixed, tmp_path / "mixed", fields=source.fields(), classes=source.classes())
+    assert main(["certify", config, f"test={tmp_path / 'mixed'}", "trade_offs=[]", "prior.share=0"]) == 0
+    assert f"test: 5 of the 85 pairs of {tmp_path / 'mixed'} are among those of" in capsys.readouterr().err
+    assert figures(tmp_path / "run")["copies"] == 5 and main(["report", str(page_of(tmp_path))]) == 0
+    assert "but for 5, which are among those learnt from" in (tmp_path / "page" / "report.html").read_text()
+
+
 def test_batch_norm_without_data_gives_way_and_no_model_is_claimed(
     config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -272,6 +272,8 @@ def test_rows_that_cannot_be_built_are_all_named_before_anything_is_trained(
     )
     assert main(["compare", str(config), f"evaluate.data.test={tmp_path}", f"output={tmp_path / 'out'}"]) == 2
     assert f"evaluate.data.test: {tmp_path}/manifest.json is missing" in capsys.readouterr().err
+    assert main(["compare", str(config), "evaluate.data.test=${transfer.data}", f"output={tmp_path / 'out'}"]) == 2
+    assert "evaluate.data.test: " in (told := capsys.readouterr().err) and "has the pairs of transfer.data" in told
     assert not (tmp_path / "out").exists()
 
 

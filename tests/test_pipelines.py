@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -191,6 +192,27 @@ def test_parts_with_other_classes_are_not_compared(
     assert main(["evaluate", str(whole / "evaluation.yaml"), *words, f"output={tmp_path / 'new'}"]) == 2
     assert "must have the same classes" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
+
+
+def test_pairs_that_were_learnt_from_do_not_judge(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = whole / "out"
+    source = SOURCES.get("synthetic")(train_pairs=96, test_pairs=48, size=32, modalities=("rgb", "depth"))
+    for name, count in (("some", 48), ("none", 0)):  # of the test pairs, after 7 training pairs under other keys
+        known = (replace(pair, key=f"again_{pair.key}") for pair in islice(source.pairs("train"), 7))
+        pairs = chain(known, islice(source.pairs("test"), count))
+        write_shards(pairs, tmp_path / name, fields=source.fields(), classes=source.classes())
+    words = ["evaluate", str(whole / "evaluation.yaml"), f"students={{crd: [{out}/student]}}", "few_labels=null",
+             f"data={{train: {out}/pairs/train, test: {tmp_path}/none}}", f"output={tmp_path / 'new'}"]  # fmt: skip
+    assert main(words) == 2
+    assert f"data.test: all 7 pairs of {tmp_path / 'none'} are among those of" in capsys.readouterr().err
+    assert main([*words, f"data={{train: {out}/pairs/test, test: {out}/pairs/train}}"]) == 2
+    assert f"data.test: {out / 'student'} was trained on {out}/pairs/train; judge by" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+    assert main([*words, f"data.test={tmp_path / 'some'}"]) == 0
+    assert f"data.test: 7 of the 55 pairs of {tmp_path / 'some'} are among those of" in capsys.readouterr().err
+    assert json.loads((tmp_path / "new" / "report.json").read_text())["figures"]["copies"] == 7
 
 
 @pytest.mark.parametrize("part", ["train", "test"])
