@@ -10,7 +10,7 @@ import inspect
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import Field, fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -105,8 +105,10 @@ def _default_options(config: object, rest: Field[Any]) -> dict[str, Any]:
     catalogue = CATALOGUES[own.metadata["catalogue"]]
     kind = catalogue.get(name)
     taken = {*rest.metadata["supplied"], *getattr(kind, "stored", ())}
-    known = inspect.signature(kind).parameters
-    defaults = {option: known[option].default for option in catalogue.options(name) if option not in taken}
+    known = {option: parameter.default for option, parameter in inspect.signature(kind).parameters.items()}
+    made = {item.name: item.default_factory for item in (fields(kind) if is_dataclass(kind) else ())}
+    known |= {option: make() for option, make in made.items() if make is not MISSING}
+    defaults = {option: known[option] for option in catalogue.options(name) if option not in taken}
     return {option: to_plain(value) for option, value in defaults.items() if value is not inspect.Parameter.empty}
 
 
