@@ -175,7 +175,8 @@ def test_what_a_pair_lacks_is_neither_anchor_nor_candidate(source: str, every: b
     present = torch.rand(VIEWS, ROWS, generator=torch.Generator().manual_seed(4)) < 0.6
     views = show(draw("now", VIEWS, ROWS, DIM), present=present)
     earlier = show(draw("earlier", VIEWS, ROWS, DIM), index=torch.arange(ROWS), present=present.flip(1))
-    negatives = Negatives(source, count=100 if source == "bank" else 2 * ROWS, momentum=0.0)
+    options = {"queue": {"count": 2 * ROWS}, "bank": {"count": 100, "momentum": 0.0}}
+    negatives = Negatives(source, **options.get(source, {}))
     objective = build("infonce", earlier, temperature=TAU, negatives=negatives, every_view=every)
     shown, losses = views if source == "gathered" else earlier, []
     for anchor, other in views.meets:
