@@ -14,7 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from crossmodal import OBJECTIVES
 from crossmodal.contrast import heads
-from crossmodal.contrast.bank import draw_negatives
+from crossmodal.contrast._pool import Choice, Relation
+from crossmodal.contrast.bank import Bank, draw_negatives
 from crossmodal.contrast.options import Negatives
 from crossmodal.contrast.scores import contrast
 from crossmodal.encoders._base import Features, Spec
@@ -332,6 +333,28 @@ class Apart(TorchDispatchMode):
             assert args[2].ndim > 0, func
         assert func._schema.name != "aten::lift_fresh" or found.device.type == "cpu"  # torch.tensor(..., device=...)
         return found
+
+
+class Largest(TorchDispatchMode):
+    """The most rows that travel at once."""
+
+    rows = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        if func._schema.name in ("aten::_to_copy", "aten::copy_") and found.ndim == 2:
+            self.rows = max(self.rows, len(found))
+        return found
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_of_a_bank_in_host_memory_only_drawn_rows_travel(dtype: str) -> None:
+    held = Bank(Relation(), 5000, DIM, Negatives("bank", count=300, place="host", dtype=dtype), name="t").to("meta")
+    drawn = Choice(lambda piece: (None, None), torch.arange(4), torch.arange(300))
+    with Largest() as largest:
+        rows = held.candidates(torch.empty(4, DIM, device="meta"), drawn).rows
+    assert rows.device.type == "meta" and held.rows.device.type == "cpu"
+    assert largest.rows == 300
 
 
 @pytest.mark.parametrize(

@@ -77,9 +77,10 @@ class Bank(Pool):
 
     def candidates(self, live: Float[Tensor, "batch dim"], choice: Choice) -> Candidates:
         """The chosen rows, and the live batch where rows are missing; all rows in half precision stay in it."""
-        half = self.rows.dtype.itemsize < 4
-        every = self.rows if half else self.rows.to(live)
-        rows = every if choice.shared is None else self._take(choice.shared, live)
+        if choice.shared is not None:
+            rows = self._take(choice.shared, live)
+        else:
+            rows = self.rows if self.rows.dtype.itemsize < 4 else self.rows.to(live)
         match = live if choice.match is None else self._take(choice.match, live)
         if choice.fresh is None:
             return Candidates(rows, choice.relate, match, choice.picked)

@@ -3,8 +3,12 @@
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
-KEEPS: dict[str | None, tuple[str, ...]] = {"batch": (), "gathered": (), "queue": ("count", "dtype"),
-         "bank": ("count", "draw", "momentum", "dtype", "place")}  # what each source takes besides `apart`  # fmt: skip
+KEEPS: dict[str | None, tuple[str, ...]] = {  # what each source takes besides `apart`
+    "batch": (),
+    "gathered": (),
+    "queue": ("count", "dtype"),
+    "bank": ("count", "draw", "momentum", "dtype", "place"),
+}
 
 
 @dataclass(frozen=True)
