@@ -26,7 +26,6 @@ from modalities import MODALITIES
 from modalities._base import Modality
 from modalities._catalogue import UnknownNameError
 from modalities._random import generator
-from modalities.depth import Depth
 
 AUGMENTED = 1 << 20  # numbers augmented at once on a CPU: it takes several times their memory
 WIDER = 16  # times as many elsewhere, where small operators leave the device idle
@@ -108,7 +107,7 @@ def open_view(shards: Shards, modality: str, *, aligned: bool = True, **options:
 
     Raises:
         ShardError: the shards lack the field, hold another modality there (one that reads another field) or an unknown
-            one, contradict an option about their bytes, or hold depth of which the view would see hardly anything.
+            one, contradict an option about their bytes, or hold signals of which it would show hardly anything.
     """
     kind = MODALITIES.get(modality)
     spec = shards.manifest.fields.get(kind.field)
@@ -128,11 +127,10 @@ def open_view(shards: Shards, modality: str, *, aligned: bool = True, **options:
         if options.get(name, value) != value:
             raise ShardError(f"{name} must be {value}, as the manifest of {shards.folder} says, got {options[name]}")
     found = kind(**{**options, **stored})
-    if isinstance(found, Depth):
-        try:
-            found.refuse_unseen(shards.manifest.statistics.get(kind.field, {}))
-        except ValueError as error:
-            raise ShardError(f"{kind.field} of {shards.folder}: {error}") from error
+    try:
+        found.refuse_unseen(shards.manifest.statistics.get(kind.field, {}))
+    except ValueError as error:
+        raise ShardError(f"{kind.field} of {shards.folder}: {error}") from error
     return View(found, aligned)
 
 

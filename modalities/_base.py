@@ -1,6 +1,7 @@
 """The interface of a modality: bytes <-> physical units <-> what an encoder sees."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -77,6 +78,13 @@ class Modality(ABC):
     @abstractmethod
     def normalise(self, batch: Float[Tensor, "batch *shape"]) -> Float[Tensor, "batch *shape"]:
         """What the encoder eats; part of an exported model."""
+
+    def refuse_unseen(self, statistics: Mapping[str, float]) -> None:  # noqa: B027  # most modalities show all
+        """Refuses signals of which an encoder would see hardly anything, by the statistics of their field in shards.
+
+        Raises:
+            ValueError: these are such; the message says what to do.
+        """
 
     @abstractmethod
     def picture(self, adapted: Float[Tensor, "..."]) -> Float[Tensor, "3 height width"]:

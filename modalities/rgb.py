@@ -57,7 +57,7 @@ class Rgb(Modality):
         check_within(0, math.pi, hue=self.hue)
         check_within(0.1, 20, blur_px=self.blur_px)
         if self.blur and self._blur_reach >= self.size:
-            raise ValueError(f"blur_px must be below {self.size / 2:g} for pictures of {self.size} pixels, "
+            raise ValueError(f"blur_px must be at most {(self.size - 1) / 2:g} for pictures of {self.size} pixels, "
                              f"got {self.blur_px:g}")  # fmt: skip
         check_length(3, mean=self.mean, std=self.std)
         check_within(1e-6, math.inf, smallest_std=min(self.std))

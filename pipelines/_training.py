@@ -7,7 +7,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -188,7 +188,7 @@ class Training:
             raise ConfigError([f"train.{error} (in {self.shards.folder})"]) from error
 
     def _parts(self, plan: Plan, ranks: int) -> Iterator[Part]:
-        look, share = self.config.look, plan.batch_size // ranks
+        share = plan.batch_size // ranks
         if share % self.config.accumulate:
             raise ConfigError([f"train.accumulate must divide the {share} pairs a process takes a step, "
                                f"got {self.config.accumulate}"])  # fmt: skip
@@ -197,7 +197,7 @@ class Training:
                 self.shards,
                 self.views,
                 plan,
-                look=Look(look.scale, look.ratio, look.flip, look.windows, look.shift),
+                look=Look(**asdict(self.config.look)),
                 first_step=self.progress.step,
                 last_step=self.steps,
                 rank=self.accelerator.process_index,

@@ -143,6 +143,14 @@ def test_a_blur_keeps_the_sum_and_lowers_the_peak():
     torch.testing.assert_close(blurred[1], dot[1], atol=1e-5, rtol=0)
 
 
+def test_a_blur_wider_than_the_picture_is_refused():
+    widest = Rgb(size=32, blur=1.0, blur_px=15.5)
+    assert widest.augment(torch.rand(1, 3, 32, 32), torch.full((1, 8), 0.5)).isfinite().all()
+    with pytest.raises(ValueError, match=r"blur_px must be at most 15\.5 for pictures of 32 pixels, got 15\.6"):
+        Rgb(size=32, blur=1.0, blur_px=15.6)
+    Rgb(size=32, blur_px=20)  # which blurs nothing
+
+
 def test_a_turn_of_hue_keeps_luma_and_grey_and_can_be_undone():
     batch, angle = picture()[None], torch.tensor([0.7])
 
