@@ -244,12 +244,8 @@ class LocalPretraining(Minimised):
             with torch.autocast(vectors.device.type, enabled=False):
                 found: dict[str, Outcome] = {name: self.objectives[name.replace(".", "/")](views) for name in names}
             outcomes.update({name: replace(outcome, loss=outcome.loss.detach()) for name, outcome in found.items()})
-            others.update(
-                {
-                    f"{name}.stage{stage + 1}": value
-                    for name, value in watch(views, ["encoder"] * len(self.seen)).items()
-                }
-            )
+            signs = watch(views, ["encoder"] * len(self.seen))
+            others.update({f"{name}.stage{stage + 1}": value for name, value in signs.items()})
             return torch.stack([self.weights[name] * outcome.loss for name, outcome in found.items()]).sum()
 
         seen = torch.cat([batch.inputs[view] for view in self.seen])
