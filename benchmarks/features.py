@@ -4,7 +4,8 @@ python benchmarks/features.py [SETTING ...]     minutes a setting on two cores; 
 
 Both are `crossmodal transfer` as it is, with shards, two workers, windows, augmentation, CRD, optimiser and metrics, on
 the same pairs through the same windows; in turns, so that what else the machine does falls on both. Seconds are of the
-steps after the first, in which workers start; CPU seconds are of everything, all processes together.
+steps after the first, in which workers start; CPU seconds are of everything, all processes together. The losses of the
+first step are of equal weights; training then magnifies what rounding changed.
 """
 
 import json
@@ -91,6 +92,18 @@ def transfer(folder: Path, output: str, *words: str) -> Run:
     return Run(seconds, cpu_seconds() - before, [line["loss"] for line in lines])
 
 
+def keep(folder: Path, dtype: str) -> str:
+    """Extracts the teacher's features; gives what makes a transfer read them."""
+    output = folder / f"features_{dtype}"
+    assert main(["features", str(folder / "features.yaml"), f"dtype={dtype}", f"output={output}"]) == 0
+    return f"teachers.rgb.features={output / 'rgb'}"
+
+
+def gap(expected: list[float], found: list[float]) -> float:
+    """The greatest relative difference."""
+    return max(abs(one / other - 1) for one, other in zip(found, expected, strict=True))
+
+
 def cpu_seconds() -> float:
     """Of this process and of all its children that have ended."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
@@ -103,20 +116,19 @@ def compare(name: str, setting: Setting) -> str:
         folder = Path(path)
         prepare(folder, setting)
         began = time.monotonic()
-        assert main(["features", str(folder / "features.yaml")]) == 0
+        kept = keep(folder, "float16")
         extraction = time.monotonic() - began
-        kept = f"teachers.rgb.features={folder / 'features' / 'rgb'}"
         turns = [(transfer(folder, f"running{turn}"), transfer(folder, f"kept{turn}", kept)) for turn in range(TURNS)]
+        exact = transfer(folder, "exact", keep(folder, "float32"))
     wall = [running.seconds / kept.seconds for running, kept in turns]
     cpu = [running.cpu_seconds / kept.cpu_seconds for running, kept in turns]
-    apart = max(
-        abs(kept / running - 1) for pair in turns for running, kept in zip(*(run.losses for run in pair), strict=True)
-    )
+    running, rounded = (run.losses for run in turns[0])
     return (
         f"{statistics.median(wall):.2f} times as fast ({min(wall):.2f} to {max(wall):.2f}), "
         f"{statistics.median(cpu):.2f} times in CPU seconds; {name}: stored {setting.stored}, teacher "
-        f"{setting.teacher}, student {setting.student} px; losses of {len(turns[0][0].losses)} steps apart by at most "
-        f"{apart:.1e} of their size; {statistics.median(run.seconds for run, _ in turns):.1f} against "
+        f"{setting.teacher}, student {setting.student} px; losses apart by {gap(running[:1], rounded[:1]):.1e} of "
+        f"their size at the first step and at most {gap(running, rounded):.1e} at all {len(running)}, in float32 by "
+        f"{gap(running, exact.losses):.1e}; {statistics.median(run.seconds for run, _ in turns):.1f} against "
         f"{statistics.median(run.seconds for _, run in turns):.1f} s; features of {WINDOWS} windows once: "
         f"{extraction:.1f} s; {platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
     )

@@ -84,8 +84,7 @@ class Part:
         if self.picked is None:
             self._score_all(anchors, rest)
         elif not _are_few(self.picked, self.rows):
-            every = self._score_all(anchors, anchors.new_empty(len(anchors), len(self.rows)))
-            torch.gather(every, 1, self.picked, out=rest)
+            torch.gather(self._score_all(anchors, self._every), 1, self.picked, out=rest)
         elif _lie_ready(self.rows, anchors):
             ends = columns * torch.arange(len(anchors) + 1, dtype=torch.int32)  # faster than int64, by a quarter
             where = torch.sparse_csr_tensor(ends, self.picked.int().flatten(), rest.new_zeros(self.picked.numel()),
@@ -101,7 +100,7 @@ class Part:
         if self.picked is None:
             pulled = self._pull_all(rest)
         elif not _are_few(self.picked, self.rows):
-            pulled = self._pull_all(slope.new_zeros(len(slope), len(self.rows)).scatter_add_(1, self.picked, rest))
+            pulled = self._pull_all(self._every.zero_().scatter_add_(1, self.picked, rest))
         elif _lie_ready(self.rows, slope):
             pulled = F.embedding_bag(self.picked, self.rows, mode="sum", per_sample_weights=rest.contiguous())
         else:
@@ -123,6 +122,12 @@ class Part:
         for start in range(0, len(self.rows), size):
             some = slice(start, start + size)
             yield some, self.rows[some].to(self.dtype)
+
+    @cached_property
+    def _every(self) -> Float[Tensor, "anchors rows"]:
+        """Room for a number of each row: memory that is new costs a CPU as much as filling it."""
+        assert self.picked is not None
+        return self.rows.new_empty(len(self.picked), len(self.rows), dtype=self.dtype)
 
     @cached_property
     def _gathered(self) -> Float[Tensor, "anchors picked dim"]:
