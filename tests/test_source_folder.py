@@ -214,6 +214,11 @@ def test_the_digest_follows_files_and_options_but_not_the_root(tmp_path: Path) -
         ({"rgb": RGB | {"modality": "rbg"}}, {}, "'rbg' is not known; did you mean 'rgb'?"),
         ({"colour": RGB}, {}, "members.colour: modality rgb is stored as 'rgb'; call this member rgb"),
         ({"depth": DEPTH | {"scale": 1}}, {}, "members.depth.scale is not known; did you mean 'scale_m'?"),
+        ({"depth": DEPTH | {"invalid": "65535"}}, {}, "members.depth.invalid must be a finite number, got '65535'"),
+        ({"depth": DEPTH | {"invalid": None}}, {}, "members.depth.invalid must be a finite number, got None"),
+        ({"depth": DEPTH | {"scale_m": "mm"}}, {}, "members.depth.scale_m must be a finite number, got 'mm'"),
+        ({"depth": DEPTH | {"scale_m": True}}, {}, "members.depth.scale_m must be a finite number, got True"),
+        ({"depth": DEPTH | {"scale_m": float("inf")}}, {}, "members.depth.scale_m must be a finite number, got inf"),
         (
             {"rgb": {"modality": "rgb"}},
             {},

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -231,10 +232,17 @@ def _open_modality(name: str, options: Mapping[str, Any]) -> Modality:
                 f"{place}.{option} is not known{suggest(option, ['files', 'modality', *kind.stored])}; "
                 "what a network sees of it is set with the views of a run"
             )
+    for option in kind.stored:  # a text is never equal to a stored number, so no reading would be left out
+        if option in options and not _is_finite(options[option]):
+            raise SourceError(f"{place}.{option} must be a finite number, got {options[option]!r}")
     try:
         return kind(**{option: options[option] for option in kind.stored if option in options})
     except (TypeError, ValueError) as error:
         raise SourceError(f"{place}: {error}") from error
+
+
+def _is_finite(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)  # a bool is an int to Python
 
 
 def _check_extension(path: str, name: str, modality: Modality, where: str) -> None:
