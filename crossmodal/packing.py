@@ -35,7 +35,8 @@ def write_shards(
     a pair may lack fields, but not all; the manifest does not know a field that no pair has.
 
     Raises:
-        ShardError: a pair lacks a field, has an illegal or repeated key, a member does not decode, or the disk refuses.
+        ShardError: a pair lacks a field, has an illegal or repeated key, a member does not decode, a fact is no JSON,
+            or the disk refuses.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MANIFEST).unlink(missing_ok=True)
@@ -106,7 +107,11 @@ class _Writer:
         self._keys.add(pair.key)
         self._inspect(pair)
         facts = {"label": pair.label, "group": pair.group, **pair.facts}
-        members = {**pair.members, "json": json.dumps(facts, sort_keys=True).encode()}
+        try:
+            told = json.dumps(facts, sort_keys=True, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ShardError(f"pair {pair.key!r}: its facts must be JSON with finite numbers: {error}") from error
+        members = {**pair.members, "json": told.encode()}
         self._last = pair.key
         with _naming(self._place):
             self._tar = self._tar or open_tar(self._path)

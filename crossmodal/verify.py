@@ -1,5 +1,6 @@
 """Everything that can be wrong with a folder of shards, named."""
 
+import json
 from collections import Counter
 from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -57,7 +58,16 @@ def _readers(manifest: Manifest) -> Readers:
         for name, spec in manifest.fields.items()
         if spec.modality in MODALITIES.names()
     }
-    return {**decoders, "json": partial(parse_facts, classes=len(manifest.classes))}
+    return {**decoders, "json": partial(_check_facts, classes=len(manifest.classes))}
+
+
+def _check_facts(payload: bytes, classes: int) -> None:
+    parse_facts(payload, classes)
+    json.loads(payload, parse_constant=_refuse_constant)
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"a fact must be a finite number, got {name}")
 
 
 @dataclass

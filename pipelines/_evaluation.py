@@ -203,12 +203,8 @@ class Evaluation(Cast):
         assert quantity is not None
         found = []
         for shards in (self.train, self.test):
-            facts = [shards.facts(index).get(quantity.fact) for index in range(len(shards))]
-            if any(not isinstance(fact, list) or len(fact) <= max(quantity.columns) for fact in facts):
-                raise ConfigError(
-                    [f"quantity.fact: pairs of {shards.folder} need {quantity.fact!r} with enough numbers"]
-                )
-            found.append(torch.tensor([[fact[column] for column in quantity.columns] for fact in facts if fact]))
+            rows = [_read_quantity(shards, index, quantity.fact, quantity.columns) for index in range(len(shards))]
+            found.append(torch.tensor(rows, dtype=torch.float32))
         return found[0], found[1]
 
     def _quantity_error(self, train: Tensor, test: Tensor) -> float:
@@ -343,3 +339,19 @@ def _summaries(figures: Figures) -> dict[str, dict[str, Any]]:
         }
         for name, runs in figures.items()
     }
+
+
+def _read_quantity(shards: Shards, index: int, fact: str, columns: Sequence[int]) -> list[float]:
+    """The numbers of a pair's fact that are asked for."""
+    facts, (path, row) = shards.facts(index), shards.locate(index)
+    pair = f"pair {row.key!r} of {path}"
+    if fact not in facts:
+        raise ConfigError([f"quantity.fact: {pair} has no {fact!r}; it has {', '.join(facts)}"])
+    found: dict[int, Any] = dict(enumerate(facts[fact])) if isinstance(facts[fact], list) else {}
+    numbers: list[Any] = [found.get(column) for column in columns]
+    if not all(type(number) in (int, float) and math.isfinite(number) for number in numbers):
+        asked = ", ".join(map(str, columns))
+        raise ConfigError(
+            [f"quantity.columns: {pair} must have finite numbers in {fact!r} at {asked}, got {str(facts[fact])[:200]}"]
+        )
+    return numbers

@@ -26,8 +26,8 @@ from modalities.depth import Depth
 from modalities.rgb import Rgb
 from pipelines import _decoded, _evaluation, _pictures, evaluate, report
 from pipelines.__main__ import main
-from pipelines._config import load
-from pipelines._evaluation import Evaluation
+from pipelines._config import ConfigError, load
+from pipelines._evaluation import Evaluation, _read_quantity
 from pipelines._run import RunFolder
 
 pytestmark = pytest.mark.slow
@@ -420,7 +420,27 @@ def test_a_recording_without_labels_is_judged_by_a_quantity(
     assert main(["report", page]) == 0
     assert "mean error of pose in m" in (tmp_path / "page" / "report.html").read_text()
     assert main(["evaluate", evaluation, "quantity.fact=psoe", f"output={tmp_path / 'new'}"]) == 2
-    assert "need 'psoe' with enough numbers" in capsys.readouterr().err
+    assert "000000.tar has no 'psoe'; it has group, label, pose" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("fact", "columns", "words"),
+    [
+        ("psoe", [0], r"quantity.fact: pair 'a' of .*000000.tar has no 'psoe'; it has group, label, pose"),
+        ("pose", [0, 2], r"quantity.columns: pair 'a' of .* finite numbers in 'pose' at 0, 2, got \[nan, 2.0\]"),
+        ("pose", [0], r"quantity.columns: pair 'a' of .* finite numbers in 'pose' at 0, got \[nan, 2.0\]"),
+        ("label", [0], r"quantity.columns: pair 'a' of .* finite numbers in 'label' at 0, got -1"),
+    ],
+)
+def test_a_pair_without_the_quantity_is_named(tmp_path: Path, fact: str, columns: list[int], words: str) -> None:
+    rgb = Rgb()
+    pair = Pair("a", {"rgb.jpg": rgb.encode(torch.zeros(3, 8, 8))}, facts={"pose": [1.5, 2.0]})
+    write_shards(iter([pair]), tmp_path, fields={"rgb": rgb}, classes=())
+    tar = tmp_path / "000000.tar"
+    tar.write_bytes(tar.read_bytes().replace(b"[1.5, 2.0]", b"[NaN, 2.0]"))  # which packing refuses
+    assert _read_quantity(Shards.open(tmp_path), 0, "pose", [1]) == [2.0]
+    with pytest.raises(ConfigError, match=words):
+        _read_quantity(Shards.open(tmp_path), 0, fact, columns)
 
 
 def test_shards_are_checked_and_described(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

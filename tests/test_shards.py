@@ -124,6 +124,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
         lambda shard: rewrite(shard, with_facts(b'{"label": 99}')),
         r"000001\.tar: pair '\S+' has an unreadable 'json': json must be an object with a whole 'label' from -1 to 7",
     ),
+    "fact that is not finite": (
+        lambda shard: rewrite(shard, with_facts(b'{"label": 0, "pose": [1, NaN]}')),
+        r"000001\.tar: pair '\S+' has an unreadable 'json': a fact must be a finite number, got NaN",
+    ),
     "not a tar": (
         lambda shard: shard.write_bytes(b"not a tar" * 200),
         r"000001\.tar: not a readable tar",
@@ -364,6 +368,7 @@ def depth_pair(key: str, payload: bytes | None = None, extension: str = "png") -
         ([Pair("a", {"rgb.jpg": b"x"})], "pair 'a' has no 'depth'; it has rgb"),
         ([depth_pair("a", extension="jpg")], "pair 'a': depth must be one of png, npy, got 'jpg'"),
         ([depth_pair("a", payload=b"junk")], "pair 'a', field depth.png: "),
+        ([replace(depth_pair("a"), facts={"time": float("nan")})], "pair 'a': its facts must be JSON with finite"),
         ([], "no pairs came from the source"),
     ],
 )

@@ -308,10 +308,14 @@ def test_keys_that_collide_are_refused_by_name(tmp_path: Path) -> None:
         frames(tmp_path).digest()
 
 
-def test_facts_that_are_not_numbers_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("1 two", "be a text file of numbers: .*'two'"), ("1 nan", "hold finite numbers, got nan"), ("-inf", "got -inf")],
+)
+def test_facts_that_are_not_finite_numbers_are_refused(tmp_path: Path, text: str, message: str) -> None:
     write_frames(tmp_path, "a")
-    (tmp_path / "a.txt").write_text("1 two")
-    with pytest.raises(SourceError, match=r"a.txt \(key 'a'\) must be a text file of numbers: .*'two'"):
+    (tmp_path / "a.txt").write_text(text)
+    with pytest.raises(SourceError, match=rf"a.txt \(key 'a'\) must .*{message}"):
         list(frames(tmp_path, facts={"time": "{key}.txt"}).pairs("train"))
 
 

@@ -90,7 +90,8 @@ class Folder(Source):
 
         Raises:
             SourceError: the part is unknown; the root, a column or files are missing, files are empty or not of their
-                modality, distances are of an unknown unit, keys collide, or a fact is not of numbers.
+                modality, distances are of an unknown unit, keys collide, or a fact is not of finite
+                numbers.
         """
         if split not in self._parts:
             raise SourceError(f"split {split!r} is not known{suggest(split, list(self._parts))}")
@@ -210,12 +211,17 @@ class Folder(Source):
 
     def _numbers(self, entry: Entry, name: str) -> list[float]:
         payload = self._read(entry, name)
+        place = f"{Path(self.root) / entry.files[name]} ({entry.where})"
         try:
-            return [float(word) for word in payload.decode().replace(",", " ").split()]
+            numbers = [float(word) for word in payload.decode().replace(",", " ").split()]
         except ValueError as error:
-            raise SourceError(
-                f"{Path(self.root) / entry.files[name]} ({entry.where}) must be a text file of numbers: {error}"
-            ) from error
+            raise SourceError(f"{place} must be a text file of numbers: {error}") from error
+        for number in numbers:
+            if not math.isfinite(number):
+                raise SourceError(
+                    f"{place} must hold finite numbers, got {number}; mend the file, or remove it and set missing: drop"
+                )
+        return numbers
 
 
 def _open_modality(name: str, options: Mapping[str, Any]) -> Modality:
