@@ -361,6 +361,30 @@ def test_a_wrong_csv_file_is_refused_with_its_line(tmp_path: Path, text: str, me
         listed(tmp_path, text).digest()
 
 
+def test_spaces_around_a_cell_make_no_other_class_or_part(tmp_path: Path) -> None:
+    write(tmp_path, "a.jpg", "a.png")
+    lines = "a.jpg,a.png,chair,train,x,hall\na.jpg,a.png,chair ,train , y,hall \na.jpg,a.png, ,train,z,hall\n"
+    source = listed(tmp_path, f"rgb,depth,label,split,key,group\n{lines}")
+    assert (source.classes(), source.splits()) == (("chair",), ("train",))
+    pairs = list(source.pairs("train"))
+    assert [(pair.key, pair.label, pair.group) for pair in pairs] == [
+        ("x", 0, "hall"), ("y", 0, "hall"), ("z", -1, "hall")
+    ]  # fmt: skip
+
+
+def test_a_class_without_training_pairs_is_refused_where_the_split_is_given(tmp_path: Path) -> None:
+    write(tmp_path, "train/ant/1.jpg", "test/ant/2.jpg", "test/cat/3.jpg", "test/dog/4.jpg")
+    told = r"the split leaves class 'cat' without training pairs, nor 1 more .* 1 of 3 pairs of 'test' have it"
+    with pytest.raises(SourceError, match=told):
+        photographs(tmp_path, "{split}/{label}/{key}.jpg").digest()
+
+
+def test_where_no_training_pair_has_a_label_those_of_other_parts_are_taken(tmp_path: Path) -> None:
+    write(tmp_path, "a.jpg", "a.png")
+    lines = "rgb,depth,label,split,key\na.jpg,a.png,,train,x\na.jpg,a.png,cat,test,y\n"
+    assert [pair.label for pair in listed(tmp_path, lines).pairs("test")] == [0]
+
+
 def test_an_absent_csv_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"csv: .*pairs.csv is missing; it holds no files"):
         Folder(str(tmp_path), {"rgb": {"modality": "rgb"}}, csv="pairs.csv").splits()

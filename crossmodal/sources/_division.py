@@ -21,7 +21,9 @@ def divide(entries: list[Entry], *, test_share: float, test_groups: Sequence[str
         if test_share or test_groups:
             asked = "test_share" if test_share else "test_groups"
             raise SourceError(f"{asked}: the files give a split already ({{split}}, or a column); take one of them out")
-        return _by_split(entries)
+        parts = _by_split(entries)
+        _check_classes(parts, "the split")
+        return parts
     if not test_share and not test_groups:
         return {"train": entries}
     has_groups = "group" in entries[0].values
@@ -68,9 +70,18 @@ def _check(parts: dict[str, list[Entry]], asked: str) -> None:
             raise SourceError(
                 f"{asked} leaves no pairs for {name!r}, of {total}; ask for another share or other groups"
             )
-    trained, tested = ({entry.values.get("label", "") for entry in part} for part in parts.values())
-    unseen = sorted(tested - trained - {""})
-    if unseen:
-        raise SourceError(
-            f"{asked} leaves class {unseen[0]!r} without training pairs; name test_groups, or give every pair its split"
-        )
+    _check_classes(parts, asked)
+
+
+def _check_classes(parts: dict[str, list[Entry]], asked: str) -> None:
+    counts = {name: Counter(entry.values.get("label", "") for entry in part) for name, part in parts.items()}
+    trained = counts.get("train", Counter()).keys() - {""}
+    for name, labels in counts.items():
+        unseen = sorted(labels.keys() - trained - {""})
+        if unseen and trained:  # where nothing is learnt from labels, those of another part may still judge
+            more = f", nor {len(unseen) - 1} more classes" if unseen[1:] else ""
+            raise SourceError(
+                f"{asked} leaves class {unseen[0]!r} without training pairs{more}; {labels[unseen[0]]} of "
+                f"{len(parts[name])} pairs of {name!r} have it; mend labels or splits, name test_groups, or leave its "
+                "label empty"
+            )

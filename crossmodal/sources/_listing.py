@@ -49,7 +49,8 @@ def list_files(root: Path, patterns: Mapping[str, Pattern]) -> list[Entry]:
 def list_lines(root: Path, file: str, fields: Sequence[str]) -> list[Entry]:
     """The pairs by the lines of a CSV file, in its order; a cell of a field may be empty where there is no file.
 
-    The key is the column "key" or, without one, the first file's path less its extension.
+    The key is the column "key" or, without one, the first file's path less its extension. Spaces around a key, label,
+    split or group are no part of it.
 
     Raises:
         SourceError: the file or a column is missing, or a line has other cells than the header.
@@ -82,7 +83,7 @@ def _lines(text: TextIO, path: Path, fields: Sequence[str]) -> Iterator[Entry]:
         if not files:
             raise SourceError(f"{where}: names no file; expected one under {', '.join(fields)}")
         stem = str(Path(next(iter(files.values()))).with_suffix(""))
-        values = {"key": stem} | {name: row[name] for name in PLACEHOLDERS if name in row}
+        values = {"key": stem} | {name: row[name].strip() for name in PLACEHOLDERS if name in row}
         empty = [name for name in ("key", "split", "group") if values.get(name) == ""]
         if empty:
             raise SourceError(f"{where}: {empty[0]} is empty; fill it in, or leave the column out")
