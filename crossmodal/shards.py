@@ -88,6 +88,10 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     if not path.is_file():
+        if parts := sorted(found.parent.name for found in folder.glob(f"*/{MANIFEST}")):
+            raise ShardError(
+                f"{folder} holds the shards of {', '.join(parts)}: name one of them, as {folder / parts[-1]}"
+            )
         there = "the folder exists but its shards were not finished" if folder.is_dir() else "there is no such folder"
         raise ShardError(f"{path} is missing ({there}); make shards with: crossmodal shards CONFIG")
     try:

@@ -212,9 +212,10 @@ class PairStream(IterableDataset):
         masks: bool = False,
     ) -> None:
         if plan.width % ranks:
+            fitting = [str(lanes) for lanes in range(ranks, plan.batch_size + 1, ranks) if plan.batch_size % lanes == 0]
             raise ValueError(
                 f"batch_size {plan.batch_size} gives {plan.width} lanes, which {ranks} processes cannot share evenly; "
-                f"choose a batch_size (or lanes) that is a multiple of {ranks}"
+                + (f"set lanes: {' or '.join(fitting[:8])}" if fitting else f"take a batch_size that {ranks} divides")
             )
         self.shards, self.views, self.plan, self.look = shards, views, plan, look
         self.first_step, self.last_step = first_step, last_step

@@ -317,6 +317,13 @@ def test_a_folder_without_manifest_is_unfinished(folder: Path, tmp_path: Path) -
         Shards.open(tmp_path / "nowhere")
 
 
+def test_a_folder_of_parts_names_them(synthetic: Path) -> None:
+    with pytest.raises(
+        ShardError, match=rf"{synthetic} holds the shards of test, train: name one .* {synthetic}/train$"
+    ):
+        Shards.open(synthetic)
+
+
 def test_a_manifest_of_another_format_is_refused(folder: Path) -> None:
     content = json.loads((folder / MANIFEST).read_text())
     (folder / MANIFEST).write_text(json.dumps({**content, "format": "other/9"}))

@@ -111,8 +111,16 @@ def test_a_batch_larger_than_the_data_is_refused() -> None:
 
 
 def test_ranks_that_cannot_share_the_lanes_are_refused(shards: Shards, views: dict[str, View]) -> None:
-    with pytest.raises(ValueError, match="16 lanes, which 3 processes cannot share evenly; choose a batch_size"):
+    with pytest.raises(ValueError, match="16 lanes, which 3 processes cannot share evenly; take a batch_size that 3"):
         parts(shards, views, rank=0, ranks=3)
+
+
+@pytest.mark.parametrize("lanes", [2, 6, 10, 30])
+def test_lanes_that_ranks_can_share_are_named(shards: Shards, views: dict[str, View], lanes: int) -> None:
+    look = Look()
+    with pytest.raises(ValueError, match=r"gives 15 lanes, .* evenly; set lanes: 2 or 6 or 10 or 30$"):
+        PairStream(shards, views, Plan(len(shards), 30), look=look, last_step=1, ranks=2)
+    assert PairStream(shards, views, Plan(len(shards), 30, lanes=lanes), look=look, last_step=1, ranks=2).lanes
 
 
 def test_aligned_views_share_their_window(shards: Shards) -> None:
