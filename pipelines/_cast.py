@@ -41,10 +41,10 @@ class Cast:
         return self.parts[1]
 
     @cached_property
-    def copies(self) -> int:
-        """How many pairs to judge by are among those learnt from, where these are another folder."""
+    def copies(self) -> tuple[int, list[str]]:
+        """How many pairs to judge by are among those learnt from, where these are other folders; see `count_copies`."""
         if self.config.data.test is None:
-            return 0
+            return 0, []
         folders = [folder for folders in self.config.students.values() for folder in folders]
         return count_copies(self.test, self.train, folders, "data.test")
 

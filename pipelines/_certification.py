@@ -63,7 +63,7 @@ class Certification:
     def certify(self) -> dict[str, Any]:
         """Trains what is left to train, judges every posterior, exports the selected one; gives the figures."""
         self._refuse_seen()
-        copies = self._count_copies()
+        copies, untold = self._count_copies()
         examples = self.examples["train"]  # what cannot be certified is not trained
         if self.split.certified.manifest.groups:
             say(f"{self.run.path}: {len(self.split.certified)} pairs of {len(self.split.certified.manifest.groups)} "
@@ -82,7 +82,7 @@ class Certification:
         return {
             "rows": rows, "selected": selected, "examples": examples.count, "pairs_of_an_example": self.tuples.pairs,
             "delta": self.config.certificate.delta, "greatest": self.tuples.greatest, "training": figures,
-            "select": self.config.select, "copies": copies,
+            "select": self.config.select, "copies": copies, "untold": untold,
             "pairs": {name: len(part) for name, part in vars(self.split).items() if part is not None},
         }  # fmt: skip
 
@@ -202,11 +202,11 @@ class Certification:
             if named is not None and named.weights is not None:
                 refuse_seen(named.weights, self.split.certified, f"{key}.weights")
 
-    def _count_copies(self) -> int:
-        """How many pairs to judge by are among those of the data."""
+    def _count_copies(self) -> tuple[int, list[str]]:
+        """How many pairs to judge by are among those learnt from; see `count_copies`."""
         config = self.config
         if config.test is None:
-            return 0
+            return 0, []
         weights = [named.weights for named in (config.encoder, config.teacher) if named is not None and named.weights]
         return count_copies(self.split.test, build.open_shards(config.data, "data"), weights, "test")
 

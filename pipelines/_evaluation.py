@@ -78,7 +78,8 @@ class Evaluation(Cast):
                 "seeds": self.config.seeds,
                 "train_pairs": len(self.train),
                 "test_pairs": len(self.test),
-                "copies": self.copies,
+                "copies": self.copies[0],
+                "untold": self.copies[1],
                 "classes": self.classes,
                 "quantity": asdict(self.config.quantity) if self.config.quantity else None,
                 "seconds": round(time.monotonic() - began, 1),
@@ -100,7 +101,7 @@ class Evaluation(Cast):
         if self.config.quantity:
             assert len(self._quantities) == 2
         assert self.view and (self.taught is None or self.teacher)
-        assert self.copies < len(self.test)
+        assert self.copies[0] < len(self.test)
 
     def _new(self, seed: int, classes: int) -> Encoder:
         """The students' encoder at new weights."""

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from crossmodal.shards import Shards
+from crossmodal.shards import ShardError, Shards
 from pipelines import certify, pretrain, transfer
 from pipelines.__main__ import find_pipeline
 from pipelines._build import open_parts
 from pipelines._config import ConfigError, at, within
-from pipelines._run import RunFolder
+from pipelines._run import RunFolder, is_main
 from pipelines._schema import HeldOutConfig
 from pipelines.evaluate import origin
 
@@ -42,39 +42,67 @@ def refuse_seen(weights: str, certified: Shards, key: str) -> None:
             ])  # fmt: skip
 
 
-def count_copies(test: Shards, learnt: Shards, weights: Iterable[str], key: str) -> int:
-    """How many of the pairs to judge by are among those learnt from, all fields byte by byte; any are told on stderr.
+def count_copies(test: Shards, learnt: Shards, weights: Iterable[str], key: str) -> tuple[int, list[str]]:
+    """How many of the pairs to judge by are among those learnt from, and of what that cannot be told; both on stderr.
 
-    Keys do not count, for numbered files of a test set often have those of the training set.
+    Learnt from are `learnt` and all pairs that led to the weights, as far as these come from runs. Copies are equal in
+    all fields, byte by byte. Keys do not count, for numbered files of a test set often have those of the training set.
 
     Raises:
         ConfigError: all are; or weights, as far as it is known, were trained on this very folder.
     """
-    for name in weights:
-        if path := _trained_on(name).get(test.manifest.digest):
-            raise ConfigError([f"{key}: {path} was trained on {test.folder}; judge by pairs it never saw"])
-    fields = test.manifest.fields.keys() & learnt.manifest.fields.keys()
     with at(key):
-        copies = set.intersection(*({*_equal(test, learnt, field)} for field in fields)) if fields else set()
-    where = f"pairs of {test.folder} are among those of {learnt.folder}, which are learnt from"
+        found = {f"{learnt.folder}, which are learnt from": _copies(test, learnt)}
+    done, untold = {(learnt.manifest.digest, None)}, list[str]()
+    for path, config in dict(run for name in weights for run in _runs(name)).items():
+        if config is None:
+            untold.append(str(path))
+            continue
+        digest, held_out = _record(path, config)["inputs"]["data"], getattr(config, "held_out", None)
+        if digest == test.manifest.digest:
+            raise ConfigError([f"{key}: {path} was trained on {test.folder}; judge by pairs it never saw"])
+        if done.isdisjoint({(digest, None), (digest, held_out)}):
+            done.add((digest, held_out))
+            try:
+                shards, _ = open_parts(config.data, held_out, key)
+                same = shards.manifest.digest == digest
+                copies = _copies(test, shards) if same else set()
+            except (ConfigError, ShardError):
+                same, copies = False, set()
+            untold += [] if same else [config.data]
+            found[f"{config.data}, which {path} was trained on"] = copies
+    copies = set.union(*found.values())
     if len(copies) == len(test):
-        raise ConfigError([f"{key}: all {len(test)} {where}; judge by others, or hold some out (held_out)"])
-    if copies:
-        print(f"{key}: {len(copies)} of the {len(test)} {where} (such as {min(copies)!r}), and yet count as unseen",
-              file=sys.stderr, flush=True)  # fmt: skip
-    return len(copies)
+        where = " and ".join(place for place, some in found.items() if some)
+        raise ConfigError([f"{key}: all {len(test)} pairs of {test.folder} are among those of {where}; judge by "
+                           "others, or hold some out (held_out)"])  # fmt: skip
+    lines = [f"{len(some)} of the {len(test)} pairs of {test.folder} are among those of {place} (such as "
+             f"{min(some)!r}), and yet count as unseen" for place, some in found.items() if some]  # fmt: skip
+    if untold:
+        lines.append(f"whether pairs of {test.folder} were trained on cannot be told of {', '.join(untold)}: gone, "
+                     "changed since, or of no run")  # fmt: skip
+    if is_main():
+        print(*(f"{key}: {line}" for line in lines), sep="\n", end="\n" if lines else "", file=sys.stderr, flush=True)
+    return len(copies), untold
 
 
-def _trained_on(weights: str) -> dict[str, Path]:
-    """Digests of the data that led to some weights, each with a run that read it; empty where that is not known."""
+def _copies(test: Shards, learnt: Shards) -> set[str]:
+    """Keys of the pairs of which every field that both have is among those learnt from."""
+    fields = test.manifest.fields.keys() & learnt.manifest.fields.keys()
+    return set.intersection(*({*_equal(test, learnt, field)} for field in fields)) if fields else set()
+
+
+def _runs(weights: str) -> Iterator[tuple[Path, "Trained | None"]]:
+    """The runs that led to some weights, with their configs; None where one is gone. Published weights have none."""
     try:
         path, config = origin(weights)
     except ConfigError:
-        return {}
-    found = {_record(path, config)["inputs"]["data"]: path}
+        if not weights.startswith("package:") and not Path(weights).is_file():
+            yield Path(weights), None
+        return
+    yield path, config
     for other in _before(config):
-        found = _trained_on(other) | found
-    return found
+        yield from _runs(other)
 
 
 def _record(path: Path, config: "Trained") -> dict[str, Any]:

@@ -215,6 +215,49 @@ def test_pairs_that_were_learnt_from_do_not_judge(
     assert json.loads((tmp_path / "new" / "report.json").read_text())["figures"]["copies"] == 7
 
 
+def test_pairs_that_a_student_saw_in_other_folders_are_counted(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = SOURCES.get("synthetic")(train_pairs=96, test_pairs=48, size=32, modalities=("rgb", "depth"))
+    train, test = [*source.pairs("train")], [*source.pairs("test")]
+    for name, pairs in {
+        "seen": train[:24],
+        "rest": train[24:48],
+        "judge": train[:10] + test[:20],
+        "all": train[:5],
+    }.items():
+        write_shards(iter(pairs), tmp_path / name, fields=source.fields(), classes=source.classes())
+    learn = ["supervise", str(whole / "teacher.yaml"), "train.epochs=1", "train.batch_size=12"]
+    first, second = tmp_path / "first", tmp_path / "second"  # the second begins from the first and saw what it saw
+    assert main([*learn, f"data={tmp_path}/seen", f"output={first}"]) == 0
+    assert main([*learn, f"data={tmp_path}/rest", f"student.weights={first}", f"output={second}"]) == 0
+    words = ["evaluate", str(whole / "evaluation.yaml"), f"students={{s: [{second}]}}", "few_labels=null", "seeds=1",
+             f"data={{train: {tmp_path}/rest, test: {tmp_path}/judge}}"]  # fmt: skip
+    assert main([*words, f"data.test={tmp_path}/all", f"output={tmp_path}/new"]) == 2
+    assert (
+        f"all 5 pairs of {tmp_path}/all are among those of {tmp_path}/seen, which {first} was trained on; judge by"
+        in (capsys.readouterr().err)
+    )
+    for name, said, copies, untold in (
+        (
+            "there",
+            f"data.test: 10 of the 30 pairs of {tmp_path}/judge are among those of {tmp_path}/seen, which",
+            10,
+            [],
+        ),
+        ("gone", f"trained on cannot be told of {tmp_path}/seen: gone", 0, [f"{tmp_path}/seen"]),
+    ):
+        assert main([*words, f"output={tmp_path / name}"]) == 0
+        assert capsys.readouterr().err.count(said) == 1
+        figures = json.loads((tmp_path / name / "report.json").read_text())["figures"]
+        assert (figures["copies"], figures["untold"]) == (copies, untold)
+        page = tmp_path / f"page_{name}"
+        assert main(["report", str(whole / "page.yaml"), f"runs=[{tmp_path / name}]", f"output={page}"]) == 0
+        told = "but for 10, which are among" if copies else f"what {tmp_path}/seen had of them cannot be told"
+        assert told in (page / "report.html").read_text()
+        shutil.rmtree(tmp_path / "seen", ignore_errors=True)
+
+
 @pytest.mark.parametrize("part", ["train", "test"])
 def test_a_part_without_labels_is_refused_before_anything_is_measured(
     whole: Path, tmp_path: Path, part: str, capsys: pytest.CaptureFixture[str]
