@@ -84,9 +84,10 @@ def run(config: Config, path: Path) -> None:
         if config.sheet:
             _sheet(run.path / split, config.sheet)
         written[split] = {"pairs": manifest.pairs, "megabytes": round(size, 2), "digest": manifest.digest}
-    if source.dropped():
-        say(f"{run.path}: {source.dropped()} pairs left out because a member is missing")
-    run.finish({"figures": written, "dropped": source.dropped()})
+    if dropped := source.dropped():
+        more = f"; and {len(dropped) - 3} more" if dropped[3:] else ""
+        say(f"{run.path}: {len(dropped)} pairs left out because a file is missing: {'; '.join(dropped[:3])}{more}")
+    run.finish({"figures": written, "dropped": len(dropped)})
 
 
 def inspect(flag: str, path: Path) -> int:

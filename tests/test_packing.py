@@ -1,6 +1,7 @@
 """From files to shards to views: what is packed of what is there, and in which unit."""
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,18 @@ def test_a_part_without_a_field_is_packed_and_says_so(tmp_path: Path, capsys: py
     assert set(Shards.open(tmp_path / "pairs" / "train").manifest.fields) == {"rgb", "depth"}
     with pytest.raises(ShardError, match=f"modality 'depth' reads 'depth', but {test} has rgb"):
         open_view(Shards.open(test), "depth")
+
+
+def test_pairs_that_are_left_out_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_pictures(tmp_path, "train")
+    write_distances(tmp_path, "train", torch.full((1, 8, 8), 2.0))
+    for key in range(5):
+        (tmp_path / "train" / f"b{key}.jpg").write_bytes(b"picture")
+    assert pack(tmp_path, {"rgb": RGB, "depth": DEPTH}, missing="drop") == 0
+    named = "; ".join(f"split 'train', key 'b{key}' has no depth (train/b{key}.png)" for key in range(3))
+    told = f"5 pairs left out because a file is missing: {named}; and 2 more"
+    assert told in capsys.readouterr().out
+    assert json.loads((tmp_path / "pairs" / "report.json").read_text())["dropped"] == 5
 
 
 def write_array(root: Path, array: np.ndarray, *, key: str = "a") -> None:

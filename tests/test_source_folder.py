@@ -1,6 +1,7 @@
 """Files on disk as pairs: what is found, how it is divided, and every refusal."""
 
 import os
+import re
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -155,14 +156,24 @@ def test_pairs_that_lack_a_file_are_dropped_and_counted_where_asked(tmp_path: Pa
     write_frames(tmp_path, "a", "b")
     write(tmp_path, "c.color.jpg", "d.depth.png")
     source = frames(tmp_path, missing="drop")
-    assert (keys(source), source.dropped()) == (["a", "b"], 2)
+    assert keys(source) == ["a", "b"]
+    assert source.dropped() == ["key 'c' has no depth (c.depth.png)", "key 'd' has no rgb (d.color.jpg)"]
+
+
+def test_a_file_whose_name_differs_in_case_is_told(tmp_path: Path) -> None:
+    write_frames(tmp_path, "a", "b")
+    (tmp_path / "a.color.jpg").rename(tmp_path / "a.color.JPG")
+    told = "key 'a' has no rgb (a.color.jpg; there is a.color.JPG, which differs in case)"
+    assert frames(tmp_path, missing="drop").dropped() == [told]
+    with pytest.raises(SourceError, match=re.escape(f"1 of 2 pairs in {tmp_path} lack a file: {told}. Add the files")):
+        frames(tmp_path).digest()
 
 
 def test_a_missing_fact_is_a_missing_file(tmp_path: Path) -> None:
     write_frames(tmp_path, "a", "b")
     (tmp_path / "a.txt").write_text("1")
     source = frames(tmp_path, facts={"time": "{key}.txt"}, missing="drop")
-    assert (keys(source), source.dropped()) == (["a"], 1)
+    assert (keys(source), source.dropped()) == (["a"], ["key 'b' has no time (b.txt)"])
 
 
 def test_keys_are_made_fit_for_shards(tmp_path: Path) -> None:
@@ -265,7 +276,7 @@ def test_a_pattern_that_matches_nothing_shows_what_is_there(tmp_path: Path) -> N
 def test_missing_files_are_counted_named_and_advised_on(tmp_path: Path) -> None:
     write_frames(tmp_path, "a")
     write(tmp_path, *(f"b{i}.color.jpg" for i in range(5)))
-    with pytest.raises(SourceError, match=r"5 of 6 pairs .*key 'b0' has no depth; .*; and 2 more\. .*missing: drop"):
+    with pytest.raises(SourceError, match=r"5 of 6 pairs .*key 'b0' has no depth .*; and 2 more\. .*missing: drop"):
         frames(tmp_path).digest()
 
 
@@ -279,12 +290,12 @@ def test_pairs_that_lack_a_file_are_kept_without_it_where_asked(tmp_path: Path) 
     assert {pair.key: sorted(pair.members) for pair in source.pairs("train")} == {
         "a": ["depth.png", "rgb.jpg"], "b": ["rgb.jpg"], "d": ["depth.png"]
     }  # fmt: skip
-    assert source.partial and source.dropped() == 0 and not frames(tmp_path, missing="drop").partial
+    assert source.partial and not source.dropped() and not frames(tmp_path, missing="drop").partial
 
 
 def test_no_whole_pair_is_an_error_even_where_pairs_may_be_dropped(tmp_path: Path) -> None:
     write(tmp_path, "a.color.jpg", "b.depth.png")
-    with pytest.raises(SourceError, match=r"key 'a' has no depth; key 'b' has no rgb\. No pair is whole"):
+    with pytest.raises(SourceError, match=r"key 'a' has no depth .*; key 'b' has no rgb .*\. No pair is whole"):
         frames(tmp_path, missing="drop").digest()
 
 

@@ -42,8 +42,8 @@ class Source(ABC):
         """Names what it would give: another name when options or files have changed."""
 
     @abstractmethod
-    def dropped(self) -> int:
-        """How many pairs are left out because a member is missing and the user asked for that."""
+    def dropped(self) -> list[str]:
+        """The pairs left out because a file is missing and the user asked for that, each with what it lacks."""
 
     @property
     def partial(self) -> bool:

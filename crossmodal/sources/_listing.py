@@ -18,7 +18,7 @@ class Entry:
     """One pair as it lies on disk."""
 
     values: dict[str, str]  # what is known of it, of `PLACEHOLDERS`; always a key
-    files: dict[str, str]  # field or fact -> path; without those that are missing
+    files: dict[str, str]  # field or fact -> path, be there a file or not; without what a line of a CSV leaves empty
     name: str  # what tells it from the other pairs of its part
     where: str  # for messages: "line 3 of pairs.csv", or what its files share
 
@@ -38,7 +38,10 @@ def list_files(root: Path, patterns: Mapping[str, Pattern]) -> list[Entry]:
     return [
         Entry(
             values=dict(zip(names, values, strict=True)),
-            files={name: paths[values] for name, paths in found.items() if values in paths},
+            files={
+                name: paths[values] if values in paths else patterns[name].fill(dict(zip(names, values, strict=True)))
+                for name, paths in found.items()
+            },
             name="_".join(values[names.index(name)] for name in ("group", "label", "key") if name in names),
             where=", ".join(f"{name} {value!r}" for name, value in zip(names, values, strict=True)),
         )
@@ -105,32 +108,35 @@ def _check_header(header: list[str], path: Path, fields: Sequence[str]) -> None:
         )
 
 
-def with_any(root: Path, entries: list[Entry], names: list[str]) -> list[Entry]:
-    """The pairs that have a file for at least one name, without those that are missing.
+def with_any(root: Path, entries: list[Entry], names: list[str]) -> tuple[list[Entry], list[str]]:
+    """The pairs that have a file for at least one name, without those that are missing; and what the others lack.
 
     Raises:
         SourceError: a file is empty.
     """
-    found = []
+    found, without = [], []
     for entry in entries:
         absent = {name for name in names if not _is_there(root, entry, name)}
         if len(absent) < len(names):
             files = {name: path for name, path in entry.files.items() if name not in absent}
             found.append(replace(entry, files=files))
-    return found
+        else:
+            without.append(f"{entry.where} has none of {', '.join(names)}")
+    return found, without
 
 
-def complete(root: Path, entries: list[Entry], names: list[str], *, drop: bool) -> list[Entry]:
-    """The pairs that have a file for every name.
+def complete(root: Path, entries: list[Entry], names: list[str], *, drop: bool) -> tuple[list[Entry], list[str]]:
+    """The pairs that have a file for every name, and what the others lack.
 
     Raises:
         SourceError: a file is empty; files are missing and `drop` is not set, or no pair has all.
     """
     whole, lacking = [], []
+    listings: dict[Path, dict[str, str]] = {}
     for entry in entries:
         absent = [name for name in names if not _is_there(root, entry, name)]
         if absent:
-            said = " and ".join(f"{name} ({entry.files[name]})" if name in entry.files else name for name in absent)
+            said = " and ".join(name + _sought(root, entry.files.get(name), listings) for name in absent)
             lacking.append(f"{entry.where} has no {said}")
         else:
             whole.append(entry)
@@ -144,7 +150,7 @@ def complete(root: Path, entries: list[Entry], names: list[str], *, drop: bool) 
         raise SourceError(
             f"{len(lacking)} of {len(entries)} pairs in {root} lack a file: {'; '.join(lacking[:3])}{more}. {advice}"
         )
-    return whole
+    return whole, lacking
 
 
 def by_key(entries: list[Entry]) -> dict[str, Entry]:
@@ -178,3 +184,14 @@ def _is_there(root: Path, entry: Entry, name: str) -> bool:
     if found.st_size == 0:
         raise SourceError(f"{path} ({entry.where}) is empty (0 bytes); replace it, or remove it")
     return True
+
+
+def _sought(root: Path, path: str | None, listings: dict[Path, dict[str, str]]) -> str:
+    """Where a missing file was looked for, and one that lies there under the same name in other letters' case."""
+    if path is None:
+        return ""
+    folder, name = (root / path).parent, Path(path).name
+    if folder not in listings:
+        listings[folder] = {found.name.lower(): found.name for found in folder.iterdir()} if folder.is_dir() else {}
+    other = listings[folder].get(name.lower())
+    return f" ({path}; there is {other}, which differs in case)" if other else f" ({path})"

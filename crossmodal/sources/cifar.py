@@ -78,9 +78,9 @@ class Cifar(Source):
         names = [name for part in self._archive.files.values() for name in part] + [self._archive.names[self.labels][0]]
         return digest_of(self.labels, map(self._existing, names))
 
-    def dropped(self) -> int:
+    def dropped(self) -> list[str]:
         """None: every row is whole."""
-        return 0
+        return []
 
     def pairs(self, split: str) -> Iterator[Pair]:
         """The pictures of a part, in the archive's order; a key is the part and the place in it.

@@ -121,9 +121,9 @@ class Doom(Source):
         told = json.dumps([options, version("vizdoom"), wad.stat().st_size, TRAIN_LEVELS, TEST_LEVELS], sort_keys=True)
         return hashlib.sha256(told.encode()).hexdigest()
 
-    def dropped(self) -> int:
+    def dropped(self) -> list[str]:
         """None: every pair is whole."""
-        return 0
+        return []
 
     def pairs(self, split: str) -> Iterator[Pair]:
         """The pairs of a part, classes in turn, level after level.

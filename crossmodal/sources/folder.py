@@ -81,9 +81,9 @@ class Folder(Source):
         }
         return hashlib.sha256(json.dumps([options, files], sort_keys=True).encode()).hexdigest()
 
-    def dropped(self) -> int:
-        """Number of pairs, in all parts together, that were left out because they lack a file."""
-        return len(self._entries) - len(self._complete)
+    def dropped(self) -> list[str]:
+        """The pairs, of all parts together, that were left out because they lack a file, each with which."""
+        return self._divided[1]
 
     def pairs(self, split: str) -> Iterator[Pair]:
         """The pairs of a part.
@@ -172,13 +172,18 @@ class Folder(Source):
 
     @cached_property
     def _complete(self) -> list[Entry]:
-        root, members = Path(self.root), [*self.members]
-        if self.partial:
-            found = complete(root, with_any(root, self._entries, members), [*self.facts], drop=False)
-        else:
-            found = complete(root, self._entries, [*members, *self.facts], drop=self.missing == "drop")
+        found = self._divided[0]
         self._refuse_unknown_units(found)
         return found
+
+    @cached_property
+    def _divided(self) -> tuple[list[Entry], list[str]]:
+        """The pairs that are taken, and why the others are not."""
+        root, members = Path(self.root), [*self.members]
+        if not self.partial:
+            return complete(root, self._entries, [*members, *self.facts], drop=self.missing == "drop")
+        found, without = with_any(root, self._entries, members)
+        return complete(root, found, [*self.facts], drop=False)[0], without
 
     def _refuse_unknown_units(self, entries: list[Entry]) -> None:
         """Refuses floating distances without a `scale_m`: whole ones are millimetres by custom, these are not."""

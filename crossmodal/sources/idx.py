@@ -77,9 +77,9 @@ class Idx(Source):
         """Names the classes' names, and every file by name, size and time; reads none."""
         return digest_of(self.names, (self._existing(name) for part in FILES.values() for name in part))
 
-    def dropped(self) -> int:
+    def dropped(self) -> list[str]:
         """None: every picture is whole."""
-        return 0
+        return []
 
     def pairs(self, split: str) -> Iterator[Pair]:
         """The pictures of a part, in the file's order; a key is the part and the place in it.

@@ -63,9 +63,9 @@ class Stl10(Source):
         """Names what the part "train" holds, and every file by name, size and time; reads none."""
         return digest_of(self.train, (Path(self.root) / name for name in FILES))
 
-    def dropped(self) -> int:
+    def dropped(self) -> list[str]:
         """None: every picture is whole."""
-        return 0
+        return []
 
     def pairs(self, split: str) -> Iterator[Pair]:
         """The pictures of a part, in the files' order; a key is the file and the place in it, for either `train`.

@@ -61,9 +61,9 @@ class Synthetic(Source):
         """Names the options."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
-    def dropped(self) -> int:
+    def dropped(self) -> list[str]:
         """None: every pair is whole."""
-        return 0
+        return []
 
     def pairs(self, split: str) -> Iterator[Pair]:
         """The pairs of a part, rendered as they are asked for.
