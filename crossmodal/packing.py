@@ -16,6 +16,7 @@ from crossmodal.shards import MANIFEST, Field, Manifest, Shard, ShardError, sha2
 from crossmodal.sources._base import Pair
 from modalities._base import DecodeError, Modality
 
+DAMAGED = 5  # unreadable members that are named at once
 KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -31,7 +32,8 @@ def write_shards(
 ) -> Manifest:
     """Packs pairs into shards, with the same bytes for the same pairs, and writes the manifest last.
 
-    Every member is decoded once on the way, for its statistics and so that nothing unreadable is packed. With `partial`
+    Every member is decoded once on the way, for its statistics and so that nothing unreadable is packed; of what is
+    unreadable, the first `DAMAGED` are named, though pairs have to be looked at to the end to find them. With `partial`
     a pair may lack fields, but not all; the manifest does not know a field that no pair has.
 
     Raises:
@@ -45,8 +47,13 @@ def write_shards(
         for number, pair in enumerate(pairs, 1):
             writer.add(pair)
             progress(number)
+            if len(writer.damaged) >= DAMAGED:
+                break
     finally:
         writer.close()
+    if writer.damaged:
+        more = "; there may be more" if len(writer.damaged) >= DAMAGED else ""
+        raise ShardError("; ".join(writer.damaged) + more)
     if not writer.shards:
         raise ShardError(f"no pairs came from the source; nothing was written to {folder}")
     extensions = {name.split(".")[0]: name.split(".")[1] for name in writer.extensions}
@@ -94,6 +101,7 @@ class _Writer:
         self.groups: Counter[str] = Counter()
         self.lacking: Counter[str] = Counter()
         self.extensions: set[str] = set()
+        self.damaged: list[str] = []  # members that do not decode
         self._keys: set[str] = set()
         self._last = ""  # key of the pair written last
         self._tar: webdataset.TarWriter | None = None
@@ -106,6 +114,8 @@ class _Writer:
             raise ShardError(f"key {pair.key!r} comes twice from the source; keys must be unique in a split")
         self._keys.add(pair.key)
         self._inspect(pair)
+        if self.damaged:
+            return  # nothing will come of these shards; further pairs are looked at, so that damage is told at once
         facts = {"label": pair.label, "group": pair.group, **pair.facts}
         try:
             told = json.dumps(facts, sort_keys=True, allow_nan=False)
@@ -157,7 +167,8 @@ class _Writer:
             try:
                 self.statistics[name].add(modality.decode(pair.members[present[name]]))
             except DecodeError as error:
-                raise ShardError(f"pair {pair.key!r}, field {present[name]}: {error}") from error
+                place = f" ({pair.paths[present[name]]})" if present[name] in pair.paths else ""
+                self.damaged.append(f"pair {pair.key!r}, field {present[name]}{place}: {error}")
         self.extensions |= set(pair.members)
         if len({name.split(".")[0] for name in self.extensions}) != len(self.extensions):
             raise ShardError(

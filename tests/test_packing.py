@@ -92,7 +92,8 @@ def test_a_damaged_array_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[
     write_array(tmp_path, METRES)
     (tmp_path / "train" / "a.npy").write_bytes((tmp_path / "train" / "a.npy").read_bytes()[:90])
     assert pack(tmp_path, {"depth": ARRAYS}) == 2
-    assert "pair 'a', field depth.npy: .npy array of 90 bytes is damaged" in capsys.readouterr().err
+    told = f"pair 'a', field depth.npy ({tmp_path}/train/a.npy): .npy array of 90 bytes is damaged"
+    assert told in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -384,3 +384,18 @@ def test_writing_refuses_bad_pairs(pairs: list[Pair], words: str, tmp_path: Path
     with pytest.raises(ShardError, match=words):
         write_shards(pairs_of(*pairs), tmp_path, fields=fields, classes=())
     assert not (tmp_path / MANIFEST).exists()
+
+
+def test_unreadable_members_are_named_together_up_to_a_few(tmp_path: Path) -> None:
+    fields = {"depth": MODALITIES.get("depth")(size=8)}
+    bad = [
+        replace(depth_pair(f"b{number}", payload=b"junk"), paths={"depth.png": f"{number}.png"}) for number in (1, 2)
+    ]
+    with pytest.raises(
+        ShardError, match=r"'b1', .*png \(1.png\): .*; pair 'b2', .*png \(2.png\): (?!.*there may be more)"
+    ):
+        write_shards(pairs_of(depth_pair("a"), bad[0], depth_pair("c"), bad[1]), tmp_path, fields=fields, classes=())
+    junk = pairs_of(*(depth_pair(f"b{number}", payload=b"junk") for number in range(9)))
+    with pytest.raises(ShardError, match=r"pair 'b4', .*; there may be more$"):
+        write_shards(junk, tmp_path, fields=fields, classes=())
+    assert [pair.key for pair in junk] == ["b5", "b6", "b7", "b8"] and not (tmp_path / MANIFEST).exists()

@@ -359,15 +359,19 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         ("rgb,depth\na.jpg,a.png\na.jpg\n", r"line 3 of pairs.csv: expected 2 cells \(rgb, depth\), got 1"),
         ("rgb,depth\n,\n", "line 2 of pairs.csv: names no file"),
         ("rgb,depth,split\na.jpg,a.png,\n", "line 2 of pairs.csv: split is empty"),
-        ("rgb,depth\na.jpg,a.png\nb.jpg,b.png\n", r"1 of 2 pairs .*line 3 of pairs.csv has no depth \(b.png\)"),
+        ("rgb,depth\na.jpg,a.png\nb.jpg,c.png\n", r"1 of 2 pairs .*line 3 of pairs.csv has no depth \(c.png\)"),
         ("rgb,depth\na.jpg,a.png\nb.jpg,\n", "1 of 2 pairs .*line 3 of pairs.csv has no depth"),
         ("rgb,depth\na.jpg,a.png\nb.jpg,c.jpg\n", "line 3 of pairs.csv: depth must be one of png.*, got 'c.jpg'"),
+        (
+            "rgb,depth\na.jpg,a.png\nb.png,a.png\n",
+            r"line 3 of pairs.csv: rgb must have one ext.*, as 'a.jpg' \(line 2 of pairs.csv\), got 'b.png'; rename or",
+        ),
         ("rgb,depth,key\na.jpg,a.png,x\nb.jpg,a.png,x\n", "line 2 .*and line 3 .*both get the key 'x'"),
         ('rgb,depth\n"a.jpg,a.png\n', "pairs.csv is not a readable CSV file in UTF-8"),
     ],
 )
 def test_a_wrong_csv_file_is_refused_with_its_line(tmp_path: Path, text: str, message: str) -> None:
-    write(tmp_path, "a.jpg", "a.png", "b.jpg")
+    write(tmp_path, "a.jpg", "a.png", "b.jpg", "b.png")
     with pytest.raises(SourceError, match=message):
         listed(tmp_path, text).digest()
 

@@ -20,6 +20,7 @@ class Pair:
     label: int = -1  # class, -1 where there is none
     group: str = ""  # what must not be split: a level, a video, a room
     facts: dict[str, object] = field(default_factory=dict)  # further JSON values: a pose, a time
+    paths: dict[str, str] = field(default_factory=dict, compare=False)  # member -> its file, for messages
 
 
 class Source(ABC):

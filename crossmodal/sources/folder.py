@@ -97,16 +97,14 @@ class Folder(Source):
             raise SourceError(f"split {split!r} is not known{suggest(split, list(self._parts))}")
         labels = {name: label for label, name in enumerate(self.classes())} | {"": -1}
         for key, entry in self._parts[split].items():
+            names = {f"{name}.{extension_of(entry.files[name])}": name for name in self.members if name in entry.files}
             yield Pair(
                 key=key,
-                members={
-                    f"{name}.{extension_of(entry.files[name])}": self._read(entry, name)
-                    for name in self.members
-                    if name in entry.files
-                },
+                members={member: self._read(entry, name) for member, name in names.items()},
                 label=labels[entry.values.get("label", "")],
                 group=entry.values.get("group", ""),
                 facts={name: self._numbers(entry, name) for name in self.facts},
+                paths={member: str(Path(self.root) / entry.files[name]) for member, name in names.items()},
             )
 
     @cached_property
@@ -201,6 +199,8 @@ class Folder(Source):
     def _parts(self) -> dict[str, dict[str, Entry]]:
         """The pairs of every part, by key."""
         parts = divide(self._complete, test_share=self.test_share, test_groups=self.test_groups)
+        for entries in parts.values():
+            _check_alike(entries, [*self.members])
         return {split: by_key(entries) for split, entries in parts.items()}
 
     def _stamp(self, path: str) -> tuple[str, int, int]:
@@ -262,6 +262,18 @@ def _check_extension(path: str, name: str, modality: Modality, where: str) -> No
             f"{where}: {name} must be one of {', '.join(modality.extensions)}, got {path!r}; "
             "files are passed on as they are, so convert these first"
         )
+
+
+def _check_alike(entries: list[Entry], members: list[str]) -> None:
+    """Refuses members whose files have several extensions in one part: shards know one of each."""
+    for name in members:
+        held = [entry for entry in entries if name in entry.files]
+        for entry in held:
+            if extension_of(entry.files[name]) != extension_of(held[0].files[name]):
+                raise SourceError(
+                    f"{entry.where}: {name} must have one extension in all pairs of a part, as {held[0].files[name]!r} "
+                    f"({held[0].where}), got {entry.files[name]!r}; rename or convert files"
+                )
 
 
 def _check_known(fact: Pattern, known: tuple[str, ...], where: str) -> None:
