@@ -3,10 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipelines._config import choice, free, number, options_of
 from pipelines._schema import ViewConfig
+
+if TYPE_CHECKING:
+    from modalities._base import Modality
 
 flags = {
     "--check": "read and decode every byte of a folder of shards; name everything that is wrong",
@@ -64,6 +67,7 @@ def run(config: Config, path: Path) -> None:
         unknown = set(config.splits or ()) - set(source.splits())
     if unknown:
         raise ConfigError([f"splits must be among {', '.join(source.splits())}, got {', '.join(sorted(unknown))}"])
+    _check_sheet(config.sheet, source.fields())
     run.begin()
     written = {}
     for split in config.splits or source.splits():
@@ -81,9 +85,9 @@ def run(config: Config, path: Path) -> None:
         lacking = "".join(f"; {count} without {name}" for name, count in manifest.lacking.items())
         lacking += "".join(f"; none has {name}" for name in source.fields() if name not in manifest.fields)
         say(f"{run.path / split}: {manifest.pairs} pairs in {len(manifest.shards)} shards, {size:.1f} MB{lacking}")
-        if config.sheet:
-            _sheet(run.path / split, config.sheet)
         written[split] = {"pairs": manifest.pairs, "megabytes": round(size, 2), "digest": manifest.digest}
+    for split in written if config.sheet else ():
+        _sheet(run.path / split, config.sheet)
     if dropped := source.dropped():
         more = f"; and {len(dropped) - 3} more" if dropped[3:] else ""
         say(f"{run.path}: {len(dropped)} pairs left out because a file is missing: {'; '.join(dropped[:3])}{more}")
@@ -136,11 +140,27 @@ def _describe(folder: Path) -> str:
 def _sheet(folder: Path, views: Mapping[str, ViewConfig]) -> Path:
     from crossmodal.looks import View
     from crossmodal.shards import Shards
+    from crossmodal.streams import open_view
     from modalities import MODALITIES
-    from pipelines._build import open_views
+    from pipelines._config import at
     from pipelines._pictures import contact_sheet
 
-    shards = Shards.open(folder)
+    shards, opened = Shards.open(folder), {}
+    for name, view in views.items():
+        with at(f"sheet.{name}"):
+            opened[name] = open_view(shards, view.modality, aligned=view.aligned, **view.options)
     fields = {} if views else shards.manifest.fields  # shown as they are, in or out of a view's range
     whole = {name: View(MODALITIES.get(spec.modality)(**spec.stored)) for name, spec in fields.items()}
-    return contact_sheet(shards, whole or open_views(shards, views), folder / "sheet.png")
+    return contact_sheet(shards, opened or whole, folder / "sheet.png")
+
+
+def _check_sheet(views: Mapping[str, ViewConfig], fields: Mapping[str, "Modality"]) -> None:
+    """Refuses before anything is packed what is known to be wrong then: whether a view fits the signals is not."""
+    from modalities import MODALITIES
+    from pipelines._config import at
+
+    for name, view in views.items():
+        with at(f"sheet.{name}"):
+            field = MODALITIES.get(view.modality)(**view.options).field
+            if field not in fields:
+                raise ValueError(f"modality {view.modality!r} reads {field!r}, but the source has {', '.join(fields)}")

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,12 @@ RGB = {"modality": "rgb", "files": "{split}/{key}.jpg"}
 DEPTH = {"modality": "depth", "files": "{split}/{key}.png"}
 
 
-def pack(root: Path, members: dict[str, Any], **options: Any) -> int:
+def pack(root: Path, members: dict[str, Any], sheet: dict[str, Any] | None = None, **options: Any) -> int:
     """Packs what lies below `root` into `root/pairs`."""
     source = {"name": "folder", "root": str(root), "members": members, **options}
-    (root / "shards.yaml").write_text(yaml.safe_dump({"source": source, "output": str(root / "pairs")}))
+    (root / "shards.yaml").write_text(
+        yaml.safe_dump({"source": source, "sheet": sheet or {}, "output": str(root / "pairs")})
+    )
     return main(["shards", str(root / "shards.yaml")])
 
 
@@ -47,6 +50,26 @@ def test_a_part_without_a_field_is_packed_and_says_so(tmp_path: Path, capsys: py
     assert set(Shards.open(tmp_path / "pairs" / "train").manifest.fields) == {"rgb", "depth"}
     with pytest.raises(ShardError, match=f"modality 'depth' reads 'depth', but {test} has rgb"):
         open_view(Shards.open(test), "depth")
+
+
+def test_a_sheet_that_cannot_be_drawn_is_refused_by_its_key_and_costs_no_part(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for split in ("train", "test"):
+        write_pictures(tmp_path, split)
+        write_distances(tmp_path, split, torch.full((1, 8, 8), 2.0))
+    views = {"d": {"modality": "depth", "max_m": 0.1}}
+    assert pack(tmp_path, {"depth": DEPTH}, sheet=views) == 2
+    assert "sheet.d: 0 < min_m < max_m < inf is needed, got 0.3 and 0.1" in capsys.readouterr().err
+    assert pack(tmp_path, {"depth": DEPTH}, sheet={"d": "rgb"}) == 2
+    assert "sheet.d: modality 'rgb' reads 'rgb', but the source has depth" in capsys.readouterr().err
+    assert not (tmp_path / "pairs").exists()
+    assert pack(tmp_path, {"depth": DEPTH}, sheet={"d": {"modality": "depth", "max_m": 1.0}}) == 2
+    assert f"sheet.d: depth of {tmp_path}/pairs/train: at least half of the distances" in capsys.readouterr().err
+    assert Shards.open(tmp_path / "pairs" / "test").manifest.pairs == 1
+    shutil.rmtree(tmp_path / "pairs")
+    assert pack(tmp_path, {"depth": DEPTH}, sheet={"d": "depth"}) == 0
+    assert (tmp_path / "pairs" / "test" / "sheet.png").is_file()
 
 
 def test_pairs_that_are_left_out_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
