@@ -25,6 +25,7 @@ from pipelines._config import ConfigError
 from pipelines._decoded import HELD, Chosen, Decoded
 from pipelines._diagnosis import diagnose_encoder
 from pipelines._run import RunFolder, say
+from pipelines._shortfalls import counts_there, shortfalls
 from pipelines._training import seed_everything
 from pipelines.evaluate import FewLabelsConfig
 
@@ -56,6 +57,8 @@ class Evaluation(Cast):
         began = time.monotonic()
         self._check()
         self.run.begin()
+        for line in shortfalls(self.config, self.parts, self.labels):
+            say(f"{self.run.path}: {line}")
         teacher = None
         if self.teacher is not None:
             teacher = self._embed(self.teacher.encoder, self.teacher_view)
@@ -65,7 +68,7 @@ class Evaluation(Cast):
                 self._describe(name, self._see(model), teacher, model, classes=model.card.classes)
         for seed in range(self.config.seeds):
             self._describe("random weights", self._embed(self._new(seed, 0), self.view), teacher)
-        if self.config.few_labels and self.classes:
+        if self.classes and counts_there(self.config.few_labels, self.labels[0]):
             self._few_labels(teacher)
         if self.config.quantity:
             self._scratch_on_quantity(self.config.quantity.fact, teacher)
@@ -78,6 +81,7 @@ class Evaluation(Cast):
                 "seeds": self.config.seeds,
                 "train_pairs": len(self.train),
                 "test_pairs": len(self.test),
+                "labelled": [int((labels >= 0).sum()) for labels in self.labels] if self.classes else None,
                 "copies": self.copies[0],
                 "untold": self.copies[1],
                 "classes": self.classes,
@@ -239,7 +243,7 @@ class Evaluation(Cast):
             frozen["random weights, frozen"] = self._embed(blank, self.view)
             if teacher is not None:
                 frozen["teacher, frozen"] = teacher
-            for count in self.config.few_labels.labels:
+            for count in counts_there(self.config.few_labels, learn):
                 say(f"{self.run.path}: seed {seed}, {'all' if count is None else count} labels a class")
                 chosen = few_labels.pick_labelled(learn, count, seed)
                 for who, seen in frozen.items():

@@ -277,6 +277,25 @@ def test_a_part_without_labels_is_refused_before_anything_is_measured(
     assert main([*words, f"data.{part}={parts[20]}", f"output={tmp_path / 'new'}"]) == 0
 
 
+def test_label_counts_that_a_class_does_not_have_are_left_out_and_shown_nowhere(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, source = whole / "out", SOURCES.get("synthetic")(train_pairs=96, size=32, modalities=("rgb", "depth"))
+    pairs = [replace(pair, label=pair.label if number % 3 else -1) for number, pair in enumerate(source.pairs("train"))]
+    write_shards(iter(pairs), tmp_path / "some", fields=source.fields(), classes=source.classes())
+    words = ["evaluate", str(whole / "evaluation.yaml"), f"students={{crd: [{out}/student]}}", "seeds=1",
+             f"data={{train: {tmp_path}/some, test: {out}/pairs/test}}"]  # fmt: skip
+    few = ["few_labels.labels=[1, 50, 1000]", "few_labels.whole=none", f"output={tmp_path / 'new'}"]
+    assert main([*words, *few]) == 0
+    assert "few_labels.labels: without 50, 1000, for class " in capsys.readouterr().out
+    figures = json.loads((tmp_path / "new" / "report.json").read_text())["figures"]
+    assert figures["labelled"] == [64, 48]
+    assert all(list(curve) == ["1"] for curve in figures["few_labels"].values())
+    assert main(["report", str(whole / "page.yaml"), f"runs=[{tmp_path}/new]", f"output={tmp_path}/page"]) == 0
+    page = (tmp_path / "page" / "report.html").read_text()
+    assert "96 training pairs (64 of them with labels), 48 unseen test pairs;" in page and "<th>50</th>" not in page
+
+
 @pytest.mark.parametrize(
     ("override", "words"),
     [
@@ -286,7 +305,7 @@ def test_a_part_without_labels_is_refused_before_anything_is_measured(
         ("students={crd: [STRANGE]}", "must be the folder of a finished run of transfer, supervise, pretrain"),
         ("students={crd: [OUT/nothing]}", "nothing holds no exported model"),
         ("teacher=rbg", "was not taught by 'rbg'; did you mean 'rgb'?"),
-        ("data.test=OUT/pairs", "pairs/manifest.json is missing"),
+        ("data.test=OUT/pairs", "pairs holds the shards of test, train: name one of them"),
         ("few_labels.labels=[5, null, 5]", "few_labels.labels must be different counts, got [5, None, 5]"),
         ("retrieve_at=[1, 1]", "retrieve_at must be different numbers, got [1, 1]"),
     ],

@@ -33,7 +33,7 @@ class Recipe:
 
 
 def pick_labelled(labels: Int[Tensor, " pairs"], per_class: int | None, seed: int) -> list[int]:
-    """Positions of `per_class` random pairs of every class (all labelled pairs for None), in order."""
+    """Positions of `per_class` random pairs of every class, or all it has (all labelled pairs for None), in order."""
     random = generator(seed, "labels")
     chosen: list[int] = []
     for label in labels[labels >= 0].unique().tolist():

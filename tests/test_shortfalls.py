@@ -1,0 +1,59 @@
+"""What an evaluation says of pairs that are fewer than its config has in mind."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crossmodal import SOURCES
+from crossmodal.packing import write_shards
+from crossmodal.shards import Shards
+from pipelines._shortfalls import shortfalls
+from pipelines.evaluate import Config, DataConfig, FewLabelsConfig, QuantityConfig
+
+
+def told(folder: Path, train: Sequence[int], test: Sequence[int], classes: Sequence[str], **options: Any) -> list[str]:
+    """Of pairs with these labels."""
+    parts = {}
+    for name, labels in (("train", train), ("test", test)):
+        source = SOURCES.get("synthetic")(train_pairs=len(labels), size=16, modalities=("rgb",))
+        pairs = (replace(pair, label=label) for pair, label in zip(source.pairs("train"), labels, strict=True))
+        write_shards(pairs, folder / name, fields=source.fields(), classes=tuple(classes))
+        parts[name] = Shards.open(folder / name)
+    config = Config(DataConfig("train", "test"), {"s": ["run"]}, **{"few_labels": None, "neighbours": 1, **options})
+    return list(shortfalls(config, (parts["train"], parts["test"]), (parts["train"].labels(), parts["test"].labels())))
+
+
+ENOUGH = [0, 1] * 4
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "options", "said"),
+    [
+        ([0, 0, 1, 1, -1], ENOUGH, {}, "only 4 of the 5 pairs of TRAIN have labels, and accuracy is of these"),
+        (ENOUGH, [0, 1, 2, 2, 2], {}, "no pair of TRAIN is of these classes of TEST, so that no answer to them is "
+         "right: c (3 pairs)"),
+        (ENOUGH, ENOUGH, {"neighbours": 9}, "neighbours: all 8 training pairs with labels vote, for there are no 9"),
+        (ENOUGH, ENOUGH, {"quantity": QuantityConfig("x", [0], neighbours=9)}, "quantity.neighbours: the mean is of "
+         "all 8 training pairs, for there are no 9"),
+        ([0, 0, 0, 1, 1], ENOUGH, {"few_labels": FewLabelsConfig([2, 3, 50, None])}, "few_labels.labels: without 3, "
+         "50, for class 'b' has only 2 training pairs"),
+    ],
+)  # fmt: skip
+def test_what_is_too_few_is_said(
+    tmp_path: Path, train: list[int], test: list[int], options: dict[str, Any], said: str
+) -> None:
+    said = said.replace("TRAIN", str(tmp_path / "train")).replace("TEST", str(tmp_path / "test"))
+    assert told(tmp_path, train, test, "abc", **options) == [said]
+
+
+def test_pairs_without_classes_have_no_few_labels(tmp_path: Path) -> None:
+    assert told(tmp_path, [-1] * 5, [-1] * 5, [], few_labels=FewLabelsConfig()) == [
+        "few_labels: not measured, for the pairs have no classes"
+    ]
+
+
+def test_enough_is_enough(tmp_path: Path) -> None:
+    assert told(tmp_path, ENOUGH, ENOUGH, "abc", neighbours=8, few_labels=FewLabelsConfig([4, None])) == []
