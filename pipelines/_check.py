@@ -3,6 +3,7 @@
 import math
 import types
 from dataclasses import Field, dataclass, fields, is_dataclass, replace
+from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from modalities._catalogue import suggest
@@ -48,11 +49,16 @@ class Walk:
         return value
 
     def _scalar(self, kind: Any, node: Node, key: str) -> Any:
+        if kind is str and node.value is None:  # as typed it is text, "null" or "", which nobody means
+            return self._refuse(node, f"{key} must be text, got {'nothing' if node.text == '' else 'null'}")
         for value in (node.value, node.text):
             if get_origin(kind) is Literal:
                 if any(type(value) is type(known) and value == known for known in get_args(kind)):
                     return value
-            elif kind is type(value) and kind in (int, float, bool, str):
+            elif kind is str and type(value) is str:
+                # a path, which not every shell has expanded in `output=~/x`
+                return str(Path(value).expanduser()) if value.startswith("~/") else value
+            elif kind is type(value) and kind in (int, float, bool):
                 return value
             elif kind is float and type(value) is int:
                 return float(value)
@@ -89,17 +95,18 @@ class Walk:
     def _member(self, kind: Any, name: str, node: Node, key: str) -> Any:
         if name == "base":  # given by an override, for a file's names files; once written, it would too
             return self._refuse(node, f"{_dotted(key, name)} needs another name: base is what a config is based on")
+        if node.value is None and is_dataclass(kind):  # an entry whose options all have their defaults: `crd: `
+            node = replace(node, value={}, text=None)
         chosen = choice_field(kind) if is_dataclass(kind) and isinstance(kind, type) else None
         if chosen is not None and chosen.metadata["from_key"]:
-            node = _spell_out(kind, node)
-            if isinstance(node.value, dict):
-                node = replace(node, value={chosen.name: Node(name, node.where), **node.value})
+            node = _named(_spell_out(kind, node), chosen.name, name)
         return self.read(kind, node, _dotted(key, name))
 
     def _dataclass(self, schema: type, node: Node, key: str) -> Any:
         node, before = _spell_out(schema, node), len(self.problems)
         if not isinstance(node.value, dict):
-            return self._refuse(node, f"{key} must be a mapping, got {show(plain(node))}")
+            hint = "; leave it out, and all in it is as by default" if node.value is None else ""
+            return self._refuse(node, f"{key} must be a mapping, got {show(plain(node))}{hint}")
         for path, value in getattr(schema, "FILLED", {}).items():
             node = _fill(node, path, value)
         kinds, rest = get_type_hints(schema), options_field(schema)
@@ -112,7 +119,8 @@ class Walk:
         for name, item in known.items():
             if name not in values and is_required(item):
                 values[name] = self._absent(schema, item, kinds[name], node, _dotted(key, name))
-        others = replace(node, value={name: child for name, child in node.value.items() if name not in known})
+        gone = set(known) | (_lapsed(node, rest.metadata["options_of"]) if rest else set())
+        others = replace(node, value={name: child for name, child in node.value.items() if name not in gone})
         if rest is None:
             self._unknown(others, [*known], key)
         else:
@@ -127,13 +135,18 @@ class Walk:
         try:
             return schema(**values)
         except FieldError as error:  # the schema's own checks
-            return self._refuse(_descend(node, error.key), f"{_dotted(key, error.key)} {error.problem}")
+            found = _descend(node, error.key)
+            places = found.where if found is node and not key else found.places
+            self.problems.append(f"{places}: {_dotted(key, error.key)} {error.problem}")
         except ValueError as error:
-            return self._refuse(node, f"{key}: {error}" if key else str(error))
+            self.problems.append(f"{node.places if key else node.where}: {f'{key}: ' * bool(key)}{error}")
+        return None
 
     def _field(self, item: Field[Any], kind: Any, node: Node, key: str) -> Any:
         before = len(self.problems)
         value = self.read(kind, node, key)
+        if value == "" != item.default:
+            self._refuse(node, f"{key} must be text that is not empty")
         if len(self.problems) == before and "bounds" in item.metadata:
             self._refuse_nonfinite(node, key)
         if len(self.problems) == before and not is_within(item, value):
@@ -174,7 +187,11 @@ class Walk:
         given = {name: child for name, child in node.value.items() if name in options}
         for name, child in given.items():
             self._refuse_nonfinite(child, _dotted(key, name))
-        return {name: self.read(evaluate(options[name]), child, _dotted(key, name)) for name, child in given.items()}
+        found = {name: self.read(evaluate(options[name]), child, _dotted(key, name)) for name, child in given.items()}
+        for name, value in found.items():
+            if value == "" and options[name].default not in ("''", '""'):
+                self._refuse(given[name], f"{_dotted(key, name)} must be text that is not empty")
+        return found
 
     def _refuse_nonfinite(self, node: Node, key: str) -> None:
         """NaN and infinities: most pass the entries' own checks, and show as a loss that is not finite."""
@@ -194,13 +211,27 @@ class Walk:
 
 def _spell_out(schema: type, node: Node) -> Node:
     chosen = short_field(schema)
-    if node.value is None:
-        return replace(node, value={})
     if chosen is not None and isinstance(node.value, str):
         return replace(node, value={chosen.name: node})
     if chosen is not None and node.short is not None and isinstance(node.value, dict):
         return replace(node, value={chosen.name: node.short, **node.value}, short=None)
     return node
+
+
+def _named(node: Node, field: str, name: str) -> Node:
+    """The entry with the name that its key gives it where it has none of its own; of old, it may have had that too."""
+    if not isinstance(node.value, dict):
+        return node
+    before, beside = node.lapsed.get(field, (None, frozenset[str]()))
+    own = node.value.get(field, Node(name, node.where))
+    lapsed = {**node.lapsed, field: (name, beside)} if before is None and own.value != name else node.lapsed
+    return replace(node, value={field: own, **node.value}, lapsed=lapsed)
+
+
+def _lapsed(node: Node, field: str) -> frozenset[str]:
+    """Keys of a mapping that older files gave to the entry which `field` named before; none where it named none."""
+    before, beside = node.lapsed.get(field, (None, frozenset[str]()))
+    return frozenset() if before is None else beside
 
 
 def _fill(node: Node, key: str, value: Any) -> Node:

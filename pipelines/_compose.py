@@ -22,8 +22,8 @@ def read(path: Path, problems: list[str]) -> Node:
     return _read(path, path.as_posix(), (), problems)
 
 
-def read_override(text: str, problems: list[str]) -> Node:
-    """The tree of one `a.b=value` or `~a.b`; the value is YAML.
+def read_override(text: str, problems: list[str], root: Node) -> Node:
+    """The tree of one `a.b=value` or `~a.b` over `root`; the value is YAML.
 
     Raises:
         ConfigError: it is neither.
@@ -36,6 +36,9 @@ def read_override(text: str, problems: list[str]) -> Node:
     if equals:
         node = parse(value, where, problems, lines=False)
         node = node if isinstance(node.value, dict | list) else replace(node, text=value)
+        if node.value == {} and _is_given(root, names):
+            problems.append(f"{where}: an empty mapping changes nothing, for mappings are joined; "
+                            f"~{key}.NAME takes an entry out")  # fmt: skip
     else:
         node, names[-1] = Node(None, where), f"~{names[-1]}"
     for name in reversed(names):
@@ -46,20 +49,45 @@ def read_override(text: str, problems: list[str]) -> Node:
 def merge(first: Node, later: Node, problems: list[str], *, keep_place: bool = False) -> Node:
     """`later` over `first`: mappings are joined, `~key` removes, anything else replaces.
 
-    With `keep_place`, joined mappings count as written where `first` was; else where `later` was.
+    With `keep_place`, joined mappings count as written where `first` was, and remember that `later` touched them; else
+    where `later` was. `lapsed` tells of every text that changed what it was before and what files, not overrides, had
+    put beside it, for where it is the name of an entry, those are options of another; which it is the schema knows.
     """
     if not isinstance(later.value, dict):
         return later
-    where = first.where if keep_place and isinstance(first.value, dict) else later.where
-    joined = dict(first.value) if isinstance(first.value, dict) else {}
-    short = later.short or (first if isinstance(first.value, str) else first.short)
+    if not isinstance(first.value, dict):
+        first = Node({}, later.where, short=first if isinstance(first.value, str) else first.short)
+        keep_place = False
+    where, touched = (first.where, (*first.touched, later.where)) if keep_place else (later.where, ())
+    joined = dict(first.value)
     for name, node in later.value.items():
         if name.startswith("~"):
             if joined.pop(name[1:], None) is None:
                 problems.append(f"{node.where}: there is no {name[1:]!r} to remove{suggest(name[1:], list(joined))}")
         else:
             joined[name] = merge(joined.get(name, Node(None, node.where)), node, problems, keep_place=keep_place)
-    return Node(joined, where, short=short)
+    return Node(joined, where, short=later.short or first.short, touched=touched, lapsed=_lapse(first, later))
+
+
+def _lapse(first: Node, later: Node) -> dict[str, tuple[str | None, frozenset[str]]]:
+    """By text that `later` changes in the mapping `first`: what it was; older keys beside it that `later` lacks."""
+    found = {name: (before, beside.difference(later.value)) for name, (before, beside) in first.lapsed.items()}
+    files = [name for name, node in first.value.items() if not node.touched and not node.where.startswith("override ")]
+    beside = frozenset(files).difference(later.value)
+    for name, node in later.value.items():
+        before = first.value.get(name, first.short)
+        if isinstance(node.value, str) and (before is None or before.value != node.value):
+            found[name] = (None if before is None else before.value, beside)
+    return found
+
+
+def _is_given(root: Node, names: Sequence[str]) -> bool:
+    """Whether there is something at a dotted key."""
+    for name in names:
+        if not isinstance(root.value, dict) or name not in root.value:
+            return False
+        root = root.value[name]
+    return bool(root.value)
 
 
 def resolve(root: Node, problems: list[str]) -> Node:

@@ -43,8 +43,9 @@ Schema = TypeVar("Schema")
 def load(schema: type[Schema], path: Path, overrides: Sequence[str] = ()) -> Schema:
     """The config at `path`, over the files it is based on, under the overrides; later beats earlier.
 
-    `a.b=value` sets (the value is YAML; mappings are joined), `~a.b` removes. In a file, the key `~name` removes what a
-    base gave. `${a.b}` is another value that the files or overrides give, `${oc.env:VAR,default}` the environment's.
+    `a.b=value` sets (the value is YAML; mappings are joined), `~a.b` removes. In a mapping, the key `~name` removes
+    what was there before. Where an entry's name changes, the options that files gave the old one go. `${a.b}` is
+    another value that the files or overrides give, `${oc.env:VAR,default}` the environment's.
 
     Raises:
         ConfigError: all that is wrong, each problem with file and line or override.
@@ -54,7 +55,7 @@ def load(schema: type[Schema], path: Path, overrides: Sequence[str] = ()) -> Sch
         root = read(path, problems)
         for override in overrides:
             try:
-                root = merge(root, read_override(override, problems), problems, keep_place=True)
+                root = merge(root, read_override(override, problems, root), problems, keep_place=True)
             except ConfigError as error:
                 problems.extend(error.problems)
         config = Walk(problems).read(schema, resolve(root, problems), "")

@@ -23,9 +23,10 @@ Moves knowledge between sensors: a teacher network on one modality teaches a stu
   crossmodal ... --debug                       with tracebacks of errors
 
 CONFIG is a YAML file that says what differs from the defaults. train.lr=0.1 sets a field (the value is YAML),
-~train.lr removes what the file says of it. In the file, or a mapping in it, `base: other.yaml` begins from another
-file; ${{train.lr}} is another value and ${{oc.env:NAME,default}} the environment's. On several devices:
-torchrun -m pipelines PIPELINE ...
+~train.lr removes what the file says of it. Mappings are joined: 'objectives={{kd: }}' adds kd to what the file has and
+'objectives={{~crd: , kd: }}' takes crd out too; student.encoder.name=resnet drops the options that the file gives to
+another encoder. In the file, or a mapping in it, `base: other.yaml` begins from another file; ${{train.lr}} is another
+value and ${{oc.env:NAME,default}} the environment's. On several devices: torchrun -m pipelines PIPELINE ...
 
 Pipelines:
 {pipelines}"""

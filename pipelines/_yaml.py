@@ -6,7 +6,7 @@ Scalars are read as YAML 1.2 does: only `true` and `false` are booleans (`yes` a
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
@@ -33,6 +33,13 @@ class Node:
     text: str | None = None  # as typed, where it came without YAML's quotes: an override, the environment
     broken: bool = False  # unreadable, which has been said
     short: "Node | None" = None  # the name this mapping was merged onto: `encoder: convnet`, then `encoder.width=8`
+    touched: tuple[str, ...] = ()  # overrides that were joined into this mapping of a file
+    lapsed: Mapping[str, tuple[str | None, frozenset[str]]] = field(default_factory=dict)  # see `_compose.merge`
+
+    @property
+    def places(self) -> str:
+        """All that had a hand in it: "x.yaml:12 and override train.lr=1"."""
+        return " and ".join(dict.fromkeys([self.where, *self.touched]))
 
 
 class _Loader(yaml.SafeLoader):

@@ -100,6 +100,14 @@ class Required:
 
 
 @dataclass(frozen=True)
+class Texts:
+    """Text that may be empty and text that may not."""
+
+    unit: str = ""  # of a number
+    path: str = "p"  # folder
+
+
+@dataclass(frozen=True)
 class Unusual:
     """Types that are allowed but rare."""
 
@@ -249,7 +257,6 @@ def test_overrides_are_yaml_and_the_last_one_counts() -> None:
 
 def test_an_override_of_text_needs_no_quotes() -> None:
     assert read("", "data=123").data == "123"
-    assert read("", "data=").data == ""
     assert read("", "data='1 2'").data == "1 2"
 
 
@@ -264,6 +271,61 @@ def test_an_override_of_an_option_keeps_a_shorthand_name() -> None:
 
 def test_an_override_with_a_name_replaces_a_mapping() -> None:
     assert read("data: d\nnetwork: {name: dense, dim: 4}", "network=convnet").network == Network("convnet")
+
+
+@pytest.mark.parametrize("override", ["network={name: dense, dim: 4}", "network.name=dense"])
+def test_another_name_drops_the_options_that_files_gave_the_old_entry(override: str) -> None:
+    Path("a.yaml").write_text("data: d\nnetwork: {name: convnet, stages: [3]}")
+    text = "base: a.yaml\nnetwork: {width: 8}"
+    assert read(text, "network.dim=4", override).network == Network("dense", {"dim": 4})
+    assert read("base: a.yaml\nnetwork: {name: dense, dim: 3}").network == Network("dense", {"dim": 3})
+    assert read(text, "network.name=convnet").network == Network("convnet", {"width": 8, "stages": (3,)})
+    assert read(text, "network.name=dense", "network.name=convnet").network == Network("convnet")
+    (problem,) = problems(text, "network.width=4", "network.name=dense", "network.dim=1")
+    assert problem.startswith("override network.width=4: network.width is not known")  # asked for, so not dropped
+
+
+def test_another_name_than_the_key_drops_options_but_not_fields() -> None:
+    text = "data: d\nterms: {crd: {temperature: 1, weight: 3, negatives: queue}}"
+    assert read(text, "terms.crd.name=kd").terms == {"crd": Term("kd", 3.0)}
+    assert read(text, "terms={crd: {name: kd, temperature: 2}}").terms == {"crd": Term("kd", 3.0, {"temperature": 2.0})}
+    assert read(text, "terms.crd.name=crd").terms == read(text).terms
+    Path("a.yaml").write_text("data: d\nnetwork: {width: 8}")
+    assert read("base: a.yaml\nnetwork: {name: convnet}").network == Network("convnet", {"width": 8})  # no old name
+
+
+def test_an_override_with_an_empty_mapping_does_not_pass_for_one_that_empties() -> None:
+    for override in ("terms={}", "terms.crd={}"):
+        (problem,) = problems("data: d\nterms: {crd: {weight: 2}}", override)
+        assert problem.startswith(f"override {override}: an empty mapping changes nothing, for mappings are joined; ")
+    assert read("data: d", "terms={}").terms == {} and read("data: d", "terms.crd={}").terms == {"crd": Term("crd")}
+
+
+def test_what_an_override_joined_is_named_beside_the_files_line() -> None:
+    (problem,) = problems("data: d\nterms:\n  crd: {negatives: {source: queue}}", "terms.crd.negatives={count: 0}")
+    assert problem.startswith("x.yaml:3 and override terms.crd.negatives={count: 0}: terms.crd.negatives: count must")
+    (problem,) = problems("data: d\ntrain: {lr: 1}", "train.epochs=0", "seed=1")
+    assert problem == "x.yaml:2 and override train.epochs=0: train: epochs must be above 0, got 0"
+
+
+@pytest.mark.parametrize("value", ["", "null", "~"])
+def test_text_is_not_null_and_not_nothing(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    got = "null" if value else "nothing"
+    assert problems("data: d", f"output={value}") == [f"override output={value}: output must be text, got {got}"]
+    monkeypatch.setenv("FOLDER", value)
+    assert problems("data: d\noutput: ${oc.env:FOLDER}") == [f"x.yaml:2: output must be text, got {got}"]
+
+
+def test_empty_text_in_quotes_is_taken_where_it_is_the_default() -> None:
+    assert read("unit: ''", schema=Texts).unit == ""
+    assert problems("path: ''", schema=Texts) == ["x.yaml:1: path must be text that is not empty"]
+
+
+def test_a_leading_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    config = read("data: ~/d\nnames: [~/a]", "output=~/x")
+    assert (config.data, config.names, config.output) == ("/home/me/d", ["/home/me/a"], "/home/me/x")
+    assert read("data: ~d").data == "~d"
 
 
 def test_a_plain_source_stands_for_negatives() -> None:
@@ -412,6 +474,8 @@ train:
         ("data: d\nsizes: 3", "x.yaml:2: sizes must be a list, each a whole number, got 3"),
         ("data: d\nsizes:\n- 1\n- a", "x.yaml:4: sizes.1 must be a whole number, got 'a'"),
         ("data: d\ntrain: 3", "x.yaml:2: train must be a mapping, got 3"),
+        ("data: d\ntrain:", "x.yaml:2: train must be a mapping, got null; leave it out, and all in it is as by"),
+        ("data: d\nterms: {crd: {negatives: null}}", "x.yaml:2: terms.crd.negatives must be a mapping, got null; "),
         ("data: d\nterms: [crd]", "x.yaml:2: terms must be a mapping, got ['crd']"),
         ("data: d\nterms: {crd: 3}", "x.yaml:2: terms.crd must be a mapping, got 3"),
         ("data: d\ntrain: {shuffle: 1}", "x.yaml:2: train.shuffle must be true or false, got 1"),
