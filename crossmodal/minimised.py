@@ -46,6 +46,15 @@ def refuse_taken(name: str, what: str) -> None:
         raise ValueError(f"{what} cannot be called {name!r}; give it another name")
 
 
+def why_not_alone(module: "Minimised") -> str | None:
+    """What makes a batch of one pair useless to train by; None: nothing does."""
+    for name, learner in module.learners.items():
+        if getattr(learner, "relates_pairs", False):
+            return f"objective {name} compares them"
+    mixes = any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in module.modules())
+    return "batch norm takes their mean and deviation" if mixes else None
+
+
 class Minimised(nn.Module):
     """All that is trained: the one module that DDP wraps. Nothing is remembered in its forward.
 

@@ -9,7 +9,7 @@ import torch
 
 from crossmodal import ENCODERS, OBJECTIVES, export
 from crossmodal.encoders._base import Encoder, Features, Spec, cat_features
-from crossmodal.encoders._weights import find_weights, load_pretrained
+from crossmodal.encoders._weights import check_sum, find_weights, load_pretrained
 from crossmodal.export import Card, Head
 from crossmodal.features import FeatureManifest, FeatureShards, sizes
 from crossmodal.held_out import hold_out
@@ -163,8 +163,14 @@ def _build_teacher(config: TeacherConfig, views: Mapping[str, View], key: str) -
 
 
 def teacher_digest(config: TeacherConfig) -> str:
-    """Names a teacher's weights by their bytes, for a run's identity."""
-    return export.digest(config.weights) if config.encoder is None else sha256_of(find_weights(config.weights))
+    """Names a teacher's weights by their bytes, for a run's identity; refuses others than config.sha256, if given."""
+    ours = None if config.encoder else export.digest(config.weights)
+    if ours is not None and config.sha256 is None:
+        return ours
+    path = find_weights(config.weights)
+    sha256 = sha256_of(path)
+    check_sum(path, sha256, config.sha256)
+    return ours or sha256
 
 
 def student_digest(config: StudentConfig, key: str = "student") -> dict[str, str]:
@@ -234,10 +240,13 @@ def build_terms(
         if not chosen:
             raise ConfigError([f"objectives.{name}: {config.name} compares with a teacher, and none is named"])
         total = sum(teachers[teacher].weight for teacher in chosen)
+        if not total:
+            raise ConfigError([f"objectives.{name}: its teachers, {', '.join(chosen)}, all weigh 0; raise "
+                               "teachers.NAME.weight, or leave the objective out"])  # fmt: skip
         for teacher in chosen:
             with at(f"objectives.{name}"):
                 objective = _build_objective(kind, student, teachers[teacher], pairs, **config.options)
-            share = teachers[teacher].weight / total if total else 0.0
+            share = teachers[teacher].weight / total
             terms[name if len(chosen) == 1 else f"{name}.{teacher}"] = Term(objective, config.weight * share, teacher)
     for name, term in terms.items():
         _refuse_lacking(name, term.objective, held)

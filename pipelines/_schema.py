@@ -42,6 +42,13 @@ class TeacherConfig:
     weight: float = number(1.0, least=0)  # share of this teacher in every objective
     features: str | None = None  # folder of what it says (crossmodal features), read in its stead; null: it runs
 
+    def __post_init__(self) -> None:
+        for name, given in (("classes", self.classes), ("first_layer", self.first_layer != "sum")):
+            if given and self.encoder is None:
+                raise FieldError(
+                    name, "is of a published file and its encoder; a run's folder knows its own, leave it out"
+                )
+
 
 @dataclass(frozen=True)
 class StudentConfig:
@@ -52,6 +59,10 @@ class StudentConfig:
     weights: str | None = None  # to begin from: a finished run, a file of weights, or package:NAME; null: new ones
     sha256: str | None = None  # of the file of weights; another file is refused
     first_layer: Literal["sum", "mean", "repeat", "random"] = "sum"  # how RGB weights meet other channel counts
+
+    def __post_init__(self) -> None:
+        if self.sha256 is not None and self.weights is None:
+            raise FieldError("sha256", "is of a file of weights, and weights names none")
 
 
 @dataclass(frozen=True)

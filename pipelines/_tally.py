@@ -1,4 +1,4 @@
-"""What a training sums between two lines of its log."""
+"""What a training counts, and what it sums between two lines of its log."""
 
 import time
 from dataclasses import dataclass, field
@@ -8,12 +8,26 @@ from torch import Tensor
 
 
 @dataclass
+class Progress:
+    """What a training knows besides its tensors."""
+
+    step: int = 0
+    seconds: float = 0.0  # of training, over all its sittings
+    replaced: int = 0  # times that another pair stood in for an unreadable one, on all ranks
+    peak_mb: float = 0.0  # of memory in earlier sittings
+    paces: list[float] = field(default_factory=list)  # seconds a step, one for each line of the log
+    last: dict[str, float] = field(default_factory=dict)  # line of the log
+    sums: dict[str, Tensor] = field(default_factory=dict)  # of the tally that the last sitting left open
+
+
+@dataclass
 class Tally:
     """Figures since the last line of the log, summed on the device, and of how many parts of steps each is.
 
-    A figure that is NaN is of nothing in that part, but the loss, of which nothing is overlooked.
+    A figure that is NaN is of nothing in that part, but for losses, of which nothing is overlooked.
     """
 
+    losses: frozenset[str]  # names of the figures that are losses
     before: float = 0.0  # seconds of earlier tallies of this sitting
     steps: int = 0
     pairs: int = 0
@@ -35,5 +49,5 @@ class Tally:
         for figures in parts:
             for name, value in figures.items():
                 one = torch.stack([value.float(), torch.ones_like(value, dtype=torch.float32)])
-                one = one if name == "loss" else torch.where(value.isnan(), 0.0, one)
+                one = one if name in self.losses else torch.where(value.isnan(), 0.0, one)
                 self.sums[name] = self.sums.get(name, 0.0) + one

@@ -7,7 +7,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from crossmodal import checkpoint
 from crossmodal.contrast.gather import gather
 from crossmodal.features import FeatureShards
 from crossmodal.looks import Look, View
-from crossmodal.minimised import Losses, Minimised, unreached
+from crossmodal.minimised import Losses, Minimised, unreached, why_not_alone
 from crossmodal.objectives._base import Batch
 from crossmodal.plan import Plan
 from crossmodal.shards import Shards
@@ -37,7 +37,7 @@ from pipelines._precision import refuse_unset_gradients
 from pipelines._run import RunFolder, say
 from pipelines._schema import TrainConfig
 from pipelines._signals import Signals
-from pipelines._tally import Tally
+from pipelines._tally import Progress, Tally
 
 KINDS = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 
@@ -72,18 +72,6 @@ def seed_everything(*address: int | str) -> int:
     seed = generator(*address).initial_seed() % 2**63
     torch.manual_seed(seed)
     return seed
-
-
-@dataclass
-class Progress:
-    """What a training knows besides its tensors."""
-
-    step: int = 0
-    seconds: float = 0.0  # of training, over all its sittings
-    replaced: int = 0  # unreadable pairs, on all ranks, that others stood in for
-    peak_mb: float = 0.0  # of memory in earlier sittings
-    paces: list[float] = field(default_factory=list)  # seconds a step, one for each line of the log
-    last: dict[str, float] = field(default_factory=dict)  # line of the log
 
 
 @dataclass
@@ -151,7 +139,10 @@ class Training:
         self.desk = torch.distributed.new_group(backend="gloo") if ranks > 1 else None
         self._announce(plan)
         with self._trackers(), Signals() as signals, self._bar() as bar:
-            tally = Tally()
+            names = frozenset({"loss", *self.module.learners})
+            tally = Tally(
+                names, sums={name: total.to(self.accelerator.device) for name, total in self.progress.sums.items()}
+            )
             for part in itertools.chain([first], parts):
                 tally.add(self._take(model, part), len(part.index) * ranks)
                 heard = self._agree(signals.caught, part)
@@ -159,7 +150,7 @@ class Training:
                 if self.progress.step % self.config.log_every == 0 or self.progress.step == self.steps:
                     self._log(tally, plan)
                     bar.set_postfix(loss=f"{self.progress.last['loss']:.3f}", refresh=False)
-                    tally = Tally(tally.total_seconds)
+                    tally = Tally(names, tally.total_seconds)
                 self._save_when_due(heard, tally)
         self.progress.seconds += tally.total_seconds
         for weight in frozen:
@@ -192,6 +183,9 @@ class Training:
         if share % self.config.accumulate:
             raise ConfigError([f"train.accumulate must divide the {share} pairs a process takes a step, "
                                f"got {self.config.accumulate}"])  # fmt: skip
+        alone = share == self.config.accumulate and why_not_alone(self.module)
+        if alone:
+            raise ConfigError([f"train.batch_size must give every part of a step two pairs, for {alone}; got 1"])
         try:
             stream = PairStream(
                 self.shards,
@@ -230,9 +224,9 @@ class Training:
         draws = generator(self.seed, "draws", step).initial_seed() % 2**63
         for group in self.optimiser.param_groups:
             group["lr"] = self.config.lr * rate(self.config, step, self.steps)
-        losses = []
+        labelled, losses = (part.label >= 0).sum().item() / len(pieces), []
         for number, piece in enumerate(pieces, 1):
-            batch = to_batch(piece, self.views, self.accelerator.device, seed=draws)
+            batch = replace(to_batch(piece, self.views, self.accelerator.device, seed=draws), labelled=labelled)
             alone = number < len(pieces) and self.accelerator.num_processes > 1
             with model.no_sync() if alone else contextlib.nullcontext():  # type: ignore[operator]
                 with self.accelerator.autocast():
@@ -266,10 +260,11 @@ class Training:
         """A line of the log: means over the tally and all processes."""
         sums = gather(torch.stack([*tally.sums.values()])[None]).sum(0)
         line = {name: total / parts for name, (total, parts) in zip(tally.sums, sums.tolist(), strict=True) if parts}
-        if not all(math.isfinite(value) for value in line.values()):
+        lost = [name for name, value in line.items() if not math.isfinite(value)]
+        if lost:
             raise DivergedError(
-                f"the loss is no longer finite at step {self.progress.step} ({line}); lower train.lr, set "
-                "train.clip_norm, or use bf16 in place of fp16"
+                f"the loss is no longer finite at step {self.progress.step}: {', '.join(lost)} of {line}; "
+                "lower train.lr, set train.clip_norm, take bf16 for fp16, or look at the options of what is named"
             )
         self.progress.paces.append(tally.seconds / tally.steps)
         line |= {
@@ -307,6 +302,7 @@ class Training:
             **vars(self.progress),
             "seconds": self.progress.seconds + tally.total_seconds,
             "peak_mb": self._peak_mb,
+            "sums": tally.sums,
             "module": self.module.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "memory": self.module.memory(),

@@ -16,7 +16,7 @@ from crossmodal.objectives._base import Batch
 from crossmodal.shards import Manifest
 from crossmodal.transfer import Term
 from modalities import MODALITIES
-from pipelines._build import Teacher, build_phases, build_terms, build_transfer, check_alignment
+from pipelines._build import Teacher, build_phases, build_terms, check_alignment
 from pipelines._config import ConfigError, load, to_dict, to_plain, to_yaml
 from pipelines._fields import CATALOGUES
 from pipelines._schema import EncoderConfig, ObjectiveConfig, ViewConfig
@@ -108,9 +108,11 @@ def test_what_weighs_nothing_is_not_prepared(name: str) -> None:
 
 @pytest.mark.parametrize("chunk", [None, 2])
 def test_teachers_of_no_weight_teach_nothing(chunk: int | None) -> None:
-    terms = build_terms({"pkt": ObjectiveConfig("pkt")}, ENCODER.spec, {"rgb": Teacher(ENCODER, "rgb", [], 0.0)}, HELD)
-    with pytest.raises(ConfigError, match=r"all weights are 0 \(pkt\); raise that of an objective, or of its teachers"):
-        build_transfer(ENCODER, "rgb", terms, chunk=chunk)
+    teachers = {"rgb": Teacher(ENCODER, "rgb", [], 0.0)}
+    with pytest.raises(
+        ConfigError, match=r"objectives.pkt: its teachers, rgb, all weigh 0; raise teachers.NAME.weight"
+    ):
+        build_terms({"pkt": ObjectiveConfig("pkt")}, ENCODER.spec, teachers, HELD, chunk=chunk)
 
 
 @pytest.mark.parametrize(

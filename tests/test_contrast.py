@@ -258,6 +258,25 @@ def test_a_queue_of_what_a_head_is_given_asks_it_anew_beside_the_live_batch() ->
     torch.testing.assert_close(head.weight.grad, torch.full((2, 3), 2.0).double())
 
 
+@pytest.mark.parametrize("size", [1e-9, 1.0, 1e7])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_queue_in_half_precision_holds_embeddings_of_any_size(dtype: torch.dtype, size: float) -> None:
+    queue = Queue(Relation(), 4, 3, dtype=dtype, project=torch.nn.Identity())
+    rows = size * draw(2, 3).float()
+    queue.remember(rows, known(7, 8))
+    found = met(queue, draw(1, 3).float(), known(5)).rows
+    torch.testing.assert_close(found[:2], rows, rtol=5e-3, atol=1e-2 * size)
+
+
+@pytest.mark.parametrize(("dtype", "momentum"), [("float16", 0.98), ("bfloat16", 0.9)])
+def test_rows_in_half_precision_come_near_what_they_follow(dtype: str, momentum: float) -> None:
+    held = bank(dim=64, momentum=momentum, dtype=dtype, eager=True)
+    target = F.normalize(torch.randn(1, 64, generator=generator("target")), dim=1)
+    for _ in range(int(10 / (1 - momentum))):
+        held.remember(target, known(2))
+    assert (held.rows[2].float() - target).norm() < 0.05
+
+
 def test_a_queue_shorter_than_a_batch_keeps_its_end() -> None:
     queue = Queue(Relation(), 3, 1, dtype=torch.float32)
     queue.remember(torch.arange(5.0)[:, None], known(*range(5)))
@@ -464,6 +483,10 @@ def test_draws_follow_the_pair_not_its_place() -> None:
     [
         ({"count": 0}, "count must be at least 1 and momentum from 0 to below 1, got 0 and 0.5"),
         ({"momentum": 1.0}, "got 16384 and 1.0"),
+        (
+            {"dtype": "bfloat16", "momentum": 0.99},
+            "rows in bfloat16 stop 39% short of what they follow at momentum 0.99",
+        ),
         ({"source": "batch", "count": 8}, "negatives of source batch have no count, got 8; leave it out"),
         ({"source": "gathered", "draw": "all"}, "negatives of source gathered have no draw, got all"),
         ({"source": "queue", "place": "host"}, "negatives of source queue have no place, got host"),

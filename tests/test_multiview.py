@@ -157,7 +157,9 @@ def test_labels_are_needed_where_they_count(name: str, options: dict[str, object
 @pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan")])
 @pytest.mark.parametrize("name", HEATED)
 def test_temperatures_out_of_range_are_refused(name: str, temperature: float) -> None:
-    with pytest.raises(ValueError, match=f"{name.split(maxsplit=1)[0]} needs temperature above 0, got {temperature}"):
+    with pytest.raises(
+        ValueError, match=f"{name.split(maxsplit=1)[0]} needs a finite temperature from 0.001, got {temperature}"
+    ):
         build(name.split(maxsplit=1)[0], temperature=temperature, **VARIANTS[name])
 
 

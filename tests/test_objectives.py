@@ -251,11 +251,11 @@ def test_memo_is_remembered_and_memory_is_live(objective: Objective) -> None:
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
-        ("crd", {"temperature": 0.0}, "temperature above 0.*temperature=0.0"),
+        ("crd", {"temperature": 0.0}, "temperature from 0.001, .*temperature=0.0"),
         ("crd", {"positive": "related", "negatives": Negatives("queue")}, "with negatives of a bank, got queue"),
         ("kd", {"temperature": -1.0}, "temperature must be above 0 and finite, got -1.0"),
-        ("infonce", {"temperature": 0.0}, "infonce needs temperature above 0"),
-        ("crd", {"temperature": math.nan}, "crd needs temperature above 0"),
+        ("infonce", {"temperature": 0.0}, "infonce needs a finite temperature from 0.001"),
+        ("crd", {"temperature": math.nan}, "crd needs a finite temperature from 0.001"),
         ("cross_entropy", {"smoothing": 1.0}, "smoothing must be from 0 to below 1, got 1.0"),
     ],
 )

@@ -208,7 +208,7 @@ def test_a_single_positive_is_cautioned_about(config: str, capsys: pytest.Captur
         (["gradients.unit=2", "momentum={}"], "gradients.unit takes one encoder, without momentum"),
         (["train.chunk=4", "encoders.depth.encoder.norm=batch"], "train: chunk needs rows that do not depend"),
         (["objectives={~infonce: , knn: {name: infonce}}"], "objectives.knn needs another name"),
-        (["objectives.infonce.temperature=0"], "objectives.infonce: infonce needs temperature above 0, got 0"),
+        (["objectives.infonce.temperature=0"], "objectives.infonce: infonce needs a finite temperature from"),
         (["objectives.infonce={negatives: queue, every_view: true}"], "set every_view: false"),
         (["objectives={~infonce: }"], "objectives: objectives must name at least one objective"),
         (["objectives.infonce.weight=0"], "objectives: nothing is trained where all weights are 0 (infonce)"),

@@ -38,6 +38,16 @@ def divergence(theirs: list[float], ours: list[float]) -> float:
     return sum(p * math.log(p / q) for p, q in zip(theirs, ours, strict=True))
 
 
+@pytest.mark.parametrize("name", ["cross_entropy", "dkd"])
+def test_parts_with_unequally_many_labels_have_the_mean_of_the_whole(name: str) -> None:
+    ours, theirs, label = logits("ours"), logits("theirs"), torch.tensor([2, 0, 1, 4, -1, -1])
+    objective, parts = build(name), []
+    for part in (slice(0, 3), slice(3, 6)):
+        one, other = (Features(torch.zeros(3, 3), (), item[part]) for item in (ours, theirs))
+        parts.append(objective(one, other, Batch({}, torch.arange(6)[part], label[part], labelled=2.0)).loss)
+    torch.testing.assert_close(torch.stack(parts).mean(), loss(objective, ours, theirs, label))
+
+
 # --- dkd ---
 
 

@@ -29,6 +29,8 @@ from commands import (
 )
 from safetensors.torch import save_file
 
+from crossmodal import SOURCES
+from crossmodal.packing import write_shards
 from pipelines import transfer
 from pipelines.__main__ import main
 from pipelines._config import ConfigError, load
@@ -299,8 +301,17 @@ def test_a_folder_with_other_things_in_it_is_not_written_into(
         ("views.depth.scale_m=0.01", "views.depth: scale_m must be 0.001, as the manifest of"),
         ("views.depth.max_m=0.001", "views.depth: "),
         ("train.batch_size=500", "train.batch_size must be from 1 to the number of pairs, 96, got 500"),
+        (
+            "train.accumulate=32",
+            "train.batch_size must give every part of a step two pairs, for batch norm takes their",
+        ),
+        ("teachers.rgb.sha256=abc", "teachers.rgb.weights: "),
+        ("teachers.rgb.classes=7", "teachers.rgb.classes is of a published file and its encoder"),
+        ("teachers.rgb.first_layer=mean", "teachers.rgb.first_layer is of a published file and its encoder"),
+        ("teachers.rgb.weight=0", "objectives.crd: its teachers, rgb, all weigh 0; raise teachers.NAME.weight"),
+        ("student.sha256=abc", "student.sha256 is of a file of weights, and weights names none"),
         ("train.accumulate=5", "train.accumulate must divide the 32 pairs a process takes a step, got 5"),
-        ("objectives.crd.temperature=0", "objectives.crd: crd needs temperature above 0"),
+        ("objectives.crd.temperature=0", "objectives.crd: crd needs a finite temperature from 0.001"),
         (
             "objectives.crd.negatives=bag",
             "objectives.crd.negatives.source must be one of 'batch', 'gathered', 'queue', 'bank'",
@@ -341,6 +352,30 @@ def test_accumulated_parts_equal_the_whole_batch(config: Path, tmp_path: Path) -
     assert main([*words, "train.accumulate=4", f"output={tmp_path / 'parts'}"]) == 0
     for whole, part in zip(lines(tmp_path / "whole"), lines(tmp_path / "parts"), strict=True):
         assert part["loss"] == pytest.approx(whole["loss"], rel=1e-4)
+
+
+def test_accumulated_parts_weigh_every_label_alike(config: Path, tmp_path: Path) -> None:
+    source = SOURCES.get("synthetic")(train_pairs=96, test_pairs=0, size=32)
+    pairs = (pair if number % 16 == 0 else replace(pair, label=-1) for number, pair in enumerate(source.pairs("train")))
+    write_shards(pairs, tmp_path / "few", fields=source.fields(), classes=source.classes())
+    words = ["supervise", str(config), f"data={tmp_path / 'few'}", "~teachers", "~objectives", "train.epochs=2",
+             "student.encoder.norm=none", "objectives={cross_entropy: }"]  # fmt: skip
+    assert main([*words, f"output={tmp_path / 'whole'}"]) == 0
+    assert main([*words, "train.accumulate=4", f"output={tmp_path / 'parts'}"]) == 0
+    for whole, part in zip(lines(tmp_path / "whole"), lines(tmp_path / "parts"), strict=True):
+        assert part["loss"] == pytest.approx(whole["loss"], rel=1e-4)
+
+
+def test_a_line_of_the_log_is_of_all_its_steps_though_a_signal_came_between(config: Path, tmp_path: Path) -> None:
+    words = ("transfer", str(config), "train.save_every=5", "train.log_every=9")
+    assert run(*words, f"output={tmp_path / 'whole'}").returncode == 0
+    stopped = start(*words)
+    while not (tmp_path / "run" / "checkpoints").is_dir() or not list((tmp_path / "run" / "checkpoints").glob("*5.pt")):
+        assert stopped.poll() is None
+    stopped.kill()
+    stopped.wait()
+    assert run(*words).returncode == 0
+    assert without_speed(lines(tmp_path / "run")) == without_speed(lines(tmp_path / "whole"))
 
 
 def test_chunks_equal_the_whole_batch_for_losses_that_see_all_of_it(config: Path, tmp_path: Path) -> None:
@@ -403,6 +438,7 @@ def test_a_checkpoint_with_weights_in_another_order_is_refused(
 
 @pytest.mark.parametrize(("spoilt", "words"), [
     ("train.lr=1e30", "the loss is no longer finite at step"),
+    ("objectives.kd.temperature=1e25", "the loss is no longer finite at step 1: loss, kd of {"),
     ("train.lr=1e42 train.epochs=1 train.batch_size=96", "of the student is no longer finite after step 1"),
 ])  # fmt: skip
 def test_a_training_that_diverges_says_so_and_exports_nothing(

@@ -9,6 +9,8 @@ KEEPS: dict[str | None, tuple[str, ...]] = {  # what each source takes besides `
     "queue": ("count", "dtype"),
     "bank": ("count", "draw", "momentum", "dtype", "place"),
 }
+HALF_STEPS = {"float16": 2.0**-11, "bfloat16": 2.0**-8}  # of a number, what rounding may undo
+NEAR = 0.05  # of a row's length, how near it must come to what it follows
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,12 @@ class Negatives:
         if self.count < 1 or not 0 <= self.momentum < 1:
             raise ValueError(
                 f"count must be at least 1 and momentum from 0 to below 1, got {self.count} and {self.momentum}"
+            )
+        lost = HALF_STEPS.get(self.dtype, 0.0) / (1 - self.momentum)
+        if self.source in ("bank", None) and lost > NEAR:
+            raise ValueError(
+                f"rows in {self.dtype} stop {lost:.0%} short of what they follow at momentum {self.momentum}, for "
+                "rounding undoes smaller steps; take float32, or less momentum"
             )
         if self.place == "host" and self.draw != "shared":
             raise ValueError(

@@ -30,14 +30,15 @@ class Queue(Pool):
         dtype: torch.dtype,
         project: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        super().__init__(
-            {
-                "rows": torch.zeros(count, dim, dtype=dtype),
-                "index": torch.full((count,), -1),
-                "key": torch.full((count,), -1),
-                "place": torch.zeros((), dtype=torch.int64),  # that is filled next
-            }
-        )
+        remembered = {
+            "rows": torch.zeros(count, dim, dtype=dtype),
+            "index": torch.full((count,), -1),
+            "key": torch.full((count,), -1),
+            "place": torch.zeros((), dtype=torch.int64),  # that is filled next
+        }
+        if project is not None and dtype.itemsize < 4:  # what is no unit vector may leave the range of half precision
+            remembered["size"] = torch.zeros(count, 1)
+        super().__init__(remembered)
         self.relation, self.project = relation, project
 
     def choose(self, known: Known, seed: int) -> Choice:
@@ -49,6 +50,8 @@ class Queue(Pool):
     def candidates(self, live: Float[Tensor, "batch dim"], choice: Choice) -> Candidates:
         """The queue's rows."""
         rows = self.remembered["rows"].to(live.dtype)
+        if "size" in self.remembered:
+            rows = rows * self.remembered["size"]
         if self.project is not None:
             rows = torch.cat([self.project(rows), gather_with_gradient(live)])
         return Candidates(rows, choice.relate, live)
@@ -59,6 +62,10 @@ class Queue(Pool):
         place, count = self.remembered["place"], len(self.remembered["rows"])
         first = max(0, len(rows) - count)
         places = (place + torch.arange(first, len(rows), device=rows.device)) % count
-        for name, came in (("rows", rows), ("index", known.index), ("key", known.key)):
-            self.remembered[name][places] = came[first:].to(self.remembered[name].dtype)
+        came = {"rows": rows, "index": known.index, "key": known.key}
+        if "size" in self.remembered:
+            size = rows.abs().amax(1, keepdim=True)
+            came |= {"rows": rows / size.clamp(min=torch.finfo(size.dtype).tiny), "size": size}
+        for name, item in came.items():
+            self.remembered[name][places] = item[first:].to(self.remembered[name].dtype)
         place.add_(len(rows)).remainder_(count)

@@ -18,6 +18,7 @@ from crossmodal.contrast.heads import Head, which_matter
 PIECE = 1 << 22  # numbers held at once on a CPU, of scores or gathered rows: 16 MiB of float32
 WIDER = 16  # times as many elsewhere, where small products leave the device idle
 SPARSE = 9  # times more rows than picked ones: from here on only those are read, not all multiplied
+COLDEST = 1e-3  # temperature; a score is at most its inverse, which float32 still tells apart by 6e-5
 IN_PLACE = ("cpu",)  # devices that read picked rows where they lie; others are faster on gathered ones
 
 with warnings.catch_warnings():  # torch says once a process that these tensors are in beta state

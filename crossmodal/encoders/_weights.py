@@ -133,9 +133,7 @@ def read_weights(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
         WeightsError: the sum is another, or the file cannot be read or holds more than tensors by name.
     """
     payload = path.read_bytes()
-    actual = hashlib.sha256(payload).hexdigest()
-    if sha256 is not None and actual != sha256.lower():
-        raise WeightsError(f"{path}: expected sha256 {sha256}, got {actual}; fetch the file again or correct the sum")
+    check_sum(path, hashlib.sha256(payload).hexdigest(), sha256)
     try:
         if path.suffix == ".safetensors":
             content = load(payload)
@@ -149,6 +147,16 @@ def read_weights(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
     except Exception as error:  # a damaged file makes readers raise almost anything; the user hears which file
         raise WeightsError(f"{path} cannot be read as a file of weights: {error}") from error
     return _unwrap(content, path)
+
+
+def check_sum(path: Path, actual: str, sha256: str | None) -> None:
+    """Refuses a file whose sum is not the one that was given, if one was.
+
+    Raises:
+        WeightsError: it is not.
+    """
+    if sha256 is not None and actual != sha256.lower():
+        raise WeightsError(f"{path}: expected sha256 {sha256}, got {actual}; fetch the file again or correct the sum")
 
 
 def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:

@@ -1,5 +1,6 @@
 """The interface of a multiview objective: what brings the views of a pair together and keeps pairs apart."""
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from crossmodal.contrast._pool import Known
 from crossmodal.contrast.gather import gather, gather_with_gradient
+from crossmodal.contrast.scores import COLDEST
 from crossmodal.objectives._base import Learner, Outcome
 
 Meets = tuple[tuple[int, int], ...]  # (anchor, candidate): views by their number
@@ -84,10 +86,10 @@ def scale_of(name: str, temperature: float) -> Tensor:
     """The inverse temperature.
 
     Raises:
-        ValueError: the temperature is not above 0.
+        ValueError: the temperature is below `COLDEST`, or not finite.
     """
-    if not temperature > 0:
-        raise ValueError(f"{name} needs temperature above 0, got {temperature}")
+    if not COLDEST <= temperature < math.inf:
+        raise ValueError(f"{name} needs a finite temperature from {COLDEST}, got {temperature}")
     return torch.tensor(1 / temperature)
 
 

@@ -21,6 +21,7 @@ class Batch:
     group: Int[Tensor, " batch"] | None = None  # number of each pair's group (a video, a room), -1 where it has none
     features: dict[str, Features] = field(default_factory=dict)  # teacher's name -> its features, where they are kept
     present: dict[str, Bool[Tensor, " batch"]] = field(default_factory=dict)  # by view, whether it is there; empty: all
+    labelled: float | None = None  # labelled rows of each part of this rank's step, on average; None: this is the step
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class Objective(Learner, ABC):
     needs_groups: bool = False  # True: the pairs must have groups
     needs_alignment: bool = False  # True: maps are compared place by place, so both views must show the same
     only_prepares: bool = False  # True: it is left out of the main phase
+    relates_pairs: bool = False  # True: it says nothing of a single pair, for it compares those of a batch
 
     @abstractmethod
     def forward(self, student: Features, teacher: Features | None, batch: Batch) -> Outcome:

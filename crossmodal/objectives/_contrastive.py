@@ -15,7 +15,7 @@ from crossmodal.contrast.heads import Head
 from crossmodal.contrast.options import Negatives
 from crossmodal.contrast.pools import build_pool
 from crossmodal.contrast.queue import Queue
-from crossmodal.contrast.scores import Candidates, contrast
+from crossmodal.contrast.scores import COLDEST, Candidates, contrast
 from crossmodal.encoders._base import Features, Spec
 from crossmodal.objectives._base import Batch
 from crossmodal.objectives._heads import Heads, widen
@@ -53,11 +53,12 @@ class Sides(nn.Module):
         super().__init__()
         if teacher is None:
             raise ValueError(f"{name} compares with a teacher, and none is named")
-        if not 0 < temperature < math.inf or dim < 1 or pairs < 2:
-            raise ValueError(f"{name} needs temperature above 0, dim of at least 1 and two pairs, got "
+        if not COLDEST <= temperature < math.inf or dim < 1 or pairs < 2:
+            raise ValueError(f"{name} needs a finite temperature from {COLDEST}, dim of at least 1 and two pairs, got "
                              f"temperature={temperature}, dim={dim}, pairs={pairs}")  # fmt: skip
         self.negatives = replace(negatives, source=negatives.source or default)
         apart = self.negatives.apart
+        self.relates_pairs = self.negatives.source in ("batch", "gathered")
         self.needs_groups = apart == "group"
         self.needs_labels = together or apart == "label" or bank.get("match") == "related"  # whose label is no negative
         if self.needs_groups and self.needs_labels:

@@ -1,6 +1,12 @@
-"""What objectives on class logits share: that both networks tell the same classes apart."""
+"""What objectives on class logits share: that both networks tell the same classes apart, and means over labels."""
 
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from crossmodal.contrast.gather import mean_over_ranks
 from crossmodal.encoders._base import Spec
+from crossmodal.objectives._base import Batch
 
 
 def need_same_classes(name: str, student: Spec, teacher: Spec | None) -> None:
@@ -15,3 +21,12 @@ def need_same_classes(name: str, student: Spec, teacher: Spec | None) -> None:
             f"{name} compares class logits, so both must have the same classes; got a student with {student.classes} "
             f"and {theirs} (teachers.NAME.classes is that of a published file; or take an objective on embeddings)"
         )
+
+
+def mean_over_labelled(total: Float[Tensor, ""], batch: Batch) -> Float[Tensor, ""]:
+    """A sum over the labelled rows of a batch -> its share in their mean over all parts and ranks of the step.
+
+    The mean of these shares is that mean, however many labelled rows each part has; 0 where the step has none.
+    """
+    labelled = total.new_tensor(batch.labelled) if batch.labelled is not None else (batch.label >= 0).sum().to(total)
+    return total / mean_over_ranks(labelled).clamp(min=torch.finfo(total.dtype).tiny)

@@ -14,6 +14,8 @@ from crossmodal.objectives._base import Batch, Objective, Outcome
 from crossmodal.objectives._heads import widen
 from crossmodal.objectives._relations import relate
 
+NARROWEST = 20  # gamma: the squares of the kernel's values, down to exp(-4 gamma), are numbers in float32
+
 
 class CC(Objective):
     """Squared distance between both networks' correlations of samples, mean over pairs of all ranks' samples.
@@ -35,6 +37,8 @@ class CC(Objective):
         ValueError: there is no teacher, or an option is out of its range, or the published form lacks a common space.
     """
 
+    relates_pairs = True
+
     def __init__(
         self,
         student: Spec,
@@ -52,10 +56,10 @@ class CC(Objective):
         heads = heads or ("none" if compat is None else "both")
         if teacher is None:
             raise ValueError("cc compares correlations of samples with a teacher's, and none is named")
-        if not 0 < gamma < math.inf or order < 1 or dim < 1:
+        if not 0 < gamma <= NARROWEST or order < 1 or dim < 1:
             raise ValueError(
-                f"cc needs a finite gamma above 0, order and dim of at least 1, got gamma={gamma}, order={order}, "
-                f"dim={dim}"
+                f"cc needs a finite gamma above 0, up to {NARROWEST}, order and dim of at least 1, got gamma={gamma}, "
+                f"order={order}, dim={dim}"
             )
         if compat is not None and heads == "none" and student.dim != teacher.dim:
             raise ValueError(

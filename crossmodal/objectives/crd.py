@@ -62,24 +62,27 @@ class CRD(Objective):
         negatives: Negatives = Negatives(),  # where they come from; the default source is bank
         positive: Literal["bank", "live", "related"] = "bank",  # as remembered; live (collapsed on doom); of its label
         z: Literal["closed", "first", "running", "learned"] = "closed",  # closed form, as measured once or on, trained
-        directions: Literal["student", "both"] = "student",  # student: it alone is contrasted; the teacher's head stays
+        directions: Literal["student", "both"] | None = None,  # student, the default: the teacher's head stays as it is
         compat: Literal["repdistiller"] | None = None,  # as the published code computes; null: as is best
     ) -> None:
         super().__init__()
+        source = negatives.source or "bank"
+        if source != "bank" and (compat is not None or positive == "related"):
+            raise ValueError(f"crd takes compat and positive: related with negatives of a bank, got {source}")
         if compat is not None:
-            if z in ("running", "learned") or negatives.draw == "all" or negatives.place == "host":
+            told = {"z": z, "directions": directions, "draw": negatives.draw, "place": negatives.place}
+            if {z, directions, negatives.draw, negatives.place} & {"running", "learned", "student", "all", "host"}:
                 raise ValueError(
-                    "compat: repdistiller has z: first, both directions and a draw for each pair, from the "
-                    f"device; leave z, draw and place out, got {z}, {negatives.draw} and {negatives.place}"
+                    "compat: repdistiller has z: first, both directions and a draw for each pair, from the device; "
+                    f"leave {', '.join(told)} out, got {', '.join(map(str, told.values()))}"
                 )
             negatives, z, directions = replace(negatives, draw="sample"), "first", "both"
+        directions = directions or "student"
         self.sides = Sides("crd", student, teacher, pairs, dim=dim, temperature=temperature, negatives=negatives,
                            default="bank", directions=directions, match=positive, eager=compat is not None)  # fmt: skip
-        remembers = self.sides.negatives.source == "bank"
-        if not remembers and (compat is not None or positive == "related"):
-            raise ValueError(f"crd takes compat and positive: related with negatives of a bank, got {negatives.source}")
         self.needs_labels, self.needs_groups = self.sides.needs_labels, self.sides.needs_groups
-        self.count = negatives.count if remembers else None
+        self.relates_pairs = self.sides.relates_pairs
+        self.count = negatives.count if source == "bank" else None
         self.epsilon = EPSILON * pairs / negatives.count if compat else 0.0
         self.z = z
         if directions == "student":

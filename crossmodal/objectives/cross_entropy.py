@@ -3,14 +3,14 @@
 import torch
 import torch.nn.functional as F
 
-from crossmodal.contrast.gather import mean_over_ranks
 from crossmodal.encoders._base import Features, Spec
 from crossmodal.objectives._base import Batch, Objective, Outcome
 from crossmodal.objectives._heads import widen
+from crossmodal.objectives._logits import mean_over_labelled
 
 
 class CrossEntropy(Objective):
-    """-log softmax(logits)[label], mean over the labelled rows of all ranks, in nats; 0 where no row has a label.
+    """-log softmax(logits)[label], mean over a step's labelled rows on all ranks, in nats; 0 where none has a label.
 
     Raises:
         ValueError: the student has no classifier, or `smoothing` is not in [0, 1).
@@ -40,11 +40,9 @@ class CrossEntropy(Objective):
         assert student.logits is not None
         logits = widen(student.logits)
         labelled = batch.label >= 0
-        count = labelled.sum()
         with torch.autocast(logits.device.type, enabled=False):
             total = F.cross_entropy(
                 logits, batch.label, ignore_index=-1, reduction="sum", label_smoothing=self.smoothing
             )
-            loss = total / mean_over_ranks(count.to(logits.dtype)).clamp(min=torch.finfo(logits.dtype).tiny)
-        right = ((logits.detach().argmax(1) == batch.label) & labelled).sum() / count
-        return Outcome(loss, figures={"accuracy": right})
+        right = ((logits.detach().argmax(1) == batch.label) & labelled).sum() / labelled.sum()
+        return Outcome(mean_over_labelled(total, batch), figures={"accuracy": right})

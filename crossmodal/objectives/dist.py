@@ -30,6 +30,7 @@ class DIST(Objective):
     """
 
     needs_logits = True
+    relates_pairs = True
 
     def __init__(
         self,

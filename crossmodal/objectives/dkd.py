@@ -7,11 +7,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from crossmodal.contrast.gather import mean_over_ranks
 from crossmodal.encoders._base import Features, Spec
 from crossmodal.objectives._base import Batch, Objective, Outcome
 from crossmodal.objectives._heads import widen
-from crossmodal.objectives._logits import need_same_classes
+from crossmodal.objectives._logits import mean_over_labelled, need_same_classes
 
 
 class DKD(Objective):
@@ -20,7 +19,7 @@ class DKD(Objective):
     KD is their sum with weights 1 and the teacher's probability of the rest, which is small where the teacher is sure
     (section 3.2); here the second has a weight of its own. In nats.
 
-    The mean is over the labelled rows of all ranks, 0 where no row has a label: a row without one has nothing to
+    The mean is over a step's labelled rows on all ranks, 0 where no row has a label: a row without one has nothing to
     decouple, and counts as if it were not there. The published weights apply as they are; the published runs raise the
     objective's weight from 0 over their first 20 epochs.
 
@@ -63,9 +62,7 @@ class DKD(Objective):
             )
             target, others = (_divergence(mine, other) for mine, other in zip(ours, theirs, strict=True))
             each = (self.target * target + self.others * others) * self.temperature**2
-            labelled = batch.label >= 0
-            count = mean_over_ranks(labelled.sum().to(each.dtype))
-            return Outcome(each.masked_fill(~labelled, 0.0).sum() / count.clamp(min=torch.finfo(each.dtype).tiny))
+            return Outcome(mean_over_labelled(each.masked_fill(batch.label < 0, 0.0).sum(), batch))
 
 
 def _decouple(

@@ -41,6 +41,7 @@ class InfoNCE(Objective):
         self.sides = Sides("infonce", student, teacher, pairs, dim=dim, temperature=temperature, negatives=negatives,
                            default="gathered", together=positives == "label")  # fmt: skip
         self.needs_labels, self.needs_groups = self.sides.needs_labels, self.sides.needs_groups
+        self.relates_pairs = self.sides.relates_pairs
 
     def forward(self, student: Features, teacher: Features | None, batch: Batch) -> Outcome:
         """The loss; gradient reaches the student and both heads."""

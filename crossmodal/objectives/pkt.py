@@ -30,6 +30,8 @@ class PKT(Objective):
         ValueError: there is no teacher.
     """
 
+    relates_pairs = True
+
     def __init__(
         self,
         student: Spec,

@@ -40,6 +40,8 @@ class RKD(Objective):
         ValueError: there is no teacher, or a weight is below 0, or both are 0.
     """
 
+    relates_pairs = True
+
     def __init__(
         self,
         student: Spec,

@@ -37,6 +37,7 @@ class Sigmoid(Objective):
         self.sides = Sides("sigmoid", student, teacher, pairs, dim=dim, temperature=temperature, negatives=negatives,
                            default="gathered")  # fmt: skip
         self.needs_labels, self.needs_groups = self.sides.needs_labels, self.sides.needs_groups
+        self.relates_pairs = self.sides.relates_pairs
         self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature)))
         self.bias = nn.Parameter(torch.tensor(bias))
 

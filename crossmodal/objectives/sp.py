@@ -29,6 +29,8 @@ class SP(Objective):
         ValueError: there is no teacher, or a network has no map to take.
     """
 
+    relates_pairs = True
+
     def __init__(
         self,
         student: Spec,
