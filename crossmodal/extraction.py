@@ -8,6 +8,7 @@ from torch.utils.data import Dataset
 from crossmodal.looks import Look, View
 from crossmodal.shards import ShardError, Shards
 from crossmodal.streams import Part, join, load_in_order, read_pair
+from crossmodal.verify import tell_lacking
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,8 @@ def look_parts(extract: Extract, *, workers: int = 0, pin_memory: bool = False) 
     """The looks of every batch, in order.
 
     Raises:
-        ShardError: a pair cannot be read and `skip_unreadable` is off.
+        ShardError: a pair cannot be read, or lacks what is looked at, and `skip_unreadable` is off.
     """
+    if not extract.skip_unreadable and (told := tell_lacking(extract.shards, extract.views)):
+        raise ShardError(told)
     return load_in_order(extract, workers=workers, pin_memory=pin_memory)

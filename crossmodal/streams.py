@@ -22,6 +22,7 @@ from crossmodal.looks import Draws, Look, View
 from crossmodal.objectives._base import Batch
 from crossmodal.plan import Plan
 from crossmodal.shards import ShardError, Shards
+from crossmodal.verify import tell_lacking
 from modalities import MODALITIES
 from modalities._base import Modality
 from modalities._catalogue import UnknownNameError
@@ -217,6 +218,8 @@ class PairStream(IterableDataset):
                 f"batch_size {plan.batch_size} gives {plan.width} lanes, which {ranks} processes cannot share evenly; "
                 + (f"set lanes: {' or '.join(fitting[:8])}" if fitting else f"take a batch_size that {ranks} divides")
             )
+        if not (masks or skip_unreadable) and (told := tell_lacking(shards, views)):
+            raise ValueError(f"on_error must be skip where pairs lack what is read, got stop: {told}")
         self.shards, self.views, self.plan, self.look = shards, views, plan, look
         self.first_step, self.last_step = first_step, last_step
         self.lanes = range(rank * plan.width // ranks, (rank + 1) * plan.width // ranks)
@@ -386,8 +389,10 @@ def sweep_parts(
     """Every pair (or those at `indices`) once, whole and without augmentation, in order.
 
     Raises:
-        ShardError: a pair cannot be read.
+        ShardError: a pair cannot be read; where all are asked for, before any is.
     """
+    if indices is None and (told := tell_lacking(shards, views)):
+        raise ShardError(told)
     wanted = list(range(len(shards))) if indices is None else indices
     batches = [wanted[start : start + batch_size] for start in range(0, len(wanted), batch_size)]
     yield from load_in_order(_Sweep(shards, views, batches), workers=workers)

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
+from crossmodal.looks import View
 from crossmodal.shards import MANIFEST, Manifest, Row, Shard, Shards, parse_facts, scan, sha256_of
 from modalities import MODALITIES
 
@@ -30,6 +31,14 @@ def check(folder: Path) -> list[str]:
         for name, count in manifest.lacking.items()
         if count != absent[name]
     ]
+
+
+def tell_lacking(shards: Shards, views: Mapping[str, View]) -> str:
+    """How many pairs come without what views read, by the manifest, in a sentence; empty where none does."""
+    read = dict.fromkeys(view.modality.field for view in views.values())
+    found = {field: shards.manifest.lacking[field] for field in read if shards.manifest.lacking.get(field)}
+    told = " and ".join(f"{count} without {field}" for field, count in found.items())
+    return f"{shards.folder} has {told}, of {len(shards)} pairs; pack them with missing: drop" if told else ""
 
 
 def check_tars(

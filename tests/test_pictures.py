@@ -7,9 +7,12 @@ import pytest
 import torch
 
 from crossmodal import SOURCES
+from crossmodal.extraction import Extract, batches_of, look_parts
+from crossmodal.looks import Look
 from crossmodal.packing import write_shards
-from crossmodal.shards import Shards
-from crossmodal.streams import open_view
+from crossmodal.plan import Plan
+from crossmodal.shards import ShardError, Shards
+from crossmodal.streams import PairStream, open_view, sweep_parts
 from pipelines.__main__ import main
 from pipelines._pictures import draw_few_labels, draw_map, draw_pairs, embed_png
 
@@ -37,6 +40,20 @@ def test_what_a_pair_lacks_is_blank(folder: Path) -> None:
     blank = [(axes[4 * row + column].images[0].get_array() == 1).all() for row in range(4) for column in range(4)]
     assert blank == [False, False, True, False] * 2 + [False, True, False, False] * 2
     assert all(NAME in axes[column].get_title() for column in range(4))
+
+
+def test_pairs_that_lack_something_are_refused_before_any_is_read(folder: Path) -> None:
+    shards = Shards.open(folder)
+    views = {name: open_view(shards, name, size=16) for name in ("rgb", "depth")}
+    told = f"{folder} has 1 without rgb and 1 without depth, of 4 pairs; pack them with missing: drop"
+    with pytest.raises(ValueError, match=f"on_error must be skip where pairs lack what is read, got stop: {told}"):
+        PairStream(shards, views, Plan(4, 1), look=Look(), last_step=1)
+    assert PairStream(shards, views, Plan(4, 1), look=Look(), last_step=1, skip_unreadable=True)
+    assert PairStream(shards, views, Plan(4, 1), look=Look(), last_step=1, masks=True)
+    with pytest.raises(ShardError, match=told):
+        next(sweep_parts(shards, views, batch_size=1))  # the first pair has all
+    with pytest.raises(ShardError, match=told):
+        look_parts(Extract(shards, views, Look(windows=1), 0, batches_of(shards, 0, 1)))
 
 
 def test_a_sheet_is_drawn_of_pairs_that_lack_something(folder: Path) -> None:
