@@ -129,7 +129,10 @@ def _describe(folder: Path) -> str:
         lines.append(f"  {name}.{spec.extension}: {spec.modality}{stored}; {figures}")
     if manifest.classes:
         counts = ", ".join(f"{name} {manifest.labels.get(name, 0)}" for name in manifest.classes)
-        lines.append(f"  {len(manifest.classes)} classes: {counts}")
+        bare = manifest.pairs - sum(manifest.labels.values())
+        lines.append(
+            f"  {len(manifest.classes)} classes: {counts}" + (f"; {bare} pairs without a label" if bare else "")
+        )
     if manifest.lacking:
         lines.append("  without: " + ", ".join(f"{name} {count}" for name, count in manifest.lacking.items()))
     if manifest.groups:

@@ -48,7 +48,7 @@ def step(model: "nn.Module", batch: "Batch") -> "Losses":
 def run(config: Config, path: Path) -> None:
     """Trains and exports the encoder."""
     from pipelines import _build as build
-    from pipelines._run import RunFolder
+    from pipelines._run import RunFolder, say
     from pipelines._training import Training, open_accelerator, seed_everything
 
     run = RunFolder.of(config.output, "supervise", config, inputs(config))
@@ -57,8 +57,15 @@ def run(config: Config, path: Path) -> None:
     accelerator = open_accelerator(config.train, run.path)
     shards = build.open_shards(config.data, "data")
     views = build.open_views(shards, config.views)
-    if len(shards.manifest.classes) < 2:
-        raise ConfigError([f"data: {config.data} must have labels of two or more classes to supervise with"])
+    counts = {name: count for name, count in shards.manifest.labels.items() if count}
+    if len(counts) < 2:
+        told = ", ".join(f"{count} of {name}" for name, count in counts.items()) or "none"
+        raise ConfigError(
+            [f"data: pairs of {config.data} must have labels of two or more classes to supervise with, got {told}"]
+        )
+    labelled = sum(counts.values())
+    if labelled < len(shards):
+        say(f"{run.path}: {labelled} of {len(shards)} pairs have a label, of {len(counts)} classes")
     seed_everything(config.seed, "weights")
     student = build.build_student(config.student, views, len(shards.manifest.classes))
     terms = build.build_terms(config.objectives, student.spec, {}, shards.manifest, chunk=config.train.chunk)
@@ -68,4 +75,4 @@ def run(config: Config, path: Path) -> None:
     if accelerator.is_main_process:
         modality = views[config.student.view].modality
         build.export_student(run.path / "model", config, module, modality, classes=shards.manifest.classes, teachers={})
-    run.finish({"figures": figures})
+    run.finish({"figures": figures, "labelled": labelled})

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -354,7 +355,9 @@ def test_accumulated_parts_equal_the_whole_batch(config: Path, tmp_path: Path) -
         assert part["loss"] == pytest.approx(whole["loss"], rel=1e-4)
 
 
-def test_accumulated_parts_weigh_every_label_alike(config: Path, tmp_path: Path) -> None:
+def test_accumulated_parts_weigh_every_label_alike(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     source = SOURCES.get("synthetic")(train_pairs=96, test_pairs=0, size=32)
     pairs = (pair if number % 16 == 0 else replace(pair, label=-1) for number, pair in enumerate(source.pairs("train")))
     write_shards(pairs, tmp_path / "few", fields=source.fields(), classes=source.classes())
@@ -364,6 +367,21 @@ def test_accumulated_parts_weigh_every_label_alike(config: Path, tmp_path: Path)
     assert main([*words, "train.accumulate=4", f"output={tmp_path / 'parts'}"]) == 0
     for whole, part in zip(lines(tmp_path / "whole"), lines(tmp_path / "parts"), strict=True):
         assert part["loss"] == pytest.approx(whole["loss"], rel=1e-4)
+    assert re.search(r"whole: 6 of 96 pairs have a label, of \d classes$", capsys.readouterr().out, re.MULTILINE)
+    assert main(["shards", "--info", str(tmp_path / "few")]) == 0
+    assert re.search(r"8 classes: .*; 90 pairs without a label$", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_labels_of_one_class_are_not_learnt_from(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = SOURCES.get("synthetic")(train_pairs=40, test_pairs=0, size=16)
+    pairs = (pair if pair.label == 1 else replace(pair, label=-1) for pair in source.pairs("train"))
+    write_shards(pairs, tmp_path / "one", fields=source.fields(), classes=source.classes())
+    words = ["supervise", str(config), f"data={tmp_path / 'one'}", "~teachers", "~objectives"]
+    assert main([*words, "objectives={cross_entropy: }"]) == 2
+    told = rf"data: pairs of \S+one must have labels of two or more classes .*, got \d+ of {source.classes()[1]}$"
+    assert re.search(told, capsys.readouterr().err, re.MULTILINE)
 
 
 def test_a_line_of_the_log_is_of_all_its_steps_though_a_signal_came_between(config: Path, tmp_path: Path) -> None:
