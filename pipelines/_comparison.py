@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from crossmodal.checkpoint import write
+from pipelines import _build as build
 from pipelines import _processes, compare, evaluate, report, transfer
 from pipelines._config import ConfigError, to_plain, within
 from pipelines._errors import DivergedError, RunError
-from pipelines._measures import chance_of, figure_of, is_better_low, needs_labels
+from pipelines._measures import chance_of, figure_of, is_better_low, needs_labels, parts_of
 from pipelines._parts import Parts, build_parts
 from pipelines._run import RunFolder, is_main, read_report, say
 from pipelines._schema import PrepareConfig
@@ -76,6 +77,22 @@ class Comparison:
                 problems += error.problems
         if problems:
             raise ConfigError(problems)
+        self._check_label_counts()
+
+    def _check_label_counts(self) -> None:
+        """An evaluation leaves out a number of labels that a class does not have."""
+        search, data = self.config.search, self.config.transfer.data
+        for place, measure in enumerate(self.config.measures):
+            count = parts_of(measure)["labels"]
+            if count is None or count == "all":
+                continue
+            held_out = search.held_out if search and place == 0 else None  # by the first measure trials are judged
+            labels = build.open_parts(data, held_out, "search.held_out")[0].manifest.labels
+            name, least = min(((name, found) for name, found in labels.items() if found), key=lambda item: item[1])
+            if least < int(count):
+                rest = " that are not held out" if held_out else ""
+                raise ConfigError([f"measures.{place} is {measure}, but class {name!r} has only {least} training pairs"
+                                   f"{rest}"])  # fmt: skip
 
     def _check_measures(self, parts: Parts) -> None:
         for place, measure in enumerate(self.config.measures):

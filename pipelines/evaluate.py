@@ -1,12 +1,13 @@
 """Measure what a student learnt: beside scratch, random weights, its teacher and chance, over seeds."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from modalities._catalogue import suggest
-from pipelines._config import ConfigError, FieldError, free, load, number
+from pipelines._config import ConfigError, FieldError, free, leaves, load, number, to_dict
 from pipelines._schema import HeldOutConfig, LookConfig
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class Config:
     """What `crossmodal evaluate` reads."""
 
     data: DataConfig  # the two folders of shards
-    students: dict[str, list[str]]  # by name, folders of finished runs that train; several differ by their seeds
+    students: dict[str, list[str]]  # by name, folders of finished runs that train; several differ by their seeds alone
     teacher: str | None = None  # name of the teacher in transfers' configs to compare with; null: the first
     few_labels: FewLabelsConfig | None = field(default_factory=FewLabelsConfig)  # null: not measured
     quantity: QuantityConfig | None = None  # null: none
@@ -110,7 +111,9 @@ def inputs(config: Config) -> Mapping[str, str]:
         found["data.test"] = build.open_shards(config.data.test, "data.test").manifest.digest
     with at("students"):
         for name, folders in config.students.items():
-            found[f"students.{name}"] = " ".join(export.digest(folder) for folder in folders)
+            digests = [export.digest(folder) for folder in folders]
+            _refuse_unlike(name, folders, digests)
+            found[f"students.{name}"] = " ".join(digests)
     return found | _teacher_digest(config)
 
 
@@ -130,6 +133,38 @@ def origin(folder: str) -> "tuple[Path, Trained]":
         if schema is not None:
             return path, load(schema, path / "config.yaml")
     raise ConfigError([f"students: {folder} must be the folder of a finished run of {', '.join(schemas)}"])
+
+
+def _refuse_unlike(name: str, folders: list[str], digests: list[str]) -> None:
+    """Students of one name, whose mean is shown, differ by their seeds alone.
+
+    Raises:
+        ConfigError: one is there twice, or was trained otherwise than the first.
+    """
+    for place, digest in enumerate(digests):
+        if (same := digests.index(digest)) < place:
+            raise ConfigError([f"students.{name}: {folders[place]} has the weights of {folders[same]}, which would "
+                               "count twice"])  # fmt: skip
+    first, *others = [_training(folder) for folder in folders] if len(folders) > 1 else [{}]
+    for folder, other in zip(folders[1:], others, strict=True):
+        lines = [f"  {key}: {first.get(key, 'absent')} and {other.get(key, 'absent')}"
+                 for key in dict.fromkeys([*first, *other]) if first.get(key) != other.get(key)]  # fmt: skip
+        if lines:
+            raise ConfigError([f"students.{name}: {folders[0]} and {folder} differ in more than their seed, so give "
+                               "each a name of its own. What differs:", *lines])  # fmt: skip
+
+
+def _training(folder: str) -> dict[str, str]:
+    """What students that differ by their seeds share, by dotted key; teachers and starts may have a seed's weights."""
+    from pipelines._run import RunFolder
+
+    path, config = origin(folder)
+    before = RunFolder.of(path, "", config, {}).before
+    assert before is not None
+    read = {"pipeline": before["pipeline"], "data": before["inputs"]["data"]}
+    plain = to_dict(config, free=False, whole=True) | read
+    own = re.compile(r"seed|.+\.(weights|sha256|features)")
+    return {key: value for key, value in leaves(plain).items() if not own.fullmatch(key)}
 
 
 def taught(config: Config, folder: str) -> "tuple[str, transfer.Config] | None":

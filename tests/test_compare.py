@@ -312,6 +312,17 @@ def test_what_cannot_be_compared_is_said_with_its_place(files: Path, override: s
     assert any(problem in line for line in caught.value.problems), caught.value.problems
 
 
+@pytest.mark.parametrize(("search", "rest"), [("{}", " that are not held out"), ("null", "")])
+def test_a_class_must_have_the_labels_that_a_measure_is_of(
+    config: Path, tmp_path: Path, search: str, rest: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["evaluate.few_labels.labels=[30]", "measures=[frozen@30]", f"search={search}"]
+    assert main(["compare", str(config), *words, f"output={tmp_path / 'new'}"]) == 2
+    told = capsys.readouterr().err
+    assert "measures.0 is frozen@30, but class " in told and told.endswith(f" training pairs{rest}\n")
+    assert not (tmp_path / "new").exists()
+
+
 def test_what_is_set_by_the_comparison_may_be_given_and_counts_for_nothing(files: Path) -> None:
     ignored = ["transfer.objectives={infonce: {}}", "evaluate.data.train=elsewhere", "evaluate.students={a: [b]}"]
     bare, given = load(compare.Config, files), load(compare.Config, files, ignored)

@@ -333,12 +333,40 @@ def test_a_students_exported_folder_stands_for_its_run(whole: Path, tmp_path: Pa
     assert found["student/model"] == found["student"] and "teacher" in found["student"]
 
 
+@pytest.fixture(scope="module")
+def second(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A student that differs from the first by its seed."""
+    folder = tmp_path_factory.mktemp("second")
+    config = transfer_config(str(whole / "out" / "pairs" / "train"), str(whole / "out" / "teacher"))
+    assert main(["transfer", write(folder / "t.yaml", {**config, "seed": 1, "output": str(folder / "student")})]) == 0
+    return folder / "student"
+
+
+def test_only_students_that_differ_by_their_seeds_are_averaged(
+    whole: Path, second: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, other = whole / "out", tmp_path / "other"
+    assert main(["transfer", str(second / "config.yaml"), "train.epochs=1", "objectives.crd.weight=0.1",
+                 f"output={other}"]) == 0  # fmt: skip
+    words = ["evaluate", str(whole / "evaluation.yaml"), f"data={{train: {out}/pairs/train, test: {out}/pairs/test}}",
+             "few_labels=null", f"output={tmp_path / 'new'}"]  # fmt: skip
+    for students, said in (
+        (f"{second}, {other}", f"students.crd: {second} and {other} differ in more than their seed, so give each a "
+         "name of its own. What differs:\n  objectives.crd.weight: 0.8 and 0.1\n  train.epochs: 3 and 1\n"),
+        (f"{second}, {second}/model", f"students.crd: {second}/model has the weights of {second}, which would count"),
+    ):  # fmt: skip
+        assert main([*words, f"students={{crd: [{students}]}}"]) == 2
+        assert said in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+    assert main([*words, f"students={{crd: [{out}/student, {second}]}}"]) == 0
+
+
 def test_few_labels_count_every_student_alike_and_train_only_whom_they_are_asked_to(
-    whole: Path, tmp_path: Path
+    whole: Path, second: Path, tmp_path: Path
 ) -> None:
     out = whole / "out"
     words = ["evaluate", str(whole / "evaluation.yaml"), f"data={{train: {out}/pairs/train, test: {out}/pairs/test}}",
-             f"students={{crd: [{out}/student, {out}/student]}}", "seeds=3", "few_labels.labels=[1]"]  # fmt: skip
+             f"students={{crd: [{out}/student, {second}]}}", "seeds=3", "few_labels.labels=[1]"]  # fmt: skip
     curves = {}
     for trained in ("scratch", "none"):
         folder = tmp_path / trained
