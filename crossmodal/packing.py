@@ -5,9 +5,10 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import torch
 import webdataset
 from torch import Tensor
 
@@ -29,12 +30,14 @@ def write_shards(
     pairs_per_shard: int = 1000,
     partial: bool = False,
     progress: Callable[[int], None] = lambda written: None,
+    warn: Callable[[str], None] = lambda said: None,
 ) -> Manifest:
     """Packs pairs into shards, with the same bytes for the same pairs, and writes the manifest last.
 
     Every member is decoded once on the way, for its statistics and so that nothing unreadable is packed; of what is
     unreadable, the first `DAMAGED` are named, though pairs have to be looked at to the end to find them. With `partial`
-    a pair may lack fields, but not all; the manifest does not know a field that no pair has.
+    a pair may lack fields, but not all; the manifest does not know a field that no pair has. An option about stored
+    bytes that changes none of the signals, such as a value of "no reading" that never comes, is said to `warn`.
 
     Raises:
         ShardError: a pair lacks a field, has an illegal or repeated key, a member does not decode, a fact is no JSON,
@@ -56,6 +59,9 @@ def write_shards(
         raise ShardError("; ".join(writer.damaged) + more)
     if not writer.shards:
         raise ShardError(f"no pairs came from the source; nothing was written to {folder}")
+    for name, option in writer.idle:
+        value = getattr(fields[name], option)
+        warn(f"{name}.{option}={value:g} changes nothing of these pairs; is this how their files are stored?")
     extensions = {name.split(".")[0]: name.split(".")[1] for name in writer.extensions}
     found = {name: modality for name, modality in fields.items() if name in extensions}
     manifest = Manifest(
@@ -102,6 +108,7 @@ class _Writer:
         self.lacking: Counter[str] = Counter()
         self.extensions: set[str] = set()
         self.damaged: list[str] = []  # members that do not decode
+        self.idle = dict(_without_options(fields))  # those that have changed no signal yet
         self._keys: set[str] = set()
         self._last = ""  # key of the pair written last
         self._tar: webdataset.TarWriter | None = None
@@ -165,7 +172,11 @@ class _Writer:
                     f"pair {pair.key!r}: {name} must be one of {', '.join(modality.extensions)}, got {extension!r}"
                 )
             try:
-                self.statistics[name].add(modality.decode(pair.members[present[name]]))
+                signal = modality.decode(payload := pair.members[present[name]])
+                self.statistics[name].add(signal)
+                for key, other in [*self.idle.items()]:
+                    if key[0] == name and _differs(other, payload, signal):
+                        del self.idle[key]
             except DecodeError as error:
                 place = f" ({pair.paths[present[name]]})" if present[name] in pair.paths else ""
                 self.damaged.append(f"pair {pair.key!r}, field {present[name]}{place}: {error}")
@@ -207,6 +218,23 @@ class _Statistics:
             "max": round(self.high, 6),
             "zero_share": round(self.zeros / (self.zeros + self.count), 6),
         }
+
+
+def _without_options(fields: dict[str, Modality]) -> Iterator[tuple[tuple[str, str], Modality]]:
+    """Each field's modality without one of the options about stored bytes that are set, by field and option."""
+    for name, modality in fields.items():
+        for option in modality.stored:
+            value = getattr(modality, option)
+            default = getattr(type(modality), option, value)
+            if value != default:
+                yield (name, option), replace(modality, **{option: default})  # type: ignore[type-var]
+
+
+def _differs(modality: Modality, payload: bytes, signal: Tensor) -> bool:
+    try:
+        return not torch.equal(modality.decode(payload), signal)
+    except DecodeError:
+        return True
 
 
 def _name_of(modality: Modality) -> str:

@@ -80,6 +80,7 @@ def run(config: Config, path: Path) -> None:
                 pairs_per_shard=config.pairs_per_shard,
                 partial=source.partial,
                 progress=lambda number, bar=bar: bar.update(),  # type: ignore[misc]
+                warn=lambda said, split=split: say(f"{run.path / split}: {said}"),  # type: ignore[misc]
             )
         size = sum(shard.bytes for shard in manifest.shards) / 1e6
         lacking = "".join(f"; {count} without {name}" for name, count in manifest.lacking.items())

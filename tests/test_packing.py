@@ -111,6 +111,19 @@ def test_whole_distances_are_millimetres_unless_said(tmp_path: Path) -> None:
     assert Shards.open(tmp_path / "pairs" / "train").manifest.statistics["depth"]["max"] == 40
 
 
+def test_a_value_of_no_reading_that_never_comes_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    millimetres = (METRES * 1000).astype(np.uint16)
+    write_array(tmp_path, millimetres)
+    write_array(tmp_path, np.where(millimetres > 30000, 65535, millimetres).astype(np.uint16), key="b")
+    told = f"{tmp_path}/pairs/train: depth.invalid=65534 changes nothing of these pairs; is this how their files"
+    assert pack(tmp_path, {"depth": {**ARRAYS, "invalid": 65534}}) == 0
+    assert told in capsys.readouterr().out
+    shutil.rmtree(tmp_path / "pairs")
+    assert pack(tmp_path, {"depth": {**ARRAYS, "scale_m": 0.0011, "invalid": 65535}}) == 0
+    assert "changes nothing" not in capsys.readouterr().out
+    assert Shards.open(tmp_path / "pairs" / "train").manifest.statistics["depth"]["max"] < 45
+
+
 def test_a_damaged_array_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_array(tmp_path, METRES)
     (tmp_path / "train" / "a.npy").write_bytes((tmp_path / "train" / "a.npy").read_bytes()[:90])
