@@ -60,7 +60,7 @@ class Comparison:
         report.run(page, self.path)
 
     def _check(self) -> None:
-        """Builds every row's training once, on all training pairs.
+        """Builds every row's training once on all training pairs, and once as a trial of its search.
 
         Raises:
             ConfigError: what is wrong with any of them.
@@ -71,12 +71,13 @@ class Comparison:
                 with within(f"row {name}"):
                     parts = build_parts(self.config.final(name, Trial(), self.config.seeds[0]))
                     self._check_measures(parts)
+                self._check_trial(name)
                 if parts.preparation is not None:
                     self.prepared.add(name)
             except ConfigError as error:
                 problems += error.problems
         if problems:
-            raise ConfigError(problems)
+            raise ConfigError(list(dict.fromkeys(problems)))
         self._check_label_counts()
 
     def _check_label_counts(self) -> None:
@@ -93,6 +94,19 @@ class Comparison:
                 rest = " that are not held out" if held_out else ""
                 raise ConfigError([f"measures.{place} is {measure}, but class {name!r} has only {least} training pairs"
                                    f"{rest}"])  # fmt: skip
+
+    def _check_trial(self, name: str) -> None:
+        """Builds one of the trials of a row, if it has any; the others differ by factors alone."""
+        search, shared = self.config.search, self.config.transfer
+        for trial in self.config.trials(name)[:1]:
+            assert search is not None
+            learnt, _ = build.open_parts(shared.data, search.held_out, "search.held_out")  # the same for every row
+            size = shared.train.batch_size
+            if size > len(learnt):
+                raise ConfigError([f"search.held_out.share: {search.held_out.share} leaves {len(learnt)} pairs to "
+                                   f"learn from, and transfer.train.batch_size is {size}"])  # fmt: skip
+            with within(f"search of row {name}"):
+                build_parts(self.config.trial(name, trial))
 
     def _check_measures(self, parts: Parts) -> None:
         for place, measure in enumerate(self.config.measures):

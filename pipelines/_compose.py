@@ -36,7 +36,7 @@ def read_override(text: str, problems: list[str], root: Node) -> Node:
     if equals:
         node = parse(value, where, problems, lines=False)
         node = node if isinstance(node.value, dict | list) else replace(node, text=value)
-        if node.value == {} and _is_given(root, names):
+        if node.value == {} and (given := find(root, names)) is not None and given.value:
             problems.append(f"{where}: an empty mapping changes nothing, for mappings are joined; "
                             f"~{key}.NAME takes an entry out")  # fmt: skip
     else:
@@ -81,13 +81,13 @@ def _lapse(first: Node, later: Node) -> dict[str, tuple[str | None, frozenset[st
     return found
 
 
-def _is_given(root: Node, names: Sequence[str]) -> bool:
-    """Whether there is something at a dotted key."""
+def find(root: Node, names: Sequence[str]) -> Node | None:
+    """What was written at a dotted key; None where nothing was."""
     for name in names:
         if not isinstance(root.value, dict) or name not in root.value:
-            return False
+            return None
         root = root.value[name]
-    return bool(root.value)
+    return root
 
 
 def resolve(root: Node, problems: list[str]) -> Node:

@@ -2,23 +2,23 @@
 
 A schema's fields are int, float, bool, str, `X | None`, Literal, tuple, list, dict[str, X], frozen dataclasses, and the
 marked ones: `choice`, `options_of`, `number`, `free`. A nested dataclass without a default may be left out of a config
-as long as it has no required field. A schema's `FILLED` holds plain values by dotted key,
-which stand where a config leaves out what code sets.
+as long as it has no required field. A schema's `FILLED` holds plain values by dotted key, which stand where a config
+leaves out what code sets; its `SET` says by dotted key what sets a field: only a base may speak of it, and in vain.
 """
 
 import inspect
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pipelines._check import Walk
-from pipelines._compose import merge, read, read_override, resolve
+from pipelines._compose import find, merge, read, read_override, resolve
 from pipelines._errors import ConfigError, FieldError
 from pipelines._fields import CATALOGUES, choice, free, number, options_of
-from pipelines._yaml import dump
+from pipelines._yaml import Node, dump
 
 __all__ = [
     "ConfigError",
@@ -35,6 +35,7 @@ __all__ = [
     "to_plain",
     "to_yaml",
     "within",
+    "without",
 ]
 
 Schema = TypeVar("Schema")
@@ -58,6 +59,7 @@ def load(schema: type[Schema], path: Path, overrides: Sequence[str] = ()) -> Sch
                 root = merge(root, read_override(override, problems, root), problems, keep_place=True)
             except ConfigError as error:
                 problems.extend(error.problems)
+        _refuse_set(schema, root, path, problems)
         config = Walk(problems).read(schema, resolve(root, problems), "")
     except RecursionError as error:
         raise ConfigError([f"{path}: it or an override has lists or mappings too deep to be read"]) from error
@@ -66,11 +68,21 @@ def load(schema: type[Schema], path: Path, overrides: Sequence[str] = ()) -> Sch
     return config
 
 
+def _refuse_set(schema: type, root: Node, path: Path, problems: list[str]) -> None:
+    """What the config itself or an override says where it would count for nothing."""
+    for key, by in getattr(schema, "SET", {}).items():
+        node = find(root, key.split("."))
+        own = ("override ", f"{path.as_posix()}:")
+        if node is not None and any(place.startswith(own) for place in (node.where, *node.touched)):
+            problems.append(f"{node.places}: {key} is set by {by}; leave it out")
+
+
 def to_dict(config: object, *, free: bool = True, whole: bool = False) -> dict[str, Any]:
     """The config as mappings, lists and scalars, every default written out, options beside the name they belong to.
 
-    Without `free`, only what decides the results: fields marked `free` are left out. If `whole`, options that are not
-    given have their defaults too; this imports the entries that are named.
+    What its `SET` names is left out, for code sets it. Without `free`, only what decides the results: fields marked
+    `free` are left out. If `whole`, options that are not given have their defaults too; this imports the entries that
+    are named.
     """
     assert is_dataclass(config)
     values: dict[str, Any] = {}
@@ -80,7 +92,17 @@ def to_dict(config: object, *, free: bool = True, whole: bool = False) -> dict[s
             values.update((_default_options(config, item) if whole else {}) | value)
         elif free or "free" not in item.metadata:
             values[item.name] = value
-    return values
+    return without(values, getattr(config, "SET", ()))
+
+
+def without(values: Mapping[str, Any], keys: Collection[str], key: str = "") -> dict[str, Any]:
+    """A plain config without what stands at some dotted keys."""
+    found = {name: (f"{key}.{name}" if key else name, child) for name, child in values.items()}
+    return {
+        name: without(child, keys, dotted) if isinstance(child, Mapping) else child
+        for name, (dotted, child) in found.items()
+        if dotted not in keys
+    }
 
 
 def to_plain(value: object, *, free: bool = True, whole: bool = False) -> Any:

@@ -41,6 +41,9 @@ def caption_of(results: Results) -> str:
             f"Tuned by {heading_of(results['measures'][0])} on {shared['search']['held_out_pairs']} pairs held out of "
             f"training, {shared['search']['steps']} steps a trial: {_axes(results['search'])}."
         )
+    if shared["device"] == "cpu":
+        told.append("Peak MB on a CPU is all of the process that is resident, with Python and its libraries: it hardly "
+                    "tells objectives apart.")  # fmt: skip
     before = {name: row["preparation_steps"] for name, row in results["rows"].items() if row["preparation_steps"]}
     if before:
         told.append(f"Prepared before: {', '.join(f'{name} in {steps} steps' for name, steps in before.items())}.")

@@ -58,6 +58,16 @@ class Config:
         "evaluate.data.train": "(transfer.data)",
         "evaluate.students": {"(objectives)": ["(seeds)"]},
     }
+    SET: ClassVar[Mapping[str, str]] = {
+        "transfer.objectives": "objectives and beside",
+        "transfer.held_out": "search.held_out, and in the end there is none",
+        "transfer.seed": "seeds and search.seed",
+        "transfer.output": "output",
+        "evaluate.data.train": "transfer.data",
+        "evaluate.students": "objectives and seeds",
+        "evaluate.seeds": "seeds",
+        "evaluate.output": "output",
+    }
     transfer: transfer.Config  # what all share (base: FILE); objectives, seed, held_out and output are set from below
     evaluate: evaluate.Config  # how they are judged, and data.test; its data.train, students, seeds and output are set
     objectives: dict[str, dict[str, ObjectiveConfig]]  # by row of the table: what is minimised
@@ -82,11 +92,14 @@ class Config:
                 raise FieldError(error.key.replace("objectives", f"objectives.{name}", 1), error.problem) from error
 
     def _check_features(self) -> None:
-        drawn = {*self.seeds, *([self.search.seed] if self.search else [])}
-        for name, teacher in self.transfer.teachers.items():
-            if teacher.features is not None and len(drawn) > 1:
-                raise FieldError(f"transfer.teachers.{name}.features", "must be null where there are several seeds, "
-                                 "for a seed decides the windows that were kept")  # fmt: skip
+        kept = [f"transfer.teachers.{name}.features" for name, teacher in self.transfer.teachers.items()
+                if teacher.features is not None]  # fmt: skip
+        if kept and len(self.seeds) > 1:
+            raise FieldError(kept[0], "must be null where there are several seeds, for a seed decides the windows that "
+                             "were kept")  # fmt: skip
+        if kept and self.search is not None and self.search.seed != self.seeds[0]:
+            raise FieldError("search.seed", f"must be {self.seeds[0]}, as in seeds, where {kept[0]} is given, for a "
+                             f"seed decides the windows that were kept, got {self.search.seed}")  # fmt: skip
 
     def _check_rows(self) -> None:
         if not self.objectives:

@@ -133,6 +133,7 @@ def test_the_tables_numbers_are_those_of_the_evaluation(whole: tuple[Path, list[
     assert found["baselines"]["scratch"]["probe"] == judged["table"]["scratch, all labels"]["probe"]
     assert found["baselines"]["teacher"]["frozen@2"] == judged["few_labels"]["teacher, frozen"]["2"]
     text = (folder / "table.md").read_text()
+    assert ("Peak MB on a CPU is all of the process" in text) == (found["shared"]["device"] == "cpu")
     assert text.startswith(markdown(rows_of(found))) and "24 pairs held out of training, 3 steps a trial" in text
     best = next(iter(found["rows"].values()))["figures"]["probe"]
     assert f"| {100 * best['mean']:.1f} ± {100 * best['std']:.1f} |" in text.splitlines()[2]
@@ -270,6 +271,13 @@ def test_rows_that_cannot_be_built_are_all_named_before_anything_is_trained(
     assert capsys.readouterr().err == (
         "row sp: measures.0 is classifier, and no objective here trains one; add cross_entropy\n"
     )
+    for share, told in (
+        ("0.0001", "search.held_out: a share of 0.0001 holds out none"),
+        ("0.98", "search.held_out.share: 0.98 leaves "),
+    ):
+        words = [f"search.held_out.share={share}", f"output={tmp_path / 'out'}"]
+        assert main(["compare", str(config), *words]) == 2
+        assert capsys.readouterr().err.startswith(told)
     assert main(["compare", str(config), f"evaluate.data.test={tmp_path}", f"output={tmp_path / 'out'}"]) == 2
     assert f"evaluate.data.test: {tmp_path}/manifest.json is missing" in capsys.readouterr().err
     assert main(["compare", str(config), "evaluate.data.test=${transfer.data}", f"output={tmp_path / 'out'}"]) == 2
@@ -303,29 +311,63 @@ def test_rows_that_cannot_be_built_are_all_named_before_anything_is_trained(
         ("evaluate.teacher=rbg", "evaluate.teacher must be of the transfer's teachers, got 'rbg'; did you mean 'rgb'"),
         ("evaluate.data={test: null, held_out: {}}", "evaluate.data.test must be given: what is compared in the end"),
         ("transfer.teachers.rgb.features=f", "transfer.teachers.rgb.features must be null where there are sev"),
+        (["seeds=[1]", "transfer.teachers.rgb.features=f"], "search.seed must be 1, as in seeds, where trans"),
         ("transfer.train.epocs=3", "transfer.train.epocs is not known; did you mean 'epochs'?"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_compared_is_said_with_its_place(files: Path, override: str, problem: str) -> None:
+def test_what_cannot_be_compared_is_said_with_its_place(files: Path, override: str | list[str], problem: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        load(compare.Config, files, [override])
+        load(compare.Config, files, [override] if isinstance(override, str) else override)
     assert any(problem in line for line in caught.value.problems), caught.value.problems
 
 
-@pytest.mark.parametrize(("search", "rest"), [("{}", " that are not held out"), ("null", "")])
+@pytest.mark.parametrize(("search", "rest"), [("search.seed=0", " that are not held out"), ("search=null", "")])
 def test_a_class_must_have_the_labels_that_a_measure_is_of(
     config: Path, tmp_path: Path, search: str, rest: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["evaluate.few_labels.labels=[30]", "measures=[frozen@30]", f"search={search}"]
+    words = ["evaluate.few_labels.labels=[30]", "measures=[frozen@30]", search]
     assert main(["compare", str(config), *words, f"output={tmp_path / 'new'}"]) == 2
     told = capsys.readouterr().err
     assert "measures.0 is frozen@30, but class " in told and told.endswith(f" training pairs{rest}\n")
     assert not (tmp_path / "new").exists()
 
 
-def test_what_is_set_by_the_comparison_may_be_given_and_counts_for_nothing(files: Path) -> None:
-    ignored = ["transfer.objectives={infonce: {}}", "evaluate.data.train=elsewhere", "evaluate.students={a: [b]}"]
-    bare, given = load(compare.Config, files), load(compare.Config, files, ignored)
+@pytest.mark.parametrize(
+    ("override", "problem"),
+    [
+        ("transfer.objectives={infonce: {}}", "transfer.objectives is set by objectives and beside; leave it out"),
+        ("transfer={held_out: null}", "transfer.held_out is set by search.held_out, and in the end there is none; lea"),
+        ("transfer.seed=3", "transfer.seed is set by seeds and search.seed; leave it out"),
+        ("transfer.output=x", "transfer.output is set by output; leave it out"),
+        ("evaluate.data={train: x}", "evaluate.data.train is set by transfer.data; leave it out"),
+        ("evaluate.students.a=[x]", "evaluate.students is set by objectives and seeds; leave it out"),
+        ("evaluate.seeds=2", "evaluate.seeds is set by seeds; leave it out"),
+        ("evaluate.output=x", "evaluate.output is set by output; leave it out"),
+    ],
+)
+def test_what_the_comparison_sets_is_refused_as_an_override(files: Path, override: str, problem: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(compare.Config, files, [override])
+    (told,) = caught.value.problems
+    assert told.startswith(f"override {override}: {problem}")
+
+
+def test_what_the_comparison_sets_is_refused_in_its_own_file(files: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text(f"base: {files}\ntransfer:\n  seed: 3\nevaluate:\n  data:\n    train: x\n")
+    with pytest.raises(ConfigError) as caught:
+        load(compare.Config, own)
+    assert caught.value.problems == [
+        f"{own}:3: transfer.seed is set by seeds and search.seed; leave it out",
+        f"{own}:6: evaluate.data.train is set by transfer.data; leave it out",
+    ]
+
+
+def test_a_base_may_have_what_the_comparison_sets_and_it_counts_for_nothing(files: Path, tmp_path: Path) -> None:
+    bare, ignored = load(compare.Config, files), tmp_path / "base.yaml"
+    write(ignored, {"base": str(files), "transfer": {"objectives": {"infonce": {}}, "seed": 9},
+                    "evaluate": {"data": {"train": "elsewhere"}, "students": {"a": ["b"]}}})  # fmt: skip
+    given = load(compare.Config, write(tmp_path / "own.yaml", {"base": "base.yaml"}), ["seeds=[3, 4]"])
     assert given.evaluate.data.train == "elsewhere" and given.evaluate.students == {"a": ["b"]}
     for made in (lambda config: config.final("kd", Trial(), 3), lambda config: config.judge({"kd": ["run"]})):
         assert made(bare) == made(given)
