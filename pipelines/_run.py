@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -18,7 +18,7 @@ from typing import Any
 
 from crossmodal.checkpoint import write
 from pipelines import _processes
-from pipelines._config import ConfigError, differences, to_dict, to_yaml
+from pipelines._config import ConfigError, differences, leaves, to_dict, to_yaml, without
 
 RUN, REPORT, METRICS, LOCK = "run.json", "report.json", "metrics.jsonl", ".lock"
 PACKAGES = ("crossmodal-transfer", "torch", "torchvision", "torchaudio", "accelerate", "numpy")
@@ -101,8 +101,22 @@ class RunFolder:
 
     @property
     def is_same(self) -> bool:
-        """Whether the folder holds this very run."""
-        return self.before is not None and all(self.before[key] == value for key, value in self.identity.items())
+        """Whether the folder holds this very run, wherever what it reads may lie by now."""
+        return self.before is not None and self._decisive(self.before) == self._decisive(self.identity)
+
+    def _decisive(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        """What decides the results, of a record of this pipeline, without what may differ between the two.
+
+        That is where something lies whose content is known to be equal, and `on_error`, where the earlier run stopped
+        at an unreadable pair and this one skips it: so far there was none.
+        """
+        assert self.before is not None
+        old, now = leaves(self.before["config"]), leaves(self.identity["config"])
+        equal = [name for name, digest in self.inputs.items() if self.before["inputs"].get(name) == digest]
+        skips = {key for key, value in now.items() if key.split(".")[-1] == "on_error" and value == '"skip"'
+                 and old.get(key) == '"stop"'}  # fmt: skip
+        aside = skips | (_places(equal) & now.keys()) | {*getattr(self.config, "SET", ())}
+        return {**{key: record[key] for key in self.identity}, "config": without(record["config"], aside)}
 
     @property
     def is_finished(self) -> bool:
@@ -129,15 +143,19 @@ class RunFolder:
         """Opens the folder, new or to be continued, once; called when all that can be checked has been."""
         if not is_main() or self.locks:
             return
-        self.path.mkdir(parents=True, exist_ok=True)
-        lock = Lock(self.path)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = Lock(self.path)
+        except OSError as error:
+            problem = f"output {self.path}: cannot be made: {error.strerror}; choose another folder"
+            raise ConfigError([problem]) from error
         if self._read() != self.before:
             raise ConfigError([f"output {self.path}: another process began a run there; give the command again"])
         self.locks.append(lock)
-        if self.before is None:
-            self._describe()
-        else:
+        if self.before is not None:
             say(f"{self.path}: continuing the interrupted run")
+        if self.before is None or any(self.before[key] != value for key, value in self.identity.items()):
+            self._describe()
 
     def finish(self, report: Mapping[str, Any]) -> None:
         """Writes the report, which marks the run as finished."""
@@ -208,12 +226,19 @@ class RunFolder:
         head = f"output {self.path} holds another run; choose another output folder, or delete it. What differs:"
         if self.before["pipeline"] != self.pipeline:
             return [head, f"  pipeline: {self.before['pipeline']} before, {self.pipeline} now"]
-        changed = differences(self.before["config"], self.identity["config"])
+        before, now = self._decisive(self.before), self._decisive(self.identity)
+        changed = differences(before["config"], now["config"])
         inputs = self.identity["inputs"]
         changed += [
             f"{name}: its content changed since" for name in inputs if self.before["inputs"].get(name) != inputs[name]
         ]
         return [head, *(f"  {line}" for line in changed)]
+
+
+def _places(inputs: Iterable[str]) -> set[str]:
+    """Keys under which a config has the paths of some inputs; a comparison has those of its trainings in one part."""
+    keys = {key for name in inputs for key in (name, f"{name}.weights")} - {"teacher"}  # which names one, without path
+    return keys | {f"transfer.{key}" for key in keys}
 
 
 def environment() -> dict[str, Any]:

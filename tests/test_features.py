@@ -463,9 +463,10 @@ def test_unreadable_pairs_stop_the_extraction_or_are_counted(
     words = ["features", str(extraction), f"data={damaged}", f"output={tmp_path / 'features'}"]
     assert main(words) == 1
     assert "000001.tar: pair 'train_000030', rgb.jpg: " in capsys.readouterr().err
-    shutil.rmtree(tmp_path / "features")
-    assert main([*words, "on_error=skip"]) == 0
+    assert main([*words, "on_error=skip"]) == 0  # in the same folder
     assert "left without features: " in capsys.readouterr().err
+    assert main(words) == 2
+    assert 'on_error: "skip" before, "stop" now' in capsys.readouterr().err
     folder = tmp_path / "features" / "rgb"
     held = FeatureShards.open(folder)
     assert held.manifest.unreadable == 26
