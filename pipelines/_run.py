@@ -21,6 +21,9 @@ from pipelines import _processes
 from pipelines._config import ConfigError, differences, leaves, to_dict, to_yaml, without
 
 RUN, REPORT, METRICS, LOCK = "run.json", "report.json", "metrics.jsonl", ".lock"
+RESULTS = (  # what others read of a finished run
+    "model/*", "*/model/*", "*/manifest.json", "*/*.tar", "*.safetensors", "report.html", "results.json", "table.md",
+)  # fmt: skip
 PACKAGES = ("crossmodal-transfer", "torch", "torchvision", "torchaudio", "accelerate", "numpy")
 
 
@@ -120,11 +123,18 @@ class RunFolder:
 
     @property
     def is_finished(self) -> bool:
-        """Whether its report is written."""
-        return (self.path / REPORT).is_file()
+        """Whether its report is written and what it left is there."""
+        return (self.path / REPORT).is_file() and not self._gone()
+
+    def _gone(self) -> list[str]:
+        """Files that the report lists and that are not there as they were, by their size."""
+        listed: dict[str, int] = read_report(self.path).get("results", {})  # reports of earlier versions have no list
+        return [name for name, size in listed.items() if _size(self.path / name) != size]
 
     def is_done(self) -> bool:
         """Whether there is nothing left to do; writes nothing.
+
+        What it left and is not there any more is made again, as after an interruption.
 
         Raises:
             ConfigError: the folder holds another run, or something else.
@@ -137,6 +147,9 @@ class RunFolder:
             say(
                 f"{self.path}: finished before; nothing to do (delete the folder or choose another output to repeat it)"
             )
+        elif gone := self._gone():
+            more = f" and {len(gone) - 1} more files are" if gone[1:] else " is"
+            say(f"{self.path}: finished before, but {gone[0]}{more} gone or changed in size, so that it is made again")
         return self.is_finished
 
     def begin(self) -> None:
@@ -154,13 +167,19 @@ class RunFolder:
         self.locks.append(lock)
         if self.before is not None:
             say(f"{self.path}: continuing the interrupted run")
+        if self.before is not None:
+            say(f"{self.path}: continuing the interrupted run")
+            (self.path / REPORT).unlink(missing_ok=True)  # of a finished run whose results are gone
         if self.before is None or any(self.before[key] != value for key, value in self.identity.items()):
             self._describe()
 
     def finish(self, report: Mapping[str, Any]) -> None:
         """Writes the report, which marks the run as finished."""
         if is_main():
-            _write_json(self.path / REPORT, {"pipeline": self.pipeline, **report, "environment": environment()})
+            found = sorted(path for pattern in RESULTS for path in self.path.glob(pattern))
+            results = {path.relative_to(self.path).as_posix(): _size(path) for path in found}
+            told = {"pipeline": self.pipeline, **report, "results": results, "environment": environment()}
+            _write_json(self.path / REPORT, told)
 
     def log(self, line: Mapping[str, Any]) -> None:
         """Appends a line to the figures."""
@@ -276,6 +295,11 @@ def _is_after(line: str, step: int, phase: str) -> bool:
     except ValueError:  # the last line of a killed run may be cut
         return True
     return found.get("phase", "") == phase and found.get("step", 0) > step
+
+
+def _size(path: Path) -> int | None:
+    """Bytes of a file; None where there is none."""
+    return path.stat().st_size if path.is_file() else None
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -63,10 +63,11 @@ def run(config: Config, path: Path) -> None:
 
     for stage in stages:
         _processes.wait()
-        inputs = stage.module.inputs(stage.config)
-        if stage.pipeline != "compare":  # which keeps the trainings that are still part of it
-            RunFolder.of(stage.config.output, stage.pipeline, stage.config, inputs).make_room()
-        stage.module.run(stage.config, stage.path)
+        with within(f"stage {stage.name}"):
+            inputs = stage.module.inputs(stage.config)
+            if stage.pipeline != "compare":  # which keeps the trainings that are still part of it
+                RunFolder.of(stage.config.output, stage.pipeline, stage.config, inputs).make_room()
+            stage.module.run(stage.config, stage.path)
 
 
 def _stages(config: Config, path: Path) -> list[Stage]:

@@ -533,6 +533,17 @@ def test_finished_features_are_not_made_again(extraction: Path, capsys: pytest.C
     assert not list(folder.rglob("*.done"))
 
 
+def test_finished_features_that_are_gone_are_made_again(
+    extraction: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(shutil.copytree(extraction.parent / "features", tmp_path / "features"))
+    shutil.rmtree(folder / "rgb")
+    assert main(["features", str(extraction), f"output={folder}"]) == 0
+    assert "finished before, but rgb/" in capsys.readouterr().out
+    made, before = (FeatureShards.open(path / "rgb").manifest for path in (folder, extraction.parent / "features"))
+    assert made == before
+
+
 def test_an_extraction_that_broke_off_goes_on_where_it_was(
     extraction: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

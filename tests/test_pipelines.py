@@ -156,6 +156,29 @@ def test_unchanged_stages_are_not_run_again(whole: Path, capsys: pytest.CaptureF
     assert {path: path.stat().st_mtime_ns for path in (whole / "out").rglob("*") if path.is_file()} == written
 
 
+def test_results_that_are_gone_are_made_again(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = whole / "out"
+    tar = next((out / "pairs" / "test").glob("*.tar"))
+    files = [tar, out / "student" / "model" / "model.safetensors", out / "student" / "model" / "model.json"]
+    before = [file.read_bytes() for file in files]
+    tar.write_bytes(before[0][:-512])  # cut short
+    shutil.rmtree(out / "student" / "model")
+    assert main(["run", str(whole / "all.yaml")]) == 0
+    told = capsys.readouterr().out
+    assert f"{out / 'pairs'}: finished before, but test/{tar.name} is gone or changed in size, so that it" in told
+    assert f"{out / 'student'}: finished before, but model/model.json and 1 more files are gone" in told
+    assert told.count("finished before; nothing to do") == 2  # teacher and evaluation, whose inputs are as they were
+    assert [file.read_bytes() for file in files] == before
+
+
+def test_what_is_wrong_while_a_stage_runs_is_said_with_its_name(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["stages.page.set.runs=['nowhere']", "~stages.student", "~stages.evaluation", "~stages.teacher"]
+    assert main(["run", str(whole / "all.yaml"), *words, f"output={tmp_path / 'new'}"]) == 2
+    assert capsys.readouterr().err == "stage page: runs: nowhere holds no finished run\n"
+
+
 def test_a_changed_stage_runs_again_with_what_follows_it(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", str(whole / "all.yaml"), "stages.student.set.train.epochs=2"]) == 0
     told = capsys.readouterr().out
