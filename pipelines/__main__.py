@@ -77,6 +77,10 @@ def _list(words: list[str]) -> int:
     from pipelines._help import describe_pipeline, list_entries, list_pipelines
 
     kinds = [*CATALOGUES, "pipelines"]
+    if {"--help", "-h"} & {*words}:
+        print(f"crossmodal list KIND           all entries of a kind, with their options: {', '.join(kinds)}\n"
+              "crossmodal list KIND NAME ...  some of them; of a pipeline, every field of its config")  # fmt: skip
+        return 0
     if not words:
         raise ConfigError([f"crossmodal list: expected one of {', '.join(kinds)}"])
     kind, *names = words

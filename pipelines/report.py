@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pipelines._config import ConfigError, free
+from pipelines._config import ConfigError, FieldError, free
 from pipelines._measures import HEADINGS
 from pipelines._table import caption_of, rows_of
 
@@ -21,6 +21,10 @@ class Config:
     title: str = "Cross-modal transfer"  # heading of the page
     map: Literal["tsne", "pca"] = "tsne"  # how embeddings are laid out in the plane
     output: str = free("runs/report")  # folder; the page is report.html in it
+
+    def __post_init__(self) -> None:
+        if not self.runs:
+            raise FieldError("runs", "must name at least one finished run")
 
 
 def inputs(config: Config) -> Mapping[str, str]:
@@ -66,6 +70,7 @@ def _section(folder: Path, layout: str) -> dict[str, Any]:
         "name": str(folder),
         "pipeline": report["pipeline"],
         "figures": report["figures"],
+        "dropped": report.get("dropped", 0),  # of shards: pairs
         "config": (folder / "config.yaml").read_text(encoding="utf-8"),
         "started": started["environment"],
         "written": report["environment"]["written"],

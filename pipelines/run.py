@@ -9,7 +9,7 @@ from typing import Any
 
 from modalities._catalogue import suggest
 from pipelines import _processes
-from pipelines._config import ConfigError, FieldError, free, load, within
+from pipelines._config import ConfigError, FieldError, at, free, load, within
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,10 @@ class Config:
                 raise FieldError(f"stages.{name}.pipeline", f"is not known{suggest(stage.pipeline, known)}")
             earlier = list(self.stages)[:number]
             for key, value in _leaves(stage.set, ""):
-                for told in _references(value):
+                if key == "output":
+                    raise FieldError(f"stages.{name}.set.output", "must be left out, for the folder of a stage is its "
+                                     "name's in output")  # fmt: skip
+                for told, _ in _references(value):
                     if told not in earlier:
                         raise FieldError(
                             f"stages.{name}.set.{key}", f"must name an earlier stage after @, got {told!r}"
@@ -86,7 +89,39 @@ def _stages(config: Config, path: Path) -> list[Stage]:
             problems += error.problems
     if problems:
         raise ConfigError(problems)
+    _refuse_unknown_parts(config, {stage.name: stage for stage in found})
     return found
+
+
+def _refuse_unknown_parts(config: Config, stages: Mapping[str, Stage]) -> None:
+    """Refuses "@NAME/part" where the config of the stage says that it makes other parts.
+
+    Raises:
+        ConfigError: all of them.
+    """
+    problems: list[str] = []
+    for name, stage in config.stages.items():
+        for key, value in _leaves(stage.set, ""):
+            for told, part in _references(value):
+                parts = _parts(stages[told]) if part else []
+                if parts and part not in parts:
+                    problems.append(f"stages.{name}.set.{key}: stage {told!r} makes {', '.join(parts)}, but not "
+                                    f"{part!r}{suggest(part, parts)}")  # fmt: skip
+    if problems:
+        raise ConfigError(problems)
+
+
+def _parts(stage: Stage) -> list[str]:
+    """The folders that a stage makes in its own, where its config tells; else none."""
+    if stage.pipeline == "features":
+        return [*stage.config.teachers]
+    if stage.pipeline == "shards":
+        from crossmodal import SOURCES
+
+        with within(f"stage {stage.name}"), at("source"):
+            source = SOURCES.get(stage.config.source.name)(**stage.config.source.options)
+            return stage.config.splits or [*source.splits()]
+    return []
 
 
 def _stage(name: str, stage: StageConfig, config: Config, path: Path) -> Stage:
@@ -108,11 +143,12 @@ def _leaves(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]
             yield f"{prefix}{key}", value
 
 
-def _references(value: Any) -> Iterator[str]:
-    """The stages that a value names: of "@pairs/train" it is "pairs"."""
+def _references(value: Any) -> Iterator[tuple[str, str]]:
+    """The stages that a value names, each with the part in it: of "@pairs/train" they are "pairs" and "train"."""
     for item in value if isinstance(value, list) else [value]:
         if isinstance(item, str) and item.startswith("@"):
-            yield item[1:].split("/")[0]
+            stage, _, part = item[1:].partition("/")
+            yield stage, part.partition("/")[0]
 
 
 def _resolve(value: Any, output: str) -> Any:

@@ -327,6 +327,12 @@ def test_a_config_error_comes_within_a_second_and_without_torch(probe: Path) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("words", [["list", "--help"], ["list", "encoders", "-h"]])
+def test_list_says_what_it_takes(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = said(capsys, *words)
+    assert code == 0 and out.startswith("crossmodal list KIND ") and "modalities, encoders, objectives" in out
+
+
 @pytest.mark.parametrize("words", [["--help"], ["probe", "--help"], ["list", "objectives"], ["--version"]])
 def test_help_comes_within_half_a_second_and_without_torch(probe: Path, words: list[str]) -> None:
     done, seconds = run_alone(probe, *words)

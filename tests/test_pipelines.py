@@ -156,6 +156,39 @@ def test_unchanged_stages_are_not_run_again(whole: Path, capsys: pytest.CaptureF
     assert {path: path.stat().st_mtime_ns for path in (whole / "out").rglob("*") if path.is_file()} == written
 
 
+def test_features_of_a_teacher_that_has_none_are_missed_before_any_stage_runs(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = {"data": "?", "views": VIEWS, "teachers": {"rgb": {"view": "rgb", "weights": "?"}}, "look": {"windows": 1}}
+    stages = {
+        "kept": {"pipeline": "features", "config": write(tmp_path / "kept.yaml", kept)},
+        "student": {"pipeline": "transfer", "config": str(whole / "student.yaml"),
+                    "set": {"teachers.rgb.features": "@kept/depth"}},
+    }  # fmt: skip
+    assert main(["run", write(tmp_path / "all.yaml", {"stages": stages, "output": str(tmp_path / "new")})]) == 2
+    told = "stages.student.set.teachers.rgb.features: stage 'kept' makes rgb, but not 'depth'"
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_page_tells_pairs_left_out_and_replaced(whole: Path, tmp_path: Path) -> None:
+    for name in ("pairs", "student"):
+        path = Path(shutil.copytree(whole / "out" / name, tmp_path / name)) / "report.json"
+        told = json.loads(path.read_text())
+        told["figures"] |= {"unreadable_replaced": 15} if name == "student" else {}
+        path.write_text(json.dumps(told | {"dropped": 3}))
+    words = [f"runs=[{tmp_path}/pairs, {tmp_path}/student]", f"output={tmp_path}/page"]
+    assert main(["report", str(whole / "page.yaml"), *words]) == 0
+    page = " ".join((tmp_path / "page" / "report.html").read_text().split())
+    assert "; 3 pairs left out because a file is missing" in page
+    assert "15 replacements of unreadable pairs, over all epochs." in page
+
+
+def test_a_page_of_nothing_is_refused(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", str(whole / "page.yaml"), f"output={tmp_path / 'page'}"]) == 2
+    assert "runs must name at least one finished run" in capsys.readouterr().err
+
+
 def test_results_that_are_gone_are_made_again(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = whole / "out"
     tar = next((out / "pairs" / "test").glob("*.tar"))
@@ -197,6 +230,10 @@ def test_mistakes_in_any_stage_are_found_before_any_runs(
         "stages.page.set.runs=['@evaluations']": "stages.page.set.runs must name an earlier stage after @, got 'eval",
         "stages.pairs.pipeline=shard": "stages.pairs.pipeline is not known; did you mean 'shards'?",
         "stages.pairs.pipeline=run": "stages.pairs.pipeline is not known",
+        "stages.student.set.output=there": "stages.student.set.output must be left out, for the folder of a stage is",
+        "stages.evaluation.set.data.test='@pairs/tst'": "stages.evaluation.set.data.test: stage 'pairs' makes train, "
+        "test, but not 'tst'; did you mean 'test'?",
+        "stages.pairs.set.splits=[train]": "stages.evaluation.set.data.test: stage 'pairs' makes train, but not 'test'",
     }.items():
         assert main([*words, wrong]) == 2
         assert answer in capsys.readouterr().err
