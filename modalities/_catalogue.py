@@ -1,16 +1,20 @@
-"""Catalogues: a folder of modules in which a file's name is an entry's name, read without importing it."""
+"""Catalogues: folders of modules in which a file's name is an entry's name, read without importing it."""
 
 import ast
 import difflib
 import importlib
 import importlib.util
 import io
+import os
 import tokenize
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import ModuleType
 from typing import Any
+
+PLUGINS = "CROSSMODAL_PLUGINS"  # environment variable: folders, each with folders named like the catalogues
 
 
 @dataclass(frozen=True)
@@ -29,10 +33,12 @@ class UnknownNameError(LookupError):
 
 @dataclass(frozen=True)
 class Catalogue:
-    """The entries in a package folder: every file that does not start with an underscore.
+    """The entries in a package folder, and in the user's own: every file that does not start with an underscore.
 
-    An entry's file holds exactly one class that derives from `interface`; that class is the entry. Names, summaries and
-    options are read from the source, so asking for them imports nothing.
+    The user's own are in the folders that the environment variable CROSSMODAL_PLUGINS names, below the catalogue's
+    name: `PLUGIN/objectives/vicreg.py` is `crossmodal.objectives.vicreg`. An entry's file holds exactly one class
+    that derives from `interface` directly; that class is the entry. Names, summaries and options are read from the
+    source, so asking for them imports nothing.
     """
 
     package: str  # "crossmodal.objectives"
@@ -47,9 +53,15 @@ class Catalogue:
         assert spec is not None and spec.submodule_search_locations
         return Path(spec.submodule_search_locations[0], *rest)
 
+    @property
+    def folders(self) -> list[Path]:
+        """The package's, then the user's own."""
+        roots = [root for root in os.environ.get(PLUGINS, "").split(os.pathsep) if root]
+        return [self.folder, *(Path(root).expanduser().absolute() / self.package.rpartition(".")[2] for root in roots)]
+
     def names(self) -> list[str]:
         """All entries, sorted."""
-        return sorted(path.stem for path in self.folder.glob("[!_]*.py"))
+        return sorted(self._files())
 
     def get(self, name: str) -> Any:
         """The class of the entry called `name`; this imports its file.
@@ -60,13 +72,19 @@ class Catalogue:
         """
         class_name = self._class(name).name
         try:
-            return getattr(importlib.import_module(f"{self.package}.{name}"), class_name)
+            return getattr(self.module(name), class_name)
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError(
                 f"{self.kind} {name!r} needs the package {error.name!r}, which is not installed; "
                 f"see the extras in setup.py (pip install 'crossmodal-transfer[all]')",
                 name=error.name,
             ) from error
+
+    def module(self, name: str) -> ModuleType:
+        """The imported file of an entry that there is."""
+        path = importlib.import_module(self.package).__path__
+        path.extend(folder for folder in map(str, self.folders[1:]) if folder not in path)
+        return importlib.import_module(f"{self.package}.{name}")
 
     def options(self, name: str) -> dict[str, Option]:
         """What can be set on an entry: fields of a dataclass, else keyword-only parameters of `__init__`."""
@@ -77,9 +95,18 @@ class Catalogue:
         return summary(self._class(name))
 
     def _source(self, name: str) -> str:
-        if name not in self.names():
-            raise UnknownNameError(f"{self.kind} {name!r} is not known{suggest(name, self.names())}")
-        return (self.folder / f"{name}.py").read_text(encoding="utf-8")
+        files = self._files()
+        if name not in files:
+            raise UnknownNameError(f"{self.kind} {name!r} is not known{suggest(name, sorted(files))}")
+        return files[name].read_text(encoding="utf-8")
+
+    def _files(self) -> dict[str, Path]:
+        found: dict[str, Path] = {}
+        for path in (path for folder in self.folders for path in folder.glob("[!_]*.py")):
+            if path.stem in found:
+                raise ValueError(f"{path} has the name of {found[path.stem]}; give it another")
+            found[path.stem] = path
+        return found
 
     def _class(self, name: str) -> ast.ClassDef:
         tree = ast.parse(self._source(name))
@@ -89,7 +116,7 @@ class Catalogue:
             if isinstance(node, ast.ClassDef) and any(ast.unparse(base) == self.interface for base in node.bases)
         ]
         if len(found) != 1:
-            raise TypeError(f"{self.package}.{name} must define one class derived from {self.interface}")
+            raise ValueError(f"{self._files()[name]} must hold one class of base {self.interface}, got {len(found)}")
         return found[0]
 
 

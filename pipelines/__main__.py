@@ -3,7 +3,6 @@
 Exit codes: 0 done, 1 the run failed, 2 the command or config is wrong, 130 interrupted.
 """
 
-import importlib
 import importlib.metadata
 import os
 import sys
@@ -53,7 +52,7 @@ def find_pipeline(name: str) -> ModuleType:
     """
     if name not in PIPELINES.names():
         raise ConfigError([f"pipeline {name!r} is not known{suggest(name, [*PIPELINES.names(), 'list'])}"])
-    return importlib.import_module(f"{PIPELINES.package}.{name}")
+    return PIPELINES.module(name)
 
 
 def _dispatch(words: list[str]) -> int:

@@ -29,10 +29,11 @@ from crossmodal.shards import Shards
 from crossmodal.stochastic import Stochastic, with_fixed_statistics, without_running_statistics
 from crossmodal.streams import sweep_parts, to_batch
 from pipelines import _build as build
+from pipelines._accelerator import open_accelerator
 from pipelines._config import ConfigError, at
 from pipelines._provenance import count_copies, refuse_seen
 from pipelines._run import RunFolder, say
-from pipelines._training import Training, open_accelerator, seed_everything
+from pipelines._training import Training, seed_everything
 from pipelines.certify import RULES, Config, step
 
 PRIOR = "prior"  # name of the posterior that stays at the prior

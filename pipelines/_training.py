@@ -12,9 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedType
+from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -28,7 +26,6 @@ from crossmodal.plan import Plan
 from crossmodal.shards import Shards
 from crossmodal.streams import PairStream, Part, to_batch, train_parts
 from modalities._random import generator
-from pipelines import _processes
 from pipelines._config import ConfigError
 from pipelines._errors import DivergedError
 from pipelines._memory import forget_peak, peak_mb
@@ -39,32 +36,7 @@ from pipelines._schema import TrainConfig
 from pipelines._signals import Signals
 from pipelines._tally import Progress, Tally
 
-KINDS = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
-
-
-def open_accelerator(config: TrainConfig, folder: Path) -> Accelerator:
-    """Device, precision and processes, as the launcher and the config say.
-
-    Raises:
-        ConfigError: they do not go together.
-    """
-    if config.mixed_precision == "fp16" and not torch.accelerator.is_available():
-        raise ConfigError(["train.mixed_precision must be no or bf16 on a CPU, got fp16"])
-    AcceleratorState._reset_state()  # an earlier stage of the same process may have had another precision
-    try:
-        _processes.meet()
-        accelerator = Accelerator(
-            cpu=not torch.accelerator.is_available(),
-            mixed_precision=config.mixed_precision,
-            log_with=config.trackers or None,
-            project_dir=folder,
-            kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
-        )
-    except (ValueError, ImportError) as error:
-        raise ConfigError([f"train: {error}"]) from error
-    if accelerator.distributed_type not in KINDS:
-        raise ConfigError([f"launch with DDP or one process; {accelerator.distributed_type} is not supported yet"])
-    return accelerator
+TELL_SECONDS = 60.0  # between lines for the user
 
 
 def seed_everything(*address: int | str) -> int:
@@ -95,6 +67,7 @@ class Training:
     phase: str = ""
     progress: Progress = field(default_factory=Progress)
     saved: float = field(default_factory=time.monotonic)  # when the last checkpoint was
+    told: float = field(default_factory=time.monotonic)  # when the last line for the user was
     unreadable: set[str] = field(default_factory=set)  # problems of pairs that have been named
     steps: int = field(init=False)  # of the whole phase
     optimiser: Any = field(init=False)
@@ -137,6 +110,8 @@ class Training:
         frozen = self._freeze(first)
         model, self.optimiser = self.accelerator.prepare(self.module, self.optimiser)
         self.desk = torch.distributed.new_group(backend="gloo") if ranks > 1 else None
+        if self.progress.step:
+            say(f"{self.name}: from step {self.progress.step}")
         self._announce(plan)
         with self._trackers(), Signals() as signals, self._bar() as bar:
             names = frozenset({"loss", *self.module.learners})
@@ -153,6 +128,7 @@ class Training:
                     tally = Tally(names, tally.total_seconds)
                 self._save_when_due(heard, tally)
         self.progress.seconds += tally.total_seconds
+        say(f"{self.name}: trained, {self.steps} steps in {self.progress.seconds:.0f} s")
         for weight in frozen:
             weight.requires_grad_(True)
 
@@ -279,6 +255,10 @@ class Training:
                 before = max(self.progress.step - self.config.log_every, 0)
                 line |= self.watch(line, before=before // plan.steps, epochs=self.progress.step // plan.steps)
             self.run.log(line | ({"phase": self.phase} if self.phase else {}))
+        if time.monotonic() - self.told > TELL_SECONDS and not sys.stderr.isatty():  # where there is no progress bar
+            self.told = time.monotonic()
+            say(f"{self.name}: step {self.progress.step} of {self.steps}, loss {line['loss']:.4g}, "
+                f"{line['pairs_per_second']} pairs a second")  # fmt: skip
         if self.config.trackers:
             self.accelerator.log(line, step=self.progress.step)
 
@@ -330,16 +310,16 @@ class Training:
             if self.accelerator.scaler and state["scaler"]:
                 self.accelerator.scaler.load_state_dict(state["scaler"])
             self.progress = Progress(**{name: state[name] for name in vars(self.progress)})
-            say(f"{self.name}: from step {self.progress.step} ({found.name})")
 
     def _announce(self, plan: Plan) -> None:
         config, ranks = self.config, self.accelerator.num_processes
         left = plan.pairs - plan.steps * plan.batch_size
+        terms = [f"{weight:g} {name}" for name, weight in self.module.weights.items()]
         say(
             f"{self.name}: {plan.pairs} pairs, {config.epochs} epochs of {plan.steps} steps; "
             f"batch {plan.batch_size} on {ranks} processes in {config.accumulate} parts; "
             f"{plan.width} lanes, {config.workers} workers a process; {left} pairs wait for the next epoch; "
-            f"on {self.accelerator.device}"
+            f"on {self.accelerator.device}; {' + '.join(terms)}"
         )
         lanes, workers = plan.width // ranks, config.workers
         if workers and lanes % min(workers, lanes):

@@ -137,10 +137,11 @@ def run(config: Config, path: Path) -> None:
     """Trains the encoders and exports each."""
     from crossmodal.held_out import thin_out
     from pipelines import _build as build
+    from pipelines._accelerator import open_accelerator
     from pipelines._config import ConfigError, at
     from pipelines._pretraining import build_pretraining, spread_views
     from pipelines._run import RunFolder, say
-    from pipelines._training import Training, open_accelerator, seed_everything
+    from pipelines._training import Training, seed_everything
     from pipelines._watch import Watch
 
     run = RunFolder.of(config.output, "pretrain", config, inputs(config))

@@ -48,8 +48,9 @@ def step(model: "nn.Module", batch: "Batch") -> "Losses":
 def run(config: Config, path: Path) -> None:
     """Trains and exports the encoder."""
     from pipelines import _build as build
+    from pipelines._accelerator import open_accelerator
     from pipelines._run import RunFolder, say
-    from pipelines._training import Training, open_accelerator, seed_everything
+    from pipelines._training import Training, seed_everything
 
     run = RunFolder.of(config.output, "supervise", config, inputs(config))
     if run.is_done():

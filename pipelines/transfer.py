@@ -70,9 +70,10 @@ def run(config: Config, path: Path) -> None:
     from functools import partial
 
     from pipelines import _build as build
+    from pipelines._accelerator import open_accelerator
     from pipelines._parts import build_parts
     from pipelines._run import RunFolder
-    from pipelines._training import Training, open_accelerator
+    from pipelines._training import Training
 
     run = RunFolder.of(config.output, "transfer", config, inputs(config))
     if run.is_done():

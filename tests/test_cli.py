@@ -10,10 +10,15 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import torch
 
 from crossmodal import OBJECTIVES
+from crossmodal.encoders._base import Features, Spec
+from crossmodal.objectives._base import Batch
 from modalities import Catalogue
 from pipelines import __main__ as command
+from pipelines import transfer
+from pipelines._config import load
 from pipelines._help import _fields, describe_pipeline
 
 PROBE = '''
@@ -355,3 +360,57 @@ def test_no_pipeline_of_ours_imports_torch_before_it_runs() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set() True\n"
+
+
+MINE = """
+from crossmodal.objectives._base import Objective, Outcome
+
+class Mine(Objective):
+    \"\"\"Squared distance, mine.\"\"\"
+
+    def __init__(self, student, teacher, pairs, *, power: float = 2.0):  # of the distance
+        super().__init__()
+        self.power = power
+
+    def forward(self, student, teacher, batch):
+        return Outcome((student.embedding - teacher.embedding).abs().pow(self.power).mean())
+"""
+
+
+@pytest.fixture
+def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of the user's own objectives."""
+    monkeypatch.setenv("CROSSMODAL_PLUGINS", str(tmp_path))
+    (tmp_path / "objectives").mkdir()
+    return tmp_path / "objectives"
+
+
+def test_entries_of_the_users_own_folder_are_entries(plugins: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (plugins / "mine.py").write_text(MINE)
+    assert command.main(["list", "objectives", "mine"]) == 0
+    assert "Squared distance, mine." in capsys.readouterr().out
+    assert {"crd", "mine"} <= {*OBJECTIVES.names()} and OBJECTIVES.get("crd").__name__ == "CRD"
+    (plugins / "x.yaml").write_text("""
+        data: x
+        views: {a: {modality: rgb}}
+        teachers: {}
+        student: {view: a, encoder: convnet}
+        objectives: {mine: {power: 3}}
+    """)
+    config = load(transfer.Config, plugins / "x.yaml")
+    assert config.objectives["mine"].options == {"power": 3.0}
+    spec = Spec(4, (), 0)
+    row = Features(torch.ones(2, 4), (), None)
+    objective = OBJECTIVES.get("mine")(spec, spec, 10, power=3.0)
+    assert (
+        objective(row, Features(torch.zeros(2, 4) - 1, (), None), Batch({}, torch.arange(2), torch.zeros(2).long())).loss == 8
+    )
+
+
+def test_an_entry_of_the_users_own_that_is_none_is_named(plugins: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (plugins / "mine.py").write_text(MINE.replace("(Objective)", "(CRD)"))
+    assert command.main(["list", "objectives"]) == 1
+    assert f"{plugins / 'mine.py'} must hold one class of base Objective, got 0" in capsys.readouterr().err
+    (plugins / "mine.py").rename(plugins / "crd.py")
+    assert command.main(["list", "objectives"]) == 1
+    assert f"{plugins / 'crd.py'} has the name of" in capsys.readouterr().err
