@@ -76,8 +76,9 @@ def _lapse(first: Node, later: Node) -> dict[str, tuple[str | None, frozenset[st
     beside = frozenset(files).difference(later.value)
     for name, node in later.value.items():
         before = first.value.get(name, first.short)
-        if isinstance(node.value, str) and (before is None or before.value != node.value):
-            found[name] = (None if before is None else before.value, beside)
+        known = None if before is None else before.value
+        if isinstance(node.value, str) and (known is None or (isinstance(known, str) and known != node.value)):
+            found[name] = (known, beside)
     return found
 
 

@@ -400,11 +400,9 @@ def test_entries_of_the_users_own_folder_are_entries(plugins: Path, capsys: pyte
     config = load(transfer.Config, plugins / "x.yaml")
     assert config.objectives["mine"].options == {"power": 3.0}
     spec = Spec(4, (), 0)
-    row = Features(torch.ones(2, 4), (), None)
+    ours, theirs = (Features(torch.full((2, 4), value), (), None) for value in (1.0, -1.0))
     objective = OBJECTIVES.get("mine")(spec, spec, 10, power=3.0)
-    assert (
-        objective(row, Features(torch.zeros(2, 4) - 1, (), None), Batch({}, torch.arange(2), torch.zeros(2).long())).loss == 8
-    )
+    assert objective(ours, theirs, Batch({}, torch.arange(2), torch.tensor([0, 1]))).loss == 8
 
 
 def test_an_entry_of_the_users_own_that_is_none_is_named(plugins: Path, capsys: pytest.CaptureFixture[str]) -> None:
