@@ -46,7 +46,7 @@ class Extract(Dataset):
                 problems.append(None)
             except ShardError as error:
                 if not self.skip_unreadable:
-                    return error
+                    return ShardError(f"{error} (on_error: skip goes on without it, named and counted)")
                 problems.append(str(error))
             keys.append(self._key(index))
         return Looks(keys, problems, join(parts) if parts else None)

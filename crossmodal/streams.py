@@ -247,7 +247,7 @@ class PairStream(IterableDataset):
             return read(index)
         except ShardError as error:
             if not self.skip_unreadable:
-                raise
+                raise ShardError(f"{error} (on_error: skip takes another pair, named and counted)") from error
             problem = str(error)
         for attempt in range(STAND_INS):
             # not the next pair: all pairs of a broken shard would fall on the one behind it
