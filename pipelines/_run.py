@@ -167,8 +167,6 @@ class RunFolder:
         self.locks.append(lock)
         if self.before is not None:
             say(f"{self.path}: continuing the interrupted run")
-        if self.before is not None:
-            say(f"{self.path}: continuing the interrupted run")
             (self.path / REPORT).unlink(missing_ok=True)  # of a finished run whose results are gone
         if self.before is None or any(self.before[key] != value for key, value in self.identity.items()):
             self._describe()
