@@ -95,6 +95,7 @@ class Training:
             self._train(plan)
         else:
             self.run.begin()
+            say(f"{self.name}: from step {self.progress.step}, its last")
         if self.average:
             self.module.load_state_dict(self.average.state)
         self._check_weights()
