@@ -49,7 +49,7 @@ def refuse_taken(name: str, what: str) -> None:
 def why_not_alone(module: "Minimised") -> str | None:
     """What makes a batch of one pair useless to train by; None: nothing does."""
     for name, learner in module.learners.items():
-        if getattr(learner, "relates_pairs", False):
+        if learner.relates_pairs:
             return f"objective {name} compares them"
     mixes = any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in module.modules())
     return "batch norm takes their mean and deviation" if mixes else None

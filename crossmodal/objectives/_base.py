@@ -36,6 +36,8 @@ class Outcome:
 class Learner(nn.Module):
     """What an objective remembers from step to step; most remember nothing."""
 
+    relates_pairs: bool = False  # True: it says nothing of a single pair, for it compares those of a batch
+
     def remember(self, *memo: Tensor) -> None:
         """Learns from the memo of the step just taken, gathered from all ranks in rank order."""
         assert not memo, f"{type(self).__name__} gave a memo but remembers nothing"
@@ -61,7 +63,6 @@ class Objective(Learner, ABC):
     needs_groups: bool = False  # True: the pairs must have groups
     needs_alignment: bool = False  # True: maps are compared place by place, so both views must show the same
     only_prepares: bool = False  # True: it is left out of the main phase
-    relates_pairs: bool = False  # True: it says nothing of a single pair, for it compares those of a batch
 
     @abstractmethod
     def forward(self, student: Features, teacher: Features | None, batch: Batch) -> Outcome:

@@ -28,5 +28,5 @@ def mean_over_labelled(total: Float[Tensor, ""], batch: Batch) -> Float[Tensor, 
 
     The mean of these shares is that mean, however many labelled rows each part has; 0 where the step has none.
     """
-    labelled = total.new_tensor(batch.labelled) if batch.labelled is not None else (batch.label >= 0).sum().to(total)
+    labelled = (batch.label >= 0).sum().to(total) if batch.labelled is None else total.new_full((), batch.labelled)
     return total / mean_over_ranks(labelled).clamp(min=torch.finfo(total.dtype).tiny)

@@ -30,7 +30,6 @@ class DIST(Objective):
     """
 
     needs_logits = True
-    relates_pairs = True
 
     def __init__(
         self,
@@ -49,6 +48,7 @@ class DIST(Objective):
                 f"inter={inter}, intra={intra}"
             )
         need_same_classes("dist", student, teacher)
+        self.relates_pairs = intra > 0
         self.inter, self.intra, self.temperature = inter, intra, temperature
 
     def forward(self, student: Features, teacher: Features | None, batch: Batch) -> Outcome:
