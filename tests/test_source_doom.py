@@ -19,7 +19,7 @@ pytest.importorskip("vizdoom", reason="the source doom needs the package vizdoom
 from crossmodal.packing import KEY
 from crossmodal.sources import doom
 from crossmodal.sources._base import Pair, SourceError
-from crossmodal.sources.doom import TEST_LEVELS, TRAIN_LEVELS, Doom
+from crossmodal.sources.doom import LEVELS, Doom
 from modalities.audio import Audio
 from modalities.depth import Depth
 from modalities.rgb import Rgb
@@ -34,7 +34,7 @@ SILENT = ("rgb", "depth")
 
 @pytest.fixture(scope="module")
 def parts() -> dict[str, list[Pair]]:
-    source = Doom(train_pairs=30, test_pairs=15)
+    source = Doom(train_pairs=30, validation_pairs=15, test_pairs=15)
     return {split: list(source.pairs(split)) for split in source.splits()}
 
 
@@ -52,9 +52,17 @@ def depth_of(pair: Pair) -> np.ndarray:
 
 
 def test_parts_are_of_different_levels(parts: dict[str, list[Pair]]) -> None:
-    assert not set(TRAIN_LEVELS) & set(TEST_LEVELS)
-    assert {pair.group for pair in parts["train"]} <= set(TRAIN_LEVELS)
-    assert {pair.group for pair in parts["test"]} <= set(TEST_LEVELS)
+    levels = [level for part in LEVELS.values() for level in part]
+    assert len(set(levels)) == len(levels) == 19 + 9 + 12
+    for part, pairs in parts.items():
+        assert {pair.group for pair in pairs} <= set(LEVELS[part]), part
+
+
+def test_the_test_part_is_of_another_game_and_the_others_are_not() -> None:
+    source = Doom()
+    wads = {part: {Path(session.levels_wad).name for session in source._sessions(part)} for part in source.splits()}
+    assert wads == {"train": {"freedoom2.wad"}, "validation": {"freedoom2.wad"}, "test": {"freedoom1.wad"}}
+    assert {session.level for session in source._sessions("test")} == set(LEVELS["test"])  # 900 pairs reach them all
 
 
 def test_classes_come_in_turn(parts: dict[str, list[Pair]]) -> None:
@@ -165,7 +173,7 @@ def test_no_more_games_are_started_when_the_caller_has_enough(monkeypatch: pytes
 
 def test_the_engine_writes_nothing_into_the_picture(tmp_path: Path) -> None:
     """Left to itself it says in orange letters that a secret was found, in a quarter of the pictures; see MAP15's."""
-    session = Doom()._sessions("test")[4]
+    session = Doom()._sessions("validation")[4]
     first = replace(session, creatures=session.creatures[:5])
     rgb = doom._run_engine(first, tmp_path, doom._environment(tmp_path, with_sound=True))["rgb"][4]
     red, green, blue = np.moveaxis(rgb.astype(int), -1, 0)
@@ -193,6 +201,7 @@ def test_only_the_views_asked_for_are_recorded(monkeypatch: pytest.MonkeyPatch) 
         ({"views": ("rgb", "smell")}, "views must be among rgb, depth, audio, mask, got smell"),
         ({"views": ("mask",)}, "views must name at least one of rgb, depth and audio"),
         ({"train_pairs": 0}, "train_pairs must be above 0, got 0"),
+        ({"validation_pairs": 0}, "validation_pairs must be above 0, got 0"),
         ({"test_pairs": -1}, "test_pairs must be above 0, got -1"),
         ({"size": 500}, "size must be from 8 to 240 pixels, got 500"),
         ({"rate_hz": 16000}, r"rate_hz must be one of .*, got 16000"),
@@ -227,6 +236,6 @@ def test_without_openal_the_message_says_what_to_do(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_run_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doom, "TRAIN_LEVELS", ("MAP99",))
+    monkeypatch.setitem(LEVELS, "train", ("MAP99",))
     with pytest.raises(SourceError, match=r"the game failed in MAP99: .*there is no level 'MAP99'"):
         next(Doom().pairs("train"))

@@ -44,12 +44,13 @@ _PATIENCE = 14  # times 8 tics to wait for a sound: a lost soul is silent until 
 class Session:
     """What one run of the engine shall record."""
 
-    level: str  # map of the wad: "MAP05"
+    level: str  # map of `levels_wad`: "MAP05"
     seed: int  # of the engine and of everything drawn here
     split: str  # the part that the samples belong to
     first: int  # number of the first sample in its part
     creatures: tuple[str, ...]  # one sample each, names of CREATURES
-    wad: str  # path
+    wad: str  # path of the game: its art and sounds
+    levels_wad: str  # path of the game that has the level; its art and sounds of the same names come with it
     size: int  # pixels of a stored picture, square
     rate_hz: int  # of sound; 0: none is recorded
     sound_tics: int  # length of the sound that ends at the moment of the picture
@@ -100,7 +101,7 @@ def play(session: Session) -> dict[str, Any]:
         LookupError: the wad has no such level.
         RuntimeError: the engine stopped, or the level has no place from which a creature can be seen.
     """
-    level = _read_level(Path(session.wad), session.level)
+    level = _read_level(Path(session.levels_wad), session.level)
     generator = np.random.default_rng(session.seed)
     game = _start(session)
     try:
@@ -138,6 +139,8 @@ def _start(session: Session) -> Any:
 
     game = vizdoom.DoomGame()
     game.set_doom_game_path(session.wad)
+    if session.levels_wad != session.wad:
+        game.set_doom_scenario_path(session.levels_wad)
     game.set_doom_config_path(str(Path.cwd() / "engine.ini"))
     game.set_doom_map(session.level)
     game.set_seed(session.seed)

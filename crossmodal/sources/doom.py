@@ -1,5 +1,8 @@
 """Creatures of a game, seen, ranged and heard at the same moment; the engine is ViZDoom, its levels are Freedoom's.
 
+The parts "train" and "validation" are of different levels of Freedoom Phase 2, the part "test" of levels of Phase 1,
+another game with the same creatures. Settings are chosen by the validation part; the test part is for reporting.
+
 ViZDoom (Wydmuch, Kempka and Jaskowski 2018, https://arxiv.org/abs/1809.03470) renders without a display. Depth comes
 from its 8-bit buffer: fitted on 1,844 objects of four levels at 0.7 to 29 m, the distance along the view axis is
 7.342 value + 5.265 map units, that is ``0.2294 value + 0.1645`` metres, with an error of at most 0.12 m (rms 0.066 m,
@@ -34,9 +37,12 @@ from modalities.audio import Audio
 from modalities.depth import Depth
 from modalities.rgb import Rgb
 
-# Every third level is for testing, so that both parts have all of Freedoom's themes. 7, 30, 31 and 32 are special.
-TEST_LEVELS = ("MAP03", "MAP06", "MAP09", "MAP12", "MAP15", "MAP18", "MAP21", "MAP24", "MAP27")
-TRAIN_LEVELS = tuple(name for n in range(1, 30) if n != 7 and (name := f"MAP{n:02d}") not in TEST_LEVELS)
+# Every third level is for validation, so that both parts have all of Phase 2's themes. 7, 30, 31 and 32 are special.
+VALIDATION_LEVELS = tuple(f"MAP{number:02d}" for number in range(3, 30, 3))
+TRAIN_LEVELS = tuple(name for n in range(1, 30) if n != 7 and (name := f"MAP{n:02d}") not in VALIDATION_LEVELS)
+TEST_LEVELS = tuple(f"E{episode}M{number}" for number in (2, 4, 6) for episode in (1, 2, 3, 4))  # of Phase 1
+LEVELS = {"train": TRAIN_LEVELS, "validation": VALIDATION_LEVELS, "test": TEST_LEVELS}
+GAME_WAD, TEST_WAD = "freedoom2.wad", "freedoom1.wad"  # art and sounds are Phase 2's in all parts
 VIEWS = ("rgb", "depth", "audio", "mask")
 _RATES_HZ = (11025, 22050, 44100)  # the engine's
 _PAIRS_PER_RUN = 75  # of the engine, in one level: five of each creature
@@ -51,9 +57,10 @@ class Doom(Source):
     """Fifteen creatures in the levels of a free game: colour, depth and stereo sound of the same moment.
 
     A creature is put somewhere in a level, wakes, walks and calls, and is cropped as a detector might have done. The
-    parts are of different levels. Besides the fields, a pair has a member "mask.png" (255 where the creature is seen)
-    and the facts "distance_m" (along the view axis), "bearing_rad" (right of the view axis is positive), "crop" (left,
-    top, right, bottom in the engine's 320 x 240 picture) and "seed" (of its run).
+    three parts are of different levels: choose settings by "validation" and report "test". Besides the fields, a pair
+    has a member "mask.png" (255 where the creature is seen) and the facts "distance_m" (along the view axis),
+    "bearing_rad" (right of the view axis is positive), "crop" (left, top, right, bottom in the engine's 320 x 240
+    picture) and "seed" (of its run).
 
     Raises:
         SourceError: an option is out of its range.
@@ -61,6 +68,7 @@ class Doom(Source):
 
     views: tuple[str, ...] = VIEWS  # what is recorded, of rgb, depth, audio and mask
     train_pairs: int = 3000  # pairs of the part "train"; more of them begin with the same
+    validation_pairs: int = 900  # pairs of the part "validation"
     test_pairs: int = 900  # pairs of the part "test"
     size: int = 64  # pixels of the stored pictures, square
     rate_hz: int = 11025  # of the stored sound: 11025, 22050 or 44100
@@ -77,6 +85,7 @@ class Doom(Source):
             (not unknown, f"views must be among {', '.join(VIEWS)}, got {', '.join(unknown)}"),
             (bool(set(self.views) - {"mask"}), "views must name at least one of rgb, depth and audio"),
             (self.train_pairs > 0, f"train_pairs must be above 0, got {self.train_pairs}"),
+            (self.validation_pairs > 0, f"validation_pairs must be above 0, got {self.validation_pairs}"),
             (self.test_pairs > 0, f"test_pairs must be above 0, got {self.test_pairs}"),
             (8 <= self.size <= 240, f"size must be from 8 to 240 pixels, got {self.size}"),
             (self.rate_hz in _RATES_HZ, f"rate_hz must be one of {_RATES_HZ}, got {self.rate_hz}"),
@@ -107,8 +116,8 @@ class Doom(Source):
         return tuple(CREATURES)
 
     def splits(self) -> tuple[str, ...]:
-        """A part to train on and one of other levels."""
-        return ("train", "test")
+        """A part to train on, and two of other levels: one to choose settings by and one to report."""
+        return tuple(LEVELS)
 
     def digest(self) -> str:
         """Names options, engine and levels.
@@ -116,9 +125,9 @@ class Doom(Source):
         Raises:
             SourceError: the engine is not installed.
         """
-        wad = _wad()
+        sizes = [_wad(name).stat().st_size for name in (GAME_WAD, TEST_WAD)]
         options = {name: value for name, value in asdict(self).items() if name != "processes"}
-        told = json.dumps([options, version("vizdoom"), wad.stat().st_size, TRAIN_LEVELS, TEST_LEVELS], sort_keys=True)
+        told = json.dumps([options, version("vizdoom"), sizes, LEVELS], sort_keys=True)
         return hashlib.sha256(told.encode()).hexdigest()
 
     def dropped(self) -> list[str]:
@@ -148,8 +157,9 @@ class Doom(Source):
 
     def _sessions(self, split: str) -> list[Session]:
         """The runs of the engine that make up a part; none depends on another."""
-        total, levels = (self.train_pairs, TRAIN_LEVELS) if split == "train" else (self.test_pairs, TEST_LEVELS)
-        wad, names, part = str(_wad()), self.classes(), self.splits().index(split)
+        total, levels = getattr(self, f"{split}_pairs"), LEVELS[split]
+        wad, levels_wad = str(_wad(GAME_WAD)), str(_wad(TEST_WAD if split == "test" else GAME_WAD))
+        names, part = self.classes(), self.splits().index(split)
         return [
             Session(
                 level=levels[run % len(levels)],
@@ -158,6 +168,7 @@ class Doom(Source):
                 first=first,
                 creatures=tuple(names[i % len(names)] for i in range(first, min(first + _PAIRS_PER_RUN, total))),
                 wad=wad,
+                levels_wad=levels_wad,
                 size=self.size,
                 rate_hz=self.rate_hz if "audio" in self.views else 0,
                 sound_tics=round(self.sound_s * TICS_PER_S),
@@ -212,12 +223,12 @@ def _encode_mask(mask: np.ndarray) -> bytes:
         return file.getvalue()
 
 
-def _wad() -> Path:
-    """The game's levels, art and sounds, which come with the engine."""
+def _wad(name: str) -> Path:
+    """A file of levels, art and sounds, which comes with the engine."""
     spec = importlib.util.find_spec("vizdoom")
     if spec is None or spec.origin is None:
         raise SourceError(f"the source doom needs the package vizdoom, which is not installed: {_INSTALL}")
-    return Path(spec.origin).parent / "freedoom2.wad"
+    return Path(spec.origin).parent / name
 
 
 def _environment(folder: Path, *, with_sound: bool) -> dict[str, str]:
