@@ -209,8 +209,10 @@ def test_ranks_that_were_given_different_runs_stop_before_anything_starts(
         "output": str(tmp_path / "pretrained"),
     })  # fmt: skip
     stage = {"pipeline": "transfer", "config": str(config)}
-    whole = [write(tmp_path / f"{names}.yaml", {"stages": {name: {**stage} for name in names}, "output": str(tmp_path / "out")})
-             for names in ("a", "ab")]  # fmt: skip
+    whole = [
+        write(tmp_path / f"{names}.yaml", {"stages": {name: {**stage} for name in names}, "output": f"{tmp_path}/out"})
+        for names in ("a", "ab")
+    ]
     same = ["transfer", str(config)]
     cases = {
         "train.lr is 0.001 on rank 0 and 0.5 on rank 1": (same, [*same, "train.lr=0.5"]),
