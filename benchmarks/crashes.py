@@ -64,7 +64,7 @@ def main_configs(folder: Path) -> dict[str, dict[str, Any]]:
                      ENCODER}}, "objectives": {"infonce": {}}, "train": TRAIN, "watch": {"pairs": 0}},
         "certify": {"data": train, "views": {"rgb": VIEWS["rgb"]}, "encoder": {"view": "rgb", "encoder":
                     {**ENCODER, "norm": "none"}}, "test": test, "tuples": {"negatives": 1}, "trade_offs": [100.0],
-                    "certificate": {"draws": 2}, "train": {**TRAIN, "weight_decay": 0}},
+                    "certificate": {"draws": 2, "at_once": 1}, "train": {**TRAIN, "weight_decay": 0}},
         "evaluate": judged,
         "report": {"runs": [f"{folder}/evaluate", f"{folder}/transfer"], "map": "pca"},
         "compare": {"transfer": plain, "evaluate": {"data": {"test": test}, "few_labels": None, "workers": 0},
@@ -153,7 +153,9 @@ def attempt(words: list[str], output: Path, whole: dict[str, Any], place: str, *
 def crash(folder: Path, names: list[str], points: int | None, randoms: int, seed: int) -> tuple[int, list[str]]:
     """The number of kills over all pipelines, and what went wrong after them."""
     draw, kills, problems = random.Random(seed), 0, []
-    for name, content in main_configs(folder).items():
+    configs = main_configs(folder)
+    last = max((place for place, name in enumerate(configs) if name in names), default=len(configs) - 1)
+    for name, content in [*configs.items()][: last + 1]:
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(content))
         base, output = folder / name, folder / f"{name}.killed"
         words, count = [name, str(folder / f"{name}.yaml")], folder / f"{name}.count"

@@ -4,6 +4,8 @@ import copy
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -220,3 +222,15 @@ def test_a_rank_with_other_versions_or_another_pipeline_is_named(file: Path) -> 
         'pipeline is "transfer" on rank 0 and "supervise" on rank 1',
         'versions.torch is "2" on rank 0 and "3" on rank 1',
     ]
+
+
+@pytest.mark.slow
+def test_runs_killed_at_file_operations_end_with_the_same_bits_by_the_same_command() -> None:
+    """The whole of it, over all pipelines, is benchmarks/crashes.py."""
+    script = Path(__file__).parents[1] / "benchmarks" / "crashes.py"
+    words = ["--points", "3", "--random", "1", "--pipelines", "shards,supervise"]
+    done = subprocess.run(
+        [sys.executable, str(script), *words], capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "8 kills, 0 went wrong" in done.stdout
