@@ -14,7 +14,7 @@ from types import ModuleType
 from modalities._catalogue import Catalogue, suggest
 from pipelines import _processes
 from pipelines._config import load
-from pipelines._errors import ConfigError, RunError
+from pipelines._errors import ConfigError, FinishedError, RunError, SharedError
 from pipelines._fields import CATALOGUES
 
 PIPELINES = Catalogue("pipelines", "", "pipeline")
@@ -41,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             _complain([str(error)], every_rank=True)
         else:
             raise
+        if isinstance(error, SharedError):
+            _processes.part()  # the others come here too, and the first has printed by then
         return 2 if isinstance(error, ConfigError) else 1
 
 
@@ -115,7 +117,9 @@ def _run(name: str, words: list[str]) -> int:
         raise ConfigError([f"expected crossmodal {name} CONFIG [key=value ...], got {words[0]} in the place of CONFIG"])
     path, code = Path(words[0]), 0
     try:
-        pipeline.run(load(pipeline.Config, path, words[1:]), path)
+        pipeline.run(_processes.together(lambda: load(pipeline.Config, path, words[1:])), path)
+    except FinishedError as finished:
+        print(finished, flush=True)
     except SystemExit as stopped:  # a signal came, and every process heard of it
         code = int(stopped.code or 0)
     _processes.part()

@@ -43,7 +43,7 @@ class Comparison:
 
     def run(self) -> None:
         """Writes table.md, results.json, report.json, and a page of it all."""
-        run = RunFolder.of(self.config.output, "compare", self.config, compare.inputs(self.config))
+        run = RunFolder.open("compare", self.config, compare.inputs)
         if (run.before is not None and not run.is_same) or not run.is_done():
             self._check()
             run = self._open(run)
@@ -56,7 +56,7 @@ class Comparison:
             run.finish({"figures": results})
         _processes.wait()
         page = self.config.page()
-        RunFolder.of(page.output, "report", page, report.inputs(page)).make_room()
+        RunFolder.open("report", page, report.inputs).make_room()
         report.run(page, self.path)
 
     def _check(self) -> None:
@@ -151,10 +151,10 @@ class Comparison:
         """The figures of one of a row's trainings, which is taken, continued or kept; None where it diverges."""
         if name not in self.prepared:
             config = replace(config, prepare=PrepareConfig())
-        run = RunFolder.of(config.output, "transfer", config, transfer.inputs(config))
+        run = RunFolder.open("transfer", config, transfer.inputs)
         run.make_room()
         lost = run.path / DIVERGED
-        if run.is_same and lost.is_file():
+        if run.is_same and _processes.from_main(lost.is_file):
             say(f"{run.path}: diverged before")
             return None
         try:
@@ -165,14 +165,14 @@ class Comparison:
                 write(lost, f"{error}\n")
             return None
         _processes.wait()
-        return read_report(run.path)["figures"]
+        return _processes.from_main(lambda: read_report(run.path)["figures"])
 
     def _evaluate(self, config: evaluate.Config) -> Figures:
         """The figures of an evaluation, which is taken or kept."""
-        RunFolder.of(config.output, "evaluate", config, evaluate.inputs(config)).make_room()
+        RunFolder.open("evaluate", config, evaluate.inputs).make_room()
         evaluate.run(config, self.path)
         _processes.wait()
-        return read_report(config.output)["figures"]
+        return _processes.from_main(lambda: read_report(config.output)["figures"])
 
     def _score(self, tried: dict[str, dict[Trial, Figures | None]]) -> dict[str, dict[Trial, float]]:
         """What every trial that did not diverge reaches on the pairs held out."""

@@ -182,4 +182,4 @@ def within(place: str) -> Iterator[None]:
     try:
         yield
     except ConfigError as error:
-        raise ConfigError([f"{place}: {problem}" for problem in error.problems]) from error
+        raise type(error)([f"{place}: {problem}" for problem in error.problems]) from error

@@ -14,6 +14,10 @@ class ConfigError(ValueError):
         return "\n".join(self.problems)
 
 
+class SharedError(ConfigError):
+    """A mistake that every process of a launch raises at the same point; the first one prints it."""
+
+
 class FieldError(ValueError):
     """A field that does not fit what stands beside it; raised by a config's `__post_init__`.
 
@@ -29,6 +33,10 @@ class FieldError(ValueError):
 
 class RunError(Exception):
     """A run that cannot go on, with a message for the user."""
+
+
+class FinishedError(RunError):
+    """Another process finished this very run while this one was getting ready: nothing is left to do."""
 
 
 class DivergedError(RunError):

@@ -5,11 +5,12 @@ import hashlib
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -19,17 +20,16 @@ from typing import Any
 from crossmodal.checkpoint import write
 from pipelines import _processes
 from pipelines._config import ConfigError, differences, leaves, to_dict, to_yaml, without
+from pipelines._errors import FinishedError, SharedError
+from pipelines._processes import is_main
 
 RUN, REPORT, METRICS, LOCK = "run.json", "report.json", "metrics.jsonl", ".lock"
 RESULTS = (  # what others read of a finished run
     "model/*", "*/model/*", "*/manifest.json", "*/*.tar", "*.safetensors", "report.html", "results.json", "table.md",
 )  # fmt: skip
+ALONE = ("shards", "evaluate", "report")  # pipelines that the first process runs while the others wait
+ASIDE = re.compile(r"\..+\.\d+|.+\.\d+\.part")  # files that `crossmodal.checkpoint` has not renamed yet
 PACKAGES = ("crossmodal-transfer", "torch", "torchvision", "torchaudio", "accelerate", "numpy")
-
-
-def is_main() -> bool:
-    """Whether this process speaks for the run."""
-    return int(os.environ.get("RANK", "0")) == 0
 
 
 def say(text: str) -> None:
@@ -58,7 +58,8 @@ class Lock:
 
     def __init__(self, folder: Path) -> None:
         descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT)  # to be written: else NFS refuses
-        weakref.finalize(self, os.close, descriptor)
+        close = weakref.finalize(self, os.close, descriptor)
+        os.register_at_fork(after_in_child=close)  # else workers that outlive a killed process would hold its lock
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -79,6 +80,19 @@ class RunFolder:
     def of(cls, path: str | Path, pipeline: str, config: object, inputs: Mapping[str, str]) -> "RunFolder":
         """The run that a config and its inputs describe; touches nothing."""
         return cls(Path(path), pipeline, config, inputs)
+
+    @classmethod
+    def open(cls, pipeline: str, config: Any, inputs: Callable[[Any], Mapping[str, str]]) -> "RunFolder":
+        """The run that a config and its inputs describe, the same one on every process of the launch.
+
+        Raises:
+            ConfigError: its inputs cannot be read, or the processes were given different runs.
+        """
+        share = _processes.from_main if pipeline in ALONE else _processes.together
+        found = cls.of(config.output, pipeline, config, share(lambda: inputs(config)))
+        agree(found.identity | {"config": to_dict(config, whole=True)})
+        vars(found)["before"] = _processes.from_main(lambda: found.before)
+        return found
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -132,28 +146,38 @@ class RunFolder:
         return [name for name, size in listed.items() if _size(self.path / name) != size]
 
     def is_done(self) -> bool:
-        """Whether there is nothing left to do; writes nothing.
+        """Whether there is nothing left to do, as the first process finds; all come here. Writes nothing.
 
         What it left and is not there any more is made again, as after an interruption.
 
         Raises:
             ConfigError: the folder holds another run, or something else.
         """
-        if is_main() and self.before is None:
+        return _processes.from_main(self._is_done)
+
+    def _is_done(self) -> bool:
+        if self.before is None:
             self._refuse_strangers()
-        elif is_main() and not self.is_same:
+        elif not self.is_same:
             raise ConfigError(self._why_other())
         elif self.is_finished:
-            say(
-                f"{self.path}: finished before; nothing to do (delete the folder or choose another output to repeat it)"
-            )
+            say(self._finished)
         elif gone := self._gone():
             more = f" and {len(gone) - 1} more files are" if gone[1:] else " is"
             say(f"{self.path}: finished before, but {gone[0]}{more} gone or changed in size, so that it is made again")
         return self.is_finished
 
+    @property
+    def _finished(self) -> str:
+        return f"{self.path}: finished before; nothing to do (delete the folder or choose another output to repeat it)"
+
     def begin(self) -> None:
-        """Opens the folder, new or to be continued, once; called when all that can be checked has been."""
+        """Opens the folder, new or to be continued, once; called when all that can be checked has been.
+
+        Raises:
+            ConfigError: the folder cannot be made, or another process is writing into it or has begun a run there.
+            FinishedError: another process has finished this run since `is_done`.
+        """
         if not is_main() or self.locks:
             return
         try:
@@ -162,14 +186,25 @@ class RunFolder:
         except OSError as error:
             problem = f"output {self.path}: cannot be made: {error.strerror}; choose another folder"
             raise ConfigError([problem]) from error
+        self._refuse_finished()
         if self._read() != self.before:
             raise ConfigError([f"output {self.path}: another process began a run there; give the command again"])
         self.locks.append(lock)
+        for left in _asides(self.path):
+            left.unlink()
         if self.before is not None:
             say(f"{self.path}: continuing the interrupted run")
             (self.path / REPORT).unlink(missing_ok=True)  # of a finished run whose results are gone
         if self.before is None or any(self.before[key] != value for key, value in self.identity.items()):
             self._describe()
+
+    def _refuse_finished(self) -> None:
+        """Asks again, under the lock, whether there is anything left to do."""
+        found = RunFolder.of(self.path, self.pipeline, self.config, self.inputs)
+        if found.is_same and found.is_finished:
+            if _processes.count() > 1:  # the others are on their way to the first step
+                raise ConfigError([f"output {self.path}: another process has just finished this run"])
+            raise FinishedError(self._finished)
 
     def finish(self, report: Mapping[str, Any]) -> None:
         """Writes the report, which marks the run as finished."""
@@ -235,7 +270,10 @@ class RunFolder:
         """A folder with things in it that no run put there is not written into."""
         if self.path.exists() and not self.path.is_dir():
             raise ConfigError([f"output {self.path} is a file; choose a folder"])
-        if self.path.is_dir() and any(found.name not in ("config.yaml", LOCK) for found in self.path.iterdir()):
+        ours = ("config.yaml", LOCK)
+        if self.path.is_dir() and any(
+            found.name not in ours and not ASIDE.fullmatch(found.name) for found in self.path.iterdir()
+        ):
             raise ConfigError([f"output {self.path} holds files but no run; choose another output folder"])
 
     def _why_other(self) -> list[str]:
@@ -250,6 +288,52 @@ class RunFolder:
             f"{name}: its content changed since" for name in inputs if self.before["inputs"].get(name) != inputs[name]
         ]
         return [head, *(f"  {line}" for line in changed)]
+
+
+def agree(identity: Mapping[str, Any]) -> None:
+    """Returns if every process of the launch was given the same run, with the same versions of packages.
+
+    Args:
+        identity: of a run, as in `RunFolder.identity`.
+
+    Raises:
+        SharedError: what differs, and on which ranks; every rank raises it.
+    """
+    if _processes.count() == 1:
+        return
+    problems = conflicts(_processes.gather({**identity, "packages": environment()["packages"]}))
+    if problems:
+        raise SharedError(problems)
+
+
+def conflicts(identities: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the ranks do not share, a sentence each. Where inputs of equal content lie may differ."""
+    first, found = identities[0], []
+    for name in first["inputs"]:
+        ranks = [rank for rank, other in enumerate(identities) if other["inputs"].get(name) != first["inputs"][name]]
+        if ranks:
+            found.append(f"every process must read the same, but {name} has other content on "
+                         f"{_processes.name_ranks(ranks)} than on rank 0")  # fmt: skip
+    places = _places(first["inputs"]) if not found else set()
+    told = [leaves({"pipeline": each["pipeline"], **without(each["config"], places),
+                    "versions": each["packages"]}) for each in identities]  # fmt: skip
+    for key in dict.fromkeys(key for each in told for key in each):
+        ranks_of: dict[str, list[int]] = {}
+        for rank, each in enumerate(told):
+            ranks_of.setdefault(each.get(key, "absent"), []).append(rank)
+        if len(ranks_of) > 1:
+            values = " and ".join(f"{value} on {_processes.name_ranks(ranks)}" for value, ranks in ranks_of.items())
+            found.append(f"every process must be given the same run, but {key} is {values}")
+    return found
+
+
+def _asides(folder: Path) -> Iterator[Path]:
+    """Files that killed processes left half-written in a run's folder, but not in that of another run below it."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink() and not (path / LOCK).exists():
+            yield from _asides(path)
+        elif ASIDE.fullmatch(path.name):
+            yield path
 
 
 def _places(inputs: Iterable[str]) -> set[str]:

@@ -126,6 +126,6 @@ def run(config: Config, path: Path) -> None:
     from pipelines._certification import Certification
     from pipelines._run import RunFolder
 
-    run = RunFolder.of(config.output, "certify", config, inputs(config))
+    run = RunFolder.open("certify", config, inputs)
     if not run.is_done():
         run.finish({"figures": Certification(config, run).certify()})

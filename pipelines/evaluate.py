@@ -236,8 +236,6 @@ def run(config: Config, path: Path) -> None:
     from pipelines._evaluation import Evaluation
     from pipelines._run import RunFolder, is_main
 
-    if not is_main():
-        return
-    run = RunFolder.of(config.output, "evaluate", config, inputs(config))
-    if not run.is_done():
+    run = RunFolder.open("evaluate", config, inputs)
+    if not run.is_done() and is_main():
         run.finish(Evaluation(config, run).measure())

@@ -64,7 +64,7 @@ def run(config: Config, path: Path) -> None:
     from pipelines._extraction import Extraction
     from pipelines._run import RunFolder
 
-    run = RunFolder.of(config.output, "features", config, inputs(config))
+    run = RunFolder.open("features", config, inputs)
     if run.is_done():
         return
     _processes.meet()

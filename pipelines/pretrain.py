@@ -144,7 +144,7 @@ def run(config: Config, path: Path) -> None:
     from pipelines._training import Training, seed_everything
     from pipelines._watch import Watch
 
-    run = RunFolder.of(config.output, "pretrain", config, inputs(config))
+    run = RunFolder.open("pretrain", config, inputs)
     if run.is_done():
         return
     accelerator = open_accelerator(config.train, run.path)

@@ -44,10 +44,8 @@ def run(config: Config, path: Path) -> None:
     from crossmodal.checkpoint import write
     from pipelines._run import RunFolder, environment, is_main, say
 
-    if not is_main():
-        return
-    run = RunFolder.of(config.output, "report", config, inputs(config))
-    if run.is_done():
+    run = RunFolder.open("report", config, inputs)
+    if run.is_done() or not is_main():
         return
     template = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined

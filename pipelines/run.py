@@ -9,7 +9,8 @@ from typing import Any
 
 from modalities._catalogue import suggest
 from pipelines import _processes
-from pipelines._config import ConfigError, FieldError, free, load, within
+from pipelines._config import ConfigError, FieldError, free, load, to_dict, within
+from pipelines._errors import FinishedError
 
 
 @dataclass(frozen=True)
@@ -61,16 +62,21 @@ class Stage:
 
 def run(config: Config, path: Path) -> None:
     """Checks every stage's config, then runs the stages in order."""
-    stages = _stages(config, path)
-    from pipelines._run import RunFolder  # torch, which no mistake in a config should wait for
+    stages = _processes.together(lambda: _stages(config, path))
+    from pipelines._run import RunFolder, agree  # torch, which no mistake in a config should wait for
 
+    told = {stage.name: {"pipeline": stage.pipeline, **to_dict(stage.config)} for stage in stages}
+    agree({"pipeline": "run", "config": {"stages": [*told], "stage": told}, "inputs": {}})
     for stage in stages:
         _processes.wait()
         with within(f"stage {stage.name}"):
-            inputs = stage.module.inputs(stage.config)
+            run = RunFolder.open(stage.pipeline, stage.config, stage.module.inputs)
             if stage.pipeline != "compare":  # which keeps the trainings that are still part of it
-                RunFolder.of(stage.config.output, stage.pipeline, stage.config, inputs).make_room()
-            stage.module.run(stage.config, stage.path)
+                run.make_room()
+            try:
+                stage.module.run(stage.config, stage.path)
+            except FinishedError as finished:
+                print(finished, flush=True)
 
 
 def _stages(config: Config, path: Path) -> list[Stage]:

@@ -57,10 +57,8 @@ def run(config: Config, path: Path) -> None:
     from pipelines._config import ConfigError, at
     from pipelines._run import RunFolder, is_main, say
 
-    if not is_main():
-        return
-    run = RunFolder.of(config.output, "shards", config, inputs(config))
-    if run.is_done():
+    run = RunFolder.open("shards", config, inputs)
+    if run.is_done() or not is_main():
         return
     with at("source"):
         source = SOURCES.get(config.source.name)(**config.source.options)

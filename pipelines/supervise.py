@@ -52,7 +52,7 @@ def run(config: Config, path: Path) -> None:
     from pipelines._run import RunFolder, say
     from pipelines._training import Training, seed_everything
 
-    run = RunFolder.of(config.output, "supervise", config, inputs(config))
+    run = RunFolder.open("supervise", config, inputs)
     if run.is_done():
         return
     accelerator = open_accelerator(config.train, run.path)

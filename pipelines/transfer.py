@@ -75,7 +75,7 @@ def run(config: Config, path: Path) -> None:
     from pipelines._run import RunFolder
     from pipelines._training import Training
 
-    run = RunFolder.of(config.output, "transfer", config, inputs(config))
+    run = RunFolder.open("transfer", config, inputs)
     if run.is_done():
         return
     accelerator = open_accelerator(config.train, run.path)

@@ -1,13 +1,20 @@
 """Run folders: which config and inputs are the same run, and what is said where none can be begun."""
 
+import copy
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipelines import compare, evaluate, transfer
-from pipelines._config import ConfigError, load
-from pipelines._run import RunFolder
+from pipelines._config import ConfigError, load, to_dict
+from pipelines._errors import FinishedError
+from pipelines._run import LOCK, Lock, RunFolder, conflicts
 
 TRANSFER = """
 data: d/train
@@ -101,3 +108,129 @@ def test_a_folder_that_cannot_be_made_is_named_as_output(file: Path) -> None:
     config = load(transfer.Config, file)
     with pytest.raises(ConfigError, match=r"^output .*x\.yaml/run: cannot be made: Not a directory; choose another"):
         RunFolder.of(file / "run", "transfer", config, INPUTS).begin()
+
+
+LEFT = [
+    [],
+    [LOCK],
+    [LOCK, ".config.yaml.4711"],
+    [LOCK, "config.yaml"],
+    [LOCK, "config.yaml", ".run.json.4711"],
+]
+
+
+@pytest.mark.parametrize("left", LEFT, ids=" ".join)
+def test_a_kill_while_a_run_is_first_described_leaves_a_folder_that_it_begins_in(file: Path, left: list[str]) -> None:
+    (file.parent / "run").mkdir()
+    for name in left:
+        (file.parent / "run" / name).write_text("cut")
+    again = folder(file)
+    assert not again.is_done()
+    again.begin()
+    assert {path.name for path in again.path.iterdir()} == {LOCK, "config.yaml", "run.json"}
+
+
+def test_temporary_files_of_killed_processes_are_removed_but_not_those_of_another_run_below(file: Path) -> None:
+    folder(file).begin()
+    run = file.parent / "run"
+    (run / "checkpoints" / "prepare").mkdir(parents=True)
+    (run / "other").mkdir()
+    gone = [run / ".report.json.77", run / "checkpoints" / "prepare" / "step_000000002.77.part"]
+    kept = [run / "other" / ".run.json.78", run / "other" / LOCK, run / "checkpoints" / "step_000000001.pt"]
+    for path in (*gone, *kept):
+        path.write_text("x")
+    folder(file).begin()
+    assert not any(path.exists() for path in gone)
+    assert all(path.exists() for path in kept)
+
+
+def test_a_lock_is_not_held_by_processes_that_outlive_its_owner(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    owner = os.fork()
+    if not owner:
+        lock = Lock(tmp_path)
+        worker = os.fork()
+        if worker:
+            os.write(writer, f"{worker}\n".encode())
+        signal.pause()
+        del lock
+        os._exit(0)
+    worker = int(os.read(reader, 20))
+    try:
+        with pytest.raises(ConfigError, match="another process is at it"):
+            Lock(tmp_path)
+        os.kill(owner, signal.SIGKILL)
+        os.waitpid(owner, 0)
+        os.kill(worker, 0)  # it lives
+        Lock(tmp_path)
+    finally:
+        os.kill(worker, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_of_two_starts_the_second_finds_what_the_first_has_finished(file: Path, interrupted: bool) -> None:
+    if interrupted:
+        folder(file).begin()
+    first, second = folder(file), folder(file)
+    assert not first.is_done() and not second.is_done()
+    first.begin()
+    first.finish({"figures": {}})
+    report = (first.path / "report.json").read_text()
+    first.locks.clear()
+    with pytest.raises(FinishedError, match="finished before; nothing to do"):
+        second.begin()
+    assert (first.path / "report.json").read_text() == report
+
+
+def told(file: Path, *overrides: str, **changed: str) -> dict[str, Any]:
+    """What a rank says of its run."""
+    run = folder(file, *overrides, **changed)
+    return {**run.identity, "config": to_dict(run.config, whole=True), "packages": {"torch": "2"}}
+
+
+def test_ranks_that_agree_have_no_conflict_wherever_equal_inputs_lie(file: Path) -> None:
+    assert conflicts([told(file), told(file, *ELSEWHERE), told(file)]) == []
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("train.lr=0.5", "train.lr is 0.001 on ranks 0, 2 and 0.5 on rank 1"),
+        ("train.epochs=3", "train.epochs is 30 on ranks 0, 2 and 3 on rank 1"),
+        ("seed=1", "seed is 0 on ranks 0, 2 and 1 on rank 1"),
+        ("objectives.kd.weight=2", "objectives.kd.weight is 1.0 on ranks 0, 2 and 2.0 on rank 1"),
+        ("objectives.kd.temperature=9", "objectives.kd.temperature is 4.0 on ranks 0, 2 and 9.0 on rank 1"),
+        ("train.workers=7", "train.workers is 2 on ranks 0, 2 and 7 on rank 1"),
+        ("output=o", 'output is "runs/transfer" on ranks 0, 2 and "o" on rank 1'),
+    ],
+)
+def test_a_rank_with_another_config_is_named(file: Path, override: str, words: str) -> None:
+    found = conflicts([told(file), told(file, override), told(file)])
+    assert found == [f"every process must be given the same run, but {words}"]
+
+
+@pytest.mark.parametrize("name", INPUTS)
+def test_a_rank_with_other_content_of_an_input_is_named(file: Path, name: str) -> None:
+    found = conflicts([told(file), told(file), told(file, **{name: "9"})])
+    assert found == [f"every process must read the same, but {name} has other content on rank 2 than on rank 0"]
+
+
+def test_a_rank_with_other_versions_or_another_pipeline_is_named(file: Path) -> None:
+    ours = told(file)
+    other = copy.deepcopy(ours) | {"pipeline": "supervise", "packages": {"torch": "3"}}
+    assert [line.partition(" but ")[2] for line in conflicts([ours, other])] == [
+        'pipeline is "transfer" on rank 0 and "supervise" on rank 1',
+        'versions.torch is "2" on rank 0 and "3" on rank 1',
+    ]
+
+
+@pytest.mark.slow
+def test_runs_killed_at_file_operations_end_with_the_same_bits_by_the_same_command() -> None:
+    """The whole of it, over all pipelines, is benchmarks/crashes.py."""
+    script = Path(__file__).parents[1] / "benchmarks" / "crashes.py"
+    words = ["--points", "3", "--random", "1", "--pipelines", "shards,supervise"]
+    done = subprocess.run(
+        [sys.executable, str(script), *words], capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "8 kills, 0 went wrong" in done.stdout

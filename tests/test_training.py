@@ -191,6 +191,60 @@ def test_two_processes_finish_with_the_losses_of_one(config: Path, tmp_path: Pat
         torch.testing.assert_close(weights(tmp_path / "two")[name], tensor, atol=2e-3, rtol=1e-2)
 
 
+def test_ranks_that_were_given_different_runs_stop_before_anything_starts(
+    config: Path, teacher: Path, synthetic: Path, tmp_path: Path
+) -> None:
+    """A launch for each pair of commands costs seconds, so that one script gives many in turn, and prints the codes."""
+    data = Path(shutil.copytree(synthetic / "train", tmp_path / "data"))
+    manifest = json.loads((data / "manifest.json").read_text())
+    manifest["shards"][0]["sha256"] = "0" * 64
+    (data / "manifest.json").write_text(json.dumps(manifest))
+    other = Path(shutil.copytree(teacher, tmp_path / "other"))
+    save_file({name: tensor * 2 for name, tensor in weights(teacher).items()}, other / "model" / "model.safetensors")
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("data: [")
+    pretrain = write(tmp_path / "pretrain.yaml", {
+        "data": str(synthetic / "train"), "views": {"rgb": {"modality": "rgb", "size": 32}},
+        "encoders": {"rgb": {"view": "rgb", "encoder": ENCODER}}, "objectives": {"infonce": {}},
+        "output": str(tmp_path / "pretrained"),
+    })  # fmt: skip
+    stage = {"pipeline": "transfer", "config": str(config)}
+    whole = [
+        write(tmp_path / f"{names}.yaml", {"stages": {name: {**stage} for name in names}, "output": f"{tmp_path}/out"})
+        for names in ("a", "ab")
+    ]
+    same = ["transfer", str(config)]
+    cases = {
+        "train.lr is 0.001 on rank 0 and 0.5 on rank 1": (same, [*same, "train.lr=0.5"]),
+        "train.epochs is ": (same, [*same, "train.epochs=1"]),
+        "seed is 0 on rank 0 and 3 on rank 1": (same, [*same, "seed=3"]),
+        "data has other content on rank 1 than on rank 0": (same, [*same, f"data={data}"]),
+        "teachers.rgb has other content on rank 1 than on rank 0": (same, [*same, f"teachers.rgb.weights={other}"]),
+        "rank 1: ": (same, ["transfer", str(broken)]),
+        f"rank 1: data: {tmp_path}/absent": (same, [*same, f"data={tmp_path}/absent"]),
+        "gradients.unit is null on rank 0 and 2 on rank 1": (
+            ["pretrain", str(pretrain)], ["pretrain", str(pretrain), "gradients.unit=2"]
+        ),
+        'stages is ["a"] on rank 0 and ["a", "b"] on rank 1': tuple(["run", str(path)] for path in whole),
+    }  # fmt: skip
+    script = tmp_path / "command.py"
+    script.write_text(
+        "import os\nfrom pipelines import _processes\nfrom pipelines.__main__ import main\n"
+        "part, _processes.part = _processes.part, lambda: None  # a group opens once in a process\n"
+        f"for number, each in enumerate({list(cases.values())!r}):\n"
+        "    code = main(each[int(os.environ['RANK'])])\n"
+        "    print(f'case {number} rank {os.environ[\"RANK\"]} code {code}', flush=True)\n"
+        "part()\n"
+    )
+    launched = launch(str(script))
+    assert launched.returncode == 0, launched.stderr
+    for number, words in enumerate(cases):
+        assert words in launched.stderr
+        assert all(f"case {number} rank {rank} code 2" in launched.stdout for rank in (0, 1)), launched.stdout
+    assert launched.stderr.count("seed is 0 on rank 0") == 1 and "Traceback" not in launched.stderr
+    assert not any((tmp_path / name).exists() for name in ("run", "pretrained", "out"))
+
+
 def test_stages_follow_on_two_processes_that_part_at_the_end(config: Path, synthetic: Path, tmp_path: Path) -> None:
     """Threads that serve the other process abort this one now and then, if they are left when Python ends."""
     teacher = {"data": str(synthetic / "train"), "views": {"rgb": {"modality": "rgb", "size": 32}},
