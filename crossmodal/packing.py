@@ -98,7 +98,9 @@ def _naming(what: str) -> Iterator[None]:
 
 
 def open_tar(path: Path) -> webdataset.TarWriter:
-    """A tar in WebDataset's layout that has the same bytes for the same members."""
+    """A tar in WebDataset's layout that has the same bytes for the same members; a link there is replaced."""
+    if path.is_symlink():
+        path.unlink()  # to open it would overwrite what it names
     return webdataset.TarWriter(str(path), encoder=False, mtime=0, user="", group="")
 
 
