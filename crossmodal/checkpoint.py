@@ -42,7 +42,15 @@ def save(folder: Path, step: int, state: dict[str, Any], *, keep: int = 2) -> Pa
 
 
 def write(path: Path, content: str | bytes) -> None:
-    """Writes aside, then renames, so that a reader finds the old content or the new one, whole."""
+    """Writes aside, then renames, so that a reader finds the old content or the new one, whole.
+
+    A link is replaced; what it names stays as it is.
+
+    Raises:
+        OSError: the file cannot be written; or `path` is a folder.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} must be a file to write, but is a folder; move the folder away")
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         aside.write_bytes(content.encode() if isinstance(content, str) else content)

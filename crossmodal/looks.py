@@ -1,12 +1,18 @@
 """Views, and the random looks that they get of samples."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import combinations
 
 import torch
+from torch import Tensor
 
 from modalities._base import Modality, Window
 from modalities._random import generator
+from modalities._raster import orientation_of
+
+PROPORTIONS = 0.01  # by which the width over height of pictures that show the same may differ, as a fraction
 
 
 @dataclass(frozen=True)
@@ -87,3 +93,56 @@ class Draws:
     def turn(self) -> int:
         """The first epoch with these windows."""
         return self.look.turn(self.epoch) if self.look else self.epoch
+
+
+@dataclass(frozen=True)
+class Picture:
+    """How a picture lies: its size as it is seen, and the EXIF orientation of its file."""
+
+    width: int
+    height: int
+    orientation: int | None = None  # 1 to 8; None: the file does not say
+
+    @classmethod
+    def of(cls, modality: Modality, signal: Tensor, payload: bytes = b"") -> "Picture | None":
+        """That of a decoded signal; None where it is no picture."""
+        if modality.plane != "picture":
+            return None
+        return cls(signal.shape[-1], signal.shape[-2], orientation_of(payload) if payload else None)
+
+    def fits(self, width: int, height: int) -> bool:
+        """Whether a picture of this size has the same proportions."""
+        ratio = self.width * height / (self.height * width)
+        return max(ratio, 1 / ratio) <= 1 + PROPORTIONS
+
+
+def tell_uneven(pictures: Mapping[str, Picture]) -> str:
+    """The first two pictures whose proportions differ, in a clause; empty where all are alike."""
+    for (name, one), (other, two) in combinations(pictures.items(), 2):
+        if not one.fits(two.width, two.height):
+            return (
+                f"{name} of {one.width} x {one.height} pixels and {other} of {two.width} x {two.height} differ in "
+                "width : height by more than 1 %, so that the same place in both does not show the same"
+            )
+    return ""
+
+
+def tell_turned(pictures: Mapping[str, Picture]) -> str:
+    """The first picture that its EXIF tag turns while another lies as stored, in a sentence; empty where there is none.
+
+    A quarter turn shows in the sizes, unless they are square. A half turn or a mirror does not.
+    """
+    for name, one in pictures.items():
+        for other, two in pictures.items():
+            if (one.orientation or 1) == 1 or two.orientation is not None:
+                continue
+            is_quarter = (one.orientation or 1) >= 5 and not one.fits(one.height, one.width)
+            if is_quarter and two.fits(one.width, one.height):
+                continue
+            return (
+                f"the EXIF orientation {one.orientation} turns {name} to {one.width} x {one.height}, but {other} "
+                f"({two.width} x {two.height}) has no tag, so that the same place in both may show something else; "
+                f"if {other} shows the scene as the turned {name} does, turn the pixels of {name} (mogrify "
+                f"-auto-orient); if it lies as {name} is stored, remove the tag (exiftool -Orientation=)"
+            )
+    return ""

@@ -13,6 +13,7 @@ import webdataset
 from torch import Tensor
 
 from crossmodal.checkpoint import write
+from crossmodal.looks import Picture, tell_turned, tell_uneven
 from crossmodal.shards import MANIFEST, Field, Manifest, Shard, ShardError, sha256_of
 from crossmodal.sources._base import Pair
 from modalities._base import DecodeError, Modality
@@ -37,11 +38,12 @@ def write_shards(
     Every member is decoded once on the way, for its statistics and so that nothing unreadable is packed; of what is
     unreadable, the first `DAMAGED` are named, though pairs have to be looked at to the end to find them. With `partial`
     a pair may lack fields, but not all; the manifest does not know a field that no pair has. An option about stored
-    bytes that changes none of the signals, such as a value of "no reading" that never comes, is said to `warn`.
+    bytes that changes none of the signals, such as a value of "no reading" that never comes, is said to `warn`, and so
+    are pairs whose pictures have other proportions, with the first of them.
 
     Raises:
-        ShardError: a pair lacks a field, has an illegal or repeated key, a member does not decode, a fact is no JSON,
-            or the disk refuses.
+        ShardError: a pair lacks a field, has an illegal or repeated key, a member does not decode, its EXIF tag turns a
+            picture away from another, a fact is no JSON, or the disk refuses.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MANIFEST).unlink(missing_ok=True)
@@ -62,10 +64,14 @@ def write_shards(
     for name, option in writer.idle:
         value = getattr(fields[name], option)
         warn(f"{name}.{option}={value:g} changes nothing of these pairs; is this how their files are stored?")
+    pairs_written = sum(shard.pairs for shard in writer.shards)
+    for first in writer.uneven:
+        warn(f"{first}; so do {writer.uneven.total()} of {pairs_written} pairs; crop one of the pictures, or set "
+             "aligned: false for one of the views in a run")  # fmt: skip
     extensions = {name.split(".")[0]: name.split(".")[1] for name in writer.extensions}
     found = {name: modality for name, modality in fields.items() if name in extensions}
     manifest = Manifest(
-        pairs=sum(shard.pairs for shard in writer.shards),
+        pairs=pairs_written,
         classes=list(classes),
         fields={
             name: Field(_name_of(modality), extensions[name], {key: getattr(modality, key) for key in modality.stored})
@@ -92,7 +98,9 @@ def _naming(what: str) -> Iterator[None]:
 
 
 def open_tar(path: Path) -> webdataset.TarWriter:
-    """A tar in WebDataset's layout that has the same bytes for the same members."""
+    """A tar in WebDataset's layout that has the same bytes for the same members; a link there is replaced."""
+    if path.is_symlink():
+        path.unlink()  # to open it would overwrite what it names
     return webdataset.TarWriter(str(path), encoder=False, mtime=0, user="", group="")
 
 
@@ -108,6 +116,7 @@ class _Writer:
         self.lacking: Counter[str] = Counter()
         self.extensions: set[str] = set()
         self.damaged: list[str] = []  # members that do not decode
+        self.uneven: Counter[str] = Counter()  # pairs whose pictures have other proportions
         self.idle = dict(_without_options(fields))  # those that have changed no signal yet
         self._keys: set[str] = set()
         self._last = ""  # key of the pair written last
@@ -160,6 +169,7 @@ class _Writer:
 
     def _inspect(self, pair: Pair) -> None:
         present = {name.split(".")[0]: name for name in pair.members}
+        pictures: dict[str, Picture] = {}
         for name, modality in self.fields.items():
             if name not in present and self.partial and present.keys() & self.fields.keys():
                 self.lacking[name] += 1
@@ -174,12 +184,20 @@ class _Writer:
             try:
                 signal = modality.decode(payload := pair.members[present[name]])
                 self.statistics[name].add(signal)
+                if picture := Picture.of(modality, signal, payload):
+                    pictures[name] = picture
                 for key, other in [*self.idle.items()]:
                     if key[0] == name and _differs(other, payload, signal):
                         del self.idle[key]
             except DecodeError as error:
                 place = f" ({pair.paths[present[name]]})" if present[name] in pair.paths else ""
                 self.damaged.append(f"pair {pair.key!r}, field {present[name]}{place}: {error}")
+        if told := tell_turned(pictures):
+            places = ", ".join(pair.paths[present[name]] for name in pictures if present[name] in pair.paths)
+            self.damaged.append(f"pair {pair.key!r}{f' ({places})' if places else ''}: {told}")
+        if told := tell_uneven(pictures):
+            # the first is named, the others are counted
+            self.uneven[next(iter(self.uneven), f"pair {pair.key!r}: {told}")] += 1
         self.extensions |= set(pair.members)
         if len({name.split(".")[0] for name in self.extensions}) != len(self.extensions):
             raise ShardError(

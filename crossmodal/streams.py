@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
 from crossmodal.features import FeatureShards, put_together
-from crossmodal.looks import Draws, Look, View
+from crossmodal.looks import Draws, Look, Picture, View, tell_uneven
 from crossmodal.objectives._base import Batch
 from crossmodal.plan import Plan
 from crossmodal.shards import ShardError, Shards
@@ -31,6 +31,10 @@ from modalities._random import generator
 AUGMENTED = 1 << 20  # numbers augmented at once on a CPU: it takes several times their memory
 WIDER = 16  # times as many elsewhere, where small operators leave the device idle
 STAND_INS = 100  # tries to replace an unreadable pair; where nine in ten are unreadable, this fails for 3 in 100,000
+
+
+class UnevenError(ShardError):
+    """Aligned views of one pair whose pictures have other proportions."""
 
 
 @dataclass(frozen=True)
@@ -155,6 +159,7 @@ def read_pair(
 
     Raises:
         ShardError: the pair, or what is kept of it, cannot be read; names shard, key and field.
+        UnevenError: with a `look`, two aligned views have pictures of other proportions.
     """
     members = {name: shards.member(view.modality.field) for name, view in views.items()}
     absent = {member for member in members.values() if masks and shards.lacks(index, member)}
@@ -178,6 +183,11 @@ def read_pair(
             raise ShardError(f"{shards.locate(index)[0]}: pair {key!r}, {members[name]}: {error}") from error
         if look:
             draws[name] = torch.stack([view.modality.draw(row.generator(name, view)) for row in rows])
+    if look and (uneven := _tell_uneven(views, signals)):
+        raise UnevenError(
+            f"{shards.locate(index)[0]}: pair {key!r}: aligned views need pictures of the same proportions: {uneven}; "
+            "crop one of them before packing, or set aligned: false for one of the views"
+        )
     facts = shards.parse(index, payloads["json"])
     group = _number_of(str(facts.get("group") or ""))
     ones = torch.ones(epochs, dtype=torch.int64)
@@ -187,6 +197,12 @@ def read_pair(
         features |= {(teacher, member): torch.cat([each[member] for each in told]) for member in told[0]}
     present = {name: ones.bool() & (member not in absent) for name, member in members.items()} if masks else {}
     return Part(adapted, draws, index * ones, facts["label"] * ones, group * ones, features=features, present=present)
+
+
+def _tell_uneven(views: Mapping[str, View], signals: Mapping[Modality, Tensor]) -> str:
+    aligned = {name: view.modality for name, view in views.items() if view.aligned and view.modality in signals}
+    pictures = {name: Picture.of(modality, signals[modality]) for name, modality in aligned.items()}
+    return tell_uneven({name: picture for name, picture in pictures.items() if picture})
 
 
 def _number_of(group: str) -> int:

@@ -8,15 +8,19 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from crossmodal.looks import View
+from crossmodal.looks import Picture, View, tell_turned, tell_uneven
 from crossmodal.shards import MANIFEST, Manifest, Row, Shard, Shards, parse_facts, scan, sha256_of
 from modalities import MODALITIES
+from modalities._base import Modality
 
 Readers = Mapping[str, Callable[[bytes], object]]  # "rgb.jpg" -> what raises ValueError where the bytes are none
 
 
-def check(folder: Path) -> list[str]:
-    """Everything that is wrong with a folder of shards, each in one sentence; reads and decodes every byte."""
+def check(folder: Path, *, warn: Callable[[str], None] = lambda said: None) -> list[str]:
+    """Everything that is wrong with a folder of shards, each in one sentence; reads and decodes every byte.
+
+    Pictures of other proportions are not wrong unless a run takes them for aligned: `warn` hears of the first pair.
+    """
     shards = Shards.open(folder)
     fields = shards.manifest.fields
     problems = [
@@ -24,8 +28,12 @@ def check(folder: Path) -> list[str]:
         for name, spec in fields.items()
         if spec.modality not in MODALITIES.names()
     ]
-    manifest, absent = shards.manifest, Counter[str]()
-    problems += check_tars(folder, manifest.shards, _readers(manifest), may_lack=manifest.lacking, absent=absent)
+    manifest, absent, uneven = shards.manifest, Counter[str](), Counter[str]()
+    problems += check_tars(
+        folder, manifest.shards, _readers(manifest), may_lack=manifest.lacking, absent=absent, uneven=uneven
+    )
+    for first, count in uneven.items():
+        warn(f"{first}; so do {count} of {manifest.pairs} pairs; set aligned: false for one of the views in a run")
     return problems + [
         f"{folder}: {count} pairs must be without {name!r} by the manifest, got {absent[name]}"
         for name, count in manifest.lacking.items()
@@ -48,12 +56,14 @@ def check_tars(
     *,
     may_lack: Container[str] = (),
     absent: Counter[str] | None = None,
+    uneven: Counter[str] | None = None,
 ) -> list[str]:
     """Everything that is wrong with the tars of a folder, by its manifest and by `readers` of their members.
 
-    Fields that pairs `may_lack` are counted in `absent` where they do.
+    Fields that pairs `may_lack` are counted in `absent` where they do, and pairs whose pictures have other proportions
+    in `uneven`, all under the first of them.
     """
-    seen = _Seen(may_lack, Counter() if absent is None else absent)
+    seen = _Seen(may_lack, Counter() if absent is None else absent, Counter() if uneven is None else uneven)
     problems = [problem for shard in shards for problem in _check_shard(folder / shard.file, shard, readers, seen)]
     listed = {shard.file for shard in shards}
     return problems + [
@@ -63,11 +73,15 @@ def check_tars(
 
 def _readers(manifest: Manifest) -> Readers:
     decoders = {
-        f"{name}.{spec.extension}": MODALITIES.get(spec.modality)(**spec.stored).decode
+        f"{name}.{spec.extension}": partial(_look_at, modality=MODALITIES.get(spec.modality)(**spec.stored))
         for name, spec in manifest.fields.items()
         if spec.modality in MODALITIES.names()
     }
     return {**decoders, "json": partial(_check_facts, classes=len(manifest.classes))}
+
+
+def _look_at(payload: bytes, modality: Modality) -> Picture | None:
+    return Picture.of(modality, modality.decode(payload), payload)
 
 
 def _check_facts(payload: bytes, classes: int) -> None:
@@ -85,6 +99,7 @@ class _Seen:
 
     may_lack: Container[str]
     absent: Counter[str]  # pairs without a field that they may lack
+    uneven: Counter[str]  # pairs whose pictures have other proportions, by what is said of the first
     first: dict[str, Path] = field(default_factory=dict)  # where each key was first seen
 
 
@@ -110,6 +125,7 @@ def _check_shard(path: Path, shard: Shard, readers: Readers, seen: _Seen) -> Ite
 
 
 def _check_row(file: BinaryIO, row: Row, readers: Readers, seen: _Seen) -> Iterator[str]:
+    pictures: dict[str, Picture] = {}
     for member, read in readers.items():
         name = member.partition(".")[0]
         if member not in row.members:
@@ -124,6 +140,13 @@ def _check_row(file: BinaryIO, row: Row, readers: Readers, seen: _Seen) -> Itera
         if not size or len(payload) < size:
             continue  # the scan has named it
         try:
-            read(payload)
+            found = read(payload)
         except ValueError as error:
             yield f"has an unreadable {member!r}: {error}"
+            continue
+        if isinstance(found, Picture):
+            pictures[name] = found
+    if told := tell_turned(pictures):
+        yield f"has pictures that disagree: {told}"
+    if told := tell_uneven(pictures):
+        seen.uneven[next(iter(seen.uneven), f"{file.name}: pair {row.key!r}: {told}")] += 1

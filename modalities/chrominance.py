@@ -55,7 +55,7 @@ class Chrominance(Modality):
         """The colour picture in [0, 1].
 
         Raises:
-            DecodeError: it is not a readable JPEG or PNG, or has 16 bits a channel, as depth maps have.
+            DecodeError: it is not a readable JPEG or PNG, is too large, or has 16 bits a channel, as depth maps have.
         """
         return decode_colour(payload)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from modalities._base import DecodeError, Modality, Window
 from modalities._options import check_within
 from modalities._random import uniform_bits
-from modalities._raster import JPEG, NPY, PNG, colour_map, describe, look, read_pixels, spans, write_pixels
+from modalities._raster import JPEG, MAX_PIXELS, NPY, PNG, colour_map, describe, look, read_pixels, spans, write_pixels
 from modalities._render import render_distance
 from modalities._scene import Scene
 
@@ -68,15 +68,15 @@ class Depth(Modality):
         """Metres, 0 where there is no reading.
 
         Raises:
-            DecodeError: it is neither a 16-bit single-channel PNG nor a .npy of [height, width], is damaged, or its
-                median is no plausible distance under `scale_m`.
+            DecodeError: it is neither a 16-bit single-channel PNG nor a .npy of one number a pixel, is damaged, has too
+                many pixels, or its median is no plausible distance under `scale_m`.
         """
         stored = _read_npy(payload) if payload.startswith(NPY) else _read_png(payload)
         with np.errstate(over="ignore", invalid="ignore"):  # infinity and every kind of NaN are no reading either
             # 99.9 is not the number nearest to it that 32 bits can hold, so floats are compared as they are stored
             invalid = stored.dtype.type(self.invalid) if stored.dtype.kind == "f" else self.invalid
             marked = torch.from_numpy(stored == invalid)
-            metres = (torch.from_numpy(stored.astype(np.float64)) * self.scale_m).float()
+            metres = torch.from_numpy(stored.astype(np.float64)).mul_(self.scale_m).float()
         metres = torch.where(torch.isfinite(metres) & ~marked & (metres > 0), metres, 0.0)
         self._check_plausible(metres)
         return metres
@@ -167,7 +167,7 @@ class Depth(Modality):
         )
 
     def _check_plausible(self, metres: Float[Tensor, "1 height width"]) -> None:
-        valid = metres[metres > 0]
+        valid = torch.from_numpy(metres.numpy()[metres.numpy() > 0])  # torch would take 24 bytes a pixel to index
         if not len(valid):
             return
         median = valid[:: 1 + len(valid) // 4096].median().item()  # a few thousand tell the order of magnitude
@@ -232,10 +232,20 @@ def _read_png(payload: bytes) -> Shaped[np.ndarray, "1 height width"]:
 
 
 def _read_npy(payload: bytes) -> Shaped[np.ndarray, "1 height width"]:
+    file = io.BytesIO(payload)
     try:
-        array = np.load(io.BytesIO(payload), allow_pickle=False)
+        version = np.lib.format.read_magic(file)
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, *_ = read_header(file)
+        MAX_PIXELS.check(math.prod(shape), f".npy array {list(shape)}")
+        file.seek(0)
+        array = np.load(file, allow_pickle=False)
+    except DecodeError:
+        raise
     except Exception as error:  # a damaged header is read as Python and fails as Python does: TokenError, TypeError
         raise DecodeError(f".npy array of {len(payload)} bytes is damaged or cut short: {error}") from error
+    if array.ndim == 3 and array.shape[0] != 1 == array.shape[2]:  # [height, width, 1]
+        array = array.transpose(2, 0, 1)
     plane = array.ndim == 2 or (array.ndim == 3 and len(array) == 1)
     if array.dtype.kind not in "iuf" or not plane or not array.size:
         raise DecodeError(

@@ -72,10 +72,10 @@ class Rgb(Modality):
         return (3, self.size, self.size)
 
     def decode(self, payload: bytes) -> Float[Tensor, "3 height width"]:
-        """The picture in [0, 1]; a grey one has three equal channels, alpha is dropped, EXIF rotation is not obeyed.
+        """The picture in [0, 1], turned by its EXIF orientation; grey becomes three equal channels, alpha is dropped.
 
         Raises:
-            DecodeError: it is not a readable JPEG or PNG, or has 16 bits a channel, as depth maps have.
+            DecodeError: it is not a readable JPEG or PNG, is too large, or has 16 bits a channel, as depth maps have.
         """
         return decode_colour(payload)
 

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from crossmodal.checkpoint import write
 from crossmodal.looks import Look, View
 from crossmodal.shards import Shards
 from crossmodal.streams import join, read_pair
@@ -25,8 +26,11 @@ BLANK = torch.ones(3, 1, 1)  # in place of what a pair lacks
 
 
 def contact_sheet(shards: Shards, views: Mapping[str, View], path: Path, *, count: int = 8) -> Path:
-    """Writes what each network would see of some pairs: whole, and as a training look with its augmentation."""
-    draw_pairs(shards, views, spread(len(shards), count)).savefig(path, dpi=110, bbox_inches="tight")
+    """Writes what each network would see of some pairs: whole, and as a training look with its augmentation.
+
+    A link at `path` is replaced; the file that it names stays as it is.
+    """
+    write(path, _png(draw_pairs(shards, views, spread(len(shards), count))))
     return path
 
 
@@ -46,10 +50,10 @@ def draw_pairs(shards: Shards, views: Mapping[str, View], indices: Sequence[int]
         for column, there in enumerate(whole.present[name]):
             for below, seen in enumerate((whole.adapted[name][column], augmented[column])):
                 show(axes[2 * row + below][column], view.modality.picture(seen) if there else BLANK)
-        axes[2 * row][0].set_ylabel(name, fontsize=9)
-        axes[2 * row + 1][0].set_ylabel(f"{name},\nin training", fontsize=9)
+        axes[2 * row][0].set_ylabel(legible(name), fontsize=9)
+        axes[2 * row + 1][0].set_ylabel(f"{legible(name)},\nin training", fontsize=9)
     for column, label in enumerate(whole.label.tolist()):
-        axes[0][column].set_title(shards.manifest.classes[label] if label >= 0 else "", fontsize=8)
+        axes[0][column].set_title(legible(shards.manifest.classes[label]) if label >= 0 else "", fontsize=8)
     return figure
 
 
@@ -187,8 +191,17 @@ def draw_map(points: Tensor, label: Tensor, classes: Sequence[str], names: Seque
     return figure
 
 
+def legible(name: str) -> str:
+    """A name as it can be drawn: bytes that are not UTF-8 and control characters show as a question mark."""
+    return "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in name)
+
+
 def embed_png(figure: Figure) -> str:
     """The figure as a data URI, for a page that needs no other file."""
+    return "data:image/png;base64," + base64.b64encode(_png(figure)).decode()
+
+
+def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return buffer.getvalue()

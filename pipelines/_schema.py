@@ -17,7 +17,7 @@ class ViewConfig:
     """A named use of a modality; further keys are the modality's options."""
 
     modality: str = choice("modalities")  # which sensor: see crossmodal list modalities
-    aligned: bool = True  # true: shares the sample's random window; false: draws its own
+    aligned: bool = True  # true: shares the sample's random window, of equal width : height; false: draws its own
     options: dict[str, Any] = options_of("modality")
 
 

@@ -1,7 +1,7 @@
 """Make paired shards from a source; check them, describe them, show what is in them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,7 +103,7 @@ def inspect(flag: str, path: Path) -> int:
     if not folders:
         raise ShardError(f"{path} holds no shards: there is no {MANIFEST} in it or one level below")
     if flag == "--check":
-        problems = [problem for folder in folders for problem in check(folder)]
+        problems = [problem for folder in folders for problem in check(folder, warn=print)]
         print("\n".join(problems) or f"{path}: nothing wrong")
         return 1 if problems else 0
     for folder in folders:
@@ -142,10 +142,11 @@ def _describe(folder: Path) -> str:
 def _sheet(folder: Path, views: Mapping[str, ViewConfig]) -> Path:
     from crossmodal.looks import View
     from crossmodal.shards import Shards
-    from crossmodal.streams import open_view
+    from crossmodal.streams import UnevenError, open_view
     from modalities import MODALITIES
     from pipelines._config import at
     from pipelines._pictures import contact_sheet
+    from pipelines._run import say
 
     shards, opened = Shards.open(folder), {}
     for name, view in views.items():
@@ -153,7 +154,14 @@ def _sheet(folder: Path, views: Mapping[str, ViewConfig]) -> Path:
             opened[name] = open_view(shards, view.modality, aligned=view.aligned, **view.options)
     fields = {} if views else shards.manifest.fields  # shown as they are, in or out of a view's range
     whole = {name: View(MODALITIES.get(spec.modality)(**spec.stored)) for name, spec in fields.items()}
-    return contact_sheet(shards, opened or whole, folder / "sheet.png")
+    try:
+        return contact_sheet(shards, opened or whole, folder / "sheet.png")
+    except UnevenError as error:
+        if opened:
+            raise
+        say(f"{error}; the sheet shows each with a window of its own")
+    apart = {name: replace(view, aligned=False) for name, view in whole.items()}
+    return contact_sheet(shards, apart, folder / "sheet.png")
 
 
 def _check_sheet(views: Mapping[str, ViewConfig], fields: Mapping[str, "Modality"]) -> None:

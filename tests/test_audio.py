@@ -3,6 +3,8 @@
 import io
 import itertools
 import math
+import re
+import struct
 
 import numpy as np
 import pytest
@@ -223,3 +225,89 @@ def test_the_most_mels_still_fill_every_band(rate_hz):
     noise = torch.rand(1, rate_hz, generator=generator(0)) - 0.5
 
     assert audio.adapt(noise, Window()).mean(2).min() > -60  # torchaudio's warning of empty bands is an error here
+
+
+def sized(wav: bytes, riff: int, data: int) -> bytes:
+    """The WAV with other lengths in its header."""
+    place = wav.index(b"data") + 4
+    return b"RIFF" + struct.pack("<I", riff) + wav[8:place] + struct.pack("<I", data) + wav[place + 4 :]
+
+
+@pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "FLOAT"])
+@pytest.mark.parametrize(("riff", "data"), [(2**32 - 1, 2**32 - 1), (0, 0), (0x7FFFF024, 0x7FFFF000),
+                                            (0x80000024, 0x80000000), (None, 0)])  # fmt: skip
+def test_a_wav_of_open_length_is_read_to_its_end(subtype, riff, data):
+    wav = file(sine(440)[0].numpy(), subtype=subtype)
+    riff = wav.index(b"data") if riff is None else riff  # nothing follows the header: Python's wave module
+
+    assert torch.equal(Audio().decode(sized(wav, riff, data)), Audio().decode(wav))
+
+
+def test_a_wav_with_fewer_samples_than_it_says_is_refused():
+    wav = file(sine(440)[0].numpy(), subtype="PCM_16")
+    size = len(wav) - wav.index(b"data") - 8
+
+    with pytest.raises(DecodeError, match="got 32000 of 32400 bytes of samples of a WAV"):
+        Audio().decode(sized(wav, len(wav) - 8, size + 400))
+
+
+def open_flac(samples: np.ndarray) -> bytes:
+    """A FLAC without its number of samples and checksum, as it is written to a pipe (RFC 9639, section 8.2)."""
+    flac = file(samples, kind="FLAC", subtype="PCM_16")
+    return flac[:21] + bytes([flac[21] & 0xF0]) + bytes(20) + flac[42:]
+
+
+def test_a_flac_of_unknown_length_is_read_to_its_end():
+    samples = sine(440, seconds=70)[0].numpy()  # more than one block of reading
+
+    assert torch.equal(Audio().decode(open_flac(samples)), Audio().decode(file(samples, kind="FLAC")))
+    with pytest.raises(DecodeError, match="sound must be FLAC, WAV or OGG, got 9000 bytes"):
+        Audio().decode(open_flac(samples)[:9000])
+
+
+@pytest.mark.parametrize("scale", [30, 2**15, 2**31])
+@pytest.mark.parametrize("subtype", ["FLOAT", "DOUBLE"])
+def test_floating_samples_on_the_scale_of_integers_are_refused(scale, subtype):
+    whole = (sine(440)[0].double() * scale).round()
+
+    with pytest.raises(DecodeError, match=rf"must lie in \[-1, 1\], got a peak of {re.escape(f'{whole.max():g}')}; if"):
+        Audio().decode(file(whole.numpy(), subtype=subtype))
+    with pytest.raises(DecodeError, match="got a peak of 2; "):
+        Audio().decode(file(np.array([0.0, 2.0, -1.0]), subtype=subtype))  # so soft that only wholeness tells
+
+
+@pytest.mark.parametrize(
+    ("subtype", "steps"), [("PCM_U8", 2**7), ("PCM_16", 2**15), ("PCM_24", 2**23), ("PCM_32", 2**31)]
+)
+def test_integers_of_all_widths_are_scaled_to_one(subtype, steps):
+    decoded = Audio().decode(file(np.array([0.5, -1.0, 0.25]), subtype=subtype))
+
+    torch.testing.assert_close(decoded, torch.tensor([[0.5, -1.0, 0.25]]), atol=1 / steps, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["WAV", "FLAC", "OGG"])
+def test_more_samples_than_allowed_are_refused_with_the_way_out(kind, monkeypatch: pytest.MonkeyPatch):
+    payload = file(np.zeros((1000, 2)), kind=kind)
+    monkeypatch.setenv("CROSSMODAL_MAX_SAMPLES", "1999")
+    with pytest.raises(
+        DecodeError, match=r"has 2000 samples, more than the 1999 allowed; .* CROSSMODAL_MAX_SAMPLES=2000"
+    ):
+        Audio().decode(payload)
+    monkeypatch.setenv("CROSSMODAL_MAX_SAMPLES", "2000")
+    assert Audio().decode(payload).shape == (2, 1000)
+    monkeypatch.setenv("CROSSMODAL_MAX_SAMPLES", "many")
+    with pytest.raises(DecodeError, match="CROSSMODAL_MAX_SAMPLES must be a whole number above 0, got 'many'"):
+        Audio().decode(payload)
+
+
+def test_a_flac_that_claims_hours_takes_no_memory_for_them():
+    flac = file(sine(440)[0].numpy(), kind="FLAC")
+    claimed = flac[:22] + struct.pack(">I", 2**32 - 1) + flac[26:]  # of 36 bits the lower 32
+    with pytest.raises(DecodeError, match="has 4294967295 samples, more than the 100000000 allowed"):
+        Audio().decode(claimed)
+
+
+def test_an_endless_flac_is_read_no_further_than_allowed(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CROSSMODAL_MAX_SAMPLES", "1000")
+    with pytest.raises(DecodeError, match="sound of unknown length has 16000 samples"):
+        Audio().decode(open_flac(sine(440)[0].numpy()))

@@ -2,14 +2,20 @@
 
 import io
 import math
+import struct
+import zlib
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from modalities._base import DecodeError, Window
 from modalities._colour import from_lab, to_lab, turn_hue
 from modalities._random import generator
+from modalities._raster import orientation_of
 from modalities._scene import draw_scene
 from modalities.chrominance import Chrominance
 from modalities.luminance import Luminance
@@ -43,6 +49,111 @@ def test_a_jpeg_that_lost_its_end_is_refused():
             with pytest.raises(DecodeError, match=r"JPEG of .* bytes is damaged or cut short"):
                 Rgb().decode(payload)
     assert torch.equal(Rgb().decode(whole + bytes(7)), Rgb().decode(whole))  # padding is none of ours
+
+
+def jpeg(pixels: torch.Tensor, **options: Any) -> bytes:
+    with io.BytesIO() as memory:
+        Image.fromarray((pixels * 255).byte().permute(1, 2, 0).numpy()).save(memory, "JPEG", **options)
+        return memory.getvalue()
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_bytes_behind_a_jpeg_do_not_matter(seed):
+    whole = Rgb().encode(picture(64, seed=seed))
+    film = b"MotionPhoto_Data" + torch.randint(256, (100_000,), generator=generator(seed)).byte().numpy().tobytes()
+
+    assert torch.equal(Rgb().decode(whole + film), Rgb().decode(whole))
+    assert torch.equal(Rgb().decode(whole + b"\xff\xda" + whole), Rgb().decode(whole))
+    with pytest.raises(DecodeError, match="cut short"):
+        Rgb().decode(whole[:-9] + bytes(100))
+
+
+@pytest.mark.parametrize("options", [{}, {"subsampling": "4:4:4"}, {"restart_marker_rows": 1}])
+@pytest.mark.parametrize("share", [0.4, 0.7, 0.95])
+def test_a_jpeg_whose_data_end_early_is_refused_though_it_has_its_end(options, share):
+    whole = jpeg(picture(50), **options)
+    start = whole.index(b"\xff\xda") + 14
+
+    with pytest.raises(DecodeError, match="its data end before its last rows"):
+        Rgb().decode(whole[: start + int(share * (len(whole) - start))].rstrip(b"\xff") + b"\xff\xd9")
+    assert Rgb().decode(whole).shape == (3, 50, 50)
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"optimize": True}])
+@pytest.mark.parametrize("grey", [127, 128, 129])
+def test_a_whole_jpeg_that_is_mid_grey_is_read(options, grey):
+    decoded = Rgb().decode(jpeg(torch.full((3, 41, 57), (grey + 0.5) / 255), **options))
+
+    assert decoded.shape == (3, 41, 57) and (decoded * 255 - grey).abs().max() < 1.5
+
+
+def test_a_small_jpeg_that_claims_much_is_refused_by_its_header():
+    whole = jpeg(torch.full((3, 8, 8), 0.5))
+    place = whole.index(b"\xff\xc0") + 5
+    claimed = whole[:place] + struct.pack(">HH", 13000, 13000) + whole[place + 4 :]
+
+    with pytest.raises(DecodeError, match="is damaged or cut short: 13000 x 13000 pixels take at least 330078 bytes"):
+        Rgb().decode(claimed)
+
+
+def test_a_small_png_that_claims_much_is_refused_by_its_header():
+    whole = file("RGB")
+    header = whole[12:16] + struct.pack(">II", 5000, 5000) + whole[24:29]
+    claimed = whole[:12] + header + struct.pack(">I", zlib.crc32(header)) + whole[33:]
+
+    with pytest.raises(DecodeError, match="is damaged or cut short: 5000 x 5000 pixels take more than"):
+        Rgb().decode(claimed)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_a_picture_larger_than_allowed_is_refused_with_the_way_out(kind, monkeypatch: pytest.MonkeyPatch):
+    payload = file("RGB", kind)
+    monkeypatch.setenv("CROSSMODAL_MAX_PIXELS", "11")
+    with pytest.raises(
+        DecodeError, match=r"of 4 x 3 has 12 pixels, more than the 11 allowed; .* CROSSMODAL_MAX_PIXELS=12"
+    ):
+        Rgb().decode(payload)
+    monkeypatch.setenv("CROSSMODAL_MAX_PIXELS", "12")
+    assert Rgb().decode(payload).shape == (3, 3, 4)
+
+
+def test_long_texts_and_large_profiles_of_a_png_do_not_matter():
+    texts = PngInfo()
+    texts.add_text("notes", "a" * (2 << 20), zip=True)
+    texts.add_itxt("more", "b" * (2 << 20), zip=True)
+    pixels = Image.fromarray((picture() * 255).byte().permute(1, 2, 0).numpy())
+    with io.BytesIO() as plain, io.BytesIO() as full:
+        pixels.save(plain, "PNG")
+        pixels.save(full, "PNG", pnginfo=texts, icc_profile=bytes(3 << 20))
+
+        assert torch.equal(Rgb().decode(full.getvalue()), Rgb().decode(plain.getvalue()))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@pytest.mark.parametrize("orientation", range(10))
+def test_a_picture_is_turned_by_its_tag(kind, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    with io.BytesIO() as memory:
+        Image.fromarray((picture() * 255).byte().permute(1, 2, 0).numpy()[:, :9]).save(memory, kind, exif=exif)
+        payload = memory.getvalue()
+        expected = ImageOps.exif_transpose(Image.open(memory))
+
+    for modality in (Rgb(), Luminance(), Chrominance()):
+        decoded = (modality.decode(payload) * 255).round().byte().permute(1, 2, 0)
+        assert decoded.tolist() == np.asarray(expected).tolist()
+    assert orientation_of(payload) == (orientation if 1 <= orientation <= 8 else None)
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")  # Pillow's, of the damage made here
+def test_a_damaged_tag_turns_nothing():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    whole = jpeg(picture(), exif=exif)
+    damaged = whole.replace(b"Exif\0\0MM\0*\0\0\0\x08", b"Exif\0\0MM\0*\xff\xff\xff\x08")
+    assert damaged != whole
+
+    assert torch.equal(Rgb().decode(damaged), Rgb().decode(jpeg(picture())))
 
 
 def test_whatever_damage_does_to_the_decoder_is_one_kind_of_error(monkeypatch: pytest.MonkeyPatch):

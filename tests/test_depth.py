@@ -71,6 +71,8 @@ def test_arrays_of_any_number_type_are_metres_by_scale(dtype):
 
     assert Depth(scale_m=1.0).decode(npy(values)).tolist() == [[[1, 2], [3, 0]]]
     assert Depth(scale_m=1.0).decode(npy(values[None])).tolist() == [[[1, 2], [3, 0]]]
+    assert Depth(scale_m=1.0).decode(npy(values[..., None])).tolist() == [[[1, 2], [3, 0]]]
+    assert Depth(scale_m=1.0).decode(npy(np.asfortranarray(values))).tolist() == [[[1, 2], [3, 0]]]
 
 
 def test_what_is_no_reading_is_0():
@@ -310,3 +312,43 @@ def test_an_unknown_scale_is_refused_where_types_are_not_checked():
 
     with pytest.raises(ValueError, match="scale must be log, linear or inverse, got 'cubic'"):
         depth.__post_init__()
+
+
+@pytest.mark.parametrize("write", [png, npy])
+def test_a_map_larger_than_allowed_is_refused_with_the_way_out(write, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CROSSMODAL_MAX_PIXELS", "142")
+    with pytest.raises(DecodeError, match=r"has 143 pixels, more than the 142 allowed; .* CROSSMODAL_MAX_PIXELS=143"):
+        Depth().decode(write(STEPS))
+    monkeypatch.setenv("CROSSMODAL_MAX_PIXELS", "143")
+    assert Depth().decode(write(STEPS)).shape == (1, 11, 13)
+
+
+def test_an_array_that_claims_too_much_is_refused_by_its_header():
+    claimed = npy(STEPS).replace(b"(11, 13), } ", b"(99999,99999)}")
+    with pytest.raises(
+        DecodeError, match=r"\.npy array \[99999, 99999\] has 9999800001 pixels, more than the 50000000"
+    ):
+        Depth().decode(claimed)
+
+
+def test_a_depth_png_is_turned_by_its_tag():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    with io.BytesIO() as memory:
+        Image.fromarray(STEPS).save(memory, "PNG", exif=exif)
+        turned = Depth().decode(memory.getvalue())
+
+    assert torch.equal(turned[0], torch.rot90(Depth().decode(png(STEPS))[0], -1))
+
+
+@pytest.mark.parametrize("rows", [0, 1, 5, 9])
+def test_a_png_that_lacks_rows_is_refused_though_its_checksums_are_right(rows):
+    raw = b"".join(b"\0" + row.astype(">u2").tobytes() for row in STEPS[:rows])
+    whole = png(STEPS)
+    place = whole.index(b"IDAT") - 4
+    chunk = struct.pack(">I4s", len(zlib.compress(raw)), b"IDAT") + zlib.compress(raw)
+    chunk += struct.pack(">I", zlib.crc32(chunk[4:]))
+
+    with pytest.raises(DecodeError, match="is damaged or cut short"):
+        Depth().decode(whole[:place] + chunk + whole[-12:])
+    assert Depth().decode(png(np.vstack([STEPS[:5], np.zeros((2, 13), np.uint16)]))).shape == (1, 7, 13)

@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
+from crossmodal import packing
+from crossmodal.looks import Look
 from crossmodal.shards import ShardError, Shards
-from crossmodal.streams import open_view
+from crossmodal.streams import open_view, read_pair
 from modalities.depth import Depth
 from modalities.rgb import Rgb
 from pipelines.__main__ import main
@@ -165,3 +168,109 @@ def test_distances_of_which_half_may_be_seen_are_not_refused(tmp_path: Path) -> 
     shards = Shards.open(tmp_path / "pairs" / "train")
     assert shards.manifest.statistics["depth"]["mean"] > 10
     assert open_view(shards, "depth")
+
+
+def write_pair(root: Path, key: str, size: tuple[int, int], depth_size: tuple[int, int], orientation: int = 1) -> None:
+    """A picture and a depth map; sizes are width and height."""
+    root.mkdir(exist_ok=True)
+    exif = Image.Exif()
+    if orientation != 1:
+        exif[0x0112] = orientation
+    values = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    Image.fromarray(values).save(root / f"{key}.jpg", exif=exif)
+    Image.fromarray(np.full(depth_size[::-1], 2000, np.uint16)).save(root / f"{key}.png")
+
+
+PAIR = {
+    "rgb": {"modality": "rgb", "files": "{key}.jpg"},
+    "depth": {"modality": "depth", "files": "{key}.png", "scale_m": 0.001},
+}
+
+
+def test_pictures_of_other_proportions_are_told_and_refused_as_aligned_views(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, folder = tmp_path / "files", tmp_path / "files" / "pairs" / "train"
+    write_pair(root, "a", (64, 48), (32, 24))
+    write_pair(root, "b", (128, 72), (64, 48))
+    write_pair(root, "c", (48, 64), (64, 48))
+    told = ("pair 'b': depth of 64 x 48 pixels and rgb of 128 x 72 differ in width : height by more than 1 %, so that "
+            "the same place in both does not show the same")  # fmt: skip
+
+    assert pack(root, PAIR) == 0
+    assert f"{told}; so do 2 of 3 pairs; crop one of the pictures, or set aligned: false" in capsys.readouterr().out
+    assert main(["shards", "--check", str(folder)]) == 0
+    assert f"{folder / '000000.tar'}: {told}; so do 2 of 3 pairs" in capsys.readouterr().out
+    assert main(["shards", "--sheet", str(folder)]) == 0
+    assert "the sheet shows each with a window of its own" in capsys.readouterr().out
+
+    shards = Shards.open(folder)
+    views = {name: open_view(shards, name) for name in ("rgb", "depth")}
+    read_pair(shards, views, 0, look=Look())
+    with pytest.raises(ShardError, match=r"000000\.tar: pair 'b': aligned views need .* set aligned: false for one"):
+        read_pair(shards, views, 1, look=Look())
+    views["depth"] = open_view(shards, "depth", aligned=False)
+    read_pair(shards, views, 1, look=Look())
+
+
+def test_proportions_that_differ_by_less_than_a_hundredth_are_alike(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_pair(tmp_path / "files", "a", (1600, 900), (159, 89))  # 0.5 %
+
+    assert pack(tmp_path / "files", PAIR) == 0
+    assert "differ in width" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("orientation", [6, 8])
+def test_a_picture_that_its_tag_turns_as_its_depth_lies_is_packed(tmp_path: Path, orientation: int) -> None:
+    write_pair(tmp_path / "files", "a", (64, 48), (36, 48), orientation)
+
+    assert pack(tmp_path / "files", PAIR) == 0
+    shards = Shards.open(tmp_path / "files" / "pairs" / "train")
+    payload = shards.read(0, ["rgb.jpg"])[1]["rgb.jpg"]
+    assert payload == (tmp_path / "files" / "a.jpg").read_bytes()
+    assert Rgb().decode(payload).shape == (3, 64, 48)
+
+
+@pytest.mark.parametrize(
+    ("orientation", "size", "depth_size"),
+    [
+        (6, (64, 48), (64, 48)),  # depth lies as the pixels are stored
+        (8, (48, 48), (48, 48)),  # a quarter turn of a square does not show
+        *((orientation, (64, 48), (64, 48)) for orientation in (2, 3, 4)),
+    ],
+)
+def test_a_tag_that_turns_a_picture_away_from_its_depth_is_refused(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    orientation: int,
+    size: tuple[int, int],
+    depth_size: tuple[int, int],
+) -> None:
+    root = tmp_path / "files"
+    write_pair(root, "a", size, depth_size, orientation)
+
+    assert pack(root, PAIR) == 2
+    told = capsys.readouterr().err
+    assert f"pair 'a' ({root / 'a.png'}, {root / 'a.jpg'}): the EXIF orientation {orientation} turns rgb to" in told
+    assert "turn the pixels of rgb (mogrify -auto-orient)" in told and "remove the tag" in told
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_tagged_pictures_alone_are_packed(tmp_path: Path, orientation: int) -> None:
+    write_pair(tmp_path / "files", "a", (64, 48), (64, 48), orientation)
+
+    assert pack(tmp_path / "files", {"rgb": PAIR["rgb"]}) == 0
+
+
+def test_check_names_a_tag_that_turns_a_picture_away_from_its_depth(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_pair(tmp_path / "files", "a", (64, 48), (64, 48), 3)
+    with monkeypatch.context() as earlier:  # shards were packed without a look at tags
+        earlier.setattr(packing, "tell_turned", lambda _: "")
+        assert pack(tmp_path / "files", PAIR) == 0
+
+    assert main(["shards", "--check", str(tmp_path / "files" / "pairs")]) == 1
+    assert "pair 'a' has pictures that disagree: the EXIF orientation 3 turns rgb" in capsys.readouterr().out

@@ -1,5 +1,7 @@
 """Pictures of pairs that lack something, and names that a drawing must not read as formulas."""
 
+import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,6 +61,52 @@ def test_pairs_that_lack_something_are_refused_before_any_is_read(folder: Path) 
 def test_a_sheet_is_drawn_of_pairs_that_lack_something(folder: Path) -> None:
     assert main(["shards", "--sheet", str(folder)]) == 0
     assert (folder / "sheet.png").is_file()
+
+
+def test_a_sheet_replaces_a_link_and_spares_what_it_names(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, shards := tmp_path / "shards")
+    (sheet := shards / "sheet.png").unlink(missing_ok=True)
+    (precious := tmp_path / "precious").write_text("kept")
+    sheet.symlink_to(precious)
+
+    assert main(["shards", "--sheet", str(shards)]) == 0
+    assert precious.read_text() == "kept"
+    assert not sheet.is_symlink() and sheet.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_folder_in_the_place_of_a_sheet_is_named(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(folder, shards := tmp_path / "shards")
+    (sheet := shards / "sheet.png").unlink(missing_ok=True)
+    sheet.mkdir()
+
+    assert main(["shards", "--sheet", str(shards)]) == 1
+    assert f"{sheet} must be a file to write, but is a folder" in capsys.readouterr().err
+
+
+def test_packing_replaces_links_and_spares_what_they_name(tmp_path: Path) -> None:
+    source = SOURCES.get("synthetic")(train_pairs=2, test_pairs=1, size=16, modalities=("rgb", "depth"))
+    (precious := tmp_path / "precious").write_text("kept")
+    (folder := tmp_path / "shards").mkdir()
+    for name in ("000000.tar", "manifest.json"):
+        (folder / name).symlink_to(precious)
+
+    write_shards(source.pairs("train"), folder, fields=source.fields(), classes=source.classes())
+
+    assert precious.read_text() == "kept"
+    assert len(Shards.open(folder)) == 2 and not (folder / "000000.tar").is_symlink()
+
+
+@pytest.mark.parametrize("name", [os.fsdecode(b"caf\xe9"), "\ud800", "a\x1b[2Jb", "\0"])
+def test_names_that_cannot_be_drawn_are_drawn_as_far_as_they_can(folder: Path, name: str) -> None:
+    shards = Shards.open(folder)
+    shards = replace(shards, manifest=replace(shards.manifest, classes=[name] * len(shards.manifest.classes)))
+
+    figure = draw_pairs(shards, {"rgb": open_view(shards, "rgb", size=16)}, [0])
+
+    assert embed_png(figure).startswith("data:image/png")
+    assert figure.axes[0].get_title() == "".join(sign if " " <= sign <= "~" else "\ufffd" for sign in name)
 
 
 def test_a_dollar_in_a_name_is_a_dollar() -> None:
