@@ -298,7 +298,7 @@ def build_terms(
     *,
     chunk: int | None = None,
 ) -> dict[str, Term]:
-    """Every objective, once per teacher it compares with; teachers share an objective's weight by their own.
+    """Every objective, once per teacher it compares with, with the product of both weights: teachers add up.
 
     With `chunk` they see no maps of the student.
 
@@ -325,15 +325,16 @@ def build_terms(
         chosen = list(teachers) if config.teachers is None else config.teachers
         if not chosen:
             raise ConfigError([f"objectives.{name}: {config.name} compares with a teacher, and none is named"])
-        total = sum(teachers[teacher].weight for teacher in chosen)
-        if not total:
+        if not any(teachers[teacher].weight for teacher in chosen):
             raise ConfigError([f"objectives.{name}: its teachers, {', '.join(chosen)}, all weigh 0; raise "
                                "teachers.NAME.weight, or leave the objective out"])  # fmt: skip
         for teacher in chosen:
             with at(f"objectives.{name}"):
                 objective = _build_objective(kind, student, teachers[teacher], pairs, **config.options)
-            share = teachers[teacher].weight / total
-            terms[name if len(chosen) == 1 else f"{name}.{teacher}"] = Term(objective, config.weight * share, teacher)
+            weight = config.weight * teachers[teacher].weight
+            terms[name if len(chosen) == 1 else f"{name}.{teacher}"] = Term(objective, weight, teacher)
+                objective, config.weight * teachers[teacher].weight, teacher
+            )
     for name, term in terms.items():
         _refuse_lacking(name, term.objective, held)
     return terms

@@ -202,8 +202,8 @@ def _choose(
     chosen, *others = [each for each in tried if each[0] == best]
     other = next((each for each in others if best > len(own) and not _equal(chosen[2], each[2])), None)
     if other is not None:
-        raise WeightsError(f"{path} holds several sets of weights for a {type(encoder).__name__}: below {chosen[1]}, and "
-                           f"below {other[1]}; save the set to use in a file of its own")  # fmt: skip
+        raise WeightsError(f"{path} holds several sets of weights for a {type(encoder).__name__}: below {chosen[1]}, "
+                           f"and below {other[1]}; save the set to use in a file of its own")  # fmt: skip
     return chosen[2], chosen[3]
 
 

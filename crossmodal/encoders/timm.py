@@ -22,8 +22,8 @@ class Timm(Encoder):
 
     Raises:
         LookupError: timm has no such model.
-        ValueError: it does not take pictures of this shape, or its patches do not divide them; or there are classes, and its logits are not one linear
-            layer on one embedding.
+        ValueError: it does not take pictures of this shape, or its patches do not divide them; or there are classes,
+            and its logits are not one linear layer on one embedding.
     """
 
     trunk: Any  # timm's models share functions, not a class
