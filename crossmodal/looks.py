@@ -56,15 +56,34 @@ class Look:
         """The first epoch that sees the windows of `epoch`."""
         return epoch if self.windows is None else epoch % self.windows
 
-    def draw(self, random: torch.Generator) -> Window:
-        """One window; but for `shift`, it lies inside the sample."""
-        area, shape, top, left, flip, start = torch.rand(6, generator=random, dtype=torch.float64).tolist()
+    def _sides(self, area: float, shape: float) -> tuple[float, float]:
+        """Height and width for two uniform numbers; the logarithm of the ratio is uniform."""
         area = self.scale[0] + (self.scale[1] - self.scale[0]) * area
         shape = self.ratio[0] * (self.ratio[1] / self.ratio[0]) ** shape
-        height, width = min((area / shape) ** 0.5, 1.0), min((area * shape) ** 0.5, 1.0)
+        return (area / shape) ** 0.5, (area * shape) ** 0.5
+
+    def draw(self, random: torch.Generator) -> Window:
+        """One window; but for `shift`, it lies inside the sample.
+
+        Area and ratio are drawn again, up to ten times, where the window would not fit, as torchvision's
+        ``RandomResizedCrop`` does; after that it is the largest one of the nearest ratio, in the middle.
+        """
+        area, shape, top, left, flip, start = torch.rand(6, generator=random, dtype=torch.float64).tolist()
+        height, width = self._sides(area, shape)
+        for _ in range(TRIES - 1):
+            if max(height, width) <= 1:
+                break
+            height, width = self._sides(*torch.rand(2, generator=random, dtype=torch.float64).tolist())
+        else:
+            if max(height, width) > 1:  # the whole sample, cut to the nearest allowed ratio
+                ratio = min(max(1.0, self.ratio[0]), self.ratio[1])
+                height, width, top, left = min(1.0, 1 / ratio), min(1.0, ratio), 0.5, 0.5
         top = top * (1 - height + 2 * self.shift) - self.shift
         left = left * (1 - width + 2 * self.shift) - self.shift
         return Window(top, left, height, width, flip < self.flip, start)
+
+
+TRIES = 10  # as torchvision's RandomResizedCrop
 
 
 @dataclass(frozen=True)

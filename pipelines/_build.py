@@ -1,14 +1,15 @@
 """Configs -> the library's objects, with the config's key on every error."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 
 from crossmodal import ENCODERS, OBJECTIVES, export
-from crossmodal.encoders._base import Encoder, Features, Spec, cat_features
+from crossmodal.encoders._base import Encoder, Features, Published, Spec, cat_features
 from crossmodal.encoders._weights import check_sum, find_weights, load_pretrained
 from crossmodal.export import Card, Head
 from crossmodal.features import FeatureManifest, FeatureShards, sizes
@@ -95,14 +96,99 @@ def open_parts(path: str, held_out: HeldOutConfig | None, key: str) -> tuple[Sha
         return (shards, None) if held_out is None else hold_out(shards, held_out.share, held_out.seed)
 
 
-def open_views(shards: Shards, views: Mapping[str, ViewConfig], *, repeating: Collection[str] = ()) -> dict[str, View]:
-    """Every view of a config, on the shards' own description of their bytes; see `View.repeats`."""
+def open_views(
+    shards: Shards,
+    views: Mapping[str, ViewConfig],
+    networks: Mapping[str, TeacherConfig | StudentConfig] = MappingProxyType({}),
+    *,
+    repeating: Collection[str] = (),
+) -> dict[str, View]:
+    """Every view of a config, on the shards' own description of their bytes; see `View.repeats`.
+
+    A view that a network with published weights sees is normalised as that network was, unless the config says how.
+
+    Args:
+        shards: whose manifest describes the bytes.
+        views: by name.
+        networks: those that see the views, by their key in the config.
+        repeating: views whose draws return with the windows.
+
+    Raises:
+        ConfigError: a view cannot be opened, or its normalisation is not that of a teacher which sees it.
+    """
     opened = {}
     for name, config in views.items():
+        told = config.options | _published_normalisation(name, config, networks)
         with at(f"views.{name}"):
-            view = open_view(shards, config.modality, aligned=config.aligned, **config.options)
+            view = open_view(shards, config.modality, aligned=config.aligned, **told)
         opened[name] = replace(view, repeats=name in repeating)
     return opened
+
+
+def networks_of(
+    teachers: Mapping[str, TeacherConfig], student: StudentConfig | None = None
+) -> dict[str, TeacherConfig | StudentConfig]:
+    """The networks of a transfer or an extraction by their key in the config."""
+    named: dict[str, TeacherConfig | StudentConfig] = {f"teachers.{name}": each for name, each in teachers.items()}
+    return named if student is None else named | {"student": student}
+
+
+def _published_normalisation(
+    view: str, config: ViewConfig, networks: Mapping[str, TeacherConfig | StudentConfig]
+) -> dict[str, Any]:
+    """Mean and std of the published networks that see an RGB view; empty where there are none.
+
+    Raises:
+        ConfigError: a teacher's are not the view's own, or not those of another network that sees the view.
+    """
+    found: dict[str, Any] = {}
+    source = f"views.{view} sets"
+    settings = {option: config.options[option] for option in ("mean", "std") if option in config.options}
+    for key, network in networks.items():
+        own = _published(network) if network.view == view and config.modality == "rgb" else None
+        if own is None:
+            continue
+        theirs: dict[str, Any] = asdict(own)
+        for option, value in settings.items():
+            if _is_near(value, theirs[option]):
+                continue
+            if not isinstance(network, TeacherConfig):  # it trains on, so the config decides
+                say(f"{key} begins from weights published for {option}={_round(theirs[option])}, but {source} "
+                    f"{option}={_round(value)}")  # fmt: skip
+                continue
+            raise ConfigError([
+                f"{key}: its weights were published for RGB with {option}={_round(theirs[option])}, but {source} "
+                f"{option}={_round(value)}; leave views.{view}.{option} out, give this network a view of its own, name "
+                f"the published weights by their tag where there are several (timm), or set {key}.normalisation=view "
+                "if the weights were trained otherwise"
+            ])  # fmt: skip
+        new = {option: value for option, value in theirs.items() if option not in settings}
+        if new:
+            source = f"{key} needs"
+            found |= new
+            settings |= new
+    return found
+
+
+def _published(network: TeacherConfig | StudentConfig) -> Published | None:
+    """What a network's weights expect of RGB, where they are published ones and not an exported model's."""
+    if network.encoder is None or network.weights is None:
+        return None
+    if isinstance(network, TeacherConfig) and network.normalisation == "view":
+        return None
+    path = Path(network.weights)
+    if path.is_dir() or (path.name == export.WEIGHTS and (path.parent / export.CARD).is_file()):
+        return None  # one of our own models, whose card tells what it saw
+    return ENCODERS.get(network.encoder.name).published(**network.encoder.options)
+
+
+def _is_near(given: Any, own: Sequence[float]) -> bool:
+    """Whether two normalisations are one, rounded to three digits."""
+    return len(given) == len(own) and all(abs(a - b) < 1e-3 for a, b in zip(given, own, strict=True))
+
+
+def _round(values: Sequence[float]) -> list[float]:
+    return [round(value, 4) for value in values]
 
 
 def build_encoder(config: EncoderConfig, shape: tuple[int, ...], classes: int, key: str) -> Encoder:
@@ -212,7 +298,7 @@ def build_terms(
     *,
     chunk: int | None = None,
 ) -> dict[str, Term]:
-    """Every objective, once per teacher it compares with; teachers share an objective's weight by their own.
+    """Every objective, once per teacher it compares with, with the product of both weights: teachers add up.
 
     With `chunk` they see no maps of the student.
 
@@ -239,15 +325,16 @@ def build_terms(
         chosen = list(teachers) if config.teachers is None else config.teachers
         if not chosen:
             raise ConfigError([f"objectives.{name}: {config.name} compares with a teacher, and none is named"])
-        total = sum(teachers[teacher].weight for teacher in chosen)
-        if not total:
+        if not any(teachers[teacher].weight for teacher in chosen):
             raise ConfigError([f"objectives.{name}: its teachers, {', '.join(chosen)}, all weigh 0; raise "
                                "teachers.NAME.weight, or leave the objective out"])  # fmt: skip
         for teacher in chosen:
             with at(f"objectives.{name}"):
                 objective = _build_objective(kind, student, teachers[teacher], pairs, **config.options)
-            share = teachers[teacher].weight / total
-            terms[name if len(chosen) == 1 else f"{name}.{teacher}"] = Term(objective, config.weight * share, teacher)
+            weight = config.weight * teachers[teacher].weight
+            terms[name if len(chosen) == 1 else f"{name}.{teacher}"] = Term(objective, weight, teacher)
+                objective, config.weight * teachers[teacher].weight, teacher
+            )
     for name, term in terms.items():
         _refuse_lacking(name, term.objective, held)
     return terms

@@ -11,7 +11,7 @@ from crossmodal.looks import View
 from crossmodal.shards import Shards
 from crossmodal.streams import open_view
 from pipelines import transfer
-from pipelines._build import Teacher, build_teachers, open_views
+from pipelines._build import Teacher, build_teachers, networks_of, open_views
 from pipelines._config import ConfigError, at
 from pipelines._provenance import count_copies
 from pipelines.evaluate import Config, open_data, taught
@@ -91,8 +91,9 @@ class Cast:
         assert self.taught is not None
         name, config = self.taught
         seen = config.teachers[name].view
+        networks = networks_of(config.teachers, config.student)
         with at("data"):
-            views = [open_views(part, {seen: config.views[seen]})[seen] for part in (self.train, self.test)]
+            views = [open_views(part, {seen: config.views[seen]}, networks)[seen] for part in (self.train, self.test)]
         return views[0]
 
     @cached_property

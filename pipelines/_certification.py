@@ -33,6 +33,7 @@ from pipelines._accelerator import open_accelerator
 from pipelines._config import ConfigError, at
 from pipelines._provenance import count_copies, refuse_seen
 from pipelines._run import RunFolder, say
+from pipelines._schema import StudentConfig, TeacherConfig
 from pipelines._training import Training, seed_everything
 from pipelines.certify import RULES, Config, step
 
@@ -119,8 +120,16 @@ class Certification:
                           asked.scale)  # fmt: skip
 
     @cached_property
+    def _opened(self) -> dict[str, View]:
+        """The config's views on the certified pairs."""
+        networks: dict[str, TeacherConfig | StudentConfig] = {"encoder": self.config.encoder}
+        if self.config.teacher is not None:
+            networks["teacher"] = self.config.teacher
+        return build.open_views(self.split.certified, self.config.views, networks)
+
+    @cached_property
     def views(self) -> dict[str, View]:
-        opened = build.open_views(self.split.certified, self.config.views)
+        opened = self._opened
         own = self.config.encoder.view
         if self.config.tuples.positives == "look":
             return {name_look(own, look): View(opened[own].modality, look=look) for look in range(2)}
@@ -145,7 +154,7 @@ class Certification:
     def start(self) -> tuple[Encoder, Sight]:
         """The network before anything is learnt, and how it and others see examples."""
         config, own = self.config, self.config.encoder.view
-        opened = build.open_views(self.split.certified, config.views)
+        opened = self._opened
         encoder = build.build_student(config.encoder, opened, 0, key="encoder")
         if config.teacher is None:
             names = [*self.views]
@@ -334,5 +343,5 @@ class Certification:
             return
         encoder.load_state_dict(mean, strict=False)
         encoder = encoder.student if isinstance(encoder, Projected) else encoder
-        opened = build.open_views(self.split.certified, self.config.views)
+        opened = self._opened
         build.export_encoder(self.run.path / "model", self.config.encoder, self.config.views, opened, encoder)

@@ -45,7 +45,7 @@ class Extraction:
         """Everything opened, built and checked; nothing is written."""
         shards = build.open_shards(config.data, "data")
         seen = {teacher.view: config.views[teacher.view] for teacher in config.teachers.values()}
-        views = build.open_views(shards, seen, repeating=seen)
+        views = build.open_views(shards, seen, build.networks_of(config.teachers), repeating=seen)
         teachers = build.build_teachers(config.teachers, views)
         specs = {
             name: kept(teacher.spec, maps=config.maps, preactivations=config.preactivations)

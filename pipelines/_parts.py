@@ -33,7 +33,10 @@ def build_parts(config: transfer.Config) -> Parts:
         ConfigError: they cannot be made, or do not go together.
     """
     shards, _ = build.open_parts(config.data, config.held_out, "data")
-    views = build.open_views(shards, config.views, repeating={teacher.view for teacher in config.teachers.values()})
+    views = build.open_views(
+        shards, config.views, build.networks_of(config.teachers, config.student),
+        repeating={teacher.view for teacher in config.teachers.values()},
+    )  # fmt: skip
     kept = open_features(config, config.train, shards, views)
     teachers = build.build_any_teachers(config.teachers, views, kept, chunk=config.train.chunk)
     seed_everything(config.seed, "weights")

@@ -39,7 +39,8 @@ class TeacherConfig:
     classes: int = number(0, least=0)  # of the published file's classifier; 0: none. A run's folder knows its own
     sha256: str | None = None  # of the file of weights; another file is refused
     first_layer: Literal["sum", "mean", "repeat", "random"] = "sum"  # how RGB weights meet other channel counts
-    weight: float = number(1.0, least=0)  # share of this teacher in every objective
+    normalisation: Literal["own", "view"] = "own"  # own: as the network was published; view: your own training's
+    weight: float = number(1.0, least=0)  # factor of this teacher in every objective; teachers add up
     features: str | None = None  # folder of what it says (crossmodal features), read in its stead; null: it runs
 
     def __post_init__(self) -> None:
@@ -71,7 +72,7 @@ class ObjectiveConfig:
 
     name: str = choice("objectives", from_key=True)  # see crossmodal list objectives; by default the entry's own key
     weight: float = number(1.0, least=0)  # factor in the sum that is minimised
-    teachers: list[str] | None = None  # which teachers it compares with; null: all, sharing the weight
+    teachers: list[str] | None = None  # which teachers it compares with; null: all, added up
     options: dict[str, Any] = options_of("name")
 
 

@@ -155,7 +155,8 @@ def run(config: Config, path: Path) -> None:
     if config.keep != "all":
         with at("keep"):
             shards = thin_out(shards, config.keep)
-    views = build.open_views(shards, config.views)
+    networks = {f"encoders.{name}": encoder for name, encoder in config.encoders.items()}
+    views = build.open_views(shards, config.views, networks)
     seed_everything(config.seed, "weights")
     module, encoders, cautions = build_pretraining(config, views, shards.manifest)
     for caution in cautions if accelerator.is_main_process else ():

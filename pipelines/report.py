@@ -110,9 +110,10 @@ def _training(section: dict[str, Any], folder: Path, layout: str) -> None:
             section["pictures"][title] = embed_png(draw_curves(drawn))
     if section["pipeline"] == "transfer":
         from pipelines import transfer
+        from pipelines._build import networks_of
 
         asked = load(transfer.Config, folder / "config.yaml")
-        shards, views = _open(Path(asked.data), asked.views)
+        shards, views = _open(Path(asked.data), asked.views, networks_of(asked.teachers, asked.student))
         section["pictures"]["Pairs as each network saw them"] = embed_png(
             draw_pairs(shards, views, spread(len(shards), 8))
         )
@@ -125,7 +126,7 @@ def _evaluate(section: dict[str, Any], folder: Path, layout: str) -> None:
     from crossmodal import export
     from crossmodal.looks import View
     from pipelines import evaluate
-    from pipelines._build import open_views
+    from pipelines._build import networks_of, open_views
     from pipelines._config import load
     from pipelines._pictures import draw_few_labels, draw_map, draw_retrieval, embed_png, spread
 
@@ -146,7 +147,8 @@ def _evaluate(section: dict[str, Any], folder: Path, layout: str) -> None:
         return
     (name, transfer), shards = taught, evaluate.open_data(asked.data)[1]
     teacher = transfer.teachers[name]
-    answer = open_views(shards, {teacher.view: transfer.views[teacher.view]})[teacher.view]
+    networks = networks_of(transfer.teachers, transfer.student)
+    answer = open_views(shards, {teacher.view: transfer.views[teacher.view]}, networks)[teacher.view]
     query = View(export.load_model(student).modality)
     drawn = draw_retrieval(shards, query, answer, examples["queries"].tolist(), examples["found"].tolist())
     section["pictures"]["Retrieval on unseen pairs: framed where the right partner is found"] = embed_png(drawn)
@@ -170,11 +172,11 @@ def _certify(section: dict[str, Any], folder: Path, layout: str) -> None:
     section["pictures"]["Bound and risks over the sweep"] = embed_png(draw_certificates(rows))
 
 
-def _open(folder: Path, views: Mapping[str, Any]) -> tuple[Any, Any]:
+def _open(folder: Path, views: Mapping[str, Any], networks: Mapping[str, Any] | None = None) -> tuple[Any, Any]:
     from pipelines._build import open_shards, open_views
 
     shards = open_shards(str(folder), "data")
-    return shards, open_views(shards, views)
+    return shards, open_views(shards, views, networks or {})
 
 
 def _plane(rows: Any, layout: str) -> Any:

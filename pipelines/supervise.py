@@ -57,7 +57,7 @@ def run(config: Config, path: Path) -> None:
         return
     accelerator = open_accelerator(config.train, run.path)
     shards = build.open_shards(config.data, "data")
-    views = build.open_views(shards, config.views)
+    views = build.open_views(shards, config.views, {"student": config.student})
     counts = {name: count for name, count in shards.manifest.labels.items() if count}
     if len(counts) < 2:
         told = ", ".join(f"{count} of {name}" for name, count in counts.items()) or "none"

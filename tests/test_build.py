@@ -61,7 +61,7 @@ def test_one_view_is_aligned_with_itself() -> None:
     check_alignment({"at": term}, "own", {"old": Teacher(ENCODER, "own", [])}, {"own": view("rgb", aligned=False)})
 
 
-def test_an_ensemble_is_the_mean_over_its_teachers_by_their_weights() -> None:
+def test_an_ensemble_is_the_sum_over_its_teachers_by_their_weights() -> None:
     student, network = torch.randn(4, 3), ENCODERS.get("convnet")((1, 32, 32), 3, width=4, stages=2)
     teachers = {name: Teacher(network, name, [], weight) for name, weight in (("rgb", 1.0), ("light", 3.0))}
     logits = {name: torch.randn(4, 3) for name in teachers}
@@ -74,7 +74,7 @@ def test_an_ensemble_is_the_mean_over_its_teachers_by_their_weights() -> None:
     )
     kl = {name: F.kl_div((student / 4).log_softmax(1), (theirs / 4).softmax(1), reduction="batchmean") * 16
           for name, theirs in logits.items()}  # fmt: skip
-    torch.testing.assert_close(found, 0.5 * (kl["rgb"] + 3 * kl["light"]) / 4)
+    torch.testing.assert_close(found, 0.5 * (kl["rgb"] + 3 * kl["light"]))
 
 
 @pytest.mark.parametrize(("classes", "names"), [(0, ["cross_entropy"]), (3, ["kd", "cross_entropy"]), (3, ["dkd"])])

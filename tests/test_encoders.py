@@ -361,3 +361,23 @@ def test_timm_s_convolutional_heads_give_vectors_too():
 )
 def test_maps_are_the_last_at_each_resolution(name: str, options: dict[str, str], channels: list[int]):
     assert [size[0] for size in build(name, **options).spec.maps] == channels
+
+
+@pytest.mark.parametrize(
+    ("model", "side", "sizes"),
+    [("vit_tiny_patch16_224", 100, "96 or 112"), ("convnext_atto", 66, "64 or 68"),
+     ("vit_small_patch14_dinov2", 64, "56 or 70")],
+)  # fmt: skip
+def test_sizes_whose_last_rows_a_patch_would_not_see_are_refused(model: str, side: int, sizes: str) -> None:
+    with pytest.raises(ValueError, match=f"take a view of {sizes} pixels"):
+        ENCODERS.get("timm")((3, side, side), 0, model=model)
+
+
+@pytest.mark.parametrize(("model", "side"), [("vit_tiny_patch16_224", 96), ("convnext_atto", 68), ("resnet18", 70)])
+def test_sizes_that_are_taken_are_seen_to_the_last_row_and_column(model: str, side: int) -> None:
+    torch.manual_seed(0)
+    encoder = ENCODERS.get("timm")((3, side, side), 0, model=model).eval()
+    picture = torch.rand(1, 3, side, side, requires_grad=True)
+    embedding = encoder(picture).embedding
+    (seen,) = torch.autograd.grad((embedding * torch.randn_like(embedding)).sum(), picture)
+    assert seen[..., -1, :].abs().sum() > 0 and seen[..., -1].abs().sum() > 0

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,10 +10,11 @@ import torch
 from crossmodal import ENCODERS
 from crossmodal.export import Card, save_model
 from crossmodal.looks import View
+from crossmodal.shards import Shards
 from modalities import MODALITIES
-from pipelines._build import build_student
+from pipelines._build import build_student, networks_of, open_views
 from pipelines._config import ConfigError
-from pipelines._schema import EncoderConfig, StudentConfig
+from pipelines._schema import EncoderConfig, StudentConfig, TeacherConfig, ViewConfig
 
 ENCODER = ENCODERS.get("convnet")((1, 32, 32), 0, width=4, stages=2)
 
@@ -56,3 +58,56 @@ def test_a_beginning_of_another_version_is_refused_by_its_card(
     config = StudentConfig("own", EncoderConfig("convnet", {"width": 4, "stages": 2}), str(tmp_path))
     with pytest.raises(ConfigError, match=r"student.weights: .*model.json asks for what this version does not have: "):
         build_student(config, {"own": View(MODALITIES.get("depth")())}, 0)
+
+
+HALF, IMAGENET = ((0.5,) * 3, (0.5,) * 3), ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+LITE = ((127 / 255,) * 3, (128 / 255,) * 3)
+
+
+def see(synthetic: Path, *teachers: TeacherConfig, student: StudentConfig | None = None, **options: object) -> Any:
+    """The normalisation of a view that these networks see."""
+    named = {f"t{number}": teacher for number, teacher in enumerate(teachers)}
+    views = {"rgb": ViewConfig("rgb", options=options)}
+    modality: Any = open_views(Shards.open(synthetic / "train"), views, networks_of(named, student))["rgb"].modality
+    return modality.mean, modality.std
+
+
+def teacher(name: str, normalisation: Any = "own", **options: object) -> TeacherConfig:
+    return TeacherConfig("rgb", "published.pth", EncoderConfig(name, options), normalisation=normalisation)
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (teacher("timm"), HALF),
+        (teacher("timm", model="vit_base_patch16_224.dino"), IMAGENET),
+        (teacher("efficientnet_lite"), LITE),
+        (teacher("resnet"), IMAGENET),
+        (teacher("convnet"), IMAGENET),  # no published weights are known: the view's own default
+    ],
+)
+def test_a_published_teacher_s_view_is_normalised_as_the_network_was(
+    synthetic: Path, config: TeacherConfig, expected: tuple[tuple[float, ...], ...]
+) -> None:
+    assert see(synthetic, config) == expected
+    begun = StudentConfig("rgb", config.encoder or EncoderConfig("convnet"), weights=config.weights)
+    assert see(synthetic, student=begun) == expected
+
+
+def test_a_view_that_contradicts_its_published_teacher_is_refused_with_both_values(synthetic: Path) -> None:
+    words = r"teachers.t0: .* mean=\[0.5, 0.5, 0.5\], but views.rgb sets mean=\[0.485, 0.456, 0.406\]"
+    with pytest.raises(ConfigError, match=words):
+        see(synthetic, teacher("timm"), mean=IMAGENET[0])
+    assert see(synthetic, teacher("timm", "view"), mean=IMAGENET[0])[0] == IMAGENET[0]
+    assert see(synthetic, teacher("efficientnet_lite"), mean=(0.498,) * 3)[0] == (0.498,) * 3  # rounded
+
+
+def test_two_published_teachers_of_other_normalisations_are_refused_one_view(synthetic: Path) -> None:
+    words = r"teachers.t1: .* mean=\[0.485, 0.456, 0.406\], but teachers.t0 needs mean=\[0.5, 0.5, 0.5\]"
+    with pytest.raises(ConfigError, match=words):
+        see(synthetic, teacher("timm"), teacher("resnet"))
+
+
+def test_an_own_run_s_card_decides_in_place_of_the_network_s_publisher(synthetic: Path, tmp_path: Path) -> None:
+    config = TeacherConfig("rgb", str(tmp_path), EncoderConfig("timm"))
+    assert see(synthetic, config) == IMAGENET  # the view's default

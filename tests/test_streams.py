@@ -14,6 +14,7 @@ from unittest import mock
 
 import pytest
 import torch
+from torchvision.transforms import RandomResizedCrop
 
 from crossmodal import streams
 from crossmodal.looks import Look, View
@@ -173,6 +174,32 @@ def test_windows_lie_inside_the_sample() -> None:
         assert 0 <= window.left <= window.left + window.width <= 1 + 1e-9
         flips += window.flip
     assert 200 < flips < 300  # half of 500, 4.5 standard deviations
+
+
+@pytest.mark.parametrize(("scale", "ratio"), [((0.08, 1.0), (0.75, 1.333)), ((0.2, 1.0), (0.75, 1.333)),
+                                              ((0.6, 1.0), (0.8, 1.25)), ((1.0, 1.0), (1.5, 2.0))])  # fmt: skip
+def test_windows_have_the_areas_and_ratios_of_torchvision_s(
+    scale: tuple[float, float], ratio: tuple[float, float]
+) -> None:
+    look, count, side = Look(scale=scale, ratio=ratio), 4000, 1000
+    windows = [look.draw(generator("crop", number)) for number in range(count)]
+    ours = torch.tensor([[w.height * w.width, w.width / w.height, w.top + w.height / 2] for w in windows])
+    picture = torch.zeros(1, 1, 1).expand(1, side, side)
+    torch.manual_seed(0)
+    drawn = [RandomResizedCrop.get_params(picture, list(scale), list(ratio)) for _ in range(count)]
+    theirs = torch.tensor([[h * w / side**2, w / h, (top + h / 2) / side] for top, _, h, w in drawn])
+    for own, other in zip(ours.T, theirs.T, strict=True):
+        ranks = torch.linspace(0, 1, 101, dtype=torch.float32)
+        spread = float(other.max() - other.min())
+        found, asked = own.quantile(ranks[2:-2]), other.quantile(ranks[2:-2])
+        torch.testing.assert_close(found, asked, atol=max(0.05 * spread, 2e-3), rtol=0)  # 3 errors of a quantile
+
+
+def test_a_crop_s_mean_area_is_torchvision_s() -> None:
+    look = Look(scale=(0.08, 1.0), ratio=(0.75, 4 / 3))
+    windows = [look.draw(generator("area", number)) for number in range(4000)]
+    mean = sum(window.height * window.width for window in windows) / len(windows)
+    assert mean == pytest.approx(0.478, abs=0.012)  # 3.5 errors; clipped windows have 0.536
 
 
 def test_a_shift_lets_windows_leave_the_sample_by_so_much() -> None:

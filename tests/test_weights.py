@@ -50,14 +50,43 @@ def test_every_weight_is_copied(file: Path):
     assert same(encoder, small(seed=1))
 
 
-@pytest.mark.parametrize("key", [None, "state_dict", "model"])
-@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("key", [None, "state_dict", "model", "net", "model_state_dict", "ema"])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "student.backbone.", "encoder."])
 def test_what_training_scripts_wrap_around_weights_is_taken_off(tmp_path: Path, key: str | None, prefix: str):
     state = {prefix + name: value for name, value in small(seed=1).trunk.state_dict().items()}
     torch.save(state if key is None else {"epoch": 3, key: state}, tmp_path / "run.pt")
     encoder = small()
     assert load_pretrained(encoder, str(tmp_path / "run.pt")) == []
     assert same(encoder, small(seed=1))
+
+
+def test_weights_two_keys_down_and_compiled_in_part_are_taken(tmp_path: Path):
+    state = {
+        name.replace("stages.1.", "stages.1._orig_mod."): value
+        for name, value in small(seed=1).trunk.state_dict().items()
+    }
+    assert any("_orig_mod" in name for name in state)
+    content = {"optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}}, "state": {"teacher": state}, "epoch": 3}
+    torch.save(content, tmp_path / "run.pt")
+    encoder = small()
+    assert load_pretrained(encoder, str(tmp_path / "run.pt")) == []
+    assert same(encoder, small(seed=1))
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_two_sets_of_weights_that_fit_are_refused_by_name_unless_they_are_equal(tmp_path: Path, nested: bool):
+    for seed in (1, 2):
+        sets = {"student": small(seed=1).trunk.state_dict(), "teacher": small(seed=seed).trunk.state_dict()}
+        flat = {f"{kind}.{name}": value for kind, state in sets.items() for name, value in state.items()}
+        torch.save(sets if nested else flat, tmp_path / "run.pt")
+        encoder = small()
+        if seed == 1:
+            assert load_pretrained(encoder, str(tmp_path / "run.pt")) == []
+            assert same(encoder, small(seed=1))
+        else:
+            with pytest.raises(WeightsError, match=r"holds several sets .* below .*student.*, and below .*teacher"):
+                load_pretrained(encoder, str(tmp_path / "run.pt"))
+            assert same(encoder, small())
 
 
 def test_a_file_of_the_crd_benchmark_is_taken(tmp_path: Path):

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -47,6 +47,16 @@ class Spec:
     preactivations: bool = False  # whether the maps are also given before their ReLU
 
 
+@dataclass(frozen=True)
+class Published:
+    """What a network's publisher normalised its input with: RGB in [0, 1] less `mean`, over `std`."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+IMAGENET = Published((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # torchvision's networks
+
 Leave = Callable[[Tensor], Tensor]
 
 
@@ -69,6 +79,11 @@ class Encoder(nn.Module, ABC):
     spec: Spec  # sizes of what `forward` gives
     leaves: ClassVar[bool] = True  # False: its stages cannot be taken apart
     ends_in_map: ClassVar[bool] = True  # False: weights of its own lie between the last map and the embedding
+
+    @classmethod
+    def published(cls, **options: Any) -> Published | None:
+        """What published weights for these options expect of RGB; None where no such weights are known."""
+        return None
 
     @abstractmethod
     def forward(self, batch: Float[Tensor, "batch *shape"], leave: Leave = stay) -> Features:

@@ -88,6 +88,28 @@ def draw_weights(trunk: nn.Module, *, linear_std: float | None = None) -> None:
             nn.init.zeros_(module.bias)
 
 
+def refuse_cut_edges(trunk: nn.Module, shape: tuple[int, ...]) -> None:
+    """Refuses pictures of which the first layer does not see the last rows or columns.
+
+    A layer whose kernels do not overlap and that pads nothing, as a transformer's patches or ConvNeXt's stem, leaves
+    out what is left of a side when it is divided.
+
+    Raises:
+        ValueError: it does so; the message has the nearest sizes that fit.
+    """
+    first = next((module for module in trunk.modules() if isinstance(module, nn.Conv2d)), None)
+    if first is None or isinstance(first.padding, str) or any(first.padding):
+        return
+    for side, patch, stride in zip(shape[1:], first.kernel_size, first.stride, strict=True):
+        lost = (side - patch) % stride if stride >= patch else 0
+        if lost:
+            below = side - lost
+            raise ValueError(
+                f"{type(trunk).__name__} looks at patches of {patch} pixels, and {side} is no multiple of that: the "
+                f"last {lost} rows or columns would not be seen; take a view of {below} or {below + stride} pixels"
+            )
+
+
 def finish(encoder: Encoder, shape: tuple[int, ...]) -> Spec:
     """Lays the weights of a built `encoder` channels-last, and measures what it gives by one look at zeros.
 

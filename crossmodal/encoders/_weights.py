@@ -4,7 +4,7 @@ import hashlib
 import importlib.util
 import io
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,9 +23,8 @@ _PACKAGES = {  # name on the package index: module, file in it
         "models/efficientnet-lite0-57934424.pth",
     )
 }
-_WRAPPERS = ("state_dict", "model")  # keys below which training scripts keep the weights
+_COMPILED = "_orig_mod."  # what torch.compile puts into names
 _EXPORTED = "model.safetensors"  # in the folder of one of our own models
-_PREFIXES = ("module.", "encoder.trunk.")  # of DistributedDataParallel, and of our own exported models
 
 
 class WeightsError(ValueError):
@@ -48,11 +47,11 @@ def load_pretrained(
 
     Raises:
         WeightsError: there is no such file, it is another one, it cannot be read, it is for another network, or what
-            would be copied is not finite.
+            would be copied is not finite, or several sets of weights in it fit.
     """
     path = find_weights(weights)
-    own, given = encoder.trunk.state_dict(), _rename(read_weights(path, sha256), encoder.other_names)
-    adapted = _meet_channels(given, own, encoder.stem, first_layer)
+    own = encoder.trunk.state_dict()
+    given, adapted = _choose(read_weights(path, sha256), encoder, first_layer, path)
     left = [name for name in own if name.startswith(encoder.classifier) and not _fits(name, own, given)]
     problems = _compare(own, given, encoder.classifier)
     if problems:
@@ -126,8 +125,8 @@ def find_weights(weights: str) -> Path:
     return find_weights(str(Path(spec.origin).parent / file))
 
 
-def read_weights(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
-    """The tensors of a file by name, without what training scripts wrap around them; no code of the file is run.
+def read_weights(path: Path, sha256: str | None = None) -> dict[str, dict[str, Tensor]]:
+    """Every table of tensors by name in a file, by the keys above it; no code of the file is run.
 
     Raises:
         WeightsError: the sum is another, or the file cannot be read or holds more than tensors by name.
@@ -159,21 +158,66 @@ def check_sum(path: Path, actual: str, sha256: str | None) -> None:
         raise WeightsError(f"{path}: expected sha256 {sha256}, got {actual}; fetch the file again or correct the sum")
 
 
-def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
-    for key in _WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    if not isinstance(content, Mapping) or not all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
-    ):
+def _unwrap(content: Any, path: Path) -> dict[str, dict[str, Tensor]]:
+    """Every table of tensors by name in a file, by the keys above it."""
+    tables = dict(_tables(content, ""))
+    if not tables:
         raise WeightsError(
-            f"{path} must hold tensors by name, at its top or below {' or '.join(map(repr, _WRAPPERS))}, "
+            f"{path} must hold tensors by name, at its top or below keys such as 'state_dict' or 'model', "
             f"got {type(content).__name__}{' of ' + ', '.join(map(repr, list(content)[:5])) if content else ''}"
         )
-    for prefix in _PREFIXES:
-        below = {name.removeprefix(prefix): value for name, value in content.items() if name.startswith(prefix)}
-        content = below or content
-    return dict(content)
+    return tables
+
+
+def _tables(content: Any, above: str) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    if not isinstance(content, Mapping) or not content:
+        return
+    if all(isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()):
+        yield above or "its top", {name.replace(_COMPILED, ""): value for name, value in content.items()}
+        return
+    for key, value in content.items():
+        yield from _tables(value, f"{above}.{key}" if above else str(key))
+
+
+def _choose(
+    tables: Mapping[str, dict[str, Tensor]], encoder: Encoder, first_layer: FirstLayer, path: Path
+) -> tuple[dict[str, Tensor], bool]:
+    """The tensors that are meant for an encoder, by its own names, and whether its first layer is among them.
+
+    Training scripts put weights below keys and prefixes of their own choice: what is below any of them is tried.
+
+    Raises:
+        WeightsError: several different sets of weights fit.
+    """
+    own, tried = encoder.trunk.state_dict(), list[tuple[int, str, dict[str, Tensor], bool]]()
+    for place, table in tables.items():
+        named = _rename(table, encoder.other_names)
+        for prefix in {"": None} | dict.fromkeys(_prefixes(named, own)):
+            given = {name.removeprefix(prefix): value for name, value in named.items() if name.startswith(prefix)}
+            adapted = _meet_channels(given, own, encoder.stem, first_layer)
+            fits = sum(_fits(name, own, given) for name in own)
+            problems = _compare(own, given, encoder.classifier)
+            tried.append((len(own) + 1 if not problems else fits, f"{place}, {prefix or 'no prefix'}", given, adapted))
+    best = max(score for score, *_ in tried)
+    chosen, *others = [each for each in tried if each[0] == best]
+    other = next((each for each in others if best > len(own) and not _equal(chosen[2], each[2])), None)
+    if other is not None:
+        raise WeightsError(f"{path} holds several sets of weights for a {type(encoder).__name__}: below {chosen[1]}, "
+                           f"and below {other[1]}; save the set to use in a file of its own")  # fmt: skip
+    return chosen[2], chosen[3]
+
+
+def _prefixes(names: Iterable[str], own: Mapping[str, Tensor]) -> Iterator[str]:
+    """What stands before an encoder's own names, each followed by a dot."""
+    for name in names:
+        parts = name.split(".")
+        for count in range(1, len(parts)):
+            if ".".join(parts[count:]) in own:
+                yield ".".join(parts[:count]) + "."
+
+
+def _equal(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(value, second[name]) for name, value in first.items())
 
 
 def _rename(given: dict[str, Tensor], other_names: Mapping[str, str]) -> dict[str, Tensor]:

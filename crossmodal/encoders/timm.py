@@ -6,9 +6,11 @@ import timm
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from crossmodal.encoders._base import Encoder, Features, Leave, stay
-from crossmodal.encoders._picture import finish, read_channels
+from crossmodal.encoders._base import Encoder, Features, Leave, Published, stay
+from crossmodal.encoders._picture import finish, read_channels, refuse_cut_edges
 from modalities._catalogue import suggest
+
+MODEL = "vit_tiny_patch16_224"
 
 
 class Timm(Encoder):
@@ -16,12 +18,12 @@ class Timm(Encoder):
 
     What enters the first stage, and maps before their last non-linearity, have no common name there and are not told.
     Nothing is downloaded: published weights are given as a file, for the same picture size where the network has
-    position embeddings. What they expect of the input is in timm's ``pretrained_cfg`` (mean, std, interpolation).
+    position embeddings. Their normalisation is in `published`; timm's ``pretrained_cfg`` also names the interpolation.
 
     Raises:
         LookupError: timm has no such model.
-        ValueError: it does not take pictures of this shape; or there are classes, and its logits are not one linear
-            layer on one embedding.
+        ValueError: it does not take pictures of this shape, or its patches do not divide them; or there are classes,
+            and its logits are not one linear layer on one embedding.
     """
 
     trunk: Any  # timm's models share functions, not a class
@@ -32,7 +34,7 @@ class Timm(Encoder):
         shape: tuple[int, ...],
         classes: int = 0,
         *,
-        model: str = "vit_tiny_patch16_224",  # timm.list_models() names them all
+        model: str = MODEL,  # timm.list_models() names them all
     ) -> None:
         super().__init__()
         channels = read_channels(shape, classes)
@@ -47,12 +49,21 @@ class Timm(Encoder):
                 raise ValueError(f"timm's {model} does not end in one linear layer; it can be used without classes")
             self.gives_maps = callable(getattr(self.trunk, "forward_intermediates", None))
             self.has_logits = classes > 0
+            refuse_cut_edges(self.trunk, shape)
             self.spec = finish(self, shape)
         except (RuntimeError, AssertionError, TypeError, IndexError) as error:  # each model fails in its own way
             raise ValueError(f"timm's {model} does not take pictures of shape {shape}: {error}") from error
         # a few models have several first or last layers: then this names no weight, and `load_pretrained` refuses
         self.stem = f"{self.trunk.pretrained_cfg['first_conv']}.weight"
         self.classifier = f"{self.trunk.pretrained_cfg['classifier']}."
+
+    @classmethod
+    def published(cls, **options: Any) -> Published | None:
+        """The mean and std of timm's ``pretrained_cfg``; of several sets of weights, those of the tag in the name."""
+        card = timm.get_pretrained_cfg(options.get("model", MODEL), allow_unregistered=True)
+        if card is None or len(card.mean) != 3 or len(card.std) != 3:
+            return None
+        return Published(tuple(card.mean), tuple(card.std))
 
     def forward(self, batch: Float[Tensor, "batch channels height width"], leave: Leave = stay) -> Features:
         """The maps, the pooled features, and logits where there are classes."""

@@ -30,6 +30,10 @@ class CACR(Multiview):
     carry gradient for small pictures (`graph`, the default: pi (1 + t (c - mean c)) reaches a cost), and are constants
     for ImageNet (`detached`: pi). Source: the paper's eq. 3 to 6.
 
+    Departures from the published small-scale code: repulsion is computed for both orders of every two views, there for
+    x < y alone. With `tau_plus` (p), repulsion is -(sum pi- c - p * mean positive cost) / (1 - p): the positives' share
+    is taken off what is pushed away; the published code has the opposite sign there.
+
     An anchor without a negative, as in a batch of one, has the repulsion 0.
 
     Raises:
