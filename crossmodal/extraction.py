@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 from torch.utils.data import Dataset
 
+from crossmodal.loading import load_in_order
 from crossmodal.looks import Look, View
 from crossmodal.shards import ShardError, Shards
-from crossmodal.streams import Part, join, load_in_order, read_pair
+from crossmodal.streams import Part, join, read_pair
 from crossmodal.verify import tell_lacking
 
 

@@ -1,13 +1,9 @@
 """Shards -> batches: read in the planned order, decode, draw a look, adapt, collate."""
 
 import hashlib
-import os
-import signal
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from threading import Thread
 from types import MappingProxyType
 from typing import Any
 
@@ -15,9 +11,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
+from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from crossmodal.features import FeatureShards, put_together
+from crossmodal.loading import load_in_order
 from crossmodal.looks import Draws, Look, Picture, View, tell_uneven
 from crossmodal.objectives._base import Batch
 from crossmodal.plan import Plan
@@ -275,11 +272,12 @@ class PairStream(IterableDataset):
         raise ShardError(f"{problem}; nor is any of {STAND_INS} pairs readable that were drawn in its place")
 
 
-def train_parts(stream: PairStream, *, workers: int = 0, pin_memory: bool = False) -> Iterator[Part]:
+def train_parts(stream: PairStream, *, workers: int = 0, pin_memory: bool = False) -> Generator[Part, None, None]:
     """The rank's part of every step, in order, whatever the number of workers.
 
     Raises:
         ShardError: a pair cannot be read and `skip_unreadable` is off, or hardly any pair can.
+        LoaderError: a worker process ended, or has no shared memory for what it read.
     """
     workers = min(workers, len(stream.lanes))
     pieces: list[Part] = []
@@ -289,47 +287,6 @@ def train_parts(stream: PairStream, *, workers: int = 0, pin_memory: bool = Fals
         if len(pieces) == max(workers, 1):
             yield join(pieces)
             pieces = []
-
-
-def load_in_order(dataset: Dataset, *, workers: int, **options: Any) -> Iterator[Any]:
-    """What the dataset gives, in order, made by worker processes (in this one where there are none).
-
-    Raises:
-        ShardError: the dataset gave one.
-    """
-    loader = DataLoader(
-        dataset, batch_size=None, num_workers=workers, collate_fn=_as_is, worker_init_fn=_begin_worker, **options
-    )
-    for part in loader:
-        if isinstance(part, ShardError):
-            raise part
-        yield part
-
-
-def _as_is(part: Any) -> Any:
-    return part
-
-
-def _begin_worker(worker: int) -> None:
-    """Hands over quickly what is ready, and leaves SIGINT and SIGTERM to the main process.
-
-    The thread that hands a tensor over wants Python's lock several times, and waits for it at the default 5 ms a time.
-
-    Ctrl-C, torchrun and SLURM signal the workers as well. The main process needs them to go on until it has saved; when
-    it is gone, a worker ends by itself. Its own SIGTERM is obeyed: so Python ends its children at exit after an error,
-    and then waits for them, for ever if they ignored it.
-    """
-    sys.setswitchinterval(5e-4)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if sys.platform == "linux":  # elsewhere a signal does not tell its sender
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        Thread(target=_end_by, args=(os.getppid(),), daemon=True).start()
-
-
-def _end_by(sender: int) -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != sender:
-        pass
-    os._exit(0)  # another code would be an error to the loader
 
 
 def join(pieces: list[Part]) -> Part:

@@ -1,12 +1,11 @@
 """The training loop: one for every pipeline that minimises objectives."""
 
 import contextlib
-import itertools
 import math
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -114,20 +113,21 @@ class Training:
         if self.progress.step:
             say(f"{self.name}: from step {self.progress.step}")
         self._announce(plan)
-        with self._trackers(), Signals() as signals, self._bar() as bar:
+        with contextlib.closing(parts), self._trackers(), Signals() as signals, self._bar() as bar:
             names = frozenset({"loss", *self.module.learners})
             tally = Tally(
                 names, sums={name: total.to(self.accelerator.device) for name, total in self.progress.sums.items()}
             )
-            for part in itertools.chain([first], parts):
+            part: Part | None = first
+            while self._agree(signals, part, tally) and part is not None:
                 tally.add(self._take(model, part), len(part.index) * ranks)
-                heard = self._agree(signals.caught, part)
                 bar.update(len(part.index) * ranks)
                 if self.progress.step % self.config.log_every == 0 or self.progress.step == self.steps:
                     self._log(tally, plan)
                     bar.set_postfix(loss=f"{self.progress.last['loss']:.3f}", refresh=False)
                     tally = Tally(names, tally.total_seconds)
-                self._save_when_due(heard, tally)
+                self._save_when_due(tally)
+                part = signals.next(parts)
         self.progress.seconds += tally.total_seconds
         say(f"{self.name}: trained, {self.steps} steps in {self.progress.seconds:.0f} s")
         for weight in frozen:
@@ -155,7 +155,7 @@ class Training:
         except ValueError as error:
             raise ConfigError([f"train.{error} (in {self.shards.folder})"]) from error
 
-    def _parts(self, plan: Plan, ranks: int) -> Iterator[Part]:
+    def _parts(self, plan: Plan, ranks: int) -> Generator[Part, None, None]:
         share = plan.batch_size // ranks
         if share % self.config.accumulate:
             raise ConfigError([f"train.accumulate must divide the {share} pairs a process takes a step, "
@@ -219,19 +219,30 @@ class Training:
         self.progress.step += 1
         return [loss.figures() for loss in losses]
 
-    def _agree(self, caught: int, part: Part) -> int:
-        """The signal that came to any process, if one did; and what could not be read on any is named and counted."""
-        for problem in set(part.replaced) - self.unreadable:
-            print(f"{self.run.path}: another pair stands in: {problem}", file=sys.stderr, flush=True)
-        self.unreadable |= set(part.replaced)
-        told = torch.tensor([caught, len(part.replaced)])
+    def _agree(self, signals: Signals, part: Part | None, tally: Tally) -> bool:
+        """Stops all processes where a signal came to any; names and counts what could not be read on any.
+
+        All come here before each step, with the part they will take, and after the last, without. A process whose
+        loader stalls comes too once a signal ends its wait, so that all stop after the same step.
+        """
+        replaced = part.replaced if part else ()
+        told = torch.tensor([signals.caught, len(replaced)])
         everyones = [told]
         if self.desk is not None:
             everyones = [torch.empty_like(told) for _ in range(self.accelerator.num_processes)]
             torch.distributed.all_gather(everyones, told, group=self.desk)
-        signals, replaced = torch.stack(everyones).unbind(1)
-        self.progress.replaced += int(replaced.sum())
-        return int(signals.max())
+        caught, counts = torch.stack(everyones).unbind(1)
+        if heard := int(caught.max()):
+            if self.accelerator.is_main_process:
+                self._save(tally)
+            stopped = f"{self.name}: stopped at step {self.progress.step} of {self.steps}"
+            say(f"{stopped}; the same command continues")
+            sys.exit(128 + heard)
+        for problem in set(replaced) - self.unreadable:
+            print(f"{self.run.path}: another pair stands in: {problem}", file=sys.stderr, flush=True)
+        self.unreadable |= set(replaced)
+        self.progress.replaced += int(counts.sum())
+        return True
 
     def _log(self, tally: Tally, plan: Plan) -> None:
         """A line of the log: means over the tally and all processes."""
@@ -263,18 +274,14 @@ class Training:
         if self.config.trackers:
             self.accelerator.log(line, step=self.progress.step)
 
-    def _save_when_due(self, heard: int, tally: Tally) -> None:
-        """Saves by step, by time, or because a signal came; only the main process writes, and none waits for it."""
+    def _save_when_due(self, tally: Tally) -> None:
+        """Saves by step or by time; only the main process writes, and none waits for it."""
         ends = self.progress.step == self.steps  # the last phase with an exported model, and others with this
         by_step = bool(self.phase) if ends else self.progress.step % self.config.save_every == 0
         by_time = time.monotonic() - self.saved > 60 * self.config.save_minutes
-        if self.accelerator.is_main_process and (by_step or by_time or heard):
+        if self.accelerator.is_main_process and (by_step or by_time):
             self._save(tally)
             self.saved = time.monotonic()
-        if heard:
-            stopped = f"{self.name}: stopped at step {self.progress.step} of {self.steps}"
-            say(f"{stopped}; the same command continues")
-            sys.exit(128 + heard)
 
     def _save(self, tally: Tally) -> None:
         if not all(total.isfinite().all() for total in tally.sums.values()):

@@ -1,13 +1,19 @@
 """The planned order: the same for any number of ranks and workers, resumed anywhere, each pair at most once."""
 
+import errno
 import math
 import multiprocessing
 import os
 import pickle
 import shutil
+import signal
 import subprocess
-from collections.abc import Callable
+import sys
+import threading
+import time
+from collections.abc import Callable, Generator
 from dataclasses import replace
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -16,7 +22,8 @@ import pytest
 import torch
 from torchvision.transforms import RandomResizedCrop
 
-from crossmodal import streams
+from crossmodal import loading, streams
+from crossmodal.loading import LoaderError
 from crossmodal.looks import Look, View
 from crossmodal.plan import Plan
 from crossmodal.shards import Field, ShardError, Shards
@@ -425,6 +432,92 @@ def test_a_worker_ends_when_its_own_process_says_so(shards: Shards, views: dict[
     for child in children:
         child.kill()  # so that a failure of this test does not hang it
     assert codes == [os.EX_OK, os.EX_OK]
+
+
+def begun(shards: Shards, views: dict[str, View]) -> tuple[Generator[Part, None, None], list[BaseProcess]]:
+    """A long stream of two workers that have both given a part, and the workers by their number."""
+    stream = PairStream(shards, views, plan_of(shards), look=Look(), last_step=2000)
+    found = train_parts(stream, workers=2)
+    next(found)
+    return found, sorted(multiprocessing.active_children(), key=lambda child: child.pid or 0)
+
+
+@pytest.mark.parametrize(("number", "cause"), [
+    (signal.SIGKILL, "was ended by SIGKILL: most likely the kernel or the container ran out of memory"),
+    (signal.SIGBUS, "was ended by SIGBUS: most likely /dev/shm is full"),
+])  # fmt: skip
+def test_a_worker_that_dies_is_reported_by_its_number_and_signal(
+    shards: Shards, views: dict[str, View], number: int, cause: str
+) -> None:
+    found, children = begun(shards, views)
+    os.kill(children[1].pid, number)
+    with pytest.raises(LoaderError, match=rf"^worker 1 of the data loader \(process {children[1].pid}\) {cause}"):
+        list(found)
+    assert not any(child.is_alive() for child in children)
+
+
+def test_a_workers_death_raises_only_where_its_part_is_waited_for(shards: Shards, views: dict[str, View]) -> None:
+    """The handler of torch raises anywhere in the main thread; during a save, that looked like a full disk."""
+    found, children = begun(shards, views)
+    os.kill(children[0].pid, signal.SIGKILL)
+    children[0].join(10)
+    time.sleep(0.1)  # here
+    with pytest.raises(LoaderError, match="worker 0"):
+        list(found)
+
+
+def test_a_stalled_worker_is_reported_again_and_again_and_waited_for(
+    shards: Shards, views: dict[str, View], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stream = PairStream(shards, views, plan_of(shards), look=Look(), last_step=40)
+    whole = join(list(train_parts(stream)))
+    monkeypatch.setattr(loading, "SAY_SECONDS", 0.3)
+    found = train_parts(stream, workers=2)
+    first = next(found)
+    children = sorted(multiprocessing.active_children(), key=lambda child: child.pid or 0)
+    os.kill(children[1].pid, signal.SIGSTOP)
+    threading.Timer(3, os.kill, (children[1].pid, signal.SIGCONT)).start()
+    assert torch.equal(join([first, *found]).index, whole.index)
+    told = f"s: worker 1 (process {children[1].pid}) gave none; it is stopped by a signal"
+    assert capsys.readouterr().err.count(told) >= 2
+
+
+def test_no_worker_is_waited_for_at_the_end_though_it_is_stopped(shards: Shards, views: dict[str, View]) -> None:
+    found, children = begun(shards, views)
+    for child in children:
+        os.kill(child.pid, signal.SIGSTOP)
+    began = time.monotonic()
+    found.close()
+    assert time.monotonic() - began < 30
+    assert [child.exitcode for child in children] == [-signal.SIGKILL] * 2
+
+
+@pytest.mark.parametrize(("error", "words"), [
+    (RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)"),
+     r"of \d+\.\d MB: /dev/shm is full, with \d+ MB in all and \d+ MB free; this process keeps up to 8 parts there"),
+    (OSError(errno.EMFILE, "Too many open files"), "too many open files .*ulimit -n"),
+])  # fmt: skip
+def test_a_part_that_finds_no_shared_memory_is_an_error(
+    shards: Shards, views: dict[str, View], monkeypatch: pytest.MonkeyPatch, error: Exception, words: str
+) -> None:
+    monkeypatch.setattr(loading, "ForkingPickler", mock.Mock(dumps=mock.Mock(side_effect=error)))
+    stream = PairStream(shards, views, plan_of(shards), look=Look(), last_step=4)
+    with pytest.raises(LoaderError, match=f"^worker 0 of the data loader cannot hand over a batch part {words}"):
+        list(train_parts(stream, workers=2))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(subprocess.run(["unshare", "-rm", "mount", "-t", "tmpfs", "none", "/dev/shm"],
+                                   capture_output=True, check=False).returncode != 0,
+                    reason="needs a kernel that lets users mount")  # fmt: skip
+def test_the_shared_memory_of_a_container_that_is_too_small_is_an_error() -> None:
+    script = ("import torch; from crossmodal.loading import load_in_order; "
+              "list(load_in_order([torch.zeros(10**6)] * 40, workers=2))")  # fmt: skip
+    mounted = f"mount -t tmpfs -o size=5m none /dev/shm && {sys.executable} -c '{script}'"
+    told = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", mounted], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert "of 3.8 MB: /dev/shm is full, with 5 MB in all and" in told.stderr
 
 
 def test_a_part_travels_as_one_tensor_and_arrives_whole(shards: Shards, views: dict[str, View]) -> None:

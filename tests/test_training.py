@@ -1,5 +1,6 @@
 """Training from the command line: resume to the bit, signals, processes, refusals."""
 
+import contextlib
 import json
 import os
 import random
@@ -9,6 +10,8 @@ import shutil
 import signal
 import statistics
 import subprocess
+import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -115,6 +118,59 @@ def test_sigterm_to_all_processes_of_a_run_saves_too(config: Path, tmp_path: Pat
     told = stopped.communicate(timeout=60)[1]
     assert stopped.returncode == 128 + signal.SIGTERM, told
     assert list((tmp_path / "run" / "checkpoints").iterdir())
+
+
+def children_of(process: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+
+
+@pytest.mark.skipif(not Path("/proc/1/task").is_dir(), reason="finds the workers in /proc")
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_sigterm_ends_a_run_whose_workers_stall_and_the_same_command_continues(
+    config: Path, tmp_path: Path, ranks: int
+) -> None:
+    """With two processes, only one of them stalls, and the other waits for it."""
+    words = ["transfer", str(config), "train.save_every=1000", "train.workers=1", "train.epochs=20"]
+    whole = run if ranks == 1 else lambda *words: launch("-m", "pipelines", *words)
+    assert whole(*words, f"output={tmp_path / 'whole'}").returncode == 0
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint",
+                "localhost:0"]  # fmt: skip
+    stalled = subprocess.Popen([sys.executable, *(launcher if ranks == 2 else []), "-m", "pipelines", *words],
+                               env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)  # fmt: skip
+    wait_for_step(tmp_path / "run", 5, stalled)
+    mains = [stalled.pid] if ranks == 1 else [pid for pid in children_of(stalled.pid) if children_of(pid)]
+    workers = children_of(mains[-1])
+    assert workers
+    for worker in workers:
+        os.kill(worker, signal.SIGSTOP)
+    time.sleep(5)  # what was ready is used up
+    for main_process in mains:
+        os.kill(main_process, signal.SIGTERM)
+    try:
+        told = stalled.communicate(timeout=25)[0].decode()
+    finally:
+        stalled.kill()
+        for worker in workers:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker, signal.SIGKILL)
+    assert "; the same command continues" in told
+    assert ranks == 2 or stalled.returncode == 128 + signal.SIGTERM
+    again = whole(*words)
+    assert again.returncode == 0, again.stderr
+    assert "from step" in again.stdout
+    assert_equal(weights(tmp_path / "run"), weights(tmp_path / "whole"))
+
+
+def test_a_dead_worker_is_one_line(config: Path, tmp_path: Path) -> None:
+    words = command("transfer", str(config), "train.workers=2", "train.epochs=500")
+    process = subprocess.Popen(words, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    wait_for_step(tmp_path / "run", 5, process)
+    os.kill(children_of(process.pid)[0], signal.SIGKILL)
+    told = process.communicate(timeout=60)[1].decode().strip()
+    assert process.returncode == 1
+    assert re.fullmatch(r"worker \d of the data loader \(process \d+\) was ended by SIGKILL: most likely .*", told), (
+        told
+    )
 
 
 def test_a_folder_takes_one_process_at_a_time(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,10 +12,11 @@ from torch.utils.data import Dataset
 from crossmodal.certificates.tuples import Tuples
 from crossmodal.certifying import Sight
 from crossmodal.encoders._base import Features
+from crossmodal.loading import load_in_order
 from crossmodal.looks import Look, View
 from crossmodal.shards import ShardError, Shards
 from crossmodal.stochastic import Stochastic
-from crossmodal.streams import Part, join, load_in_order, read_pair, to_batch
+from crossmodal.streams import Part, join, read_pair, to_batch
 from modalities._random import generator
 
 HELD = 1 << 27  # numbers of examples that are kept in memory between passes: 512 MiB of float32
