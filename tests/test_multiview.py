@@ -117,6 +117,16 @@ def test_any_temperature_stays_finite(name: str, temperature: float) -> None:
         check_finite(objective, vectors())
 
 
+@pytest.mark.parametrize("name", [name for name in VARIANTS if not name.startswith(("supcon", "cacr rbf"))])
+def test_rows_of_the_same_pair_are_not_pushed_apart(name: str) -> None:
+    """A batch of one pair twice is the mean of two batches of one. But supcon attracts rows, and rbf has no mean."""
+    objective, twice = build(name.split(maxsplit=1)[0], *EARLIER, **VARIANTS[name]), draw("now", VIEWS, 2, DIM)
+    index, label = torch.tensor([4, 4]), torch.tensor([1, 1])
+    both = objective(show(twice, index=index, label=label)).loss
+    alone = [objective(show(twice[:, row : row + 1], index=index[:1], label=label[:1])).loss for row in range(2)]
+    torch.testing.assert_close(both, sum(alone) / 2)
+
+
 def test_a_memo_is_remembered_and_memory_is_live(objective: Multiview) -> None:
     now = show(draw("now", VIEWS, ROWS, DIM), index=torch.arange(ROWS) + 7, label=torch.arange(ROWS) + 5)
     memo = objective(now).memo

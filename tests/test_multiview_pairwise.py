@@ -148,9 +148,11 @@ def test_infonce_of_random_directions_starts_where_cmc_says() -> None:
 
 
 @pytest.mark.parametrize("meets", MEETS)
+@pytest.mark.parametrize("index", [[3, 1, 4, 0, 5], [3, 1, 3, 3, 1]])  # the second has pairs that come twice
 @pytest.mark.parametrize("options", [{}, {"alpha": 1.0, "t": 3.0, "align": 0.5, "uniform": 2.0}])
-def test_align_uniform_equals_its_formula_in_loops(options: dict[str, float], meets: str) -> None:
-    views = show(draw("now", VIEWS, ROWS, DIM), draw("slow", VIEWS, ROWS, DIM), meets=MEETS[meets])
+def test_align_uniform_equals_its_formula_in_loops(options: dict[str, float], index: list[int], meets: str) -> None:
+    views = show(draw("now", VIEWS, ROWS, DIM), draw("slow", VIEWS, ROWS, DIM), meets=MEETS[meets],
+                 index=torch.tensor(index))  # fmt: skip
     alpha, t = options.get("alpha", 2.0), options.get("t", 2.0)
     distances = [float((one - two).norm()) ** alpha for view, other in views.meets
                  for one, two in zip(views.queries[view], views.keys[other], strict=True)]  # fmt: skip
@@ -158,7 +160,7 @@ def test_align_uniform_equals_its_formula_in_loops(options: dict[str, float], me
     uniform = 0.0
     for view in anchors:
         near = [math.exp(-t * float((one - two).square().sum())) for number, one in enumerate(views.queries[view])
-                for two in views.queries[view, :number]]  # fmt: skip
+                for other, two in enumerate(views.queries[view, :number]) if index[other] != index[number]]  # fmt: skip
         uniform += math.log(sum(near) / len(near)) / len(anchors)
     aligned = sum(distances) / len(distances)
     outcome = build("align_uniform", **options)(views)

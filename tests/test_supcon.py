@@ -129,6 +129,18 @@ def test_anchors_without_a_positive_do_not_count(form: str) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
+def test_another_row_of_the_same_pair_does_not_make_an_anchor_count(form: str) -> None:
+    vectors, label = draw("now", 1, ROWS, DIM), torch.tensor([0, 1, 0, 2, 2])
+    views = show(vectors, meets=(), label=label, index=torch.tensor([0, 1, 2, 3, 3]))
+    apart = [(0, 2, [1, 3, 4]), (2, 0, [1, 3, 4])]  # the only anchors with another pair of their label
+    losses = []
+    for anchor, positive, negatives in apart:
+        score = [math.exp(float(vectors[0, anchor] @ vectors[0, place]) / TAU) for place in [positive, *negatives]]
+        losses.append(-math.log(score[0] / sum(score)))
+    assert loss(views, form).item() == pytest.approx(sum(losses) / 2, abs=1e-12)
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_a_pair_without_a_label_has_only_its_own_views(form: str) -> None:
     vectors = draw("now", VIEWS, ROWS, DIM)
     without, unique = (show(vectors, label=label) for label in (torch.full((ROWS,), -1), torch.arange(ROWS)))

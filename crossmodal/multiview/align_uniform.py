@@ -3,9 +3,10 @@
 import math
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
-from crossmodal.contrast.gather import gather_with_gradient
+from crossmodal.contrast.gather import gather, gather_with_gradient
 from crossmodal.multiview._base import Meets, Multiview, Views
 from crossmodal.objectives._base import Outcome
 
@@ -14,7 +15,8 @@ class AlignUniform(Multiview):
     """The views of a pair lie close together, and the pairs of a view far apart on the sphere.
 
     Alignment is the mean of |x - y|^alpha over views that meet; uniformity is ln of the mean of exp(-t |x - x'|^2) over
-    the different pairs of a view, of all ranks, and the mean over views. Sources: eq. 1 and 2 of the paper. Where there
+    the different pairs of a view, of all ranks, and the mean over views. Sources: eq. 1 and 2 of the paper. Two rows of
+    the same pair are not pushed apart: a batch has them where a pair stands in for one that cannot be read. Where there
     is but one pair, its uniformity is 0.
 
     Raises:
@@ -44,16 +46,16 @@ class AlignUniform(Multiview):
             _squares(views.queries[view], views.keys[other]).clamp(min=1e-12).pow(self.alpha / 2).mean()
             for view, other in views.meets
         ]).mean()  # fmt: skip
-        uniform = torch.stack([self._uniformity(views.queries[view], views) for view in views.anchors]).mean()
+        different = torch.pdist(gather(views.index)[:, None].double(), p=1) > 0  # of two rows, in the order of pdist
+        uniform = torch.stack([self._uniformity(views.queries[view], different) for view in views.anchors]).mean()
         figures = {"alignment": aligned.detach(), "uniformity": uniform.detach()}
         return Outcome(self.align * aligned + self.uniform * uniform, figures=figures)
 
-    def _uniformity(self, rows: Tensor, views: Views) -> Tensor:
-        everyones = gather_with_gradient(rows)
-        if len(everyones) < 2:
-            return rows.new_zeros(())
-        others = torch.pdist(everyones).square()
-        return (-self.t * others).logsumexp(0) - math.log(len(others))
+    def _uniformity(self, rows: Tensor, different: Bool[Tensor, " twos"]) -> Tensor:
+        exponents = -self.t * torch.pdist(gather_with_gradient(rows)).square()
+        count = different.sum()
+        kept = exponents.masked_fill(~different, torch.finfo(exponents.dtype).min).logsumexp(0)
+        return torch.where(count > 0, kept - count.clamp(min=1).double().log().to(kept), 0.0)
 
 
 def _squares(ours: Tensor, theirs: Tensor) -> Tensor:

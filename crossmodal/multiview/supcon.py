@@ -67,7 +67,7 @@ class SupCon(Multiview):
             candidates = Candidates(picked, _relate(views.known, held, own.to(label.device)))
             losses.append(contrast(self.head, views.queries[anchor], candidates, scale=self.scale,
                                    bias=torch.zeros_like(self.scale)))  # fmt: skip
-            counts.append(_anchors(label, alone=len(seen) == 1))
+            counts.append(_anchors(held, len(label), alone=len(seen) == 1))
         ranks = len(label) // len(views.index)
         return Outcome(self.factor * torch.stack(losses).sum() * ranks / torch.stack(counts).sum().clamp(min=1))
 
@@ -84,9 +84,10 @@ def _relate(anchors: Known, candidates: Known, own: Bool[Tensor, " candidates"])
     return relate
 
 
-def _anchors(label: Tensor, *, alone: bool) -> Tensor:
-    """How many pairs of the joint batch have a positive; where a pair has no other view, those with another's label."""
+def _anchors(known: Known, pairs: int, *, alone: bool) -> Tensor:
+    """How many rows of a view have a positive; where there is no other view, those that share another pair's label."""
+    index, label = known.index[:pairs], known.key[:pairs]
     if not alone:
-        return label.new_tensor(len(label))
-    counts = label.unique(return_inverse=True, return_counts=True)
-    return ((counts[2][counts[1]] > 1) & (label >= 0)).sum()
+        return label.new_tensor(pairs)
+    alike = (label[:, None] == label) & (index[:, None] != index)
+    return (alike.any(1) & (label >= 0)).sum()
