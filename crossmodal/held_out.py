@@ -2,7 +2,6 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -10,28 +9,26 @@ import numpy as np
 import torch
 
 from crossmodal.shards import ShardError, Shards
+from crossmodal.splitting import take_share
 from modalities._random import generator
 
 
 def hold_out(shards: Shards, share: float, seed: int = 0) -> tuple[Shards, Shards]:
     """The pairs to learn from, and those held out; nothing is copied, both parts read the same files.
 
-    Pairs of one group stay together: neighbours in a video are near copies, and settings chosen by copies are chosen
-    for memory. Every class gives its share, as far as whole groups can. What is drawn depends on the pairs and on
-    `seed` alone.
+    `crossmodal.splitting.take_share` says which pairs: whole groups, or runs of consecutive pairs where there are no
+    groups. What is drawn depends on the pairs and on `seed` alone.
 
     Raises:
         ShardError: one part would be empty, or a pair cannot be read.
     """
     told = [shards.facts(index) for index in range(len(shards))]
-    units: dict[str | int, list[int]] = {}
-    for index, facts in enumerate(told):
-        units.setdefault(str(facts.get("group") or "") or index, []).append(index)
+    groups = [str(facts.get("group") or "") for facts in told]
     held = np.zeros(len(told), dtype=bool)
-    held[_draw(list(units.values()), [facts["label"] for facts in told], share, seed)] = True
+    held[take_share([facts["label"] for facts in told], groups, share, seed=seed)] = True
     if held.all() or not held.any():
         what = "all" if held.all() else "none"
-        whole = f" in {len(units)} groups, which stay whole" if len(units) < len(told) else ""
+        whole = f" in {len(set(groups))} groups, which stay whole" if any(groups) else ""
         raise ShardError(f"a share of {share:g} holds out {what} of the {len(told)} pairs of {shards.folder}{whole}; "
                          "ask for another share")  # fmt: skip
     return _take(shards, told, np.flatnonzero(~held)), _take(shards, told, np.flatnonzero(held))
@@ -57,21 +54,6 @@ def thin_out(shards: Shards, keep: Literal["linear", "exponential"], seed: int =
         order = torch.randperm(len(members), generator=generator(seed, "thin out", label))
         stays[members[order[: round(share * len(members))]]] = True
     return _take(shards, told, np.flatnonzero(stays.numpy()))
-
-
-def _draw(units: list[list[int]], labels: Sequence[int], share: float, seed: int) -> list[int]:
-    """The pairs of the units that are held out.
-
-    Units pass in random order, class after class, and one is held out where that brings the number of pairs nearer to
-    the share of those that have passed.
-    """
-    shuffled = [units[place] for place in torch.randperm(len(units), generator=generator(seed, "held out")).tolist()]
-    passed, held = 0, list[int]()
-    for unit in sorted(shuffled, key=lambda unit: Counter(labels[index] for index in unit).most_common(1)[0][0]):
-        passed += len(unit)
-        if share * passed - len(held) >= len(unit) / 2:
-            held += unit
-    return held
 
 
 def _take(shards: Shards, told: list[dict[str, Any]], chosen: np.ndarray) -> Shards:

@@ -57,7 +57,8 @@ class Evaluation(Cast):
         began = time.monotonic()
         self._check()
         self.run.begin()
-        for line in shortfalls(self.config, self.parts, self.labels):
+        notes = [*shortfalls(self.config, self.parts, self.labels)]
+        for line in notes:
             say(f"{self.run.path}: {line}")
         teacher = None
         if self.teacher is not None:
@@ -85,6 +86,7 @@ class Evaluation(Cast):
                 "copies": self.copies[0],
                 "untold": self.copies[1],
                 "classes": self.classes,
+                "notes": notes,
                 "quantity": asdict(self.config.quantity) if self.config.quantity else None,
                 "seconds": round(time.monotonic() - began, 1),
             }
@@ -102,6 +104,10 @@ class Evaluation(Cast):
             if self.classes and (labels < 0).all():
                 raise ConfigError([f"data.{name}: none of the {len(part)} pairs of {part.folder} has a label, and "
                                    "accuracy needs some; label them, or make both parts without classes"])  # fmt: skip
+        if self.classes and len(judged := (labels := self.labels[1])[labels >= 0].unique()) == 1:
+            raise ConfigError([f"data.test: all labelled pairs of {self.test.folder} are of class "
+                               f"{self.classes[int(judged[0])]!r}, so any constant answer is right; divide the pairs "
+                               "anew, with test pairs of every class"])  # fmt: skip
         if self.config.quantity:
             assert len(self._quantities) == 2
         assert self.view and (self.taught is None or self.teacher)

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from torch import Tensor
 
 from crossmodal.shards import Shards
+from crossmodal.splitting import absent_classes
 from pipelines.evaluate import Config, FewLabelsConfig
 
 
@@ -25,9 +26,7 @@ def shortfalls(config: Config, parts: tuple[Shards, Shards], labels: tuple[Tenso
         for part, found in zip(parts, (learn, judge), strict=True):
             if (known := sum(found.values())) < len(part):
                 yield f"only {known} of the {len(part)} pairs of {part.folder} have labels, and accuracy is of these"
-        if unknown := [f"{name} ({count} pairs)" for name, count in judge.items() if count and not learn[name]]:
-            yield (f"no pair of {train.folder} is of these classes of {test.folder}, so that no answer to them is "
-                   f"right: {', '.join(unknown)}")  # fmt: skip
+        yield from absent_classes(learn, judge, trained=str(train.folder), judged=str(test.folder))
         if (known := sum(learn.values())) < config.neighbours:
             yield f"neighbours: all {known} training pairs with labels vote, for there are no {config.neighbours}"
         yield from _few_labels(config.few_labels, learn, labels[0])

@@ -67,7 +67,7 @@ def run(config: Config, path: Path) -> None:
         raise ConfigError([f"splits must be among {', '.join(source.splits())}, got {', '.join(sorted(unknown))}"])
     _check_sheet(config.sheet, source.fields())
     run.begin()
-    written = {}
+    written, counts = {}, {}
     for split in config.splits or source.splits():
         with tqdm(unit=" pairs", disable=not sys.stderr.isatty(), desc=f"{run.path.name}/{split}") as bar, at("source"):
             manifest = write_shards(
@@ -84,7 +84,10 @@ def run(config: Config, path: Path) -> None:
         lacking = "".join(f"; {count} without {name}" for name, count in manifest.lacking.items())
         lacking += "".join(f"; none has {name}" for name in source.fields() if name not in manifest.fields)
         say(f"{run.path / split}: {manifest.pairs} pairs in {len(manifest.shards)} shards, {size:.1f} MB{lacking}")
+        counts[split] = {name: manifest.labels.get(name, 0) for name in manifest.classes}
         written[split] = {"pairs": manifest.pairs, "megabytes": round(size, 2), "digest": manifest.digest}
+    for said in _absent(counts, run.path):
+        say(said)
     for split in written if config.sheet else ():
         _sheet(run.path / split, config.sheet)
     if dropped := source.dropped():
@@ -95,7 +98,7 @@ def run(config: Config, path: Path) -> None:
 
 def inspect(flag: str, path: Path) -> int:
     """Looks at shards that are there; 1 where --check finds something wrong."""
-    from crossmodal.shards import MANIFEST, ShardError
+    from crossmodal.shards import MANIFEST, ShardError, read_manifest
     from crossmodal.verify import check
 
     inside = {found.parent for pattern in (MANIFEST, "*.tar") for found in path.glob(f"*/{pattern}")}
@@ -104,6 +107,13 @@ def inspect(flag: str, path: Path) -> int:
         raise ShardError(f"{path} holds no shards: there is no {MANIFEST} in it or one level below")
     if flag == "--check":
         problems = [problem for folder in folders for problem in check(folder, warn=print)]
+        if len(folders) > 1 and not problems:
+            manifests = {folder.name: read_manifest(folder) for folder in folders}
+            counts = {
+                part: {name: held.labels.get(name, 0) for name in held.classes} for part, held in manifests.items()
+            }
+            for said in _absent(counts, path):
+                print(said)
         print("\n".join(problems) or f"{path}: nothing wrong")
         return 1 if problems else 0
     for folder in folders:
@@ -112,6 +122,15 @@ def inspect(flag: str, path: Path) -> int:
         else:
             print(_sheet(folder, {}))
     return 0
+
+
+def _absent(counts: Mapping[str, Mapping[str, int]], path: Path) -> list[str]:
+    """What "train" and the other parts of a folder lack of each other's classes."""
+    from crossmodal.splitting import absent_classes
+
+    names = [part for part in counts if part != "train" and "train" in counts]
+    told = [absent_classes(counts["train"], counts[part], trained="train", judged=part) for part in names]
+    return [f"{path}: {line}" for lines in told for line in lines]
 
 
 def _describe(folder: Path) -> str:

@@ -1,18 +1,21 @@
-"""Pairs into parts: as their paths say, by whole groups, or the last share of them."""
+"""Pairs into parts: as their paths say, by named groups, or by a share of every class."""
 
 from collections import Counter
 from collections.abc import Sequence
 
 from crossmodal.sources._base import SourceError
 from crossmodal.sources._listing import Entry
+from crossmodal.splitting import take_share
 from modalities._catalogue import suggest
 
 
-def divide(entries: list[Entry], *, test_share: float, test_groups: Sequence[str]) -> dict[str, list[Entry]]:
+def divide(
+    entries: list[Entry], *, test_share: float, test_groups: Sequence[str], test_seed: int
+) -> dict[str, list[Entry]]:
     """The parts, "train" first, each in the order of `entries`.
 
-    A share is never drawn at random: neighbouring frames of a video are near copies, and a test set between them
-    would measure memory. With groups, whole groups from the last on are taken until they reach the share.
+    `crossmodal.splitting.take_share` says which pairs a share takes: groups drawn by `test_seed`, or the last pairs of
+    every class where there are no groups.
 
     Raises:
         SourceError: the options ask for what the pairs do not have, or leave a part or a class without training pairs.
@@ -26,14 +29,17 @@ def divide(entries: list[Entry], *, test_share: float, test_groups: Sequence[str
         return parts
     if not test_share and not test_groups:
         return {"train": entries}
-    has_groups = "group" in entries[0].values
-    if test_groups or has_groups:
-        chosen = _named(entries, test_groups, has_groups=has_groups) if test_groups else _last(entries, test_share)
-        parts = {"train": [entry for entry in entries if entry.values["group"] not in chosen]}
-        parts["test"] = [entry for entry in entries if entry.values["group"] in chosen]
+    groups = [entry.values.get("group", "") for entry in entries]
+    if test_groups:
+        chosen = {index for index, group in enumerate(groups) if group in _named(groups, test_groups)}
     else:
-        cut = len(entries) - round(len(entries) * test_share)
-        parts = {"train": entries[:cut], "test": entries[cut:]}
+        labels = [entry.values.get("label", "") for entry in entries]
+        numbers = {name: label for label, name in enumerate(sorted({*labels} - {""}))} | {"": -1}
+        chosen = {*take_share([numbers[name] for name in labels], groups, test_share, seed=test_seed, at_end=True)}
+    parts = {
+        "train": [entry for index, entry in enumerate(entries) if index not in chosen],
+        "test": [entry for index, entry in enumerate(entries) if index in chosen],
+    }
     _check(parts, f"test_share {test_share}" if test_share else f"test_groups {', '.join(test_groups)}")
     return parts
 
@@ -43,24 +49,13 @@ def _by_split(entries: list[Entry]) -> dict[str, list[Entry]]:
     return {name: [entry for entry in entries if entry.values["split"] == name] for name in names}
 
 
-def _named(entries: list[Entry], test_groups: Sequence[str], *, has_groups: bool) -> set[str]:
-    known = list(dict.fromkeys(entry.values["group"] for entry in entries)) if has_groups else []
+def _named(groups: Sequence[str], test_groups: Sequence[str]) -> set[str]:
+    known = [name for name in dict.fromkeys(groups) if name]
     for name in test_groups:
         if name not in known:
             there = suggest(name, known) if known else "; the pairs have no {group}, and no such column"
             raise SourceError(f"test_groups: group {name!r} is not known{there}")
     return set(test_groups)
-
-
-def _last(entries: list[Entry], test_share: float) -> set[str]:
-    chosen: set[str] = set()
-    counts, taken = Counter(entry.values["group"] for entry in entries), 0
-    for name in reversed(counts):
-        if taken >= test_share * len(entries):
-            break
-        chosen.add(name)
-        taken += counts[name]
-    return chosen
 
 
 def _check(parts: dict[str, list[Entry]], asked: str) -> None:

@@ -37,7 +37,10 @@ class Folder(Source):
     members: dict[str, dict[str, Any]]  # by field: {files: pattern, modality: name, and how its bytes are stored}
     csv: str | None = None  # file relative to root that lists the pairs; members then have no patterns
     facts: dict[str, str] = field(default_factory=dict)  # patterns of text files of numbers: {pose: "{key}.pose.txt"}
-    test_share: float = 0.0  # of the pairs, the last in order and by whole groups, where files and csv give no split
+    test_share: float = (
+        0.0  # share of every class for testing: whole groups, else each class's last pairs; needs no split
+    )
+    test_seed: int = 0  # draws the groups of test_share
     test_groups: tuple[str, ...] = ()  # groups for testing, in place of a share
     missing: Literal["error", "drop", "keep"] = "error"  # a pair that lacks a file; drop: left out; keep: without it
 
@@ -198,7 +201,9 @@ class Folder(Source):
     @cached_property
     def _parts(self) -> dict[str, dict[str, Entry]]:
         """The pairs of every part, by key."""
-        parts = divide(self._complete, test_share=self.test_share, test_groups=self.test_groups)
+        parts = divide(
+            self._complete, test_share=self.test_share, test_groups=self.test_groups, test_seed=self.test_seed
+        )
         for entries in parts.values():
             _check_alike(entries, [*self.members])
         return {split: by_key(entries) for split, entries in parts.items()}
