@@ -164,7 +164,6 @@ def test_check_names_each_damage(folder: Path, damage: str) -> None:
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        ("interleaved", r"000001\.tar must have \d+ bytes by its manifest, got \d+; see crossmodal shards --check"),
         ("truncated", r"000001\.tar must have \d+ bytes by its manifest, got \d+; see crossmodal shards --check"),
         ("not a tar", r"000001\.tar must have \d+ bytes by its manifest, got 1800; see crossmodal shards --check"),
         ("missing shard", r"000001\.tar is missing, though"),
@@ -234,9 +233,7 @@ def test_a_header_with_a_negative_size_ends_the_scan(folder: Path) -> None:
     content[148:156] = b"%06o\0 " % sum(content[:512])
     path.write_bytes(content)
     problems = shards_module.scan(path)[1]
-    assert problems == [
-        f"{path}: not a readable tar (a header gives 'train_000025.depth.png' a size of -1024 bytes)"
-    ] or (len(problems) == 1 and "a size of -1024 bytes" in problems[0])
+    assert len(problems) == 1 and "a size of -1024 bytes" in problems[0]
 
 
 @pytest.mark.parametrize(("change", "words"), [
@@ -250,8 +247,8 @@ def test_a_header_with_a_negative_size_ends_the_scan(folder: Path) -> None:
     ({"lacking": []}, "lacking must be a mapping"),
     ({"statistics": {}}, "statistics lack the field"),
     ({"other": 1}, "'other' is not known"),
-    ({"shards": [{"file": "../other/x.tar", "pairs": 96, "bytes": 1, "sha256": ""}]}, "file of a shard must be the name"),
-    ({"shards": 2 * [{"file": "x.tar", "pairs": 48, "bytes": 1, "sha256": ""}]}, "must be different files, got 'x.tar' tw"),
+    ({"shards": [{"file": "../other/x.tar", "pairs": 96, "bytes": 1, "sha256": ""}]}, "file of a shard must be"),
+    ({"shards": 2 * [{"file": "x.tar", "pairs": 48, "bytes": 1, "sha256": ""}]}, "must be different files"),
 ])  # fmt: skip
 def test_a_manifest_is_checked_for_types_and_ranges(folder: Path, change: dict[str, object], words: str) -> None:
     content = json.loads((folder / MANIFEST).read_text())
@@ -278,6 +275,7 @@ def test_what_is_read_does_not_depend_on_how_many_shards_may_be_open(
 
 def test_what_is_let_go_is_closed(folder: Path) -> None:
     count = lambda: len([*Path("/proc/self/fd").iterdir()])  # noqa: E731
+    gc.collect()  # what earlier tests have left
     before = count()
     shards = Shards.open(folder)
     assert len(shards.labels()) == 96 and count() == before + 4
