@@ -333,8 +333,6 @@ def build_terms(
                 objective = _build_objective(kind, student, teachers[teacher], pairs, **config.options)
             weight = config.weight * teachers[teacher].weight
             terms[name if len(chosen) == 1 else f"{name}.{teacher}"] = Term(objective, weight, teacher)
-                objective, config.weight * teachers[teacher].weight, teacher
-            )
     for name, term in terms.items():
         _refuse_lacking(name, term.objective, held)
     return terms
