@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from crossmodal.contrast.options import Negatives
 from crossmodal.encoders._base import Encoder, Spec
 from crossmodal.encoders._weights import refuse_nonfinite
 from crossmodal.objectives._base import Objective
+from crossmodal.plain import build, parse
 from modalities import MODALITIES
 from modalities._base import Modality
 
@@ -115,16 +116,10 @@ def read_card(path: str | Path) -> Card:
     """
     folder = find_model(path)
     try:
-        content = json.loads((folder / CARD).read_text(encoding="utf-8"))
-        heads = {
-            name: Head(**{**head, "teacher_spec": _spec(head["teacher_spec"])})
-            for name, head in content.pop("heads").items()
-        }
-        options = {name: _frozen(value) for name, value in content.pop("modality_options").items()}
-        shape = tuple(content.pop("shape"))
-        return Card(**content, shape=shape, modality_options=options, heads=heads)
-    except (ValueError, KeyError, TypeError) as error:
+        card = build(Card, parse((folder / CARD).read_bytes()))
+    except ValueError as error:
         raise ExportError(f"{folder / CARD} is not the card of an exported model: {error}") from error
+    return replace(card, modality_options={name: _frozen(value) for name, value in card.modality_options.items()})
 
 
 def load_model(path: str | Path) -> Model:
@@ -160,10 +155,6 @@ def _options(head: Head) -> dict[str, Any]:
     """Its options as a config gives them, but negatives of no size: they are not needed to compare."""
     options = {name: list(_frozen(value)) if isinstance(value, list) else value for name, value in head.options.items()}
     return {**options, "negatives": Negatives(count=1)} if "negatives" in options else options
-
-
-def _spec(content: dict[str, Any]) -> Spec:
-    return Spec(**{name: _frozen(value) for name, value in content.items()})
 
 
 def _frozen(value: Any) -> Any:

@@ -16,9 +16,18 @@ import numpy as np
 from crossmodal.checkpoint import write
 from crossmodal.features import FeatureManifest, encode, to_json
 from crossmodal.packing import open_tar
-from crossmodal.shards import MANIFEST, Shard, sha256_of
+from crossmodal.plain import build, parse
+from crossmodal.shards import MANIFEST, Shard, ShardError, seal
 
 MARK = ".done"  # suffix of what stands beside a tar that is done
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What a mark says of its tar."""
+
+    unreadable: int  # records of pairs that could not be read
+    shard: Shard
 
 
 @dataclass
@@ -55,14 +64,16 @@ class FeatureTar:
             self._aside.unlink()
             return
         self._aside.replace(self.path)
-        shard = Shard(self.path.name, self.pairs, self.path.stat().st_size, sha256_of(self.path))
-        write(_mark(self.path), json.dumps({"unreadable": self.unreadable, **asdict(shard)}))
+        mark = Mark(self.unreadable, seal(self.path, self.pairs))
+        write(_mark_path(self.path), json.dumps(asdict(mark)))
 
 
 def is_done(path: Path) -> bool:
-    """Whether a tar has its mark and the size that this tells."""
-    mark = _mark(path)
-    return mark.is_file() and path.is_file() and json.loads(mark.read_text())["bytes"] == path.stat().st_size
+    """Whether a tar has its mark and the size that this tells; a mark that cannot be read is none."""
+    try:
+        return path.stat().st_size == _read_mark(path).shard.bytes
+    except (ShardError, FileNotFoundError):
+        return False
 
 
 def write_manifest(folder: Path, files: list[str], **facts: Any) -> FeatureManifest:
@@ -73,9 +84,9 @@ def write_manifest(folder: Path, files: list[str], **facts: Any) -> FeatureManif
         files: their names.
         facts: the other fields of the manifest that tars do not tell.
     """
-    marks = [json.loads(_mark(folder / file).read_text()) for file in files]
-    unreadable = sum(mark.pop("unreadable") for mark in marks)
-    shards = [Shard(**mark) for mark in marks]
+    marks = [_read_mark(folder / file) for file in files]
+    unreadable = sum(mark.unreadable for mark in marks)
+    shards = [mark.shard for mark in marks]
     pairs = sum(shard.pairs for shard in shards)
     manifest = FeatureManifest(shards=shards, pairs=pairs, unreadable=unreadable, **facts)
     write(folder / MANIFEST, to_json(manifest))
@@ -88,5 +99,13 @@ def remove_marks(folder: Path) -> None:
         mark.unlink()
 
 
-def _mark(tar: Path) -> Path:
+def _read_mark(tar: Path) -> Mark:
+    path = _mark_path(tar)
+    try:
+        return build(Mark, parse(path.read_bytes()))
+    except ValueError as error:
+        raise ShardError(f"{path} is not the mark of a tar that is done: {error}; delete it") from error
+
+
+def _mark_path(tar: Path) -> Path:
     return tar.with_suffix(MARK)

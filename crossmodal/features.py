@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from crossmodal.encoders._base import Features, Spec
-from crossmodal.shards import MANIFEST, Manifest, Shard, ShardError, Shards
+from crossmodal.plain import build, parse
+from crossmodal.shards import MANIFEST, Manifest, Shard, ShardError, Shards, check_files, check_format
 
 FORMAT = "crossmodal-features/1"  # counted up also where the same pair through the same window comes out differently
 DTYPES = {"float16": torch.float16, "float32": torch.float32}
@@ -62,13 +63,18 @@ def read_manifest(folder: Path) -> FeatureManifest:
         hint = f"; it is in the folder of a teacher: {', '.join(inside)}" if inside else ""
         raise ShardError(f"{path} is missing{hint or '; make features with: crossmodal features CONFIG'}")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content.get("format") != FORMAT:
-            raise ValueError(f"format must be {FORMAT!r}, got {content.get('format')!r}")
-        spec, whole = _spec(content.pop("spec")), _spec(content.pop("whole"))
-        shards = [Shard(**value) for value in content.pop("shards")]
-        return FeatureManifest(spec=spec, whole=whole, shards=shards, **content)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        content = parse(path.read_bytes())
+        check_format(content, FORMAT)
+        manifest = build(FeatureManifest, content)
+        check_files(manifest.shards)
+        if manifest.dtype not in DTYPES:
+            raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {manifest.dtype!r}")
+        if not manifest.windows or not manifest.spec.dim:
+            raise ValueError("windows and spec.dim must be above 0")
+        if manifest.pairs != (total := sum(shard.pairs for shard in manifest.shards)):
+            raise ValueError(f"pairs must be the sum of its shards', {total}, got {manifest.pairs}")
+        return manifest
+    except ValueError as error:
         raise ShardError(f"{path} is not a manifest of features: {error}") from error
 
 
@@ -109,7 +115,9 @@ class FeatureShards:
         """
         if not 0 <= window < self.manifest.windows:
             raise IndexError(f"window must be from 0 to {self.manifest.windows - 1}, got {window}")
-        found, descriptor, spans = self.shards.spans(index, [f"{name}.npy" for name in self._frames])
+        names = [f"{name}.npy" for name in self._frames]
+        found, descriptor, spans = self.shards.spans(index, names)
+        self.shards.compare_once(index, names)
         if found != key:
             raise ShardError(f"{self.shards.locate(index)[0]}: record {index} must be of pair {key!r}, got {found!r}")
         read = {}
@@ -220,11 +228,6 @@ def _header(shape: tuple[int, ...], dtype: np.dtype) -> bytes:
 
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def _spec(content: dict[str, Any]) -> Spec:
-    maps, stem = (tuple(size) for size in content.pop("maps")), content.pop("stem")
-    return Spec(**content, maps=tuple(maps), stem=stem and tuple(stem))
 
 
 def to_json(manifest: FeatureManifest) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from crossmodal.checkpoint import write
 from crossmodal.looks import Picture, tell_turned, tell_uneven
-from crossmodal.shards import MANIFEST, Field, Manifest, Shard, ShardError, sha256_of
+from crossmodal.shards import MANIFEST, Field, Manifest, Shard, ShardError, seal
 from crossmodal.sources._base import Pair
 from modalities._base import DecodeError, Modality
 
@@ -154,9 +154,8 @@ class _Writer:
             return
         with _naming(self._place), closing(self._tar.stream):  # which it leaves open where it fails
             self._tar.close()
-        self.shards.append(
-            Shard(self._path.name, self._in_tar, self._path.stat().st_size, sha256_of(self._path)),
-        )
+        with _naming(self._place):
+            self.shards.append(seal(self._path, self._in_tar))
         self._tar, self._in_tar = None, 0
 
     @property

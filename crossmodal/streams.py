@@ -176,7 +176,7 @@ def read_pair(
                 signals[view.modality] = view.modality.decode(payloads[members[name]])
             signal = signals[view.modality]
             adapted[name] = torch.stack([view.modality.adapt(signal, row.window(name, view)) for row in rows])
-        except ValueError as error:  # a DecodeError, or what cannot be adapted
+        except Exception as error:  # a DecodeError, what cannot be adapted, or whatever a library raises of damage
             raise ShardError(f"{shards.locate(index)[0]}: pair {key!r}, {members[name]}: {error}") from error
         if look:
             draws[name] = torch.stack([view.modality.draw(row.generator(name, view)) for row in rows])

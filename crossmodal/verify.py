@@ -1,6 +1,5 @@
 """Everything that can be wrong with a folder of shards, named."""
 
-import json
 from collections import Counter
 from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from crossmodal.looks import Picture, View, tell_turned, tell_uneven
-from crossmodal.shards import MANIFEST, Manifest, Row, Shard, Shards, parse_facts, scan, sha256_of
+from crossmodal.shards import MANIFEST, Manifest, Row, Shard, Shards, index_path, parse_facts, scan, sha256_of
 from modalities import MODALITIES
 from modalities._base import Modality
 
@@ -77,20 +76,11 @@ def _readers(manifest: Manifest) -> Readers:
         for name, spec in manifest.fields.items()
         if spec.modality in MODALITIES.names()
     }
-    return {**decoders, "json": partial(_check_facts, classes=len(manifest.classes))}
+    return {**decoders, "json": partial(parse_facts, classes=len(manifest.classes))}
 
 
 def _look_at(payload: bytes, modality: Modality) -> Picture | None:
     return Picture.of(modality, modality.decode(payload), payload)
-
-
-def _check_facts(payload: bytes, classes: int) -> None:
-    parse_facts(payload, classes)
-    json.loads(payload, parse_constant=_refuse_constant)
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"a fact must be a finite number, got {name}")
 
 
 @dataclass
@@ -112,6 +102,10 @@ def _check_shard(path: Path, shard: Shard, readers: Readers, seen: _Seen) -> Ite
         yield f"{path}: must have {shard.bytes} bytes by the manifest, got {path.stat().st_size}"
     elif sha256_of(path) != shard.sha256:
         yield f"{path}: its bytes changed since it was written (sha256 differs from the manifest's)"
+    if shard.index and not (index := index_path(path)).is_file():
+        yield f"{index}: missing, so that every process reads the whole shard before its first pair"
+    elif shard.index and sha256_of(index) != shard.index:
+        yield f"{index}: its bytes changed since it was written (sha256 differs from the manifest's)"
     rows, broken = scan(path)
     yield from broken
     if len(rows) != shard.pairs:
@@ -141,8 +135,8 @@ def _check_row(file: BinaryIO, row: Row, readers: Readers, seen: _Seen) -> Itera
             continue  # the scan has named it
         try:
             found = read(payload)
-        except ValueError as error:
-            yield f"has an unreadable {member!r}: {error}"
+        except Exception as error:  # of damaged bytes a decoder may raise anything, MemoryError included
+            yield f"has an unreadable {member!r}: {error or type(error).__name__}"
             continue
         if isinstance(found, Picture):
             pictures[name] = found

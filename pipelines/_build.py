@@ -143,7 +143,9 @@ def _published_normalisation(
     """
     found: dict[str, Any] = {}
     source = f"views.{view} sets"
-    settings = {option: config.options[option] for option in ("mean", "std") if option in config.options}
+    settings: dict[str, Any] = {
+        option: config.options[option] for option in ("mean", "std") if option in config.options
+    }
     for key, network in networks.items():
         own = _published(network) if network.view == view and config.modality == "rgb" else None
         if own is None:
@@ -165,8 +167,8 @@ def _published_normalisation(
         new = {option: value for option, value in theirs.items() if option not in settings}
         if new:
             source = f"{key} needs"
-            found |= new
-            settings |= new
+            found.update(new)
+            settings.update(new)
     return found
 
 

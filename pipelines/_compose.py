@@ -106,6 +106,8 @@ def _read(path: Path, where: str, above: tuple[Path, ...], problems: list[str]) 
     shown = path.as_posix()
     role = f"the base {shown} " if above else ""
     try:
+        if path.is_char_device() or path.is_block_device():
+            raise ConfigError([f"{where}: {role}cannot be read: it is a device, not a file"])
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"

@@ -122,7 +122,7 @@ class TrainConfig:
     gamma: float = number(0.1, above=0, most=1)  # of step: factor at every milestone
     warmup: float = number(0.05, least=0, most=1)  # share of the run in which the rate rises linearly from 0
     clip_norm: float | None = number(None, above=0)  # greatest gradient norm; null: not clipped
-    ema: float | None = number(None, least=0, below=1)  # decay a step of averaged weights, which are then exported
+    ema: float | None = number(None, least=0, below=1)  # export averaged weights; decay min(ema, (1 + t) / (10 + t))
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"  # of the forward pass; losses stay in float32
     look: LookConfig = field(default_factory=LookConfig)  # the random window of training samples
     lanes: int = number(16, least=1)  # at most so many places in the data a batch is taken from; processes share them

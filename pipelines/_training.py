@@ -214,9 +214,9 @@ class Training:
         self.optimiser.step()
         self.optimiser.zero_grad()
         self.module.remember(losses)
-        if self.average:
-            self.average.update(self.module)
         self.progress.step += 1
+        if self.average:
+            self.average.update(self.module, self.progress.step)
         return [loss.figures() for loss in losses]
 
     def _agree(self, signals: Signals, part: Part | None, tally: Tally) -> bool:

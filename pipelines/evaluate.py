@@ -83,7 +83,7 @@ class Config:
     few_labels: FewLabelsConfig | None = field(default_factory=FewLabelsConfig)  # null: not measured
     quantity: QuantityConfig | None = None  # null: none
     diagnostics: DiagnosticsConfig | None = None  # null: not measured
-    retrieve_at: list[int] = number([1, 5, 10], least=1)  # k of recall at k
+    retrieve_at: list[int] = number([1, 5, 10], least=1)  # k of recall at k; only a pair's own other side is right
     neighbours: int = number(20, least=1)  # of the kNN classifier
     seeds: int = number(3, least=1)  # repetitions: label choices, new weights, and students where there are several
     workers: int = number(2, least=0, free=True)  # processes that read and decode

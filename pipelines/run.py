@@ -1,6 +1,7 @@
 """Run several stages from one file; a stage whose config and inputs have not changed is not run again."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +35,9 @@ class Config:
 
         known = [name for name in PIPELINES.names() if name != "run"]
         for number, (name, stage) in enumerate(self.stages.items()):
+            if not re.fullmatch(r"[\w-][\w.-]*", name):
+                raise FieldError("stages", f"must be named by letters, digits, '_', '-' and '.', for a stage's name is "
+                                 f"that of its folder, got {name!r}")  # fmt: skip
             if stage.pipeline not in known:
                 raise FieldError(f"stages.{name}.pipeline", f"is not known{suggest(stage.pipeline, known)}")
             earlier = list(self.stages)[:number]

@@ -16,8 +16,12 @@ from safetensors.torch import load_file
 from crossmodal import SOURCES, export
 from crossmodal.certificates.certificate import certify
 from crossmodal.certificates.gaussians import ScaleGrid
+from crossmodal.evaluation.tuples import Examples
+from crossmodal.held_out import hold_out
 from crossmodal.packing import write_shards
+from crossmodal.shards import Shards
 from pipelines.__main__ import main
+from pipelines._training import Training
 
 GROUP = {"name": "convnet", "width": 8, "stages": 2, "norm": "group"}
 BATCH = {**GROUP, "norm": "batch"}
@@ -177,6 +181,57 @@ def test_certificates_lie_above_the_risk_on_unseen_pairs_for_every_seed_and_kind
             assert main(["certify", str(write(tmp_path / "one.yaml", content))]) == 0
             for row in figures(tmp_path / f"{seed}_{positives}")["rows"].values():
                 assert row["test_risk"] < row["total"] < 1
+
+
+# --- which pairs do what ---
+
+
+def test_prior_posteriors_and_certificates_use_their_own_pairs_alone(
+    config: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every read of a picture is recorded with what it is for: a training phase, or a figure."""
+    uses: list[tuple[str, set[str]]] = [("", set())]
+    risks: list[tuple[float, set[str]]] = []
+    read, fit, risk = Shards.read, Training.fit, Examples.risk
+
+    def record_read(self: Shards, index: int, names: list[str]) -> tuple[str, dict[str, bytes]]:
+        found = read(self, index, names)
+        if names != ["json"]:
+            uses[-1][1].add(found[0])
+        return found
+
+    def record_fit(self: Training) -> dict[str, Any]:
+        uses.append((self.phase, set()))
+        found = fit(self)
+        uses.append(("", set()))
+        return found
+
+    def record_risk(self: Examples, *arguments: Any, **options: Any) -> tuple[float, int]:
+        uses.append(("", set()))
+        found = risk(self, *arguments, **options)
+        risks.append((found[0], uses[-1][1]))
+        return found
+
+    monkeypatch.setattr(Shards, "read", record_read)
+    monkeypatch.setattr(Training, "fit", record_fit)
+    monkeypatch.setattr(Examples, "risk", record_risk)
+    assert main(["certify", config]) == 0
+    monkeypatch.undo()
+
+    rest, prior = hold_out(Shards.open(data / "train"), 0.4, 0)
+    certified, validation = hold_out(rest, 0.2, 0)
+    parts = {"prior": prior, "train": certified, "validation": validation, "test": Shards.open(data / "test")}
+    keys = {name: {part.read(index, [])[0] for index in range(len(part))} for name, part in parts.items()}
+    assert sum(map(len, keys.values())) == len(set().union(*keys.values())) == 160 + 80
+    seen = {phase: pairs for phase, pairs in uses if phase}
+    assert list(seen) == ["prior", "lambda_10", "lambda_1000"]
+    assert len(seen["prior"]) > 32 and seen["prior"] <= keys["prior"]
+    assert all(len(seen[name]) > 32 and seen[name] <= keys["train"] for name in ("lambda_10", "lambda_1000"))
+    rows = figures(tmp_path / "run")["rows"].values()
+    assert len(risks) == 6 * len(rows)
+    for name in ("train", "validation", "test"):
+        own = {value for value, pairs in risks if pairs <= keys[name]}
+        assert {row[f"{name}_risk"] for row in rows} | {row[f"{name}_mean_weights"] for row in rows} == own
 
 
 # --- what a prior has seen ---

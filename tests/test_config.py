@@ -795,3 +795,19 @@ def test_reading_a_config_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "2 set()\n"
+
+
+def test_a_stage_is_not_named_by_another_folder(tmp_path: Path) -> None:
+    from pipelines import run
+
+    (tmp_path / "c.yaml").write_text('stages: {"../../x": {pipeline: shards, config: a.yaml}}')
+    with pytest.raises(ConfigError, match=r"stages must be named by letters.*got '../../x'"):
+        load(run.Config, tmp_path / "c.yaml")
+
+
+def test_a_base_that_is_a_device_is_refused(tmp_path: Path) -> None:
+    from pipelines import run
+
+    (tmp_path / "c.yaml").write_text("base: /dev/zero")
+    with pytest.raises(ConfigError, match="the base /dev/zero cannot be read: it is a device"):
+        load(run.Config, tmp_path / "c.yaml")

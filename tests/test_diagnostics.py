@@ -65,3 +65,13 @@ def test_the_number_of_neighbours_is_chosen_on_training_rows() -> None:
     train, test = torch.arange(320) % 4 != 3, torch.arange(320) % 4 == 3
     found = diagnostics.best_neighbours(rows[train], label[train], rows[test], label[test])
     assert found == 1
+
+
+def test_the_number_of_neighbours_is_not_chosen_on_test_rows() -> None:
+    """Training rows lie in two clusters of one class each; the test rows lie on the few rows that are mislabelled."""
+    angle = torch.tensor([0.0, 1.5]).repeat_interleave(60) + torch.linspace(0, 0.2, 120)
+    train, label = torch.stack([angle.cos(), angle.sin()], 1), torch.tensor([0, 1]).repeat_interleave(60)
+    wrong = torch.arange(3, 120, 11)  # in both halves of the training rows
+    label[wrong] = 1 - label[wrong]
+    assert diagnostics.best_neighbours(train, label, train[wrong], label[wrong]) < 0.2
+    assert (diagnostics.neighbours.classify(train, label, train[wrong], neighbours=1) == label[wrong]).all()

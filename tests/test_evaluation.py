@@ -96,6 +96,28 @@ def test_the_linear_probe_equals_scikit_learn() -> None:
     assert (ours.numpy() == theirs.predict(scale(test))).mean() > 0.99
 
 
+def test_a_feature_that_is_silent_among_the_labelled_rows_does_not_decide() -> None:
+    labels, sign = torch.tensor([0, 0, 1, 1]), torch.tensor([-1.0, -1.0, 1.0, 1.0])
+    train = torch.stack([sign, 1e-4 * sign], 1)  # the second feature tells the classes apart too, but hardly varies
+    truth, sign = torch.arange(20) % 2, 1 - 2.0 * (torch.arange(20) % 2)
+    test = torch.stack([-sign, sign * torch.linspace(1, 3, 20)], 1)  # where it varies, it contradicts the first
+    assert torch.equal(probe.linear_probe(train, labels, test, 2), truth)
+
+
+def test_the_scale_of_an_embedding_and_of_its_features_does_not_matter() -> None:
+    labels, scales = torch.arange(40) % 4, torch.tensor([1.0, 0.5, 2.0, 0.25, 4.0])  # none below a tenth of the mean
+    train, test = normal(40, 5, name="a") + labels[:, None] * 0.5, normal(200, 5, name="b")
+    found = probe.linear_probe(train, labels, test, 4)
+    for scale in (scales, 1e-4, 1e4):
+        again = probe.linear_probe(train * scale + 3.0 * scale, labels, test * scale + 3.0 * scale, 4)
+        assert (again == found).double().mean() > 0.98  # rounding moves rows that lie on a border
+
+
+def test_rows_that_are_all_the_same_are_probed_without_dividing_by_0() -> None:
+    train, test = torch.ones(6, 3), torch.cat([torch.ones(2, 3), normal(5, 3)])
+    assert probe.linear_probe(train, torch.tensor([0, 1, 1, 1, 2, 2]), test, 3).tolist() == [1] * 7
+
+
 def test_labelled_pairs_are_balanced_and_nested_in_their_seed() -> None:
     labels = torch.tensor([0, 1, -1, 1, 0, 1, 0, -1, 1])
     chosen = few_labels.pick_labelled(labels, 2, seed=0)

@@ -561,7 +561,7 @@ def test_an_extraction_that_broke_off_goes_on_where_it_was(
         patch.setattr(_extraction, "FeatureTar", Broken)
         assert main(words) == 1
     before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
-    assert sorted(before) == ["000000.done", "000000.tar", "000001.done", "000001.tar"]
+    assert sorted(before) == [f"00000{n}.{kind}" for n in (0, 1) for kind in ("done", "index.npy", "tar")]
     cut(folder / "000001.tar")  # as a power cut might leave it
     assert main(words) == 0
     assert (folder / "000000.tar").stat().st_mtime_ns == before["000000.tar"]
@@ -585,7 +585,10 @@ def test_killed_at_half_the_same_command_goes_on(extraction: Path, tmp_path: Pat
     first = (folder / "000000.tar").stat().st_mtime_ns
     assert main([*words, f"output={tmp_path / 'features'}"]) == 0
     assert (folder / "000000.tar").stat().st_mtime_ns == first
-    assert sorted(path.name for path in folder.iterdir()) == [f"{n:06d}.tar" for n in range(4)] + ["manifest.json"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        *(f"{n:06d}.{kind}" for n in range(4) for kind in ("index.npy", "tar")),
+        "manifest.json",
+    ]
     truth = FeatureShards.open(tmp_path / "whole" / "rgb").manifest
     assert FeatureShards.open(folder).manifest == truth
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -14,8 +15,9 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from crossmodal import ENCODERS, SOURCES
-from crossmodal.encoders._base import Encoder
+from crossmodal.encoders._base import Encoder, Features
 from crossmodal.evaluation import few_labels
+from crossmodal.looks import View
 from crossmodal.packing import write_shards
 from crossmodal.shards import Shards
 from crossmodal.sources._base import Pair
@@ -382,6 +384,57 @@ def test_what_cannot_be_compared_is_said_before_anything_is_measured(
     told = capsys.readouterr().err
     assert words in told and "Traceback" not in told
     assert not (tmp_path / "new").exists()
+
+
+class Recorded:
+    """A module whose functions record the first column of each matrix that they get, and the folder of signals."""
+
+    def __init__(self, module: ModuleType, calls: dict[str, list[list[Any]]]) -> None:
+        self.module, self.calls = module, calls
+
+    def __getattr__(self, name: str) -> Any:
+        def record(*arguments: Any, **options: Any) -> Any:
+            given = [*arguments, *options.values()]
+            columns = [{*item[:, 0].tolist()} for item in given if isinstance(item, torch.Tensor) and item.ndim == 2]
+            folders = [item.signals.shards.folder.name for item in given if isinstance(item, _decoded.Chosen)]
+            self.calls.setdefault(name, []).append([*columns, *folders])
+            return found(*arguments, **options)
+
+        found = getattr(self.module, name)
+        return record if callable(found) and not isinstance(found, type) else found
+
+
+def test_an_evaluation_learns_from_training_pairs_and_judges_by_test_pairs_alone(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Embeddings carry which part they are of in their first number: 1 for training pairs, -1 for test pairs."""
+    calls: dict[str, list[list[Any]]] = {}
+    features = Evaluation._features
+
+    def tag(self: Evaluation, encoder: Encoder, view: View, shards: Shards) -> Features:
+        found = features(self, encoder, view, shards)
+        number = 1.0 if shards.folder.name == "train" else -1.0
+        return found._replace(embedding=found.embedding.index_fill(1, torch.tensor([0]), number))
+
+    monkeypatch.setattr(Evaluation, "_features", tag)
+    for name in ("neighbours", "probe", "retrieval", "diagnostics", "few_labels"):
+        monkeypatch.setattr(_evaluation, name, Recorded(getattr(_evaluation, name), calls))
+    out = whole / "out"
+    words = [f"data={{train: {out}/pairs/train, test: {out}/pairs/test}}", f"students={{crd: [{out}/student]}}",
+             "diagnostics={per_class: 4}"]  # fmt: skip
+    asked = load(evaluate.Config, whole / "evaluation.yaml", words)
+    evaluation = Evaluation(asked, RunFolder.of(tmp_path / "new", "evaluate", asked, {}))
+    monkeypatch.setattr(_evaluation, "diagnose_encoder", lambda *_, **__: {})
+    evaluation.measure()
+    learnt, judged = {1.0}, {-1.0}
+    for name, expected in {
+        "classify": [learnt, judged], "best_neighbours": [learnt, judged], "train_on": ["train"],
+        "ridge": [learnt, {0.0}],  # less the mean of the teacher's training embeddings
+    }.items():  # fmt: skip
+        assert calls[name] and all(call == expected for call in calls[name]), name
+    assert all(call == [learnt, judged] for call in calls["linear_probe"]) and len(calls["linear_probe"]) > 8
+    assert all(call[0] == judged for call in calls["apply_map"])
+    assert sum({-2.0} in call for call in calls["recalls"]) == 2 * len(calls["ridge"])  # test pairs less the same mean
 
 
 def test_a_students_exported_folder_stands_for_its_run(whole: Path, tmp_path: Path) -> None:

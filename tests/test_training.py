@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import random
 import re
@@ -32,8 +33,10 @@ from commands import (
     write,
 )
 from safetensors.torch import save_file
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from crossmodal import SOURCES
+from crossmodal.export import load_model
 from crossmodal.packing import write_shards
 from pipelines import transfer
 from pipelines.__main__ import main
@@ -614,13 +617,65 @@ def test_the_rate_warms_up_and_falls() -> None:
     assert rate(TrainConfig(warmup=0.0, schedule="constant"), 99, 100) == 1
 
 
-def test_averaged_weights_follow_their_formula() -> None:
+def averaged(values: Sequence[float], decay: float) -> float:
+    """The average of values that follow a first 0, by its weights: each value's share times all later decays."""
+    decays = [min(decay, (1 + step) / (10 + step)) for step in range(1, len(values) + 1)]
+    return sum((1 - own) * value * math.prod(decays[number + 1 :])
+               for number, (own, value) in enumerate(zip(decays, values, strict=True)))  # fmt: skip
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5, 0.99])
+def test_averaged_weights_follow_their_formula(decay: float) -> None:
     from pipelines._optimiser import Average
 
     module = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.constant_(module.weight, 0.0)
-    average = Average(module, 0.9)
+    average, values = Average(module, decay), [float(step % 7) for step in range(1, 41)]
+    for step, value in enumerate(values, 1):
+        torch.nn.init.constant_(module.weight, value)
+        average.update(module, step)
+    assert average.state["weight"].item() == pytest.approx(averaged(values, decay), rel=1e-5)
+
+
+def test_little_of_the_initial_weights_is_left_after_few_steps() -> None:
+    """At 0.999 without a warm-up, 73 % of them are."""
+    from pipelines._optimiser import Average
+
+    module = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.constant_(module.weight, 1.0)
-    for _ in range(3):
-        average.update(module)
-    assert average.state["weight"].item() == pytest.approx(1 - 0.9**3)
+    average = Average(module, 0.999)
+    torch.nn.init.constant_(module.weight, 0.0)
+    for step in range(1, 323):
+        average.update(module, step)
+    assert average.state["weight"].item() < 1e-10
+
+
+def test_the_exported_weights_are_the_averaged_ones(config: Path, tmp_path: Path) -> None:
+    """Their oracle follows the weights after every step of the optimiser, in a loop of its own."""
+    seen: list[list[torch.Tensor]] = []
+
+    def note(optimiser: torch.optim.Optimizer, *_: object) -> None:
+        seen.append([weight.detach().double() for group in optimiser.param_groups for weight in group["params"]])
+
+    def note_first(optimiser: torch.optim.Optimizer, *_: object) -> None:
+        if not seen:
+            note(optimiser)
+
+    hooks = [register_optimizer_step_pre_hook(note_first), register_optimizer_step_post_hook(note)]
+    try:
+        assert main(["transfer", str(config), "train.epochs=2", "train.ema=0.3", "train.lr=0.01"]) == 0
+    finally:
+        for hook in hooks:
+            hook.remove()
+    means, *later = seen
+    assert len(later) == 6
+    for step, now in enumerate(later, 1):
+        decay = [2 / 11, 3 / 12, 0.3][min(step, 3) - 1]  # 4 / 13 is above 0.3
+        means = [decay * mean + (1 - decay) * weight for mean, weight in zip(means, now, strict=True)]
+
+    def holds(weights: list[torch.Tensor], tensor: torch.Tensor) -> bool:
+        return any(each.shape == tensor.shape and (each - tensor).abs().max() < 1e-6 for each in weights)
+
+    exported = load_model(tmp_path / "run").encoder
+    assert [name for name, weight in exported.named_parameters() if not holds(means, weight.double())] == []
+    assert [name for name, weight in exported.named_parameters() if holds(later[-1], weight.double())] == []

@@ -5,6 +5,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+FLOOR = 0.1  # of the mean spread of all features: a feature that varies less is divided by this
+
 
 def linear_probe(
     train: Float[Tensor, "train dim"],
@@ -17,9 +19,12 @@ def linear_probe(
 ) -> Int[Tensor, " test"]:
     """Classes of `test` by multinomial logistic regression on the standardised training rows, fitted by L-BFGS.
 
-    Minimises mean cross-entropy + l2 / 2 * |weights|^2; the offset is free. Convex, so nothing is drawn.
+    Minimises mean cross-entropy + l2 / 2 * |weights|^2; the offset is free. Convex, so nothing is drawn. Each feature
+    is divided by its standard deviation over the training rows, or by `FLOOR` times the mean of these over all features
+    where that is more: a feature that hardly varies among few training rows would be huge on others.
     """
-    centre, spread = train.mean(0), train.std(0, unbiased=False).clamp(min=1e-6)
+    centre, spread = train.mean(0), train.std(0, unbiased=False)
+    spread = spread.clamp(min=FLOOR * spread.mean().item()) if spread.any() else torch.ones_like(spread)
     inputs, queries = ((train - centre) / spread).double(), ((test - centre) / spread).double()
     weights = torch.zeros(inputs.shape[1], classes, dtype=torch.float64, device=train.device, requires_grad=True)
     offset = torch.zeros(classes, dtype=torch.float64, device=train.device, requires_grad=True)

@@ -36,7 +36,9 @@ def recalls(
 ) -> dict[int, float]:
     """Share of queries whose own gallery row is among the nearest k, for every k in `at`; chance is k / pairs.
 
-    It is the expectation over random orders of rows that are as near, so a collapsed embedding scores as chance.
+    Only the query's own row is a right answer. Rows of the same class, or frames next to it, count as wrong, so the
+    figure measures how well instances are told apart. It is the expectation over random orders of rows that are as
+    near, so a collapsed embedding scores as chance.
     """
     nearer, tied = ranks(queries, gallery)
     return {k: ((k - nearer).double() / tied).clamp(0, 1).mean().item() for k in at}

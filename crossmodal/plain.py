@@ -1,0 +1,117 @@
+"""JSON text -> plain content -> frozen dataclasses, with every type and range checked on the way."""
+
+import json
+import math
+import types
+from collections.abc import Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from typing import Any, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
+
+Kind = TypeVar("Kind")
+LARGEST = 2**63 - 1  # of whole numbers: what a tensor of int64 holds
+
+
+def parse(text: str | bytes) -> Any:
+    """The content of a JSON text.
+
+    Raises:
+        ValueError: it is not JSON in UTF-8, has a number that is not finite, or is nested too deeply.
+    """
+    try:
+        return json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def build(kind: type[Kind], content: Any) -> Kind:
+    """A dataclass from plain content.
+
+    The fields of `kind` are int, float, bool, str, `X | None`, list, tuple, dict[str, X], dataclasses or Any. Whole
+    numbers are counts and sizes: from 0 to `LARGEST`. Lists become tuples where the annotation says so.
+
+    Args:
+        kind: the dataclass.
+        content: what `parse` gives.
+
+    Raises:
+        ValueError: the content is of another type, lacks a field, or has an unknown one; the message names its key.
+    """
+    return _build(kind, content, "")
+
+
+def check_text(content: Any, place: str) -> None:
+    """Refuses what is no text that can be written as UTF-8.
+
+    Raises:
+        ValueError: it is not; the message names its `place`.
+    """
+    _expect(isinstance(content, str) and not any("\ud800" <= letter <= "\udfff" for letter in content), place,
+            "text in Unicode", content)  # fmt: skip
+
+
+def _build(kind: Any, content: Any, place: str) -> Any:
+    origin, inner = get_origin(kind), get_args(kind)
+    value: Any = content
+    if is_dataclass(kind):
+        value = _dataclass(kind, content, place)
+    elif origin in (Union, types.UnionType):
+        (some,) = (member for member in inner if member is not type(None))
+        value = None if content is None else _build(some, content, place)
+    elif origin is dict:
+        _expect(isinstance(content, Mapping), place, "a mapping", content)
+        value = {
+            _build(str, name, place): _build(inner[1], item, _dotted(place, name)) for name, item in content.items()
+        }
+    elif origin in (list, tuple):
+        _expect(isinstance(content, list), place, "a list", content)
+        kinds = inner if origin is tuple and inner[-1] is not Ellipsis else inner[:1] * len(content)
+        _expect(len(kinds) == len(content), place, f"a list of {len(kinds)}", content)
+        value = origin(_build(k, item, _dotted(place, str(i))) for i, (k, item) in enumerate(zip(kinds, content)))  # noqa: B905
+    elif kind is int:
+        _expect(type(content) is int and 0 <= content <= LARGEST, place, f"a whole number from 0 to {LARGEST}", content)
+    elif kind is float:
+        _expect(type(content) in (int, float) and _is_finite(content), place, "a finite number", content)
+    elif kind is str:
+        check_text(content, place)
+    elif kind is bool:
+        _expect(isinstance(content, bool), place, "true or false", content)
+    else:
+        assert kind is Any, f"{kind} is no type of plain content"
+    return value
+
+
+def _dataclass(kind: Any, content: Any, place: str) -> Any:
+    _expect(isinstance(content, Mapping), place, "a mapping", content)
+    hints, known = get_type_hints(kind), {item.name: item for item in fields(kind)}
+    if unknown := [name for name in content if name not in known]:
+        raise ValueError(f"{_dotted(place, unknown[0])!r} is not known; known are {', '.join(known)}")
+    for name, item in known.items():
+        if name not in content and item.default is MISSING and item.default_factory is MISSING:
+            raise ValueError(f"{_dotted(place, name)} is missing")
+    return kind(**{name: _build(hints[name], item, _dotted(place, name)) for name, item in content.items()})
+
+
+def _expect(holds: bool, place: str, expected: str, content: Any) -> None:
+    if not holds:
+        told = repr(content)
+        raise ValueError(f"{place or 'it'} must be {expected}, got {told[:80]}{'...' if told[80:] else ''}")
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond the range of floats
+        return False
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _refuse_constant(text)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"a number must be finite, got {name[:80]}")
+
+
+def _dotted(place: str, name: str) -> str:
+    return f"{place}.{name}" if place else name
