@@ -17,8 +17,8 @@ def take_share(
     brings the number of taken pairs nearer to the share of those that have passed.
 
     Pairs without a group may be the frames of a video, where neighbours are near copies. So each class gives one run of
-    consecutive pairs, and at least one pair if it has two: at a random place, or the last ones with `at_end`. Where no
-    pair has a label, all of them are one class.
+    consecutive pairs, at a random place or the last ones with `at_end`. It keeps at least one pair, and gives at least
+    one if it has two. Where no pair has a label, all of them are one class.
 
     Args:
         labels: class of each pair; -1 where there is none.
@@ -36,8 +36,11 @@ def take_share(
             runs.setdefault(label, []).append(index)
     random = generator(seed, "held out")
     taken = _take_groups(list(units.values()), labels, share, random)
+    passed, single = 0, 0
     for _, members in sorted(runs.items()):
-        count = max(round(share * len(members)), min(1, len(members) - 1))
+        passed += len(members)
+        count = min(max(round(share * passed) - single, 1), len(members) - 1)
+        single += count
         latest = len(members) - count
         start = latest if at_end else int(torch.randint(latest + 1, (), generator=random))
         taken += members[start : start + count]
@@ -55,7 +58,7 @@ def _take_groups(units: list[list[int]], labels: Sequence[int], share: float, ra
 
 
 def absent_classes(learn: Mapping[str, int], judge: Mapping[str, int], *, trained: str, judged: str) -> list[str]:
-    """A sentence for the classes that only one of two parts has, with their numbers of pairs; empty where both have all.
+    """A sentence for the classes that only one of two parts has, with their numbers of pairs; none if there are none.
 
     Args:
         learn: pairs of each class in the part that is learnt from.
@@ -63,7 +66,7 @@ def absent_classes(learn: Mapping[str, int], judge: Mapping[str, int], *, traine
         trained: what the message calls the first part.
         judged: what the message calls the second part.
     """
-    said = []
+    said: list[str] = []
     if not (any(learn.values()) and any(judge.values())):
         return said
     if unknown := [f"{name} ({count} pairs)" for name, count in judge.items() if count and not learn.get(name)]:

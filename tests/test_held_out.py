@@ -92,6 +92,21 @@ def test_no_group_is_cut_and_the_share_is_met_to_half_a_group(grouped: Path, sha
         assert abs(len(held) - share * 96) <= largest / 2
 
 
+def test_pairs_without_groups_are_held_out_in_runs_of_neighbours(tmp_path: Path) -> None:
+    """They may be a video: a held-out frame beside a trained one would be a near copy of it."""
+    folder = write_grouped(tmp_path, lambda place: "", pairs=60)
+    labels = Shards.open(folder).labels()
+    starts = set()
+    for seed in range(8):
+        held = hold_out(Shards.open(folder), 0.3, seed)[1]
+        for label in labels.unique().tolist():
+            members = (labels == label).nonzero()[:, 0].tolist()
+            taken = [place for place, index in enumerate(members) if index in held.places.tolist()]
+            assert taken == list(range(taken[0], taken[0] + len(taken))), label
+            starts.add(taken[0])
+    assert len(starts) > 3  # the seed decides where
+
+
 def test_every_class_gives_its_share(synthetic: Path) -> None:
     shards = Shards.open(synthetic / "train")
     held = hold_out(shards, 0.25)[1]

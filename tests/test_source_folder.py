@@ -113,8 +113,26 @@ def test_the_last_share_is_for_testing(tmp_path: Path) -> None:
 def test_a_share_takes_whole_groups(tmp_path: Path) -> None:
     write(tmp_path, *(f"{room}/{i}.jpg" for room in ("bath", "hall", "loft") for i in range(4)))
     source = photographs(tmp_path, "{group}/{key}.jpg", test_share=0.4)
-    assert {pair.group for pair in source.pairs("test")} == {"hall", "loft"}  # one group is less than the share
-    assert {pair.group for pair in source.pairs("train")} == {"bath"}
+    (held,) = {pair.group for pair in source.pairs("test")}  # one group of three is nearest to the share
+    assert {pair.group for pair in source.pairs("train")} == {"bath", "hall", "loft"} - {held}
+    others = [photographs(tmp_path, "{group}/{key}.jpg", test_share=0.4, test_seed=seed) for seed in range(20)]
+    assert {next(iter(other.pairs("test"))).group for other in others} == {"bath", "hall", "loft"}
+
+
+def test_a_share_takes_the_last_pairs_of_every_class(tmp_path: Path) -> None:
+    """Files that begin with their class come class after class; the last fifth of all would be owls only."""
+    write(tmp_path, *(f"{name}/{name}_{i}.jpg" for name in ("cat", "dog", "owl") for i in range(10)))
+    source = photographs(tmp_path, "{label}/{key}.jpg", test_share=0.2)
+    assert keys(source, "test") == [f"{name}_{name}_{i}" for name in ("cat", "dog", "owl") for i in (8, 9)]
+
+
+def test_a_share_takes_groups_of_every_class(tmp_path: Path) -> None:
+    write(tmp_path, *(f"{name}/{name}{walk}/{i}.jpg" for name in ("cat", "owl") for walk in range(5) for i in range(4)))
+    for seed in range(5):
+        source = photographs(tmp_path, "{label}/{group}/{key}.jpg", test_share=0.2, test_seed=seed)
+        held = {(pair.label, pair.group) for pair in source.pairs("test")}
+        assert sorted(label for label, _ in held) == [0, 1]
+        assert not {group for _, group in held} & {pair.group for pair in source.pairs("train")}
 
 
 def test_named_groups_are_for_testing(tmp_path: Path) -> None:
@@ -419,13 +437,14 @@ def test_an_absent_csv_file_is_refused(tmp_path: Path) -> None:
         ),
         ("{group}/{key}.jpg", {"test_share": 0.9}, "test_share 0.9 leaves no pairs for 'train', of 2"),
         ("{label}/{key}.jpg", {"test_share": 0.1}, "test_share 0.1 leaves no pairs for 'test', of 2"),
-        ("{label}/{key}.jpg", {"test_share": 0.5}, "test_share 0.5 leaves class 'cat' without training pairs"),
+        ("{label}/{key}.jpg", {"test_share": 0.5}, "test_share 0.5 leaves no pairs for 'test', of 2"),
+        ("{label}/{group}/{key}.jpg", {"test_groups": ("a",)}, "test_groups a leaves class 'ant' without training"),
     ],
 )
 def test_a_division_the_pairs_do_not_have_is_refused(
     tmp_path: Path, pattern: str, options: dict[str, Any], message: str
 ) -> None:
-    write(tmp_path, "ant/1.jpg", "cat/2.jpg")
+    write(tmp_path, "ant/1.jpg", "cat/2.jpg", *(("ant/a/1.jpg", "cat/b/2.jpg") if "{label}/{group}" in pattern else ()))
     with pytest.raises(SourceError, match=message):
         photographs(tmp_path, pattern, **options).digest()
 
