@@ -50,6 +50,7 @@ def origin(config: Taught, name: str, look: LookConfig, shards: Shards, views: M
         },
         "look": {key: value for key, value in to_plain(look).items() if key != "windows"},
         "seed": config.seed,
+        "crops": 2,  # the rule by which they are drawn; 1 clipped those that did not fit
     }  # fmt: skip
     return json.loads(json.dumps(told))
 
