@@ -1,6 +1,7 @@
 """A data set's items, in order, from worker processes; reports a worker that ends, stalls or lacks shared memory."""
 
 import errno
+import logging
 import multiprocessing
 import os
 import pickle
@@ -21,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from crossmodal.shards import ShardError
 
+LOG = logging.getLogger(__name__)
 SAY_SECONDS = 60.0  # between two messages about a wait
 GRACE_SECONDS = 2.0  # in which workers end by themselves; then they get SIGTERM, and SIGKILL after as long again
 SHARED = Path("/dev/shm")
@@ -104,7 +106,7 @@ class _Watchdog(threading.Thread):
             since, now = self.since, time.monotonic()
             if since is not None and now - max(since, told) >= SAY_SECONDS:
                 told = now
-                print(f"no data for {now - since:.0f} s: {self._whom()}", file=sys.stderr, flush=True)
+                LOG.warning("no data for %.0f s: %s", now - since, self._whom())  # to stderr, unless a program asks
 
     def _whom(self) -> str:
         who = f"rank {os.environ['RANK']}: " if "RANK" in os.environ else ""
@@ -112,14 +114,19 @@ class _Watchdog(threading.Thread):
             return f"{who}process {os.getpid()} is still reading or decoding its next pairs"
         number = self.turn % len(self.workers)
         child = self.workers[number]
-        return f"{who}worker {number} (process {child.pid}) gave none; it {_state(child)}"
+        told = f"{who}worker {number} (process {child.pid}) gave none; it {STATES.get(_state(child), _state(child))}"
+        for other, child in enumerate(self.workers):  # one that stopped can hold the lock that all hand over by
+            if other != number and _state(child) in ("T", "D"):
+                told += f"; worker {other} (process {child.pid}) {STATES[_state(child)]}"
+        return told
 
     def _why_ended(self, error: Exception) -> str:
         """What to say of a worker that has ended, where one has."""
         if not self.workers:
             return ""
         unexpected = "exited unexpectedly" in str(error)
-        wait([child.sentinel for child in self.workers], timeout=0 if unexpected else 1)
+        torn = isinstance(error, ConnectionError | EOFError | FileNotFoundError)  # sockets close before it has ended
+        wait([child.sentinel for child in self.workers], timeout=0 if unexpected else 30 if torn else 1)
         for number, child in enumerate(self.workers):
             code = child.exitcode
             if code or (code == 0 and unexpected):
@@ -128,11 +135,11 @@ class _Watchdog(threading.Thread):
 
 
 def _state(child: BaseProcess) -> str:
+    """The letter of its state on Linux, a key of `STATES` or another; elsewhere words."""
     try:
-        letter = Path(f"/proc/{child.pid}/stat").read_text().rpartition(") ")[2][0]
+        return Path(f"/proc/{child.pid}/stat").read_text().rpartition(") ")[2][0]
     except OSError:  # not Linux, or it has just ended
         return "is running" if child.is_alive() else "has ended"
-    return STATES.get(letter, f"is in state {letter}")
 
 
 def _ending(code: int) -> str:

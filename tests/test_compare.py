@@ -163,7 +163,7 @@ def test_a_finished_comparison_is_not_repeated_and_a_row_is_added_alone(
     assert {name: rows[name] for name in before["rows"]} == before["rows"]
     assert rows["flow"]["preparation_steps"] == 8 and rows["kd"]["preparation_steps"] is None
     assert "Prepared before: flow in 8 steps." in (folder / "table.md").read_text()
-    stage = {"pipeline": "compare", "config": config.name, "set": {"measures": ["knn"]}}
+    stage = {"pipeline": "compare", "config": config.name, "set": {"measures": ["probe"]}}
     whole_file = write(config.parent / "run.yaml", {"stages": {folder.name: stage}, "output": str(folder.parent)})
     trained.clear()
     assert main(["run", str(whole_file)]) == 0

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import resource
 import shutil
 import sys
 import tarfile
@@ -392,9 +393,13 @@ def test_bytes_that_are_no_manifest_are_refused_by_path(folder: Path, content: b
 def test_a_full_disk_is_named_with_shard_and_pair(tmp_path: Path, size: int) -> None:
     modality = MODALITIES.get("audio")()
     pair = Pair("a", {"audio.flac": modality.encode(torch.rand(1, size, generator=generator(0)) - 0.5)})
-    (tmp_path / "000000.tar").symlink_to("/dev/full")
-    with pytest.raises(ShardError, match=r"000000\.tar: pair 'a' cannot be written: .*No space left"):
-        write_shards(pairs_of(pair), tmp_path, fields={"audio": modality}, classes=())
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64, before[1]))  # bytes; a full disk fails in the same place
+    try:
+        with pytest.raises(ShardError, match=r"000000\.tar: pair 'a' cannot be written: .*File too large"):
+            write_shards(pairs_of(pair), tmp_path, fields={"audio": modality}, classes=())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not (tmp_path / MANIFEST).exists()
 
 
