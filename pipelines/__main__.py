@@ -37,6 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         elif isinstance(error, ConfigError):
             _complain(error.problems)
+        elif _processes.is_lost(error):
+            _complain(["lost another process of this launch, which ended first; its message says why"], every_rank=True)
         elif _is_users(error):
             _complain([str(error)], every_rank=True)
         else:
@@ -153,8 +155,9 @@ def _complain(problems: list[str], *, every_rank: bool = False) -> None:
     shown = problems[:SCREEN]
     if len(problems) > SCREEN:
         shown.append(f"... and {len(problems) - SCREEN} more")
+    numbered = rank != "0" or (every_rank and _processes.count() > 1)
     for problem in shown:
-        print(problem if rank == "0" else f"rank {rank}: {problem}", file=sys.stderr)
+        print(f"rank {rank}: {problem}" if numbered else problem, file=sys.stderr)
 
 
 if __name__ == "__main__":
