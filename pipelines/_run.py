@@ -20,7 +20,7 @@ from typing import Any
 from crossmodal.checkpoint import write, writing
 from pipelines import _processes
 from pipelines._config import ConfigError, differences, leaves, to_dict, to_yaml, without
-from pipelines._errors import FinishedError, SharedError
+from pipelines._errors import FinishedError, SharedError, printable
 from pipelines._processes import is_main
 
 RUN, REPORT, METRICS, LOCK = "run.json", "report.json", "metrics.jsonl", ".lock"
@@ -35,7 +35,7 @@ PACKAGES = ("crossmodal-transfer", "torch", "torchvision", "torchaudio", "accele
 def say(text: str) -> None:
     """One line for the user, from the main process."""
     if is_main():
-        print(text, flush=True)
+        print(printable(text), flush=True)
 
 
 def digest_of(content: object) -> str:
