@@ -1,17 +1,48 @@
 """Checkpoints: written aside and renamed, so that what is there is whole; the last one found; loaded without pickle."""
 
+import errno
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
 NAME = re.compile(r"step_(\d{9})\.pt")
+REMEDIES = {
+    errno.ENOSPC: "free space",
+    errno.EDQUOT: "free space",
+    errno.EFBIG: "raise the limit on the size of a file (ulimit -f)",
+    errno.EROFS: "make the disk writable",
+    errno.EACCES: "make the folder writable",
+}
 
 
 class CheckpointError(RuntimeError):
     """A checkpoint that could not be written or read; the message says what is still there."""
+
+
+class WriteError(OSError):
+    """A file that the disk refuses to take; the message names the file, the reason and the remedy."""
+
+
+@contextmanager
+def writing(path: Path | str) -> Iterator[None]:
+    """Names the file that is written in what the operating system says of a failure.
+
+    Raises:
+        WriteError: an OSError was raised inside.
+    """
+    try:
+        yield
+    except WriteError:
+        raise
+    except OSError as error:
+        reason = error.strerror or error
+        remedy = f"{REMEDIES.get(error.errno or 0, 'mend this')}, then give the same command again"
+        raise WriteError(f"could not write {path}: {reason}; {remedy}") from error
 
 
 def save(folder: Path, step: int, state: dict[str, Any], *, keep: int = 2) -> Path:
@@ -47,16 +78,18 @@ def write(path: Path, content: str | bytes) -> None:
     A link is replaced; what it names stays as it is.
 
     Raises:
-        OSError: the file cannot be written; or `path` is a folder.
+        WriteError: the file cannot be written, for a full disk say.
+        IsADirectoryError: `path` is a folder.
     """
     if path.is_dir():
         raise IsADirectoryError(f"{path} must be a file to write, but is a folder; move the folder away")
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        aside.write_bytes(content.encode() if isinstance(content, str) else content)
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with writing(path):
+        try:
+            aside.write_bytes(content.encode() if isinstance(content, str) else content)
+            aside.replace(path)
+        finally:
+            aside.unlink(missing_ok=True)
 
 
 def latest(folder: Path) -> Path | None:

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from crossmodal import ENCODERS, OBJECTIVES
-from crossmodal.checkpoint import write
+from crossmodal.checkpoint import write, writing
 from crossmodal.contrast.options import Negatives
 from crossmodal.encoders._base import Encoder, Spec
 from crossmodal.encoders._weights import refuse_nonfinite
@@ -76,7 +76,8 @@ class Model:
 
 def save_model(folder: Path, card: Card, encoder: Encoder, heads: dict[str, Objective]) -> None:
     """Writes weights (safetensors) and card (JSON)."""
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     state = {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
     for name, head in heads.items():
         state |= {f"heads.{name}.{key}": tensor for key, tensor in head.state_dict().items()}

@@ -6,6 +6,7 @@ processes can write one folder, and one that was killed is continued at the firs
 
 import json
 from collections.abc import Mapping
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from crossmodal.checkpoint import write
+from crossmodal.checkpoint import write, writing
 from crossmodal.features import FeatureManifest, encode, to_json
 from crossmodal.packing import open_tar
 from crossmodal.plain import build, parse
@@ -40,30 +41,42 @@ class FeatureTar:
     tar: Any = field(init=False)
 
     def __post_init__(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         self._aside = self.path.with_name(f".{self.path.name}")
-        self.tar = open_tar(self._aside)
+        with writing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.tar = open_tar(self._aside)
 
     def add(self, key: str, members: Mapping[str, np.ndarray]) -> None:
         """The features of a pair: arrays of shape [windows, *size]."""
-        self.tar.write({"__key__": key, **{f"{name}.npy": encode(values) for name, values in members.items()}})
-        self.pairs += 1
+        self._write(key, {f"{name}.npy": encode(values) for name, values in members.items()})
 
     def add_unreadable(self, key: str, problem: str) -> None:
         """A record that keeps the place of a pair that could not be read, and says why."""
-        self.tar.write({"__key__": key, "json": json.dumps({"unreadable": problem}).encode()})
-        self.pairs += 1
+        self._write(key, {"json": json.dumps({"unreadable": problem}).encode()})
         self.unreadable += 1
+
+    def _write(self, key: str, members: Mapping[str, bytes]) -> None:
+        with writing(self.path):
+            self.tar.write({"__key__": key, **members})
+        self.pairs += 1
 
     def __enter__(self) -> "FeatureTar":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: BaseException | TracebackType | None) -> None:
-        self.tar.close()
+        try:
+            with (
+                suppress(*() if kind is None else (OSError,)),
+                writing(self.path),
+            ):  # the block's own error is the first
+                with closing(self.tar.stream):  # which it leaves open where it fails
+                    self.tar.close()
+                if kind is None:
+                    self._aside.replace(self.path)
+        finally:
+            self._aside.unlink(missing_ok=True)
         if kind is not None:
-            self._aside.unlink()
             return
-        self._aside.replace(self.path)
         mark = Mark(self.unreadable, seal(self.path, self.pairs))
         write(_mark_path(self.path), json.dumps(asdict(mark)))
 

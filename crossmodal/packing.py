@@ -4,7 +4,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import torch
 import webdataset
 from torch import Tensor
 
-from crossmodal.checkpoint import write
+from crossmodal.checkpoint import write, writing
 from crossmodal.looks import Picture, tell_turned, tell_uneven
 from crossmodal.shards import MANIFEST, Field, Manifest, Shard, ShardError, seal
 from crossmodal.sources._base import Pair
@@ -83,18 +83,8 @@ def write_shards(
         groups=dict(sorted(writer.groups.items())),
         lacking={name: count for name, count in sorted(writer.lacking.items()) if name in found},
     )
-    with _naming(str(folder / MANIFEST)):
-        write(folder / MANIFEST, json.dumps(asdict(manifest), indent=1) + "\n")
+    write(folder / MANIFEST, json.dumps(asdict(manifest), indent=1) + "\n")
     return manifest
-
-
-@contextmanager
-def _naming(what: str) -> Iterator[None]:
-    """Names what the disk refuses; its own errors of writing name nothing."""
-    try:
-        yield
-    except OSError as error:
-        raise ShardError(f"{what} cannot be written: {error.strerror or error}") from error
 
 
 def open_tar(path: Path) -> webdataset.TarWriter:
@@ -139,7 +129,7 @@ class _Writer:
             raise ShardError(f"pair {pair.key!r}: its facts must be JSON with finite numbers: {error}") from error
         members = {**pair.members, "json": told.encode()}
         self._last = pair.key
-        with _naming(self._place):
+        with writing(self._place):
             self._tar = self._tar or open_tar(self._path)
             self._tar.write({"__key__": pair.key, **members})
         self._in_tar += 1
@@ -152,9 +142,9 @@ class _Writer:
     def close(self) -> None:
         if self._tar is None:
             return
-        with _naming(self._place), closing(self._tar.stream):  # which it leaves open where it fails
+        with writing(self._place), closing(self._tar.stream):  # which it leaves open where it fails
             self._tar.close()
-        with _naming(self._place):
+        with writing(self._place):
             self.shards.append(seal(self._path, self._in_tar))
         self._tar, self._in_tar = None, 0
 

@@ -14,7 +14,7 @@ from types import ModuleType
 from modalities._catalogue import Catalogue, suggest
 from pipelines import _processes
 from pipelines._config import load
-from pipelines._errors import ConfigError, FinishedError, RunError, SharedError
+from pipelines._errors import ConfigError, FinishedError, RunError, SharedError, printable
 from pipelines._fields import CATALOGUES
 
 PIPELINES = Catalogue("pipelines", "", "pipeline")
@@ -37,6 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         elif isinstance(error, ConfigError):
             _complain(error.problems)
+        elif _processes.is_lost(error):
+            _complain(["lost another process of this launch, which ended first; its message says why"], every_rank=True)
         elif _is_users(error):
             _complain([str(error)], every_rank=True)
         else:
@@ -119,7 +121,7 @@ def _run(name: str, words: list[str]) -> int:
     try:
         pipeline.run(_processes.together(lambda: load(pipeline.Config, path, words[1:])), path)
     except FinishedError as finished:
-        print(finished, flush=True)
+        print(printable(str(finished)), flush=True)
     except SystemExit as stopped:  # a signal came, and every process heard of it
         code = int(stopped.code or 0)
     _processes.part()
@@ -153,8 +155,9 @@ def _complain(problems: list[str], *, every_rank: bool = False) -> None:
     shown = problems[:SCREEN]
     if len(problems) > SCREEN:
         shown.append(f"... and {len(problems) - SCREEN} more")
-    for problem in shown:
-        print(problem if rank == "0" else f"rank {rank}: {problem}", file=sys.stderr)
+    numbered = rank != "0" or (every_rank and _processes.count() > 1)
+    for problem in map(printable, shown):
+        print(f"rank {rank}: {problem}" if numbered else problem, file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,15 @@
 from collections.abc import Sequence
 
 
+def printable(text: str) -> str:
+    """The text without what a terminal would obey: control characters and bytes that are no text show as escapes."""
+    return "".join(
+        sign if sign in "\n\t" or not (ord(sign) < 32 or 127 <= ord(sign) < 160 or 0xD800 <= ord(sign) < 0xE000)
+        else ascii(sign)[1:-1]
+        for sign in text
+    )  # fmt: skip
+
+
 class ConfigError(ValueError):
     """Everything that is wrong with a config, found before any work; one problem a line, each with its place."""
 

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import TypeVar
@@ -10,6 +11,12 @@ from pipelines._errors import ConfigError, RunError, SharedError
 
 Made = TypeVar("Made")
 MISTAKES = (ValueError, LookupError, OSError, ImportError, RunError)  # that one rank tells the others
+
+LOST = re.compile(  # what gloo and NCCL say on one process when another is gone
+    r"closed by peer|reset by peer|connection (was )?(closed|reset|refused)|remote process exited|broken pipe"
+    r"|socket closed|communicator was aborted",
+    re.IGNORECASE,
+)
 
 
 def count() -> int:
@@ -90,6 +97,11 @@ def from_main(make: Callable[[], Made]) -> Made:
     if problems:
         raise SharedError(problems) from failed
     return made  # type: ignore[return-value]
+
+
+def is_lost(error: BaseException) -> bool:
+    """Whether an error says no more than that another process of the launch has ended."""
+    return count() > 1 and isinstance(error, RuntimeError) and LOST.search(str(error)) is not None
 
 
 def name_ranks(numbers: list[int]) -> str:

@@ -17,10 +17,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from crossmodal.checkpoint import write
+from crossmodal.checkpoint import write, writing
 from pipelines import _processes
 from pipelines._config import ConfigError, differences, leaves, to_dict, to_yaml, without
-from pipelines._errors import FinishedError, SharedError
+from pipelines._errors import FinishedError, SharedError, printable
 from pipelines._processes import is_main
 
 RUN, REPORT, METRICS, LOCK = "run.json", "report.json", "metrics.jsonl", ".lock"
@@ -35,7 +35,7 @@ PACKAGES = ("crossmodal-transfer", "torch", "torchvision", "torchaudio", "accele
 def say(text: str) -> None:
     """One line for the user, from the main process."""
     if is_main():
-        print(text, flush=True)
+        print(printable(text), flush=True)
 
 
 def digest_of(content: object) -> str:
@@ -216,7 +216,8 @@ class RunFolder:
 
     def log(self, line: Mapping[str, Any]) -> None:
         """Appends a line to the figures."""
-        with (self.path / METRICS).open("a", encoding="utf-8") as file:
+        path = self.path / METRICS
+        with writing(path), path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
     def forget_after(self, step: int, phase: str) -> None:

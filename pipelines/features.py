@@ -79,14 +79,15 @@ def inspect(flag: str, path: Path) -> int:
     from crossmodal.features import read_manifest
     from crossmodal.shards import MANIFEST
     from crossmodal.verify import check_tars
+    from pipelines._errors import printable
 
     inside = sorted(found.parent for found in path.glob(f"*/{MANIFEST}"))
     folders = [path] if (path / MANIFEST).is_file() or not inside else inside
     if flag == "--info":
-        print("\n".join(_describe(folder) for folder in folders))
+        print(printable("\n".join(_describe(folder) for folder in folders)))
         return 0
     problems = [problem for folder in folders for problem in check_tars(folder, read_manifest(folder).shards, {})]
-    print("\n".join(problems) or f"{path}: nothing wrong")
+    print(printable("\n".join(problems) or f"{path}: nothing wrong"))
     return 1 if problems else 0
 
 

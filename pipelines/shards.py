@@ -100,25 +100,28 @@ def inspect(flag: str, path: Path) -> int:
     """Looks at shards that are there; 1 where --check finds something wrong."""
     from crossmodal.shards import MANIFEST, ShardError, read_manifest
     from crossmodal.verify import check
+    from pipelines._errors import printable
 
     inside = {found.parent for pattern in (MANIFEST, "*.tar") for found in path.glob(f"*/{pattern}")}
     folders = [path] if (path / MANIFEST).is_file() else sorted(inside)  # one without a manifest is refused by name
     if not folders:
         raise ShardError(f"{path} holds no shards: there is no {MANIFEST} in it or one level below")
     if flag == "--check":
-        problems = [problem for folder in folders for problem in check(folder, warn=print)]
+        problems = [
+            problem for folder in folders for problem in check(folder, warn=lambda said: print(printable(said)))
+        ]
         if len(folders) > 1 and not problems:
             manifests = {folder.name: read_manifest(folder) for folder in folders}
             counts = {
                 part: {name: held.labels.get(name, 0) for name in held.classes} for part, held in manifests.items()
             }
             for said in _absent(counts, path):
-                print(said)
-        print("\n".join(problems) or f"{path}: nothing wrong")
+                print(printable(said))
+        print(printable("\n".join(problems) or f"{path}: nothing wrong"))
         return 1 if problems else 0
     for folder in folders:
         if flag == "--info":
-            print(_describe(folder))
+            print(printable(_describe(folder)))
         else:
             print(_sheet(folder, {}))
     return 0

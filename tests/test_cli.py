@@ -412,3 +412,11 @@ def test_an_entry_of_the_users_own_that_is_none_is_named(plugins: Path, capsys: 
     (plugins / "mine.py").rename(plugins / "crd.py")
     assert command.main(["list", "objectives"]) == 1
     assert f"{plugins / 'crd.py'} has the name of" in capsys.readouterr().err
+
+
+def test_names_cannot_command_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from pipelines.__main__ import main
+
+    assert main(["a\x1b[31mb\udcff\x9bc\u00e9.yaml"]) == 2
+    told = capsys.readouterr().err
+    assert "a\\x1b[31mb\\udcff\\x9bc\u00e9.yaml" in told and "\x1b" not in told

@@ -20,6 +20,7 @@ from commands import launch, lines, start, write
 from test_training import ENCODER
 
 from crossmodal import ENCODERS, export
+from crossmodal.checkpoint import WriteError
 from crossmodal.extraction import Extract, batches_of, look_parts
 from crossmodal.features import FeatureShards, put_together, round_rows, take_apart
 from crossmodal.looks import Look
@@ -630,3 +631,30 @@ def test_features_are_a_stage_that_a_transfer_refers_to(
     assert main(["run", whole, "stages.features.set.seed=1", "stages.student.set.seed=1"]) == 0
     told = capsys.readouterr().out
     assert told.count("config or inputs changed; the earlier result is now") == 2
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full, a disk without room")
+@pytest.mark.parametrize("size", [10, 100_000])  # the second is more than is held back until the tar is closed
+def test_features_that_do_not_fit_on_the_disk_name_their_tar(
+    tmp_path: Path, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from crossmodal import feature_packing
+
+    full = lambda path: path.symlink_to("/dev/full") or webdataset.TarWriter(str(path), encoder=False)  # noqa: E731
+    monkeypatch.setattr(feature_packing, "open_tar", full)
+    words = r"could not write .*rgb/000000\.tar: No space left .*; free space, then"
+    with pytest.raises(WriteError, match=words), feature_packing.FeatureTar(tmp_path / "rgb" / "000000.tar") as tar:
+        tar.add("a", {"feature": np.zeros((1, size), np.float32)})
+    assert not [*(tmp_path / "rgb").iterdir()]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full, a disk without room")
+def test_a_full_disk_does_not_hide_why_an_extraction_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from crossmodal import feature_packing
+
+    full = lambda path: path.symlink_to("/dev/full") or webdataset.TarWriter(str(path), encoder=False)  # noqa: E731
+    monkeypatch.setattr(feature_packing, "open_tar", full)
+    with pytest.raises(LookupError, match="the first error"), feature_packing.FeatureTar(tmp_path / "0.tar") as tar:
+        tar.add_unreadable("a", "damaged")
+        raise LookupError("the first error")
+    assert not [*tmp_path.iterdir()]

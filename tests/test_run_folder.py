@@ -1,6 +1,7 @@
 """Run folders: which config and inputs are the same run, and what is said where none can be begun."""
 
 import copy
+import errno
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from crossmodal.checkpoint import WriteError, write
 from pipelines import compare, evaluate, transfer
 from pipelines._config import ConfigError, load, to_dict
 from pipelines._errors import FinishedError
@@ -234,3 +236,31 @@ def test_runs_killed_at_file_operations_end_with_the_same_bits_by_the_same_comma
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "8 kills, 0 went wrong" in done.stdout
+
+
+@pytest.mark.parametrize(("code", "remedy"), [
+    (errno.ENOSPC, "free space"), (errno.EDQUOT, "free space"), (errno.EFBIG, "ulimit -f"), (errno.EROFS, "writable"),
+])  # fmt: skip
+def test_a_file_that_the_disk_refuses_is_named_and_the_old_one_stays(
+    tmp_path: Path, code: int, remedy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "report.json"
+    write(path, "old")
+
+    def refuse(aside: Path, content: bytes) -> None:
+        aside.touch()
+        raise OSError(code, os.strerror(code))  # as a write does, without a name
+
+    monkeypatch.setattr(Path, "write_bytes", refuse)
+    with pytest.raises(WriteError, match=f"could not write {path}: {os.strerror(code)}; .*{remedy}.*same command"):
+        write(path, "new")
+    assert path.read_text() == "old" and [*tmp_path.iterdir()] == [path]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full, a disk without room")
+def test_figures_that_do_not_fit_on_the_disk_name_their_file(file: Path) -> None:
+    run = folder(file)
+    run.path.mkdir()
+    (run.path / "metrics.jsonl").symlink_to("/dev/full")
+    with pytest.raises(WriteError, match=r"could not write .*run/metrics\.jsonl: No space left .*; free space"):
+        run.log({"step": 1})

@@ -9,6 +9,7 @@ import re
 import resource
 import shutil
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -679,3 +680,41 @@ def test_the_exported_weights_are_the_averaged_ones(config: Path, tmp_path: Path
     exported = load_model(tmp_path / "run").encoder
     assert [name for name, weight in exported.named_parameters() if not holds(means, weight.double())] == []
     assert [name for name, weight in exported.named_parameters() if holds(later[-1], weight.double())] == []
+
+
+@pytest.mark.slow
+def test_a_process_whose_partner_is_killed_says_so_in_one_sentence(config: Path, tmp_path: Path) -> None:
+    script = tmp_path / "killed.py"
+    script.write_text(
+        "import os, signal, sys\n"
+        "from pipelines import _training\n"
+        "from pipelines.__main__ import main\n"
+        "take, taken = _training.Training._take, []\n"
+        "def die(*given):\n"
+        "    taken.append(1)\n"
+        "    if os.environ['RANK'] == '1' and len(taken) == 4:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return take(*given)\n"
+        "_training.Training._take = die\n"
+        "if __name__ == '__main__':\n"
+        "    sys.exit(main())\n"
+    )
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, str(script), "transfer", str(config)], text=True, stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE, env={**ENVIRONMENT, "RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2",
+                                         "MASTER_ADDR": "localhost", "MASTER_PORT": port},
+        ) for rank in "01"
+    ]  # fmt: skip
+    try:
+        told = ranks[0].communicate(timeout=240)[1]
+        ranks[1].communicate(timeout=60)
+    finally:
+        for rank in ranks:
+            rank.kill()
+    assert [rank.returncode for rank in ranks] == [1, -signal.SIGKILL], told
+    assert "Traceback" not in told
+    assert told.count("rank 0: lost another process of this launch, which ended first; its message says why") == 1
