@@ -14,6 +14,7 @@ from crossmodal.sources._base import Pair, SourceError
 from crossmodal.sources._patterns import Pattern, natural
 from crossmodal.sources.folder import Folder
 from modalities._random import generator
+from modalities.depth import Depth
 
 RGB = {"modality": "rgb", "files": "{key}.color.jpg"}
 DEPTH = {"modality": "depth", "files": "{key}.depth.png", "scale_m": 0.001}
@@ -77,6 +78,17 @@ def test_views_may_lie_in_folders_of_their_own(tmp_path: Path) -> None:
 def test_stored_options_reach_the_modality(tmp_path: Path) -> None:
     source = Folder(str(tmp_path), {"depth": DEPTH | {"scale_m": 0.0002}})
     assert source.fields()["depth"].scale_m == 0.0002  # type: ignore[attr-defined]
+
+
+def test_whole_distances_without_a_scale_are_refused_with_their_median(tmp_path: Path) -> None:
+    no_reading = torch.zeros(1, 4, 4)
+    (tmp_path / "a.png").write_bytes(Depth().encode(no_reading))
+    (tmp_path / "b.png").write_bytes(Depth().encode(torch.tensor([0, 4.9, 5.0, 5.1, 65.535, 65.535]).view(1, 2, 3)))
+    member = {"modality": "depth", "files": "{key}.png", "invalid": 65535}
+    told = r"members.depth.scale_m must be given.*b.png \(key 'b'\) is 5000, which is 5 m with .* and 1 m with"
+    with pytest.raises(SourceError, match=told):
+        Folder(str(tmp_path), {"depth": member}).digest()
+    assert keys(Folder(str(tmp_path), {"depth": member | {"scale_m": 0.001}})) == ["a", "b"]
 
 
 def test_split_and_label_come_from_the_path(tmp_path: Path) -> None:

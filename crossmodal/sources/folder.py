@@ -9,14 +9,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from crossmodal.sources._base import Pair, Source, SourceError
 from crossmodal.sources._division import divide
 from crossmodal.sources._listing import Entry, by_key, complete, list_files, list_lines, with_any
 from crossmodal.sources._patterns import Pattern, extension_of
 from modalities import MODALITIES
-from modalities._base import Modality
+from modalities._base import DecodeError, Modality
 from modalities._catalogue import suggest
-from modalities.depth import Depth, has_fractions
+from modalities.depth import Depth, stored_readings
 
 
 @dataclass(frozen=True)
@@ -187,16 +189,28 @@ class Folder(Source):
         return complete(root, found, [*self.facts], drop=False)[0], without
 
     def _refuse_unknown_units(self, entries: list[Entry]) -> None:
-        """Refuses floating distances without a `scale_m`: whole ones are millimetres by custom, these are not."""
+        """Refuses distances without a `scale_m`; says what the first file with readings would hold in common units."""
         if "scale_m" in self.members.get(Depth.field, {"scale_m": None}):
             return
-        for entry in entries:
-            path = Path(self.root) / entry.files.get(Depth.field, "")
-            if has_fractions(path):
+        for entry in (entry for entry in entries if Depth.field in entry.files):
+            try:
+                readings = stored_readings(self._read(entry, Depth.field), self.members[Depth.field].get("invalid", 0))
+            except DecodeError:
+                continue  # packing decodes it again and says what is wrong
+            if not readings.size:
+                continue
+            path, option = Path(self.root) / entry.files[Depth.field], f"members.{Depth.field}.scale_m"
+            if readings.dtype.kind == "f":
                 raise SourceError(
                     f"{path} ({entry.where}) holds floating numbers of a unit that it does not tell; set "
-                    f"members.{Depth.field}.scale_m: 1 for metres, 0.001 for millimetres"
+                    f"{option}: 1 for metres, 0.001 for millimetres"
                 )
+            median = float(np.median(readings))
+            raise SourceError(
+                f"{option} must be given, the metres that a stored 1 means: the median reading of {path} "
+                f"({entry.where}) is {median:g}, which is {median * 0.001:g} m with scale_m: 0.001 (millimetres) and "
+                f"{median * 0.0002:g} m with scale_m: 0.0002 (1/5000 m, as in the TUM data)"
+            )
 
     @cached_property
     def _parts(self) -> dict[str, dict[str, Entry]]:
