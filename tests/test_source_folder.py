@@ -160,6 +160,25 @@ def test_facts_are_numbers_in_one_list(tmp_path: Path) -> None:
     assert pair.facts == {"pose": [1.0, 0.0, -0.25, 0.0, 1.0, 3.0]}
 
 
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [("0, 1 3", [0, 1, 3]), ("1;2.5; 3\n", [1, 2.5, 3]), ("1,2,3\n4,5,6\n", [1, 2, 3, 4, 5, 6]), ("0.5,1", [0.5, 1]),
+     ("\ufeff1 2\r\n3", [1, 2, 3])],
+)  # fmt: skip
+def test_numbers_of_facts_are_separated_where_that_is_clear(tmp_path: Path, text: str, numbers: list[float]) -> None:
+    write_frames(tmp_path, "a")
+    (tmp_path / "a.txt").write_bytes(text.encode())
+    (pair,) = frames(tmp_path, facts={"pose": "{key}.txt"}).pairs("train")
+    assert pair.facts == {"pose": numbers}
+
+
+def test_a_fact_in_utf_16_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    write_frames(tmp_path, "a")
+    (tmp_path / "a.txt").write_bytes("1 2".encode("utf-16"))
+    with pytest.raises(SourceError, match=r"a.txt \(key 'a'\) must be a text file of numbers in UTF-8; save it"):
+        list(frames(tmp_path, facts={"pose": "{key}.txt"}).pairs("train"))
+
+
 def test_a_csv_file_lists_the_pairs(tmp_path: Path) -> None:
     write(tmp_path, "x/2.jpg", "x/1.jpg", "y/b.png", "y/a.png")
     text = "\ufeffdepth,rgb,label,split,group,key\ny/b.png,x/2.jpg,dog,test,g,two\n\ny/a.png,x/1.jpg,,train,h,1\n"
@@ -351,7 +370,18 @@ def test_keys_that_collide_are_refused_by_name(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("1 two", "be a text file of numbers: .*'two'"), ("1 nan", "hold finite numbers, got nan"), ("-inf", "got -inf")],
+    [
+        ("1 two", "be a text file of numbers: .*'two'"),
+        ("1 nan", "hold finite numbers, got nan"),
+        ("-inf", "got -inf"),
+        ("1,25 0,5 3,75", "comma of '1,25' may be a decimal one; write 1.25"),
+        ("1,5 2 0,25", "comma of '1,5'"),
+        ("1,25\t0,5", "comma of '1,25'"),
+        ("1,25;0,5", "comma of '1,25'"),
+        ("1,25\n", "comma of '1,25'"),
+        (" \n", "but it holds none"),
+        ("1\0 \0", "save it as UTF-8"),
+    ],
 )
 def test_facts_that_are_not_finite_numbers_are_refused(tmp_path: Path, text: str, message: str) -> None:
     write_frames(tmp_path, "a")

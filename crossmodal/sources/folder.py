@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -237,15 +238,40 @@ class Folder(Source):
         payload = self._read(entry, name)
         place = f"{Path(self.root) / entry.files[name]} ({entry.where})"
         try:
-            numbers = [float(word) for word in payload.decode().replace(",", " ").split()]
+            text = payload.decode("utf-8-sig")
+            if "\0" in text:
+                raise ValueError("it holds zero bytes, as UTF-16 does; save it as UTF-8")
+            numbers = [float(word) for word in _words(text)]
+        except UnicodeDecodeError as error:
+            raise SourceError(f"{place} must be a text file of numbers in UTF-8; save it as that") from error
         except ValueError as error:
             raise SourceError(f"{place} must be a text file of numbers: {error}") from error
+        if not numbers:
+            raise SourceError(f"{place} must be a text file of numbers, but it holds none")
         for number in numbers:
             if not math.isfinite(number):
                 raise SourceError(
                     f"{place} must hold finite numbers, got {number}; mend the file, or remove it and set missing: drop"
                 )
         return numbers
+
+
+def _words(text: str) -> list[str]:
+    """The numbers of a text, which spaces, line ends, semicolons or commas separate.
+
+    Raises:
+        ValueError: a comma may be a decimal one.
+    """
+    for line in text.splitlines():
+        words = re.split(r"[\s;]+", line.strip("; \t"))
+        for word in words:
+            separates = len(words) == 1 and ("." in word or word.count(",") > 1)
+            if re.search(r"\d,\d", word) and not separates:
+                raise ValueError(
+                    f"the comma of {word!r} may be a decimal one; write 1.25 instead of 1,25, or put a space after a "
+                    "comma that separates numbers"
+                )
+    return re.split(r"[\s;,]+", text.strip("; \t\r\n,")) if text.strip("; \t\r\n,") else []
 
 
 def _open_modality(name: str, options: Mapping[str, Any]) -> Modality:
