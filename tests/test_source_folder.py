@@ -227,7 +227,56 @@ def test_a_missing_fact_is_a_missing_file(tmp_path: Path) -> None:
 
 def test_keys_are_made_fit_for_shards(tmp_path: Path) -> None:
     write_frames(tmp_path, "a.b é")
-    assert keys(frames(tmp_path)) == ["a_b__"]
+    assert keys(frames(tmp_path)) == ["a_b_u00e9"]
+
+
+def test_names_in_other_scripts_have_keys_of_their_own(tmp_path: Path) -> None:
+    write_frames(tmp_path, "\u53a8\u623f", "\u5367\u5ba4")
+    assert keys(frames(tmp_path)) == ["u5367u5ba4", "u53a8u623f"]
+
+
+NFC, NFD = "caf\u00e9", "cafe\u0301"
+
+
+def test_names_that_differ_only_in_unicode_normalisation_are_one(tmp_path: Path) -> None:
+    write(tmp_path, f"{NFC}/1.jpg", f"{NFD}/2.jpg", f"{NFD}/2.txt", f"{NFC}/1.txt")
+    for number in (1, 2):
+        (tmp_path / (NFC, NFD)[number - 1] / f"{number}.txt").write_text(str(number))
+    source = photographs(tmp_path, "{label}/{key}.jpg", facts={"time": "{label}/{key}.txt"})
+    assert source.classes() == (NFC,)
+    pairs = list(source.pairs("train"))
+    assert [pair.members["rgb.jpg"].decode() for pair in pairs] == [f"{NFC}/1.jpg", f"{NFD}/2.jpg"]
+    assert [pair.facts for pair in pairs] == [{"time": [1.0]}, {"time": [2.0]}]
+    write(tmp_path, f"{NFD}/1.jpg")
+    with pytest.raises(SourceError, match=r"cafe\\u0301/1.jpg' and 'caf\\xe9/1.jpg' in .* are one pair"):
+        photographs(tmp_path, "{label}/{key}.jpg").digest()
+
+
+def test_labels_of_a_csv_file_in_two_normalisations_are_one_class(tmp_path: Path) -> None:
+    write(tmp_path, "a.jpg", "a.png")
+    source = listed(tmp_path, f"rgb,depth,label,key\na.jpg,a.png,{NFC},x\na.jpg,a.png,{NFD},y\n")
+    assert source.classes() == (NFC,)
+
+
+def test_backslashes_in_a_csv_file_separate_folders(tmp_path: Path) -> None:
+    write(tmp_path, "x/1.jpg", "y/1.png")
+    assert keys(listed(tmp_path, "rgb,depth\nx\\1.jpg,y\\1.png\n")) == ["x_1"]
+
+
+def test_a_broken_link_is_told_with_its_target(tmp_path: Path) -> None:
+    write_frames(tmp_path, "a", "b")
+    (tmp_path / "a.color.jpg").unlink()
+    (tmp_path / "a.color.jpg").symlink_to("gone.jpg")
+    with pytest.raises(SourceError, match=r"rgb \(a.color.jpg is a link to gone.jpg, which does not exist\)"):
+        frames(tmp_path).digest()
+
+
+def test_a_link_to_itself_is_named(tmp_path: Path) -> None:
+    write_frames(tmp_path, "a", "b")
+    (tmp_path / "a.color.jpg").unlink()
+    (tmp_path / "a.color.jpg").symlink_to("a.color.jpg")
+    with pytest.raises(SourceError, match=r"a.color.jpg \(key 'a'\) cannot be read: Too many levels"):
+        frames(tmp_path).digest()
 
 
 def test_what_begins_with_a_dot_is_not_found(tmp_path: Path) -> None:

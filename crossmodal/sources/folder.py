@@ -15,7 +15,7 @@ import numpy as np
 from crossmodal.sources._base import Pair, Source, SourceError
 from crossmodal.sources._division import divide
 from crossmodal.sources._listing import Entry, by_key, complete, list_files, list_lines, with_any
-from crossmodal.sources._patterns import Pattern, extension_of
+from crossmodal.sources._patterns import Pattern, composed, extension_of
 from modalities import MODALITIES
 from modalities._base import DecodeError, Modality
 from modalities._catalogue import suggest
@@ -168,9 +168,16 @@ class Folder(Source):
                     _check_extension(path, name, self._modalities[name], entry.where)
             for fact in self._fact_patterns.values():
                 _check_known(fact, tuple(entries[0].values), self.csv)
-        facts = self._fact_patterns.items()
+        facts = {name: (fact, fact.find(root)) for name, fact in self._fact_patterns.items()}
         return [
-            replace(entry, files=entry.files | {name: fact.fill(entry.values) for name, fact in facts})
+            replace(
+                entry,
+                files=entry.files
+                | {
+                    name: found.get(tuple(entry.values[piece] for piece in fact.names), fact.fill(entry.values))
+                    for name, (fact, found) in facts.items()
+                },
+            )
             for entry in entries
         ]
 
@@ -216,9 +223,8 @@ class Folder(Source):
     @cached_property
     def _parts(self) -> dict[str, dict[str, Entry]]:
         """The pairs of every part, by key."""
-        parts = divide(
-            self._complete, test_share=self.test_share, test_groups=self.test_groups, test_seed=self.test_seed
-        )
+        groups = tuple(composed(group) for group in self.test_groups)
+        parts = divide(self._complete, test_share=self.test_share, test_groups=groups, test_seed=self.test_seed)
         for entries in parts.values():
             _check_alike(entries, [*self.members])
         return {split: by_key(entries) for split, entries in parts.items()}
