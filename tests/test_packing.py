@@ -87,6 +87,16 @@ def test_pairs_that_are_left_out_are_named(tmp_path: Path, capsys: pytest.Captur
     assert json.loads((tmp_path / "pairs" / "report.json").read_text())["dropped"] == 5
 
 
+def test_files_that_belong_to_no_pair_are_counted_and_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "files"
+    (root / "train").mkdir(parents=True)
+    for name in ("a.jpg", "b.JPG", "c.jpeg"):
+        (root / "train" / name).write_bytes(Rgb().encode(torch.rand(3, 8, 8)))
+    assert pack(root, {"rgb": RGB}) == 0
+    told = f"3 files below the source's root belong to no pair: {root}/train/b.JPG (its extension differs from members"
+    assert told in capsys.readouterr().out
+
+
 def write_array(root: Path, array: np.ndarray, *, key: str = "a") -> None:
     (root / "train").mkdir(exist_ok=True)
     with io.BytesIO() as file:

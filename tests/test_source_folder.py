@@ -279,6 +279,18 @@ def test_a_link_to_itself_is_named(tmp_path: Path) -> None:
         frames(tmp_path).digest()
 
 
+def test_files_that_no_pattern_matches_are_told(tmp_path: Path) -> None:
+    write(tmp_path, "cat/1.jpg", "cat/1.txt", "cat/2.JPG", "cat/deep/3.jpg", "Thumbs.db", ".DS_Store", ".git/x.jpg")
+    source = photographs(tmp_path, "{label}/{key}.jpg", facts={"time": "{label}/{key}.txt"})
+    case = "its extension differs from members.rgb.files only in case"
+    assert source.unmatched() == {tmp_path / "cat/2.JPG": case, tmp_path / "cat/deep/3.jpg": ""}
+
+
+def test_files_that_no_line_lists_are_told(tmp_path: Path) -> None:
+    write(tmp_path, "a.jpg", "a.png", "b.jpg")
+    assert listed(tmp_path, "rgb,depth\n./a.jpg,a.png\n").unmatched() == {tmp_path / "b.jpg": ""}
+
+
 def test_what_begins_with_a_dot_is_not_found(tmp_path: Path) -> None:
     write_frames(tmp_path, "a")
     write(tmp_path, "._a.color.jpg", "._a.depth.png")

@@ -109,6 +109,18 @@ def _check_header(header: list[str], path: Path, fields: Sequence[str]) -> None:
         )
 
 
+LITTER = ("Thumbs.db", "desktop.ini")  # of operating systems; what begins with a dot is hidden
+
+
+def all_files(root: Path) -> Iterator[str]:
+    """The paths below a folder, relative to it, without hidden files and what operating systems leave behind."""
+    for folder, folders, names in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if not name.startswith(".") and name not in LITTER:
+                yield (Path(folder) / name).relative_to(root).as_posix()
+
+
 def with_any(root: Path, entries: list[Entry], names: list[str]) -> tuple[list[Entry], list[str]]:
     """The pairs that have a file for at least one name, without those that are missing; and what the others lack.
 

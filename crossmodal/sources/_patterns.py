@@ -70,6 +70,13 @@ class Pattern:
                 found[values] = path
         return found
 
+    def differs_in_case(self, path: str) -> bool:
+        """Whether a path would match if its extension were written in the case of the pattern's."""
+        extension, own = Path(path).suffix, Path(self.text).suffix
+        if extension == own or extension.lower() != own.lower():
+            return False
+        return self._expression().fullmatch(path.removesuffix(extension) + own) is not None
+
     def fill(self, values: dict[str, str]) -> str:
         """The path for these values of the placeholders."""
         return "".join(values[piece] if i % 2 else piece for i, piece in enumerate(self._pieces))

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -14,7 +15,7 @@ import numpy as np
 
 from crossmodal.sources._base import Pair, Source, SourceError
 from crossmodal.sources._division import divide
-from crossmodal.sources._listing import Entry, by_key, complete, list_files, list_lines, with_any
+from crossmodal.sources._listing import Entry, all_files, by_key, complete, list_files, list_lines, with_any
 from crossmodal.sources._patterns import Pattern, composed, extension_of
 from modalities import MODALITIES
 from modalities._base import DecodeError, Modality
@@ -90,6 +91,22 @@ class Folder(Source):
     def dropped(self) -> list[str]:
         """The pairs, of all parts together, that were left out because they lack a file, each with which."""
         return self._divided[1]
+
+    def unmatched(self) -> dict[Path, str]:
+        """The files below `root` that no pattern matches, or no line of the CSV file lists."""
+        root = Path(self.root)
+        matched = {os.path.normpath(path) for entry in self._entries for path in entry.files.values()}
+        matched |= {
+            os.path.normpath(path) for fact in self._fact_patterns.values() for path in fact.find(root).values()
+        }
+        matched |= {os.path.normpath(self.csv)} if self.csv is not None else set()
+        others = [path for path in all_files(root) if path not in matched]
+        return {root / path: self._near(path) for path in others}
+
+    def _near(self, path: str) -> str:
+        patterns = [*self._patterns.values(), *self._fact_patterns.values()]
+        near = next((pattern for pattern in patterns if pattern.differs_in_case(path)), None)
+        return f"its extension differs from {near.option} only in case" if near else ""
 
     def pairs(self, split: str) -> Iterator[Pair]:
         """The pairs of a part.
