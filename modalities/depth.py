@@ -4,7 +4,6 @@ import io
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -73,9 +72,7 @@ class Depth(Modality):
         """
         stored = _read_npy(payload) if payload.startswith(NPY) else _read_png(payload)
         with np.errstate(over="ignore", invalid="ignore"):  # infinity and every kind of NaN are no reading either
-            # 99.9 is not the number nearest to it that 32 bits can hold, so floats are compared as they are stored
-            invalid = stored.dtype.type(self.invalid) if stored.dtype.kind == "f" else self.invalid
-            marked = torch.from_numpy(stored == invalid)
+            marked = torch.from_numpy(_is_marked(stored, self.invalid))
             metres = torch.from_numpy(stored.astype(np.float64)).mul_(self.scale_m).float()
         metres = torch.where(torch.isfinite(metres) & ~marked & (metres > 0), metres, 0.0)
         self._check_plausible(metres)
@@ -198,12 +195,19 @@ class Depth(Modality):
         return (rows[..., None] & columns[..., None, :]).any(1, keepdim=True)
 
 
-def has_fractions(path: Path) -> bool:
-    """Whether a file is a .npy of floating numbers, by its header; what cannot be read is none, `decode` says why."""
-    try:
-        return path.suffix.lower() == ".npy" and np.load(path, mmap_mode="r").dtype.kind == "f"
-    except Exception:  # see _read_npy
-        return False
+def stored_readings(payload: bytes, invalid: float) -> Shaped[np.ndarray, " readings"]:
+    """The numbers of a file as they are stored, whatever their unit, less those that mean "no reading".
+
+    Raises:
+        DecodeError: see `Depth.decode`.
+    """
+    stored = _read_npy(payload) if payload.startswith(NPY) else _read_png(payload)
+    return stored[np.isfinite(stored) & (stored > 0) & ~_is_marked(stored, invalid)]
+
+
+def _is_marked(stored: Shaped[np.ndarray, "*shape"], invalid: float) -> Bool[np.ndarray, "*shape"]:
+    # 99.9 is not the number nearest to it that 32 bits can hold, so floats are compared as they are stored
+    return np.equal(stored, stored.dtype.type(invalid) if stored.dtype.kind == "f" else invalid)
 
 
 def _addressed_noise(

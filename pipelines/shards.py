@@ -93,7 +93,20 @@ def run(config: Config, path: Path) -> None:
     if dropped := source.dropped():
         more = f"; and {len(dropped) - 3} more" if dropped[3:] else ""
         say(f"{run.path}: {len(dropped)} pairs left out because a file is missing: {'; '.join(dropped[:3])}{more}")
+    _say_unmatched(source.unmatched(), run.path)
     run.finish({"figures": written, "dropped": len(dropped)})
+
+
+def _say_unmatched(unmatched: Mapping[Path, str], output: Path) -> None:
+    """Says how many files belong to no pair, without those of the output; shows three, with a reason first."""
+    from pipelines._run import say
+
+    others = [(path, why) for path, why in unmatched.items() if not path.absolute().is_relative_to(output.absolute())]
+    if others:
+        shown = sorted(others, key=lambda other: not other[1])[:3]
+        told = "; ".join(f"{path} ({why})" if why else str(path) for path, why in shown)
+        more = f"; and {len(others) - 3} more" if others[3:] else ""
+        say(f"{output}: {len(others)} files below the source's root belong to no pair: {told}{more}")
 
 
 def inspect(flag: str, path: Path) -> int:

@@ -21,7 +21,7 @@ from modalities.rgb import Rgb
 from pipelines.__main__ import main
 
 RGB = {"modality": "rgb", "files": "{split}/{key}.jpg"}
-DEPTH = {"modality": "depth", "files": "{split}/{key}.png"}
+DEPTH = {"modality": "depth", "files": "{split}/{key}.png", "scale_m": 0.001}
 
 
 def pack(root: Path, members: dict[str, Any], sheet: dict[str, Any] | None = None, **options: Any) -> int:
@@ -87,6 +87,16 @@ def test_pairs_that_are_left_out_are_named(tmp_path: Path, capsys: pytest.Captur
     assert json.loads((tmp_path / "pairs" / "report.json").read_text())["dropped"] == 5
 
 
+def test_files_that_belong_to_no_pair_are_counted_and_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "files"
+    (root / "train").mkdir(parents=True)
+    for name in ("a.jpg", "b.JPG", "c.jpeg"):
+        (root / "train" / name).write_bytes(Rgb().encode(torch.rand(3, 8, 8)))
+    assert pack(root, {"rgb": RGB}) == 0
+    told = f"3 files below the source's root belong to no pair: {root}/train/b.JPG (its extension differs from members"
+    assert told in capsys.readouterr().out
+
+
 def write_array(root: Path, array: np.ndarray, *, key: str = "a") -> None:
     (root / "train").mkdir(exist_ok=True)
     with io.BytesIO() as file:
@@ -108,9 +118,11 @@ def test_floating_distances_need_their_unit(tmp_path: Path, capsys: pytest.Captu
     assert (statistics["min"], statistics["max"]) == (3, 40)
 
 
-def test_whole_distances_are_millimetres_unless_said(tmp_path: Path) -> None:
+def test_whole_distances_need_their_unit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_array(tmp_path, (METRES * 1000).astype(np.uint16))
-    assert pack(tmp_path, {"depth": ARRAYS}) == 0
+    assert pack(tmp_path, {"depth": ARRAYS}) == 2
+    assert "members.depth.scale_m must be given" in capsys.readouterr().err
+    assert pack(tmp_path, {"depth": {**ARRAYS, "scale_m": 0.001}}) == 0
     assert Shards.open(tmp_path / "pairs" / "train").manifest.statistics["depth"]["max"] == 40
 
 
@@ -119,7 +131,7 @@ def test_a_value_of_no_reading_that_never_comes_is_told(tmp_path: Path, capsys: 
     write_array(tmp_path, millimetres)
     write_array(tmp_path, np.where(millimetres > 30000, 65535, millimetres).astype(np.uint16), key="b")
     told = f"{tmp_path}/pairs/train: depth.invalid=65534 changes nothing of these pairs; is this how their files"
-    assert pack(tmp_path, {"depth": {**ARRAYS, "invalid": 65534}}) == 0
+    assert pack(tmp_path, {"depth": {**ARRAYS, "scale_m": 0.001, "invalid": 65534}}) == 0
     assert told in capsys.readouterr().out
     shutil.rmtree(tmp_path / "pairs")
     assert pack(tmp_path, {"depth": {**ARRAYS, "scale_m": 0.0011, "invalid": 65535}}) == 0

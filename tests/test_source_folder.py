@@ -14,6 +14,7 @@ from crossmodal.sources._base import Pair, SourceError
 from crossmodal.sources._patterns import Pattern, natural
 from crossmodal.sources.folder import Folder
 from modalities._random import generator
+from modalities.depth import Depth
 
 RGB = {"modality": "rgb", "files": "{key}.color.jpg"}
 DEPTH = {"modality": "depth", "files": "{key}.depth.png", "scale_m": 0.001}
@@ -77,6 +78,17 @@ def test_views_may_lie_in_folders_of_their_own(tmp_path: Path) -> None:
 def test_stored_options_reach_the_modality(tmp_path: Path) -> None:
     source = Folder(str(tmp_path), {"depth": DEPTH | {"scale_m": 0.0002}})
     assert source.fields()["depth"].scale_m == 0.0002  # type: ignore[attr-defined]
+
+
+def test_whole_distances_without_a_scale_are_refused_with_their_median(tmp_path: Path) -> None:
+    no_reading = torch.zeros(1, 4, 4)
+    (tmp_path / "a.png").write_bytes(Depth().encode(no_reading))
+    (tmp_path / "b.png").write_bytes(Depth().encode(torch.tensor([0, 4.9, 5.0, 5.1, 65.535, 65.535]).view(1, 2, 3)))
+    member = {"modality": "depth", "files": "{key}.png", "invalid": 65535}
+    told = r"members.depth.scale_m must be given.*b.png \(key 'b'\) is 5000, which is 5 m with .* and 1 m with"
+    with pytest.raises(SourceError, match=told):
+        Folder(str(tmp_path), {"depth": member}).digest()
+    assert keys(Folder(str(tmp_path), {"depth": member | {"scale_m": 0.001}})) == ["a", "b"]
 
 
 def test_split_and_label_come_from_the_path(tmp_path: Path) -> None:
@@ -148,6 +160,25 @@ def test_facts_are_numbers_in_one_list(tmp_path: Path) -> None:
     assert pair.facts == {"pose": [1.0, 0.0, -0.25, 0.0, 1.0, 3.0]}
 
 
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [("0, 1 3", [0, 1, 3]), ("1;2.5; 3\n", [1, 2.5, 3]), ("1,2,3\n4,5,6\n", [1, 2, 3, 4, 5, 6]), ("0.5,1", [0.5, 1]),
+     ("\ufeff1 2\r\n3", [1, 2, 3])],
+)  # fmt: skip
+def test_numbers_of_facts_are_separated_where_that_is_clear(tmp_path: Path, text: str, numbers: list[float]) -> None:
+    write_frames(tmp_path, "a")
+    (tmp_path / "a.txt").write_bytes(text.encode())
+    (pair,) = frames(tmp_path, facts={"pose": "{key}.txt"}).pairs("train")
+    assert pair.facts == {"pose": numbers}
+
+
+def test_a_fact_in_utf_16_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    write_frames(tmp_path, "a")
+    (tmp_path / "a.txt").write_bytes("1 2".encode("utf-16"))
+    with pytest.raises(SourceError, match=r"a.txt \(key 'a'\) must be a text file of numbers in UTF-8; save it"):
+        list(frames(tmp_path, facts={"pose": "{key}.txt"}).pairs("train"))
+
+
 def test_a_csv_file_lists_the_pairs(tmp_path: Path) -> None:
     write(tmp_path, "x/2.jpg", "x/1.jpg", "y/b.png", "y/a.png")
     text = "\ufeffdepth,rgb,label,split,group,key\ny/b.png,x/2.jpg,dog,test,g,two\n\ny/a.png,x/1.jpg,,train,h,1\n"
@@ -196,7 +227,68 @@ def test_a_missing_fact_is_a_missing_file(tmp_path: Path) -> None:
 
 def test_keys_are_made_fit_for_shards(tmp_path: Path) -> None:
     write_frames(tmp_path, "a.b é")
-    assert keys(frames(tmp_path)) == ["a_b__"]
+    assert keys(frames(tmp_path)) == ["a_b_u00e9"]
+
+
+def test_names_in_other_scripts_have_keys_of_their_own(tmp_path: Path) -> None:
+    write_frames(tmp_path, "\u53a8\u623f", "\u5367\u5ba4")
+    assert keys(frames(tmp_path)) == ["u5367u5ba4", "u53a8u623f"]
+
+
+NFC, NFD = "caf\u00e9", "cafe\u0301"
+
+
+def test_names_that_differ_only_in_unicode_normalisation_are_one(tmp_path: Path) -> None:
+    write(tmp_path, f"{NFC}/1.jpg", f"{NFD}/2.jpg", f"{NFD}/2.txt", f"{NFC}/1.txt")
+    for number in (1, 2):
+        (tmp_path / (NFC, NFD)[number - 1] / f"{number}.txt").write_text(str(number))
+    source = photographs(tmp_path, "{label}/{key}.jpg", facts={"time": "{label}/{key}.txt"})
+    assert source.classes() == (NFC,)
+    pairs = list(source.pairs("train"))
+    assert [pair.members["rgb.jpg"].decode() for pair in pairs] == [f"{NFC}/1.jpg", f"{NFD}/2.jpg"]
+    assert [pair.facts for pair in pairs] == [{"time": [1.0]}, {"time": [2.0]}]
+    write(tmp_path, f"{NFD}/1.jpg")
+    with pytest.raises(SourceError, match=r"cafe\\u0301/1.jpg' and 'caf\\xe9/1.jpg' in .* are one pair"):
+        photographs(tmp_path, "{label}/{key}.jpg").digest()
+
+
+def test_labels_of_a_csv_file_in_two_normalisations_are_one_class(tmp_path: Path) -> None:
+    write(tmp_path, "a.jpg", "a.png")
+    source = listed(tmp_path, f"rgb,depth,label,key\na.jpg,a.png,{NFC},x\na.jpg,a.png,{NFD},y\n")
+    assert source.classes() == (NFC,)
+
+
+def test_backslashes_in_a_csv_file_separate_folders(tmp_path: Path) -> None:
+    write(tmp_path, "x/1.jpg", "y/1.png")
+    assert keys(listed(tmp_path, "rgb,depth\nx\\1.jpg,y\\1.png\n")) == ["x_1"]
+
+
+def test_a_broken_link_is_told_with_its_target(tmp_path: Path) -> None:
+    write_frames(tmp_path, "a", "b")
+    (tmp_path / "a.color.jpg").unlink()
+    (tmp_path / "a.color.jpg").symlink_to("gone.jpg")
+    with pytest.raises(SourceError, match=r"rgb \(a.color.jpg is a link to gone.jpg, which does not exist\)"):
+        frames(tmp_path).digest()
+
+
+def test_a_link_to_itself_is_named(tmp_path: Path) -> None:
+    write_frames(tmp_path, "a", "b")
+    (tmp_path / "a.color.jpg").unlink()
+    (tmp_path / "a.color.jpg").symlink_to("a.color.jpg")
+    with pytest.raises(SourceError, match=r"a.color.jpg \(key 'a'\) cannot be read: Too many levels"):
+        frames(tmp_path).digest()
+
+
+def test_files_that_no_pattern_matches_are_told(tmp_path: Path) -> None:
+    write(tmp_path, "cat/1.jpg", "cat/1.txt", "cat/2.JPG", "cat/deep/3.jpg", "Thumbs.db", ".DS_Store", ".git/x.jpg")
+    source = photographs(tmp_path, "{label}/{key}.jpg", facts={"time": "{label}/{key}.txt"})
+    case = "its extension differs from members.rgb.files only in case"
+    assert source.unmatched() == {tmp_path / "cat/2.JPG": case, tmp_path / "cat/deep/3.jpg": ""}
+
+
+def test_files_that_no_line_lists_are_told(tmp_path: Path) -> None:
+    write(tmp_path, "a.jpg", "a.png", "b.jpg")
+    assert listed(tmp_path, "rgb,depth\n./a.jpg,a.png\n").unmatched() == {tmp_path / "b.jpg": ""}
 
 
 def test_what_begins_with_a_dot_is_not_found(tmp_path: Path) -> None:
@@ -339,7 +431,18 @@ def test_keys_that_collide_are_refused_by_name(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("1 two", "be a text file of numbers: .*'two'"), ("1 nan", "hold finite numbers, got nan"), ("-inf", "got -inf")],
+    [
+        ("1 two", "be a text file of numbers: .*'two'"),
+        ("1 nan", "hold finite numbers, got nan"),
+        ("-inf", "got -inf"),
+        ("1,25 0,5 3,75", "comma of '1,25' may be a decimal one; write 1.25"),
+        ("1,5 2 0,25", "comma of '1,5'"),
+        ("1,25\t0,5", "comma of '1,25'"),
+        ("1,25;0,5", "comma of '1,25'"),
+        ("1,25\n", "comma of '1,25'"),
+        (" \n", "but it holds none"),
+        ("1\0 \0", "save it as UTF-8"),
+    ],
 )
 def test_facts_that_are_not_finite_numbers_are_refused(tmp_path: Path, text: str, message: str) -> None:
     write_frames(tmp_path, "a")

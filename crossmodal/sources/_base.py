@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from modalities._base import Modality
 
@@ -45,6 +46,10 @@ class Source(ABC):
     @abstractmethod
     def dropped(self) -> list[str]:
         """The pairs left out because a file is missing and the user asked for that, each with what it lacks."""
+
+    def unmatched(self) -> dict[Path, str]:
+        """The files that lie where the source looks and belong to no pair, each with why where that is known."""
+        return {}
 
     @property
     def partial(self) -> bool:

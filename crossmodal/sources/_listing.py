@@ -1,6 +1,7 @@
 """What pairs there are in a folder of files: by the patterns of their paths, or by the lines of a CSV file."""
 
 import csv
+import os
 import re
 import stat
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import TextIO
 
 from crossmodal.sources._base import SourceError
-from crossmodal.sources._patterns import PLACEHOLDERS, Pattern, natural, some_files
+from crossmodal.sources._patterns import PLACEHOLDERS, Pattern, composed, natural, some_files
 from modalities._catalogue import suggest
 
 
@@ -63,7 +64,7 @@ def list_lines(root: Path, file: str, fields: Sequence[str]) -> list[Entry]:
         raise SourceError(f"csv: {path} is missing; {some_files(root)}")
     with path.open(encoding="utf-8-sig", newline="") as text:  # spreadsheets write a byte order mark
         try:
-            entries = list(_lines(text, path, fields))
+            entries = list(_lines(text, root, path, fields))
         except (csv.Error, UnicodeDecodeError) as error:
             raise SourceError(f"{path} is not a readable CSV file in UTF-8: {error}") from error
     if not entries:
@@ -71,7 +72,7 @@ def list_lines(root: Path, file: str, fields: Sequence[str]) -> list[Entry]:
     return entries
 
 
-def _lines(text: TextIO, path: Path, fields: Sequence[str]) -> Iterator[Entry]:
+def _lines(text: TextIO, root: Path, path: Path, fields: Sequence[str]) -> Iterator[Entry]:
     reader = csv.reader(text, strict=True)
     header = next(reader, [])
     _check_header(header, path, fields)
@@ -82,11 +83,11 @@ def _lines(text: TextIO, path: Path, fields: Sequence[str]) -> Iterator[Entry]:
         if len(cells) != len(header):
             raise SourceError(f"{where}: expected {len(header)} cells ({', '.join(header)}), got {len(cells)}")
         row = dict(zip(header, cells, strict=True))
-        files = {name: row[name] for name in fields if row[name]}
+        files = {name: _on_disk(root, row[name]) for name in fields if row[name]}
         if not files:
             raise SourceError(f"{where}: names no file; expected one under {', '.join(fields)}")
         stem = str(Path(next(iter(files.values()))).with_suffix(""))
-        values = {"key": stem} | {name: row[name].strip() for name in PLACEHOLDERS if name in row}
+        values = {"key": composed(stem)} | {name: composed(row[name].strip()) for name in PLACEHOLDERS if name in row}
         empty = [name for name in ("key", "split", "group") if values.get(name) == ""]
         if empty:
             raise SourceError(f"{where}: {empty[0]} is empty; fill it in, or leave the column out")
@@ -106,6 +107,18 @@ def _check_header(header: list[str], path: Path, fields: Sequence[str]) -> None:
             f"line 1 of {path.name}: column {unknown[0]!r} is not known"
             f"{suggest(unknown[0], [*fields, *PLACEHOLDERS])}; give it a field, or take it out"
         )
+
+
+LITTER = ("Thumbs.db", "desktop.ini")  # of operating systems; what begins with a dot is hidden
+
+
+def all_files(root: Path) -> Iterator[str]:
+    """The paths below a folder, relative to it, without hidden files and what operating systems leave behind."""
+    for folder, folders, names in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if not name.startswith(".") and name not in LITTER:
+                yield (Path(folder) / name).relative_to(root).as_posix()
 
 
 def with_any(root: Path, entries: list[Entry], names: list[str]) -> tuple[list[Entry], list[str]]:
@@ -156,12 +169,15 @@ def complete(root: Path, entries: list[Entry], names: list[str], *, drop: bool) 
 def by_key(entries: list[Entry]) -> dict[str, Entry]:
     """The pairs by a key for the shards, made of group, label and key, or of a CSV file's key alone.
 
+    A character beyond ASCII becomes its code point, such as u53a8; any other that a key cannot hold becomes "_".
+
     Raises:
         SourceError: two have the same.
     """
     found: dict[str, Entry] = {}
     for entry in entries:
-        key = re.sub("[^A-Za-z0-9_-]", "_", entry.name)
+        key = re.sub("[^\x00-\x7f]", lambda letter: f"u{ord(letter[0]):04x}", entry.name)
+        key = re.sub("[^A-Za-z0-9_-]", "_", key)
         if key in found:
             raise SourceError(
                 f"{found[key].where} ({found[key].name!r}) and {entry.where} ({entry.name!r}) both get the key {key!r} "
@@ -179,6 +195,8 @@ def _is_there(root: Path, entry: Entry, name: str) -> bool:
         found = path.stat()
     except (FileNotFoundError, NotADirectoryError):
         return False
+    except OSError as error:
+        raise SourceError(f"{path} ({entry.where}) cannot be read: {error.strerror}") from error
     if not stat.S_ISREG(found.st_mode):
         raise SourceError(f"{path} ({entry.where}) must be a file, but it is a folder or a device")
     if found.st_size == 0:
@@ -186,10 +204,20 @@ def _is_there(root: Path, entry: Entry, name: str) -> bool:
     return True
 
 
+def _on_disk(root: Path, path: str) -> str:
+    """A path of a CSV file with "/" for backslashes where only that exists."""
+    slashed = path.replace("\\", "/")
+    if "\\" in path and not os.path.lexists(root / path) and os.path.lexists(root / slashed):
+        return slashed
+    return path
+
+
 def _sought(root: Path, path: str | None, listings: dict[Path, dict[str, str]]) -> str:
     """Where a missing file was looked for, and one that lies there under the same name in other letters' case."""
     if path is None:
         return ""
+    if (root / path).is_symlink():
+        return f" ({path} is a link to {(root / path).readlink()}, which does not exist)"
     folder, name = (root / path).parent, Path(path).name
     if folder not in listings:
         listings[folder] = {found.name.lower(): found.name for found in folder.iterdir()} if folder.is_dir() else {}

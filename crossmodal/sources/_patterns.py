@@ -4,6 +4,7 @@ import glob
 import itertools
 import os
 import re
+import unicodedata
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -49,12 +50,32 @@ class Pattern:
         return extension_of(self.text)
 
     def find(self, root: Path) -> dict[tuple[str, ...], str]:
-        """The files that match: what `names` stood for, and the path relative to `root`."""
+        """The files that match: what `names` stood for, and the path relative to `root`.
+
+        Raises:
+            SourceError: the names of two files differ only in how Unicode writes a letter.
+        """
         wildcards = "".join("*" if i % 2 else glob.escape(piece) for i, piece in enumerate(self._pieces))
         expression = self._expression()
         paths = glob.glob(wildcards, root_dir=root)  # noqa: PTH207 - Path.glob would find what begins with a dot
-        matches = ((path, expression.fullmatch(path)) for path in paths)
-        return {tuple(match[name] for name in self.names): path for path, match in matches if match}
+        found: dict[tuple[str, ...], str] = {}
+        for path in sorted(paths):
+            if match := expression.fullmatch(path):
+                values = tuple(composed(match[name]) for name in self.names)
+                if values in found:
+                    raise SourceError(
+                        f"{self.option}: the names of {found[values]!a} and {path!a} in {root} differ only "
+                        "in how Unicode writes a letter (NFC and NFD), so they are one pair; rename or remove one"
+                    )
+                found[values] = path
+        return found
+
+    def differs_in_case(self, path: str) -> bool:
+        """Whether a path would match if its extension were written in the case of the pattern's."""
+        extension, own = Path(path).suffix, Path(self.text).suffix
+        if extension == own or extension.lower() != own.lower():
+            return False
+        return self._expression().fullmatch(path.removesuffix(extension) + own) is not None
 
     def fill(self, values: dict[str, str]) -> str:
         """The path for these values of the placeholders."""
@@ -74,6 +95,11 @@ class Pattern:
                 text += f"(?P={piece})" if piece in seen else f"(?P<{piece}>[^/]+?)"
                 seen.add(piece)
         return re.compile(text)
+
+
+def composed(text: str) -> str:
+    """The text in Unicode's form NFC, so that a letter written in two ways makes no two names."""
+    return unicodedata.normalize("NFC", text)
 
 
 def extension_of(path: str) -> str:

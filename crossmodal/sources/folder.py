@@ -3,20 +3,24 @@
 import hashlib
 import json
 import math
+import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from crossmodal.sources._base import Pair, Source, SourceError
 from crossmodal.sources._division import divide
-from crossmodal.sources._listing import Entry, by_key, complete, list_files, list_lines, with_any
-from crossmodal.sources._patterns import Pattern, extension_of
+from crossmodal.sources._listing import Entry, all_files, by_key, complete, list_files, list_lines, with_any
+from crossmodal.sources._patterns import Pattern, composed, extension_of
 from modalities import MODALITIES
-from modalities._base import Modality
+from modalities._base import DecodeError, Modality
 from modalities._catalogue import suggest
-from modalities.depth import Depth, has_fractions
+from modalities.depth import Depth, stored_readings
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,22 @@ class Folder(Source):
     def dropped(self) -> list[str]:
         """The pairs, of all parts together, that were left out because they lack a file, each with which."""
         return self._divided[1]
+
+    def unmatched(self) -> dict[Path, str]:
+        """The files below `root` that no pattern matches, or no line of the CSV file lists."""
+        root = Path(self.root)
+        matched = {os.path.normpath(path) for entry in self._entries for path in entry.files.values()}
+        matched |= {
+            os.path.normpath(path) for fact in self._fact_patterns.values() for path in fact.find(root).values()
+        }
+        matched |= {os.path.normpath(self.csv)} if self.csv is not None else set()
+        others = [path for path in all_files(root) if path not in matched]
+        return {root / path: self._near(path) for path in others}
+
+    def _near(self, path: str) -> str:
+        patterns = [*self._patterns.values(), *self._fact_patterns.values()]
+        near = next((pattern for pattern in patterns if pattern.differs_in_case(path)), None)
+        return f"its extension differs from {near.option} only in case" if near else ""
 
     def pairs(self, split: str) -> Iterator[Pair]:
         """The pairs of a part.
@@ -165,9 +185,16 @@ class Folder(Source):
                     _check_extension(path, name, self._modalities[name], entry.where)
             for fact in self._fact_patterns.values():
                 _check_known(fact, tuple(entries[0].values), self.csv)
-        facts = self._fact_patterns.items()
+        facts = {name: (fact, fact.find(root)) for name, fact in self._fact_patterns.items()}
         return [
-            replace(entry, files=entry.files | {name: fact.fill(entry.values) for name, fact in facts})
+            replace(
+                entry,
+                files=entry.files
+                | {
+                    name: found.get(tuple(entry.values[piece] for piece in fact.names), fact.fill(entry.values))
+                    for name, (fact, found) in facts.items()
+                },
+            )
             for entry in entries
         ]
 
@@ -187,23 +214,34 @@ class Folder(Source):
         return complete(root, found, [*self.facts], drop=False)[0], without
 
     def _refuse_unknown_units(self, entries: list[Entry]) -> None:
-        """Refuses floating distances without a `scale_m`: whole ones are millimetres by custom, these are not."""
+        """Refuses distances without a `scale_m`; says what the first file with readings would hold in common units."""
         if "scale_m" in self.members.get(Depth.field, {"scale_m": None}):
             return
-        for entry in entries:
-            path = Path(self.root) / entry.files.get(Depth.field, "")
-            if has_fractions(path):
+        for entry in (entry for entry in entries if Depth.field in entry.files):
+            try:
+                readings = stored_readings(self._read(entry, Depth.field), self.members[Depth.field].get("invalid", 0))
+            except DecodeError:
+                continue  # packing decodes it again and says what is wrong
+            if not readings.size:
+                continue
+            path, option = Path(self.root) / entry.files[Depth.field], f"members.{Depth.field}.scale_m"
+            if readings.dtype.kind == "f":
                 raise SourceError(
                     f"{path} ({entry.where}) holds floating numbers of a unit that it does not tell; set "
-                    f"members.{Depth.field}.scale_m: 1 for metres, 0.001 for millimetres"
+                    f"{option}: 1 for metres, 0.001 for millimetres"
                 )
+            median = float(np.median(readings))
+            raise SourceError(
+                f"{option} must be given, the metres that a stored 1 means: the median reading of {path} "
+                f"({entry.where}) is {median:g}, which is {median * 0.001:g} m with scale_m: 0.001 (millimetres) and "
+                f"{median * 0.0002:g} m with scale_m: 0.0002 (1/5000 m, as in the TUM data)"
+            )
 
     @cached_property
     def _parts(self) -> dict[str, dict[str, Entry]]:
         """The pairs of every part, by key."""
-        parts = divide(
-            self._complete, test_share=self.test_share, test_groups=self.test_groups, test_seed=self.test_seed
-        )
+        groups = tuple(composed(group) for group in self.test_groups)
+        parts = divide(self._complete, test_share=self.test_share, test_groups=groups, test_seed=self.test_seed)
         for entries in parts.values():
             _check_alike(entries, [*self.members])
         return {split: by_key(entries) for split, entries in parts.items()}
@@ -223,15 +261,40 @@ class Folder(Source):
         payload = self._read(entry, name)
         place = f"{Path(self.root) / entry.files[name]} ({entry.where})"
         try:
-            numbers = [float(word) for word in payload.decode().replace(",", " ").split()]
+            text = payload.decode("utf-8-sig")
+            if "\0" in text:
+                raise ValueError("it holds zero bytes, as UTF-16 does; save it as UTF-8")
+            numbers = [float(word) for word in _words(text)]
+        except UnicodeDecodeError as error:
+            raise SourceError(f"{place} must be a text file of numbers in UTF-8; save it as that") from error
         except ValueError as error:
             raise SourceError(f"{place} must be a text file of numbers: {error}") from error
+        if not numbers:
+            raise SourceError(f"{place} must be a text file of numbers, but it holds none")
         for number in numbers:
             if not math.isfinite(number):
                 raise SourceError(
                     f"{place} must hold finite numbers, got {number}; mend the file, or remove it and set missing: drop"
                 )
         return numbers
+
+
+def _words(text: str) -> list[str]:
+    """The numbers of a text, which spaces, line ends, semicolons or commas separate.
+
+    Raises:
+        ValueError: a comma may be a decimal one.
+    """
+    for line in text.splitlines():
+        words = re.split(r"[\s;]+", line.strip("; \t"))
+        for word in words:
+            separates = len(words) == 1 and ("." in word or word.count(",") > 1)
+            if re.search(r"\d,\d", word) and not separates:
+                raise ValueError(
+                    f"the comma of {word!r} may be a decimal one; write 1.25 instead of 1,25, or put a space after a "
+                    "comma that separates numbers"
+                )
+    return re.split(r"[\s;,]+", text.strip("; \t\r\n,")) if text.strip("; \t\r\n,") else []
 
 
 def _open_modality(name: str, options: Mapping[str, Any]) -> Modality:
