@@ -18,7 +18,7 @@ def take_share(
 
     Pairs without a group may be the frames of a video, where neighbours are near copies. So each class gives one run of
     consecutive pairs, at a random place or the last ones with `at_end`. It keeps at least one pair, and gives at least
-    one if it has two. Where no pair has a label, all of them are one class.
+    one if it has two and the share is at least half a pair. Where no pair has a label, all of them are one class.
 
     Args:
         labels: class of each pair; -1 where there is none.
@@ -37,9 +37,10 @@ def take_share(
     random = generator(seed, "held out")
     taken = _take_groups(list(units.values()), labels, share, random)
     passed, single = 0, 0
+    least = min(round(share * sum(map(len, runs.values()))), 1)
     for _, members in sorted(runs.items()):
         passed += len(members)
-        count = min(max(round(share * passed) - single, 1), len(members) - 1)
+        count = min(max(round(share * passed) - single, least), len(members) - 1)
         single += count
         latest = len(members) - count
         start = latest if at_end else int(torch.randint(latest + 1, (), generator=random))
