@@ -7,7 +7,8 @@ from torch.utils.data import Dataset
 
 from crossmodal.loading import load_in_order
 from crossmodal.looks import Look, View
-from crossmodal.shards import ShardError, Shards
+from crossmodal.manifest import ShardError
+from crossmodal.shards import Shards
 from crossmodal.streams import Part, join, read_pair
 from crossmodal.verify import tell_lacking
 

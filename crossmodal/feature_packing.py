@@ -16,9 +16,10 @@ import numpy as np
 
 from crossmodal.checkpoint import write, writing
 from crossmodal.features import FeatureManifest, encode, to_json
+from crossmodal.index import seal
+from crossmodal.manifest import MANIFEST, Shard, ShardError
 from crossmodal.packing import open_tar
 from crossmodal.plain import build, parse
-from crossmodal.shards import MANIFEST, Shard, ShardError, seal
 
 MARK = ".done"  # suffix of what stands beside a tar that is done
 

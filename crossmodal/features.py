@@ -21,8 +21,9 @@ import torch
 from torch import Tensor
 
 from crossmodal.encoders._base import Features, Spec
+from crossmodal.manifest import MANIFEST, Manifest, Shard, ShardError, check_files, check_format
 from crossmodal.plain import build, parse
-from crossmodal.shards import MANIFEST, Manifest, Shard, ShardError, Shards, check_files, check_format
+from crossmodal.shards import Shards
 
 FORMAT = "crossmodal-features/1"  # counted up also where the same pair through the same window comes out differently
 DTYPES = {"float16": torch.float16, "float32": torch.float32}

@@ -8,7 +8,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from crossmodal.shards import ShardError, Shards
+from crossmodal.manifest import ShardError
+from crossmodal.shards import Shards
 from crossmodal.splitting import take_share
 from modalities._random import generator
 

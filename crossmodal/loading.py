@@ -20,7 +20,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from crossmodal.shards import ShardError
+from crossmodal.manifest import ShardError
 
 LOG = logging.getLogger(__name__)
 SAY_SECONDS = 60.0  # between two messages about a wait

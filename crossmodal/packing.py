@@ -13,8 +13,9 @@ import webdataset
 from torch import Tensor
 
 from crossmodal.checkpoint import write, writing
+from crossmodal.index import seal
 from crossmodal.looks import Picture, tell_turned, tell_uneven
-from crossmodal.shards import MANIFEST, Field, Manifest, Shard, ShardError, seal
+from crossmodal.manifest import MANIFEST, Field, Manifest, Shard, ShardError
 from crossmodal.sources._base import Pair
 from modalities._base import DecodeError, Modality
 

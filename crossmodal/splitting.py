@@ -75,8 +75,8 @@ def absent_classes(learn: Mapping[str, int], judge: Mapping[str, int], *, traine
                     f"{_some(unknown)}")  # fmt: skip
     if missing := [f"{name} ({count} pairs)" for name, count in learn.items() if count and not judge.get(name)]:
         left = sum(map(bool, judge.values()))
-        said.append(f"{judged} has no pair of {len(missing)} classes of {trained}, so it judges {left} classes only; "
-                    f"missing: {_some(missing)}")  # fmt: skip
+        said.append(f"{judged} has no pair of these classes of {trained}: {_some(missing)}; it judges {left} of "
+                    f"{left + len(missing)} classes")  # fmt: skip
     return said
 
 

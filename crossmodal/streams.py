@@ -16,9 +16,10 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 from crossmodal.features import FeatureShards, put_together
 from crossmodal.loading import load_in_order
 from crossmodal.looks import Draws, Look, Picture, View, tell_uneven
+from crossmodal.manifest import ShardError
 from crossmodal.objectives._base import Batch
 from crossmodal.plan import Plan
-from crossmodal.shards import ShardError, Shards
+from crossmodal.shards import Shards
 from crossmodal.verify import tell_lacking
 from modalities import MODALITIES
 from modalities._base import Modality

@@ -7,8 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
+from crossmodal.index import Row, index_path, scan
 from crossmodal.looks import Picture, View, tell_turned, tell_uneven
-from crossmodal.shards import MANIFEST, Manifest, Row, Shard, Shards, index_path, parse_facts, scan, sha256_of
+from crossmodal.manifest import MANIFEST, Manifest, Shard, parse_facts, sha256_of
+from crossmodal.shards import Shards
 from modalities import MODALITIES
 from modalities._base import Modality
 

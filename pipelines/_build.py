@@ -1,6 +1,6 @@
 """Configs -> the library's objects, with the config's key on every error."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -9,18 +9,20 @@ from typing import Any
 import torch
 
 from crossmodal import ENCODERS, OBJECTIVES, export
-from crossmodal.encoders._base import Encoder, Features, Published, Spec, cat_features
+from crossmodal.encoders._base import Encoder, Features, Spec, cat_features
 from crossmodal.encoders._weights import check_sum, find_weights, load_pretrained
 from crossmodal.export import Card, Head
 from crossmodal.features import FeatureManifest, FeatureShards, sizes
 from crossmodal.held_out import hold_out
 from crossmodal.looks import View
+from crossmodal.manifest import Manifest, sha256_of
 from crossmodal.objectives._base import Batch, Objective
-from crossmodal.shards import Manifest, Shards, sha256_of
+from crossmodal.shards import Shards
 from crossmodal.streams import open_view
 from crossmodal.transfer import Term, Transfer
 from modalities._base import Modality
 from pipelines._config import ConfigError, at, to_dict
+from pipelines._normalisation import published_normalisation
 from pipelines._run import say
 from pipelines._schema import (
     EncoderConfig,
@@ -118,7 +120,7 @@ def open_views(
     """
     opened = {}
     for name, config in views.items():
-        told = config.options | _published_normalisation(name, config, networks)
+        told = config.options | published_normalisation(name, config, networks)
         with at(f"views.{name}"):
             view = open_view(shards, config.modality, aligned=config.aligned, **told)
         opened[name] = replace(view, repeats=name in repeating)
@@ -131,66 +133,6 @@ def networks_of(
     """The networks of a transfer or an extraction by their key in the config."""
     named: dict[str, TeacherConfig | StudentConfig] = {f"teachers.{name}": each for name, each in teachers.items()}
     return named if student is None else named | {"student": student}
-
-
-def _published_normalisation(
-    view: str, config: ViewConfig, networks: Mapping[str, TeacherConfig | StudentConfig]
-) -> dict[str, Any]:
-    """Mean and std of the published networks that see an RGB view; empty where there are none.
-
-    Raises:
-        ConfigError: a teacher's are not the view's own, or not those of another network that sees the view.
-    """
-    found: dict[str, Any] = {}
-    source = f"views.{view} sets"
-    settings: dict[str, Any] = {
-        option: config.options[option] for option in ("mean", "std") if option in config.options
-    }
-    for key, network in networks.items():
-        own = _published(network) if network.view == view and config.modality == "rgb" else None
-        if own is None:
-            continue
-        theirs: dict[str, Any] = asdict(own)
-        for option, value in settings.items():
-            if _is_near(value, theirs[option]):
-                continue
-            if not isinstance(network, TeacherConfig):  # it trains on, so the config decides
-                say(f"{key} begins from weights published for {option}={_round(theirs[option])}, but {source} "
-                    f"{option}={_round(value)}")  # fmt: skip
-                continue
-            raise ConfigError([
-                f"{key}: its weights were published for RGB with {option}={_round(theirs[option])}, but {source} "
-                f"{option}={_round(value)}; leave views.{view}.{option} out, give this network a view of its own, name "
-                f"the published weights by their tag where there are several (timm), or set {key}.normalisation=view "
-                "if the weights were trained otherwise"
-            ])  # fmt: skip
-        new = {option: value for option, value in theirs.items() if option not in settings}
-        if new:
-            source = f"{key} needs"
-            found.update(new)
-            settings.update(new)
-    return found
-
-
-def _published(network: TeacherConfig | StudentConfig) -> Published | None:
-    """What a network's weights expect of RGB, where they are published ones and not an exported model's."""
-    if network.encoder is None or network.weights is None:
-        return None
-    if isinstance(network, TeacherConfig) and network.normalisation == "view":
-        return None
-    path = Path(network.weights)
-    if path.is_dir() or (path.name == export.WEIGHTS and (path.parent / export.CARD).is_file()):
-        return None  # one of our own models, whose card tells what it saw
-    return ENCODERS.get(network.encoder.name).published(**network.encoder.options)
-
-
-def _is_near(given: Any, own: Sequence[float]) -> bool:
-    """Whether two normalisations are one, rounded to three digits."""
-    return len(given) == len(own) and all(abs(a - b) < 1e-3 for a, b in zip(given, own, strict=True))
-
-
-def _round(values: Sequence[float]) -> list[float]:
-    return [round(value, 4) for value in values]
 
 
 def build_encoder(config: EncoderConfig, shape: tuple[int, ...], classes: int, key: str) -> Encoder:

@@ -9,11 +9,11 @@ from crossmodal import MULTIVIEW
 from crossmodal.contrast.queue import Queue
 from crossmodal.encoders._base import Encoder
 from crossmodal.looks import View
+from crossmodal.manifest import Manifest
 from crossmodal.minimised import Minimised, refuse_taken
 from crossmodal.multiview._base import Meets, Multiview
 from crossmodal.pretraining import LocalPretraining, Pretraining, Sight, check_stages, name_look, which_meet
 from crossmodal.projector import MapProjector, Projector
-from crossmodal.shards import Manifest
 from pipelines import _build as build
 from pipelines._config import ConfigError, at
 from pipelines.pretrain import Config, MultiviewConfig

@@ -211,7 +211,7 @@ class Config:
 
 def inputs(config: Config) -> Mapping[str, str]:
     """Digests of what the run reads; of the test set, which stays closed for long, that of its manifest's bytes."""
-    from crossmodal.shards import MANIFEST, sha256_of
+    from crossmodal.manifest import MANIFEST, sha256_of
 
     assert config.evaluate.data.test is not None
     test = Path(config.evaluate.data.test) / MANIFEST

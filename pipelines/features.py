@@ -77,7 +77,7 @@ def run(config: Config, path: Path) -> None:
 def inspect(flag: str, path: Path) -> int:
     """Looks at features that are there; 1 where --check finds something wrong."""
     from crossmodal.features import read_manifest
-    from crossmodal.shards import MANIFEST
+    from crossmodal.manifest import MANIFEST
     from crossmodal.verify import check_tars
     from pipelines._errors import printable
 

@@ -111,7 +111,7 @@ def _say_unmatched(unmatched: Mapping[Path, str], output: Path) -> None:
 
 def inspect(flag: str, path: Path) -> int:
     """Looks at shards that are there; 1 where --check finds something wrong."""
-    from crossmodal.shards import MANIFEST, ShardError, read_manifest
+    from crossmodal.manifest import MANIFEST, ShardError, read_manifest
     from crossmodal.verify import check
     from pipelines._errors import printable
 
@@ -150,7 +150,7 @@ def _absent(counts: Mapping[str, Mapping[str, int]], path: Path) -> list[str]:
 
 
 def _describe(folder: Path) -> str:
-    from crossmodal.shards import read_manifest
+    from crossmodal.manifest import read_manifest
 
     manifest = read_manifest(folder)
     size = sum(shard.bytes for shard in manifest.shards) / 1e6

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from crossmodal import ENCODERS, OBJECTIVES
 from crossmodal.encoders._base import Features
 from crossmodal.looks import View
+from crossmodal.manifest import Manifest
 from crossmodal.objectives._base import Batch
-from crossmodal.shards import Manifest
 from crossmodal.transfer import Term
 from modalities import MODALITIES
 from pipelines._build import Teacher, build_phases, build_terms, check_alignment

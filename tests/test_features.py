@@ -24,7 +24,8 @@ from crossmodal.checkpoint import WriteError
 from crossmodal.extraction import Extract, batches_of, look_parts
 from crossmodal.features import FeatureShards, put_together, round_rows, take_apart
 from crossmodal.looks import Look
-from crossmodal.shards import ShardError, Shards
+from crossmodal.manifest import ShardError
+from crossmodal.shards import Shards
 from crossmodal.streams import open_view, read_pair, to_batch
 from modalities.rgb import Rgb
 from pipelines import evaluate

@@ -14,8 +14,9 @@ import yaml
 
 from crossmodal import SOURCES
 from crossmodal.held_out import hold_out, thin_out
+from crossmodal.manifest import ShardError
 from crossmodal.packing import write_shards
-from crossmodal.shards import ShardError, Shards
+from crossmodal.shards import Shards
 from crossmodal.streams import Plan
 from pipelines.__main__ import main
 

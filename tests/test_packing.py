@@ -14,7 +14,8 @@ from PIL import Image
 
 from crossmodal import packing
 from crossmodal.looks import Look
-from crossmodal.shards import ShardError, Shards
+from crossmodal.manifest import ShardError
+from crossmodal.shards import Shards
 from crossmodal.streams import open_view, read_pair
 from modalities.depth import Depth
 from modalities.rgb import Rgb
@@ -73,6 +74,20 @@ def test_a_sheet_that_cannot_be_drawn_is_refused_by_its_key_and_costs_no_part(
     shutil.rmtree(tmp_path / "pairs")
     assert pack(tmp_path, {"depth": DEPTH}, sheet={"d": "depth"}) == 0
     assert (tmp_path / "pairs" / "test" / "sheet.png").is_file()
+
+
+def test_classes_that_a_part_lacks_are_named_when_packed_and_when_checked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("train/cat", "train/dog", "train/owl", "test/cat"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write_pictures(tmp_path, name)
+    rgb = {"modality": "rgb", "files": "{split}/{label}/{key}.jpg"}
+    assert pack(tmp_path, {"rgb": rgb}) == 0
+    told = "test has no pair of these classes of train: dog (1 pairs), owl (1 pairs); it judges 1 of 3 classes"
+    assert f"{tmp_path / 'pairs'}: {told}" in capsys.readouterr().out
+    assert main(["shards", "--check", str(tmp_path / "pairs")]) == 0
+    assert f"{tmp_path / 'pairs'}: {told}" in capsys.readouterr().out
 
 
 def test_pairs_that_are_left_out_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

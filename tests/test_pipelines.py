@@ -173,17 +173,19 @@ def test_features_of_a_teacher_that_has_none_are_missed_before_any_stage_runs(
     assert not (tmp_path / "new").exists()
 
 
-def test_the_page_tells_pairs_left_out_and_replaced(whole: Path, tmp_path: Path) -> None:
-    for name in ("pairs", "student"):
+def test_the_page_tells_pairs_left_out_and_replaced_and_what_an_evaluation_noted(whole: Path, tmp_path: Path) -> None:
+    for name in ("pairs", "student", "evaluation"):
         path = Path(shutil.copytree(whole / "out" / name, tmp_path / name)) / "report.json"
         told = json.loads(path.read_text())
         told["figures"] |= {"unreadable_replaced": 15} if name == "student" else {}
+        told["figures"] |= {"notes": ["test has no owl"]} if name == "evaluation" else {}
         path.write_text(json.dumps(told | {"dropped": 3}))
-    words = [f"runs=[{tmp_path}/pairs, {tmp_path}/student]", f"output={tmp_path}/page"]
+    words = [f"runs=[{tmp_path}/pairs, {tmp_path}/student, {tmp_path}/evaluation]", f"output={tmp_path}/page"]
     assert main(["report", str(whole / "page.yaml"), *words]) == 0
     page = " ".join((tmp_path / "page" / "report.html").read_text().split())
     assert "; 3 pairs left out because a file is missing" in page
     assert "15 replacements of unreadable pairs, over all epochs." in page
+    assert "Note: test has no owl." in page
 
 
 def test_a_page_of_nothing_is_refused(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -333,6 +335,13 @@ def test_a_part_without_labels_is_refused_before_anything_is_measured(
         write_shards(iter(pairs), parts[labelled], fields=source.fields(), classes=source.classes())
     words = ["evaluate", str(whole / "evaluation.yaml"), f"students={{crd: [{out}/student]}}",
              f"data={{train: {out}/pairs/train, test: {out}/pairs/test}}", "few_labels=null"]  # fmt: skip
+    if part == "test":
+        pairs = [replace(pair, label=3) for pair in source.pairs(part)]
+        write_shards(iter(pairs), tmp_path / "one", fields=source.fields(), classes=source.classes())
+        assert main([*words, f"data.test={tmp_path / 'one'}", f"output={tmp_path / 'new'}"]) == 2
+        assert (
+            f"all labelled pairs of {tmp_path / 'one'} are of class {source.classes()[3]!r}" in capsys.readouterr().err
+        )
     assert main([*words, f"data.{part}={parts[0]}", f"output={tmp_path / 'new'}"]) == 2
     assert f"data.{part}: none of the {len(pairs)} pairs of {parts[0]} has a label" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()

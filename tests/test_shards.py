@@ -20,10 +20,11 @@ import torch
 import webdataset
 
 from crossmodal import SOURCES, packing
-from crossmodal import shards as shards_module
 from crossmodal.checkpoint import WriteError
+from crossmodal.index import Row, Rows, scan
+from crossmodal.manifest import MANIFEST, ShardError, read_manifest
 from crossmodal.packing import write_shards
-from crossmodal.shards import MANIFEST, Row, ShardError, Shards, _Rows, read_manifest
+from crossmodal.shards import Shards
 from crossmodal.sources._base import Pair
 from crossmodal.verify import check
 from modalities import MODALITIES
@@ -233,7 +234,7 @@ def test_a_header_with_a_negative_size_ends_the_scan(folder: Path) -> None:
     content[148:156] = b" " * 8
     content[148:156] = b"%06o\0 " % sum(content[:512])
     path.write_bytes(content)
-    problems = shards_module.scan(path)[1]
+    problems = scan(path)[1]
     assert len(problems) == 1 and "a size of -1024 bytes" in problems[0]
 
 
@@ -313,7 +314,7 @@ def test_an_indexed_pair_takes_150_bytes_and_is_what_was_packed() -> None:
         for number in range(1000)
     ]
     rows[7] = Row("odd", {"json": (5, 6)}, ["has an empty member 'json' (zero bytes)"])
-    packed = _Rows.pack(rows)
+    packed = Rows.pack(rows)
     assert [packed[number] for number in range(1000)] == rows
     objects = {id(thing): thing for thing in (packed.keys, packed.names, *packed.keys, *packed.names)}
     size = sum(map(sys.getsizeof, objects.values())) + packed.starts.nbytes + packed.spans.nbytes

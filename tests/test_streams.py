@@ -26,8 +26,9 @@ from torchvision.transforms import RandomResizedCrop
 from crossmodal import loading, streams
 from crossmodal.loading import LoaderError
 from crossmodal.looks import Look, View
+from crossmodal.manifest import Field, ShardError
 from crossmodal.plan import Plan
-from crossmodal.shards import Field, ShardError, Shards
+from crossmodal.shards import Shards
 from crossmodal.streams import PairStream, Part, join, open_view, read_pair, sweep_parts, to_batch, train_parts
 from modalities import MODALITIES
 from modalities._random import generator

@@ -14,7 +14,8 @@ from crossmodal.certifying import Sight
 from crossmodal.encoders._base import Features
 from crossmodal.loading import load_in_order
 from crossmodal.looks import Look, View
-from crossmodal.shards import ShardError, Shards
+from crossmodal.manifest import ShardError
+from crossmodal.shards import Shards
 from crossmodal.stochastic import Stochastic
 from crossmodal.streams import Part, join, read_pair, to_batch
 from modalities._random import generator
