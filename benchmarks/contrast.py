@@ -21,10 +21,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from crossmodal.contrast._pool import Known, Relation
-from crossmodal.contrast.heads import infonce
+from crossmodal.contrast.losses import infonce
+from crossmodal.contrast.pool import Known, Relation
 from crossmodal.contrast.scores import Candidates, contrast
-from modalities._random import generator
+from modalities.common.random import generator
 
 ROWS, DIM, CLASSES, TEMPERATURE, TURNS = 4096, 128, 100, 0.1, 7
 Loss = Callable[[Tensor, Tensor], Tensor]  # of unit rows, second views after first ones, and labels of the samples

@@ -35,9 +35,9 @@ from torch import Tensor, nn
 from crossmodal import OBJECTIVES
 from crossmodal.contrast.bank import draw_negatives
 from crossmodal.contrast.options import Negatives
-from crossmodal.encoders._base import Features, Spec
-from crossmodal.objectives._base import Batch, Objective
-from modalities._random import generator
+from crossmodal.encoders import Features, Spec
+from crossmodal.objectives import Batch, Objective
+from modalities.common.random import generator
 
 BATCH, NEGATIVES, WIDTH = 64, 16_384, 256  # of the networks' embeddings; the banks have 128 numbers a row
 SIZES = (50_000, 1_281_167)  # pairs: CIFAR-100's, ImageNet's

@@ -24,9 +24,9 @@ import torch
 from torch import Tensor, nn
 
 from crossmodal import OBJECTIVES
-from crossmodal.encoders._base import Features, Spec
-from crossmodal.objectives._base import Batch, Objective
-from modalities._random import generator
+from crossmodal.encoders import Features, Spec
+from crossmodal.objectives import Batch, Objective
+from modalities.common.random import generator
 
 BATCH = 64
 MAPS = ((16, 16, 16), (32, 8, 8), (64, 4, 4))

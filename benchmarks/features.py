@@ -23,8 +23,8 @@ import torch
 import yaml
 
 from crossmodal import SOURCES
+from crossmodal.data.writer import write_shards
 from crossmodal.export import Card, save_model
-from crossmodal.packing import write_shards
 from pipelines.__main__ import main
 
 PAIRS, BATCH, EPOCHS, WINDOWS, TURNS = 256, 32, 4, 2, 3

@@ -21,11 +21,11 @@ import torch
 from torch import nn
 
 from crossmodal import ENCODERS, MULTIVIEW
-from crossmodal.minimised import Minimised
-from crossmodal.objectives._base import Batch
-from crossmodal.pretraining import LocalPretraining, Pretraining, Sight, name_look, which_meet
-from crossmodal.projector import MapProjector, Projector
-from modalities._random import generator
+from crossmodal.modules.base import Minimised
+from crossmodal.modules.pretraining import LocalPretraining, Pretraining, Sight, name_look, which_meet
+from crossmodal.modules.projector import MapProjector, Projector
+from crossmodal.objectives import Batch
+from modalities.common.random import generator
 from pipelines._memory import forget_peak, peak_mb
 
 SIDE, LOOKS, DIM, TURNS = 64, 2, 128, 3

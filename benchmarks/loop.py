@@ -17,10 +17,10 @@ import torch
 import yaml
 
 from crossmodal import ENCODERS, OBJECTIVES, SOURCES
+from crossmodal.data.writer import write_shards
 from crossmodal.export import Card, save_model
-from crossmodal.objectives._base import Batch
-from crossmodal.packing import write_shards
-from crossmodal.transfer import Term, Transfer
+from crossmodal.modules.transfer import Term, Transfer
+from crossmodal.objectives import Batch
 from pipelines.__main__ import main
 
 PAIRS, BATCH, EPOCHS, TURNS = 512, 64, 2, 3

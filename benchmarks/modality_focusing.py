@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from crossmodal import OBJECTIVES
-from crossmodal.encoders._base import Features, Spec
-from crossmodal.objectives._base import Batch, Objective
-from modalities._random import generator
+from crossmodal.encoders import Features, Spec
+from crossmodal.objectives import Batch, Objective
+from modalities.common.random import generator
 
 TRAIN, TEST, DECISIVE, STEPS, HIDDEN = 200, 1000, 10, 1000, 16
 OVERLAPS = (0, 2, 4, 6, 8, 10)  # decisive numbers that both see

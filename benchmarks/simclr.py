@@ -28,13 +28,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, RandomSampler
 
 from crossmodal import ENCODERS, MULTIVIEW, SOURCES
-from crossmodal.encoders._base import Encoder
-from crossmodal.packing import write_shards
-from crossmodal.plan import Plan
-from crossmodal.pretraining import Pretraining, Sight, name_look, which_meet
-from crossmodal.projector import Projector
-from crossmodal.shards import Shards
-from crossmodal.streams import Look, PairStream, View, to_batch, train_parts
+from crossmodal.data.order import Plan
+from crossmodal.data.reader import Look, PairStream, View, to_batch, train_parts
+from crossmodal.data.shards import Shards
+from crossmodal.data.writer import write_shards
+from crossmodal.encoders import Encoder
+from crossmodal.modules.pretraining import Pretraining, Sight, name_look, which_meet
+from crossmodal.modules.projector import Projector
 from modalities import MODALITIES
 
 STORED, SIDE, DIM, TEMPERATURE, LR = 96, 64, 128, 0.2, 1e-3

@@ -13,12 +13,11 @@ from safetensors.torch import load_file, save
 from crossmodal import ENCODERS, OBJECTIVES
 from crossmodal.checkpoint import write, writing
 from crossmodal.contrast.options import Negatives
-from crossmodal.encoders._base import Encoder, Spec
-from crossmodal.encoders._weights import refuse_nonfinite
-from crossmodal.objectives._base import Objective
-from crossmodal.plain import build, parse
-from modalities import MODALITIES
-from modalities._base import Modality
+from crossmodal.data.plain import build, parse
+from crossmodal.encoders import Encoder, Spec
+from crossmodal.objectives import Objective
+from crossmodal.weights import refuse_nonfinite
+from modalities import MODALITIES, Modality
 
 CARD, WEIGHTS = "model.json", "model.safetensors"
 

@@ -1,5 +1,14 @@
 """Layer 1, modalities: bytes <-> physical units <-> what an encoder sees. No network, no loss."""
 
-from modalities._catalogue import Catalogue
+from typing import TYPE_CHECKING
+
+from modalities.common.catalogue import Catalogue
+from modalities.common.lazy import lazily
+
+if TYPE_CHECKING:
+    from modalities._base import DecodeError as DecodeError
+    from modalities._base import Modality as Modality
+    from modalities._base import Window as Window
 
 MODALITIES = Catalogue("modalities", "Modality", "modality")
+__getattr__ = lazily(__name__, _base=("DecodeError", "Modality", "Window"))

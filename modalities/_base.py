@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from modalities._scene import Scene
+from modalities.synthetic.scene import Scene
 
 
 class DecodeError(ValueError):

@@ -15,10 +15,10 @@ from torch import Tensor
 from torchaudio.functional import resample
 from torchaudio.transforms import MelSpectrogram
 
-from modalities._base import DecodeError, Modality, Window
-from modalities._options import Limit, check_within
-from modalities._raster import colour_map, spans
-from modalities._scene import SHAPES, Scene, Solid
+from modalities import DecodeError, Modality, Window
+from modalities.codecs.raster import colour_map, spans
+from modalities.common.options import Limit, check_within
+from modalities.synthetic.scene import SHAPES, Scene, Solid
 
 FLOOR = 1e-8  # power of a band below which 16-bit sound holds only its own rounding: -80 dB
 OGG = b"OggS"  # begins a page

@@ -8,12 +8,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from modalities._base import Modality, Window
-from modalities._colour import LAB_AB, factors, from_lab, rotations, to_lab
-from modalities._options import check_within
-from modalities._raster import decode_colour, encode_colour, look
-from modalities._render import render_colour
-from modalities._scene import Scene
+from modalities import Modality, Window
+from modalities.codecs.colour import LAB_AB, factors, from_lab, rotations, to_lab
+from modalities.codecs.raster import decode_colour, encode_colour, look
+from modalities.common.options import check_within
+from modalities.synthetic.render import render_colour
+from modalities.synthetic.scene import Scene
 
 SHOWN_L = 60.0  # lightness at which most chroma can be shown on a screen
 

@@ -11,12 +11,23 @@ import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
-from modalities._base import DecodeError, Modality, Window
-from modalities._options import check_within
-from modalities._random import uniform_bits
-from modalities._raster import JPEG, MAX_PIXELS, NPY, PNG, colour_map, describe, look, read_pixels, spans, write_pixels
-from modalities._render import render_distance
-from modalities._scene import Scene
+from modalities import DecodeError, Modality, Window
+from modalities.codecs.raster import (
+    JPEG,
+    MAX_PIXELS,
+    NPY,
+    PNG,
+    colour_map,
+    describe,
+    look,
+    read_pixels,
+    spans,
+    write_pixels,
+)
+from modalities.common.options import check_within
+from modalities.common.random import uniform_bits
+from modalities.synthetic.render import render_distance
+from modalities.synthetic.scene import Scene
 
 LARGEST = 65535  # of 16 bits
 PLAUSIBLE_M = (0.005, 1000.0)  # a map whose median lies outside was stored with another scale

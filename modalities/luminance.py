@@ -9,12 +9,12 @@ from jaxtyping import Float
 from kornia.enhance import adjust_brightness_accumulative
 from torch import Tensor
 
-from modalities._base import Modality, Window
-from modalities._colour import LAB_L, factors, to_lab
-from modalities._options import check_within
-from modalities._raster import decode_colour, encode_colour, look
-from modalities._render import render_colour
-from modalities._scene import Scene
+from modalities import Modality, Window
+from modalities.codecs.colour import LAB_L, factors, to_lab
+from modalities.codecs.raster import decode_colour, encode_colour, look
+from modalities.common.options import check_within
+from modalities.synthetic.render import render_colour
+from modalities.synthetic.scene import Scene
 
 
 @dataclass(frozen=True)

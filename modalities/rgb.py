@@ -14,12 +14,12 @@ from kornia.enhance import (
 from kornia.filters import gaussian_blur2d
 from torch import Tensor
 
-from modalities._base import Modality, Window
-from modalities._colour import factors, turn_hue
-from modalities._options import check_length, check_within
-from modalities._raster import decode_colour, encode_colour, look
-from modalities._render import render_colour
-from modalities._scene import Scene
+from modalities import Modality, Window
+from modalities.codecs.colour import factors, turn_hue
+from modalities.codecs.raster import decode_colour, encode_colour, look
+from modalities.common.options import check_length, check_within
+from modalities.synthetic.render import render_colour
+from modalities.synthetic.scene import Scene
 
 
 @dataclass(frozen=True)

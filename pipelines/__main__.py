@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from modalities._catalogue import Catalogue, suggest
+from modalities.common.catalogue import Catalogue, suggest
 from pipelines import _processes
 from pipelines._config import load
 from pipelines._errors import ConfigError, FinishedError, RunError, SharedError, printable

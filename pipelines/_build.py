@@ -9,18 +9,18 @@ from typing import Any
 import torch
 
 from crossmodal import ENCODERS, OBJECTIVES, export
-from crossmodal.encoders._base import Encoder, Features, Spec, cat_features
-from crossmodal.encoders._weights import check_sum, find_weights, load_pretrained
+from crossmodal.data.features import FeatureManifest, FeatureShards, sizes
+from crossmodal.data.held_out import hold_out
+from crossmodal.data.manifest import Manifest, sha256_of
+from crossmodal.data.reader import open_view
+from crossmodal.data.shards import Shards
+from crossmodal.data.views import View
+from crossmodal.encoders import Encoder, Features, Spec, cat_features
 from crossmodal.export import Card, Head
-from crossmodal.features import FeatureManifest, FeatureShards, sizes
-from crossmodal.held_out import hold_out
-from crossmodal.looks import View
-from crossmodal.manifest import Manifest, sha256_of
-from crossmodal.objectives._base import Batch, Objective
-from crossmodal.shards import Shards
-from crossmodal.streams import open_view
-from crossmodal.transfer import Term, Transfer
-from modalities._base import Modality
+from crossmodal.modules.transfer import Term, Transfer
+from crossmodal.objectives import Batch, Objective
+from crossmodal.weights import check_sum, find_weights, load_pretrained
+from modalities import Modality
 from pipelines._config import ConfigError, at, to_dict
 from pipelines._normalisation import published_normalisation
 from pipelines._run import say

@@ -6,10 +6,10 @@ from functools import cached_property
 from torch import Tensor
 
 from crossmodal import export
+from crossmodal.data.reader import open_view
+from crossmodal.data.shards import Shards
+from crossmodal.data.views import View
 from crossmodal.export import Model
-from crossmodal.looks import View
-from crossmodal.shards import Shards
-from crossmodal.streams import open_view
 from pipelines import transfer
 from pipelines._build import Teacher, build_teachers, networks_of, open_views
 from pipelines._config import ConfigError, at

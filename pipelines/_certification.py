@@ -14,20 +14,20 @@ from torch import Tensor
 from crossmodal import export
 from crossmodal.certificates.certificate import certify, monte_carlo_upper
 from crossmodal.certificates.gaussians import ScaleGrid, Snapped, kl_divergence, snap, spherical
+from crossmodal.certificates.posterior import Stochastic, with_fixed_statistics, without_running_statistics
 from crossmodal.certificates.simclr import mcdiarmid_mcallester, simclr_difference
 from crossmodal.certificates.tuples import Tuples
-from crossmodal.certifying import Certifying, Network, Penalty, Projected, Sight, project_teacher
 from crossmodal.checkpoint import write
-from crossmodal.encoders._base import Encoder
+from crossmodal.data.held_out import hold_out
+from crossmodal.data.reader import sweep_parts, to_batch
+from crossmodal.data.shards import Shards
+from crossmodal.data.views import Look, View
+from crossmodal.encoders import Encoder
 from crossmodal.evaluation.mean_classifier import class_means, mean_classifier
 from crossmodal.evaluation.tuples import Examples
-from crossmodal.held_out import hold_out
-from crossmodal.looks import Look, View
-from crossmodal.objectives._base import Batch
-from crossmodal.pretraining import name_look
-from crossmodal.shards import Shards
-from crossmodal.stochastic import Stochastic, with_fixed_statistics, without_running_statistics
-from crossmodal.streams import sweep_parts, to_batch
+from crossmodal.modules.certifying import Certifying, Network, Penalty, Projected, Sight, project_teacher
+from crossmodal.modules.pretraining import name_look
+from crossmodal.objectives import Batch
 from pipelines import _build as build
 from pipelines._accelerator import open_accelerator
 from pipelines._config import ConfigError, at

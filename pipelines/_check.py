@@ -6,7 +6,7 @@ from dataclasses import Field, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from modalities._catalogue import suggest
+from modalities.common.catalogue import suggest
 from pipelines._errors import FieldError
 from pipelines._fields import (
     CATALOGUES,

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from modalities._catalogue import suggest
+from modalities.common.catalogue import suggest
 from pipelines._errors import ConfigError
 from pipelines._yaml import Node, parse, place, plain, scalar
 

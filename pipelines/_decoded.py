@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from crossmodal.looks import View
-from crossmodal.shards import Shards
+from crossmodal.data.shards import Shards
+from crossmodal.data.views import View
 
 HELD = 1 << 27  # numbers of a data set that are kept in memory: 512 MiB of float32
 

@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
-from crossmodal.encoders._base import Encoder
+from crossmodal.data.reader import join, read_pair, to_batch
+from crossmodal.data.shards import Shards
+from crossmodal.data.views import Look, View
+from crossmodal.encoders import Encoder
 from crossmodal.evaluation.diagnostics import diagnose
-from crossmodal.looks import Look, View
-from crossmodal.shards import Shards
-from crossmodal.streams import join, read_pair, to_batch
 
 BATCH = 256  # samples at a time
 

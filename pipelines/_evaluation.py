@@ -14,12 +14,12 @@ from safetensors.torch import save
 from torch import Tensor
 
 from crossmodal.checkpoint import write
-from crossmodal.encoders._base import Encoder, Features
+from crossmodal.data.reader import Part, sweep_parts, to_batch
+from crossmodal.data.shards import Shards
+from crossmodal.data.views import Look, View
+from crossmodal.encoders import Encoder, Features
 from crossmodal.evaluation import diagnostics, few_labels, neighbours, probe, retrieval
 from crossmodal.export import Model
-from crossmodal.looks import Look, View
-from crossmodal.shards import Shards
-from crossmodal.streams import Part, sweep_parts, to_batch
 from pipelines._cast import Cast
 from pipelines._config import ConfigError
 from pipelines._decoded import HELD, Chosen, Decoded

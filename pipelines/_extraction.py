@@ -13,13 +13,13 @@ import torch
 from accelerate import PartialState
 from tqdm import tqdm
 
-from crossmodal.encoders._base import Spec
-from crossmodal.extraction import Extract, Looks, batches_of, look_parts
-from crossmodal.feature_packing import FeatureTar, is_done, remove_marks, write_manifest
-from crossmodal.features import DTYPES, kept, round_rows, take_apart
-from crossmodal.looks import Look, View
-from crossmodal.shards import Shards
-from crossmodal.streams import to_batch
+from crossmodal.data.extraction import Extract, Looks, batches_of, look_parts
+from crossmodal.data.feature_writer import FeatureTar, is_done, remove_marks, write_manifest
+from crossmodal.data.features import DTYPES, kept, round_rows, take_apart
+from crossmodal.data.reader import to_batch
+from crossmodal.data.shards import Shards
+from crossmodal.data.views import Look, View
+from crossmodal.encoders import Spec
 from pipelines import _build as build
 from pipelines import _processes
 from pipelines._errors import RunError

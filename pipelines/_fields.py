@@ -13,7 +13,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 import crossmodal
 import modalities
 from crossmodal.contrast.options import Negatives
-from modalities._catalogue import Catalogue, Option, read_options
+from modalities.common.catalogue import Catalogue, Option, read_options
 
 CATALOGUES: dict[str, Catalogue] = {
     "modalities": modalities.MODALITIES,

@@ -7,9 +7,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from crossmodal.features import FeatureShards
-from crossmodal.looks import View
-from crossmodal.shards import Shards
+from crossmodal.data.features import FeatureShards
+from crossmodal.data.shards import Shards
+from crossmodal.data.views import View
 from pipelines._build import teacher_digest
 from pipelines._config import ConfigError, at, differences, to_plain
 from pipelines._schema import LookConfig, TeacherConfig, TrainConfig, ViewConfig

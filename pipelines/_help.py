@@ -9,7 +9,7 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from types import ModuleType
 from typing import Any, get_args, get_type_hints
 
-from modalities._catalogue import Catalogue, summary
+from modalities.common.catalogue import Catalogue, summary
 from pipelines._config import to_plain
 from pipelines._fields import CATALOGUES, bounds_of, declared, group_of
 

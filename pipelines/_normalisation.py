@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from crossmodal import ENCODERS, export
-from crossmodal.encoders._base import Published
+from crossmodal.encoders import Published
 from pipelines._config import ConfigError
 from pipelines._run import say
 from pipelines._schema import StudentConfig, TeacherConfig, ViewConfig

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from crossmodal.features import FeatureShards
-from crossmodal.looks import View
-from crossmodal.shards import Shards
-from crossmodal.transfer import Transfer
+from crossmodal.data.features import FeatureShards
+from crossmodal.data.shards import Shards
+from crossmodal.data.views import View
+from crossmodal.modules.transfer import Transfer
 from pipelines import _build as build
 from pipelines import transfer
 from pipelines._build import AnyTeacher

@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from crossmodal.checkpoint import write
-from crossmodal.looks import Look, View
-from crossmodal.shards import Shards
-from crossmodal.streams import join, read_pair
+from crossmodal.data.reader import join, read_pair
+from crossmodal.data.shards import Shards
+from crossmodal.data.views import Look, View
 from pipelines._measures import heading_of, is_better_low
 
 matplotlib.rcParams["text.parse_math"] = False  # a $ in a user's name is a $

@@ -7,13 +7,13 @@ from torch import nn
 
 from crossmodal import MULTIVIEW
 from crossmodal.contrast.queue import Queue
-from crossmodal.encoders._base import Encoder
-from crossmodal.looks import View
-from crossmodal.manifest import Manifest
-from crossmodal.minimised import Minimised, refuse_taken
-from crossmodal.multiview._base import Meets, Multiview
-from crossmodal.pretraining import LocalPretraining, Pretraining, Sight, check_stages, name_look, which_meet
-from crossmodal.projector import MapProjector, Projector
+from crossmodal.data.manifest import Manifest
+from crossmodal.data.views import View
+from crossmodal.encoders import Encoder
+from crossmodal.modules.base import Minimised, refuse_taken
+from crossmodal.modules.pretraining import LocalPretraining, Pretraining, Sight, check_stages, name_look, which_meet
+from crossmodal.modules.projector import MapProjector, Projector
+from crossmodal.multiview import Meets, Multiview
 from pipelines import _build as build
 from pipelines._config import ConfigError, at
 from pipelines.pretrain import Config, MultiviewConfig

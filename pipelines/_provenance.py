@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from crossmodal.manifest import ShardError
-from crossmodal.shards import Shards
+from crossmodal.data.manifest import ShardError
+from crossmodal.data.shards import Shards
 from pipelines import certify, pretrain, transfer
 from pipelines.__main__ import find_pipeline
 from pipelines._build import open_parts

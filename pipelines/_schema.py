@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from modalities._catalogue import suggest
+from modalities.common.catalogue import suggest
 from pipelines._config import FieldError, choice, free, number, options_of
 
 NAME = re.compile(r"[A-Za-z0-9_-]+")  # of objectives and teachers: a dot parts them, in logs and exported heads

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping
 
 from torch import Tensor
 
-from crossmodal.shards import Shards
-from crossmodal.splitting import absent_classes
+from crossmodal.data.shards import Shards
+from crossmodal.data.splits import absent_classes
 from pipelines.evaluate import Config, FewLabelsConfig
 
 

@@ -5,10 +5,9 @@ from pathlib import Path
 import torch
 
 from crossmodal import export
-from modalities import MODALITIES
-from modalities._base import Modality, Window
-from modalities._random import generator
-from modalities._scene import draw_scene
+from modalities import MODALITIES, Modality, Window
+from modalities.common.random import generator
+from modalities.synthetic.scene import draw_scene
 from pipelines._config import ConfigError
 
 

@@ -16,15 +16,15 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from crossmodal import checkpoint
-from crossmodal.contrast.gather import gather
-from crossmodal.features import FeatureShards
-from crossmodal.looks import Look, View
-from crossmodal.minimised import Losses, Minimised, unreached, why_not_alone
-from crossmodal.objectives._base import Batch
-from crossmodal.plan import Plan
-from crossmodal.shards import Shards
-from crossmodal.streams import PairStream, Part, to_batch, train_parts
-from modalities._random import generator
+from crossmodal.data.features import FeatureShards
+from crossmodal.data.order import Plan
+from crossmodal.data.reader import PairStream, Part, to_batch, train_parts
+from crossmodal.data.shards import Shards
+from crossmodal.data.views import Look, View
+from crossmodal.distributed import gather
+from crossmodal.modules.base import Losses, Minimised, unreached, why_not_alone
+from crossmodal.objectives import Batch
+from modalities.common.random import generator
 from pipelines._config import ConfigError
 from pipelines._errors import DivergedError
 from pipelines._memory import forget_peak, peak_mb

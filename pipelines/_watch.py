@@ -8,12 +8,12 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from crossmodal.encoders._base import Encoder
+from crossmodal.data.reader import sweep_parts, to_batch
+from crossmodal.data.shards import Shards
+from crossmodal.data.views import Look, View
+from crossmodal.encoders import Encoder
 from crossmodal.evaluation import neighbours
-from crossmodal.looks import Look, View
-from crossmodal.shards import Shards
-from crossmodal.streams import sweep_parts, to_batch
-from crossmodal.watching import warn
+from crossmodal.modules.collapse import warn
 from pipelines._diagnosis import diagnose_encoder
 from pipelines._run import METRICS, RunFolder
 from pipelines.pretrain import Config

@@ -11,8 +11,8 @@ from pipelines._schema import HeldOutConfig, StudentConfig, TeacherConfig, Train
 if TYPE_CHECKING:
     from torch import nn
 
-    from crossmodal.minimised import Losses
-    from crossmodal.objectives._base import Batch
+    from crossmodal.modules.base import Losses
+    from crossmodal.objectives import Batch
 
 RULES = ("bound", "stochastic", "deterministic")
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from modalities._catalogue import suggest
+from modalities.common.catalogue import suggest
 from pipelines import evaluate, report, transfer
 from pipelines._config import ConfigError, FieldError, free, number, within
 from pipelines._measures import parts_of, why_not
@@ -211,7 +211,7 @@ class Config:
 
 def inputs(config: Config) -> Mapping[str, str]:
     """Digests of what the run reads; of the test set, which stays closed for long, that of its manifest's bytes."""
-    from crossmodal.manifest import MANIFEST, sha256_of
+    from crossmodal.data.manifest import MANIFEST, sha256_of
 
     assert config.evaluate.data.test is not None
     test = Path(config.evaluate.data.test) / MANIFEST

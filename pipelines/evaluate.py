@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from modalities._catalogue import suggest
+from modalities.common.catalogue import suggest
 from pipelines._config import ConfigError, FieldError, free, leaves, load, number, to_dict
 from pipelines._schema import HeldOutConfig, LookConfig
 
 if TYPE_CHECKING:
-    from crossmodal.shards import Shards
+    from crossmodal.data.shards import Shards
     from pipelines import certify, pretrain, supervise, transfer
 
     Trained = transfer.Config | supervise.Config | pretrain.Config | certify.Config

@@ -76,9 +76,9 @@ def run(config: Config, path: Path) -> None:
 
 def inspect(flag: str, path: Path) -> int:
     """Looks at features that are there; 1 where --check finds something wrong."""
-    from crossmodal.features import read_manifest
-    from crossmodal.manifest import MANIFEST
-    from crossmodal.verify import check_tars
+    from crossmodal.data.features import read_manifest
+    from crossmodal.data.manifest import MANIFEST
+    from crossmodal.data.verify import check_tars
     from pipelines._errors import printable
 
     inside = sorted(found.parent for found in path.glob(f"*/{MANIFEST}"))
@@ -92,7 +92,7 @@ def inspect(flag: str, path: Path) -> int:
 
 
 def _describe(folder: Path) -> str:
-    from crossmodal.features import read_manifest, sizes
+    from crossmodal.data.features import read_manifest, sizes
     from pipelines._config import leaves
 
     manifest = read_manifest(folder)

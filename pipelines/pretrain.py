@@ -19,8 +19,8 @@ from pipelines._schema import (
 if TYPE_CHECKING:
     from torch import nn
 
-    from crossmodal.minimised import Losses
-    from crossmodal.objectives._base import Batch
+    from crossmodal.modules.base import Losses
+    from crossmodal.objectives import Batch
 
 
 SIGNS = ("rank", "spread", "positive", "negative", "found", "chance", "knn",
@@ -135,7 +135,7 @@ def step(model: "nn.Module", batch: "Batch") -> "Losses":
 
 def run(config: Config, path: Path) -> None:
     """Trains the encoders and exports each."""
-    from crossmodal.held_out import thin_out
+    from crossmodal.data.held_out import thin_out
     from pipelines import _build as build
     from pipelines._accelerator import open_accelerator
     from pipelines._config import ConfigError, at

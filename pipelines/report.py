@@ -124,7 +124,7 @@ def _evaluate(section: dict[str, Any], folder: Path, layout: str) -> None:
     from safetensors.torch import load_file
 
     from crossmodal import export
-    from crossmodal.looks import View
+    from crossmodal.data.views import View
     from pipelines import evaluate
     from pipelines._build import networks_of, open_views
     from pipelines._config import load

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from modalities._catalogue import suggest
+from modalities.common.catalogue import suggest
 from pipelines import _processes
 from pipelines._config import ConfigError, FieldError, free, load, to_dict, within
 from pipelines._errors import FinishedError

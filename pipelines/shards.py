@@ -9,7 +9,7 @@ from pipelines._config import choice, free, number, options_of
 from pipelines._schema import ViewConfig
 
 if TYPE_CHECKING:
-    from modalities._base import Modality
+    from modalities import Modality
 
 flags = {
     "--check": "read and decode every byte of a folder of shards; name everything that is wrong",
@@ -53,7 +53,7 @@ def run(config: Config, path: Path) -> None:
     from tqdm import tqdm
 
     from crossmodal import SOURCES
-    from crossmodal.packing import write_shards
+    from crossmodal.data.writer import write_shards
     from pipelines._config import ConfigError, at
     from pipelines._run import RunFolder, is_main, say
 
@@ -111,8 +111,8 @@ def _say_unmatched(unmatched: Mapping[Path, str], output: Path) -> None:
 
 def inspect(flag: str, path: Path) -> int:
     """Looks at shards that are there; 1 where --check finds something wrong."""
-    from crossmodal.manifest import MANIFEST, ShardError, read_manifest
-    from crossmodal.verify import check
+    from crossmodal.data.manifest import MANIFEST, ShardError, read_manifest
+    from crossmodal.data.verify import check
     from pipelines._errors import printable
 
     inside = {found.parent for pattern in (MANIFEST, "*.tar") for found in path.glob(f"*/{pattern}")}
@@ -142,7 +142,7 @@ def inspect(flag: str, path: Path) -> int:
 
 def _absent(counts: Mapping[str, Mapping[str, int]], path: Path) -> list[str]:
     """What "train" and the other parts of a folder lack of each other's classes."""
-    from crossmodal.splitting import absent_classes
+    from crossmodal.data.splits import absent_classes
 
     names = [part for part in counts if part != "train" and "train" in counts]
     told = [absent_classes(counts["train"], counts[part], trained="train", judged=part) for part in names]
@@ -150,7 +150,7 @@ def _absent(counts: Mapping[str, Mapping[str, int]], path: Path) -> list[str]:
 
 
 def _describe(folder: Path) -> str:
-    from crossmodal.manifest import read_manifest
+    from crossmodal.data.manifest import read_manifest
 
     manifest = read_manifest(folder)
     size = sum(shard.bytes for shard in manifest.shards) / 1e6
@@ -175,9 +175,9 @@ def _describe(folder: Path) -> str:
 
 
 def _sheet(folder: Path, views: Mapping[str, ViewConfig]) -> Path:
-    from crossmodal.looks import View
-    from crossmodal.shards import Shards
-    from crossmodal.streams import UnevenError, open_view
+    from crossmodal.data.reader import UnevenError, open_view
+    from crossmodal.data.shards import Shards
+    from crossmodal.data.views import View
     from modalities import MODALITIES
     from pipelines._config import at
     from pipelines._pictures import contact_sheet

@@ -20,8 +20,8 @@ from pipelines._schema import (
 if TYPE_CHECKING:
     from torch import nn
 
-    from crossmodal.minimised import Losses
-    from crossmodal.objectives._base import Batch
+    from crossmodal.modules.base import Losses
+    from crossmodal.objectives import Batch
     from pipelines._build import AnyTeacher
 
 
@@ -46,7 +46,7 @@ class Config:
 
 def inputs(config: Config) -> Mapping[str, str]:
     """Digests of what the run reads."""
-    from crossmodal.features import read_manifest
+    from crossmodal.data.features import read_manifest
     from pipelines import _build as build
     from pipelines._config import at
 

@@ -14,7 +14,7 @@ install_import_hook(["modalities", "crossmodal", "pipelines"], "typecheck.check"
 def synthetic(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of synthetic shards: train (96 pairs in 4 shards) and test (40 pairs), 32 pixels."""
     from crossmodal import SOURCES
-    from crossmodal.packing import write_shards
+    from crossmodal.data.writer import write_shards
 
     folder = tmp_path_factory.mktemp("synthetic")
     source = SOURCES.get("synthetic")(train_pairs=96, test_pairs=40, size=32)

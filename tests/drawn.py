@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from crossmodal import MULTIVIEW
-from crossmodal.multiview._base import Meets, Multiview, Views
-from modalities._random import generator
+from crossmodal.multiview import Meets, Multiview, Views
+from modalities.common.random import generator
 
 VIEWS, ROWS, DIM, PAIRS = 3, 5, 4, 12
 LABELS = torch.tensor([0, 1, 0, -1, 1, 2, -1, 0])

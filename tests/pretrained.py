@@ -5,11 +5,11 @@ from torch import Tensor, nn
 
 from crossmodal import ENCODERS, MULTIVIEW
 from crossmodal.contrast.options import Negatives
-from crossmodal.multiview._base import Multiview, Views
-from crossmodal.objectives._base import Batch, Outcome
-from crossmodal.pretraining import LocalPretraining, Pretraining, Sight, name_look, which_meet
-from crossmodal.projector import MapProjector, Projector
-from modalities._random import generator
+from crossmodal.modules.pretraining import LocalPretraining, Pretraining, Sight, name_look, which_meet
+from crossmodal.modules.projector import MapProjector, Projector
+from crossmodal.multiview import Multiview, Views
+from crossmodal.objectives import Batch, Outcome
+from modalities.common.random import generator
 
 ROWS, PAIRS, DIM, SHAPE = 7, 30, 5, (1, 16, 16)
 

@@ -11,10 +11,10 @@ import pytest
 import soundfile
 import torch
 
-from modalities._base import DecodeError, Window
-from modalities._random import generator
-from modalities._scene import Scene, Solid
+from modalities import DecodeError, Window
 from modalities.audio import Audio
+from modalities.common.random import generator
+from modalities.synthetic.scene import Scene, Solid
 
 
 def sine(hz: float, rate_hz: int = 16000, seconds: float = 1.0) -> torch.Tensor:

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 
 from crossmodal import ENCODERS, OBJECTIVES
-from crossmodal.encoders._base import Features
-from crossmodal.looks import View
-from crossmodal.manifest import Manifest
-from crossmodal.objectives._base import Batch
-from crossmodal.transfer import Term
+from crossmodal.data.manifest import Manifest
+from crossmodal.data.views import View
+from crossmodal.encoders import Features
+from crossmodal.modules.transfer import Term
+from crossmodal.objectives import Batch
 from modalities import MODALITIES
 from pipelines._build import Teacher, build_phases, build_terms, check_alignment
 from pipelines._config import ConfigError, load, to_dict, to_plain, to_yaml

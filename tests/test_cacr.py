@@ -11,7 +11,7 @@ from drawn import DIM, PAIRS, ROWS, VIEWS, build, draw, show
 from torch import Tensor
 
 from crossmodal import MULTIVIEW
-from crossmodal.multiview._base import Views
+from crossmodal.multiview import Views
 
 Rows = list[tuple[int, Tensor]]  # pairs and their vectors
 EARLIER = [show(draw(f"earlier {step}", VIEWS, ROWS, DIM), index=torch.arange(ROWS) + 2 * step) for step in range(3)]

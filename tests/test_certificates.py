@@ -21,7 +21,7 @@ from crossmodal.certificates.gaussians import (
     spherical,
 )
 from crossmodal.certificates.small_kl import kl_inverse_down, kl_inverse_up, small_kl
-from modalities._random import generator
+from modalities.common.random import generator
 
 # Nozawa et al. 2020, table 2: risk, KL, m, bound; and the bound's fourth digit and lambda, from the notebooks
 PUBLISHED = [

@@ -16,10 +16,10 @@ from safetensors.torch import load_file
 from crossmodal import SOURCES, export
 from crossmodal.certificates.certificate import certify
 from crossmodal.certificates.gaussians import ScaleGrid
+from crossmodal.data.held_out import hold_out
+from crossmodal.data.shards import Shards
+from crossmodal.data.writer import write_shards
 from crossmodal.evaluation.tuples import Examples
-from crossmodal.held_out import hold_out
-from crossmodal.packing import write_shards
-from crossmodal.shards import Shards
 from pipelines.__main__ import main
 from pipelines._training import Training
 

@@ -8,15 +8,15 @@ import torch
 from crossmodal import ENCODERS
 from crossmodal.certificates.certificate import certify
 from crossmodal.certificates.gaussians import Gaussian, ScaleGrid, kl_divergence, spherical
+from crossmodal.certificates.posterior import Stochastic, with_fixed_statistics
 from crossmodal.certificates.tuples import Tuples
-from crossmodal.certifying import Certifying, Penalty, Projected, Sight, project_teacher
-from crossmodal.encoders._base import Features
+from crossmodal.data.reader import open_view, read_pair, to_batch
+from crossmodal.data.shards import Shards
+from crossmodal.encoders import Features
 from crossmodal.evaluation.tuples import Examples
-from crossmodal.objectives._base import Batch
-from crossmodal.shards import Shards
-from crossmodal.stochastic import Stochastic, with_fixed_statistics
-from crossmodal.streams import open_view, read_pair, to_batch
-from modalities._random import generator
+from crossmodal.modules.certifying import Certifying, Penalty, Projected, Sight, project_teacher
+from crossmodal.objectives import Batch
+from modalities.common.random import generator
 
 
 def test_a_posterior_pays_for_leaving_its_prior_by_the_formula() -> None:
@@ -85,7 +85,7 @@ def test_fixed_statistics_change_nothing_and_stay() -> None:
 
 def test_a_student_is_seen_through_its_head_and_only_what_counts_is_drawn() -> None:
     from crossmodal import OBJECTIVES
-    from crossmodal.encoders._base import Spec
+    from crossmodal.encoders import Spec
 
     student = ENCODERS.get("convnet")((1, 16, 16), 3, width=4, stages=1, norm="group")
     head = OBJECTIVES.get("crd")(student.spec, Spec(6, (), 0), 10, dim=5)

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from crossmodal import OBJECTIVES
-from crossmodal.encoders._base import Features, Spec
-from crossmodal.objectives._base import Batch
+from crossmodal.encoders import Features, Spec
+from crossmodal.objectives import Batch
 from modalities import Catalogue
 from pipelines import __main__ as command
 from pipelines import transfer
@@ -60,7 +60,7 @@ class Config:
 
 def run(config: Config, path: Path) -> None:
     from pipelines._errors import RunError
-    from modalities._catalogue import UnknownNameError
+    from modalities.common.catalogue import UnknownNameError
 
     match config.fail:
         case "key":
@@ -363,7 +363,7 @@ def test_no_pipeline_of_ours_imports_torch_before_it_runs() -> None:
 
 
 MINE = """
-from crossmodal.objectives._base import Objective, Outcome
+from crossmodal.objectives import Objective, Outcome
 
 class Mine(Objective):
     \"\"\"Squared distance, mine.\"\"\"

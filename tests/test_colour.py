@@ -12,14 +12,14 @@ import torch
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
-from modalities._base import DecodeError, Window
-from modalities._colour import from_lab, to_lab, turn_hue
-from modalities._random import generator
-from modalities._raster import orientation_of
-from modalities._scene import draw_scene
+from modalities import DecodeError, Window
 from modalities.chrominance import Chrominance
+from modalities.codecs.colour import from_lab, to_lab, turn_hue
+from modalities.codecs.raster import orientation_of
+from modalities.common.random import generator
 from modalities.luminance import Luminance
 from modalities.rgb import Rgb
+from modalities.synthetic.scene import draw_scene
 
 PLAIN = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0, "grey": 0.0}
 LUMA = torch.tensor([0.299, 0.587, 0.114])

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from commands import assert_equal, launch, start, weights, write
 
-from crossmodal.shards import Shards
+from crossmodal.data.shards import Shards
 from pipelines import compare, transfer
 from pipelines.__main__ import main
 from pipelines._config import ConfigError, load

@@ -13,7 +13,7 @@ import pytest
 from crossmodal import ENCODERS, OBJECTIVES, SOURCES
 from crossmodal.contrast.options import Negatives
 from modalities import MODALITIES
-from modalities._catalogue import Catalogue, Option
+from modalities.common.catalogue import Catalogue, Option
 from pipelines._config import (
     ConfigError,
     FieldError,

@@ -10,18 +10,18 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from crossmodal.contrast import heads
+from crossmodal.contrast import losses
 from crossmodal.contrast import scores as scores_module
-from crossmodal.contrast._pool import Known, Pool, Relation
 from crossmodal.contrast.bank import Bank, draw_negatives
-from crossmodal.contrast.batch import InBatch
+from crossmodal.contrast.build import build_pool
+from crossmodal.contrast.in_batch import InBatch
 from crossmodal.contrast.options import Negatives
-from crossmodal.contrast.pools import build_pool
+from crossmodal.contrast.pool import Known, Pool, Relation
 from crossmodal.contrast.queue import Queue
 from crossmodal.contrast.scores import Candidates, contrast, log_sum_exp
-from modalities._random import generator
+from modalities.common.random import generator
 
-HEADS = {"infonce": heads.infonce, "infonce_in": heads.infonce_in, "nce": heads.nce, "sigmoid": heads.sigmoid}
+HEADS = {"infonce": losses.infonce, "infonce_in": losses.infonce_in, "nce": losses.nce, "sigmoid": losses.sigmoid}
 ZERO = torch.zeros((), dtype=torch.float64)
 
 
@@ -90,7 +90,7 @@ def test_a_head_gives_the_gradient_of_its_losses(head: str, masked: bool) -> Non
 
 def test_nce_lets_valid_negatives_count_for_all_that_are_wanted() -> None:
     scores, valid = draw(1, 5), torch.tensor([[False, True, True, False, False]])
-    loss, _ = heads.nce(scores.clone(), None, valid, ZERO, negatives=8)
+    loss, _ = losses.nce(scores.clone(), None, valid, ZERO, negatives=8)
     row = scores[0].tolist()
     expected = softplus(math.log(8) - row[0]) + 4 * (softplus(row[1] - math.log(8)) + softplus(row[2] - math.log(8)))
     assert loss.item() == pytest.approx(expected)
@@ -151,7 +151,7 @@ def test_picked_rows_give_what_gathered_rows_give(
     anchors, rows, match = draw(5, 8).requires_grad_(), draw(50, 8), draw(5, 8).requires_grad_()
     picked = torch.randint(50, (5, 40), generator=generator("pick"))  # some rows several times
     candidates = Candidates(rows, lambda piece: (None, None), match, picked)
-    ours = contrast(heads.infonce, anchors, candidates, scale=ZERO + 2, bias=ZERO)
+    ours = contrast(losses.infonce, anchors, candidates, scale=ZERO + 2, bias=ZERO)
     scores = torch.cat([(anchors * match).sum(1)[:, None], torch.einsum("bd,bkd->bk", anchors, rows[picked])], 1) * 2
     theirs = (scores.logsumexp(1) - scores[:, 0]).sum()
     torch.testing.assert_close(ours, theirs)
@@ -170,7 +170,9 @@ def test_nothing_of_the_size_of_the_scores_is_kept() -> None:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        contrast(heads.nce, anchors, Candidates(rows, lambda piece: (None, None), rows[:64]), scale=ZERO + 1, bias=ZERO)
+        contrast(
+            losses.nce, anchors, Candidates(rows, lambda piece: (None, None), rows[:64]), scale=ZERO + 1, bias=ZERO
+        )
     assert kept and max(kept) <= anchors.numel()
 
 
@@ -366,7 +368,7 @@ def test_only_live_rows_of_a_filling_bank_get_a_gradient() -> None:
     held.remember(F.normalize(torch.randn(1, 4), dim=1), known(3))
     candidates = met(held, live, known(3, 8, 9))
     scale, bias = torch.tensor(2.0), torch.tensor(0.0)
-    contrast(heads.infonce, anchors, candidates, scale=scale, bias=bias).backward()
+    contrast(losses.infonce, anchors, candidates, scale=scale, bias=bias).backward()
     leaf = live.detach().clone().requires_grad_()
     scores = 2 * anchors[1:] @ leaf.T
     F.cross_entropy(scores, torch.tensor([1, 2]), reduction="sum").backward()
@@ -417,7 +419,7 @@ def test_a_bank_in_half_precision_answers_nearly_the_same(dtype: str, place: str
     found = []
     for held in (wide, half.float()):
         held.remember(rows, known(*range(50)))
-        found.append(contrast(heads.nce, live, met(held, live, known(3, 8)), scale=torch.tensor(10.0),
+        found.append(contrast(losses.nce, live, met(held, live, known(3, 8)), scale=torch.tensor(10.0),
                               bias=torch.tensor(0.0)))  # fmt: skip
     assert half.rows.dtype == getattr(torch, dtype) and wide.rows.dtype == torch.float32
     torch.testing.assert_close(found[0], found[1], rtol=1e-2, atol=0.0)
@@ -439,7 +441,7 @@ def test_a_bank_in_half_precision_is_widened_a_few_rows_at_a_time(
     for held in (wide, half):
         live = F.normalize(torch.randn(3, 4, generator=torch.Generator().manual_seed(1)), dim=1).requires_grad_()
         candidates = met(held, live.detach(), known(3, 8, 9))
-        loss = contrast(heads.infonce, live, candidates, scale=torch.tensor(10.0), bias=torch.tensor(0.0))
+        loss = contrast(losses.infonce, live, candidates, scale=torch.tensor(10.0), bias=torch.tensor(0.0))
         total, _ = log_sum_exp(live.detach(), candidates, torch.tensor(10.0))
         found.append([loss.detach(), *torch.autograd.grad(loss, live), total])
     assert candidates.rows is half.rows
@@ -453,7 +455,7 @@ def test_every_source_is_built(source: str) -> None:
     pool = build_pool(Negatives(source, **options), Relation(), 10, 4, name="t")
     pool.remember(draw(2, 4).float(), known(1, 2))
     candidates = met(pool, draw(3, 4).float(), known(4, 5, 6), 1)
-    assert contrast(heads.infonce, draw(3, 4).float(), candidates, scale=torch.tensor(1.0), bias=torch.tensor(0.0)) > 0
+    assert contrast(losses.infonce, draw(3, 4).float(), candidates, scale=torch.tensor(1.0), bias=torch.tensor(0.0)) > 0
 
 
 def test_a_draw_never_holds_the_pair_itself() -> None:

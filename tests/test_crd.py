@@ -13,14 +13,14 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from crossmodal import OBJECTIVES
-from crossmodal.contrast import heads
-from crossmodal.contrast._pool import Choice, Relation
+from crossmodal.contrast import losses
 from crossmodal.contrast.bank import Bank, draw_negatives
 from crossmodal.contrast.options import Negatives
+from crossmodal.contrast.pool import Choice, Relation
 from crossmodal.contrast.scores import contrast
-from crossmodal.encoders._base import Features, Spec
-from crossmodal.objectives._base import Batch, Objective
-from modalities._random import generator
+from crossmodal.encoders import Features, Spec
+from crossmodal.objectives import Batch, Objective
+from modalities.common.random import generator
 
 PAIRS, DIM, TAU = 40, 7, 0.5
 STUDENT, TEACHER = Spec(6, (), 0), Spec(8, (), 0)
@@ -233,7 +233,7 @@ def test_from_banks_each_direction_reaches_its_own_side_only() -> None:
     student, teacher = given()
     meetings, _ = crd.sides.meet(student, teacher, BATCH)
     anchors, candidates = meetings[0]
-    contrast(heads.nce, anchors, candidates, scale=crd.sides.scale, bias=crd.log_z[0]).backward()
+    contrast(losses.nce, anchors, candidates, scale=crd.sides.scale, bias=crd.log_z[0]).backward()
     assert crd.sides.heads.student.weight.grad.any() and crd.sides.heads.teacher.weight.grad is None
 
 
@@ -262,8 +262,8 @@ def test_nce_bound_reaches_the_known_information() -> None:
                                 (4096, 0.830)):  # fmt: skip
         apart = torch.full((count, 1), -math.inf, dtype=torch.float64)  # that no critic takes for the pair
         scores = torch.cat([(ratio + 0.7)[:, None], apart], 1)
-        losses, _ = heads.nce(scores, None, None, torch.tensor(0.7).double(), negatives=negatives)
-        bound = math.log(negatives) - losses.mean().item()
+        each, _ = losses.nce(scores, None, None, torch.tensor(0.7).double(), negatives=negatives)
+        bound = math.log(negatives) - each.mean().item()
         assert bound == pytest.approx(expected, abs=0.01)
         assert bound <= 0.8304 + 0.005
 

@@ -10,12 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
-from modalities._base import DecodeError, Window
-from modalities._random import generator
-from modalities._render import silhouettes
-from modalities._scene import SHAPES, Scene, Solid, draw_scene
+from modalities import DecodeError, Window
+from modalities.common.random import generator
 from modalities.depth import Depth
 from modalities.rgb import Rgb
+from modalities.synthetic.render import silhouettes
+from modalities.synthetic.scene import SHAPES, Scene, Solid, draw_scene
 
 STILL = {"drift": 0.0, "noise": 0.0, "holes": 0}
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from crossmodal.evaluation import diagnostics
-from modalities._random import generator
+from modalities.common.random import generator
 
 RANDOM = torch.randn(600, 128, generator=generator("diagnostics"))
 LABEL = torch.arange(600) % 7

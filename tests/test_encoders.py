@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from crossmodal import ENCODERS
-from crossmodal.encoders._base import Encoder, Features
-from crossmodal.encoders._picture import choose, finish
+from crossmodal.encoders import Encoder, Features
+from crossmodal.encoders.common.picture import choose, finish
 
 NAMES = ENCODERS.names()
 LINEAR = ["cifar_mobilenet", "cifar_wrn"]  # their stages end without a ReLU

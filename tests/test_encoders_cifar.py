@@ -9,9 +9,8 @@ from torch import nn
 from torchvision.models import resnet, shufflenetv2
 
 from crossmodal import ENCODERS
-from crossmodal.encoders import cifar_resnet, cifar_shufflenet, cifar_shufflenet_v2
-from crossmodal.encoders._base import Encoder
-from crossmodal.encoders._picture import climb, shuffle
+from crossmodal.encoders import Encoder, cifar_resnet, cifar_shufflenet, cifar_shufflenet_v2
+from crossmodal.encoders.common.picture import climb, shuffle
 
 
 class Published(NamedTuple):

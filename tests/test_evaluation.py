@@ -9,7 +9,7 @@ from sklearn.neighbors import KNeighborsRegressor
 from torchmetrics.retrieval import RetrievalHitRate
 
 from crossmodal.evaluation import few_labels, neighbours, probe, retrieval
-from modalities._random import generator
+from modalities.common.random import generator
 
 
 def normal(*shape: int, name: str = "x") -> torch.Tensor:

@@ -21,12 +21,12 @@ from test_training import ENCODER
 
 from crossmodal import ENCODERS, export
 from crossmodal.checkpoint import WriteError
-from crossmodal.extraction import Extract, batches_of, look_parts
-from crossmodal.features import FeatureShards, put_together, round_rows, take_apart
-from crossmodal.looks import Look
-from crossmodal.manifest import ShardError
-from crossmodal.shards import Shards
-from crossmodal.streams import open_view, read_pair, to_batch
+from crossmodal.data.extraction import Extract, batches_of, look_parts
+from crossmodal.data.features import FeatureShards, put_together, round_rows, take_apart
+from crossmodal.data.manifest import ShardError
+from crossmodal.data.reader import open_view, read_pair, to_batch
+from crossmodal.data.shards import Shards
+from crossmodal.data.views import Look
 from modalities.rgb import Rgb
 from pipelines import evaluate
 from pipelines.__main__ import find_pipeline, main
@@ -639,23 +639,23 @@ def test_features_are_a_stage_that_a_transfer_refers_to(
 def test_features_that_do_not_fit_on_the_disk_name_their_tar(
     tmp_path: Path, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from crossmodal import feature_packing
+    from crossmodal.data import feature_writer
 
     full = lambda path: path.symlink_to("/dev/full") or webdataset.TarWriter(str(path), encoder=False)  # noqa: E731
     monkeypatch.setattr(feature_packing, "open_tar", full)
     words = r"could not write .*rgb/000000\.tar: No space left .*; free space, then"
-    with pytest.raises(WriteError, match=words), feature_packing.FeatureTar(tmp_path / "rgb" / "000000.tar") as tar:
+    with pytest.raises(WriteError, match=words), feature_writer.FeatureTar(tmp_path / "rgb" / "000000.tar") as tar:
         tar.add("a", {"feature": np.zeros((1, size), np.float32)})
     assert not [*(tmp_path / "rgb").iterdir()]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full, a disk without room")
 def test_a_full_disk_does_not_hide_why_an_extraction_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from crossmodal import feature_packing
+    from crossmodal.data import feature_writer
 
     full = lambda path: path.symlink_to("/dev/full") or webdataset.TarWriter(str(path), encoder=False)  # noqa: E731
     monkeypatch.setattr(feature_packing, "open_tar", full)
-    with pytest.raises(LookupError, match="the first error"), feature_packing.FeatureTar(tmp_path / "0.tar") as tar:
+    with pytest.raises(LookupError, match="the first error"), feature_writer.FeatureTar(tmp_path / "0.tar") as tar:
         tar.add_unreadable("a", "damaged")
         raise LookupError("the first error")
     assert not [*tmp_path.iterdir()]

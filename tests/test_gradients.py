@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from crossmodal import ENCODERS
-from crossmodal.encoders._base import Encoder
-from crossmodal.gradients import Tally, go_cached, go_local
-from crossmodal.projector import MapProjector
-from modalities._random import generator
+from crossmodal.encoders import Encoder
+from crossmodal.modules.gradient_cache import Tally, go_cached, go_local
+from crossmodal.modules.projector import MapProjector
+from modalities.common.random import generator
 
 ROWS = 6
 NETWORKS = {  # with the prefixes of the weights of each stage

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from crossmodal.encoders._base import Features
-from crossmodal.objectives._heads import BatchNorm, Heads
+from crossmodal.encoders import Features
+from crossmodal.objectives.common.projections import BatchNorm, Heads
 
 
 def test_heads_are_linear_and_of_unit_length_with_the_gradients_of_that() -> None:

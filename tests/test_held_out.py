@@ -13,11 +13,11 @@ import pytest
 import yaml
 
 from crossmodal import SOURCES
-from crossmodal.held_out import hold_out, thin_out
-from crossmodal.manifest import ShardError
-from crossmodal.packing import write_shards
-from crossmodal.shards import Shards
-from crossmodal.streams import Plan
+from crossmodal.data.held_out import hold_out, thin_out
+from crossmodal.data.manifest import ShardError
+from crossmodal.data.reader import Plan
+from crossmodal.data.shards import Shards
+from crossmodal.data.writer import write_shards
 from pipelines.__main__ import main
 
 VIEWS = {"rgb": {"modality": "rgb", "size": 32}, "depth": {"modality": "depth", "size": 32, "max_m": 8.0}}

@@ -13,10 +13,10 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from crossmodal import ENCODERS, OBJECTIVES
-from crossmodal.encoders._base import Features, Spec
+from crossmodal.encoders import Features, Spec
 from crossmodal.export import Card, Head, load_model, save_model
-from crossmodal.objectives._base import Batch, Objective
-from modalities._random import generator
+from crossmodal.objectives import Batch, Objective
+from modalities.common.random import generator
 
 ROWS = 3
 STUDENT = Spec(5, ((4, 6, 4), (9, 3, 2)), 0)  # fewer channels than places, and more

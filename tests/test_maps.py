@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from crossmodal.encoders._base import Spec
-from crossmodal.objectives._maps import meet, pair_maps
+from crossmodal.encoders import Spec
+from crossmodal.objectives.common.maps import meet, pair_maps
 
 TWO = Spec(4, ((2, 8, 8), (4, 4, 4)), 0)
 THREE = Spec(4, ((2, 16, 16), (4, 8, 8), (8, 4, 4)), 0)

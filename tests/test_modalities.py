@@ -8,10 +8,9 @@ import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 
-from modalities import MODALITIES
-from modalities._base import DecodeError, Modality, Window
-from modalities._random import generator
-from modalities._scene import SHAPES, Scene, draw_scene
+from modalities import MODALITIES, DecodeError, Modality, Window
+from modalities.common.random import generator
+from modalities.synthetic.scene import SHAPES, Scene, draw_scene
 
 NAMES = MODALITIES.names()
 WINDOW = Window(top=0.1, left=0.2, height=0.6, width=0.7, flip=True, start=0.3)

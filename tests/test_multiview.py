@@ -14,9 +14,9 @@ from drawn import DIM, LABELS, PAIRS, ROWS, VIEWS, build, draw, show
 from torch import Tensor
 
 from crossmodal import MULTIVIEW
-from crossmodal.contrast.gather import gather, mean_over_ranks
 from crossmodal.contrast.options import Negatives
-from crossmodal.multiview._base import Multiview
+from crossmodal.distributed import gather, mean_over_ranks
+from crossmodal.multiview import Multiview
 
 VARIANTS: dict[str, dict[str, object]] = {
     **{name: {} for name in MULTIVIEW.names()},

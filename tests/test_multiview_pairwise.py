@@ -11,7 +11,7 @@ from torch import Tensor
 
 from crossmodal import MULTIVIEW
 from crossmodal.contrast.options import Negatives
-from crossmodal.multiview._base import Meets, Multiview, Views
+from crossmodal.multiview import Meets, Multiview, Views
 
 TAU = 0.5
 MEETS: dict[str, Meets | None] = {"all": None, "first asks": ((0, 1),), "second asks": ((1, 0),)}

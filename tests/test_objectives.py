@@ -9,10 +9,10 @@ import torch.nn.functional as F
 
 from crossmodal import ENCODERS, OBJECTIVES
 from crossmodal.contrast.options import Negatives
-from crossmodal.encoders._base import Features, Spec
-from crossmodal.objectives._base import Batch, Objective
-from crossmodal.transfer import Term, Transfer
-from modalities._random import generator
+from crossmodal.encoders import Features, Spec
+from crossmodal.modules.transfer import Term, Transfer
+from crossmodal.objectives import Batch, Objective
+from modalities.common.random import generator
 
 MAPS = ((4, 6, 6), (6, 3, 3))
 STUDENT = Spec(dim=6, maps=MAPS, classes=5, stem=(3, 6, 6), preactivations=True)

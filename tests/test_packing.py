@@ -12,11 +12,10 @@ import torch
 import yaml
 from PIL import Image
 
-from crossmodal import packing
-from crossmodal.looks import Look
-from crossmodal.manifest import ShardError
-from crossmodal.shards import Shards
-from crossmodal.streams import open_view, read_pair
+from crossmodal.data.manifest import ShardError
+from crossmodal.data.reader import open_view, read_pair
+from crossmodal.data.shards import Shards
+from crossmodal.data.views import Look
 from modalities.depth import Depth
 from modalities.rgb import Rgb
 from pipelines.__main__ import main

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from crossmodal import SOURCES
-from crossmodal.extraction import Extract, batches_of, look_parts
-from crossmodal.looks import Look
-from crossmodal.manifest import ShardError
-from crossmodal.packing import write_shards
-from crossmodal.plan import Plan
-from crossmodal.shards import Shards
-from crossmodal.streams import PairStream, open_view, sweep_parts
+from crossmodal.data.extraction import Extract, batches_of, look_parts
+from crossmodal.data.manifest import ShardError
+from crossmodal.data.order import Plan
+from crossmodal.data.reader import PairStream, open_view, sweep_parts
+from crossmodal.data.shards import Shards
+from crossmodal.data.views import Look
+from crossmodal.data.writer import write_shards
 from pipelines.__main__ import main
 from pipelines._pictures import draw_few_labels, draw_map, draw_pairs, embed_png
 

@@ -15,17 +15,17 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from crossmodal import ENCODERS, SOURCES
-from crossmodal.encoders._base import Encoder, Features
+from crossmodal.data.reader import open_view
+from crossmodal.data.shards import Shards
+from crossmodal.data.views import View
+from crossmodal.data.writer import write_shards
+from crossmodal.encoders import Encoder, Features
 from crossmodal.evaluation import few_labels
-from crossmodal.looks import View
-from crossmodal.packing import write_shards
-from crossmodal.shards import Shards
-from crossmodal.sources._base import Pair
-from crossmodal.streams import open_view
-from modalities._random import generator
-from modalities._scene import draw_scene
+from crossmodal.sources import Pair
+from modalities.common.random import generator
 from modalities.depth import Depth
 from modalities.rgb import Rgb
+from modalities.synthetic.scene import draw_scene
 from pipelines import _decoded, _evaluation, _pictures, evaluate, report
 from pipelines.__main__ import main
 from pipelines._config import ConfigError, load

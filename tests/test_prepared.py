@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from crossmodal import OBJECTIVES
-from crossmodal.encoders._base import Features, Spec
-from crossmodal.minimised import unreached
-from crossmodal.objectives._base import Batch, Objective
-from crossmodal.objectives._heads import BatchNorm
-from modalities._random import generator
+from crossmodal.encoders import Features, Spec
+from crossmodal.modules.base import unreached
+from crossmodal.objectives import Batch, Objective
+from crossmodal.objectives.common.projections import BatchNorm
+from modalities.common.random import generator
 
 ROWS = 3
 STUDENT = Spec(5, ((4, 6, 4), (6, 3, 2)), 0, stem=(3, 6, 4), preactivations=True)

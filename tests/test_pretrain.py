@@ -15,11 +15,11 @@ import torch
 from commands import assert_equal, launch, lines, run, start, wait_for_step, weights, without_speed, write
 
 from crossmodal import SOURCES, export
-from crossmodal.manifest import read_manifest
-from crossmodal.objectives._base import Batch
-from crossmodal.packing import write_shards
-from crossmodal.pretraining import name_look
-from crossmodal.shards import Shards
+from crossmodal.data.manifest import read_manifest
+from crossmodal.data.shards import Shards
+from crossmodal.data.writer import write_shards
+from crossmodal.modules.pretraining import name_look
+from crossmodal.objectives import Batch
 from pipelines import pretrain, transfer
 from pipelines.__main__ import main
 from pipelines._build import open_views

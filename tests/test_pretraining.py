@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from crossmodal import ENCODERS
 from crossmodal.contrast.options import Negatives
-from crossmodal.multiview._base import Views
-from crossmodal.objectives._base import Batch
-from crossmodal.pretraining import LocalPretraining, Pretraining, Sight, check_stages, name_look, which_meet
-from crossmodal.projector import MapProjector, Projector
-from modalities._random import generator
+from crossmodal.modules.pretraining import LocalPretraining, Pretraining, Sight, check_stages, name_look, which_meet
+from crossmodal.modules.projector import MapProjector, Projector
+from crossmodal.multiview import Views
+from crossmodal.objectives import Batch
+from modalities.common.random import generator
 
 NAMES = ["rgb", "depth", "audio"]
 GRAPHS = [(encoders, looks) for encoders in (1, 2, 3) for looks in (1, 2, 3)]

@@ -10,10 +10,10 @@ from pretrained import build, build_local, gradients, joint
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
 
-from crossmodal.contrast.gather import gather
 from crossmodal.contrast.options import Negatives
-from crossmodal.minimised import Minimised
-from crossmodal.objectives._base import Batch
+from crossmodal.distributed import gather
+from crossmodal.modules.base import Minimised
+from crossmodal.objectives import Batch
 
 ROWS, RANKS, STEPS = 8, 2, 2
 QUEUE = Negatives("queue", count=10)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from modalities._random import generator, uniform, uniform_bits
+from modalities.common.random import generator, uniform, uniform_bits
 
 GAMMA, LOW64 = 0x9E3779B97F4A7C15, 2**64 - 1
 

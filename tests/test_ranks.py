@@ -9,14 +9,14 @@ import torch.nn.functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from crossmodal import ENCODERS, OBJECTIVES
-from crossmodal.contrast._pool import Known
-from crossmodal.contrast.gather import gather, gather_with_gradient
 from crossmodal.contrast.options import Negatives
-from crossmodal.encoders._base import Features, Spec
-from crossmodal.minimised import unreached
-from crossmodal.objectives._base import Batch
-from crossmodal.transfer import Term, Transfer
-from modalities._random import generator
+from crossmodal.contrast.pool import Known
+from crossmodal.distributed import gather, gather_with_gradient
+from crossmodal.encoders import Features, Spec
+from crossmodal.modules.base import unreached
+from crossmodal.modules.transfer import Term, Transfer
+from crossmodal.objectives import Batch
+from modalities.common.random import generator
 
 ROWS, PAIRS, RANKS = 8, 30, 2
 MAPS = ((4, 4, 4), (8, 2, 2), (16, 1, 1), (32, 1, 1))  # the student's own

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from crossmodal import OBJECTIVES
-from crossmodal.encoders._base import Features, Spec
-from crossmodal.objectives._base import Batch, Objective
+from crossmodal.encoders import Features, Spec
+from crossmodal.objectives import Batch, Objective
 from crossmodal.objectives.rkd import square_distances
-from modalities._random import generator
+from modalities.common.random import generator
 
 ROWS = 5
 MAPS = ((3, 4, 2),), ((2, 3, 3),)
@@ -190,8 +190,8 @@ def test_rkd_needs_no_tensor_of_the_third_power_of_the_batch() -> None:
     code = """
 import resource, torch
 from crossmodal import OBJECTIVES
-from crossmodal.encoders._base import Features, Spec
-from crossmodal.objectives._base import Batch
+from crossmodal.encoders import Features, Spec
+from crossmodal.objectives import Batch
 rkd = OBJECTIVES.get("rkd")(Spec(64, (), 0), Spec(64, (), 0), 512)
 for rows in (8, 512):
     student, teacher = torch.randn(2, rows, 64).requires_grad_()

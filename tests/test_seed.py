@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from crossmodal import OBJECTIVES
-from crossmodal.encoders._base import Features, Spec
-from crossmodal.objectives._base import Batch, Objective
-from modalities._random import generator
+from crossmodal.encoders import Features, Spec
+from crossmodal.objectives import Batch, Objective
+from modalities.common.random import generator
 
 PAIRS, ROWS = 40, 4
 STUDENT, TEACHER = Spec(6, (), 0), Spec(8, (), 0)

@@ -19,16 +19,16 @@ import pytest
 import torch
 import webdataset
 
-from crossmodal import SOURCES, packing
+from crossmodal import SOURCES
 from crossmodal.checkpoint import WriteError
-from crossmodal.index import Row, Rows, scan
-from crossmodal.manifest import MANIFEST, ShardError, read_manifest
-from crossmodal.packing import write_shards
-from crossmodal.shards import Shards
-from crossmodal.sources._base import Pair
-from crossmodal.verify import check
+from crossmodal.data.index import Row, Rows, scan
+from crossmodal.data.manifest import MANIFEST, ShardError, read_manifest
+from crossmodal.data.shards import Shards
+from crossmodal.data.verify import check
+from crossmodal.data.writer import write_shards
+from crossmodal.sources import Pair
 from modalities import MODALITIES
-from modalities._random import generator
+from modalities.common.random import generator
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from crossmodal import SOURCES
-from crossmodal.packing import write_shards
-from crossmodal.shards import Shards
+from crossmodal.data.shards import Shards
+from crossmodal.data.writer import write_shards
 from pipelines._shortfalls import shortfalls
 from pipelines.evaluate import Config, DataConfig, FewLabelsConfig, QuantityConfig
 

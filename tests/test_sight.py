@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from crossmodal import ENCODERS
+from crossmodal.data.shards import Shards
+from crossmodal.data.views import View
 from crossmodal.export import Card, save_model
-from crossmodal.looks import View
-from crossmodal.shards import Shards
 from modalities import MODALITIES
 from pipelines._build import build_student, networks_of, open_views
 from pipelines._config import ConfigError

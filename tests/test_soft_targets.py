@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from crossmodal import OBJECTIVES
-from crossmodal.encoders._base import Features, Spec
-from crossmodal.objectives._base import Batch, Objective
-from modalities._random import generator
+from crossmodal.encoders import Features, Spec
+from crossmodal.objectives import Batch, Objective
+from modalities.common.random import generator
 
 ROWS, CLASSES = 6, 5
 SPEC = Spec(3, (), CLASSES)

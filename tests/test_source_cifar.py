@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from crossmodal.sources._base import SourceError
+from crossmodal.sources import SourceError
 from crossmodal.sources.cifar import Cifar
 
 FINE, COARSE = ("apple", "baby", "bear"), ("fruit", "people")

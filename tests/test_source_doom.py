@@ -16,9 +16,8 @@ from PIL import Image
 
 pytest.importorskip("vizdoom", reason="the source doom needs the package vizdoom")
 
-from crossmodal.packing import KEY
-from crossmodal.sources import doom
-from crossmodal.sources._base import Pair, SourceError
+from crossmodal.data.writer import KEY
+from crossmodal.sources import Pair, SourceError, doom
 from crossmodal.sources.doom import LEVELS, Doom
 from modalities.audio import Audio
 from modalities.depth import Depth

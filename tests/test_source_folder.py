@@ -10,10 +10,10 @@ import pytest
 import torch
 import yaml
 
-from crossmodal.sources._base import Pair, SourceError
-from crossmodal.sources._patterns import Pattern, natural
+from crossmodal.sources import Pair, SourceError
+from crossmodal.sources.common.patterns import Pattern, natural
 from crossmodal.sources.folder import Folder
-from modalities._random import generator
+from modalities.common.random import generator
 from modalities.depth import Depth
 
 RGB = {"modality": "rgb", "files": "{key}.color.jpg"}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from crossmodal.sources._base import SourceError
+from crossmodal.sources import SourceError
 from crossmodal.sources.idx import Idx
 from modalities.luminance import Luminance
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from crossmodal.sources._base import SourceError
+from crossmodal.sources import SourceError
 from crossmodal.sources.stl10 import Stl10
 
 NAMES = ("airplane", "bird", "car")

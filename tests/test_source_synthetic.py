@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 import torch
 
-from crossmodal.sources._base import SourceError
+from crossmodal.sources import SourceError
 from crossmodal.sources.synthetic import Synthetic
 from modalities import MODALITIES
-from modalities._random import generator
-from modalities._scene import SHAPES, draw_scene
+from modalities.common.random import generator
+from modalities.synthetic.scene import SHAPES, draw_scene
 
 
 def test_a_pair_depends_on_seed_part_and_number_alone() -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from crossmodal import SOURCES
-from crossmodal.packing import KEY
-from crossmodal.sources._base import Pair, Source
-from modalities._base import Modality
+from crossmodal.data.writer import KEY
+from crossmodal.sources import Pair, Source
+from modalities import Modality
 
 FEW = 3  # pairs looked at; sources make them as they are asked for
 

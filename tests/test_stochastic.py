@@ -8,8 +8,8 @@ from torch import nn
 
 from crossmodal import ENCODERS
 from crossmodal.certificates.gaussians import kl_divergence
-from crossmodal.encoders._base import Encoder
-from crossmodal.stochastic import Stochastic, without_running_statistics
+from crossmodal.certificates.posterior import Stochastic, without_running_statistics
+from crossmodal.encoders import Encoder
 
 BATCH = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 

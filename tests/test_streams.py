@@ -23,15 +23,14 @@ import pytest
 import torch
 from torchvision.transforms import RandomResizedCrop
 
-from crossmodal import loading, streams
-from crossmodal.loading import LoaderError
-from crossmodal.looks import Look, View
-from crossmodal.manifest import Field, ShardError
-from crossmodal.plan import Plan
-from crossmodal.shards import Shards
-from crossmodal.streams import PairStream, Part, join, open_view, read_pair, sweep_parts, to_batch, train_parts
+from crossmodal.data.loader import LoaderError
+from crossmodal.data.manifest import Field, ShardError
+from crossmodal.data.order import Plan
+from crossmodal.data.reader import PairStream, Part, join, open_view, read_pair, sweep_parts, to_batch, train_parts
+from crossmodal.data.shards import Shards
+from crossmodal.data.views import Look, View
 from modalities import MODALITIES
-from modalities._random import generator
+from modalities.common.random import generator
 
 
 @pytest.fixture
@@ -513,7 +512,7 @@ def test_a_part_that_finds_no_shared_memory_is_an_error(
                                    capture_output=True, check=False).returncode != 0,
                     reason="needs a kernel that lets users mount")  # fmt: skip
 def test_the_shared_memory_of_a_container_that_is_too_small_is_an_error() -> None:
-    script = ("import torch; from crossmodal.loading import load_in_order; "
+    script = ("import torch; from crossmodal.data.loader import load_in_order; "
               "list(load_in_order([torch.zeros(10**6)] * 40, workers=2))")  # fmt: skip
     mounted = f"mount -t tmpfs -o size=5m none /dev/shm && {sys.executable} -c '{script}'"
     told = subprocess.run(

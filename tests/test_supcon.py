@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from drawn import DIM, ROWS, VIEWS, build, draw, show
 from torch import Tensor
 
-from crossmodal.contrast import heads
-from crossmodal.multiview._base import Views
+from crossmodal.contrast import losses
+from crossmodal.multiview import Views
 
 TAU = 0.5
 FORMS = ("out", "in")
@@ -91,7 +91,7 @@ def test_two_views_without_shared_labels_are_nt_xent(name: str) -> None:
 def test_for_every_anchor_the_logarithm_of_the_mean_is_never_above_the_mean_of_logarithms() -> None:
     scores, positive = 5 * draw("scores", 200, 9), draw("positive", 200, 9) > 0
     zero = torch.zeros((), dtype=torch.float64)
-    out, inside = (head(scores.clone(), positive, None, zero)[0] for head in (heads.infonce, heads.infonce_in))
+    out, inside = (head(scores.clone(), positive, None, zero)[0] for head in (losses.infonce, losses.infonce_in))
     single = positive.sum(1) <= 1
     assert single.any() and (~single).any()
     assert (inside[~single] < out[~single]).all()

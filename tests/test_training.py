@@ -37,8 +37,8 @@ from safetensors.torch import save_file
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from crossmodal import SOURCES
+from crossmodal.data.writer import write_shards
 from crossmodal.export import load_model
-from crossmodal.packing import write_shards
 from pipelines import transfer
 from pipelines.__main__ import main
 from pipelines._config import ConfigError, load

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from drawn import draw, show
 from torch import Tensor
 
-from crossmodal.multiview._base import Meets, Views
-from crossmodal.watching import SEEN, warn, watch
+from crossmodal.modules.collapse import SEEN, warn, watch
+from crossmodal.multiview import Meets, Views
 
 
 def figures(views: Views, *owners: str) -> dict[str, float]:

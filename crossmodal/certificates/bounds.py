@@ -14,7 +14,7 @@ import math
 from jaxtyping import Float
 from torch import Tensor
 
-from crossmodal.certificates._checks import check_count, check_delta, check_nats, check_positive, check_risk
+from crossmodal.certificates.checks import check_count, check_delta, check_nats, check_positive, check_risk
 from crossmodal.certificates.small_kl import kl_inverse_up
 
 

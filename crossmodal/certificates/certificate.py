@@ -3,8 +3,8 @@
 import math
 from dataclasses import dataclass
 
-from crossmodal.certificates._checks import check_count, check_delta, check_positive, check_risk
 from crossmodal.certificates.bounds import complexity
+from crossmodal.certificates.checks import check_count, check_delta, check_positive, check_risk
 from crossmodal.certificates.small_kl import kl_inverse_up
 
 

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from crossmodal.certificates._checks import check_count, check_positive
+from crossmodal.certificates.checks import check_count, check_positive
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ at pair i with the other look at pair j; or its mean over both directions. Each 
 
 import math
 
-from crossmodal.certificates._checks import check_count, check_delta, check_nats, check_positive, check_risk
 from crossmodal.certificates.bounds import kl_inverse
+from crossmodal.certificates.checks import check_count, check_delta, check_nats, check_positive, check_risk
 
 
 def simclr_range(temperature: float, candidates: int) -> float:

@@ -2,7 +2,7 @@
 
 import math
 
-from crossmodal.certificates._checks import check_nats, check_risk
+from crossmodal.certificates.checks import check_nats, check_risk
 
 
 def small_kl(q: float, p: float) -> float:

@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from crossmodal.certificates.simclr import simclr_range
-from modalities._random import generator
+from modalities.common.random import generator
 
 
 def margins(

@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from crossmodal.contrast._pool import Choice, Known, Pool, Relation, gather_known, join_known
-from crossmodal.contrast.gather import gather, gather_with_gradient
 from crossmodal.contrast.options import Negatives
+from crossmodal.contrast.pool import Choice, Known, Pool, Relation, gather_known, join_known
 from crossmodal.contrast.scores import Candidates
-from modalities._random import generator, uniform_bits
+from crossmodal.distributed import gather, gather_with_gradient
+from modalities.common.random import generator, uniform_bits
 
 LOOKS = 8  # times a pass that one looks whether all rows are written
 

@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from crossmodal.contrast._pool import Choice, Known, Pool, Relation, gather_known, join_known
-from crossmodal.contrast.gather import gather_with_gradient
+from crossmodal.contrast.pool import Choice, Known, Pool, Relation, gather_known, join_known
 from crossmodal.contrast.scores import Candidates
+from crossmodal.distributed import gather_with_gradient
 
 
 class Queue(Pool):

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from crossmodal.contrast.heads import Head, which_matter
+from crossmodal.contrast.losses import Head, which_matter
 
 PIECE = 1 << 22  # numbers held at once on a CPU, of scores or gathered rows: 16 MiB of float32
 WIDER = 16  # times as many elsewhere, where small products leave the device idle

@@ -3,8 +3,8 @@
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from crossmodal.encoders._base import Encoder, Features, Leave, stay
-from crossmodal.encoders._picture import draw_weights, finish, read_channels
+from crossmodal.encoders import Encoder, Features, Leave, stay
+from crossmodal.encoders.common.picture import draw_weights, finish, read_channels
 
 _GROUPS = (  # channels at width 1, blocks, stride of the first; the paper's table 2 with less stride
     (16, 1, 1),

@@ -3,8 +3,8 @@
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from crossmodal.encoders._base import Encoder, Features, Leave, stay
-from crossmodal.encoders._picture import climb, draw_weights, finish, read_channels
+from crossmodal.encoders import Encoder, Features, Leave, stay
+from crossmodal.encoders.common.picture import climb, draw_weights, finish, read_channels
 
 
 class CifarResNet(Encoder):

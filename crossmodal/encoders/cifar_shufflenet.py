@@ -4,8 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from crossmodal.encoders._base import Encoder, Features, Leave, stay
-from crossmodal.encoders._picture import climb, finish, read_channels, shuffle
+from crossmodal.encoders import Encoder, Features, Leave, stay
+from crossmodal.encoders.common.picture import climb, finish, read_channels, shuffle
 
 _FIRST = 24  # channels of the stem
 _STAGES = ((240, 4), (480, 8), (960, 4))  # channels and blocks; the paper's for three groups

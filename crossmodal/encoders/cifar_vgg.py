@@ -5,8 +5,8 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from crossmodal.encoders._base import Encoder, Features, Leave, stay
-from crossmodal.encoders._picture import choose, draw_weights, finish, read_channels
+from crossmodal.encoders import Encoder, Features, Leave, stay
+from crossmodal.encoders.common.picture import choose, draw_weights, finish, read_channels
 
 _WIDTHS = (64, 128, 256, 512, 512)  # channels of the stem and of the four stages
 _LAYERS = {8: (1, 1, 1, 1, 1), 11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}

@@ -7,8 +7,8 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from crossmodal.encoders._base import Encoder, Features, Leave, stay
-from crossmodal.encoders._picture import choose, finish, read_channels
+from crossmodal.encoders import Encoder, Features, Leave, stay
+from crossmodal.encoders.common.picture import choose, finish, read_channels
 
 
 class ConvNet(Encoder):

@@ -6,8 +6,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torchvision import models
 
-from crossmodal.encoders._base import IMAGENET, Encoder, Features, Leave, Published, stay
-from crossmodal.encoders._picture import choose, finish, read_channels, with_channels
+from crossmodal.encoders import IMAGENET, Encoder, Features, Leave, Published, stay
+from crossmodal.encoders.common.picture import choose, finish, read_channels, with_channels
 
 _VARIANTS = {
     "b0": models.efficientnet_b0,

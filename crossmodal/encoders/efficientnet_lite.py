@@ -11,8 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from crossmodal.encoders._base import Encoder, Features, Leave, Published, stay
-from crossmodal.encoders._picture import finish, read_channels
+from crossmodal.encoders import Encoder, Features, Leave, Published, stay
+from crossmodal.encoders.common.picture import finish, read_channels
 
 _STAGES = (  # blocks, kernel, stride, expansion, channels
     (1, 3, 1, 1, 16),

@@ -6,8 +6,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torchvision import models
 
-from crossmodal.encoders._base import IMAGENET, Encoder, Features, Leave, Published, stay
-from crossmodal.encoders._picture import choose, finish, read_channels, with_channels
+from crossmodal.encoders import IMAGENET, Encoder, Features, Leave, Published, stay
+from crossmodal.encoders.common.picture import choose, finish, read_channels, with_channels
 
 _ENDS = {"small": (0, 1, 3, 8, 12), "large": (1, 3, 6, 12, 16)}  # last layer at each resolution
 

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torchvision import models
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from crossmodal.encoders._base import IMAGENET, Encoder, Features, Leave, Published, stay
-from crossmodal.encoders._picture import choose, finish, read_channels, with_channels
+from crossmodal.encoders import IMAGENET, Encoder, Features, Leave, Published, stay
+from crossmodal.encoders.common.picture import choose, finish, read_channels, with_channels
 
 
 class ResNet(Encoder):

@@ -6,9 +6,9 @@ import timm
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from crossmodal.encoders._base import Encoder, Features, Leave, Published, stay
-from crossmodal.encoders._picture import finish, read_channels, refuse_cut_edges
-from modalities._catalogue import suggest
+from crossmodal.encoders import Encoder, Features, Leave, Published, stay
+from crossmodal.encoders.common.picture import finish, read_channels, refuse_cut_edges
+from modalities.common.catalogue import suggest
 
 MODEL = "vit_tiny_patch16_224"
 

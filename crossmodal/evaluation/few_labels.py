@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from jaxtyping import Int, Shaped
 from torch import Tensor
 
-from crossmodal.encoders._base import Encoder
-from crossmodal.looks import Look
-from modalities._base import Modality
-from modalities._random import generator
+from crossmodal.data.views import Look
+from crossmodal.encoders import Encoder
+from modalities import Modality
+from modalities.common.random import generator
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from modalities._random import generator
+from modalities.common.random import generator
 
 
 def class_means(

@@ -9,16 +9,16 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from crossmodal.certificates.posterior import Stochastic
 from crossmodal.certificates.tuples import Tuples
-from crossmodal.certifying import Sight
-from crossmodal.encoders._base import Features
-from crossmodal.loading import load_in_order
-from crossmodal.looks import Look, View
-from crossmodal.manifest import ShardError
-from crossmodal.shards import Shards
-from crossmodal.stochastic import Stochastic
-from crossmodal.streams import Part, join, read_pair, to_batch
-from modalities._random import generator
+from crossmodal.data.loader import load_in_order
+from crossmodal.data.manifest import ShardError
+from crossmodal.data.reader import Part, join, read_pair, to_batch
+from crossmodal.data.shards import Shards
+from crossmodal.data.views import Look, View
+from crossmodal.encoders import Features
+from crossmodal.modules.certifying import Sight
+from modalities.common.random import generator
 
 HELD = 1 << 27  # numbers of examples that are kept in memory between passes: 512 MiB of float32
 

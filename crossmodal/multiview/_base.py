@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from crossmodal.contrast._pool import Known
-from crossmodal.contrast.gather import gather, gather_with_gradient
+from crossmodal.contrast.pool import Known
 from crossmodal.contrast.scores import COLDEST
-from crossmodal.objectives._base import Learner, Outcome
+from crossmodal.distributed import gather, gather_with_gradient
+from crossmodal.objectives import Learner, Outcome
 
 Meets = tuple[tuple[int, int], ...]  # (anchor, candidate): views by their number
 

@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from crossmodal.contrast.gather import gather, gather_with_gradient
-from crossmodal.multiview._base import Meets, Multiview, Views
-from crossmodal.objectives._base import Outcome
+from crossmodal.distributed import gather, gather_with_gradient
+from crossmodal.multiview import Meets, Multiview, Views
+from crossmodal.objectives import Outcome
 
 
 class AlignUniform(Multiview):

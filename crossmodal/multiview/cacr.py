@@ -7,12 +7,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from crossmodal.contrast._pool import Relation
-from crossmodal.contrast.gather import gather, gather_with_gradient
+from crossmodal.contrast.pool import Relation
 from crossmodal.contrast.queue import Queue
-from crossmodal.multiview._base import Meets, Multiview, Views, answering, everyone
-from crossmodal.multiview._pools import ViewPools
-from crossmodal.objectives._base import Outcome
+from crossmodal.distributed import gather, gather_with_gradient
+from crossmodal.multiview import Meets, Multiview, Views, answering, everyone
+from crossmodal.multiview.common.pools import ViewPools
+from crossmodal.objectives import Outcome
 
 
 class CACR(Multiview):

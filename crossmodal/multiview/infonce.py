@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
-from crossmodal.contrast.heads import infonce
+from crossmodal.contrast.losses import infonce
 from crossmodal.contrast.options import Negatives
-from crossmodal.multiview._base import Meets, Multiview, Views
-from crossmodal.multiview._pairwise import Pairwise
-from crossmodal.objectives._base import Outcome
+from crossmodal.multiview import Meets, Multiview, Views
+from crossmodal.multiview.common.pairwise import Pairwise
+from crossmodal.objectives import Outcome
 
 
 class InfoNCE(Multiview):

@@ -5,11 +5,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from crossmodal.contrast.heads import nce
+from crossmodal.contrast.losses import nce
 from crossmodal.contrast.options import Negatives
-from crossmodal.multiview._base import Meets, Multiview, Views
-from crossmodal.multiview._pairwise import Pairwise
-from crossmodal.objectives._base import Outcome
+from crossmodal.multiview import Meets, Multiview, Views
+from crossmodal.multiview.common.pairwise import Pairwise
+from crossmodal.objectives import Outcome
 
 
 class NCE(Multiview):

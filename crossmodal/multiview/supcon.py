@@ -6,11 +6,11 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from crossmodal.contrast._pool import Known
-from crossmodal.contrast.heads import infonce, infonce_in
+from crossmodal.contrast.losses import infonce, infonce_in
+from crossmodal.contrast.pool import Known
 from crossmodal.contrast.scores import Candidates, Mask, Relate, contrast
-from crossmodal.multiview._base import Meets, Multiview, Views, everyone, scale_of
-from crossmodal.objectives._base import Outcome
+from crossmodal.multiview import Meets, Multiview, Views, everyone, scale_of
+from crossmodal.objectives import Outcome
 
 
 class SupCon(Multiview):

@@ -7,7 +7,7 @@ from typing import ClassVar
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from crossmodal.encoders._base import Features
+from crossmodal.encoders import Features
 
 
 @dataclass(frozen=True)

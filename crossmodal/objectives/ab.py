@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from crossmodal.encoders._base import Features, Spec
-from crossmodal.objectives._base import Batch, Objective, Outcome
-from crossmodal.objectives._heads import BatchNorm, widen
-from crossmodal.objectives._maps import common_size, meet, pair_maps
+from crossmodal.encoders import Features, Spec
+from crossmodal.objectives import Batch, Objective, Outcome
+from crossmodal.objectives.common.maps import common_size, meet, pair_maps
+from crossmodal.objectives.common.projections import BatchNorm, widen
 
 
 class AB(Objective):

@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from crossmodal.contrast.gather import gather_with_gradient
-from crossmodal.encoders._base import Features, Spec
-from crossmodal.objectives._base import Batch, Objective, Outcome
-from crossmodal.objectives._heads import widen
-from crossmodal.objectives._relations import relate
+from crossmodal.distributed import gather_with_gradient
+from crossmodal.encoders import Features, Spec
+from crossmodal.objectives import Batch, Objective, Outcome
+from crossmodal.objectives.common.projections import widen
+from crossmodal.objectives.common.relations import relate
 
 NARROWEST = 20  # gamma: the squares of the kernel's values, down to exp(-4 gamma), are numbers in float32
 

@@ -9,13 +9,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from crossmodal.contrast.gather import gather
-from crossmodal.contrast.heads import nce
+from crossmodal.contrast.losses import nce
 from crossmodal.contrast.options import Negatives
 from crossmodal.contrast.scores import contrast, log_sum_exp
-from crossmodal.encoders._base import Features, Spec
-from crossmodal.objectives._base import Batch, Objective, Outcome
-from crossmodal.objectives._contrastive import Meeting, Sides
+from crossmodal.distributed import gather
+from crossmodal.encoders import Features, Spec
+from crossmodal.objectives import Batch, Objective, Outcome
+from crossmodal.objectives.common.contrastive import Meeting, Sides
 
 EPSILON = 1e-7  # added to K / N by the published code
 PACE = 0.9  # share of ln Z that stays at a step, where it is running
@@ -26,7 +26,7 @@ class CRD(Objective):
 
     Both embeddings pass a linear head and are made unit length; the teacher's head stays the random projection that it
     begins as. A bank holds one row per pair, of the teacher's side; the student is contrasted with it by
-    `contrast.heads.nce`. With `directions: both`, as published, another bank holds the student's side, and contrasting
+    `contrast.losses.nce`. With `directions: both`, as published, another bank holds the student's side, and contrasting
     the teacher's with that trains its head. The teacher itself is frozen. What is live (a live positive, negatives of
     the batch) carries gradient to its side too. No label is used unless asked for.
 

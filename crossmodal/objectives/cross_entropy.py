@@ -3,10 +3,10 @@
 import torch
 import torch.nn.functional as F
 
-from crossmodal.encoders._base import Features, Spec
-from crossmodal.objectives._base import Batch, Objective, Outcome
-from crossmodal.objectives._heads import widen
-from crossmodal.objectives._logits import mean_over_labelled
+from crossmodal.encoders import Features, Spec
+from crossmodal.objectives import Batch, Objective, Outcome
+from crossmodal.objectives.common.logits import mean_over_labelled
+from crossmodal.objectives.common.projections import widen
 
 
 class CrossEntropy(Objective):

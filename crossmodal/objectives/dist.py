@@ -6,11 +6,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from crossmodal.contrast.gather import gather_with_gradient
-from crossmodal.encoders._base import Features, Spec
-from crossmodal.objectives._base import Batch, Objective, Outcome
-from crossmodal.objectives._heads import widen
-from crossmodal.objectives._logits import need_same_classes
+from crossmodal.distributed import gather_with_gradient
+from crossmodal.encoders import Features, Spec
+from crossmodal.objectives import Batch, Objective, Outcome
+from crossmodal.objectives.common.logits import need_same_classes
+from crossmodal.objectives.common.projections import widen
 
 EPSILON = (
     1e-8  # as published: added to norms, so that what is constant correlates with nothing, and not as rounding has it

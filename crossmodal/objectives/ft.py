@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from crossmodal.encoders._base import Features, Spec
-from crossmodal.objectives._base import Batch, Objective, Outcome
-from crossmodal.objectives._factors import Paraphraser, convolve
-from crossmodal.objectives._heads import widen
-from crossmodal.objectives._maps import common_size, meet
+from crossmodal.encoders import Features, Spec
+from crossmodal.objectives import Batch, Objective, Outcome
+from crossmodal.objectives.common.factors import Paraphraser, convolve
+from crossmodal.objectives.common.maps import common_size, meet
+from crossmodal.objectives.common.projections import widen
 
 
 class FT(Objective):

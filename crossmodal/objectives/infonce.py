@@ -5,11 +5,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from crossmodal.contrast.heads import infonce
+from crossmodal.contrast.losses import infonce
 from crossmodal.contrast.options import Negatives
-from crossmodal.encoders._base import Features, Spec
-from crossmodal.objectives._base import Batch, Objective, Outcome
-from crossmodal.objectives._contrastive import Sides
+from crossmodal.encoders import Features, Spec
+from crossmodal.objectives import Batch, Objective, Outcome
+from crossmodal.objectives.common.contrastive import Sides
 
 
 class InfoNCE(Objective):

@@ -5,10 +5,10 @@ import math
 import torch
 import torch.nn.functional as F
 
-from crossmodal.encoders._base import Features, Spec
-from crossmodal.objectives._base import Batch, Objective, Outcome
-from crossmodal.objectives._heads import widen
-from crossmodal.objectives._logits import need_same_classes
+from crossmodal.encoders import Features, Spec
+from crossmodal.objectives import Batch, Objective, Outcome
+from crossmodal.objectives.common.logits import need_same_classes
+from crossmodal.objectives.common.projections import widen
 
 
 class KD(Objective):

@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from crossmodal.encoders._base import Features, Spec
-from crossmodal.objectives._base import Batch, Objective, Outcome
-from crossmodal.objectives._heads import widen
-from crossmodal.objectives._relations import relate, selves
+from crossmodal.encoders import Features, Spec
+from crossmodal.objectives import Batch, Objective, Outcome
+from crossmodal.objectives.common.projections import widen
+from crossmodal.objectives.common.relations import relate, selves
 
 EPSILON = 1e-7  # least of a kernel: that of opposite embeddings is 0, whose logarithm is not finite; and as published
 NEVER = -1e4  # ln of odds that vanish beside all others, and with which a row that is alone still picks itself

@@ -4,9 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from crossmodal.encoders._base import Features, Spec
-from crossmodal.objectives._base import Batch, Objective, Outcome
-from crossmodal.objectives._heads import widen
+from crossmodal.encoders import Features, Spec
+from crossmodal.objectives import Batch, Objective, Outcome
+from crossmodal.objectives.common.projections import widen
 
 
 class Regression(Objective):

@@ -10,11 +10,11 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from crossmodal.contrast.gather import gather_with_gradient
-from crossmodal.encoders._base import Features, Spec
-from crossmodal.objectives._base import Batch, Objective, Outcome
-from crossmodal.objectives._heads import widen
-from crossmodal.objectives._relations import own
+from crossmodal.distributed import gather_with_gradient
+from crossmodal.encoders import Features, Spec
+from crossmodal.objectives import Batch, Objective, Outcome
+from crossmodal.objectives.common.projections import widen
+from crossmodal.objectives.common.relations import own
 
 PIECE = 1 << 20  # cosines held at once, so that they stay in a CPU's cache; some seven tensors of this size are needed
 ROUNDING = 8  # squared distances of so many units in the last place are of equal rows

@@ -9,13 +9,13 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from crossmodal.contrast._pool import Known, Relation
-from crossmodal.contrast.heads import Scored
+from crossmodal.contrast.losses import Scored
+from crossmodal.contrast.pool import Known, Relation
 from crossmodal.contrast.queue import Queue
 from crossmodal.contrast.scores import Candidates, contrast
-from crossmodal.encoders._base import Features, Spec
-from crossmodal.objectives._base import Batch, Objective, Outcome
-from crossmodal.objectives._heads import widen
+from crossmodal.encoders import Features, Spec
+from crossmodal.objectives import Batch, Objective, Outcome
+from crossmodal.objectives.common.projections import widen
 
 
 class SEED(Objective):

@@ -5,11 +5,11 @@ import math
 import torch
 from torch import Tensor, nn
 
-from crossmodal.contrast.heads import sigmoid
+from crossmodal.contrast.losses import sigmoid
 from crossmodal.contrast.options import Negatives
-from crossmodal.encoders._base import Features, Spec
-from crossmodal.objectives._base import Batch, Objective, Outcome
-from crossmodal.objectives._contrastive import Sides
+from crossmodal.encoders import Features, Spec
+from crossmodal.objectives import Batch, Objective, Outcome
+from crossmodal.objectives.common.contrastive import Sides
 
 
 class Sigmoid(Objective):

@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from crossmodal.encoders._base import Features, Spec
-from crossmodal.objectives._base import Batch, Objective, Outcome
-from crossmodal.objectives._heads import widen
-from crossmodal.objectives._maps import meet, pair_maps
+from crossmodal.encoders import Features, Spec
+from crossmodal.objectives import Batch, Objective, Outcome
+from crossmodal.objectives.common.maps import meet, pair_maps
+from crossmodal.objectives.common.projections import widen
 
 LEAST = 1e-5  # of a variance, as published: a channel that is always right must not divide by zero
 

@@ -1,1 +1,12 @@
 """The catalogue of sources: a file a place that pairs come from."""
+
+from typing import TYPE_CHECKING
+
+from modalities.common.lazy import lazily
+
+if TYPE_CHECKING:
+    from crossmodal.sources._base import Pair as Pair
+    from crossmodal.sources._base import Source as Source
+    from crossmodal.sources._base import SourceError as SourceError
+
+__getattr__ = lazily(__name__, _base=("Pair", "Source", "SourceError"))

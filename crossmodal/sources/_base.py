@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from modalities._base import Modality
+from modalities import Modality
 
 
 class SourceError(ValueError):

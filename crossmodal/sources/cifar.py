@@ -8,12 +8,11 @@ from typing import Literal
 
 import numpy as np
 
-from crossmodal.sources._base import Pair, Source, SourceError
-from crossmodal.sources._stamps import digest_of
-from modalities import MODALITIES
-from modalities._base import Modality
-from modalities._catalogue import suggest
-from modalities._raster import write_pixels
+from crossmodal.sources import Pair, Source, SourceError
+from crossmodal.sources.common.stamps import digest_of
+from modalities import MODALITIES, Modality
+from modalities.codecs.raster import write_pixels
+from modalities.common.catalogue import suggest
 
 SIDE = 32  # pixels
 PIXELS = 3 * SIDE * SIDE  # bytes of a picture in a row: all red, all green, all blue

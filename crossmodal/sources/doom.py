@@ -29,11 +29,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from crossmodal.sources._base import Pair, Source, SourceError
-from crossmodal.sources._doom_game import CREATURES, TICS_PER_S, Session
-from modalities._base import Modality
-from modalities._catalogue import suggest
+from crossmodal.sources import Pair, Source, SourceError
+from crossmodal.sources.common.doom_game import CREATURES, TICS_PER_S, Session
+from modalities import Modality
 from modalities.audio import Audio
+from modalities.common.catalogue import suggest
 from modalities.depth import Depth
 from modalities.rgb import Rgb
 

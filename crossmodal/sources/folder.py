@@ -13,13 +13,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from crossmodal.sources._base import Pair, Source, SourceError
-from crossmodal.sources._division import divide
-from crossmodal.sources._listing import Entry, all_files, by_key, complete, list_files, list_lines, with_any
-from crossmodal.sources._patterns import Pattern, composed, extension_of
-from modalities import MODALITIES
-from modalities._base import DecodeError, Modality
-from modalities._catalogue import suggest
+from crossmodal.sources import Pair, Source, SourceError
+from crossmodal.sources.common.division import divide
+from crossmodal.sources.common.listing import Entry, all_files, by_key, complete, list_files, list_lines, with_any
+from crossmodal.sources.common.patterns import Pattern, composed, extension_of
+from modalities import MODALITIES, DecodeError, Modality
+from modalities.common.catalogue import suggest
 from modalities.depth import Depth, stored_readings
 
 

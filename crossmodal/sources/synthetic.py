@@ -7,12 +7,11 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
-from crossmodal.sources._base import Pair, Source, SourceError
-from modalities import MODALITIES
-from modalities._base import Modality
-from modalities._catalogue import suggest
-from modalities._random import generator
-from modalities._scene import SHAPES, draw_scene
+from crossmodal.sources import Pair, Source, SourceError
+from modalities import MODALITIES, Modality
+from modalities.common.catalogue import suggest
+from modalities.common.random import generator
+from modalities.synthetic.scene import SHAPES, draw_scene
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,27 @@
+"""The other pairs of the batch, of this rank or of all."""
+
+from jaxtyping import Float
+from torch import Tensor
+
+from crossmodal.contrast.pool import Choice, Known, Pool, Relation, gather_known
+from crossmodal.contrast.scores import Candidates
+from crossmodal.distributed import gather_with_gradient
+
+
+class InBatch(Pool):
+    """Remembers nothing; gradient flows to all rows, over ranks too where they are gathered."""
+
+    def __init__(self, relation: Relation, *, gathered: bool) -> None:
+        super().__init__({})
+        self.relation, self.gathered = relation, gathered
+
+    def choose(self, known: Known, seed: int) -> Choice:
+        """All rows, each anchor's own beside them as its match."""
+        return Choice(self.relation.masks_of(known, gather_known(known) if self.gathered else known))
+
+    def candidates(self, live: Float[Tensor, "batch dim"], choice: Choice) -> Candidates:
+        """The live rows."""
+        return Candidates(gather_with_gradient(live) if self.gathered else live, choice.relate, live)
+
+    def remember(self, rows: Float[Tensor, "batch dim"], known: Known) -> None:
+        """Nothing."""

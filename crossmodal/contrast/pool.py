@@ -1,0 +1,156 @@
+"""The interface of what one side's embeddings are gathered in, and how candidates relate to anchors."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from crossmodal.contrast.scores import Candidates, Mask, Relate
+from crossmodal.distributed import gather
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of embeddings besides their numbers."""
+
+    index: Int[Tensor, " rows"]  # of their pairs, -1 where there is none
+    key: Int[Tensor, " rows"]  # their label or group, -1 where there is none
+    there: Bool[Tensor, " rows"] | None = None  # which of them are; None: all. The others are no candidates
+
+    @cached_property
+    def last(self) -> Int[Tensor, " rows"]:
+        """Where each row's pair comes last."""
+        ordered, order = torch.sort(self.index, stable=True)
+        return order[torch.searchsorted(ordered, self.index, right=True) - 1]
+
+
+def gather_known(known: Known) -> Known:
+    """The same of all ranks, in rank order."""
+    there = None if known.there is None else gather(known.there.long()).bool()
+    return Known(gather(known.index), gather(known.key), there)
+
+
+def join_known(*parts: Known) -> Known:
+    """One after the other."""
+    there = [
+        part.index.new_ones(len(part.index), dtype=torch.bool) if part.there is None else part.there for part in parts
+    ]
+    return Known(torch.cat([part.index for part in parts]), torch.cat([part.key for part in parts]), torch.cat(there))
+
+
+Facts = Int[Tensor, "#anchors candidates"]  # one row where they are the same for all anchors
+
+
+@dataclass(frozen=True)
+class Relation:
+    """Which candidates are an anchor's positives besides its match, and which are valid negatives.
+
+    A row of the anchor's own pair is neither: the match stands for it. Rows that share the anchor's key are positives
+    where keys draw `together`, and nothing where they only keep apart.
+    """
+
+    keyed: bool = False  # whether keys matter at all
+    together: bool = False
+
+    def masks_of(self, anchors: Known, rows: Known, halves: tuple[Tensor, Tensor] | None = None) -> Relate:
+        """`masks` of rows that are the same for all anchors."""
+        valid = None if rows.there is None else rows.there[None]
+        return self.masks(anchors, index=rows.index[None], key=rows.key[None], valid=valid, halves=halves)
+
+    def masks(
+        self,
+        anchors: Known,
+        *,
+        index: Facts | None = None,  # None: no row is of an anchor's own pair
+        key: Facts | None = None,
+        valid: Bool[Tensor, "#anchors candidates"] | None = None,  # None: all
+        halves: tuple[Bool[Tensor, " anchors"], Bool[Tensor, " candidates"]] | None = None,  # met by its own half alone
+    ) -> Relate:
+        """Of a piece of the anchors: what a head takes as positive and valid, the match's column first."""
+        if index is None and not self.keyed:
+            alike = None if valid is None else _with_match(valid, matched=False)
+            return lambda piece: (None, _cut(alike, piece))
+
+        def relate(piece: slice | Tensor) -> tuple[Mask | None, Mask | None]:
+            counts = _cut(valid, piece)
+            if index is not None:
+                apart = anchors.index[piece, None] != _cut(index, piece)
+                counts = apart if counts is None else apart & counts
+            if halves is not None:
+                met = halves[0][piece, None] == halves[1][None]
+                counts = met if counts is None else met & counts
+            if not self.keyed:
+                return None, None if counts is None else _with_match(counts, matched=False)
+            assert key is not None
+            own = anchors.key[piece, None]
+            equal = (own == _cut(key, piece)) & (own >= 0)
+            counts = torch.ones_like(equal) if counts is None else counts
+            if self.together:
+                return _with_match(equal & counts, matched=True), _with_match(counts.expand_as(equal), matched=False)
+            return None, _with_match(counts & ~equal, matched=False)
+
+        return relate
+
+
+def _cut(facts: Tensor | None, piece: slice | Tensor) -> Any:
+    return facts if facts is None or len(facts) == 1 else facts[piece]
+
+
+def _with_match(mask: Bool[Tensor, "anchors rows"], *, matched: bool) -> Bool[Tensor, "anchors 1+rows"]:
+    return F.pad(mask, (1, 0), value=matched)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which rows a batch's anchors meet, and how they relate; the same in all pools that know the same pairs."""
+
+    relate: Relate
+    match: Int[Tensor, " batch"] | None = None  # the row of each anchor's pair; None: what is live
+    shared: Int[Tensor, " some"] | None = None  # rows that all anchors meet; None: all rows
+    picked: Int[Tensor, "batch picked"] | None = None  # of these, the ones that each anchor meets; None: all
+    fresh: Bool[Tensor, " batch"] | None = None  # anchors that meet the live batch instead; None: none does
+
+
+class Pool(nn.Module, ABC):
+    """The embeddings of one side with which the other side's anchors are contrasted.
+
+    What is remembered is no buffer: DDP would overwrite every rank's with the first rank's at each forward. It follows
+    the module's device and is checkpointed by whoever owns the pool.
+    """
+
+    def __init__(self, remembered: dict[str, Tensor], *, in_host_memory: tuple[str, ...] = ()) -> None:
+        super().__init__()
+        self.remembered, self.in_host_memory = remembered, in_host_memory
+
+    def _apply(self, fn: Callable[..., Tensor], recurse: bool = True) -> Any:
+        for name, tensor in self.remembered.items():
+            if name not in self.in_host_memory:
+                half = tensor.dtype in (torch.float16, torch.bfloat16)
+                self.remembered[name] = fn(tensor).to(tensor.dtype) if half else fn(tensor)
+        return super()._apply(fn, recurse)
+
+    @property
+    def is_filling(self) -> bool:
+        """Whether what anchors meet is still to come."""
+        return False
+
+    @abstractmethod
+    def choose(self, known: Known, seed: int) -> Choice:
+        """For the anchors of the batch."""
+
+    @abstractmethod
+    def candidates(self, live: Float[Tensor, "batch dim"], choice: Choice) -> Candidates:
+        """For the other side's anchors of the batch whose embeddings on this side are `live`, matches included.
+
+        Gradient flows to what is live and not to what is remembered.
+        """
+
+    @abstractmethod
+    def remember(self, rows: Float[Tensor, "batch dim"], known: Known) -> None:
+        """Learns the embeddings of a step, gathered from all ranks in rank order."""

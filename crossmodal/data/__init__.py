@@ -1,0 +1,1 @@
+"""Paired shards: written, described, verified, read in a planned order, as batches of views."""

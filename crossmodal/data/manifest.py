@@ -1,0 +1,161 @@
+"""The manifest of a folder of shards: what it holds, checked for types and ranges when it is read."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from crossmodal.data.plain import build, check_text, parse
+
+MANIFEST = "manifest.json"
+FORMAT = "crossmodal-shards/2"
+EARLIER = "crossmodal-shards/1"  # without indexes
+
+
+class ShardError(ValueError):
+    """A shard or manifest that is not what it should be; the message names shard, key and field."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """What a member of the pairs is."""
+
+    modality: str  # catalogue name
+    extension: str  # of its members, without the dot
+    stored: dict[str, float]  # the modality's options that describe the bytes: unit scale, invalid value
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One tar of a folder."""
+
+    file: str
+    pairs: int
+    bytes: int
+    sha256: str
+    index: str = ""  # sha256 of the index beside it; empty: there is none
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a folder of shards holds."""
+
+    pairs: int
+    classes: list[str]
+    fields: dict[str, Field]
+    shards: list[Shard]
+    statistics: dict[str, dict[str, float]]  # of each field's signal, in its physical unit
+    labels: dict[str, int] = field(default_factory=dict)  # pairs of each class
+    groups: dict[str, int] = field(default_factory=dict)  # pairs of each group
+    lacking: dict[str, int] = field(default_factory=dict)  # pairs without a field, where some may lack it
+    format: str = FORMAT
+
+    @property
+    def digest(self) -> str:
+        """Names the data: equal for equal bytes, read in the same way."""
+        fields = {name: asdict(spec) for name, spec in self.fields.items()}
+        told = json.dumps([fields, self.classes, [shard.sha256 for shard in self.shards]], sort_keys=True)
+        return hashlib.sha256(told.encode()).hexdigest()
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a folder of shards.
+
+    Raises:
+        ShardError: there is none, it is not one, or its pairs are not the sum of its shards'.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        if parts := sorted(found.parent.name for found in folder.glob(f"*/{MANIFEST}")):
+            raise ShardError(
+                f"{folder} holds the shards of {', '.join(parts)}: name one of them, as {folder / parts[-1]}"
+            )
+        there = "the folder exists but its shards were not finished" if folder.is_dir() else "there is no such folder"
+        raise ShardError(f"{path} is missing ({there}); make shards with: crossmodal shards CONFIG")
+    try:
+        return _manifest(parse(path.read_bytes()))
+    except ValueError as error:
+        raise ShardError(f"{path} is not a manifest: {error}") from error
+
+
+def _manifest(content: Any) -> Manifest:
+    check_format(content, FORMAT, EARLIER)
+    manifest = build(Manifest, content)
+    check_files(manifest.shards)
+    if manifest.pairs != (total := sum(shard.pairs for shard in manifest.shards)):
+        raise ValueError(f"pairs must be the sum of its shards', {total}, got {manifest.pairs!r}")
+    for name, spec in manifest.fields.items():
+        if not _is_name(name) or not _is_name(spec.extension) or "." in name:
+            raise ValueError(f"fields must be named by letters that a file name may have, got {name!r}")
+        if name not in manifest.statistics:
+            raise ValueError(f"statistics lack the field {name!r}")
+    if unknown := manifest.lacking.keys() - manifest.fields.keys():
+        raise ValueError(f"lacking must name fields, got {min(unknown)!r}")
+    if manifest.classes and (others := manifest.labels.keys() - {*manifest.classes}):
+        raise ValueError(f"labels must name classes, got {min(others)!r}")
+    return manifest
+
+
+def check_format(content: Any, *known: str) -> None:
+    """Refuses the content of a manifest of another format, before anything else is said of it.
+
+    Raises:
+        ValueError: it is no mapping, or its format is none of those that are known, the newest of which comes first.
+    """
+    found = content.get("format") if isinstance(content, dict) else None
+    if found not in known:
+        raise ValueError(f"format must be {known[0]!r}, got {str(found)[:80]!r}")
+
+
+def check_files(shards: list[Shard]) -> None:
+    """Refuses the shards of a manifest that are not different files of its own folder.
+
+    Raises:
+        ValueError: a name is that of another folder, or comes twice.
+    """
+    seen: set[str] = set()
+    for shard in shards:
+        if not _is_name(shard.file):
+            raise ValueError(f"file of a shard must be the name of a file in the same folder, got {shard.file!r}")
+        if shard.file in seen:
+            raise ValueError(f"shards must be different files, got {shard.file!r} twice")
+        seen.add(shard.file)
+
+
+def _is_name(text: str) -> bool:
+    """Whether it names one file of a folder."""
+    return text.isprintable() and text not in ("", ".", "..") and not {"/", "\\"} & {*text}
+
+
+def parse_facts(payload: bytes, classes: int) -> dict[str, Any]:
+    """A JSON member: label (-1 where there is none), group, and whatever the source knew.
+
+    Raises:
+        ValueError: it is no object with a whole label and a group of text, the label is none of the classes (where
+            there are any), or a number in it is not finite.
+    """
+    try:
+        facts = parse(payload)
+        label = facts["label"]
+    except (ValueError, TypeError, KeyError) as error:
+        if "finite" in str(error):
+            raise
+        label = None
+    # a bool is an int to Python, and 1.0 or "1" to int()
+    if type(label) is not int or not -1 <= label < (classes or 1 << 31):
+        upper = f"to {classes - 1}" if classes else "up"
+        raise ValueError(f"json must be an object with a whole 'label' from -1 {upper}, got {payload[:80]!r}")
+    group = facts.get("group")
+    if group is not None and type(group) is not int:
+        check_text(group, "json: group")
+    return facts
+
+
+def sha256_of(path: Path) -> str:
+    """The digest of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+        return digest.hexdigest()

@@ -1,0 +1,147 @@
+"""Everything that can be wrong with a folder of shards, named."""
+
+from collections import Counter
+from collections.abc import Callable, Container, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO
+
+from crossmodal.data.index import Row, index_path, scan
+from crossmodal.data.manifest import MANIFEST, Manifest, Shard, parse_facts, sha256_of
+from crossmodal.data.shards import Shards
+from crossmodal.data.views import Picture, View, tell_turned, tell_uneven
+from modalities import MODALITIES, Modality
+
+Readers = Mapping[str, Callable[[bytes], object]]  # "rgb.jpg" -> what raises ValueError where the bytes are none
+
+
+def check(folder: Path, *, warn: Callable[[str], None] = lambda said: None) -> list[str]:
+    """Everything that is wrong with a folder of shards, each in one sentence; reads and decodes every byte.
+
+    Pictures of other proportions are not wrong unless a run takes them for aligned: `warn` hears of the first pair.
+    """
+    shards = Shards.open(folder)
+    fields = shards.manifest.fields
+    problems = [
+        f"{folder / MANIFEST}: field {name!r} is of modality {spec.modality!r}, which is not known"
+        for name, spec in fields.items()
+        if spec.modality not in MODALITIES.names()
+    ]
+    manifest, absent, uneven = shards.manifest, Counter[str](), Counter[str]()
+    problems += check_tars(
+        folder, manifest.shards, _readers(manifest), may_lack=manifest.lacking, absent=absent, uneven=uneven
+    )
+    for first, count in uneven.items():
+        warn(f"{first}; so do {count} of {manifest.pairs} pairs; set aligned: false for one of the views in a run")
+    return problems + [
+        f"{folder}: {count} pairs must be without {name!r} by the manifest, got {absent[name]}"
+        for name, count in manifest.lacking.items()
+        if count != absent[name]
+    ]
+
+
+def tell_lacking(shards: Shards, views: Mapping[str, View]) -> str:
+    """How many pairs come without what views read, by the manifest, in a sentence; empty where none does."""
+    read = dict.fromkeys(view.modality.field for view in views.values())
+    found = {field: shards.manifest.lacking[field] for field in read if shards.manifest.lacking.get(field)}
+    told = " and ".join(f"{count} without {field}" for field, count in found.items())
+    return f"{shards.folder} has {told}, of {len(shards)} pairs; pack them with missing: drop" if told else ""
+
+
+def check_tars(
+    folder: Path,
+    shards: list[Shard],
+    readers: Readers,
+    *,
+    may_lack: Container[str] = (),
+    absent: Counter[str] | None = None,
+    uneven: Counter[str] | None = None,
+) -> list[str]:
+    """Everything that is wrong with the tars of a folder, by its manifest and by `readers` of their members.
+
+    Fields that pairs `may_lack` are counted in `absent` where they do, and pairs whose pictures have other proportions
+    in `uneven`, all under the first of them.
+    """
+    seen = _Seen(may_lack, Counter() if absent is None else absent, Counter() if uneven is None else uneven)
+    problems = [problem for shard in shards for problem in _check_shard(folder / shard.file, shard, readers, seen)]
+    listed = {shard.file for shard in shards}
+    return problems + [
+        f"{path}: not in the manifest" for path in sorted(folder.glob("*.tar")) if path.name not in listed
+    ]
+
+
+def _readers(manifest: Manifest) -> Readers:
+    decoders = {
+        f"{name}.{spec.extension}": partial(_look_at, modality=MODALITIES.get(spec.modality)(**spec.stored))
+        for name, spec in manifest.fields.items()
+        if spec.modality in MODALITIES.names()
+    }
+    return {**decoders, "json": partial(parse_facts, classes=len(manifest.classes))}
+
+
+def _look_at(payload: bytes, modality: Modality) -> Picture | None:
+    return Picture.of(modality, modality.decode(payload), payload)
+
+
+@dataclass
+class _Seen:
+    """What is known of the tars before."""
+
+    may_lack: Container[str]
+    absent: Counter[str]  # pairs without a field that they may lack
+    uneven: Counter[str]  # pairs whose pictures have other proportions, by what is said of the first
+    first: dict[str, Path] = field(default_factory=dict)  # where each key was first seen
+
+
+def _check_shard(path: Path, shard: Shard, readers: Readers, seen: _Seen) -> Iterator[str]:
+    """Problems of one shard."""
+    if not path.is_file():
+        yield f"{path}: missing, though the manifest lists it"
+        return
+    if path.stat().st_size != shard.bytes:
+        yield f"{path}: must have {shard.bytes} bytes by the manifest, got {path.stat().st_size}"
+    elif sha256_of(path) != shard.sha256:
+        yield f"{path}: its bytes changed since it was written (sha256 differs from the manifest's)"
+    if shard.index and not (index := index_path(path)).is_file():
+        yield f"{index}: missing, so that every process reads the whole shard before its first pair"
+    elif shard.index and sha256_of(index) != shard.index:
+        yield f"{index}: its bytes changed since it was written (sha256 differs from the manifest's)"
+    rows, broken = scan(path)
+    yield from broken
+    if len(rows) != shard.pairs:
+        yield f"{path}: must hold {shard.pairs} pairs by the manifest, got {len(rows)}"
+    with path.open("rb") as file:
+        for row in rows:
+            if seen.first.setdefault(row.key, path) != path:
+                yield f"{path}: pair {row.key!r} is duplicated: it is also in {seen.first[row.key]}"
+            for problem in (*row.problems, *_check_row(file, row, readers, seen)):
+                yield f"{path}: pair {row.key!r} {problem}"
+
+
+def _check_row(file: BinaryIO, row: Row, readers: Readers, seen: _Seen) -> Iterator[str]:
+    pictures: dict[str, Picture] = {}
+    for member, read in readers.items():
+        name = member.partition(".")[0]
+        if member not in row.members:
+            if name in seen.may_lack:
+                seen.absent[name] += 1
+            else:
+                yield f"is missing its {member!r}"
+            continue
+        offset, size = row.members[member]
+        file.seek(offset)
+        payload = file.read(size)
+        if not size or len(payload) < size:
+            continue  # the scan has named it
+        try:
+            found = read(payload)
+        except Exception as error:  # of damaged bytes a decoder may raise anything, MemoryError included
+            yield f"has an unreadable {member!r}: {error or type(error).__name__}"
+            continue
+        if isinstance(found, Picture):
+            pictures[name] = found
+    if told := tell_turned(pictures):
+        yield f"has pictures that disagree: {told}"
+    if told := tell_uneven(pictures):
+        seen.uneven[next(iter(seen.uneven), f"{file.name}: pair {row.key!r}: {told}")] += 1

@@ -1,0 +1,167 @@
+"""Views, and the random looks that they get of samples."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import combinations
+
+import torch
+from torch import Tensor
+
+from modalities import Modality, Window
+from modalities.codecs.raster import orientation_of
+from modalities.common.random import generator
+
+PROPORTIONS = 0.01  # by which the width over height of pictures that show the same may differ, as a fraction
+
+
+@dataclass(frozen=True)
+class View:
+    """A named use of a modality in a run."""
+
+    modality: Modality
+    aligned: bool = True  # shares the sample's window; otherwise it draws one of its own
+    look: int = 0  # which of the sample's shared windows, where views look several times
+    repeats: bool = False  # all its draws return with the windows, as a teacher's must whose features are kept
+
+
+@dataclass(frozen=True)
+class Look:
+    """How windows are drawn in training.
+
+    Raises:
+        ValueError: an option is out of its range.
+    """
+
+    scale: tuple[float, float] = (0.6, 1.0)  # share of the area that is kept
+    ratio: tuple[float, float] = (0.8, 1.25)  # width over height of the window, relative to the picture's
+    flip: float = 0.5  # probability of mirroring left to right
+    windows: int | None = None  # different ones that a pair has, in turn; None: a new one every epoch
+    shift: float = 0.0  # share of the sample's sides by which the window may leave it; there it shows 0
+
+    def __post_init__(self) -> None:
+        # written so that NaN fails each of them
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise ValueError(f"look.scale must be two shares above 0 and up to 1, low to high, got {self.scale}")
+        if not 0 < self.ratio[0] <= self.ratio[1] < math.inf:
+            raise ValueError(f"look.ratio must be two finite numbers above 0, low to high, got {self.ratio}")
+        if not 0 <= self.flip <= 1:
+            raise ValueError(f"look.flip must be from 0 to 1, got {self.flip}")
+        if not 0 <= self.shift < 1:
+            raise ValueError(f"look.shift must be from 0 to below 1, got {self.shift}")
+        if self.windows is not None and self.windows < 1:
+            raise ValueError(f"look.windows must be at least 1, or None, got {self.windows}")
+
+    def turn(self, epoch: int) -> int:
+        """The first epoch that sees the windows of `epoch`."""
+        return epoch if self.windows is None else epoch % self.windows
+
+    def _sides(self, area: float, shape: float) -> tuple[float, float]:
+        """Height and width for two uniform numbers; the logarithm of the ratio is uniform."""
+        area = self.scale[0] + (self.scale[1] - self.scale[0]) * area
+        shape = self.ratio[0] * (self.ratio[1] / self.ratio[0]) ** shape
+        return (area / shape) ** 0.5, (area * shape) ** 0.5
+
+    def draw(self, random: torch.Generator) -> Window:
+        """One window; but for `shift`, it lies inside the sample.
+
+        Area and ratio are drawn again, up to ten times, where the window would not fit, as torchvision's
+        ``RandomResizedCrop`` does; after that it is the largest one of the nearest ratio, in the middle.
+        """
+        area, shape, top, left, flip, start = torch.rand(6, generator=random, dtype=torch.float64).tolist()
+        height, width = self._sides(area, shape)
+        for _ in range(TRIES - 1):
+            if max(height, width) <= 1:
+                break
+            height, width = self._sides(*torch.rand(2, generator=random, dtype=torch.float64).tolist())
+        else:
+            if max(height, width) > 1:  # the whole sample, cut to the nearest allowed ratio
+                ratio = min(max(1.0, self.ratio[0]), self.ratio[1])
+                height, width, top, left = min(1.0, 1 / ratio), min(1.0, ratio), 0.5, 0.5
+        top = top * (1 - height + 2 * self.shift) - self.shift
+        left = left * (1 - width + 2 * self.shift) - self.shift
+        return Window(top, left, height, width, flip < self.flip, start)
+
+
+TRIES = 10  # as torchvision's RandomResizedCrop
+
+
+@dataclass(frozen=True)
+class Draws:
+    """All that is drawn for a pair in an epoch."""
+
+    look: Look | None
+    seed: int
+    epoch: int
+    key: str
+
+    def generator(self, name: str, view: View, *what: str) -> torch.Generator:
+        """For what a view draws by itself."""
+        return generator(self.seed, self.turn if view.repeats else self.epoch, self.key, name, *what)
+
+    def window(self, name: str, view: View) -> Window:
+        """What the view sees of the sample."""
+        if self.look is None:
+            return Window()
+        if not view.aligned:
+            return self.look.draw(self.generator(name, view, "window"))
+        number = () if view.look == 0 else (view.look,)
+        return self.look.draw(generator(self.seed, self.turn, self.key, "window", *number))
+
+    @property
+    def turn(self) -> int:
+        """The first epoch with these windows."""
+        return self.look.turn(self.epoch) if self.look else self.epoch
+
+
+@dataclass(frozen=True)
+class Picture:
+    """How a picture lies: its size as it is seen, and the EXIF orientation of its file."""
+
+    width: int
+    height: int
+    orientation: int | None = None  # 1 to 8; None: the file does not say
+
+    @classmethod
+    def of(cls, modality: Modality, signal: Tensor, payload: bytes = b"") -> "Picture | None":
+        """That of a decoded signal; None where it is no picture."""
+        if modality.plane != "picture":
+            return None
+        return cls(signal.shape[-1], signal.shape[-2], orientation_of(payload) if payload else None)
+
+    def fits(self, width: int, height: int) -> bool:
+        """Whether a picture of this size has the same proportions."""
+        ratio = self.width * height / (self.height * width)
+        return max(ratio, 1 / ratio) <= 1 + PROPORTIONS
+
+
+def tell_uneven(pictures: Mapping[str, Picture]) -> str:
+    """The first two pictures whose proportions differ, in a clause; empty where all are alike."""
+    for (name, one), (other, two) in combinations(pictures.items(), 2):
+        if not one.fits(two.width, two.height):
+            return (
+                f"{name} of {one.width} x {one.height} pixels and {other} of {two.width} x {two.height} differ in "
+                "width : height by more than 1 %, so that the same place in both does not show the same"
+            )
+    return ""
+
+
+def tell_turned(pictures: Mapping[str, Picture]) -> str:
+    """The first picture that its EXIF tag turns while another lies as stored, in a sentence; empty where there is none.
+
+    A quarter turn shows in the sizes, unless they are square. A half turn or a mirror does not.
+    """
+    for name, one in pictures.items():
+        for other, two in pictures.items():
+            if (one.orientation or 1) == 1 or two.orientation is not None:
+                continue
+            is_quarter = (one.orientation or 1) >= 5 and not one.fits(one.height, one.width)
+            if is_quarter and two.fits(one.width, one.height):
+                continue
+            return (
+                f"the EXIF orientation {one.orientation} turns {name} to {one.width} x {one.height}, but {other} "
+                f"({two.width} x {two.height}) has no tag, so that the same place in both may show something else; "
+                f"if {other} shows the scene as the turned {name} does, turn the pixels of {name} (mogrify "
+                f"-auto-orient); if it lies as {name} is stored, remove the tag (exiftool -Orientation=)"
+            )
+    return ""

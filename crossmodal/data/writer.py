@@ -1,0 +1,249 @@
+"""Pairs -> shards: packed in order, inspected on the way, with a manifest written last."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+import webdataset
+from torch import Tensor
+
+from crossmodal.checkpoint import write, writing
+from crossmodal.data.index import seal
+from crossmodal.data.manifest import MANIFEST, Field, Manifest, Shard, ShardError
+from crossmodal.data.views import Picture, tell_turned, tell_uneven
+from crossmodal.sources import Pair
+from modalities import DecodeError, Modality
+
+DAMAGED = 5  # unreadable members that are named at once
+KEY = re.compile(r"[A-Za-z0-9_-]+")
+
+
+def write_shards(
+    pairs: Iterator[Pair],
+    folder: Path,
+    *,
+    fields: dict[str, Modality],
+    classes: tuple[str, ...],
+    pairs_per_shard: int = 1000,
+    partial: bool = False,
+    progress: Callable[[int], None] = lambda written: None,
+    warn: Callable[[str], None] = lambda said: None,
+) -> Manifest:
+    """Packs pairs into shards, with the same bytes for the same pairs, and writes the manifest last.
+
+    Every member is decoded once on the way, for its statistics and so that nothing unreadable is packed; of what is
+    unreadable, the first `DAMAGED` are named, though pairs have to be looked at to the end to find them. With `partial`
+    a pair may lack fields, but not all; the manifest does not know a field that no pair has. An option about stored
+    bytes that changes none of the signals, such as a value of "no reading" that never comes, is said to `warn`, and so
+    are pairs whose pictures have other proportions, with the first of them.
+
+    Raises:
+        ShardError: a pair lacks a field, has an illegal or repeated key, a member does not decode, its EXIF tag turns a
+            picture away from another, a fact is no JSON, or the disk refuses.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MANIFEST).unlink(missing_ok=True)
+    writer = _Writer(folder, fields, pairs_per_shard, partial)
+    try:
+        for number, pair in enumerate(pairs, 1):
+            writer.add(pair)
+            progress(number)
+            if len(writer.damaged) >= DAMAGED:
+                break
+    finally:
+        writer.close()
+    if writer.damaged:
+        more = "; there may be more" if len(writer.damaged) >= DAMAGED else ""
+        raise ShardError("; ".join(writer.damaged) + more)
+    if not writer.shards:
+        raise ShardError(f"no pairs came from the source; nothing was written to {folder}")
+    for name, option in writer.idle:
+        value = getattr(fields[name], option)
+        warn(f"{name}.{option}={value:g} changes nothing of these pairs; is this how their files are stored?")
+    pairs_written = sum(shard.pairs for shard in writer.shards)
+    for first in writer.uneven:
+        warn(f"{first}; so do {writer.uneven.total()} of {pairs_written} pairs; crop one of the pictures, or set "
+             "aligned: false for one of the views in a run")  # fmt: skip
+    extensions = {name.split(".")[0]: name.split(".")[1] for name in writer.extensions}
+    found = {name: modality for name, modality in fields.items() if name in extensions}
+    manifest = Manifest(
+        pairs=pairs_written,
+        classes=list(classes),
+        fields={
+            name: Field(_name_of(modality), extensions[name], {key: getattr(modality, key) for key in modality.stored})
+            for name, modality in found.items()
+        },
+        shards=writer.shards,
+        statistics={name: writer.statistics[name].summary() for name in found},
+        labels={classes[label]: count for label, count in sorted(writer.labels.items()) if label >= 0},
+        groups=dict(sorted(writer.groups.items())),
+        lacking={name: count for name, count in sorted(writer.lacking.items()) if name in found},
+    )
+    write(folder / MANIFEST, json.dumps(asdict(manifest), indent=1) + "\n")
+    return manifest
+
+
+def open_tar(path: Path) -> webdataset.TarWriter:
+    """A tar in WebDataset's layout that has the same bytes for the same members; a link there is replaced."""
+    if path.is_symlink():
+        path.unlink()  # to open it would overwrite what it names
+    return webdataset.TarWriter(str(path), encoder=False, mtime=0, user="", group="")
+
+
+class _Writer:
+    """Shards being written: one open tar, and the counts of what went into it."""
+
+    def __init__(self, folder: Path, fields: dict[str, Modality], pairs_per_shard: int, partial: bool) -> None:
+        self.folder, self.fields, self.pairs_per_shard, self.partial = folder, fields, pairs_per_shard, partial
+        self.shards: list[Shard] = []
+        self.statistics = {name: _Statistics() for name in fields}
+        self.labels: Counter[int] = Counter()
+        self.groups: Counter[str] = Counter()
+        self.lacking: Counter[str] = Counter()
+        self.extensions: set[str] = set()
+        self.damaged: list[str] = []  # members that do not decode
+        self.uneven: Counter[str] = Counter()  # pairs whose pictures have other proportions
+        self.idle = dict(_without_options(fields))  # those that have changed no signal yet
+        self._keys: set[str] = set()
+        self._last = ""  # key of the pair written last
+        self._tar: webdataset.TarWriter | None = None
+        self._in_tar = 0
+
+    def add(self, pair: Pair) -> None:
+        if not KEY.fullmatch(pair.key):
+            raise ShardError(f"key {pair.key!r} must be of letters, digits, '_' and '-' (a dot begins a member's name)")
+        if pair.key in self._keys:
+            raise ShardError(f"key {pair.key!r} comes twice from the source; keys must be unique in a split")
+        self._keys.add(pair.key)
+        self._inspect(pair)
+        if self.damaged:
+            return  # nothing will come of these shards; further pairs are looked at, so that damage is told at once
+        facts = {"label": pair.label, "group": pair.group, **pair.facts}
+        try:
+            told = json.dumps(facts, sort_keys=True, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ShardError(f"pair {pair.key!r}: its facts must be JSON with finite numbers: {error}") from error
+        members = {**pair.members, "json": told.encode()}
+        self._last = pair.key
+        with writing(self._place):
+            self._tar = self._tar or open_tar(self._path)
+            self._tar.write({"__key__": pair.key, **members})
+        self._in_tar += 1
+        self.labels[pair.label] += 1
+        if pair.group:
+            self.groups[pair.group] += 1
+        if self._in_tar == self.pairs_per_shard:
+            self.close()
+
+    def close(self) -> None:
+        if self._tar is None:
+            return
+        with writing(self._place), closing(self._tar.stream):  # which it leaves open where it fails
+            self._tar.close()
+        with writing(self._place):
+            self.shards.append(seal(self._path, self._in_tar))
+        self._tar, self._in_tar = None, 0
+
+    @property
+    def _path(self) -> Path:
+        return self.folder / f"{len(self.shards):06d}.tar"
+
+    @property
+    def _place(self) -> str:
+        return f"{self._path}: pair {self._last!r}"
+
+    def _inspect(self, pair: Pair) -> None:
+        present = {name.split(".")[0]: name for name in pair.members}
+        pictures: dict[str, Picture] = {}
+        for name, modality in self.fields.items():
+            if name not in present and self.partial and present.keys() & self.fields.keys():
+                self.lacking[name] += 1
+                continue
+            if name not in present:
+                raise ShardError(f"pair {pair.key!r} has no {name!r}; it has {', '.join(sorted(present))}")
+            extension = present[name].split(".")[1]
+            if extension not in modality.extensions:
+                raise ShardError(
+                    f"pair {pair.key!r}: {name} must be one of {', '.join(modality.extensions)}, got {extension!r}"
+                )
+            try:
+                signal = modality.decode(payload := pair.members[present[name]])
+                self.statistics[name].add(signal)
+                if picture := Picture.of(modality, signal, payload):
+                    pictures[name] = picture
+                for key, other in [*self.idle.items()]:
+                    if key[0] == name and _differs(other, payload, signal):
+                        del self.idle[key]
+            except DecodeError as error:
+                place = f" ({pair.paths[present[name]]})" if present[name] in pair.paths else ""
+                self.damaged.append(f"pair {pair.key!r}, field {present[name]}{place}: {error}")
+        if told := tell_turned(pictures):
+            places = ", ".join(pair.paths[present[name]] for name in pictures if present[name] in pair.paths)
+            self.damaged.append(f"pair {pair.key!r}{f' ({places})' if places else ''}: {told}")
+        if told := tell_uneven(pictures):
+            # the first is named, the others are counted
+            self.uneven[next(iter(self.uneven), f"pair {pair.key!r}: {told}")] += 1
+        self.extensions |= set(pair.members)
+        if len({name.split(".")[0] for name in self.extensions}) != len(self.extensions):
+            raise ShardError(
+                f"pair {pair.key!r}: a field must have one extension in all pairs, got {sorted(self.extensions)}"
+            )
+
+
+@dataclass
+class _Statistics:
+    """Running moments of a field's signals; exact zeros (no reading, silence) are counted apart."""
+
+    count: int = 0
+    zeros: int = 0
+    total: float = 0.0
+    squares: float = 0.0
+    low: float = float("inf")
+    high: float = float("-inf")
+
+    def add(self, signal: Tensor) -> None:
+        values = signal[signal != 0].double()
+        self.zeros += signal.numel() - values.numel()
+        if values.numel():
+            self.count += values.numel()
+            self.total += values.sum().item()
+            self.squares += values.square().sum().item()
+            self.low, self.high = min(self.low, values.min().item()), max(self.high, values.max().item())
+
+    def summary(self) -> dict[str, float]:
+        if not self.count:
+            return {"zero_share": 1.0}
+        mean = self.total / self.count
+        return {
+            "mean": round(mean, 6),
+            "std": round(max(self.squares / self.count - mean**2, 0.0) ** 0.5, 6),
+            "min": round(self.low, 6),
+            "max": round(self.high, 6),
+            "zero_share": round(self.zeros / (self.zeros + self.count), 6),
+        }
+
+
+def _without_options(fields: dict[str, Modality]) -> Iterator[tuple[tuple[str, str], Modality]]:
+    """Each field's modality without one of the options about stored bytes that are set, by field and option."""
+    for name, modality in fields.items():
+        for option in modality.stored:
+            value = getattr(modality, option)
+            default = getattr(type(modality), option, value)
+            if value != default:
+                yield (name, option), replace(modality, **{option: default})  # type: ignore[type-var]
+
+
+def _differs(modality: Modality, payload: bytes, signal: Tensor) -> bool:
+    try:
+        return not torch.equal(modality.decode(payload), signal)
+    except DecodeError:
+        return True
+
+
+def _name_of(modality: Modality) -> str:
+    return type(modality).__module__.rsplit(".", 1)[1]

@@ -1,0 +1,1 @@
+"""The modules that are trained: encoders together with their losses."""

@@ -1,0 +1,123 @@
+"""Training encoders of which a risk is certified: first the prior, then a posterior that pays for leaving it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from crossmodal.certificates.bounds import catoni_objective
+from crossmodal.certificates.gaussians import ScaleGrid, kl_divergence, spherical
+from crossmodal.certificates.posterior import Stochastic
+from crossmodal.certificates.tuples import Tuples
+from crossmodal.encoders import Encoder, Features, Leave, stay
+from crossmodal.modules.base import Losses, Minimised, unreached
+from crossmodal.objectives import Batch, Learner, Objective, Outcome
+
+Network = Encoder | Stochastic
+
+
+@dataclass(frozen=True)
+class Penalty:
+    """What leaving the prior costs in training: ( KL + union + ln(1 / delta) ) / trade_off."""
+
+    trade_off: float  # lambda
+    delta: float
+    grid: ScaleGrid | None  # of the prior's scales; None: it stays as it is, and no union is paid
+
+    def __call__(self, network: Stochastic, loss: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss with its penalty, and figures for the log; a learned scale stays below the grid's limit."""
+        std, union = network.log_prior_std.double().exp(), loss.new_zeros(())
+        if self.grid is not None:
+            std = std.clamp(max=self.grid.std(1).item())
+            union = self.grid.union(self.grid.index(std))
+        kl = kl_divergence(network.posterior, spherical(network.prior_mean, std))
+        total = catoni_objective(loss, kl, trade_off=self.trade_off, delta=self.delta, union=union)
+        return total.float(), {"kl": kl.detach(), "union": union.detach(), "prior_std": std.detach()}
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What an example's two sides are of a batch: anchors and their pairs as a network embeds them, and the others."""
+
+    anchor: str  # view that the network sees anchors by
+    other: str  # view of positives and negatives, which may be the same
+    fixed: Callable[[Batch], Tensor] | None = None  # embeds the others where the network does not: a frozen teacher
+
+    def embed(self, look: Callable[[Tensor], Features], batch: Batch) -> tuple[Tensor, Tensor]:
+        """The embeddings of both sides, in float32."""
+        anchors = look(batch.inputs[self.anchor]).embedding.float()
+        if self.fixed is not None:
+            return anchors, self.fixed(batch)
+        others = anchors if self.other == self.anchor else look(batch.inputs[self.other]).embedding.float()
+        return anchors, others
+
+
+class Certifying(Minimised):
+    """A network that learns from contrastive examples; of a stochastic one, each step draws the weights anew.
+
+    One draw serves a step, as in the source; see `crossmodal.certificates.tuples`.
+    """
+
+    def __init__(self, network: Network, tuples: Tuples, sight: Sight, penalty: Penalty | None = None) -> None:
+        super().__init__({"tuples": Learner()}, {"tuples": 1.0})
+        self.network, self.tuples, self.sight, self.penalty = network, tuples, sight, penalty
+
+    @property
+    def trained(self) -> dict[str, nn.Module]:
+        """The network."""
+        return {"encoder": self.network}
+
+    def forward(self, batch: Batch) -> Losses:
+        """The loss of the batch's examples, with the penalty of a posterior."""
+        network = self.network
+        weights = network.draw() if isinstance(network, Stochastic) else None
+
+        def look(inputs: Tensor) -> Features:
+            return network(inputs) if weights is None else network(inputs, weights)
+
+        anchors, others = self.sight.embed(look, batch)
+        loss, certified = self.tuples.trained(anchors, others, batch.label, batch.seed)
+        losses = self.add_up({"tuples": Outcome(loss)}, risk=certified)
+        if self.penalty is None:
+            return losses
+        assert isinstance(network, Stochastic)
+        total, figures = self.penalty(network, losses.total)
+        return Losses(total, losses.outcomes, losses.others | figures)
+
+
+class Projected(Encoder):
+    """A student and the head by which it is compared with its teacher, as one encoder; what does not count is frozen.
+
+    Raises:
+        ValueError: the objective has no space in which it compares.
+    """
+
+    leaves = False
+    nothing: Tensor
+
+    def __init__(self, student: Encoder, head: Objective, teacher_dim: int, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.student, self.head, self.spec = student, head, student.spec
+        self.register_buffer("nothing", torch.zeros(1, teacher_dim), persistent=False)
+        self.eval()
+        for weight in unreached(self, self(torch.zeros(2, *shape)).embedding.sum()):
+            weight.requires_grad_(False)
+
+    def forward(self, batch: Tensor, leave: Leave = stay) -> Features:
+        """The student's features, its embedding in the space of the comparison."""
+        seen = self.student(batch, leave)
+        found = self.head.project(seen, Features(self.nothing.expand(len(batch), -1), (), None))
+        if found is None:
+            raise ValueError("the student's objective has no space in which it is compared with its teacher")
+        return seen._replace(embedding=found[0])
+
+
+@torch.no_grad()
+def project_teacher(head: Objective, student_dim: int, teacher: Features) -> Float[Tensor, "batch dim"]:
+    """The teacher's side of the same space."""
+    nobody = Features(teacher.embedding.new_zeros(len(teacher.embedding), student_dim), (), None)
+    found = head.project(nobody, teacher)
+    assert found is not None
+    return found[1].float()

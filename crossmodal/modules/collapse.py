@@ -1,0 +1,96 @@
+"""Signs of how a pretraining goes, from the vectors of one step; none costs more than a few products."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from crossmodal.multiview import Views
+
+SEEN = 256  # pairs that are looked at, of a larger batch
+
+
+@torch.no_grad()
+def watch(views: Views, owners: Sequence[str]) -> dict[str, Tensor]:
+    """Scalars of a batch, means over the views of an encoder and over those that meet; NaN where it has no two pairs.
+
+    - `rank`: effective rank of anchors' vectors, the squared sum of their covariance's eigenvalues over the sum of
+      squares; 1 where all lie on a line, 0 where they are one point;
+    - `spread`: root of the summed variances; about 1 where vectors go everywhere, 0 where they are one point;
+    - `positive`, `negative`: mean cosine with the own pair, and with others;
+    - `found`: share of anchors whose own pair is the nearest of `1 / chance`.
+
+    Args:
+        views: of the batch.
+        owners: the encoder of each view. Of several, `rank.depth` is one's own, and `found.rgb.depth` of two that meet.
+    """
+    figures: dict[str, list[Tensor]] = defaultdict(list)
+    several = len(set(owners)) > 1
+    for anchor in views.anchors:
+        whose = f".{owners[anchor]}" if several else ""
+        there = slice(None) if views.present is None else views.present[anchor]
+        for name, value in _measure_place(views.queries[anchor][there][:SEEN]).items():
+            figures[f"{name}{whose}"].append(value)
+    for anchor, other in views.meets:
+        whose = "".join(f".{name}" for name in dict.fromkeys(owners[view] for view in sorted((anchor, other))))
+        both = views.both(anchor, other)
+        rows, keys = (side if both is None else side[both] for side in (views.queries[anchor], views.keys[other]))
+        for name, value in _measure_cosines(rows[:SEEN] @ keys[:SEEN].T).items():
+            figures[f"{name}{whose if several else ''}"].append(value)
+    return {name: torch.stack(values).nanmean() for name, values in figures.items()}
+
+
+def _measure_place(rows: Float[Tensor, "rows dim"]) -> dict[str, Tensor]:
+    if len(rows) < 2:
+        return dict.fromkeys(("rank", "spread"), rows.new_tensor(torch.nan))
+    centred = rows - rows.mean(0)
+    variances = centred.T @ centred / len(rows)
+    total = variances.trace()
+    return {"rank": total**2 / variances.square().sum().clamp(min=1e-12), "spread": total.sqrt()}
+
+
+def _measure_cosines(cosines: Float[Tensor, "pairs pairs"]) -> dict[str, Tensor]:
+    if len(cosines) < 2:
+        return dict.fromkeys(("positive", "negative", "found", "chance"), cosines.new_tensor(torch.nan))
+    own = cosines.diagonal()
+    return {
+        "positive": own.mean(),
+        "negative": (cosines.sum() - own.sum()) / (len(own) * (len(own) - 1)),
+        "found": (cosines >= own[:, None]).sum(1).eq(1).to(own.dtype).mean(),
+        "chance": own.new_tensor(1 / len(own)),
+    }
+
+
+def warn(figures: dict[str, float]) -> list[str]:
+    """What the mean figures of some steps, after the first ones, suggest is wrong; with the likely cause.
+
+    Each encoder, each two that meet, and each stage is judged by itself, and named.
+    """
+    groups: dict[str, dict[str, float]] = defaultdict(dict)
+    for name, value in figures.items():
+        sign, _, whose = name.partition(".")
+        groups[whose][sign] = value
+    return [
+        f"{whose.replace('.', ' and ')}: {problem}" if whose else problem
+        for whose, signs in groups.items()
+        for problem in _warn_of(signs)
+    ]
+
+
+def _warn_of(signs: dict[str, float]) -> list[str]:
+    found = []
+    if "spread" in signs and signs["spread"] < 0.05:
+        found.append("all vectors are nearly one point (collapse): lower train.lr, raise the temperature, or give "
+                     "uniformity or negatives more weight")  # fmt: skip
+    elif "rank" in signs and signs["rank"] < 2:
+        found.append("vectors lie nearly on a line (effective rank below 2, collapse of dimensions): take a stronger "
+                     "augmentation, a lower temperature or a larger batch")  # fmt: skip
+    if "found" in signs and signs["found"] <= min(2 * signs["chance"], 0.9):  # of two pairs chance finds one
+        found.append("pairs are found no better than by chance: are they shuffled, do the views show the same, is the "
+                     "temperature far too high or train.lr far too low?")  # fmt: skip
+    elif not found and "found" in signs and signs["positive"] - signs["negative"] < 0.05:
+        found.append("pairs are found, but hardly closer than others (a margin of cosines below 0.05): is the "
+                     "temperature far too low?")  # fmt: skip
+    return found

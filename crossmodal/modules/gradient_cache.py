@@ -1,0 +1,157 @@
+"""Gradients that are computed in the forward pass, piece by piece, and handed out in the backward pass."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from crossmodal.encoders import Encoder
+
+
+class Tally:
+    """Sums of gradients, one for each parameter that asks for one."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        self.sums: list[Tensor | None] = [None] * len(self.parameters)
+
+    def pull(
+        self, outputs: Sequence[Tensor], slopes: Sequence[Tensor | None], *, also: Sequence[Tensor] = (), keep: bool
+    ) -> list[Tensor | None]:
+        """Adds what the outputs' slopes give the parameters; gives those of `also`. `keep`: the graph is used again."""
+        with torch.autocast(outputs[0].device.type, enabled=False):  # else float32 layers go backward in half precision
+            found = torch.autograd.grad(
+                outputs, [*self.parameters, *also], slopes, retain_graph=keep, allow_unused=True
+            )
+        for number, gradient in enumerate(found[: len(self.parameters)]):
+            if gradient is not None:
+                before = self.sums[number]
+                self.sums[number] = gradient if before is None else before + gradient
+        return list(found[len(self.parameters) :])
+
+    def hand_out(self, loss: Tensor) -> Tensor:
+        """The loss, whose backward gives every parameter its sum: once, so that ranks need to agree only once."""
+        return _HandOut.apply(loss.detach(), self.sums, *self.parameters)
+
+
+class _HandOut(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, loss: Tensor, sums: list[Tensor | None], *parameters: Tensor) -> Tensor:
+        ctx.sums = sums
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> Any:
+        sums, ctx.sums = ctx.sums, None  # a step of several parts keeps its losses
+        return None, None, *(None if gradient is None else gradient * slope for gradient in sums)
+
+
+def go_local(
+    encoder: Encoder, batch: Tensor, judge: Callable[[int, Tensor], Tensor], *, unit: int, tally: Tally
+) -> list[Tensor]:
+    """One forward pass in which a loss at each stage trains that stage and the `unit` - 1 before it, and no other.
+
+    Stages that belong to several units get the sum of their gradients. A stage's graph is given up as soon as its last
+    unit is done, so that no more than `unit` stages are held. With `unit` of 1 this is greedy InfoMax; with as many as
+    there are stages it is end-to-end training. Where gradients are off, there are only the losses.
+
+    Args:
+        encoder: that `leaves`.
+        batch: what it eats.
+        judge: the loss on the map of a stage, by the stage's number; called for stages from `unit` - 1 on.
+        unit: stages that a loss trains.
+        tally: of a module that holds the encoder and all that `judge` uses.
+
+    Returns:
+        The losses, of the first unit first.
+
+    Source: Xiong, Ren, Urtasun 2020, https://arxiv.org/abs/2008.01342, section 3.
+    """
+    held: list[tuple[Tensor | None, Tensor]] = []  # what entered and left the last stages; their graphs are apart
+    entered: Tensor | None = None
+    losses: list[Tensor] = []
+    units = len(encoder.spec.maps) - unit + 1
+
+    def leave(picture: Tensor) -> Tensor:
+        nonlocal entered
+        held.append((entered, picture))
+        entered = picture.detach().requires_grad_()
+        if len(held) == unit:
+            left = picture.detach().requires_grad_()
+            loss = judge(unit - 1 + len(losses), left)
+            losses.append(loss.detach())
+            if torch.is_grad_enabled():
+                slope = tally.pull([loss], [None], also=[left], keep=False)
+                for came, left in reversed(held[1:]):
+                    assert came is not None
+                    slope = tally.pull([left], slope, also=[came], keep=len(losses) < units)
+                tally.pull([held[0][1]], slope, keep=False)
+            held.pop(0)
+        return entered
+
+    encoder(batch, leave)
+    return losses
+
+
+def go_cached(
+    embed: Callable[[slice], Tensor], judge: Callable[[Tensor], Tensor], rows: int, *, chunk: int, tally: Tally
+) -> Tensor:
+    """The loss of a whole batch whose encoders see `chunk` rows at a time: gradient caching.
+
+    Rows are embedded without gradient, the loss gives the slope of every embedding, and each chunk is embedded again to
+    pull its slopes back, with the same random numbers. Equal to the whole batch where rows do not depend on one
+    another, so not with batch normalisation in training mode.
+
+    Args:
+        embed: some rows' embeddings, rows first.
+        judge: the loss on the embeddings of all rows.
+        rows: in the batch.
+        chunk: rows seen at a time.
+        tally: of a module that holds all that `embed` and `judge` use.
+
+    Source: Gao et al. 2021, https://arxiv.org/abs/2101.06983, section 3.2.
+    """
+    pieces = [slice(start, min(start + chunk, rows)) for start in range(0, rows, chunk)]
+    states, found = [], []
+    with torch.no_grad():
+        for piece in pieces:
+            states.append(_random_state())
+            found.append(embed(piece))
+    whole = torch.cat(found).requires_grad_()
+    loss = judge(whole)
+    (slopes,) = tally.pull([loss], [None], also=[whole], keep=False)
+    assert slopes is not None
+    after = _random_state()
+    for piece, state in zip(pieces, states, strict=True):
+        _set_random_state(state)
+        tally.pull([embed(piece)], [slopes[piece]], keep=False)
+    _set_random_state(after)
+    return loss
+
+
+def is_batch_norm(module: nn.Module) -> bool:
+    """Whether the rows of a batch depend on one another in it."""
+    return isinstance(module, nn.modules.batchnorm._BatchNorm)
+
+
+def refuse_norms(module: nn.Module) -> None:
+    """Refuses a module in which the rows of a batch depend on one another.
+
+    Raises:
+        ValueError: it has batch normalisation; the message names the first.
+    """
+    for name, part in module.named_modules():
+        if is_batch_norm(part):
+            raise ValueError(f"chunk needs rows that do not depend on one another, but {name} is batch normalisation; "
+                             "take norm: group, or another encoder")  # fmt: skip
+
+
+def _random_state() -> tuple[Tensor, Tensor | None]:
+    return torch.get_rng_state(), torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
+
+
+def _set_random_state(state: tuple[Tensor, Tensor | None]) -> None:
+    torch.set_rng_state(state[0])
+    if state[1] is not None:
+        torch.cuda.set_rng_state(state[1])

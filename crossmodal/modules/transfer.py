@@ -1,0 +1,71 @@
+"""A student, and the objectives that compare it with its teachers."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from crossmodal.encoders import Encoder, Features
+from crossmodal.modules.base import Losses, Minimised
+from crossmodal.modules.gradient_cache import refuse_norms
+from crossmodal.objectives import Batch, Objective
+
+
+@dataclass(frozen=True)
+class Term:
+    """An objective's place in the sum that is minimised."""
+
+    objective: Objective
+    weight: float = 1.0
+    teacher: str | None = None  # whose features it compares with
+
+
+class Transfer(Minimised):
+    """Student and objectives. Teachers stay outside; their features come in.
+
+    The student sees nothing, so that its running statistics stay, where no objective looks at it. With `chunk` it sees
+    that many pairs at a time, and the objectives its embeddings and logits of the whole batch, but no maps.
+
+    Raises:
+        ValueError: there is nothing to minimise, a weight is negative, all are 0, a name is one of torch's, or `chunk`
+            meets a student with batch normalisation.
+    """
+
+    def __init__(self, student: Encoder, view: str, terms: dict[str, Term], *, chunk: int | None = None) -> None:
+        super().__init__(
+            {name: term.objective for name, term in terms.items()}, {name: term.weight for name, term in terms.items()}
+        )
+        self.student, self.view, self.terms = student, view, terms
+        self.uses_student = any(term.objective.uses_student for term in terms.values())
+        self.chunk = chunk
+        if chunk is not None:
+            refuse_norms(student)
+
+    @property
+    def trained(self) -> dict[str, nn.Module]:
+        """The student."""
+        return {"student": self.student}
+
+    def forward(self, batch: Batch, teachers: dict[str, Features]) -> Losses:
+        """The student's features meet each term's teacher; nothing is remembered."""
+        inputs, spec = batch.inputs[self.view], self.student.spec
+        if self.chunk is None or not self.uses_student or not torch.is_grad_enabled():
+            return self._compare(self.student(inputs) if self.uses_student else None, batch, teachers)
+
+        def embed(piece: slice) -> Tensor:
+            features = self.student(inputs[piece])
+            return torch.cat([part for part in (features.embedding, features.logits) if part is not None], 1)
+
+        def judge(rows: Tensor) -> Losses:
+            embedding, logits = rows.split([spec.dim, spec.classes], 1)
+            return self._compare(Features(embedding, (), logits if spec.classes else None), batch, teachers)
+
+        return self.by_chunks(embed, judge, len(batch.index), self.chunk)
+
+    def _compare(self, student: Features | None, batch: Batch, teachers: dict[str, Features]) -> Losses:
+        return self.add_up(
+            {
+                name: term.objective(student, teachers[term.teacher] if term.teacher else None, batch)
+                for name, term in self.terms.items()
+            }
+        )

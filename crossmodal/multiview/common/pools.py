@@ -1,0 +1,42 @@
+"""A pool of keys for each view, of which all learn together."""
+
+from collections.abc import Mapping
+from typing import cast
+
+from torch import Tensor, nn
+
+from crossmodal.contrast.pool import Known, Pool
+from crossmodal.multiview import Views
+
+
+class ViewPools(nn.Module):
+    """The pools by the number of their view; none of them remembers anything, or all do."""
+
+    def __init__(self, pools: Mapping[int, Pool]) -> None:
+        super().__init__()
+        self.pools = nn.ModuleDict({str(view): pool for view, pool in pools.items()})
+        self.views = [*pools]
+
+    def __len__(self) -> int:
+        return len(self.views)
+
+    def __getitem__(self, view: int) -> Pool:
+        return cast(Pool, self.pools[str(view)])
+
+    def memo(self, views: Views) -> tuple[Tensor, ...]:
+        """What `remember` wants of a batch; nothing where nothing is remembered."""
+        if not self.memory():
+            return ()
+        memo = (views.index, views.label, views.keys[self.views].detach().transpose(0, 1))
+        return memo if views.present is None else (*memo, views.present[self.views].T)
+
+    def remember(self, *memo: Tensor) -> None:
+        """Every pool learns the keys of its view."""
+        index, label, rows, *present = memo
+        for column, view in enumerate(self.views):
+            there = present[0][:, column] if present else slice(None)
+            self[view].remember(rows[there, column], Known(index[there], label[there]))
+
+    def memory(self) -> dict[str, Tensor]:
+        """What all remember; the live tensors."""
+        return {f"view{view}_{name}": item for view in self.views for name, item in self[view].remembered.items()}

@@ -1,0 +1,41 @@
+"""What factor transfer is made of: small stacks of convolutions, and the paraphraser of a teacher's map."""
+
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from crossmodal.encoders import Features
+from crossmodal.objectives import Batch, Objective, Outcome
+from crossmodal.objectives.common.projections import BatchNorm, widen
+
+
+def convolve(*channels: int, norm: bool = False) -> nn.Sequential:
+    """3x3 convolutions from each number of channels to the next, each with a leaky ReLU; heights and widths stay."""
+    layers: list[nn.Module] = []
+    for before, after in pairwise(channels):
+        layers += [nn.Conv2d(before, after, 3, padding=1, bias=not norm), BatchNorm(after) if norm else nn.Identity()]
+        layers += [nn.LeakyReLU(0.1)]
+    return nn.Sequential(*layers)
+
+
+class Paraphraser(Objective):
+    """The teacher's last map must be found again from its factors: squared error, mean over the batch and the entries.
+
+    Two stacks of three convolutions, as published; its transposed ones are convolutions too where nothing is strided.
+    """
+
+    uses_student = False
+
+    def __init__(self, channels: int, factors: int) -> None:
+        super().__init__()
+        self.encoder = convolve(channels, channels, factors, factors)
+        self.decoder = convolve(factors, factors, channels, channels)
+
+    def forward(self, student: Features | None, teacher: Features | None, batch: Batch) -> Outcome:
+        """The loss; gradient reaches the paraphraser alone."""
+        assert teacher is not None
+        with torch.autocast(teacher.embedding.device.type, enabled=False):
+            seen = widen(teacher.maps[-1])
+            return Outcome(F.mse_loss(self.decoder(self.encoder(seen)), seen))

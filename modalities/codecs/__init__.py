@@ -1,0 +1,1 @@
+"""Bytes <-> physical units, for several modalities."""

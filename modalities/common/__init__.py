@@ -1,0 +1,1 @@
+"""Catalogues, options and random numbers, for all packages."""

@@ -1,0 +1,1 @@
+"""Synthetic scenes, and how sensors would record them."""
