@@ -32,7 +32,11 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["modalities*", "crossmodal*", "pipelines*"]),
-    package_data={"modalities": ["py.typed"], "crossmodal": ["py.typed"], "pipelines": ["py.typed", "*.html"]},
+    package_data={
+        "modalities": ["py.typed"],
+        "crossmodal": ["py.typed"],
+        "pipelines": ["py.typed", "reporting/*.html"],
+    },
     install_requires=[
         "accelerate>=1.2",
         "jaxtyping>=0.2.34",

@@ -26,7 +26,8 @@ os.environ |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 import torch
 import yaml
 
-from pipelines.__main__ import find_pipeline, main
+from pipelines.__main__ import main
+from pipelines.registry import find_pipeline
 
 OPERATIONS = ("os.rename", "os.remove", "os.mkdir", "os.rmdir")
 TIMES = re.compile(r"seconds|per_second|per_step|memory|written|environment|peak")  # of figures that differ in time
@@ -193,12 +194,12 @@ def measure() -> int:
     torch.set_num_threads(1)
     for name in NAMES:
         find_pipeline(name)
-    import pipelines._certification  # what every run imports, once
-    import pipelines._comparison
-    import pipelines._evaluation
-    import pipelines._extraction
-    import pipelines._pretraining
-    import pipelines._training  # noqa: F401
+    import pipelines.building.pretraining
+    import pipelines.certification.certification  # what every run imports, once
+    import pipelines.comparison.comparison
+    import pipelines.evaluation.evaluator
+    import pipelines.extraction.extraction
+    import pipelines.training.loop  # noqa: F401
 
     with tempfile.TemporaryDirectory() as folder:
         kills, problems = crash(Path(folder), asked.pipelines.split(","), asked.points, asked.random, asked.seed)

@@ -26,7 +26,7 @@ from crossmodal.modules.pretraining import LocalPretraining, Pretraining, Sight,
 from crossmodal.modules.projector import MapProjector, Projector
 from crossmodal.objectives import Batch
 from modalities.common.random import generator
-from pipelines._memory import forget_peak, peak_mb
+from pipelines.training.memory import forget_peak, peak_mb
 
 SIDE, LOOKS, DIM, TURNS = 64, 2, 128, 3
 

@@ -9,15 +9,14 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 
-from modalities.common.catalogue import Catalogue, suggest
-from pipelines import _processes
-from pipelines._config import load
-from pipelines._errors import ConfigError, FinishedError, RunError, SharedError, printable
-from pipelines._fields import CATALOGUES
+from modalities.common.catalogue import suggest
+from pipelines.config import load
+from pipelines.config.errors import ConfigError, FinishedError, RunError, SharedError, printable
+from pipelines.config.fields import CATALOGUES
+from pipelines.registry import PIPELINES, find_pipeline
+from pipelines.runs import distributed
 
-PIPELINES = Catalogue("pipelines", "", "pipeline")
 PACKAGES = ("modalities", "crossmodal", "pipelines")
 SCREEN = 20  # problems shown at once
 
@@ -37,32 +36,21 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         elif isinstance(error, ConfigError):
             _complain(error.problems)
-        elif _processes.is_lost(error):
+        elif distributed.is_lost(error):
             _complain(["lost another process of this launch, which ended first; its message says why"], every_rank=True)
         elif _is_users(error):
             _complain([str(error)], every_rank=True)
         else:
             raise
         if isinstance(error, SharedError):
-            _processes.part()  # the others come here too, and the first has printed by then
+            distributed.part()  # the others come here too, and the first has printed by then
         return 2 if isinstance(error, ConfigError) else 1
-
-
-def find_pipeline(name: str) -> ModuleType:
-    """The module of a pipeline, with its `Config` and `run`.
-
-    Raises:
-        ConfigError: there is no such pipeline.
-    """
-    if name not in PIPELINES.names():
-        raise ConfigError([f"pipeline {name!r} is not known{suggest(name, [*PIPELINES.names(), 'list'])}"])
-    return PIPELINES.module(name)
 
 
 def _dispatch(words: list[str]) -> int:
     match words:
         case [] | ["-h" | "--help" | "help", *_]:
-            from pipelines._help import usage
+            from pipelines.config.help import usage
 
             print(usage(PIPELINES), file=sys.stdout if words else sys.stderr)
             return 0 if words else 2
@@ -77,7 +65,7 @@ def _dispatch(words: list[str]) -> int:
 
 
 def _list(words: list[str]) -> int:
-    from pipelines._help import describe_pipeline, list_entries, list_pipelines
+    from pipelines.config.help import describe_pipeline, list_entries, list_pipelines
 
     kinds = [*CATALOGUES, "pipelines"]
     if {"--help", "-h"} & {*words}:
@@ -101,7 +89,7 @@ def _list(words: list[str]) -> int:
 def _run(name: str, words: list[str]) -> int:
     pipeline = find_pipeline(name)
     if "--help" in words or "-h" in words:
-        from pipelines._help import describe_pipeline
+        from pipelines.config.help import describe_pipeline
 
         print(describe_pipeline(name, pipeline))
         return 0
@@ -119,12 +107,12 @@ def _run(name: str, words: list[str]) -> int:
         raise ConfigError([f"expected crossmodal {name} CONFIG [key=value ...], got {words[0]} in the place of CONFIG"])
     path, code = Path(words[0]), 0
     try:
-        pipeline.run(_processes.together(lambda: load(pipeline.Config, path, words[1:])), path)
+        pipeline.run(distributed.together(lambda: load(pipeline.Config, path, words[1:])), path)
     except FinishedError as finished:
         print(printable(str(finished)), flush=True)
     except SystemExit as stopped:  # a signal came, and every process heard of it
         code = int(stopped.code or 0)
-    _processes.part()
+    distributed.part()
     return code
 
 
@@ -155,7 +143,7 @@ def _complain(problems: list[str], *, every_rank: bool = False) -> None:
     shown = problems[:SCREEN]
     if len(problems) > SCREEN:
         shown.append(f"... and {len(problems) - SCREEN} more")
-    numbered = rank != "0" or (every_rank and _processes.count() > 1)
+    numbered = rank != "0" or (every_rank and distributed.count() > 1)
     for problem in map(printable, shown):
         print(f"rank {rank}: {problem}" if numbered else problem, file=sys.stderr)
 

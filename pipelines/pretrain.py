@@ -1,20 +1,10 @@
 """Pretrain encoders without a teacher: several looks at a sample, several modalities, with labels or without."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
-from pipelines._config import FieldError, choice, free, number, options_of
-from pipelines._schema import (
-    COLUMNS,
-    NAME,
-    HeldOutConfig,
-    StudentConfig,
-    TrainConfig,
-    ViewConfig,
-    check_views,
-)
+from pipelines.schemas.pretrain import Config
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,108 +13,14 @@ if TYPE_CHECKING:
     from crossmodal.objectives import Batch
 
 
-SIGNS = ("rank", "spread", "positive", "negative", "found", "chance", "knn",
-         "alignment", "uniformity", "instance", "intra_class")  # in the log beside COLUMNS  # fmt: skip
-
-
-@dataclass(frozen=True)
-class HeadConfig:
-    """What stands between an embedding and the vectors that are compared; it is not exported."""
-
-    layers: int = number(2, least=1)  # linear ones, with ReLU between them
-    width: float = number(1.0, above=0)  # of hidden layers, times the embedding's; 2: the wide head of small models
-    dim: int = number(128, least=1)  # of the vectors that are compared
-    norm: bool = False  # batch norm after every linear layer, as in MoCo v3
-
-
-@dataclass(frozen=True)
-class MomentumConfig:
-    """Keys from encoders that follow slowly (MoCo)."""
-
-    decay: float = number(0.99, least=0, below=1)  # share of the slow weights that stays at a step
-    predictor: bool = False  # a further head on queries only, of two layers, as in MoCo v3
-
-
-@dataclass(frozen=True)
-class GradientsConfig:
-    """How gradients reach the encoders."""
-
-    unit: int | None = number(None, least=1)  # stages that a loss trains: 2 LoCo, 1 greedy; null: all, end to end
-    block: bool = True  # a residual block before the head of a stage, where there is a unit
-
-
-@dataclass(frozen=True)
-class WatchConfig:
-    """What is looked at on the way, to warn early; it changes no weight."""
-
-    after: int = number(200, least=1)  # steps until a warning may come
-    pairs: int = number(1000, least=0)  # labelled pairs that kNN is measured with: a half among the other; 0: it is not
-    every: int = number(1, least=1)  # epochs between measurements of kNN, which the last epoch ends with too
-    neighbours: int = number(20, least=1)  # of kNN
-    diagnostics: bool = False  # with kNN also alignment, uniformity, instance discrimination, and within classes
-
-
-@dataclass(frozen=True)
-class MultiviewConfig:
-    """Something to minimise; further keys are its options."""
-
-    name: str = choice("multiview", from_key=True)  # see crossmodal list multiview; by default the entry's own key
-    weight: float = number(1.0, least=0)  # factor in the sum that is minimised
-    options: dict[str, Any] = options_of("name")
-
-
-@dataclass(frozen=True)
-class Config:
-    """What `crossmodal pretrain` reads."""
-
-    data: str  # folder of shards, paired where there are several modalities
-    views: dict[str, ViewConfig]  # named uses of modalities, with their augmentation
-    encoders: dict[str, StudentConfig]  # the networks that are trained, by name, each on a view
-    objectives: dict[str, MultiviewConfig]  # what is minimised, by name, each with a weight
-    looks: int = number(2, least=1)  # at a sample, of every encoder: windows and augmentations
-    graph: Literal["full", "across", "core"] = "full"  # which looks meet: all, of different encoders, or with core
-    core: str | None = None  # the encoder in the middle of graph: core
-    symmetric: bool = True  # of two looks that meet both are anchors; false: the first, as in MoCo v2
-    head: HeadConfig = field(default_factory=HeadConfig)  # of every encoder
-    momentum: MomentumConfig | None = None  # null: looks meet one another as they are
-    gradients: GradientsConfig = field(default_factory=GradientsConfig)  # how they reach the encoders
-    watch: WatchConfig = field(default_factory=WatchConfig)  # what is looked at on the way
-    train: TrainConfig = field(default_factory=TrainConfig)  # how they are trained
-    held_out: HeldOutConfig | None = None  # pairs of the data that are not trained on; null: none
-    keep: Literal["all", "linear", "exponential"] = "all"  # of class i of C: all, (i + 1) / C, exp(i + 1 - C)
-    seed: int = 0  # of weights, order, windows, augmentation and negatives
-    output: str = free("runs/pretrain")  # the run's folder
-
-    def __post_init__(self) -> None:
-        if not self.encoders:
-            raise FieldError("encoders", "must name at least one encoder")
-        check_views(self.views, {f"encoders.{name}.view": encoder.view for name, encoder in self.encoders.items()})
-        taken = (*COLUMNS, *SIGNS)
-        for kind, names in (("encoders", self.encoders), ("objectives", self.objectives)):
-            for name in names:
-                if not NAME.fullmatch(name) or name in taken:
-                    raise FieldError(
-                        f"{kind}.{name}", f"needs another name: of letters, digits, _ and -, not {', '.join(taken)}"
-                    )
-        self._check_gradients()
-
-    def _check_gradients(self) -> None:
-        if self.gradients.unit is None:
-            return
-        if len(self.encoders) > 1 or self.momentum is not None or self.train.chunk is not None:
-            raise FieldError("gradients.unit", "takes one encoder, without momentum and without train.chunk")
-        if self.train.mixed_precision == "fp16":
-            raise FieldError("train.mixed_precision", "must be no or bf16 with gradients.unit, for no loss scale "
-                             "protects it")  # fmt: skip
-
-
 def inputs(config: Config) -> Mapping[str, str]:
     """Digests of what the run reads."""
-    from pipelines import _build as build
+    from pipelines.building.data import open_shards
+    from pipelines.building.encoders import student_digest
 
-    found = {"data": build.open_shards(config.data, "data").manifest.digest}
+    found = {"data": open_shards(config.data, "data").manifest.digest}
     for name, encoder in config.encoders.items():
-        found |= build.student_digest(encoder, f"encoders.{name}")
+        found |= student_digest(encoder, f"encoders.{name}")
     return found
 
 
@@ -136,13 +32,15 @@ def step(model: "nn.Module", batch: "Batch") -> "Losses":
 def run(config: Config, path: Path) -> None:
     """Trains the encoders and exports each."""
     from crossmodal.data.held_out import thin_out
-    from pipelines import _build as build
-    from pipelines._accelerator import open_accelerator
-    from pipelines._config import ConfigError, at
-    from pipelines._pretraining import build_pretraining, spread_views
-    from pipelines._run import RunFolder, say
-    from pipelines._training import Training, seed_everything
-    from pipelines._watch import Watch
+    from pipelines.building.data import open_parts, open_views
+    from pipelines.building.exporting import export_encoder
+    from pipelines.building.pretraining import build_pretraining, spread_views
+    from pipelines.config import ConfigError, at
+    from pipelines.runs.console import say
+    from pipelines.runs.folder import RunFolder
+    from pipelines.training.accelerator import open_accelerator
+    from pipelines.training.loop import Training, seed_everything
+    from pipelines.training.monitor import Watch
 
     run = RunFolder.open("pretrain", config, inputs)
     if run.is_done():
@@ -151,12 +49,12 @@ def run(config: Config, path: Path) -> None:
     share = config.train.batch_size // (accelerator.num_processes * config.train.accumulate)
     if share < 2:
         raise ConfigError([f"train.batch_size must give every part of a step two pairs to compare, got {share}"])
-    shards, _ = build.open_parts(config.data, config.held_out, "data")
+    shards, _ = open_parts(config.data, config.held_out, "data")
     if config.keep != "all":
         with at("keep"):
             shards = thin_out(shards, config.keep)
     networks = {f"encoders.{name}": encoder for name, encoder in config.encoders.items()}
-    views = build.open_views(shards, config.views, networks)
+    views = open_views(shards, config.views, networks)
     seed_everything(config.seed, "weights")
     module, encoders, cautions = build_pretraining(config, views, shards.manifest)
     for caution in cautions if accelerator.is_main_process else ():
@@ -169,6 +67,6 @@ def run(config: Config, path: Path) -> None:
     if accelerator.is_main_process:
         for name, encoder in encoders.items():
             folder = run.path / "model" if len(encoders) == 1 else run.path / name / "model"
-            build.export_encoder(folder, config.encoders[name], config.views, views, encoder)
+            export_encoder(folder, config.encoders[name], config.views, views, encoder)
         figures["warnings"] = watch.warnings()
     run.finish({"figures": figures})

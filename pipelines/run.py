@@ -1,56 +1,17 @@
 """Run several stages from one file; a stage whose config and inputs have not changed is not run again."""
 
 import json
-import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from modalities.common.catalogue import suggest
-from pipelines import _processes
-from pipelines._config import ConfigError, FieldError, free, load, to_dict, within
-from pipelines._errors import FinishedError
-
-
-@dataclass(frozen=True)
-class StageConfig:
-    """One step of the whole."""
-
-    pipeline: str  # which pipeline: see crossmodal list pipelines
-    config: str  # its config file, relative to this one
-    set: dict[str, Any] = field(default_factory=dict)  # settings over it; "@NAME" is the folder of an earlier stage
-
-
-@dataclass(frozen=True)
-class Config:
-    """What `crossmodal run` reads."""
-
-    stages: dict[str, StageConfig]  # in the order in which they run
-    output: str = free("runs/run")  # folder; every stage's folder lies in it under the stage's name
-
-    def __post_init__(self) -> None:
-        from pipelines.__main__ import PIPELINES
-
-        known = [name for name in PIPELINES.names() if name != "run"]
-        for number, (name, stage) in enumerate(self.stages.items()):
-            if not re.fullmatch(r"[\w-][\w.-]*", name):
-                raise FieldError("stages", f"must be named by letters, digits, '_', '-' and '.', for a stage's name is "
-                                 f"that of its folder, got {name!r}")  # fmt: skip
-            if stage.pipeline not in known:
-                raise FieldError(f"stages.{name}.pipeline", f"is not known{suggest(stage.pipeline, known)}")
-            earlier = list(self.stages)[:number]
-            for key, value in _leaves(stage.set, ""):
-                if key == "output":
-                    raise FieldError(f"stages.{name}.set.output", "must be left out, for the folder of a stage is its "
-                                     "name's in output")  # fmt: skip
-                for told, _ in _references(value):
-                    if told not in earlier:
-                        raise FieldError(
-                            f"stages.{name}.set.{key}", f"must name an earlier stage after @, got {told!r}"
-                            f"{suggest(told, earlier)}"
-                        )  # fmt: skip
+from pipelines.config import ConfigError, load, to_dict, within
+from pipelines.config.errors import FinishedError
+from pipelines.runs import distributed
+from pipelines.schemas.run import Config, StageConfig, references, settings
 
 
 @dataclass(frozen=True)
@@ -66,13 +27,13 @@ class Stage:
 
 def run(config: Config, path: Path) -> None:
     """Checks every stage's config, then runs the stages in order."""
-    stages = _processes.together(lambda: _stages(config, path))
-    from pipelines._run import RunFolder, agree  # torch, which no mistake in a config should wait for
+    stages = distributed.together(lambda: _stages(config, path))
+    from pipelines.runs.folder import RunFolder, agree  # torch, which no mistake in a config should wait for
 
     told = {stage.name: {"pipeline": stage.pipeline, **to_dict(stage.config)} for stage in stages}
     agree({"pipeline": "run", "config": {"stages": [*told], "stage": told}, "inputs": {}})
     for stage in stages:
-        _processes.wait()
+        distributed.wait()
         with within(f"stage {stage.name}"):
             run = RunFolder.open(stage.pipeline, stage.config, stage.module.inputs)
             if stage.pipeline != "compare":  # which keeps the trainings that are still part of it
@@ -111,8 +72,8 @@ def _refuse_unknown_parts(config: Config, stages: Mapping[str, Stage]) -> None:
     """
     problems: list[str] = []
     for name, stage in config.stages.items():
-        for key, value in _leaves(stage.set, ""):
-            for told, part in _references(value):
+        for key, value in settings(stage.set, ""):
+            for told, part in references(value):
                 parts = _parts(stages[told]) if part else []
                 if parts and part not in parts:
                     problems.append(f"stages.{name}.set.{key}: stage {told!r} makes {', '.join(parts)}, but not "
@@ -137,30 +98,14 @@ def _parts(stage: Stage) -> list[str]:
 
 
 def _stage(name: str, stage: StageConfig, config: Config, path: Path) -> Stage:
-    from pipelines.__main__ import find_pipeline
+    from pipelines.registry import find_pipeline
 
     file = path.parent / stage.config
     module = find_pipeline(stage.pipeline)
-    values = {key: _resolve(value, config.output) for key, value in _leaves(stage.set, "")}
+    values = {key: _resolve(value, config.output) for key, value in settings(stage.set, "")}
     values["output"] = f"{config.output}/{name}"
     overrides = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
     return Stage(name, stage.pipeline, module, load(module.Config, file, overrides), file)
-
-
-def _leaves(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def _references(value: Any) -> Iterator[tuple[str, str]]:
-    """The stages that a value names, each with the part in it: of "@pairs/train" they are "pairs" and "train"."""
-    for item in value if isinstance(value, list) else [value]:
-        if isinstance(item, str) and item.startswith("@"):
-            stage, _, part = item[1:].partition("/")
-            yield stage, part.partition("/")[0]
 
 
 def _resolve(value: Any, output: str) -> Any:

@@ -1,12 +1,12 @@
 """Make paired shards from a source; check them, describe them, show what is in them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from pipelines._config import choice, free, number, options_of
-from pipelines._schema import ViewConfig
+from pipelines.schemas.common import ViewConfig
+from pipelines.schemas.shards import Config
 
 if TYPE_CHECKING:
     from modalities import Modality
@@ -18,29 +18,10 @@ flags = {
 }
 
 
-@dataclass(frozen=True)
-class SourceConfig:
-    """Where pairs come from; further keys are the source's options."""
-
-    name: str = choice("sources")  # see crossmodal list sources
-    options: dict[str, Any] = options_of("name")
-
-
-@dataclass(frozen=True)
-class Config:
-    """What `crossmodal shards` reads."""
-
-    source: SourceConfig  # where the pairs come from
-    splits: list[str] | None = None  # which of the source's parts to write; null: all
-    pairs_per_shard: int = number(1000, least=1)  # pairs in a tar
-    sheet: dict[str, ViewConfig] = field(default_factory=dict)  # views for a contact sheet beside the shards; {}: none
-    output: str = free("data/shards")  # folder; every part becomes a folder of shards in it
-
-
 def inputs(config: Config) -> Mapping[str, str]:
     """Digest of what the source would read."""
     from crossmodal import SOURCES
-    from pipelines._config import at
+    from pipelines.config import at
 
     with at("source"):
         return {"source": SOURCES.get(config.source.name)(**config.source.options).digest()}
@@ -54,8 +35,9 @@ def run(config: Config, path: Path) -> None:
 
     from crossmodal import SOURCES
     from crossmodal.data.writer import write_shards
-    from pipelines._config import ConfigError, at
-    from pipelines._run import RunFolder, is_main, say
+    from pipelines.config import ConfigError, at
+    from pipelines.runs.console import say
+    from pipelines.runs.folder import RunFolder, is_main
 
     run = RunFolder.open("shards", config, inputs)
     if run.is_done() or not is_main():
@@ -99,7 +81,7 @@ def run(config: Config, path: Path) -> None:
 
 def _say_unmatched(unmatched: Mapping[Path, str], output: Path) -> None:
     """Says how many files belong to no pair, without those of the output; shows three, with a reason first."""
-    from pipelines._run import say
+    from pipelines.runs.console import say
 
     others = [(path, why) for path, why in unmatched.items() if not path.absolute().is_relative_to(output.absolute())]
     if others:
@@ -113,7 +95,7 @@ def inspect(flag: str, path: Path) -> int:
     """Looks at shards that are there; 1 where --check finds something wrong."""
     from crossmodal.data.manifest import MANIFEST, ShardError, read_manifest
     from crossmodal.data.verify import check
-    from pipelines._errors import printable
+    from pipelines.config.errors import printable
 
     inside = {found.parent for pattern in (MANIFEST, "*.tar") for found in path.glob(f"*/{pattern}")}
     folders = [path] if (path / MANIFEST).is_file() else sorted(inside)  # one without a manifest is refused by name
@@ -179,9 +161,9 @@ def _sheet(folder: Path, views: Mapping[str, ViewConfig]) -> Path:
     from crossmodal.data.shards import Shards
     from crossmodal.data.views import View
     from modalities import MODALITIES
-    from pipelines._config import at
-    from pipelines._pictures import contact_sheet
-    from pipelines._run import say
+    from pipelines.config import at
+    from pipelines.reporting.pictures import contact_sheet
+    from pipelines.runs.console import say
 
     shards, opened = Shards.open(folder), {}
     for name, view in views.items():
@@ -202,7 +184,7 @@ def _sheet(folder: Path, views: Mapping[str, ViewConfig]) -> Path:
 def _check_sheet(views: Mapping[str, ViewConfig], fields: Mapping[str, "Modality"]) -> None:
     """Refuses before anything is packed what is known to be wrong then: whether a view fits the signals is not."""
     from modalities import MODALITIES
-    from pipelines._config import at
+    from pipelines.config import at
 
     for name, view in views.items():
         with at(f"sheet.{name}"):

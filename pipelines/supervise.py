@@ -1,12 +1,11 @@
 """Train an encoder with labels: a teacher in the making, or a supervised baseline."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipelines._config import ConfigError, free
-from pipelines._schema import ObjectiveConfig, StudentConfig, TrainConfig, ViewConfig, check_names
+from pipelines.config import ConfigError
+from pipelines.schemas.supervise import Config
 
 if TYPE_CHECKING:
     from torch import nn
@@ -15,29 +14,12 @@ if TYPE_CHECKING:
     from crossmodal.objectives import Batch
 
 
-@dataclass(frozen=True)
-class Config:
-    """What `crossmodal supervise` reads."""
-
-    data: str  # folder of labelled shards
-    views: dict[str, ViewConfig]  # named uses of modalities
-    student: StudentConfig  # the network that is trained
-    objectives: dict[str, ObjectiveConfig] = field(  # losses that need no teacher
-        default_factory=lambda: {"cross_entropy": ObjectiveConfig("cross_entropy")}
-    )
-    train: TrainConfig = field(default_factory=TrainConfig)  # how it is trained
-    seed: int = 0  # of weights, order, windows and augmentation
-    output: str = free("runs/supervise")  # the run's folder
-
-    def __post_init__(self) -> None:
-        check_names(self, {})
-
-
 def inputs(config: Config) -> Mapping[str, str]:
     """Digests of what the run reads."""
-    from pipelines import _build as build
+    from pipelines.building.data import open_shards
+    from pipelines.building.encoders import student_digest
 
-    return {"data": build.open_shards(config.data, "data").manifest.digest} | build.student_digest(config.student)
+    return {"data": open_shards(config.data, "data").manifest.digest} | student_digest(config.student)
 
 
 def step(model: "nn.Module", batch: "Batch") -> "Losses":
@@ -47,17 +29,21 @@ def step(model: "nn.Module", batch: "Batch") -> "Losses":
 
 def run(config: Config, path: Path) -> None:
     """Trains and exports the encoder."""
-    from pipelines import _build as build
-    from pipelines._accelerator import open_accelerator
-    from pipelines._run import RunFolder, say
-    from pipelines._training import Training, seed_everything
+    from pipelines.building.data import open_shards, open_views
+    from pipelines.building.encoders import build_student
+    from pipelines.building.exporting import export_student
+    from pipelines.building.objectives import build_terms, build_transfer
+    from pipelines.runs.console import say
+    from pipelines.runs.folder import RunFolder
+    from pipelines.training.accelerator import open_accelerator
+    from pipelines.training.loop import Training, seed_everything
 
     run = RunFolder.open("supervise", config, inputs)
     if run.is_done():
         return
     accelerator = open_accelerator(config.train, run.path)
-    shards = build.open_shards(config.data, "data")
-    views = build.open_views(shards, config.views, {"student": config.student})
+    shards = open_shards(config.data, "data")
+    views = open_views(shards, config.views, {"student": config.student})
     counts = {name: count for name, count in shards.manifest.labels.items() if count}
     if len(counts) < 2:
         told = ", ".join(f"{count} of {name}" for name, count in counts.items()) or "none"
@@ -68,12 +54,12 @@ def run(config: Config, path: Path) -> None:
     if labelled < len(shards):
         say(f"{run.path}: {labelled} of {len(shards)} pairs have a label, of {len(counts)} classes")
     seed_everything(config.seed, "weights")
-    student = build.build_student(config.student, views, len(shards.manifest.classes))
-    terms = build.build_terms(config.objectives, student.spec, {}, shards.manifest, chunk=config.train.chunk)
-    module = build.build_transfer(student, config.student.view, terms, chunk=config.train.chunk)
+    student = build_student(config.student, views, len(shards.manifest.classes))
+    terms = build_terms(config.objectives, student.spec, {}, shards.manifest, chunk=config.train.chunk)
+    module = build_transfer(student, config.student.view, terms, chunk=config.train.chunk)
     training = Training(accelerator, run, config.train, module, step, shards, views, config.seed)
     figures = training.fit()
     if accelerator.is_main_process:
         modality = views[config.student.view].modality
-        build.export_student(run.path / "model", config, module, modality, classes=shards.manifest.classes, teachers={})
+        export_student(run.path / "model", config, module, modality, classes=shards.manifest.classes, teachers={})
     run.finish({"figures": figures, "labelled": labelled})

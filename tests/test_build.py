@@ -16,11 +16,12 @@ from crossmodal.encoders import Features
 from crossmodal.modules.transfer import Term
 from crossmodal.objectives import Batch
 from modalities import MODALITIES
-from pipelines._build import Teacher, build_phases, build_terms, check_alignment
-from pipelines._config import ConfigError, load, to_dict, to_plain, to_yaml
-from pipelines._fields import CATALOGUES
-from pipelines._schema import EncoderConfig, ObjectiveConfig, ViewConfig
-from pipelines.pretrain import MultiviewConfig
+from pipelines.building.objectives import build_phases, build_terms, check_alignment
+from pipelines.building.teachers import Teacher
+from pipelines.config import ConfigError, load, to_dict, to_plain, to_yaml
+from pipelines.config.fields import CATALOGUES
+from pipelines.schemas.common import EncoderConfig, ObjectiveConfig, ViewConfig
+from pipelines.schemas.pretrain import MultiviewConfig
 
 HELD = Manifest(4, ["a", "b", "c"], {}, [], {})  # without labels
 ENCODER = ENCODERS.get("convnet")((1, 32, 32), 0, width=4, stages=2)

@@ -21,7 +21,7 @@ from crossmodal.data.shards import Shards
 from crossmodal.data.writer import write_shards
 from crossmodal.evaluation.tuples import Examples
 from pipelines.__main__ import main
-from pipelines._training import Training
+from pipelines.training.loop import Training
 
 GROUP = {"name": "convnet", "width": 8, "stages": 2, "norm": "group"}
 BATCH = {**GROUP, "norm": "batch"}

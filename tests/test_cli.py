@@ -18,8 +18,8 @@ from crossmodal.objectives import Batch
 from modalities import Catalogue
 from pipelines import __main__ as command
 from pipelines import transfer
-from pipelines._config import load
-from pipelines._help import _fields, describe_pipeline
+from pipelines.config import load
+from pipelines.config.help import _fields, describe_pipeline
 
 PROBE = '''
 """Probe things.
@@ -30,8 +30,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from pipelines._config import at, free
-from pipelines._schema import EncoderConfig, ObjectiveConfig
+from pipelines.config import at, free
+from pipelines.schemas.common import EncoderConfig, ObjectiveConfig
 
 flags = {"--check": "look at PATH"}
 
@@ -59,7 +59,7 @@ class Config:
     output: str = free("runs/x")  # folder
 
 def run(config: Config, path: Path) -> None:
-    from pipelines._errors import RunError
+    from pipelines.config.errors import RunError
     from modalities.common.catalogue import UnknownNameError
 
     match config.fail:

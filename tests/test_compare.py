@@ -15,10 +15,10 @@ from commands import assert_equal, launch, start, weights, write
 from crossmodal.data.shards import Shards
 from pipelines import compare, transfer
 from pipelines.__main__ import main
-from pipelines._config import ConfigError, load
-from pipelines._measures import figure_of, why_not
-from pipelines._table import markdown, rows_of
-from pipelines.compare import Trial
+from pipelines.config import ConfigError, load
+from pipelines.reporting.table import markdown, rows_of
+from pipelines.schemas.compare import Trial
+from pipelines.schemas.measures import figure_of, why_not
 
 ENCODER = {"name": "convnet", "width": 8, "stages": 2}
 VIEWS = {"rgb": {"modality": "rgb", "size": 16}, "depth": {"modality": "depth", "size": 16, "max_m": 8.0}}
@@ -236,7 +236,7 @@ def test_what_diverges_is_counted_and_does_not_stop_the_rest(
 def test_a_student_that_diverges_in_the_end_is_left_out_of_the_mean(
     config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipelines._errors import DivergedError
+    from pipelines.config.errors import DivergedError
 
     train = transfer.run
 

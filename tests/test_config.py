@@ -14,7 +14,7 @@ from crossmodal import ENCODERS, OBJECTIVES, SOURCES
 from crossmodal.contrast.options import Negatives
 from modalities import MODALITIES
 from modalities.common.catalogue import Catalogue, Option
-from pipelines._config import (
+from pipelines.config import (
     ConfigError,
     FieldError,
     at,
@@ -27,8 +27,8 @@ from pipelines._config import (
     to_dict,
     to_yaml,
 )
-from pipelines._fields import CATALOGUES, evaluate
-from pipelines._yaml import dump, scalar
+from pipelines.config.fields import CATALOGUES, evaluate
+from pipelines.config.parse import dump, scalar
 
 
 @dataclass(frozen=True)
@@ -787,7 +787,7 @@ def test_reading_a_config_imports_nothing_heavy() -> None:
     Path("x.yaml").write_text("seed: ${sed}\nlr: 1")
     code = (
         "import sys; from dataclasses import dataclass; from pathlib import Path\n"
-        "from pipelines._config import ConfigError, load\n"
+        "from pipelines.config import ConfigError, load\n"
         "@dataclass(frozen=True)\nclass Config:\n    seed: int = 0\n"
         "try:\n    load(Config, Path('x.yaml'))\n"
         "except ConfigError as error:\n    "

@@ -7,8 +7,9 @@ import pytest
 
 from crossmodal import OBJECTIVES
 from pipelines import run, transfer
-from pipelines.__main__ import find_pipeline, main
-from pipelines._config import load
+from pipelines.__main__ import main
+from pipelines.config import load
+from pipelines.registry import find_pipeline
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").rglob("[!_]*.yaml"))  # one that begins with an underscore is a part of others

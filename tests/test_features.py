@@ -29,8 +29,9 @@ from crossmodal.data.shards import Shards
 from crossmodal.data.views import Look
 from modalities.rgb import Rgb
 from pipelines import evaluate
-from pipelines.__main__ import find_pipeline, main
-from pipelines._config import ConfigError, load
+from pipelines.__main__ import main
+from pipelines.config import ConfigError, load
+from pipelines.registry import find_pipeline
 
 VIEWS = {"rgb": {"modality": "rgb", "size": 32}, "depth": {"modality": "depth", "size": 32, "max_m": 8.0}}
 WINDOWS = 3
@@ -549,9 +550,9 @@ def test_finished_features_that_are_gone_are_made_again(
 def test_an_extraction_that_broke_off_goes_on_where_it_was(
     extraction: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipelines import _extraction
+    from pipelines.extraction import extraction
 
-    class Broken(_extraction.FeatureTar):
+    class Broken(extraction.FeatureTar):
         def add(self, key: str, members: Any) -> None:
             if key == "train_000060":
                 raise OSError("No space left on device")
@@ -560,7 +561,7 @@ def test_an_extraction_that_broke_off_goes_on_where_it_was(
     words = ["features", str(extraction), f"output={tmp_path / 'features'}"]
     folder = tmp_path / "features" / "rgb"
     with monkeypatch.context() as patch:
-        patch.setattr(_extraction, "FeatureTar", Broken)
+        patch.setattr(extraction, "FeatureTar", Broken)
         assert main(words) == 1
     before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert sorted(before) == [f"00000{n}.{kind}" for n in (0, 1) for kind in ("done", "index.npy", "tar")]

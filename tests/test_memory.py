@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 
-from pipelines._memory import forget_peak, peak_mb
+from pipelines.training.memory import forget_peak, peak_mb
 
 CPU = torch.device("cpu")
 

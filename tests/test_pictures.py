@@ -17,7 +17,7 @@ from crossmodal.data.shards import Shards
 from crossmodal.data.views import Look
 from crossmodal.data.writer import write_shards
 from pipelines.__main__ import main
-from pipelines._pictures import draw_few_labels, draw_map, draw_pairs, embed_png
+from pipelines.reporting.pictures import draw_few_labels, draw_map, draw_pairs, embed_png
 
 NAME = "$a_$"  # no formula
 

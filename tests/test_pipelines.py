@@ -26,11 +26,13 @@ from modalities.common.random import generator
 from modalities.depth import Depth
 from modalities.rgb import Rgb
 from modalities.synthetic.scene import draw_scene
-from pipelines import _decoded, _evaluation, _pictures, evaluate, report
+from pipelines import evaluate, report
 from pipelines.__main__ import main
-from pipelines._config import ConfigError, load
-from pipelines._evaluation import Evaluation, _read_quantity
-from pipelines._run import RunFolder
+from pipelines.config import ConfigError, load
+from pipelines.evaluation import decoded, evaluator
+from pipelines.evaluation.evaluator import Evaluation, _read_quantity
+from pipelines.reporting import pictures
+from pipelines.runs.folder import RunFolder
 
 pytestmark = pytest.mark.slow
 ENCODER = {"name": "convnet", "width": 8, "stages": 3}
@@ -141,8 +143,8 @@ def test_the_page_works_offline(whole: Path) -> None:
 def test_a_map_of_embeddings_shows_pairs_evenly_spread_and_not_all(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shown, draw = [], _pictures.draw_map
-    monkeypatch.setattr(_pictures, "draw_map", lambda *parts: shown.append(parts) or draw(*parts))
+    shown, draw = [], pictures.draw_map
+    monkeypatch.setattr(pictures, "draw_map", lambda *parts: shown.append(parts) or draw(*parts))
     monkeypatch.setattr(report, "SHOWN", 24)
     runs = f"runs=[{whole}/out/evaluation]"
     assert main(["report", str(whole / "page.yaml"), runs, f"output={tmp_path / 'page'}"]) == 0
@@ -405,7 +407,7 @@ class Recorded:
         def record(*arguments: Any, **options: Any) -> Any:
             given = [*arguments, *options.values()]
             columns = [{*item[:, 0].tolist()} for item in given if isinstance(item, torch.Tensor) and item.ndim == 2]
-            folders = [item.signals.shards.folder.name for item in given if isinstance(item, _decoded.Chosen)]
+            folders = [item.signals.shards.folder.name for item in given if isinstance(item, decoded.Chosen)]
             self.calls.setdefault(name, []).append([*columns, *folders])
             return found(*arguments, **options)
 
@@ -427,13 +429,13 @@ def test_an_evaluation_learns_from_training_pairs_and_judges_by_test_pairs_alone
 
     monkeypatch.setattr(Evaluation, "_features", tag)
     for name in ("neighbours", "probe", "retrieval", "diagnostics", "few_labels"):
-        monkeypatch.setattr(_evaluation, name, Recorded(getattr(_evaluation, name), calls))
+        monkeypatch.setattr(evaluator, name, Recorded(getattr(evaluator, name), calls))
     out = whole / "out"
     words = [f"data={{train: {out}/pairs/train, test: {out}/pairs/test}}", f"students={{crd: [{out}/student]}}",
              "diagnostics={per_class: 4}"]  # fmt: skip
     asked = load(evaluate.Config, whole / "evaluation.yaml", words)
     evaluation = Evaluation(asked, RunFolder.of(tmp_path / "new", "evaluate", asked, {}))
-    monkeypatch.setattr(_evaluation, "diagnose_encoder", lambda *_, **__: {})
+    monkeypatch.setattr(evaluator, "diagnose_encoder", lambda *_, **__: {})
     evaluation.measure()
     learnt, judged = {1.0}, {-1.0}
     for name, expected in {
@@ -563,7 +565,7 @@ def test_a_student_sees_the_data_once_where_its_features_are_few(
     kept = evaluation._see(evaluation.first)
     assert evaluation._see(evaluation.first) is kept
     evaluation.seen.clear()
-    monkeypatch.setattr(_evaluation, "HELD", 10)
+    monkeypatch.setattr(evaluator, "HELD", 10)
     again = evaluation._see(evaluation.first)
     assert evaluation._see(evaluation.first) is not again and not evaluation.seen
     assert torch.equal(again.test.embedding, kept.test.embedding)
@@ -588,8 +590,8 @@ def test_signals_are_decoded_when_asked_for_and_few_are_kept(whole: Path, monkey
     view = open_view(shards, "depth", size=32, max_m=8.0)
     decode, read = Depth.decode, []
     monkeypatch.setattr(Depth, "decode", lambda self, data: read.append(1) or decode(self, data))
-    monkeypatch.setattr(_decoded, "HELD", 2 * 32 * 32)
-    signals = _decoded.Chosen(_decoded.Decoded(shards, view), [5, 7, 11, 5])
+    monkeypatch.setattr(decoded, "HELD", 2 * 32 * 32)
+    signals = decoded.Chosen(decoded.Decoded(shards, view), [5, 7, 11, 5])
     assert len(signals) == 4 and not read
     first = [signals[position] for position in range(4)]
     assert len(read) == 3 and torch.equal(first[0], first[3]) and not torch.equal(first[0], first[1])

@@ -22,11 +22,11 @@ from crossmodal.modules.pretraining import name_look
 from crossmodal.objectives import Batch
 from pipelines import pretrain, transfer
 from pipelines.__main__ import main
-from pipelines._build import open_views
-from pipelines._config import differences, load, to_dict
-from pipelines._pretraining import build_pretraining
-from pipelines._run import RunFolder
-from pipelines._watch import Watch
+from pipelines.building.data import open_views
+from pipelines.building.pretraining import build_pretraining
+from pipelines.config import differences, load, to_dict
+from pipelines.runs.folder import RunFolder
+from pipelines.training.monitor import Watch
 
 ENCODER = {"name": "convnet", "width": 8, "stages": 3, "norm": "group"}
 VIEWS = {"rgb": {"modality": "rgb", "size": 16}, "depth": {"modality": "depth", "size": 16, "max_m": 8.0}}

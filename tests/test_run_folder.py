@@ -14,9 +14,9 @@ import pytest
 
 from crossmodal.checkpoint import WriteError, write
 from pipelines import compare, evaluate, transfer
-from pipelines._config import ConfigError, load, to_dict
-from pipelines._errors import FinishedError
-from pipelines._run import LOCK, Lock, RunFolder, conflicts
+from pipelines.config import ConfigError, load, to_dict
+from pipelines.config.errors import FinishedError
+from pipelines.runs.folder import LOCK, Lock, RunFolder, conflicts
 
 TRANSFER = """
 data: d/train

@@ -10,8 +10,8 @@ import pytest
 from crossmodal import SOURCES
 from crossmodal.data.shards import Shards
 from crossmodal.data.writer import write_shards
-from pipelines._shortfalls import shortfalls
-from pipelines.evaluate import Config, DataConfig, FewLabelsConfig, QuantityConfig
+from pipelines.evaluation.warnings import shortfalls
+from pipelines.schemas.evaluate import Config, DataConfig, FewLabelsConfig, QuantityConfig
 
 
 def told(folder: Path, train: Sequence[int], test: Sequence[int], classes: Sequence[str], **options: Any) -> list[str]:

@@ -12,9 +12,10 @@ from crossmodal.data.shards import Shards
 from crossmodal.data.views import View
 from crossmodal.export import Card, save_model
 from modalities import MODALITIES
-from pipelines._build import build_student, networks_of, open_views
-from pipelines._config import ConfigError
-from pipelines._schema import EncoderConfig, StudentConfig, TeacherConfig, ViewConfig
+from pipelines.building.data import networks_of, open_views
+from pipelines.building.encoders import build_student
+from pipelines.config import ConfigError
+from pipelines.schemas.common import EncoderConfig, StudentConfig, TeacherConfig, ViewConfig
 
 ENCODER = ENCODERS.get("convnet")((1, 32, 32), 0, width=4, stages=2)
 

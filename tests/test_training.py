@@ -41,9 +41,9 @@ from crossmodal.data.writer import write_shards
 from crossmodal.export import load_model
 from pipelines import transfer
 from pipelines.__main__ import main
-from pipelines._config import ConfigError, load
-from pipelines._run import RunFolder
-from pipelines._schema import TrainConfig
+from pipelines.config import ConfigError, load
+from pipelines.runs.folder import RunFolder
+from pipelines.schemas.common import TrainConfig
 
 pytestmark = pytest.mark.slow
 ENCODER = {"name": "convnet", "width": 8, "stages": 3}
@@ -597,7 +597,7 @@ def test_options_of_training_work_from_the_command_line(config: Path, tmp_path: 
 
 
 def test_biases_and_norms_decay_only_when_asked_for() -> None:
-    from pipelines._optimiser import build_optimiser
+    from pipelines.training.optimiser import build_optimiser
 
     module = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3))
     for decay_all, expected in ((False, [0.1, 0.0, 0.0, 0.0]), (True, [0.1] * 4)):
@@ -607,7 +607,7 @@ def test_biases_and_norms_decay_only_when_asked_for() -> None:
 
 
 def test_the_rate_warms_up_and_falls() -> None:
-    from pipelines._optimiser import rate
+    from pipelines.training.optimiser import rate
 
     cosine = TrainConfig(warmup=0.1)
     found = [rate(cosine, step, 100) for step in range(100)]
@@ -627,7 +627,7 @@ def averaged(values: Sequence[float], decay: float) -> float:
 
 @pytest.mark.parametrize("decay", [0.0, 0.5, 0.99])
 def test_averaged_weights_follow_their_formula(decay: float) -> None:
-    from pipelines._optimiser import Average
+    from pipelines.training.optimiser import Average
 
     module = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.constant_(module.weight, 0.0)
@@ -640,7 +640,7 @@ def test_averaged_weights_follow_their_formula(decay: float) -> None:
 
 def test_little_of_the_initial_weights_is_left_after_few_steps() -> None:
     """At 0.999 without a warm-up, 73 % of them are."""
-    from pipelines._optimiser import Average
+    from pipelines.training.optimiser import Average
 
     module = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.constant_(module.weight, 1.0)

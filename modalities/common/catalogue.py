@@ -44,6 +44,7 @@ class Catalogue:
     package: str  # "crossmodal.objectives"
     interface: str  # name of the class that entries derive from: "Objective"
     kind: str  # what an entry is called in messages: "objective"
+    beside: tuple[str, ...] = ()  # files in the folder that are no entries
 
     @cached_property
     def folder(self) -> Path:
@@ -102,7 +103,9 @@ class Catalogue:
 
     def _files(self) -> dict[str, Path]:
         found: dict[str, Path] = {}
-        for path in (path for folder in self.folders for path in folder.glob("[!_]*.py")):
+        for path in (
+            path for folder in self.folders for path in folder.glob("[!_]*.py") if path.stem not in self.beside
+        ):
             if path.stem in found:
                 raise ValueError(f"{path} has the name of {found[path.stem]}; give it another")
             found[path.stem] = path

@@ -1,0 +1,39 @@
+"""Encoders from configs, with new or earlier weights."""
+
+from collections.abc import Mapping
+
+from crossmodal import ENCODERS
+from crossmodal.data.manifest import sha256_of
+from crossmodal.data.views import View
+from crossmodal.encoders import Encoder
+from crossmodal.weights import find_weights, load_pretrained
+from pipelines.building.compatibility import tell_other_sight
+from pipelines.config import at
+from pipelines.runs.console import say
+from pipelines.schemas.common import (
+    EncoderConfig,
+    StudentConfig,
+)
+
+
+def build_encoder(config: EncoderConfig, shape: tuple[int, ...], classes: int, key: str) -> Encoder:
+    """An encoder with new weights."""
+    with at(key):
+        return ENCODERS.get(config.name)(shape, classes, **config.options)
+
+
+def build_student(config: StudentConfig, views: Mapping[str, View], classes: int, *, key: str = "student") -> Encoder:
+    """The network that learns, from new or earlier weights."""
+    encoder = build_encoder(config.encoder, views[config.view].modality.shape, classes, f"{key}.encoder")
+    if config.weights is not None:
+        with at(f"{key}.weights"):
+            left = load_pretrained(encoder, config.weights, sha256=config.sha256, first_layer=config.first_layer)
+            seen = tell_other_sight(find_weights(config.weights), views[config.view].modality)
+        say(f"{key} begins from {config.weights}{seen}" + (f"; new: {', '.join(left)}" if left else ""))
+    return encoder
+
+
+def student_digest(config: StudentConfig, key: str = "student") -> dict[str, str]:
+    """Names the weights that a student begins from by their bytes; empty for new ones."""
+    with at(f"{key}.weights"):
+        return {} if config.weights is None else {f"{key}.weights": sha256_of(find_weights(config.weights))}

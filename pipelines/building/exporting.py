@@ -1,0 +1,51 @@
+"""Exported folders of trained encoders."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from crossmodal import export
+from crossmodal.data.views import View
+from crossmodal.encoders import Encoder
+from crossmodal.export import Card, Head
+from crossmodal.modules.transfer import Transfer
+from modalities import Modality
+from pipelines.building.teachers import AnyTeacher
+from pipelines.config import to_dict
+from pipelines.schemas.common import (
+    StudentConfig,
+    Trained,
+    ViewConfig,
+)
+
+
+def export_student(
+    folder: Path,
+    config: Trained,
+    module: Transfer,
+    modality: Modality,
+    *,
+    classes: list[str],
+    teachers: Mapping[str, AnyTeacher],
+) -> None:
+    """The student in a folder of its own, with the heads by which it can be compared with its teachers."""
+    heads, specs = {}, {}
+    for name, term in module.terms.items():
+        if term.teacher is not None and any(True for _ in term.objective.parameters()):
+            objective = config.objectives[name.partition(".")[0]]
+            specs[name] = Head(objective.name, objective.options, term.teacher, teachers[term.teacher].spec)
+            heads[name] = term.objective
+    card = _card(config.student, config.views[config.student.view], modality)
+    export.save_model(folder, replace(card, classes=classes, heads=specs), module.student, heads)
+
+
+def export_encoder(
+    folder: Path, config: StudentConfig, views: Mapping[str, ViewConfig], opened: Mapping[str, View], encoder: Encoder
+) -> None:
+    """A pretrained encoder in a folder of its own."""
+    export.save_model(folder, _card(config, views[config.view], opened[config.view].modality), encoder, {})
+
+
+def _card(config: StudentConfig, view: ViewConfig, modality: Modality) -> Card:
+    network = to_dict(config.encoder, whole=True)
+    return Card(network.pop("name"), network, modality.shape, [], view.modality, asdict(modality))  # type: ignore[call-overload]

@@ -1,0 +1,179 @@
+"""Objectives from configs, and the module that is trained by them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from crossmodal import OBJECTIVES
+from crossmodal.data.features import sizes
+from crossmodal.data.manifest import Manifest
+from crossmodal.data.views import View
+from crossmodal.encoders import Encoder, Spec
+from crossmodal.modules.transfer import Term, Transfer
+from crossmodal.objectives import Objective
+from pipelines.building.teachers import AnyTeacher, Teacher
+from pipelines.config import ConfigError, at
+from pipelines.schemas.common import (
+    ObjectiveConfig,
+)
+
+
+def student_classes(
+    objectives: Mapping[str, ObjectiveConfig], labels: list[str], teachers: Mapping[str, AnyTeacher]
+) -> list[str]:
+    """Names of the student's logits: the data's classes or, where it has none, those of the teachers it copies.
+
+    They are empty where no objective reads logits, for DDP wants a gradient for every weight.
+
+    Raises:
+        ConfigError: a teacher whose logits are copied has other classes.
+    """
+    found: list[str] = []
+    for name, config in objectives.items():
+        kind = OBJECTIVES.get(config.name)
+        if not kind.needs_logits:
+            continue
+        found = found or labels
+        for teacher in (config.teachers or teachers) if kind.uses_teacher else ():
+            theirs = teachers[teacher].classes
+            found = found or theirs or [str(number) for number in range(teachers[teacher].spec.classes)]
+            if theirs and theirs != found:
+                raise ConfigError([f"objectives.{name}: the classes of teacher {teacher!r}, {', '.join(theirs)}, "
+                                   f"must be the student's, {', '.join(found)}"])  # fmt: skip
+    return found
+
+
+def build_terms(
+    configs: Mapping[str, ObjectiveConfig],
+    student: Spec,
+    teachers: Mapping[str, AnyTeacher],
+    held: Manifest,
+    *,
+    chunk: int | None = None,
+) -> dict[str, Term]:
+    """Every objective, once per teacher it compares with, with the product of both weights: teachers add up.
+
+    With `chunk` they see no maps of the student.
+
+    Raises:
+        ConfigError: an objective cannot be built, or needs what the pairs do not have.
+    """
+    if chunk is not None:
+        try:
+            return build_terms(configs, Spec(student.dim, (), student.classes), teachers, held)
+        except ConfigError as error:
+            build_terms(configs, student, teachers, held)  # what is wrong anyway is said as it is
+            told = [f"{problem} (with train.chunk objectives see no maps)" for problem in error.problems]
+            raise ConfigError(told) from error
+    terms, pairs = {}, held.pairs
+    for name, config in configs.items():
+        kind = OBJECTIVES.get(config.name)
+        _refuse_lacking(name, kind, held)
+        if not kind.uses_teacher:
+            if config.teachers:
+                raise ConfigError([f"objectives.{name}.teachers: {config.name} compares with no teacher; leave it out"])
+            with at(f"objectives.{name}"):
+                terms[name] = Term(kind(student, None, pairs, **config.options), config.weight)
+            continue
+        chosen = list(teachers) if config.teachers is None else config.teachers
+        if not chosen:
+            raise ConfigError([f"objectives.{name}: {config.name} compares with a teacher, and none is named"])
+        if not any(teachers[teacher].weight for teacher in chosen):
+            raise ConfigError([f"objectives.{name}: its teachers, {', '.join(chosen)}, all weigh 0; raise "
+                               "teachers.NAME.weight, or leave the objective out"])  # fmt: skip
+        for teacher in chosen:
+            with at(f"objectives.{name}"):
+                objective = _build_objective(kind, student, teachers[teacher], pairs, **config.options)
+            weight = config.weight * teachers[teacher].weight
+            terms[name if len(chosen) == 1 else f"{name}.{teacher}"] = Term(objective, weight, teacher)
+    for name, term in terms.items():
+        _refuse_lacking(name, term.objective, held)
+    return terms
+
+
+def _refuse_lacking(name: str, objective: Objective | type[Objective], held: Manifest) -> None:
+    """Refuses an objective that needs what the pairs do not have; its class alone knows less of it."""
+    if objective.needs_labels and not any(held.labels.values()):
+        raise ConfigError([f"objectives.{name} needs labels, and the pairs have none"])
+    if objective.needs_groups and not held.groups:
+        raise ConfigError([f"objectives.{name} needs groups, and the pairs have none"])
+
+
+def _build_objective(
+    kind: type[Objective], student: Spec, teacher: AnyTeacher, pairs: int, **options: Any
+) -> Objective:
+    """An objective on a teacher's features.
+
+    Raises:
+        ValueError: it cannot be built; says so where it could if more of the features were kept.
+    """
+    try:
+        return kind(student, teacher.spec, pairs, **options)
+    except ValueError as error:
+        if isinstance(teacher, Teacher):
+            raise
+        try:
+            kind(student, teacher.kept.whole, pairs, **options)
+        except ValueError:
+            raise error from None
+        raise ValueError(
+            f"{error}. Of {teacher.name!r} only {', '.join(sizes(teacher.spec))} are kept: keep more (crossmodal "
+            "features with maps=true, and preactivations=true where they are needed), or let it run (features: null)"
+        ) from error
+
+
+def check_alignment(
+    terms: Mapping[str, Term], student: str, teachers: Mapping[str, AnyTeacher], views: Mapping[str, View]
+) -> None:
+    """Refuses objectives that compare maps place by place between views that do not show the same at one place.
+
+    Raises:
+        ConfigError: the first of them, with both views.
+    """
+    own = views[student]
+    for name, term in terms.items():
+        if not term.objective.needs_alignment:
+            continue
+        assert term.teacher is not None
+        other = teachers[term.teacher].view
+        key, view = f"objectives.{name.partition('.')[0]}", views[other]
+        if own.modality.plane != view.modality.plane:
+            raise ConfigError([
+                f"{key} compares maps place by place, but view {student!r} gives a {own.modality.plane} and view "
+                f"{other!r} a {view.modality.plane}; take an objective on embeddings"
+            ])  # fmt: skip
+        if student != other and not (own.aligned and view.aligned):
+            raise ConfigError([
+                f"{key} compares maps place by place, so views {student!r} and {other!r} must both be aligned "
+                "(aligned: true); or take an objective on embeddings"
+            ])  # fmt: skip
+
+
+def build_transfer(student: Encoder, view: str, terms: dict[str, Term], *, chunk: int | None = None) -> Transfer:
+    """The one module that is trained."""
+    with at("objectives" if chunk is None else "train"):
+        return Transfer(student, view, terms, chunk=chunk)
+
+
+def build_phases(
+    student: Encoder, view: str, terms: dict[str, Term], *, chunk: int | None = None
+) -> tuple[Transfer | None, Transfer]:
+    """What is trained before the main phase, if anything is, and in it; weights that both have are the same tensors.
+
+    What weighs 0 is not prepared.
+
+    Raises:
+        ConfigError: nothing is left for the main phase.
+    """
+    before, main = {}, {}
+    for name, term in terms.items():
+        prepared = term.objective.preparation()
+        if prepared is not None and term.weight:
+            weight = term.weight if prepared is term.objective else 1.0  # nothing else trains what it trains
+            before[name] = Term(prepared, weight, term.teacher)
+        if not term.objective.only_prepares:
+            main[name] = term
+    if before and not main:
+        raise ConfigError([f"objectives: {', '.join(before)} is for the preparation only, so that nothing is left to "
+                           "train by after it; add another objective, or set its option when to both"])  # fmt: skip
+    first = build_transfer(student, view, before, chunk=chunk) if before else None
+    return first, build_transfer(student, view, main or terms, chunk=chunk)  # terms: refused, for all weigh 0

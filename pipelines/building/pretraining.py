@@ -1,0 +1,151 @@
+"""What a pretraining's config names, built and checked."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from torch import nn
+
+from crossmodal import MULTIVIEW
+from crossmodal.contrast.queue import Queue
+from crossmodal.data.manifest import Manifest
+from crossmodal.data.views import View
+from crossmodal.encoders import Encoder
+from crossmodal.modules.base import Minimised, refuse_taken
+from crossmodal.modules.pretraining import LocalPretraining, Pretraining, Sight, check_stages, name_look, which_meet
+from crossmodal.modules.projector import MapProjector, Projector
+from crossmodal.multiview import Meets, Multiview
+from pipelines.building.encoders import build_student
+from pipelines.config import ConfigError, at
+from pipelines.schemas.pretrain import Config, MultiviewConfig
+
+STALE = "its queue holds what the encoders said before they changed, and drifts away from them; set momentum"
+
+
+def spread_views(config: Config, views: Mapping[str, View]) -> dict[str, View]:
+    """Every encoder's view, once for each look."""
+    named = dict.fromkeys(encoder.view for encoder in config.encoders.values())
+    return {name_look(name, look): replace(views[name], look=look) for name in named for look in range(config.looks)}
+
+
+def build_pretraining(
+    config: Config, views: dict[str, View], held: Manifest
+) -> tuple[Minimised, dict[str, Encoder], list[str]]:
+    """The module that is trained, its encoders by name, and what a user should know of the config.
+
+    Raises:
+        ConfigError: it cannot be built, or needs what the pairs do not have.
+    """
+    _check_whole(config, views, held)
+    for name in config.encoders:
+        with at("encoders"):
+            refuse_taken(name, "an encoder")
+    with at("graph"):
+        meets = which_meet([*config.encoders], config.looks, graph=config.graph, core=config.core,
+                           symmetric=config.symmetric)  # fmt: skip
+    encoders = {name: build_student(asked, views, 0, key=f"encoders.{name}") for name, asked in config.encoders.items()}
+    build_any = _build_whole if config.gradients.unit is None else _build_local
+    module, objectives = build_any(config, encoders, meets, held)
+    cautions = [(name, caution) for name, objective in objectives.items() for caution in objective.cautions()]
+    if config.momentum is None:
+        holds = [name for name, each in objectives.items() if any(isinstance(part, Queue) for part in each.modules())]
+        cautions += [(name, STALE) for name in holds]
+    return module, encoders, [f"objectives.{name}: {caution}" for name, caution in cautions]
+
+
+def _check_whole(config: Config, views: dict[str, View], held: Manifest) -> None:
+    """Refuses pairs that lack views where something needs whole ones.
+
+    Raises:
+        ConfigError: the first that does, with what is lacking.
+    """
+    fields = dict.fromkeys(views[encoder.view].modality.field for encoder in config.encoders.values())
+    lacking = [f"{held.lacking[name]} pairs without {name}" for name in fields if name in held.lacking]
+    if not lacking:
+        return
+    said = f"needs pairs that have all views, and {config.data} has {', '.join(lacking)}"
+    if config.gradients.unit is not None:
+        raise ConfigError([f"gradients.unit {said}"])
+    for name, asked in config.objectives.items():
+        if not MULTIVIEW.get(asked.name).masks:
+            raise ConfigError([f"objectives.{name} {said}; infonce and nce take pairs that lack some"])
+
+
+def _build_whole(
+    config: Config, encoders: dict[str, Encoder], meets: Meets, held: Manifest
+) -> tuple[Minimised, dict[str, Multiview]]:
+    head, momentum, dim = config.head, config.momentum, config.head.dim
+    sights = {
+        name: Sight(encoder, config.encoders[name].view, _projector(config, encoder.spec.dim))
+        for name, encoder in encoders.items()
+    }
+    predictors = {}
+    if momentum is not None and momentum.predictor:
+        predictors = {
+            name: Projector(dim, layers=2, hidden=_hidden(config, encoder.spec.dim), dim=dim, norm=head.norm)
+            for name, encoder in encoders.items()
+        }
+    objectives = {name: _build_objective(name, asked, dim, meets, held) for name, asked in config.objectives.items()}
+    with at("train" if config.train.chunk else "objectives"):
+        module = Pretraining(
+            sights,
+            objectives,
+            {name: asked.weight for name, asked in config.objectives.items()},
+            looks=config.looks,
+            meets=meets,
+            momentum=None if momentum is None else momentum.decay,
+            predictors=predictors,
+            chunk=config.train.chunk,
+        )
+    return module, objectives
+
+
+def _build_local(
+    config: Config, encoders: dict[str, Encoder], meets: Meets, held: Manifest
+) -> tuple[Minimised, dict[str, Multiview]]:
+    unit, head = config.gradients.unit, config.head
+    assert unit is not None
+    (encoder,), (only,) = encoders.values(), config.encoders.values()
+    with at("gradients.unit"):
+        check_stages(encoder, unit)
+    stages = encoder.spec.maps[unit - 1 :]
+    heads = nn.ModuleList(
+        MapProjector(shape, block=config.gradients.block, layers=head.layers, hidden=_hidden(config, shape[0]),
+                     dim=head.dim, norm=head.norm)
+        for shape in stages
+    )  # fmt: skip
+    objectives = {
+        name: [_build_objective(name, asked, head.dim, meets, held) for _ in stages]
+        for name, asked in config.objectives.items()
+    }
+    with at("objectives"):
+        module = LocalPretraining(
+            Sight(encoder, only.view, heads),
+            objectives,
+            {name: asked.weight for name, asked in config.objectives.items()},
+            looks=config.looks,
+            meets=meets,
+            unit=unit,
+        )
+    return module, {name: each[0] for name, each in objectives.items()}
+
+
+def _projector(config: Config, dim: int) -> Projector:
+    head = config.head
+    return Projector(dim, layers=head.layers, hidden=_hidden(config, dim), dim=head.dim, norm=head.norm)
+
+
+def _hidden(config: Config, dim: int) -> int:
+    hidden = round(dim * config.head.width)
+    if hidden < 1:
+        raise ConfigError([f"head.width must leave hidden layers a number: {config.head.width:g} times {dim} is none"])
+    return hidden
+
+
+def _build_objective(name: str, asked: MultiviewConfig, dim: int, meets: Meets, held: Manifest) -> Multiview:
+    with at(f"objectives.{name}"):
+        objective = MULTIVIEW.get(asked.name)(dim, meets, held.pairs, **asked.options)
+        if not (meets or objective.takes_one_view):
+            raise ValueError("no two views meet; take two looks, or two encoders")
+    if objective.needs_labels and not any(held.labels.values()):
+        raise ConfigError([f"objectives.{name} needs labels, and the pairs have none"])
+    return objective

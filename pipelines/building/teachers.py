@@ -1,0 +1,120 @@
+"""Frozen teachers from configs: networks that run, or their cached features."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+
+from crossmodal import export
+from crossmodal.data.features import FeatureManifest, FeatureShards
+from crossmodal.data.manifest import sha256_of
+from crossmodal.data.views import View
+from crossmodal.encoders import Encoder, Features, Spec, cat_features
+from crossmodal.objectives import Batch
+from crossmodal.weights import check_sum, find_weights, load_pretrained
+from pipelines.building.compatibility import refuse_other_sight
+from pipelines.building.encoders import build_encoder
+from pipelines.config import ConfigError, at
+from pipelines.schemas.common import (
+    TeacherConfig,
+)
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A frozen network and the view it sees."""
+
+    encoder: Encoder
+    view: str
+    classes: list[str]  # names of its logits, where they are known
+    weight: float = 1.0
+    chunk: int | None = None  # pairs it sees at a time; None: all
+
+    @property
+    def spec(self) -> Spec:
+        """The sizes of its features."""
+        return self.encoder.spec
+
+    @torch.no_grad()
+    def look(self, batch: Batch) -> Features:
+        """Its features of a batch; no gradient, no running statistics."""
+        inputs = batch.inputs[self.view]
+        return cat_features([self.encoder(piece) for piece in inputs.split(self.chunk or len(inputs))])
+
+
+@dataclass(frozen=True)
+class KeptTeacher:
+    """A teacher that does not run: its features come with the batch."""
+
+    name: str
+    kept: FeatureManifest
+    view: str
+    weight: float = 1.0
+
+    @property
+    def spec(self) -> Spec:
+        """The sizes of the features that are kept."""
+        return self.kept.spec
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of its logits, where they are known."""
+        return self.kept.classes
+
+    def look(self, batch: Batch) -> Features:
+        """What was kept of it for a batch."""
+        return batch.features[self.name]
+
+
+AnyTeacher = Teacher | KeptTeacher
+
+
+def build_teachers(configs: Mapping[str, TeacherConfig], views: Mapping[str, View]) -> dict[str, Teacher]:
+    """The frozen networks, each checked against the view it is given."""
+    return {name: _build_teacher(config, views, f"teachers.{name}") for name, config in configs.items()}
+
+
+def build_any_teachers(
+    configs: Mapping[str, TeacherConfig],
+    views: Mapping[str, View],
+    kept: Mapping[str, FeatureShards],
+    *,
+    chunk: int | None = None,
+) -> dict[str, AnyTeacher]:
+    """All teachers in their order; only those whose features are not kept are built."""
+    running = build_teachers({name: config for name, config in configs.items() if name not in kept}, views)
+    return {
+        name: replace(running[name], chunk=chunk)
+        if name in running
+        else KeptTeacher(name, kept[name].manifest, config.view, config.weight)
+        for name, config in configs.items()
+    }
+
+
+def _build_teacher(config: TeacherConfig, views: Mapping[str, View], key: str) -> Teacher:
+    view = views[config.view]
+    if config.encoder is None:
+        with at(f"{key}.weights"):
+            model = export.load_model(config.weights)
+        refuse_other_sight(model.modality, view.modality, key)
+        encoder, classes = model.encoder, model.card.classes
+    else:
+        encoder = build_encoder(config.encoder, view.modality.shape, config.classes, f"{key}.encoder")
+        classes = []
+        with at(f"{key}.weights"):
+            left = load_pretrained(encoder, config.weights, sha256=config.sha256, first_layer=config.first_layer)
+        if left:
+            raise ConfigError([f"{key}: a teacher needs all its weights, but {config.weights} does not fit "
+                               f"{', '.join(left)}; look at {key}.classes and {key}.first_layer"])  # fmt: skip
+    return Teacher(encoder.eval().requires_grad_(False), config.view, classes, config.weight)
+
+
+def teacher_digest(config: TeacherConfig) -> str:
+    """Names a teacher's weights by their bytes, for a run's identity; refuses others than config.sha256, if given."""
+    ours = None if config.encoder else export.digest(config.weights)
+    if ours is not None and config.sha256 is None:
+        return ours
+    path = find_weights(config.weights)
+    sha256 = sha256_of(path)
+    check_sum(path, sha256, config.sha256)
+    return ours or sha256

@@ -1,0 +1,52 @@
+"""What a transfer's config names: opened, built with new weights, and checked against one another."""
+
+from dataclasses import dataclass
+
+from crossmodal.data.features import FeatureShards
+from crossmodal.data.shards import Shards
+from crossmodal.data.views import View
+from crossmodal.modules.transfer import Transfer
+from pipelines.building.cached_features import open_features
+from pipelines.building.data import networks_of, open_parts, open_views
+from pipelines.building.encoders import build_student
+from pipelines.building.objectives import build_phases, build_terms, check_alignment, student_classes
+from pipelines.building.teachers import AnyTeacher, build_any_teachers
+from pipelines.schemas import transfer
+from pipelines.training.loop import seed_everything
+
+
+@dataclass(frozen=True)
+class Parts:
+    """All that a transfer is made of."""
+
+    shards: Shards  # without the pairs that are held out
+    views: dict[str, View]
+    kept: dict[str, FeatureShards]  # of the teachers that do not run
+    teachers: dict[str, AnyTeacher]
+    classes: list[str]  # of the student's logits
+    preparation: Transfer | None  # what is trained before, for objectives that want it
+    module: Transfer
+
+
+def build_parts(config: transfer.Config) -> Parts:
+    """The parts of a transfer; seeds torch's global generators.
+
+    Raises:
+        ConfigError: they cannot be made, or do not go together.
+    """
+    shards, _ = open_parts(config.data, config.held_out, "data")
+    views = open_views(
+        shards, config.views, networks_of(config.teachers, config.student),
+        repeating={teacher.view for teacher in config.teachers.values()},
+    )  # fmt: skip
+    kept = open_features(config, config.train, shards, views)
+    teachers = build_any_teachers(config.teachers, views, kept, chunk=config.train.chunk)
+    seed_everything(config.seed, "weights")
+    classes = student_classes(config.objectives, shards.manifest.classes, teachers)
+    student = build_student(config.student, views, len(classes))
+    terms = build_terms(config.objectives, student.spec, teachers, shards.manifest, chunk=config.train.chunk)
+    check_alignment(terms, config.student.view, teachers, views)
+    preparation, module = build_phases(student, config.student.view, terms, chunk=config.train.chunk)
+    if preparation is not None:
+        open_features(config, config.prepare.over(config.train), shards, views)  # refused if of too few windows for it
+    return Parts(shards, views, kept, teachers, classes, preparation, module)

@@ -1,0 +1,361 @@
+"""A certification, from its parts to its report."""
+
+import copy
+import json
+import math
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from crossmodal import export
+from crossmodal.certificates.certificate import certify, monte_carlo_upper
+from crossmodal.certificates.gaussians import ScaleGrid, Snapped, kl_divergence, snap, spherical
+from crossmodal.certificates.posterior import Stochastic, with_fixed_statistics, without_running_statistics
+from crossmodal.certificates.simclr import mcdiarmid_mcallester, simclr_difference
+from crossmodal.certificates.tuples import Tuples
+from crossmodal.checkpoint import write
+from crossmodal.data.held_out import hold_out
+from crossmodal.data.reader import sweep_parts, to_batch
+from crossmodal.data.shards import Shards
+from crossmodal.data.views import Look, View
+from crossmodal.encoders import Encoder
+from crossmodal.evaluation.mean_classifier import class_means, mean_classifier
+from crossmodal.evaluation.tuples import Examples
+from crossmodal.modules.base import Losses
+from crossmodal.modules.certifying import Certifying, Network, Penalty, Projected, Sight, project_teacher
+from crossmodal.modules.pretraining import name_look
+from crossmodal.objectives import Batch
+from pipelines.building.data import open_parts, open_shards, open_views
+from pipelines.building.encoders import build_student
+from pipelines.building.exporting import export_encoder
+from pipelines.building.teachers import build_teachers
+from pipelines.config import ConfigError, at
+from pipelines.runs.console import say
+from pipelines.runs.folder import RunFolder
+from pipelines.runs.lineage import count_copies, refuse_seen
+from pipelines.schemas.certify import RULES, Config
+from pipelines.schemas.common import StudentConfig, TeacherConfig
+from pipelines.training.accelerator import open_accelerator
+from pipelines.training.loop import Training, seed_everything
+
+
+def _step(model: nn.Module, batch: Batch) -> Losses:
+    return model(batch)
+
+
+PRIOR = "prior"  # name of the posterior that stays at the prior
+FEW, REPEATS = 5, 5  # pairs of a class behind mu-5, and drawn anew how often
+
+
+@dataclass(frozen=True)
+class Split:
+    """The pairs by what they are for."""
+
+    certified: Shards
+    validation: Shards | None
+    prior: Shards | None
+    test: Shards
+
+
+@dataclass(frozen=True)
+class Certification:
+    """Prior, posteriors and their certificates.
+
+    Raises:
+        ConfigError: something does not go together, or a prior has seen what is certified.
+    """
+
+    config: Config
+    run: RunFolder
+
+    def certify(self) -> dict[str, Any]:
+        """Trains what is left to train, judges every posterior, exports the selected one; gives the figures."""
+        self._refuse_seen()
+        copies, untold = self._count_copies()
+        examples = self.examples["train"]  # what cannot be certified is not trained
+        if self.split.certified.manifest.groups:
+            say(f"{self.run.path}: {len(self.split.certified)} pairs of {len(self.split.certified.manifest.groups)} "
+                "groups are certified; the certificate takes them for independent draws")  # fmt: skip
+        networks, figures = self._train()
+        if not self.accelerator.is_main_process:
+            return {}
+        self.run.begin()  # nothing may have been trained
+        rows = {name: self._judge(name, network, len(networks)) for name, network in networks.items()}
+        selected = {rule: self._select(rows, rule) for rule in RULES if rule == "bound" or self.config.validation}
+        self._export(networks[selected[self.config.select]])
+        for rule, name in selected.items():
+            row = rows[name]
+            say(f"{self.run.path}: by {rule}: {name}, risk {row['train_risk']:.3f}, bound {row['total']:.3f}, "
+                f"on unseen pairs {row['test_risk']:.3f}")  # fmt: skip
+        return {
+            "rows": rows, "selected": selected, "examples": examples.count, "pairs_of_an_example": self.tuples.pairs,
+            "delta": self.config.certificate.delta, "greatest": self.tuples.greatest, "training": figures,
+            "select": self.config.select, "copies": copies, "untold": untold,
+            "pairs": {name: len(part) for name, part in vars(self.split).items() if part is not None},
+        }  # fmt: skip
+
+    # --- parts ---
+
+    @cached_property
+    def accelerator(self) -> Any:
+        """The device and the processes of the run."""
+        return open_accelerator(self.config.train, self.run.path)
+
+    @cached_property
+    def split(self) -> Split:
+        """The pairs by their use."""
+        config = self.config
+        rest, held = open_parts(config.data, config.held_out, "data" if config.test else "held_out")
+        test = held or open_shards(config.test or "", "test")
+        ours, theirs = rest.manifest.classes, test.manifest.classes
+        if ours and theirs and ours != theirs:
+            raise ConfigError([f"test: {test.folder} must have the same classes as data, {rest.folder}, or none"])
+        prior = validation = None
+        if config.prior.share:
+            with at("prior.share"):
+                rest, prior = hold_out(rest, config.prior.share, config.seed)
+        if config.validation:
+            with at("validation"):
+                rest, validation = hold_out(rest, config.validation, config.seed)
+        return Split(rest, validation, prior, test)
+
+    @cached_property
+    def tuples(self) -> Tuples:
+        """The certified examples."""
+        asked = self.config.tuples
+        block = asked.block or (2 if asked.positives == "class" else 1)
+        with at("tuples"):
+            return Tuples("class" if asked.positives == "class" else "pair", asked.loss, asked.negatives, block,
+                          asked.scale)  # fmt: skip
+
+    @cached_property
+    def _opened(self) -> dict[str, View]:
+        """The config's views on the certified pairs."""
+        networks: dict[str, TeacherConfig | StudentConfig] = {"encoder": self.config.encoder}
+        if self.config.teacher is not None:
+            networks["teacher"] = self.config.teacher
+        return open_views(self.split.certified, self.config.views, networks)
+
+    @cached_property
+    def views(self) -> dict[str, View]:
+        """The opened views of encoder and teacher."""
+        opened = self._opened
+        own = self.config.encoder.view
+        if self.config.tuples.positives == "look":
+            return {name_look(own, look): View(opened[own].modality, look=look) for look in range(2)}
+        return {own: opened[own]} | ({other: opened[other]} if (other := self._other) else {})
+
+    @property
+    def _other(self) -> str:
+        return self.config.teacher.view if self.config.teacher else ""
+
+    @cached_property
+    def look(self) -> Look | None:
+        """The windows that certified examples are seen by, where looks make their positives."""
+        return Look(**asdict(self.config.train.look)) if self.config.tuples.positives == "look" else None
+
+    @cached_property
+    def grid(self) -> ScaleGrid | None:
+        """The scales that the prior may have; None: it has one."""
+        asked = self.config.certificate
+        return ScaleGrid(asked.greatest_variance, asked.steps) if self.config.prior.learned else None
+
+    @cached_property
+    def start(self) -> tuple[Encoder, Sight]:
+        """The network before anything is learnt, and how it and others see examples."""
+        config, own = self.config, self.config.encoder.view
+        opened = self._opened
+        encoder = build_student(config.encoder, opened, 0, key="encoder")
+        if config.teacher is None:
+            names = [*self.views]
+            return encoder, Sight(names[0], names[-1])
+        teacher = build_teachers({"teacher": config.teacher}, opened)["teacher"]
+        teacher.encoder.to(self.accelerator.device)
+        if config.encoder.weights is None:
+            raise ConfigError(["encoder.weights: must be the folder of a transfer with teacher given, for its head is "
+                               "what both are compared through"])  # fmt: skip
+        with at("encoder.weights"):
+            heads = export.load_model(config.encoder.weights).heads
+        if not heads:
+            raise ConfigError([f"encoder.weights: {config.encoder.weights} has no head by which it is compared with "
+                               "a teacher; take a student of crossmodal transfer"])  # fmt: skip
+        head = next(iter(heads.values())).requires_grad_(True)
+        with at("encoder.weights"):
+            network = Projected(encoder, head, teacher.spec.dim, opened[own].modality.shape)
+        frozen = copy.deepcopy(head).to(self.accelerator.device).requires_grad_(False)
+
+        def fixed(batch: Batch) -> Tensor:
+            return project_teacher(frozen, encoder.spec.dim, teacher.look(batch))
+
+        return network, Sight(own, config.teacher.view, fixed)
+
+    @property
+    def _learnt(self) -> bool:
+        """Whether the prior has seen data, from which its batch norms have statistics."""
+        return self.split.prior is not None or self.config.encoder.weights is not None
+
+    @property
+    def _changes_norms(self) -> bool:
+        return not self._learnt and any(isinstance(item, torch.nn.BatchNorm2d) for item in self.start[0].modules())
+
+    @cached_property
+    def examples(self) -> dict[str, Examples]:
+        """Of the certified pairs, of those to judge by and of those to select by."""
+        config, found = self.config, {}
+        for name, key, shards in (
+            ("train", "data", self.split.certified),
+            ("test", "test" if config.test else "held_out", self.split.test),
+            ("validation", "validation", self.split.validation),
+        ):
+            if shards is not None:
+                with at(key):
+                    found[name] = Examples.plan(
+                        shards, self.views, self.tuples, at_once=config.certificate.at_once, look=self.look,
+                        seed=config.seed, workers=config.train.workers,
+                    )  # fmt: skip
+        return found
+
+    def _refuse_seen(self) -> None:
+        if self.config.prior.unseen:
+            return
+        for key, named in (("encoder", self.config.encoder), ("teacher", self.config.teacher)):
+            if named is not None and named.weights is not None:
+                refuse_seen(named.weights, self.split.certified, f"{key}.weights")
+
+    def _count_copies(self) -> tuple[int, list[str]]:
+        """How many pairs to judge by are among those learnt from; see `count_copies`."""
+        config = self.config
+        if config.test is None:
+            return 0, []
+        weights = [named.weights for named in (config.encoder, config.teacher) if named is not None and named.weights]
+        return count_copies(self.split.test, open_shards(config.data, "data"), weights, "test")
+
+    # --- training ---
+
+    def _train(self) -> tuple[dict[str, Stochastic], dict[str, Any]]:
+        """Posteriors by name, the prior itself first, and figures of every training."""
+        config = self.config
+        seed_everything(config.seed, "weights")
+        encoder, figures = self.start[0], {}
+        if self.split.prior is not None:
+            figures[PRIOR] = self._fit(encoder, self.split.prior, PRIOR)
+        encoder = (with_fixed_statistics if self._learnt else without_running_statistics)(encoder)
+        std = config.prior.std
+        if self.grid is not None:
+            with at("prior.std"):  # on the grid, so that the posterior which is the prior costs nothing
+                std = self.grid.std(self.grid.neighbours(std)[-1]).item()
+        networks = {PRIOR: Stochastic(encoder, std=std)}
+        networks[PRIOR].log_prior_std.requires_grad_(config.prior.learned)
+        for name, trade_off in zip(config.names, config.trade_offs, strict=True):
+            network = copy.deepcopy(networks[PRIOR])
+            penalty = Penalty(trade_off, config.certificate.delta, self.grid)
+            figures[name] = self._fit(network, self.split.certified, name, penalty)
+            networks[name] = network
+        return networks, figures
+
+    def _fit(self, network: Network, shards: Shards, name: str, penalty: Penalty | None = None) -> dict[str, Any]:
+        module = Certifying(network, self.tuples, self.start[1], penalty)
+        config = self.config.train if penalty else self.config.prior.train
+        return Training(self.accelerator, self.run, config, module, _step, shards, self.views, self.config.seed,
+                        phase=name).fit()  # fmt: skip
+
+    # --- certificates ---
+
+    def _judge(self, name: str, network: Stochastic, choices: int) -> dict[str, Any]:
+        """All figures of a posterior; kept in a file, for they take a while."""
+        path = self.run.path / "posteriors" / f"{name}.json"
+        if path.is_file():
+            return json.loads(path.read_text(encoding="utf-8"))
+        examples = self.examples["train"]
+        say(f"{self.run.path}: certifying {name} on {examples.count} examples")
+        asked, device, sight = self.config.certificate, self.accelerator.device, self.start[1]
+        network.to(device)
+        risk, draws = examples.risk(network, sight, device=device, draws=asked.draws, name=name)
+        place = self._place(network)
+        # the draws of every posterior must hold, for one is chosen by them; the pairs fail for all of them at once
+        share = asked.delta_monte_carlo / choices
+        # simclr has two bounds over pairs, of which the smaller may be taken
+        over_pairs = (asked.delta - asked.delta_monte_carlo) / (2 if self.tuples.loss == "simclr" else 1)
+        certificate = certify(
+            risk, place.divergence, examples=examples.count, draws=draws, union=place.union,
+            delta=over_pairs + share, delta_monte_carlo=share, greatest=self.tuples.greatest,
+        )  # fmt: skip
+        found = asdict(certificate) | {"shares": certificate.shares(), "prior_std": place.std}
+        if self.tuples.loss == "simclr":
+            found["mcdiarmid"] = self._mcdiarmid(found)
+        for part, others in self.examples.items():
+            found[f"{part}_mean_weights"], _ = others.risk(network, sight, device=device)
+            if part != "train":
+                found[f"{part}_risk"], _ = others.risk(network, sight, device=device, draws=1, name=name)
+        if all(any(part.manifest.labels.values()) for part in (self.split.certified, self.split.test)):
+            found["classifier"] = self._classify(network)
+        path.parent.mkdir(exist_ok=True)
+        write(path, json.dumps(found, indent=1) + "\n")
+        return found
+
+    @torch.no_grad()
+    def _place(self, network: Stochastic) -> Snapped:
+        """The prior that counts, on the grid where its scale was learned, and how far the posterior is from it."""
+        std = network.log_prior_std.double().exp().item()
+        if self.grid is None:
+            kl = kl_divergence(network.posterior, spherical(network.prior_mean, std))
+            return Snapped(0, std, kl.clamp(min=0).item(), 0.0)
+        std = min(std, self.grid.std(1).item())
+        return snap(network.posterior, network.prior_mean, std, grid=self.grid)
+
+    def _mcdiarmid(self, found: dict[str, Any]) -> float:
+        """The other bound on the SimCLR loss, from the same draws."""
+        greatest, batch = found["greatest"], self.tuples.pairs
+        upper = greatest * monte_carlo_upper(found["train_risk"] / greatest, found["draws"],
+                                             delta=found["delta_monte_carlo"])  # fmt: skip
+        return mcdiarmid_mcallester(
+            upper, found["kl"], found["examples"] * batch, delta=found["delta"] - found["delta_monte_carlo"],
+            difference=simclr_difference(1 / self.tuples.scale, batch), union=found["union"],
+        )  # fmt: skip
+
+    def _classify(self, network: Stochastic) -> dict[str, dict[str, float]]:
+        """The mean classifier by the mean weights, from all certified pairs and from a few of each class."""
+        train, labels = self._embed(network, self.split.certified)
+        test, truth = self._embed(network, self.split.test)
+        few = [
+            mean_classifier(class_means(train, labels, shots=FEW, seed=seed), test, truth) for seed in range(REPEATS)
+        ]
+        return {
+            "mu": mean_classifier(class_means(train, labels), test, truth),
+            f"mu-{FEW}": {name: math.fsum(each[name] for each in few) / REPEATS for name in few[0]},
+        }
+
+    @torch.no_grad()
+    def _embed(self, network: Stochastic, shards: Shards) -> tuple[Tensor, Tensor]:
+        own, weights, device = next(iter(self.views)), network.mean(), self.accelerator.device
+        rows, labels = [], []
+        for part in sweep_parts(shards, {own: self.views[own]}, workers=self.config.train.workers):
+            batch = to_batch(part, {own: self.views[own]}, device)
+            rows.append(network(batch.inputs[own], weights).embedding.float().cpu())
+            labels.append(part.label)
+        return torch.cat(rows), torch.cat(labels)
+
+    def _select(self, rows: dict[str, dict[str, Any]], rule: str) -> str:
+        key = {"bound": "total", "stochastic": "validation_risk", "deterministic": "validation_mean_weights"}[rule]
+        return min(rows, key=lambda name: rows[name][key])
+
+    def _export(self, network: Stochastic) -> None:
+        """The posterior as it is; and its mean weights as a model, where these are those of the config's encoder."""
+        mean, std = ({name: item.detach().cpu() for name, item in items.items()}
+                     for items in (network.posterior.mean, network.posterior.std))  # fmt: skip
+        tensors = {f"mean.{name}": item.contiguous() for name, item in mean.items()}
+        tensors |= {f"std.{name}": item.contiguous() for name, item in std.items()}
+        write(self.run.path / "posterior.safetensors", save(tensors))
+        encoder = self.start[0]
+        if self._changes_norms:
+            say(f"{self.run.path}: no model is exported, for group norm stands for the encoder's batch norm; choose an "
+                "encoder without it (norm: group) for one")  # fmt: skip
+            return
+        encoder.load_state_dict(mean, strict=False)
+        encoder = encoder.student if isinstance(encoder, Projected) else encoder
+        opened = self._opened
+        export_encoder(self.run.path / "model", self.config.encoder, self.config.views, opened, encoder)

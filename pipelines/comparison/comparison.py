@@ -1,0 +1,269 @@
+"""The work behind `crossmodal compare`: check, search, choose, train, and only then open the test set."""
+
+import json
+import statistics
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from crossmodal.checkpoint import write
+from pipelines.building.data import open_parts
+from pipelines.building.transfer import Parts, build_parts
+from pipelines.config import ConfigError, to_plain, within
+from pipelines.config.errors import DivergedError, RunError
+from pipelines.registry import find_pipeline
+from pipelines.reporting.table import caption_of, markdown, rows_of
+from pipelines.runs import distributed
+from pipelines.runs.console import say
+from pipelines.runs.folder import RunFolder, is_main, read_report
+from pipelines.schemas import compare, evaluate, transfer
+from pipelines.schemas.common import PrepareConfig
+from pipelines.schemas.compare import Trial
+from pipelines.schemas.measures import chance_of, figure_of, is_better_low, needs_labels, parts_of
+
+BASELINES = ("teacher", "scratch", "random weights")
+DIVERGED = "diverged.txt"  # in the folder of a training: why it is not tried again
+Figures = dict[str, Any]  # plain content of a report
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the table, as it comes to be."""
+
+    tried: dict[Trial, Figures | None]  # figures of the trials' trainings; None: diverged
+    scores: dict[Trial, float]  # what the others reach on the pairs held out
+    chosen: Trial | None  # None: every trial diverged
+    trained: dict[int, Figures | None]  # figures of the trainings by seed; None: diverged
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One comparison; every training and evaluation in it is a run of its own, which is continued or kept as it is."""
+
+    config: compare.Config
+    path: Path  # of the config file
+    prepared: set[str] = field(default_factory=set)  # rows whose objectives want a preparation; known once checked
+
+    def run(self) -> None:
+        """Writes table.md, results.json, report.json, and a page of it all."""
+        run = RunFolder.open("compare", self.config, find_pipeline("compare").inputs)
+        if (run.before is not None and not run.is_same) or not run.is_done():
+            self._check()
+            run = self._open(run)
+            results = self._compare()
+            if is_main():
+                table = markdown(rows_of(results))
+                write(run.path / "results.json", json.dumps(results, indent=1) + "\n")
+                write(run.path / "table.md", f"{table}\n{caption_of(results)}\n")
+                say(f"{run.path / 'table.md'}:\n{table}")
+            run.finish({"figures": results})
+        distributed.wait()
+        self._run_stage("report", self.config.page())
+
+    def _check(self) -> None:
+        """Builds every row's training once on all training pairs, and once as a trial of its search.
+
+        Raises:
+            ConfigError: what is wrong with any of them.
+        """
+        problems: list[str] = []
+        for name in self.config.objectives:
+            try:
+                with within(f"row {name}"):
+                    parts = build_parts(self.config.final(name, Trial(), self.config.seeds[0]))
+                    self._check_measures(parts)
+                self._check_trial(name)
+                if parts.preparation is not None:
+                    self.prepared.add(name)
+            except ConfigError as error:
+                problems += error.problems
+        if problems:
+            raise ConfigError(list(dict.fromkeys(problems)))
+        self._check_label_counts()
+
+    def _check_label_counts(self) -> None:
+        """An evaluation leaves out a number of labels that a class does not have."""
+        search, data = self.config.search, self.config.transfer.data
+        for place, measure in enumerate(self.config.measures):
+            count = parts_of(measure)["labels"]
+            if count is None or count == "all":
+                continue
+            held_out = search.held_out if search and place == 0 else None  # by the first measure trials are judged
+            labels = open_parts(data, held_out, "search.held_out")[0].manifest.labels
+            name, least = min(((name, found) for name, found in labels.items() if found), key=lambda item: item[1])
+            if least < int(count):
+                rest = " that are not held out" if held_out else ""
+                raise ConfigError([f"measures.{place} is {measure}, but class {name!r} has only {least} training pairs"
+                                   f"{rest}"])  # fmt: skip
+
+    def _check_trial(self, name: str) -> None:
+        """Builds one of the trials of a row, if it has any; the others differ by factors alone."""
+        search, shared = self.config.search, self.config.transfer
+        for trial in self.config.trials(name)[:1]:
+            assert search is not None
+            learnt, _ = open_parts(shared.data, search.held_out, "search.held_out")  # the same for every row
+            size = shared.train.batch_size
+            if size > len(learnt):
+                raise ConfigError([f"search.held_out.share: {search.held_out.share} leaves {len(learnt)} pairs to "
+                                   f"learn from, and transfer.train.batch_size is {size}"])  # fmt: skip
+            with within(f"search of row {name}"):
+                build_parts(self.config.trial(name, trial))
+
+    def _check_measures(self, parts: Parts) -> None:
+        for place, measure in enumerate(self.config.measures):
+            if needs_labels(measure) and not parts.shards.manifest.classes:
+                raise ConfigError([f"measures.{place} is {measure}, which needs labels, and the pairs have none"])
+        if self.config.measures[0] == "classifier" and not parts.classes:
+            raise ConfigError(["measures.0 is classifier, and no objective here trains one; add cross_entropy"])
+
+    def _open(self, run: RunFolder) -> RunFolder:
+        if run.before is not None and not run.is_same:
+            say(f"{run.path}: config or inputs changed; trainings that are still part of it are kept")
+            run = run.renew()
+        distributed.wait()
+        run.begin()
+        return run
+
+    def _compare(self) -> Figures:
+        """Search, choice, training, test: nothing of the test set is read before every choice has been made."""
+        tried = {name: self._try(name) for name in self.config.objectives}
+        scores = self._score(tried)
+        chosen = {name: self._choose(trials, scores[name]) for name, trials in tried.items()}
+        trained = {name: self._train(name, trial) for name, trial in chosen.items()}
+        judged = self._judge(trained)
+        rows = {name: Row(tried[name], scores[name], chosen[name], trained[name]) for name in tried}
+        return self._results(rows, judged)
+
+    def _try(self, name: str) -> dict[Trial, Figures | None]:
+        """The trainings of a row's search."""
+        trials, tuned = self.config.trials(name), self.config.search is not None and bool(self.config.objectives[name])
+        if tuned and not trials and self.config.is_blind(name):
+            say(f"{name}: not tuned, for adamw trains it alike at any weight with nothing beside it")
+        return {trial: self._transfer(name, self.config.trial(name, trial)) for trial in trials}
+
+    def _train(self, name: str, trial: Trial | None) -> dict[int, Figures | None]:
+        """The trainings of a row that are compared; all are lost where all its trials were."""
+        return {
+            seed: None if trial is None else self._transfer(name, self.config.final(name, trial, seed))
+            for seed in self.config.seeds
+        }
+
+    def _transfer(self, name: str, config: transfer.Config) -> Figures | None:
+        """The figures of one of a row's trainings, which is taken, continued or kept; None where it diverges."""
+        if name not in self.prepared:
+            config = replace(config, prepare=PrepareConfig())
+        pipeline = find_pipeline("transfer")
+        run = RunFolder.open("transfer", config, pipeline.inputs)
+        run.make_room()
+        lost = run.path / DIVERGED
+        if run.is_same and distributed.from_main(lost.is_file):
+            say(f"{run.path}: diverged before")
+            return None
+        try:
+            pipeline.run(config, self.path)
+        except DivergedError as error:
+            say(f"{run.path}: diverged: {error}")
+            if is_main():
+                write(lost, f"{error}\n")
+            return None
+        distributed.wait()
+        return distributed.from_main(lambda: read_report(run.path)["figures"])
+
+    def _run_stage(self, name: str, config: Any) -> None:
+        pipeline = find_pipeline(name)
+        RunFolder.open(name, config, pipeline.inputs).make_room()
+        pipeline.run(config, self.path)
+
+    def _evaluate(self, config: evaluate.Config) -> Figures:
+        """The figures of an evaluation, which is taken or kept."""
+        self._run_stage("evaluate", config)
+        distributed.wait()
+        return distributed.from_main(lambda: read_report(config.output)["figures"])
+
+    def _score(self, tried: dict[str, dict[Trial, Figures | None]]) -> dict[str, dict[Trial, float]]:
+        """What every trial that did not diverge reaches on the pairs held out."""
+        alive = {name: [trial for trial, figures in trials.items() if figures] for name, trials in tried.items()}
+        students = {f"{name}/{trial}": [self.config.trial(name, trial).output]
+                    for name, trials in alive.items() for trial in trials}  # fmt: skip
+        if not students:
+            return {name: {} for name in tried}
+        judged, measure = self._evaluate(self.config.judge_trials(students)), self.config.measures[0]
+        return {
+            name: {trial: (figure_of(judged, f"{name}/{trial}", measure) or {})["mean"] for trial in trials}
+            for name, trials in alive.items()
+        }
+
+    def _choose(self, tried: dict[Trial, Figures | None], scores: dict[Trial, float]) -> Trial | None:
+        """The best trial; of equals, the one that departs least from the config."""
+        if not tried:
+            return Trial()
+        sign = -1 if is_better_low(self.config.measures[0]) else 1
+        return max(scores, key=lambda trial: (sign * scores[trial], -trial.departure), default=None)
+
+    def _judge(self, trained: dict[str, dict[int, Figures | None]]) -> Figures:
+        """The figures of all students on the test set.
+
+        Raises:
+            RunError: there is none.
+        """
+        students = {name: self._folders(name, runs) for name, runs in trained.items() if any(runs.values())}
+        if not students:
+            raise RunError("every training diverged, so that nothing is left to compare; lower transfer.train.lr")
+        return self._evaluate(self.config.judge(students))
+
+    def _folders(self, name: str, trained: dict[int, Figures | None]) -> list[str]:
+        """Of the students that did not diverge."""
+        return [self.config.final(name, Trial(), seed).output for seed, figures in trained.items() if figures]
+
+    def _results(self, rows: dict[str, Row], judged: Figures) -> Figures:
+        """Everything that is known in the end, as plain content; the best row first."""
+        measures, sign = self.config.measures, 1 if is_better_low(self.config.measures[0]) else -1
+        described = {name: self._describe(name, row, judged) for name, row in rows.items()}
+
+        def place(name: str) -> tuple[bool, float]:
+            figure = described[name]["figures"][measures[0]]
+            return figure is None, sign * figure["mean"] if figure else 0.0
+
+        return {
+            "measures": measures,
+            "seeds": self.config.seeds,
+            "search": None if self.config.search is None else to_plain(self.config.search),
+            "shared": self._shared(rows, judged),
+            "rows": {name: described[name] for name in sorted(described, key=place)},
+            "baselines": {who: {measure: figure_of(judged, who, measure) for measure in measures} for who in BASELINES},
+            "chance": {measure: chance_of(judged, measure) for measure in measures},
+        }
+
+    def _describe(self, name: str, row: Row, judged: Figures) -> Figures:
+        alive = [figures for figures in row.trained.values() if figures]
+        phases = [phase for figures in alive for phase in (figures, figures.get("preparation")) if phase]
+        paces = [figures["milliseconds_per_step"] for figures in alive]
+        config = self.config.final(name, row.chosen or Trial(), self.config.seeds[0])
+        return {
+            "objectives": to_plain(config.objectives),
+            "trials": [
+                {"weight": trial.weight, "rate": trial.rate, "score": row.scores.get(trial), "diverged": not figures}
+                for trial, figures in row.tried.items()
+            ],
+            "chosen": None if row.chosen is None else {"weight": row.chosen.weight, "rate": row.chosen.rate},
+            "trained": len(alive),
+            "diverged": len(row.trained) - len(alive),
+            "figures": {measure: figure_of(judged, name, measure) for measure in self.config.measures},
+            "milliseconds_per_step": statistics.median(paces) if paces else None,
+            "preparation_steps": alive[0]["preparation"]["steps"] if alive and name in self.prepared else None,
+            "peak_memory_mb": max((phase["peak_memory_mb"] for phase in phases), default=None),
+            "students": self._folders(name, row.trained),
+        }
+
+    def _shared(self, rows: dict[str, Row], judged: Figures) -> Figures:
+        """What all rows have in common, and what everything took."""
+        finals = [figures for row in rows.values() for figures in row.trained.values() if figures]
+        trials = [figures for row in rows.values() for figures in row.tried.values() if figures]
+        assert len({figures["steps"] for figures in finals}) == 1, "the budget is the same for every row"
+        first = {key: finals[0][key] for key in ("steps", "pairs", "processes", "device")}
+        searched = (
+            {"steps": trials[0]["steps"], "held_out_pairs": first["pairs"] - trials[0]["pairs"]} if trials else None
+        )
+        phases = [figures["preparation"] for figures in [*finals, *trials] if "preparation" in figures]
+        seconds = sum(figures["seconds"] for figures in [*finals, *trials, *phases, judged])
+        return {**first, "test_pairs": judged["test_pairs"], "search": searched, "seconds": round(seconds, 1)}

@@ -1,0 +1,39 @@
+"""Configs: frozen dataclasses are the schema, YAML and `key=value` the content; every problem is found before work.
+
+A schema's fields are int, float, bool, str, `X | None`, Literal, tuple, list, dict[str, X], frozen dataclasses, and the
+marked ones: `choice`, `options_of`, `number`, `free`. A nested dataclass without a default may be left out of a config
+as long as it has no required field. A schema's `FILLED` holds plain values by dotted key, which stand where a config
+leaves out what code sets; its `SET` says by dotted key what sets a field: only a base may speak of it, and in vain.
+"""
+
+from pipelines.config.errors import ConfigError, FieldError
+from pipelines.config.fields import choice, free, number, options_of
+from pipelines.config.loading import (
+    at,
+    differences,
+    leaves,
+    load,
+    to_dict,
+    to_plain,
+    to_yaml,
+    within,
+    without,
+)
+
+__all__ = [
+    "ConfigError",
+    "FieldError",
+    "at",
+    "choice",
+    "differences",
+    "free",
+    "leaves",
+    "load",
+    "number",
+    "options_of",
+    "to_dict",
+    "to_plain",
+    "to_yaml",
+    "within",
+    "without",
+]

@@ -1,0 +1,163 @@
+"""What the command line says of itself: read from sources and schemas, so that it imports nothing heavy."""
+
+import ast
+import json
+import re
+import textwrap
+from collections.abc import Collection, Iterator
+from dataclasses import MISSING, Field, fields, is_dataclass
+from types import ModuleType
+from typing import Any, get_args, get_type_hints
+
+from modalities.common.catalogue import Catalogue, summary
+from pipelines.config import to_plain
+from pipelines.config.fields import CATALOGUES, bounds_of, declared, group_of
+
+_USAGE = """\
+Moves knowledge between sensors: a teacher network on one modality teaches a student on another.
+
+  crossmodal PIPELINE CONFIG [key=value ...]   run a pipeline
+  crossmodal PIPELINE --help                   every field of its config
+  crossmodal list KIND [NAME]                  what there is: {kinds}
+  crossmodal --version
+  crossmodal ... --debug                       with tracebacks of errors
+
+CONFIG is a YAML file that says what differs from the defaults. train.lr=0.1 sets a field (the value is YAML),
+~train.lr removes what the file says of it. Mappings are joined: 'objectives={{kd: }}' adds kd to what the file has and
+'objectives={{~crd: , kd: }}' takes crd out too; student.encoder.name=resnet drops the options that the file gives to
+another encoder. In the file, or a mapping in it, `base: other.yaml` begins from another file; ${{train.lr}} is another
+value and ${{oc.env:NAME,default}} the environment's. On several devices: torchrun -m pipelines PIPELINE ...
+
+Pipelines:
+{pipelines}"""
+_COLUMN, _WIDTH = 44, 120
+
+
+def usage(pipelines: Catalogue) -> str:
+    """The page of `crossmodal --help`."""
+    return _USAGE.format(kinds=", ".join([*CATALOGUES, "pipelines"]), pipelines=list_pipelines(pipelines))
+
+
+def list_pipelines(pipelines: Catalogue) -> str:
+    """Every pipeline with the first line of its docstring."""
+    sources = {name: (pipelines.folder / f"{name}.py").read_text(encoding="utf-8") for name in pipelines.names()}
+    return "\n".join(_row(name, summary(ast.parse(source)), column=16) for name, source in sources.items())
+
+
+def list_entries(catalogue: Catalogue, names: list[str]) -> str:
+    """Entries of a catalogue with their summaries and options."""
+    return "\n\n".join(
+        "\n".join([_row(name, catalogue.summary(name), 16), *_options(catalogue, name)]) for name in names
+    )
+
+
+def describe_pipeline(name: str, pipeline: ModuleType) -> str:
+    """The page of `crossmodal PIPELINE --help`."""
+    flags: dict[str, str] = getattr(pipeline, "flags", {})
+    filled = {*getattr(pipeline.Config, "FILLED", ()), *getattr(pipeline.Config, "SET", ())}
+    parts = [
+        f"crossmodal {name} CONFIG [key=value ...]",
+        *(f"crossmodal {name} {flag} PATH   {text}" for flag, text in flags.items()),
+        "",
+        (pipeline.__doc__ or "").strip(),
+        "",
+        "Fields of the config, with type and default; * marks those that must be given where their parent is:",
+        *(_row(head, comment) for head, comment in _fields(pipeline.Config, hidden=filled)),
+    ]
+    used = {item.metadata["catalogue"] for item in _all_fields(pipeline.Config) if "catalogue" in item.metadata}
+    names = [(kind, ", ".join(CATALOGUES[kind].names())) for kind in CATALOGUES if kind in used]
+    if names:
+        parts += [
+            "",
+            "Names to choose from (crossmodal list KIND [NAME] shows their options); a plain name stands for a",
+        ]
+        parts += ["mapping that gives only the name: `encoder: convnet` is `encoder: {name: convnet}`"]
+        parts += [_row(kind, known, column=16) for kind, known in names]
+    return "\n".join(parts)
+
+
+def _fields(
+    schema: type, key: str = "", given: object = None, *, hidden: Collection[str] = ()
+) -> Iterator[tuple[str, str]]:
+    """Heads such as "train.lr: float = 0.1", with comments, but those of `hidden` paths.
+
+    `given` holds defaults that differ from the schema's.
+    """
+    for item in fields(schema):
+        path, source = f"{key}{item.name}", declared(schema)[item.name]
+        if path in hidden:
+            continue
+        default = _default(item) if given is None else getattr(given, item.name)
+        if "options_of" in item.metadata:
+            yield f"{key}<option>", f"any option of what {key}{item.metadata['options_of']} names"
+            continue
+        kind = get_type_hints(schema)[item.name]
+        comment = "; ".join(part for part in (source.comment, bounds_of(item)) if part)
+        yield _head(path, source.annotation, item, default, kind), comment
+        inner = _inner(kind)
+        if inner is not None:
+            default = default if is_dataclass(default) else None
+            yield from _fields(inner, path + _step(kind), default, hidden=hidden)
+
+
+def _head(path: str, annotation: str, item: Field[Any], default: object, kind: Any) -> str:
+    annotation = re.sub(r"Literal\[(.*?)\]", lambda found: found[1].replace("'", "").replace(", ", "|"), annotation)
+    if is_dataclass(default) or (default is MISSING and is_dataclass(kind)):
+        return f"{path}:"
+    if item.metadata.get("from_key"):
+        return f"{path}: {annotation} = its key"
+    return f"{path}*: {annotation}" if default is MISSING else f"{path}: {annotation} = {_spell(default)}"
+
+
+def _all_fields(schema: type) -> Iterator[Field[Any]]:
+    for item in fields(schema):
+        yield item
+        inner = _inner(get_type_hints(schema)[item.name])
+        if inner is not None:
+            yield from _all_fields(inner)
+
+
+def _inner(kind: Any) -> type | None:
+    """The dataclass in a type: Teacher of `Teacher | None` and of `dict[str, Teacher]`."""
+    if is_dataclass(kind) and isinstance(kind, type):
+        return kind
+    return next((found for member in get_args(kind) if (found := _inner(member)) is not None), None)
+
+
+def _step(kind: Any) -> str:
+    """How a path goes on below a field of this type."""
+    if getattr(kind, "__origin__", None) is dict:
+        return ".<name>" + _step(get_args(kind)[1])
+    return ".<number>." if getattr(kind, "__origin__", None) in (list, tuple) else "."
+
+
+def _default(item: Field[Any]) -> Any:
+    if item.default_factory is not MISSING:
+        return item.default_factory()
+    return item.default
+
+
+def _spell(value: Any) -> str:
+    return json.dumps(to_plain(value))
+
+
+def _options(catalogue: Catalogue, name: str) -> Iterator[str]:
+    for option in catalogue.options(name).values():
+        default = "" if option.default is None else f" = {option.default}"
+        required = "*" if option.default is None else ""
+        group = group_of(option)
+        yield _row(f"  {option.name}{required}: {'' if group else option.annotation + default}", option.comment)
+        if group is not None:
+            for head, comment in _fields(group, f"{option.name}."):
+                yield _row(f"  {head}", comment)
+
+
+def _row(head: str, comment: str, column: int = _COLUMN) -> str:
+    """Two columns; a head that is too long has its comment on the next lines."""
+    lines = textwrap.wrap(comment, _WIDTH - column - 2) or [""]
+    first = f"  {head}"
+    if len(first) > column - 2:
+        lines = [first, *(" " * column + line for line in lines)]
+    else:
+        lines = [f"{first:<{column}}{lines[0]}", *(" " * column + line for line in lines[1:])]
+    return "\n".join(line.rstrip() for line in lines if line.strip())

@@ -1,0 +1,162 @@
+"""YAML text to a tree of values that know their line, and back; nothing in it is ever executed.
+
+Scalars are read as YAML 1.2 does: only `true` and `false` are booleans (`yes` and `on` are text), `1e-3` is a number,
+`010` and `2024-01-01` are text. Tags, anchors and aliases are refused.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from pipelines.config.errors import ConfigError
+
+_TAG = "tag:yaml.org,2002:"
+_DIGITS = r"(?:0|[1-9][0-9]*(?:_[0-9]+)*)"
+_PLAIN = (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", rf"[-+]?{_DIGITS}", list("-+0123456789")),
+    ("float", rf"[-+]?(?:{_DIGITS}(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?", list("-+.0123456789")),
+    ("float", r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)", list("-+.")),
+)
+
+
+@dataclass(frozen=True)
+class Node:
+    """One value of a config."""
+
+    value: Any  # a mapping of names to nodes, a list of nodes, or a scalar
+    where: str  # "configs/x.yaml:12" or "override train.lr=1"
+    text: str | None = None  # as typed, where it came without YAML's quotes: an override, the environment
+    broken: bool = False  # unreadable, which has been said
+    short: "Node | None" = None  # the name this mapping was merged onto: `encoder: convnet`, then `encoder.width=8`
+    touched: tuple[str, ...] = ()  # overrides that were joined into this mapping of a file
+    lapsed: Mapping[str, tuple[str | None, frozenset[str]]] = field(default_factory=dict)  # see `_compose.merge`
+
+    @property
+    def places(self) -> str:
+        """All that had a hand in it: "x.yaml:12 and override train.lr=1"."""
+        return " and ".join(dict.fromkeys([self.where, *self.touched]))
+
+
+class _Loader(yaml.SafeLoader):
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 (pyyaml keeps them in the class; filled below)
+
+    def compose_node(self, parent: yaml.Node | None, index: object) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):  # a few aliases of aliases would grow without end
+            mark = self.peek_event().start_mark
+            raise yaml.composer.ComposerError(None, None, "aliases (*name) are not supported; write ${key}", mark)
+        return super().compose_node(parent, index)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Puts quotes around what YAML 1.1 or our own reading would take for something other than text."""
+
+
+for _name, _pattern, _first in _PLAIN:
+    for _class in (_Loader, _Dumper):
+        _class.add_implicit_resolver(_TAG + _name, re.compile(rf"^(?:{_pattern})$"), _first)
+
+
+def parse(text: str, place: str, problems: list[str], *, lines: bool = True) -> Node:
+    """The tree of a YAML text; without `lines`, `place` alone is where everything in it was written.
+
+    Raises:
+        ConfigError: it is not YAML.
+    """
+    reader = _Reader(place, lines, problems)
+    try:
+        root = _Loader(text).get_single_node()
+    except yaml.YAMLError as error:
+        mark, reason = getattr(error, "problem_mark", None), getattr(error, "problem", None) or str(error)
+        hint = "; inside [ ] and { }, ${...} needs quotes" if "${" in text and "expected" in reason else ""
+        raise ConfigError([f"{reader.where(mark)}: this is not YAML: {reason.splitlines()[0]}{hint}"]) from error
+    return Node(None, place) if root is None else reader.read(root, place, "")
+
+
+def plain(node: Node) -> Any:
+    """The values alone."""
+    if isinstance(node.value, dict):
+        return {name: plain(child) for name, child in node.value.items()}
+    return [plain(child) for child in node.value] if isinstance(node.value, list) else node.value
+
+
+def place(value: Any, where: str) -> Node:
+    """A plain value as a tree, all of it written at one place."""
+    if isinstance(value, dict):
+        return Node({name: place(child, where) for name, child in value.items()}, where)
+    return Node([place(child, where) for child in value] if isinstance(value, list) else value, where)
+
+
+def scalar(text: str) -> Any:
+    """What an unquoted `text` means in YAML: null, a boolean, a number or itself."""
+    return _value(str(_Loader("").resolve(yaml.ScalarNode, text, (True, False))), text)
+
+
+def dump(values: Mapping[str, Any]) -> str:
+    r"""YAML that reads back as the same values; `${` is written as `\${`, so that it refers to nothing."""
+    return yaml.dump(_escape(values), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+@dataclass(frozen=True)
+class _Reader:
+    place: str
+    lines: bool
+    problems: list[str]
+
+    def where(self, mark: yaml.Mark | None) -> str:
+        return f"{self.place}:{mark.line + 1}" if self.lines and mark else self.place
+
+    def read(self, node: yaml.Node, where: str, key: str) -> Node:
+        if isinstance(node, yaml.MappingNode) and node.tag == f"{_TAG}map":
+            return self._mapping(node, where, key)
+        if isinstance(node, yaml.SequenceNode) and node.tag == f"{_TAG}seq":
+            items = enumerate(node.value)
+            return Node([self.read(item, self.where(item.start_mark), f"{key}.{i}") for i, item in items], where)
+        try:
+            if isinstance(node, yaml.ScalarNode):
+                return Node(_value(node.tag, node.value), where)
+        except (KeyError, ValueError):
+            pass  # a tag that is not for scalars, or not for this one
+        tag = node.tag.replace(_TAG, "!!")
+        self.problems.append(f"{where}: {key} has the tag {tag}, which cannot be read; configs hold plain values")
+        return Node(None, where, broken=True)
+
+    def _mapping(self, node: yaml.Node, where: str, key: str) -> Node:
+        found: dict[str, Node] = {}
+        for name, child in node.value:
+            here, inner = self.where(name.start_mark), f"{key}.{name.value}".removeprefix(".")
+            if not isinstance(name, yaml.ScalarNode):
+                self.problems.append(f"{here}: {key or 'the config'} has a list or mapping as a key; keys are names")
+                continue
+            if name.value in found:
+                self.problems.append(f"{here}: {inner} is given twice, first at {found[name.value].where}")
+            found[name.value] = self.read(child, here, inner)
+        return Node(found, where)
+
+
+def _value(tag: str, text: str) -> Any:
+    match tag.removeprefix(_TAG):
+        case "null":
+            return None
+        case "bool":
+            return {"true": True, "false": False}[text.lower()]
+        case "int":
+            return int(text)
+        case "float":
+            return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
+        case "str":
+            return text
+    raise ValueError(f"tag must be a plain YAML one, got {tag}")
+
+
+def _escape(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _escape(child) for name, child in value.items()}
+    if isinstance(value, list | tuple):
+        return [_escape(child) for child in value]
+    # OmegaConf reads \${ as the text ${, and halves the backslashes before it
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value

@@ -1,0 +1,172 @@
+"""The loop behind `crossmodal features`: shards are dealt to the processes, and each is written once."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from tqdm import tqdm
+
+from crossmodal.data.extraction import Extract, Looks, batches_of, look_parts
+from crossmodal.data.feature_writer import FeatureTar, is_done, remove_marks, write_manifest
+from crossmodal.data.features import DTYPES, kept, round_rows, take_apart
+from crossmodal.data.reader import to_batch
+from crossmodal.data.shards import Shards
+from crossmodal.data.views import Look, View
+from crossmodal.encoders import Spec
+from pipelines.building.cached_features import origin
+from pipelines.building.data import networks_of, open_shards, open_views
+from pipelines.building.teachers import Teacher, build_teachers
+from pipelines.config.errors import RunError
+from pipelines.runs import distributed
+from pipelines.runs.console import say
+from pipelines.runs.folder import RunFolder
+from pipelines.schemas.features import Config
+
+
+@dataclass
+class Extraction:
+    """One extraction, of all its teachers at once."""
+
+    config: Config
+    run: RunFolder
+    shards: Shards
+    views: dict[str, View]  # those that teachers see
+    teachers: dict[str, Teacher]
+    specs: dict[str, Spec]  # of what is kept
+    state: PartialState = field(default_factory=PartialState)
+
+    @classmethod
+    def of(cls, config: Config, run: RunFolder) -> "Extraction":
+        """Everything opened, built and checked; nothing is written."""
+        shards = open_shards(config.data, "data")
+        seen = {teacher.view: config.views[teacher.view] for teacher in config.teachers.values()}
+        views = open_views(shards, seen, networks_of(config.teachers), repeating=seen)
+        teachers = build_teachers(config.teachers, views)
+        specs = {
+            name: kept(teacher.spec, maps=config.maps, preactivations=config.preactivations)
+            for name, teacher in teachers.items()
+        }
+        return cls(config, run, shards, views, teachers, specs)
+
+    def extract(self) -> dict[str, Any]:
+        """Writes what is not there yet; gives the figures for the report."""
+        began, files = time.monotonic(), [shard.file for shard in self.shards.manifest.shards]
+        left = [
+            number for number, file in enumerate(files)
+            if not all(is_done(self.run.path / name / file) for name in self.teachers)
+        ]  # fmt: skip
+        say(f"{self.run.path}: {len(self.shards)} pairs, {self.config.look.windows} windows each; {len(left)} of "
+            f"{len(files)} shards to do; {self.state.num_processes} processes on {self.state.device}")  # fmt: skip
+        distributed.wait()  # nothing is written before all have seen what is there
+        for teacher in self.teachers.values():
+            teacher.encoder.to(self.state.device)
+        looks = self._write(left[self.state.process_index :: self.state.num_processes])
+        distributed.wait()
+        seconds = time.monotonic() - began
+        teachers = {name: self._finish(name, files) for name in self.teachers} if self.state.is_main_process else {}
+        return {"teachers": teachers, "seconds": round(seconds, 1), "looks_per_second": round(looks / seconds, 1)}
+
+    def clean(self) -> None:
+        """Removes what only an interrupted run needs."""
+        if self.state.is_main_process:
+            for name in self.teachers:
+                remove_marks(self.run.path / name)
+
+    def _write(self, numbers: list[int]) -> int:
+        """The tars of these shards; gives the number of looks that this process took at pairs."""
+        loaded, looks, began = self._load(numbers), 0, time.monotonic()
+        with self._bar(numbers) as bar:
+            for number in numbers:
+                file, count = self.shards.manifest.shards[number].file, len(self._batches(number))
+                with contextlib.ExitStack() as stack:
+                    tars = {
+                        name: stack.enter_context(FeatureTar(self.run.path / name / file)) for name in self.teachers
+                    }
+                    for some in islice(loaded, count):
+                        self._add(tars, some)
+                        bar.update(len(some.keys))
+                        looks += 0 if some.part is None else len(some.part.index)
+                if self.state.is_main_process:
+                    self.run.log({"shard": file, "looks": looks, "seconds": round(time.monotonic() - began, 1)})
+        return looks
+
+    def _add(self, tars: dict[str, FeatureTar], looks: Looks) -> None:
+        """Some pairs to the tar of every teacher, in their order."""
+        features = self._features(looks)
+        for problem in looks.problems:
+            if problem is not None:
+                print(f"{self.run.path}: left without features: {problem}", file=sys.stderr, flush=True)
+        for name, tar in tars.items():
+            row = 0
+            for key, problem in zip(looks.keys, looks.problems, strict=True):
+                if problem is not None:
+                    tar.add_unreadable(key, problem)
+                    continue
+                tar.add(key, {member: values[row] for member, values in features[name].items()})
+                row += 1
+
+    def _features(self, looks: Looks) -> dict[str, dict[str, np.ndarray]]:
+        """Arrays of shape [readable pairs, windows, *size], by teacher and member."""
+        if looks.part is None:
+            return {}
+        batch, found = to_batch(looks.part, self.views, self.state.device), {}
+        for name, teacher in self.teachers.items():
+            members = take_apart(teacher.look(batch), self.specs[name])
+            found[name] = {member: self._round(name, member, values) for member, values in members.items()}
+        return found
+
+    def _round(self, name: str, member: str, values: torch.Tensor) -> np.ndarray:
+        try:
+            rounded = round_rows(values, DTYPES[self.config.dtype])
+        except ValueError as error:
+            hint = "; set dtype=float32 and another output" if self.config.dtype == "float16" else ""
+            raise RunError(f"teachers.{name}: {member}: {error}{hint}") from error
+        return rounded.unflatten(0, (-1, self.config.look.windows or 1)).cpu().numpy()
+
+    def _finish(self, name: str, files: list[str]) -> dict[str, Any]:
+        """The manifest of a teacher's folder; gives its figures."""
+        config = self.config
+        manifest = write_manifest(
+            self.run.path / name,
+            files,
+            origin=origin(config, name, config.look, self.shards, self.views),
+            windows=config.look.windows,
+            dtype=config.dtype,
+            spec=self.specs[name],
+            whole=self.teachers[name].spec,
+            classes=self.teachers[name].classes,
+        )
+        size = sum(shard.bytes for shard in manifest.shards) / 1e6
+        say(f"{self.run.path / name}: {manifest.pairs} pairs x {manifest.windows} windows, {size:.1f} MB")
+        return {
+            "pairs": manifest.pairs,
+            "windows": manifest.windows,
+            "unreadable": manifest.unreadable,
+            "megabytes": round(size, 2),
+            "digest": manifest.digest,
+        }
+
+    def _batches(self, number: int) -> list[range]:
+        windows = self.config.look.windows or 1
+        return batches_of(self.shards, number, max(1, self.config.batch_size // windows))
+
+    def _load(self, numbers: list[int]) -> Iterator[Looks]:
+        look = self.config.look
+        batches = [batch for number in numbers for batch in self._batches(number)]
+        extract = Extract(
+            self.shards, self.views, Look(**asdict(look)), self.config.seed, batches,
+            skip_unreadable=self.config.on_error == "skip",
+        )  # fmt: skip
+        return look_parts(extract, workers=self.config.workers, pin_memory=self.state.device.type == "cuda")
+
+    def _bar(self, numbers: list[int]) -> Any:
+        total = sum(self.shards.manifest.shards[number].pairs for number in numbers)
+        quiet = not (self.state.is_main_process and sys.stderr.isatty())
+        return tqdm(total=total, unit=" pairs", disable=quiet, desc=self.run.path.name)

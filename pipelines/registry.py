@@ -1,0 +1,19 @@
+"""Which pipelines there are: the modules of this package that are commands, and those of plug-ins."""
+
+from types import ModuleType
+
+from modalities.common.catalogue import Catalogue, suggest
+from pipelines.config.errors import ConfigError
+
+PIPELINES = Catalogue("pipelines", "", "pipeline", beside=("registry",))
+
+
+def find_pipeline(name: str) -> ModuleType:
+    """The module of a pipeline, with its `Config` and `run`.
+
+    Raises:
+        ConfigError: there is no such pipeline.
+    """
+    if name not in PIPELINES.names():
+        raise ConfigError([f"pipeline {name!r} is not known{suggest(name, [*PIPELINES.names(), 'list'])}"])
+    return PIPELINES.module(name)

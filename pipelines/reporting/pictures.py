@@ -1,0 +1,207 @@
+"""Figures for people: contact sheets, curves, bars, maps. Drawn without a display; nothing is shown, only written."""
+
+import base64
+import io
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from crossmodal.checkpoint import write
+from crossmodal.data.reader import join, read_pair
+from crossmodal.data.shards import Shards
+from crossmodal.data.views import Look, View
+from pipelines.schemas.measures import heading_of, is_better_low
+
+matplotlib.rcParams["text.parse_math"] = False  # a $ in a user's name is a $
+
+COLOURS = ("#2b6cb0", "#c05621", "#2f855a", "#6b46c1", "#b83280", "#4a5568", "#975a16", "#086f83")
+BLANK = torch.ones(3, 1, 1)  # in place of what a pair lacks
+
+
+def contact_sheet(shards: Shards, views: Mapping[str, View], path: Path, *, count: int = 8) -> Path:
+    """Writes what each network would see of some pairs: whole, and as a training look with its augmentation.
+
+    A link at `path` is replaced; the file that it names stays as it is.
+    """
+    write(path, _png(draw_pairs(shards, views, spread(len(shards), count))))
+    return path
+
+
+def spread(total: int, count: int) -> list[int]:
+    """Up to `count` positions, evenly over a data set."""
+    return torch.linspace(0, total - 1, min(count, total)).long().tolist()
+
+
+def draw_pairs(shards: Shards, views: Mapping[str, View], indices: Sequence[int]) -> Figure:
+    """Pairs as columns; every view as two rows, whole and augmented, blank where a pair comes without it."""
+    figure = Figure(figsize=(1.35 * len(indices) + 1, 2.8 * len(views)))
+    axes = figure.subplots(2 * len(views), len(indices), squeeze=False)
+    whole = join([read_pair(shards, dict(views), index, masks=True) for index in indices])
+    looks = join([read_pair(shards, dict(views), index, look=Look(), masks=True) for index in indices])
+    for row, (name, view) in enumerate(views.items()):
+        augmented = view.modality.augment(looks.adapted[name], looks.draws[name])
+        for column, there in enumerate(whole.present[name]):
+            for below, seen in enumerate((whole.adapted[name][column], augmented[column])):
+                show(axes[2 * row + below][column], view.modality.picture(seen) if there else BLANK)
+        axes[2 * row][0].set_ylabel(legible(name), fontsize=9)
+        axes[2 * row + 1][0].set_ylabel(f"{legible(name)},\nin training", fontsize=9)
+    for column, label in enumerate(whole.label.tolist()):
+        axes[0][column].set_title(legible(shards.manifest.classes[label]) if label >= 0 else "", fontsize=8)
+    return figure
+
+
+def show(axes: Axes, picture: Tensor) -> None:
+    """A picture [3, height, width] in [0, 1], without ticks."""
+    axes.imshow(picture.permute(1, 2, 0).clamp(0, 1).numpy())
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
+def draw_retrieval(
+    shards: Shards, query: View, answer: View, queries: Sequence[int], found: Sequence[Sequence[int]]
+) -> Figure:
+    """A row a query: what the student saw, its true partner, and the partners it finds; the right one is framed."""
+    width = 2 + len(found[0])
+    figure = Figure(figsize=(1.25 * width, 1.35 * len(queries)))
+    axes = figure.subplots(len(queries), width, squeeze=False)
+    for row, (index, hits) in enumerate(zip(queries, found, strict=True)):
+        pair = read_pair(shards, {"query": query, "answer": answer}, index)
+        show(axes[row][0], query.modality.picture(pair.adapted["query"][0]))
+        show(axes[row][1], answer.modality.picture(pair.adapted["answer"][0]))
+        for column, hit in enumerate(hits, 2):
+            other = read_pair(shards, {"answer": answer}, hit)
+            show(axes[row][column], answer.modality.picture(other.adapted["answer"][0]))
+            if hit == index:
+                for spine in axes[row][column].spines.values():
+                    spine.set(color="#2f855a", linewidth=3)
+    for column, title in enumerate(["query", "its pair", *(f"found {rank}" for rank in range(1, width - 1))]):
+        axes[0][column].set_title(title, fontsize=8)
+    return figure
+
+
+def draw_curves(metrics: Sequence[Mapping[str, Any]]) -> Figure:
+    """Every figure of a training over its steps."""
+    every = dict.fromkeys(name for line in metrics for name in line)
+    names = [name for name in every if name not in ("step", "epoch", "pairs_per_second", "phase")]
+    columns = min(len(names), 5)
+    rows = math.ceil(len(names) / columns)
+    figure = Figure(figsize=(3.2 * columns, 2.4 * rows))
+    for number, name in enumerate(names, 1):
+        axes, told = figure.add_subplot(rows, columns, number), [line for line in metrics if name in line]
+        axes.plot([line["step"] for line in told], [line[name] for line in told], color=COLOURS[0], lw=1.3)
+        axes.set_title(name, fontsize=9)
+        axes.tick_params(labelsize=7)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    return figure
+
+
+def draw_few_labels(curves: Mapping[str, Mapping[str, Mapping[str, Any]]], chance: float) -> Figure:
+    """Accuracy over labels a class, with the spread over seeds."""
+    figure = Figure(figsize=(8.5, 4))
+    axes = figure.subplots()
+    for number, (who, curve) in enumerate(curves.items()):
+        means = [100 * point["mean"] for point in curve.values()]
+        spreads = [100 * (point["std"] or 0.0) for point in curve.values()]
+        style = "--" if "frozen" in who else "-"
+        axes.errorbar(
+            range(len(curve)), means, spreads, label=who, marker="o", ms=4, ls=style, capsize=3,
+            color=COLOURS[number % len(COLOURS)],
+        )  # fmt: skip
+    axes.axhline(100 * chance, color="#a0aec0", ls=":", label="chance")
+    axes.set_xticks(range(len(curve)), list(curve))
+    axes.set(xlabel="labels a class", ylabel="test accuracy, %")
+    axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def draw_rows(results: Mapping[str, Any]) -> Figure:
+    """The first measure of a comparison: every row's runs with mean and spread, and what they are compared with."""
+    measure = results["measures"][0]
+    rows = {name: row["figures"][measure] for name, row in results["rows"].items() if row["figures"][measure]}
+    figure = Figure(figsize=(7, 0.35 * len(rows) + 1.2))
+    axes = figure.subplots()
+    factor = 1 if is_better_low(measure) else 100
+    for place, row in enumerate(rows.values()):
+        axes.errorbar(
+            factor * row["mean"], place, xerr=factor * (row["std"] or 0.0), fmt="o", capsize=3, color=COLOURS[0]
+        )
+        axes.scatter([factor * value for value in row["runs"]], [place] * len(row["runs"]), s=8, color=COLOURS[5])
+    against = {name: figures[measure]["mean"] for name, figures in results["baselines"].items() if figures[measure]}
+    for number, (name, value) in enumerate({**against, "chance": results["chance"][measure]}.items(), 1):
+        if value is not None:
+            axes.axvline(factor * value, label=name, ls="--", lw=1, color=COLOURS[number])
+    axes.set_yticks(range(len(rows)), list(rows))
+    axes.invert_yaxis()
+    axes.set_xlabel(heading_of(measure) + ("" if is_better_low(measure) else ", %"))
+    axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def draw_shares(rows: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """A stacked bar a posterior: what every part adds to its bound."""
+    figure = Figure(figsize=(7.5, 0.45 * len(rows) + 1.2))
+    axes = figure.subplots()
+    left = dict.fromkeys(rows, 0.0)
+    for number, part in enumerate(next(iter(rows.values()))["shares"]):
+        widths = [row["shares"][part] for row in rows.values()]
+        axes.barh(list(rows), widths, left=list(left.values()), label=part, color=COLOURS[number])
+        left = {name: left[name] + width for name, width in zip(rows, widths, strict=True)}
+    axes.invert_yaxis()
+    axes.set_xlabel("bound on the risk")
+    axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def draw_certificates(rows: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """Bound, risk on the certified pairs and risk on unseen ones, posterior by posterior."""
+    figure = Figure(figsize=(7.5, 3.2))
+    axes = figure.subplots()
+    for number, (key, label) in enumerate(
+        (("total", "bound"), ("without_monte_carlo", "bound, were the drawn weights all there are"),
+         ("test_risk", "risk on unseen pairs"), ("train_risk", "risk on certified pairs"))
+    ):  # fmt: skip
+        axes.plot([*rows], [row[key] for row in rows.values()], marker="o", ms=4, label=label, color=COLOURS[number])
+    axes.set_ylim(bottom=0)
+    axes.legend(fontsize=8, frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def draw_map(points: Tensor, label: Tensor, classes: Sequence[str], names: Sequence[str]) -> Figure:
+    """Embeddings of pairs by one or two networks, [names * pairs, 2]; coloured by class, with a mark for each."""
+    figure = Figure(figsize=(6.5, 5))
+    axes = figure.subplots()
+    for part, marker, colour, name in zip(points.chunk(len(names)), "o^", COLOURS, names, strict=False):
+        colours = {"c": label.tolist(), "cmap": "tab20"} if classes else {"color": colour}
+        axes.scatter(part[:, 0], part[:, 1], marker=marker, s=12, alpha=0.7, label=name, **colours)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.legend(fontsize=8)
+    return figure
+
+
+def legible(name: str) -> str:
+    """A name as it can be drawn: bytes that are not UTF-8 and control characters show as a question mark."""
+    return "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in name)
+
+
+def embed_png(figure: Figure) -> str:
+    """The figure as a data URI, for a page that needs no other file."""
+    return "data:image/png;base64," + base64.b64encode(_png(figure)).decode()
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
+    return buffer.getvalue()

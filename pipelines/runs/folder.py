@@ -1,0 +1,384 @@
+"""A run's folder: resolved config, figures as they come, checkpoints, report; begun once, continued, finished."""
+
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from crossmodal.checkpoint import write, writing
+from pipelines.config import ConfigError, differences, leaves, to_dict, to_yaml, without
+from pipelines.config.errors import FinishedError, SharedError
+from pipelines.runs import distributed
+from pipelines.runs.console import say
+from pipelines.runs.distributed import is_main
+
+RUN, REPORT, METRICS, LOCK = "run.json", "report.json", "metrics.jsonl", ".lock"
+RESULTS = (  # what others read of a finished run
+    "model/*", "*/model/*", "*/manifest.json", "*/*.tar", "*.safetensors", "report.html", "results.json", "table.md",
+)  # fmt: skip
+ALONE = ("shards", "evaluate", "report")  # pipelines that the first process runs while the others wait
+ASIDE = re.compile(r"\..+\.\d+|.+\.\d+\.part")  # files that `crossmodal.checkpoint` has not renamed yet
+PACKAGES = ("crossmodal-transfer", "torch", "torchvision", "torchaudio", "accelerate", "numpy")
+
+
+def digest_of(content: object) -> str:
+    """A name for plain content, equal for equal content."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def read_report(folder: str | Path) -> dict[str, Any]:
+    """The report of a finished run; empty where the folder holds none."""
+    path = Path(folder) / REPORT
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+class Lock:
+    """Keeps other processes out of a folder for as long as this object, or its process, lives.
+
+    Raises:
+        ConfigError: another process is writing into the folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT)  # to be written: else NFS refuses
+        close = weakref.finalize(self, os.close, descriptor)
+        os.register_at_fork(after_in_child=close)  # else workers that outlive a killed process would hold its lock
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError([f"output {folder}: another process is at it; wait for it, or stop it"]) from error
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where one run keeps everything."""
+
+    path: Path
+    pipeline: str
+    config: object
+    inputs: Mapping[str, str]  # digests of what is read
+    locks: list[Lock] = field(default_factory=list, repr=False, compare=False)  # the one that is held, once begun
+
+    @classmethod
+    def of(cls, path: str | Path, pipeline: str, config: object, inputs: Mapping[str, str]) -> "RunFolder":
+        """The run that a config and its inputs describe; touches nothing."""
+        return cls(Path(path), pipeline, config, inputs)
+
+    @classmethod
+    def open(cls, pipeline: str, config: Any, inputs: Callable[[Any], Mapping[str, str]]) -> "RunFolder":
+        """The run that a config and its inputs describe, the same one on every process of the launch.
+
+        Raises:
+            ConfigError: its inputs cannot be read, or the processes were given different runs.
+        """
+        share = distributed.from_main if pipeline in ALONE else distributed.together
+        found = cls.of(config.output, pipeline, config, share(lambda: inputs(config)))
+        agree(found.identity | {"config": to_dict(config, whole=True)})
+        vars(found)["before"] = distributed.from_main(lambda: found.before)
+        return found
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What decides the results."""
+        config = to_dict(self.config, free=False, whole=True)
+        return {"pipeline": self.pipeline, "config": config, "inputs": dict(self.inputs)}
+
+    @cached_property
+    def before(self) -> dict[str, Any] | None:
+        """What the folder said, when first asked, of the run it holds, if it held one."""
+        return self._read()
+
+    def _read(self) -> dict[str, Any] | None:
+        try:
+            found = json.loads((self.path / RUN).read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except ValueError as error:
+            raise ConfigError([f"{self.path / RUN} cannot be read ({error}); choose another output folder"]) from error
+        if not isinstance(found, dict) or not {*self.identity, "environment"} <= set(found):
+            raise ConfigError([f"{self.path / RUN} is not that of a run; choose another output folder"])
+        return found
+
+    @property
+    def is_same(self) -> bool:
+        """Whether the folder holds this very run, wherever what it reads may lie by now."""
+        return self.before is not None and self._decisive(self.before) == self._decisive(self.identity)
+
+    def _decisive(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        """What decides the results, of a record of this pipeline, without what may differ between the two.
+
+        That is where something lies whose content is known to be equal, and `on_error`, where the earlier run stopped
+        at an unreadable pair and this one skips it: so far there was none.
+        """
+        assert self.before is not None
+        old, now = leaves(self.before["config"]), leaves(self.identity["config"])
+        equal = [name for name, digest in self.inputs.items() if self.before["inputs"].get(name) == digest]
+        skips = {key for key, value in now.items() if key.split(".")[-1] == "on_error" and value == '"skip"'
+                 and old.get(key) == '"stop"'}  # fmt: skip
+        aside = skips | (_places(equal) & now.keys()) | {*getattr(self.config, "SET", ())}
+        return {**{key: record[key] for key in self.identity}, "config": without(record["config"], aside)}
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether its report is written and what it left is there."""
+        return (self.path / REPORT).is_file() and not self._gone()
+
+    def _gone(self) -> list[str]:
+        """Files that the report lists and that are not there as they were, by their size."""
+        listed: dict[str, int] = read_report(self.path).get("results", {})  # reports of earlier versions have no list
+        return [name for name, size in listed.items() if _size(self.path / name) != size]
+
+    def is_done(self) -> bool:
+        """Whether there is nothing left to do, as the first process finds; all come here. Writes nothing.
+
+        What it left and is not there any more is made again, as after an interruption.
+
+        Raises:
+            ConfigError: the folder holds another run, or something else.
+        """
+        return distributed.from_main(self._is_done)
+
+    def _is_done(self) -> bool:
+        if self.before is None:
+            self._refuse_strangers()
+        elif not self.is_same:
+            raise ConfigError(self._why_other())
+        elif self.is_finished:
+            say(self._finished)
+        elif gone := self._gone():
+            more = f" and {len(gone) - 1} more files are" if gone[1:] else " is"
+            say(f"{self.path}: finished before, but {gone[0]}{more} gone or changed in size, so that it is made again")
+        return self.is_finished
+
+    @property
+    def _finished(self) -> str:
+        return f"{self.path}: finished before; nothing to do (delete the folder or choose another output to repeat it)"
+
+    def begin(self) -> None:
+        """Opens the folder, new or to be continued, once; called when all that can be checked has been.
+
+        Raises:
+            ConfigError: the folder cannot be made, or another process is writing into it or has begun a run there.
+            FinishedError: another process has finished this run since `is_done`.
+        """
+        if not is_main() or self.locks:
+            return
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = Lock(self.path)
+        except OSError as error:
+            problem = f"output {self.path}: cannot be made: {error.strerror}; choose another folder"
+            raise ConfigError([problem]) from error
+        self._refuse_finished()
+        if self._read() != self.before:
+            raise ConfigError([f"output {self.path}: another process began a run there; give the command again"])
+        self.locks.append(lock)
+        for left in _asides(self.path):
+            left.unlink()
+        if self.before is not None:
+            say(f"{self.path}: continuing the interrupted run")
+            (self.path / REPORT).unlink(missing_ok=True)  # of a finished run whose results are gone
+        if self.before is None or any(self.before[key] != value for key, value in self.identity.items()):
+            self._describe()
+
+    def _refuse_finished(self) -> None:
+        """Asks again, under the lock, whether there is anything left to do."""
+        found = RunFolder.of(self.path, self.pipeline, self.config, self.inputs)
+        if found.is_same and found.is_finished:
+            if distributed.count() > 1:  # the others are on their way to the first step
+                raise ConfigError([f"output {self.path}: another process has just finished this run"])
+            raise FinishedError(self._finished)
+
+    def finish(self, report: Mapping[str, Any]) -> None:
+        """Writes the report, which marks the run as finished."""
+        if is_main():
+            found = sorted(path for pattern in RESULTS for path in self.path.glob(pattern))
+            results = {path.relative_to(self.path).as_posix(): _size(path) for path in found}
+            told = {"pipeline": self.pipeline, **report, "results": results, "environment": environment()}
+            _write_json(self.path / REPORT, told)
+
+    def log(self, line: Mapping[str, Any]) -> None:
+        """Appends a line to the figures."""
+        path = self.path / METRICS
+        with writing(path), path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def forget_after(self, step: int, phase: str) -> None:
+        """Drops the figures of a phase's steps after `step`, which will be taken again."""
+        path = self.path / METRICS
+        if path.is_file():
+            lines = [line for line in path.read_text(encoding="utf-8").splitlines() if not _is_after(line, step, phase)]
+            write(path, "".join(f"{line}\n" for line in lines))
+
+    def make_room(self) -> None:
+        """Puts an earlier run with another config or inputs aside; all processes come here, and leave together.
+
+        Raises:
+            ConfigError: another process is at it.
+        """
+        distributed.wait()
+        if is_main() and self.before is not None and not self.is_same:
+            lock = Lock(self.path)
+            say(f"{self.path}: config or inputs changed; the earlier result is now {self.set_aside()}")
+            del lock
+        distributed.wait()
+
+    def renew(self) -> "RunFolder":
+        """This run in the folder of a changed one of the same pipeline, whose report goes; what else lies there stays.
+
+        Raises:
+            ConfigError: the folder holds a run of another pipeline, or another process is at it.
+        """
+        assert self.before is not None
+        if self.before["pipeline"] != self.pipeline:
+            raise ConfigError(self._why_other())
+        if is_main():
+            self.locks.append(Lock(self.path))
+            (self.path / REPORT).unlink(missing_ok=True)
+            self._describe()
+        return RunFolder(self.path, self.pipeline, self.config, self.inputs, self.locks)
+
+    def set_aside(self) -> Path:
+        """Renames the folder to make room for a changed run; nothing is deleted."""
+        number = 1
+        while (aside := self.path.with_name(f"{self.path.name}.before-{number}")).exists():
+            number += 1
+        self.path.rename(aside)
+        return aside
+
+    def _describe(self) -> None:
+        write(self.path / "config.yaml", to_yaml(self.config, whole=True))
+        _write_json(self.path / RUN, {**self.identity, "environment": environment()})
+
+    def _refuse_strangers(self) -> None:
+        """A folder with things in it that no run put there is not written into."""
+        if self.path.exists() and not self.path.is_dir():
+            raise ConfigError([f"output {self.path} is a file; choose a folder"])
+        ours = ("config.yaml", LOCK)
+        if self.path.is_dir() and any(
+            found.name not in ours and not ASIDE.fullmatch(found.name) for found in self.path.iterdir()
+        ):
+            raise ConfigError([f"output {self.path} holds files but no run; choose another output folder"])
+
+    def _why_other(self) -> list[str]:
+        assert self.before is not None
+        head = f"output {self.path} holds another run; choose another output folder, or delete it. What differs:"
+        if self.before["pipeline"] != self.pipeline:
+            return [head, f"  pipeline: {self.before['pipeline']} before, {self.pipeline} now"]
+        before, now = self._decisive(self.before), self._decisive(self.identity)
+        changed = differences(before["config"], now["config"])
+        inputs = self.identity["inputs"]
+        changed += [
+            f"{name}: its content changed since" for name in inputs if self.before["inputs"].get(name) != inputs[name]
+        ]
+        return [head, *(f"  {line}" for line in changed)]
+
+
+def agree(identity: Mapping[str, Any]) -> None:
+    """Returns if every process of the launch was given the same run, with the same versions of packages.
+
+    Args:
+        identity: of a run, as in `RunFolder.identity`.
+
+    Raises:
+        SharedError: what differs, and on which ranks; every rank raises it.
+    """
+    if distributed.count() == 1:
+        return
+    problems = conflicts(distributed.gather({**identity, "packages": environment()["packages"]}))
+    if problems:
+        raise SharedError(problems)
+
+
+def conflicts(identities: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the ranks do not share, a sentence each. Where inputs of equal content lie may differ."""
+    first, found = identities[0], []
+    for name in first["inputs"]:
+        ranks = [rank for rank, other in enumerate(identities) if other["inputs"].get(name) != first["inputs"][name]]
+        if ranks:
+            found.append(f"every process must read the same, but {name} has other content on "
+                         f"{distributed.name_ranks(ranks)} than on rank 0")  # fmt: skip
+    places = _places(first["inputs"]) if not found else set()
+    told = [leaves({"pipeline": each["pipeline"], **without(each["config"], places),
+                    "versions": each["packages"]}) for each in identities]  # fmt: skip
+    for key in dict.fromkeys(key for each in told for key in each):
+        ranks_of: dict[str, list[int]] = {}
+        for rank, each in enumerate(told):
+            ranks_of.setdefault(each.get(key, "absent"), []).append(rank)
+        if len(ranks_of) > 1:
+            values = " and ".join(f"{value} on {distributed.name_ranks(ranks)}" for value, ranks in ranks_of.items())
+            found.append(f"every process must be given the same run, but {key} is {values}")
+    return found
+
+
+def _asides(folder: Path) -> Iterator[Path]:
+    """Files that killed processes left half-written in a run's folder, but not in that of another run below it."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink() and not (path / LOCK).exists():
+            yield from _asides(path)
+        elif ASIDE.fullmatch(path.name):
+            yield path
+
+
+def _places(inputs: Iterable[str]) -> set[str]:
+    """Keys under which a config has the paths of some inputs; a comparison has those of its trainings in one part."""
+    keys = {key for name in inputs for key in (name, f"{name}.weights")} - {"teacher"}  # which names one, without path
+    return keys | {f"transfer.{key}" for key in keys}
+
+
+def environment() -> dict[str, Any]:
+    """Versions, machine and commit, for whoever reads the figures later."""
+    packages = {}
+    for name in PACKAGES:
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            packages[name] = "not installed"
+    return {
+        "python": sys.version.split()[0],
+        "packages": packages,
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "commit": _commit(),
+        "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def _commit() -> str:
+    try:
+        here = Path(__file__).parent
+        found = subprocess.run(
+            ["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True, check=True
+        )
+        return found.stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _is_after(line: str, step: int, phase: str) -> bool:
+    try:
+        found = json.loads(line)
+    except ValueError:  # the last line of a killed run may be cut
+        return True
+    return found.get("phase", "") == phase and found.get("step", 0) > step
+
+
+def _size(path: Path) -> int | None:
+    """Bytes of a file; None where there is none."""
+    return path.stat().st_size if path.is_file() else None
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    write(path, json.dumps(content, indent=1) + "\n")

@@ -1,0 +1,1 @@
+"""The configs of all pipelines, as frozen dataclasses. They import no torch."""

@@ -1,0 +1,210 @@
+"""The config of `crossmodal compare`."""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal
+
+from modalities.common.catalogue import suggest
+from pipelines.config import FieldError, free, number
+from pipelines.schemas import evaluate, report, transfer
+from pipelines.schemas.common import HeldOutConfig, ObjectiveConfig
+from pipelines.schemas.measures import parts_of, why_not
+
+NAME = re.compile(r"[A-Za-z0-9_+-]+")  # of an entry, which is a folder and a row
+
+
+TAKEN = ("search", "evaluation", "report", "teacher", "scratch", "chance")  # other folders and rows
+
+
+@dataclass(frozen=True, order=True)
+class Trial:
+    """One setting of what is tuned: factors of what the config says."""
+
+    weight: float = 1.0  # of the weights of an entry's own objectives
+    rate: float = 1.0  # of train.lr
+
+    @property
+    def departure(self) -> float:
+        """How far it goes from what the config says, in powers of e."""
+        return abs(math.log(self.weight)) + abs(math.log(self.rate))
+
+    def __str__(self) -> str:
+        return f"weight_{self.weight:g}" + (f"_rate_{self.rate:g}" if self.rate != 1 else "")
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """A small search, the same for every entry: all pairs of a weight and a rate."""
+
+    weights: list[float] = number([0.1, 1.0, 10.0], above=0)  # factors of the weights of an entry's own objectives
+    rates: list[float] = number([1.0], above=0)  # factors of train.lr
+    epochs: int | None = number(None, least=1)  # of a trial; null: as many as in the end
+    held_out: HeldOutConfig = field(default_factory=HeldOutConfig)  # training pairs by which the trials are judged
+    seed: int = 0  # of the trials
+
+    def __post_init__(self) -> None:
+        for name, factors in (("weights", self.weights), ("rates", self.rates)):
+            if not factors or len({*factors}) < len(factors):
+                raise FieldError(name, f"must be one or more different factors, got {factors}")
+
+
+@dataclass(frozen=True)
+class Config:
+    """What `crossmodal compare` reads."""
+
+    FILLED: ClassVar[Mapping[str, Any]] = {
+        "transfer.objectives": {},
+        "evaluate.data.train": "(transfer.data)",
+        "evaluate.students": {"(objectives)": ["(seeds)"]},
+    }
+    SET: ClassVar[Mapping[str, str]] = {
+        "transfer.objectives": "objectives and beside",
+        "transfer.held_out": "search.held_out, and in the end there is none",
+        "transfer.seed": "seeds and search.seed",
+        "transfer.output": "output",
+        "evaluate.data.train": "transfer.data",
+        "evaluate.students": "objectives and seeds",
+        "evaluate.seeds": "seeds",
+        "evaluate.output": "output",
+    }
+    transfer: transfer.Config  # what all share (base: FILE); objectives, seed, held_out and output are set from below
+    evaluate: evaluate.Config  # how they are judged, and data.test; its data.train, students, seeds and output are set
+    objectives: dict[str, dict[str, ObjectiveConfig]]  # by row of the table: what is minimised
+    beside: dict[str, ObjectiveConfig] = field(default_factory=dict)  # minimised in every row too, at these weights
+    measures: list[str] = field(default_factory=lambda: ["probe", "knn"])  # columns: figures of evaluate, or frozen@10
+    search: SearchConfig | None = field(default_factory=SearchConfig)  # by the first measure; null: nothing is tuned
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])  # of the students that are compared
+    output: str = free("runs/compare")  # the run's folder; every training's folder lies in it
+
+    def __post_init__(self) -> None:
+        self._check_rows()
+        self._check_measures()
+        if not self.seeds or len({*self.seeds}) < len(self.seeds):
+            raise FieldError("seeds", f"must be one or more different numbers, got {self.seeds}")
+        if self.evaluate.data.test is None:
+            raise FieldError("evaluate.data.test", "must be given: what is compared in the end")
+        self._check_features()
+        for name in self.objectives:
+            try:
+                self.final(name, Trial(), self.seeds[0])
+            except FieldError as error:
+                raise FieldError(error.key.replace("objectives", f"objectives.{name}", 1), error.problem) from error
+
+    def _check_features(self) -> None:
+        kept = [f"transfer.teachers.{name}.features" for name, teacher in self.transfer.teachers.items()
+                if teacher.features is not None]  # fmt: skip
+        if kept and len(self.seeds) > 1:
+            raise FieldError(kept[0], "must be null where there are several seeds, for a seed decides the windows that "
+                             "were kept")  # fmt: skip
+        if kept and self.search is not None and self.search.seed != self.seeds[0]:
+            raise FieldError("search.seed", f"must be {self.seeds[0]}, as in seeds, where {kept[0]} is given, for a "
+                             f"seed decides the windows that were kept, got {self.search.seed}")  # fmt: skip
+
+    def _check_rows(self) -> None:
+        if not self.objectives:
+            raise FieldError("objectives", "must name at least one row of the table")
+        for name, own in self.objectives.items():
+            if not NAME.fullmatch(name) or name in TAKEN:
+                raise FieldError(
+                    f"objectives.{name}", f"needs another name: of letters, digits, _, + and -, not {', '.join(TAKEN)}"
+                )
+            if not own and not self.beside:
+                raise FieldError(f"objectives.{name}", "must have an objective, for there is none beside it")
+            for twice in own.keys() & self.beside.keys():
+                raise FieldError(f"objectives.{name}.{twice}", "is beside every row already; give it another name")
+
+    def _check_measures(self) -> None:
+        if not self.measures:
+            raise FieldError("measures", "must name at least one figure")
+        teacher = self.evaluate.teacher
+        if teacher is not None and teacher not in self.transfer.teachers:
+            raise FieldError("evaluate.teacher", f"must be of the transfer's teachers, got {teacher!r}"
+                             f"{suggest(teacher, list(self.transfer.teachers))}")  # fmt: skip
+        for place, name in enumerate(self.measures):
+            problem = why_not(name, self.evaluate, first=place == 0)
+            if problem:
+                raise FieldError(f"measures.{place}", problem)
+            if parts_of(name)["space"] and not self.transfer.teachers:
+                raise FieldError(f"measures.{place}", "needs a teacher to retrieve, and transfer.teachers has none")
+
+    def is_blind(self, name: str) -> bool:
+        """Whether a row trains alike at any weight: AdamW divides a gradient by its size, and nothing else is there."""
+        train = self.transfer.train
+        return not self.objectives[name] or (not self.beside and train.optimiser == "adamw" and train.clip_norm is None)
+
+    def trials(self, name: str) -> list[Trial]:
+        """What is tried for a row; nothing where there is no choice."""
+        if self.search is None:
+            return []
+        weights = [1.0] if self.is_blind(name) else self.search.weights
+        found = [Trial(weight, rate) for weight in weights for rate in self.search.rates]
+        return [] if found == [Trial()] else found
+
+    def trial(self, name: str, trial: Trial) -> transfer.Config:
+        """The training of a trial, on the pairs that are not held out."""
+        assert self.search is not None
+        train = replace(self.transfer.train, epochs=self.search.epochs or self.transfer.train.epochs)
+        shared = replace(self.transfer, train=train)
+        return self._student(
+            shared, name, trial, held_out=self.search.held_out, seed=self.search.seed, part=f"search/{name}/{trial}"
+        )
+
+    def judge_trials(self, students: dict[str, list[str]]) -> evaluate.Config:
+        """The evaluation of trials: the first measure, on the pairs held out, and no more than it needs."""
+        assert self.search is not None
+        told, few = parts_of(self.measures[0]), None
+        labels = told["labels"]
+        if labels and self.evaluate.few_labels:
+            whole: Literal["all", "none"] = "all" if told["way"] == "fine-tuned" else "none"
+            few = replace(self.evaluate.few_labels, labels=[None if labels == "all" else int(labels)], whole=whole)
+        return replace(
+            self.evaluate,
+            data=evaluate.DataConfig(self.transfer.data, held_out=self.search.held_out),
+            students=students,
+            few_labels=few,
+            quantity=self.evaluate.quantity if told["plain"] == "quantity" else None,
+            seeds=len(self.seeds),
+            output=f"{self.output}/search/evaluation",
+        )
+
+    def judge(self, students: dict[str, list[str]]) -> evaluate.Config:
+        """The evaluation of the students that are compared, on the test set."""
+        return replace(
+            self.evaluate,
+            data=evaluate.DataConfig(self.transfer.data, self.evaluate.data.test),
+            students=students,
+            seeds=len(self.seeds),
+            output=f"{self.output}/evaluation",
+        )
+
+    def final(self, name: str, trial: Trial, seed: int) -> transfer.Config:
+        """The training of a student that is compared, on all training pairs."""
+        return self._student(self.transfer, name, trial, held_out=None, seed=seed, part=f"{name}/seed_{seed}")
+
+    def page(self) -> report.Config:
+        """The report of it all."""
+        return report.Config(
+            [self.output, f"{self.output}/evaluation"], "Objectives compared", "pca", f"{self.output}/report"
+        )
+
+    def _student(
+        self,
+        shared: transfer.Config,
+        name: str,
+        trial: Trial,
+        *,
+        held_out: HeldOutConfig | None,
+        seed: int,
+        part: str,
+    ) -> transfer.Config:
+        own = {key: replace(term, weight=term.weight * trial.weight) for key, term in self.objectives[name].items()}
+        return replace(
+            shared,
+            objectives=own | self.beside,
+            train=replace(shared.train, lr=shared.train.lr * trial.rate),
+            held_out=held_out,
+            seed=seed,
+            output=f"{self.output}/{part}",
+        )

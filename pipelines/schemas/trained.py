@@ -1,0 +1,11 @@
+"""The configs of pipelines that train, by the pipeline's name."""
+
+from pipelines.schemas import certify, pretrain, supervise, transfer
+
+SCHEMAS = {
+    "transfer": transfer.Config,
+    "supervise": supervise.Config,
+    "pretrain": pretrain.Config,
+    "certify": certify.Config,
+}
+TrainedConfig = transfer.Config | supervise.Config | pretrain.Config | certify.Config

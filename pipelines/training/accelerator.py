@@ -1,0 +1,39 @@
+"""Accelerate, opened as a config and the launcher say."""
+
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType
+
+from pipelines.config import ConfigError
+from pipelines.runs import distributed
+from pipelines.schemas.common import TrainConfig
+
+KINDS = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+
+
+def open_accelerator(config: TrainConfig, folder: Path) -> Accelerator:
+    """Device, precision and processes, as the launcher and the config say.
+
+    Raises:
+        ConfigError: they do not go together.
+    """
+    if config.mixed_precision == "fp16" and not torch.accelerator.is_available():
+        raise ConfigError(["train.mixed_precision must be no or bf16 on a CPU, got fp16"])
+    AcceleratorState._reset_state()  # an earlier stage of the same process may have had another precision
+    try:
+        distributed.meet()
+        accelerator = Accelerator(
+            cpu=not torch.accelerator.is_available(),
+            mixed_precision=config.mixed_precision,
+            log_with=config.trackers or None,
+            project_dir=folder,
+            kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+        )
+    except (ValueError, ImportError) as error:
+        raise ConfigError([f"train: {error}"]) from error
+    if accelerator.distributed_type not in KINDS:
+        raise ConfigError([f"launch with DDP or one process; {accelerator.distributed_type} is not supported yet"])
+    return accelerator

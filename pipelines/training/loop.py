@@ -1,0 +1,384 @@
+"""The training loop: one for every pipeline that minimises objectives."""
+
+import contextlib
+import math
+import statistics
+import sys
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from crossmodal import checkpoint
+from crossmodal.data.features import FeatureShards
+from crossmodal.data.order import Plan
+from crossmodal.data.reader import PairStream, Part, to_batch, train_parts
+from crossmodal.data.shards import Shards
+from crossmodal.data.views import Look, View
+from crossmodal.distributed import gather
+from crossmodal.modules.base import Losses, Minimised, unreached, why_not_alone
+from crossmodal.objectives import Batch
+from modalities.common.random import generator
+from pipelines.config import ConfigError
+from pipelines.config.errors import DivergedError
+from pipelines.runs.console import say
+from pipelines.runs.folder import RunFolder
+from pipelines.schemas.common import TrainConfig
+from pipelines.training.memory import forget_peak, peak_mb
+from pipelines.training.optimiser import Average, build_optimiser, load_optimiser, rate
+from pipelines.training.precision import refuse_unset_gradients
+from pipelines.training.progress import Progress, Tally
+from pipelines.training.signals import Signals
+
+TELL_SECONDS = 60.0  # between lines for the user
+
+
+def seed_everything(*address: int | str) -> int:
+    """Seeds torch's global generators from an address; returns the seed."""
+    seed = generator(*address).initial_seed() % 2**63
+    torch.manual_seed(seed)
+    return seed
+
+
+@dataclass
+class Training:
+    """One phase of a run, from its parts to its last step.
+
+    `step` is the pipeline's own: it runs the model on a batch and gives the losses. What they reach is trained. Where
+    there are several phases, all but the last have a name, under which they keep their checkpoints and log.
+    """
+
+    accelerator: Accelerator
+    run: RunFolder
+    config: TrainConfig
+    module: Minimised
+    step: Callable[[nn.Module, Batch], Losses]
+    shards: Shards
+    views: dict[str, View]
+    seed: int
+    kept: Mapping[str, FeatureShards] = field(default_factory=dict)  # features of teachers that do not run, by name
+    masks: bool = False  # whether pairs may lack views
+    phase: str = ""
+    progress: Progress = field(default_factory=Progress)
+    saved: float = field(default_factory=time.monotonic)  # when the last checkpoint was
+    told: float = field(default_factory=time.monotonic)  # when the last line for the user was
+    unreadable: set[str] = field(default_factory=set)  # problems of pairs that have been named
+    steps: int = field(init=False)  # of the whole phase
+    optimiser: Any = field(init=False)
+    average: Average | None = field(init=False)
+    watch: Callable[..., dict[str, float]] | None = None  # adds to a line of the log, on the main process
+    desk: Any = None  # on which processes agree: a group of its own on the CPU, so that no GPU is waited for
+
+    def fit(self) -> dict[str, Any]:
+        """Trains to the end, from the last checkpoint if there is one; gives the figures for the report.
+
+        The module ends with the weights to export: the averaged ones where `ema` is set.
+
+        Raises:
+            DivergedError: the loss, or a weight of the student, is no longer finite.
+            SystemExit: a signal asked to stop; a checkpoint has been written.
+        """
+        forget_peak(self.accelerator.device)
+        plan = self._plan()
+        self.steps = plan.steps * self.config.epochs
+        self.module.to(self.accelerator.device)
+        self.optimiser = build_optimiser(self.module, self.config)
+        self.average = Average(self.module, self.config.ema) if self.config.ema else None
+        self._resume()
+        if self.progress.step < self.steps:
+            self._train(plan)
+        else:
+            self.run.begin()
+            say(f"{self.name}: from step {self.progress.step}, its last")
+        if self.average:
+            self.module.load_state_dict(self.average.state)
+        self._check_weights()
+        return self._figures(plan)
+
+    def _train(self, plan: Plan) -> None:
+        ranks = self.accelerator.num_processes
+        parts = self._parts(plan, ranks)
+        self.run.begin()
+        if self.accelerator.is_main_process:
+            self.run.forget_after(self.progress.step, self.phase)
+        first = next(parts)
+        frozen = self._freeze(first)
+        model, self.optimiser = self.accelerator.prepare(self.module, self.optimiser)
+        self.desk = torch.distributed.new_group(backend="gloo") if ranks > 1 else None
+        if self.progress.step:
+            say(f"{self.name}: from step {self.progress.step}")
+        self._announce(plan)
+        with contextlib.closing(parts), self._trackers(), Signals() as signals, self._bar() as bar:
+            names = frozenset({"loss", *self.module.learners})
+            tally = Tally(
+                names, sums={name: total.to(self.accelerator.device) for name, total in self.progress.sums.items()}
+            )
+            part: Part | None = first
+            while self._agree(signals, part, tally) and part is not None:
+                tally.add(self._take(model, part), len(part.index) * ranks)
+                bar.update(len(part.index) * ranks)
+                if self.progress.step % self.config.log_every == 0 or self.progress.step == self.steps:
+                    self._log(tally, plan)
+                    bar.set_postfix(loss=f"{self.progress.last['loss']:.3f}", refresh=False)
+                    tally = Tally(names, tally.total_seconds)
+                self._save_when_due(tally)
+                part = signals.next(parts)
+        self.progress.seconds += tally.total_seconds
+        say(f"{self.name}: trained, {self.steps} steps in {self.progress.seconds:.0f} s")
+        for weight in frozen:
+            weight.requires_grad_(True)
+
+    @property
+    def name(self) -> str:
+        """What this phase is called in messages."""
+        return f"{self.run.path}" + (f" ({self.phase})" if self.phase else "")
+
+    @property
+    def _checkpoints(self) -> Path:
+        return self.run.path / "checkpoints" / self.phase
+
+    def _plan(self) -> Plan:
+        try:
+            return Plan(
+                len(self.shards),
+                self.config.batch_size,
+                seed=self.seed,
+                lanes=self.config.lanes,
+                shuffle_block=self.config.shuffle_block,
+                shard_starts=tuple(self.shards.starts[:-1].tolist()),
+            )
+        except ValueError as error:
+            raise ConfigError([f"train.{error} (in {self.shards.folder})"]) from error
+
+    def _parts(self, plan: Plan, ranks: int) -> Generator[Part, None, None]:
+        share = plan.batch_size // ranks
+        if share % self.config.accumulate:
+            raise ConfigError([f"train.accumulate must divide the {share} pairs a process takes a step, "
+                               f"got {self.config.accumulate}"])  # fmt: skip
+        alone = share == self.config.accumulate and why_not_alone(self.module)
+        if alone:
+            raise ConfigError([f"train.batch_size must give every part of a step two pairs, for {alone}; got 1"])
+        try:
+            stream = PairStream(
+                self.shards,
+                self.views,
+                plan,
+                look=Look(**asdict(self.config.look)),
+                first_step=self.progress.step,
+                last_step=self.steps,
+                rank=self.accelerator.process_index,
+                ranks=ranks,
+                skip_unreadable=self.config.on_error == "skip",
+                kept=self.kept,
+                masks=self.masks,
+            )
+        except ValueError as error:
+            raise ConfigError([f"train.{error}"]) from error
+        cuda = self.accelerator.device.type == "cuda"
+        return train_parts(stream, workers=self.config.workers, pin_memory=cuda)
+
+    def _freeze(self, part: Part) -> list[nn.Parameter]:
+        """Freezes what this phase's losses do not reach, which DDP would wait for; running statistics stay."""
+        self.module.eval()
+        batch = to_batch(_split(part, self.config.accumulate)[0], self.views, self.accelerator.device)
+        with self.accelerator.autocast(), refuse_unset_gradients(self.module):
+            losses = self.step(self.module, batch)
+        frozen = unreached(self.module, losses.total)
+        for weight in frozen:
+            weight.requires_grad_(False)
+        self.module.train()
+        return frozen
+
+    def _take(self, model: nn.Module, part: Part) -> list[dict[str, Tensor]]:
+        """One optimiser step; gives the figures of its parts, still on the device."""
+        step, pieces = self.progress.step, _split(part, self.config.accumulate)
+        seed_everything(self.seed, "step", step, self.accelerator.process_index)
+        draws = generator(self.seed, "draws", step).initial_seed() % 2**63
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.config.lr * rate(self.config, step, self.steps)
+        labelled, losses = (part.label >= 0).sum().item() / len(pieces), []
+        for number, piece in enumerate(pieces, 1):
+            batch = replace(to_batch(piece, self.views, self.accelerator.device, seed=draws), labelled=labelled)
+            alone = number < len(pieces) and self.accelerator.num_processes > 1
+            with model.no_sync() if alone else contextlib.nullcontext():  # type: ignore[operator]
+                with self.accelerator.autocast():
+                    losses.append(self.step(model, batch))
+                self.accelerator.backward(losses[-1].total / len(pieces))
+        if self.config.clip_norm is not None:
+            self.accelerator.clip_grad_norm_(model.parameters(), self.config.clip_norm)
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+        self.module.remember(losses)
+        self.progress.step += 1
+        if self.average:
+            self.average.update(self.module, self.progress.step)
+        return [loss.figures() for loss in losses]
+
+    def _agree(self, signals: Signals, part: Part | None, tally: Tally) -> bool:
+        """Stops all processes where a signal came to any; names and counts what could not be read on any.
+
+        All come here before each step, with the part they will take, and after the last, without. A process whose
+        loader stalls comes too once a signal ends its wait, so that all stop after the same step.
+        """
+        replaced = part.replaced if part else ()
+        told = torch.tensor([signals.caught, len(replaced)])
+        everyones = [told]
+        if self.desk is not None:
+            everyones = [torch.empty_like(told) for _ in range(self.accelerator.num_processes)]
+            torch.distributed.all_gather(everyones, told, group=self.desk)
+        caught, counts = torch.stack(everyones).unbind(1)
+        if heard := int(caught.max()):
+            if self.accelerator.is_main_process:
+                self._save(tally)
+            stopped = f"{self.name}: stopped at step {self.progress.step} of {self.steps}"
+            say(f"{stopped}; the same command continues")
+            sys.exit(128 + heard)
+        for problem in set(replaced) - self.unreadable:
+            print(f"{self.run.path}: another pair stands in: {problem}", file=sys.stderr, flush=True)
+        self.unreadable |= set(replaced)
+        self.progress.replaced += int(counts.sum())
+        return True
+
+    def _log(self, tally: Tally, plan: Plan) -> None:
+        """A line of the log: means over the tally and all processes."""
+        sums = gather(torch.stack([*tally.sums.values()])[None]).sum(0)
+        line = {name: total / parts for name, (total, parts) in zip(tally.sums, sums.tolist(), strict=True) if parts}
+        lost = [name for name, value in line.items() if not math.isfinite(value)]
+        if lost:
+            raise DivergedError(
+                f"the loss is no longer finite at step {self.progress.step}: {', '.join(lost)} of {line}; "
+                "lower train.lr, set train.clip_norm, take bf16 for fp16, or look at the options of what is named"
+            )
+        self.progress.paces.append(tally.seconds / tally.steps)
+        line |= {
+            "step": self.progress.step,
+            "epoch": round(self.progress.step / plan.steps, 3),
+            "lr": self.config.lr * rate(self.config, self.progress.step - 1, self.steps),
+            "pairs_per_second": round(tally.pairs / tally.seconds, 1),
+        }
+        self.progress.last = line
+        if self.accelerator.is_main_process:
+            if self.watch:
+                before = max(self.progress.step - self.config.log_every, 0)
+                line |= self.watch(line, before=before // plan.steps, epochs=self.progress.step // plan.steps)
+            self.run.log(line | ({"phase": self.phase} if self.phase else {}))
+        if time.monotonic() - self.told > TELL_SECONDS and not sys.stderr.isatty():  # where there is no progress bar
+            self.told = time.monotonic()
+            say(f"{self.name}: step {self.progress.step} of {self.steps}, loss {line['loss']:.4g}, "
+                f"{line['pairs_per_second']} pairs a second")  # fmt: skip
+        if self.config.trackers:
+            self.accelerator.log(line, step=self.progress.step)
+
+    def _save_when_due(self, tally: Tally) -> None:
+        """Saves by step or by time; only the main process writes, and none waits for it."""
+        ends = self.progress.step == self.steps  # the last phase with an exported model, and others with this
+        by_step = bool(self.phase) if ends else self.progress.step % self.config.save_every == 0
+        by_time = time.monotonic() - self.saved > 60 * self.config.save_minutes
+        if self.accelerator.is_main_process and (by_step or by_time):
+            self._save(tally)
+            self.saved = time.monotonic()
+
+    def _save(self, tally: Tally) -> None:
+        if not all(total.isfinite().all() for total in tally.sums.values()):
+            return  # the next line of the log says so, and what was saved before is still good
+        state = {
+            **vars(self.progress),
+            "seconds": self.progress.seconds + tally.total_seconds,
+            "peak_mb": self._peak_mb,
+            "sums": tally.sums,
+            "module": self.module.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "memory": self.module.memory(),
+            "average": self.average.state if self.average else {},
+            "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else {},
+        }
+        checkpoint.save(self._checkpoints, self.progress.step, state)
+
+    def _resume(self) -> None:
+        found = checkpoint.latest(self._checkpoints)
+        if found is not None:
+            state = checkpoint.load(found)
+            try:
+                self.module.load_state_dict(state["module"])
+                load_optimiser(self.optimiser, state["optimiser"])
+                for name, tensor in self.module.memory().items():
+                    tensor.copy_(state["memory"][name])
+            except (RuntimeError, ValueError, KeyError) as error:
+                raise checkpoint.CheckpointError(f"{found} is of another version of this program ({error}); delete "
+                                                 f"{found.parent} to train anew") from error  # fmt: skip
+            if self.average:
+                self.average.state = {
+                    name: tensor.to(self.accelerator.device) for name, tensor in state["average"].items()
+                }
+            if self.accelerator.scaler and state["scaler"]:
+                self.accelerator.scaler.load_state_dict(state["scaler"])
+            self.progress = Progress(**{name: state[name] for name in vars(self.progress)})
+
+    def _announce(self, plan: Plan) -> None:
+        config, ranks = self.config, self.accelerator.num_processes
+        left = plan.pairs - plan.steps * plan.batch_size
+        terms = [f"{weight:g} {name}" for name, weight in self.module.weights.items()]
+        say(
+            f"{self.name}: {plan.pairs} pairs, {config.epochs} epochs of {plan.steps} steps; "
+            f"batch {plan.batch_size} on {ranks} processes in {config.accumulate} parts; "
+            f"{plan.width} lanes, {config.workers} workers a process; {left} pairs wait for the next epoch; "
+            f"on {self.accelerator.device}; {' + '.join(terms)}"
+        )
+        lanes, workers = plan.width // ranks, config.workers
+        if workers and lanes % min(workers, lanes):
+            say(f"{self.name}: {workers} workers share {lanes} lanes unevenly, and the others wait for those with most")
+
+    @property
+    def _peak_mb(self) -> float:
+        return max(self.progress.peak_mb, peak_mb(self.accelerator.device))
+
+    def _check_weights(self) -> None:
+        """The last step can still spoil what its loss does not show."""
+        for owner, encoder in self.module.trained.items():
+            for name, tensor in encoder.state_dict().items():
+                if not tensor.isfinite().all():
+                    raise DivergedError(f"{name} of the {owner} is no longer finite after step {self.progress.step}; "
+                                        "lower train.lr, or set train.clip_norm")  # fmt: skip
+
+    def _figures(self, plan: Plan) -> dict[str, Any]:
+        seen = self.steps * plan.batch_size
+        return {
+            "steps": self.steps,
+            "pairs": plan.pairs,
+            "processes": self.accelerator.num_processes,
+            "device": str(self.accelerator.device),
+            "seconds": round(self.progress.seconds, 1),
+            "pairs_per_second": round(seen / self.progress.seconds, 1) if self.progress.seconds else None,
+            "milliseconds_per_step": round(1000 * statistics.median(self.progress.paces), 2),  # reading included
+            "peak_memory_mb": self._peak_mb,  # see `_memory.peak_mb`; of the main process
+            "unreadable_replaced": self.progress.replaced,
+            "last": {name: value for name, value in self.progress.last.items() if name != "pairs_per_second"},
+        }
+
+    @contextlib.contextmanager
+    def _trackers(self) -> Iterator[None]:
+        if self.config.trackers:
+            self.accelerator.init_trackers("-".join(filter(None, (self.run.pipeline, self.phase))))
+        try:
+            yield
+        finally:
+            for tracker in self.accelerator.trackers:
+                tracker.finish()  # not `end_training`: the next stage of `run` still needs the process group
+
+    def _bar(self) -> Any:
+        ranks = self.accelerator.num_processes
+        done, size = self.progress.step, self.config.batch_size // ranks * ranks
+        quiet = not (self.accelerator.is_main_process and sys.stderr.isatty())
+        return tqdm(total=self.steps * size, initial=done * size, unit=" pairs", disable=quiet, desc=self.name)
+
+
+def _split(part: Part, pieces: int) -> list[Part]:
+    size = len(part.index) // pieces
+    cuts = [slice(start, start + size) for start in range(0, len(part.index), size)]
+    return [part.each(lambda tensor, cut=cut: tensor[cut]) for cut in cuts]  # type: ignore[misc]
