@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from modalities.common.catalogue import suggest
+from pipelines import registry
 from pipelines.config import load
 from pipelines.config.errors import ConfigError, FinishedError, RunError, SharedError, printable
 from pipelines.config.fields import CATALOGUES
-from pipelines.registry import PIPELINES, find_pipeline
 from pipelines.runs import distributed
 
 PACKAGES = ("modalities", "crossmodal", "pipelines")
@@ -52,7 +52,7 @@ def _dispatch(words: list[str]) -> int:
         case [] | ["-h" | "--help" | "help", *_]:
             from pipelines.config.help import usage
 
-            print(usage(PIPELINES), file=sys.stdout if words else sys.stderr)
+            print(usage(registry.PIPELINES), file=sys.stdout if words else sys.stderr)
             return 0 if words else 2
         case ["--version", *_]:
             print(f"crossmodal-transfer {importlib.metadata.version('crossmodal-transfer')}")
@@ -77,7 +77,11 @@ def _list(words: list[str]) -> int:
     kind, *names = words
     _must_know("crossmodal list:", kind, kinds)
     if kind == "pipelines":
-        print(describe_pipeline(names[0], find_pipeline(names[0])) if names else list_pipelines(PIPELINES))
+        print(
+            describe_pipeline(names[0], registry.find_pipeline(names[0]))
+            if names
+            else list_pipelines(registry.PIPELINES)
+        )
     else:
         catalogue = CATALOGUES[kind]
         for name in names:
@@ -87,7 +91,7 @@ def _list(words: list[str]) -> int:
 
 
 def _run(name: str, words: list[str]) -> int:
-    pipeline = find_pipeline(name)
+    pipeline = registry.find_pipeline(name)
     if "--help" in words or "-h" in words:
         from pipelines.config.help import describe_pipeline
 

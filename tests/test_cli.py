@@ -17,7 +17,7 @@ from crossmodal.encoders import Features, Spec
 from crossmodal.objectives import Batch
 from modalities import Catalogue
 from pipelines import __main__ as command
-from pipelines import transfer
+from pipelines import registry, transfer
 from pipelines.config import load
 from pipelines.config.help import _fields, describe_pipeline
 
@@ -102,7 +102,7 @@ def probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "x.yaml").write_text("data: shards\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(command, "PIPELINES", Catalogue("throwaway_pipelines", "", "pipeline"))
+    monkeypatch.setattr(registry, "PIPELINES", Catalogue("throwaway_pipelines", "", "pipeline"))
     monkeypatch.delenv("RANK", raising=False)
     for name in [name for name in sys.modules if name.startswith("throwaway_pipelines")]:
         monkeypatch.delitem(sys.modules, name)
@@ -271,7 +271,7 @@ def test_a_pipelines_help_has_every_field_with_type_default_and_comment(
 
 
 def test_every_pipeline_of_ours_has_help_with_a_comment_for_every_field() -> None:
-    names = Catalogue("pipelines", "", "pipeline").names()
+    names = Catalogue("pipelines", "", "pipeline", beside=("registry",)).names()
     assert names
     for name in names:
         pipeline = importlib.import_module(f"pipelines.{name}")
@@ -305,7 +305,8 @@ def run_alone(folder: Path, *words: str) -> tuple[subprocess.CompletedProcess[st
         import sys
         from modalities import Catalogue
         import pipelines.__main__ as command
-        command.PIPELINES = Catalogue("throwaway_pipelines", "", "pipeline")
+        from pipelines import registry
+        registry.PIPELINES = Catalogue("throwaway_pipelines", "", "pipeline")
         code = command.main({list(words)!r})
         heavy = {{"torch", "numpy", "accelerate", "torchvision", "jaxtyping"}} & set(sys.modules)
         assert not heavy, heavy
@@ -353,7 +354,7 @@ def test_python_m_pipelines_is_the_same_command() -> None:
 
 def test_no_pipeline_of_ours_imports_torch_before_it_runs() -> None:
     code = (
-        "import importlib, sys; from pipelines.__main__ import PIPELINES\n"
+        "import importlib, sys; from pipelines.registry import PIPELINES\n"
         "names = PIPELINES.names()\n"
         "for name in names: importlib.import_module(f'pipelines.{name}').Config\n"
         "print({'torch', 'numpy', 'accelerate'} & {*sys.modules}, bool(names))"

@@ -289,8 +289,8 @@ def test_ranks_that_were_given_different_runs_stop_before_anything_starts(
     }  # fmt: skip
     script = tmp_path / "command.py"
     script.write_text(
-        "import os\nfrom pipelines import _processes\nfrom pipelines.__main__ import main\n"
-        "part, _processes.part = _processes.part, lambda: None  # a group opens once in a process\n"
+        "import os\nfrom pipelines.__main__ import main\nfrom pipelines.runs import distributed\n"
+        "part, distributed.part = distributed.part, lambda: None  # a group opens once in a process\n"
         f"for number, each in enumerate({list(cases.values())!r}):\n"
         "    code = main(each[int(os.environ['RANK'])])\n"
         "    print(f'case {number} rank {os.environ[\"RANK\"]} code {code}', flush=True)\n"

@@ -47,7 +47,7 @@ VIEWS = ("rgb", "depth", "audio", "mask")
 _RATES_HZ = (11025, 22050, 44100)  # the engine's
 _PAIRS_PER_RUN = 75  # of the engine, in one level: five of each creature
 _RUN_LIMIT_S = 300  # a run takes three seconds
-_GAME = Path(__file__).with_name("_doom_game.py")
+_GAME = Path(__file__).parent / "common" / "doom_game.py"
 _OPENAL_PACKAGES = {"cyal": "libopenal.so*", "pyalsoft": "_native/libopenal.so*"}  # and where the library is in them
 _INSTALL = "pip install 'crossmodal-transfer[doom]'"
 

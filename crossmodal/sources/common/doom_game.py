@@ -1,4 +1,4 @@
-"""One run of the game engine for the source `doom`: python _doom_game.py SESSION.json REPLY.npz.
+"""One run of the game engine for the source `doom`: python doom_game.py SESSION.json REPLY.npz.
 
 The engine writes into its working directory, so `doom` starts this file by its path, in a process and a folder of its
 own. It imports neither torch nor this package, so that a run starts in half a second; a run of its own is also what
