@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import textwrap
-import time
 from importlib.metadata import version
 from pathlib import Path
 
@@ -299,8 +298,8 @@ def test_list_takes_every_kind_and_imports_no_entry(capsys: pytest.CaptureFixtur
     assert not {name for name in set(sys.modules) - before if name.split(".")[-1] in out.split()}
 
 
-def run_alone(folder: Path, *words: str) -> tuple[subprocess.CompletedProcess[str], float]:
-    """One command in its own process, and the least seconds of three tries: other work on the machine only adds."""
+def run_alone(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """One command in its own process, which must not import torch."""
     code = textwrap.dedent(f"""
         import sys
         from modalities import Catalogue
@@ -313,23 +312,17 @@ def run_alone(folder: Path, *words: str) -> tuple[subprocess.CompletedProcess[st
         sys.exit(code)
     """)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])}
-    seconds = []
-    for _ in range(3):
-        started = time.perf_counter()
-        done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=folder, env=environment
-        )
-        seconds.append(time.perf_counter() - started)
-    return done, min(seconds)
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=folder, env=environment
+    )
 
 
 @pytest.mark.slow
-def test_a_config_error_comes_within_a_second_and_without_torch(probe: Path) -> None:
+def test_a_config_error_needs_no_torch(probe: Path) -> None:
     (probe / "wrong.yaml").write_text("data: ${absent}\nbatc: 3\n")
-    done, seconds = run_alone(probe, "probe", "wrong.yaml")
+    done = run_alone(probe, "probe", "wrong.yaml")
     assert (done.returncode, done.stdout) == (2, "")
     assert [line.split(": ")[0] for line in done.stderr.splitlines()] == ["wrong.yaml:1", "wrong.yaml:2"]
-    assert seconds < 1, f"took {seconds:.2f} s"
 
 
 @pytest.mark.slow
@@ -340,10 +333,9 @@ def test_list_says_what_it_takes(words: list[str], capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize("words", [["--help"], ["probe", "--help"], ["list", "objectives"], ["--version"]])
-def test_help_comes_within_half_a_second_and_without_torch(probe: Path, words: list[str]) -> None:
-    done, seconds = run_alone(probe, *words)
+def test_help_needs_no_torch(probe: Path, words: list[str]) -> None:
+    done = run_alone(probe, *words)
     assert (done.returncode, done.stderr) == (0, "")
-    assert seconds < 0.5, f"took {seconds:.2f} s"
 
 
 def test_python_m_pipelines_is_the_same_command() -> None:
