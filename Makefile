@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 .PHONY: demo test check bench clean
 
 demo: $(READY)  ## real engine data -> teacher -> student -> report
-	$(BIN)/crossmodal run configs/doom.yaml
+	$(BIN)/crossmodal run configs/doom/run.yaml
 	@echo "open runs/doom/report/report.html"
 
 test: check  ## lint, types, tests

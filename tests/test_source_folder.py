@@ -579,7 +579,7 @@ def configured(name: str, root: Path, **options: Any) -> Folder:
 def test_frames_of_a_kinect_are_pairs_in_metres(tmp_path: Path) -> None:
     endings = ("color.jpg", "depth.png", "pose.txt")
     extract("kinect_room.tar", tmp_path, {f"kinect_room/frame-000{i}.{end}" for i in (232, 234) for end in endings})
-    source = configured("kinect_room_shards.yaml", tmp_path / "kinect_room", test_share=0.5)
+    source = configured("kinect_room/shards.yaml", tmp_path / "kinect_room", test_share=0.5)
     (pair,) = source.pairs("test")
     metres = source.fields()["depth"].decode(pair.members["depth.png"])
     assert pair.key == "frame-000234"
@@ -591,7 +591,7 @@ def test_frames_of_a_kinect_are_pairs_in_metres(tmp_path: Path) -> None:
 
 def test_cifar_as_folders_of_classes_is_labelled(tmp_path: Path) -> None:
     extract("cifar10.tar", tmp_path, {"train/airplane/0000.jpg", "train/automobile/0000.jpg"})
-    source = configured("cifar10_shards.yaml", tmp_path)
+    source = configured("cifar10/shards.yaml", tmp_path)
     pairs = list(source.pairs("train"))
     assert (source.splits(), source.classes()) == (("train",), ("airplane", "automobile"))
     assert [(pair.key, pair.label) for pair in pairs] == [("airplane_0000", 0), ("automobile_0000", 1)]
