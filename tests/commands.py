@@ -13,6 +13,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+ENCODER = {"name": "convnet", "width": 8, "stages": 3}  # small enough for a test
 ENVIRONMENT = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
 
 

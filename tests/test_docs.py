@@ -11,7 +11,7 @@ from pipelines.__main__ import main
 from pipelines.config import load
 from pipelines.registry import find_pipeline
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").rglob("[!_]*.yaml"))  # one that begins with an underscore is a part of others
 PAGES = [
     ROOT / "README.md",

@@ -1,13 +1,14 @@
-"""The rules of the house: imports go down only, a pipeline's config needs no torch, sizes stay readable."""
+"""The rules of the house: imports go down only and never in a circle, interfaces are public, rooms hold the helpers."""
 
 import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 LAYERS = ("modalities", "crossmodal", "pipelines")
 SOURCES = [path for layer in LAYERS for path in sorted((ROOT / layer).rglob("*.py"))]
 
@@ -52,3 +53,54 @@ def test_another_package_called_modalities_is_named(tmp_path: Path) -> None:
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert "modalities/__init__.py is another one; install crossmodal-transfer into" in told.stderr
+
+
+MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in SOURCES}
+
+
+def modules_imported(path: Path) -> set[str]:
+    """Our own modules that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            wholes = (f"{node.module}.{alias.name}" for alias in node.names)
+            found |= {whole if whole in MODULES else node.module for whole in wholes}
+    return {name for name in found if name.partition(".")[0] in LAYERS}
+
+
+def order_of(graph: dict[str, set[str]]) -> list[str]:
+    return [*graphlib.TopologicalSorter(graph).static_order()]
+
+
+def test_a_circle_of_imports_is_seen() -> None:
+    with pytest.raises(graphlib.CycleError):
+        order_of({"a": {"b"}, "b": {"c"}, "c": {"a"}})
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    graph = {name: modules_imported(path) - {name} for name, path in MODULES.items() if path.name != "__init__.py"}
+    assert len(order_of(graph)) >= len(graph) > 50
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_package_imports_private_modules_of_another(path: Path) -> None:
+    own = path.relative_to(ROOT).parts[0]
+    for name in modules_imported(path):
+        package, *rest = name.split(".")
+        assert package == own or not [part for part in rest if part.startswith("_") and part != "__main__"], name
+
+
+def test_the_folder_of_pipelines_holds_commands_only() -> None:
+    files = {path.stem for path in (ROOT / "pipelines").glob("*.py")} - {"__init__", "__main__", "registry"}
+    for name in files:
+        tree = ast.parse((ROOT / "pipelines" / f"{name}.py").read_text())
+        defined = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+        assert {"run", "inputs"} - defined <= ({"inputs"} if name == "run" else set()), name
+
+
+def test_tests_lie_where_the_code_lies() -> None:
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        folder = path.parent.relative_to(ROOT / "tests")
+        assert (ROOT / folder).is_dir(), f"{path}: there is no {folder}/"

@@ -16,8 +16,7 @@ import numpy as np
 import pytest
 import torch
 import webdataset
-from commands import launch, lines, start, write
-from test_training import ENCODER
+from commands import ENCODER, launch, lines, start, write
 
 from crossmodal import ENCODERS, export
 from crossmodal.checkpoint import WriteError
@@ -489,7 +488,7 @@ def test_unreadable_pairs_stop_the_extraction_or_are_counted(
 
 
 def test_the_example_in_the_docs_is_an_extraction(tmp_path: Path) -> None:
-    page = (Path(__file__).parent.parent / "docs" / "concepts.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "concepts.md").read_text(encoding="utf-8")
     (tmp_path / "example.yaml").write_text(page.split("```yaml\n")[1].split("```")[0])
     assert load(find_pipeline("features").Config, tmp_path / "example.yaml").look.windows == 4
 

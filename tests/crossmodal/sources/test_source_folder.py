@@ -18,8 +18,8 @@ from modalities.depth import Depth
 
 RGB = {"modality": "rgb", "files": "{key}.color.jpg"}
 DEPTH = {"modality": "depth", "files": "{key}.depth.png", "scale_m": 0.001}
-CONFIGS = Path(__file__).parents[1] / "configs"
-DATA = Path(__file__).parents[2] / "shared" / "data"
+CONFIGS = Path(__file__).parents[3] / "configs"
+DATA = Path(__file__).parents[4] / "shared" / "data"
 
 
 def write(root: Path, *paths: str) -> None:

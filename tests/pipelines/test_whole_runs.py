@@ -726,7 +726,7 @@ def test_with_shuffled_pairs_the_gain_and_the_retrieval_disappear(tmp_path: Path
 def test_an_exported_student_is_used_as_the_docs_say(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    page = (Path(__file__).parent.parent / "docs" / "formats.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "formats.md").read_text()
     code = page.split("```python\n")[1].split("```")[0]
     source = SOURCES.get("synthetic")(train_pairs=1, test_pairs=1, size=32, modalities=("depth",))
     monkeypatch.chdir(tmp_path)

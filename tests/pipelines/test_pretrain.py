@@ -49,7 +49,7 @@ SCHEMES: dict[str, dict[str, str]] = {
     "cached": {"train.chunk": "7"},
 }  # fmt: skip
 
-RECIPE = Path(__file__).parent.parent / "configs" / "pretrain" / "small_mobilenetv3.yaml"
+RECIPE = Path(__file__).parents[2] / "configs" / "pretrain" / "small_mobilenetv3.yaml"
 CHANGES = re.findall(r"^#   (.+?)  +(\S+=('.*?'|\S+)|'~\S+')", RECIPE.read_text(), re.MULTILINE)
 SWITCHES = {name: shlex.split(override)[0] for name, override, _ in CHANGES}  # as the config's comment names them
 

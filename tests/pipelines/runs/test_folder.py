@@ -229,7 +229,7 @@ def test_a_rank_with_other_versions_or_another_pipeline_is_named(file: Path) -> 
 @pytest.mark.slow
 def test_runs_killed_at_file_operations_end_with_the_same_bits_by_the_same_command() -> None:
     """The whole of it, over all pipelines, is benchmarks/crashes.py."""
-    script = Path(__file__).parents[1] / "benchmarks" / "crashes.py"
+    script = Path(__file__).parents[3] / "benchmarks" / "crashes.py"
     words = ["--points", "3", "--random", "1", "--pipelines", "shards,supervise"]
     done = subprocess.run(
         [sys.executable, str(script), *words], capture_output=True, text=True, timeout=240, check=False

@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 import torch
 from commands import (
+    ENCODER,
     ENVIRONMENT,
     assert_equal,
     command,
@@ -46,7 +47,6 @@ from pipelines.runs.folder import RunFolder
 from pipelines.schemas.common import TrainConfig
 
 pytestmark = pytest.mark.slow
-ENCODER = {"name": "convnet", "width": 8, "stages": 3}
 
 
 @pytest.fixture(scope="module")
