@@ -2,24 +2,22 @@
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from modalities import Modality, Window
-from modalities.codecs.colour import LAB_AB, factors, from_lab, rotations, to_lab
-from modalities.codecs.raster import decode_colour, encode_colour, look
+from modalities.codecs.colour import ColourCodec
+from modalities.common.colour import LAB_AB, factors, from_lab, rotations, to_lab
 from modalities.common.options import check_within
-from modalities.synthetic.render import render_colour
-from modalities.synthetic.scene import Scene
+from modalities.common.picture import look
 
 SHOWN_L = 60.0  # lightness at which most chroma can be shown on a screen
 
 
 @dataclass(frozen=True)
-class Chrominance(Modality):
+class Chrominance(ColourCodec, Modality):
     """The chroma a, b of CIE Lab, about -100 to 100 and 0 for grey, of the pictures that `rgb` stores.
 
     A signal is the colour picture; `adapt` resizes it and then takes a and b. The other half of `luminance` (see
@@ -29,9 +27,6 @@ class Chrominance(Modality):
     Raises:
         ValueError: an option is out of its range.
     """
-
-    field: ClassVar[str] = "rgb"
-    extensions: ClassVar[tuple[str, ...]] = ("jpg", "jpeg", "png")
 
     size: int = 64  # side of an adapted picture, pixels
     quality: int = 95  # of a JPEG when it is written, 1 to 100
@@ -50,18 +45,6 @@ class Chrominance(Modality):
     def shape(self) -> tuple[int, ...]:
         """The a and b of a square."""
         return (2, self.size, self.size)
-
-    def decode(self, payload: bytes) -> Float[Tensor, "3 height width"]:
-        """The colour picture in [0, 1].
-
-        Raises:
-            DecodeError: it is not a readable JPEG or PNG, is too large, or has 16 bits a channel, as depth maps have.
-        """
-        return decode_colour(payload)
-
-    def encode(self, signal: Float[Tensor, "3 height width"]) -> bytes:
-        """The colour picture as a JPEG."""
-        return encode_colour(signal, self.quality)
 
     def adapt(
         self, signal: Float[Tensor, "3 height width"], window: Window
@@ -87,7 +70,3 @@ class Chrominance(Modality):
     def picture(self, adapted: Float[Tensor, "2 height width"]) -> Float[Tensor, "3 height width"]:
         """The colours at one lightness."""
         return from_lab(torch.cat([torch.full_like(adapted[:1], SHOWN_L), adapted]))
-
-    def render(self, scene: Scene) -> Float[Tensor, "3 height width"]:
-        """What a colour camera sees of the scene."""
-        return render_colour(scene)

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -10,15 +9,14 @@ from kornia.enhance import adjust_brightness_accumulative
 from torch import Tensor
 
 from modalities import Modality, Window
-from modalities.codecs.colour import LAB_L, factors, to_lab
-from modalities.codecs.raster import decode_colour, encode_colour, look
+from modalities.codecs.colour import ColourCodec
+from modalities.common.colour import LAB_L, factors, to_lab
 from modalities.common.options import check_within
-from modalities.synthetic.render import render_colour
-from modalities.synthetic.scene import Scene
+from modalities.common.picture import look
 
 
 @dataclass(frozen=True)
-class Luminance(Modality):
+class Luminance(ColourCodec, Modality):
     """The lightness L of CIE Lab, in [0, 100], of the pictures that `rgb` stores.
 
     A signal is the colour picture; `adapt` resizes it and then takes L. With `chrominance` it splits one picture into
@@ -28,9 +26,6 @@ class Luminance(Modality):
     Raises:
         ValueError: an option is out of its range.
     """
-
-    field: ClassVar[str] = "rgb"
-    extensions: ClassVar[tuple[str, ...]] = ("jpg", "jpeg", "png")
 
     size: int = 64  # side of an adapted picture, pixels
     quality: int = 95  # of a JPEG when it is written, 1 to 100
@@ -49,18 +44,6 @@ class Luminance(Modality):
     def shape(self) -> tuple[int, ...]:
         """L of a square."""
         return (1, self.size, self.size)
-
-    def decode(self, payload: bytes) -> Float[Tensor, "3 height width"]:
-        """The colour picture in [0, 1].
-
-        Raises:
-            DecodeError: it is not a readable JPEG or PNG, is too large, or has 16 bits a channel, as depth maps have.
-        """
-        return decode_colour(payload)
-
-    def encode(self, signal: Float[Tensor, "3 height width"]) -> bytes:
-        """The colour picture as a JPEG."""
-        return encode_colour(signal, self.quality)
 
     def adapt(
         self, signal: Float[Tensor, "3 height width"], window: Window
@@ -89,7 +72,3 @@ class Luminance(Modality):
     def picture(self, adapted: Float[Tensor, "1 height width"]) -> Float[Tensor, "3 height width"]:
         """L as grey."""
         return (adapted / 100).clamp(0, 1).expand(3, -1, -1)
-
-    def render(self, scene: Scene) -> Float[Tensor, "3 height width"]:
-        """What a colour camera sees of the scene."""
-        return render_colour(scene)

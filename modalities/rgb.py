@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -15,15 +14,14 @@ from kornia.filters import gaussian_blur2d
 from torch import Tensor
 
 from modalities import Modality, Window
-from modalities.codecs.colour import factors, turn_hue
-from modalities.codecs.raster import decode_colour, encode_colour, look
+from modalities.codecs.colour import ColourCodec
+from modalities.common.colour import factors, turn_hue
 from modalities.common.options import check_length, check_within
-from modalities.synthetic.render import render_colour
-from modalities.synthetic.scene import Scene
+from modalities.common.picture import look
 
 
 @dataclass(frozen=True)
-class Rgb(Modality):
+class Rgb(ColourCodec, Modality):
     """Colour pictures in [0, 1] from JPEG or PNG of 8 bits a channel.
 
     Augmentation is that of SimCLR (Chen et al. 2020, https://arxiv.org/abs/2002.05709, appendix A) at about its half
@@ -32,9 +30,6 @@ class Rgb(Modality):
     Raises:
         ValueError: an option is out of its range.
     """
-
-    field: ClassVar[str] = "rgb"
-    extensions: ClassVar[tuple[str, ...]] = ("jpg", "jpeg", "png")
 
     size: int = 64  # side of an adapted picture, pixels
     quality: int = 95  # of a JPEG when it is written, 1 to 100
@@ -71,18 +66,6 @@ class Rgb(Modality):
         """Red, green and blue of a square."""
         return (3, self.size, self.size)
 
-    def decode(self, payload: bytes) -> Float[Tensor, "3 height width"]:
-        """The picture in [0, 1], turned by its EXIF orientation; grey becomes three equal channels, alpha is dropped.
-
-        Raises:
-            DecodeError: it is not a readable JPEG or PNG, is too large, or has 16 bits a channel, as depth maps have.
-        """
-        return decode_colour(payload)
-
-    def encode(self, signal: Float[Tensor, "3 height width"]) -> bytes:
-        """A JPEG."""
-        return encode_colour(signal, self.quality)
-
     def adapt(
         self, signal: Float[Tensor, "3 height width"], window: Window
     ) -> Float[Tensor, "3 {self.size} {self.size}"]:
@@ -116,10 +99,6 @@ class Rgb(Modality):
     def picture(self, adapted: Float[Tensor, "3 height width"]) -> Float[Tensor, "3 height width"]:
         """Itself."""
         return adapted.clamp(0, 1)
-
-    def render(self, scene: Scene) -> Float[Tensor, "3 height width"]:
-        """What a colour camera sees of the scene."""
-        return render_colour(scene)
 
     def _jitter(self, batch: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor, hue: Tensor) -> Tensor:
         batch = adjust_brightness_accumulative(batch, factors(brightness, self.brightness))
