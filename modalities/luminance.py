@@ -12,11 +12,11 @@ from modalities import Modality, Window
 from modalities.codecs.colour import ColourCodec
 from modalities.common.colour import LAB_L, factors, to_lab
 from modalities.common.options import check_within
-from modalities.common.picture import look
+from modalities.common.picture import PictureSize, resize_crop
 
 
 @dataclass(frozen=True)
-class Luminance(ColourCodec, Modality):
+class Luminance(ColourCodec, PictureSize, Modality):
     """The lightness L of CIE Lab, in [0, 100], of the pictures that `rgb` stores.
 
     A signal is the colour picture; `adapt` resizes it and then takes L. With `chrominance` it splits one picture into
@@ -27,7 +27,9 @@ class Luminance(ColourCodec, Modality):
         ValueError: an option is out of its range.
     """
 
-    size: int = 64  # side of an adapted picture, pixels
+    size: int | None = None  # pixels a side of a square view; null: 64, unless height and width are given
+    height: int | None = None  # pixels, with width in place of size
+    width: int | None = None  # pixels, with height in place of size
     quality: int = 95  # of a JPEG when it is written, 1 to 100
     brightness: float = 0.3  # greatest change, as a fraction
     contrast: float = 0.3  # greatest change, as a fraction
@@ -35,21 +37,21 @@ class Luminance(ColourCodec, Modality):
     std: float = 25.0  # divided by, units of L: about its spread in photographs
 
     def __post_init__(self) -> None:
-        check_within(1, math.inf, size=self.size)
+        self.check_size()
         check_within(1, 100, quality=self.quality)
         check_within(0, 1, brightness=self.brightness, contrast=self.contrast)
         check_within(1e-6, math.inf, std=self.std)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """L of a square."""
-        return (1, self.size, self.size)
+        """L, height and width."""
+        return (1, *self.sides)
 
     def adapt(
         self, signal: Float[Tensor, "3 height width"], window: Window
-    ) -> Float[Tensor, "1 {self.size} {self.size}"]:
+    ) -> Float[Tensor, "1 {self.sides[0]} {self.sides[1]}"]:
         """L of the window's part of the picture, resized with antialiasing."""
-        return to_lab(look(signal, window, self.size).clamp(0, 1))[LAB_L]
+        return to_lab(resize_crop(signal, window, self.sides).clamp(0, 1))[LAB_L]
 
     def draw(self, generator: torch.Generator) -> Float[Tensor, "2"]:
         """Two uniform numbers: brightness and contrast."""

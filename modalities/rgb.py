@@ -17,11 +17,11 @@ from modalities import Modality, Window
 from modalities.codecs.colour import ColourCodec
 from modalities.common.colour import factors, turn_hue
 from modalities.common.options import check_length, check_within
-from modalities.common.picture import look
+from modalities.common.picture import PictureSize, resize_crop
 
 
 @dataclass(frozen=True)
-class Rgb(ColourCodec, Modality):
+class Rgb(ColourCodec, PictureSize, Modality):
     """Colour pictures in [0, 1] from JPEG or PNG of 8 bits a channel.
 
     Augmentation is that of SimCLR (Chen et al. 2020, https://arxiv.org/abs/2002.05709, appendix A) at about its half
@@ -31,7 +31,9 @@ class Rgb(ColourCodec, Modality):
         ValueError: an option is out of its range.
     """
 
-    size: int = 64  # side of an adapted picture, pixels
+    size: int | None = None  # pixels a side of a square view; null: 64, unless height and width are given
+    height: int | None = None  # pixels, with width in place of size
+    width: int | None = None  # pixels, with height in place of size
     quality: int = 95  # of a JPEG when it is written, 1 to 100
     jitter: float = 0.8  # chance that brightness, contrast, saturation and hue change
     brightness: float = 0.4  # greatest change, as a fraction
@@ -45,15 +47,17 @@ class Rgb(ColourCodec, Modality):
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)  # divided by, of red, green, blue (ImageNet's)
 
     def __post_init__(self) -> None:
-        check_within(1, math.inf, size=self.size)
+        self.check_size()
         check_within(1, 100, quality=self.quality)
         check_within(0, 1, jitter=self.jitter, grey=self.grey, blur=self.blur)
         check_within(0, 1, brightness=self.brightness, contrast=self.contrast, saturation=self.saturation)
         check_within(0, math.pi, hue=self.hue)
         check_within(0.1, 20, blur_px=self.blur_px)
-        if self.blur and self._blur_reach >= self.size:
-            raise ValueError(f"blur_px must be at most {(self.size - 1) / 2:g} for pictures of {self.size} pixels, "
-                             f"got {self.blur_px:g}")  # fmt: skip
+        side = min(self.sides)
+        if self.blur and self._blur_reach >= side:
+            raise ValueError(
+                f"blur_px must be at most {(side - 1) / 2:g} for pictures of {side} pixels, got {self.blur_px:g}"
+            )
         check_length(3, mean=self.mean, std=self.std)
         check_within(1e-6, math.inf, smallest_std=min(self.std))
 
@@ -63,14 +67,14 @@ class Rgb(ColourCodec, Modality):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Red, green and blue of a square."""
-        return (3, self.size, self.size)
+        """Red, green and blue, height and width."""
+        return (3, *self.sides)
 
     def adapt(
         self, signal: Float[Tensor, "3 height width"], window: Window
-    ) -> Float[Tensor, "3 {self.size} {self.size}"]:
+    ) -> Float[Tensor, "3 {self.sides[0]} {self.sides[1]}"]:
         """The window's part of the picture, resized with antialiasing."""
-        return look(signal, window, self.size).clamp(0, 1)
+        return resize_crop(signal, window, self.sides).clamp(0, 1)
 
     def draw(self, generator: torch.Generator) -> Float[Tensor, "8"]:
         """Eight uniform numbers: the chance and the four strengths of the jitter, grey, blur, its width."""

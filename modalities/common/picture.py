@@ -1,4 +1,6 @@
-"""What modalities with height and width share: crops of pictures, masks and colour maps."""
+"""What modalities with height and width share: their size, crops of pictures, masks and colour maps."""
+
+import math
 
 import torch
 import torch.nn.functional as F
@@ -6,14 +8,61 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from modalities import Window
+from modalities.common.options import check_within
+
+DEFAULT_SIZE = 64  # pixels a side where a config names no size
 
 
-def look(
-    signal: Float[Tensor, "channels height width"], window: Window, size: int, *, nearest: bool = False
-) -> Float[Tensor, "channels {size} {size}"]:
-    """The part of a picture that `window` shows, resized to a square; bilinear with antialiasing unless `nearest`.
+class PictureSize:
+    """Height and width as options: `size` for a square, or both; a base of every modality with pixels.
+
+    An entry declares the three options itself, so that the catalogue lists them, and calls `check_size` in
+    `__post_init__`. It names this base before the catalogue's interface.
+    """
+
+    size: int | None
+    height: int | None
+    width: int | None
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Height and width, pixels."""
+        if self.size is not None:
+            return self.size, self.size
+        assert self.height is not None and self.width is not None
+        return self.height, self.width
+
+    def check_size(self, *, least: int = 1) -> None:
+        """Sets `size` to its default where nothing is given.
+
+        Raises:
+            ValueError: `size` is given beside `height` or `width`, only one of these is, or one is below `least`.
+        """
+        options = {"size": self.size, "height": self.height, "width": self.width}
+        given = {name: value for name, value in options.items() if value is not None} or {"size": DEFAULT_SIZE}
+        if [*given] not in (["size"], ["height", "width"]):
+            told = ", ".join(f"{name}={value}" for name, value in given.items())
+            raise ValueError(f"give either size, for a square, or both height and width, got {told}")
+        check_within(least, math.inf, **given)
+        object.__setattr__(self, "size", given.get("size"))  # so that an exported model names the default too
+
+
+def resize_crop(
+    signal: Float[Tensor, "channels height width"],
+    window: Window,
+    sides: tuple[int, int],
+    *,
+    nearest: bool = False,
+) -> Float[Tensor, "channels {sides[0]} {sides[1]}"]:
+    """The part of a picture that `window` shows, resized to `sides`; bilinear with antialiasing unless `nearest`.
 
     What the window shows from outside the picture is 0.
+
+    Args:
+        signal: the picture.
+        window: in fractions of the picture.
+        sides: height and width of the result, pixels.
+        nearest: every pixel of the result is one of the picture's.
     """
     height, width = signal.shape[-2:]
     top, bottom = _interval(window.top, window.height, height)
@@ -23,9 +72,9 @@ def look(
         signal = F.pad(signal, (before, max(right - width, 0), above, max(bottom - height, 0)))
     part = signal[None, :, top + above : bottom + above, left + before : right + before]
     if nearest:
-        part = F.interpolate(part, (size, size), mode="nearest-exact")
+        part = F.interpolate(part, sides, mode="nearest-exact")
     else:
-        part = F.interpolate(part, (size, size), mode="bilinear", antialias=True, align_corners=False)
+        part = F.interpolate(part, sides, mode="bilinear", antialias=True, align_corners=False)
     return part[0].flip(-1) if window.flip else part[0]
 
 
