@@ -12,14 +12,14 @@ from torch import Tensor
 from modalities import Modality, Window
 from modalities.codecs.depth import decode_depth, encode_depth
 from modalities.common.options import check_within
-from modalities.common.picture import PictureSize, colour_map, resize_crop, spans
+from modalities.common.picture import PictureView, colour_map, spans
 from modalities.common.random import uniform_bits
 from modalities.synthetic.render import render_distance
 from modalities.synthetic.scene import Scene
 
 
 @dataclass(frozen=True)
-class Depth(PictureSize, Modality):
+class Depth(PictureView, Modality):
     """Distance along the optical axis in metres, 0 where there is no reading, from 16-bit PNG or .npy.
 
     Distances are never guessed and never mixed: 16 bits stay 16 bits, and resizing takes the nearest pixel.
@@ -35,6 +35,7 @@ class Depth(PictureSize, Modality):
     size: int | None = None  # pixels a side of a square view; null: 64, unless height and width are given
     height: int | None = None  # pixels, with width in place of size
     width: int | None = None  # pixels, with height in place of size
+    fit: Literal["crop", "stretch"] = "crop"  # a picture of another width : height is cut, or stretched
     scale_m: float = 0.001  # metres that a stored 1 means: 0.001 for millimetres
     invalid: float = 0.0  # stored value of "no reading", beside 0, negative and non-finite ones
     min_m: float = 0.3  # what the encoder sees as nearest, metres; nearer counts as this
@@ -46,7 +47,7 @@ class Depth(PictureSize, Modality):
     hole_side: float = 0.25  # greatest side of a hole, as a fraction of the map's
 
     def __post_init__(self) -> None:
-        self.check_size()
+        self.check_view()
         check_within(1e-9, math.inf, scale_m=self.scale_m)
         check_within(0, 1, hole_side=self.hole_side)
         check_within(0, 0.5, drift=self.drift, noise=self.noise)
@@ -73,7 +74,7 @@ class Depth(PictureSize, Modality):
         self, signal: Float[Tensor, "1 height width"], window: Window
     ) -> Float[Tensor, "1 {self.sides[0]} {self.sides[1]}"]:
         """The window's part of the map; every pixel is one of the stored ones."""
-        return resize_crop(signal, window, self.sides, nearest=True)
+        return self.resize_crop(signal, window, nearest=True)
 
     def draw(self, generator: torch.Generator) -> Float[Tensor, " draws"]:
         """Uniform numbers: two that seed the noise, the drift, and four for each hole."""

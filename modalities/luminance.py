@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -12,11 +13,11 @@ from modalities import Modality, Window
 from modalities.codecs.colour import ColourCodec
 from modalities.common.colour import LAB_L, factors, to_lab
 from modalities.common.options import check_within
-from modalities.common.picture import PictureSize, resize_crop
+from modalities.common.picture import PictureView
 
 
 @dataclass(frozen=True)
-class Luminance(ColourCodec, PictureSize, Modality):
+class Luminance(ColourCodec, PictureView, Modality):
     """The lightness L of CIE Lab, in [0, 100], of the pictures that `rgb` stores.
 
     A signal is the colour picture; `adapt` resizes it and then takes L. With `chrominance` it splits one picture into
@@ -30,6 +31,7 @@ class Luminance(ColourCodec, PictureSize, Modality):
     size: int | None = None  # pixels a side of a square view; null: 64, unless height and width are given
     height: int | None = None  # pixels, with width in place of size
     width: int | None = None  # pixels, with height in place of size
+    fit: Literal["crop", "stretch"] = "crop"  # a picture of another width : height is cut, or stretched
     quality: int = 95  # of a JPEG when it is written, 1 to 100
     brightness: float = 0.3  # greatest change, as a fraction
     contrast: float = 0.3  # greatest change, as a fraction
@@ -37,7 +39,7 @@ class Luminance(ColourCodec, PictureSize, Modality):
     std: float = 25.0  # divided by, units of L: about its spread in photographs
 
     def __post_init__(self) -> None:
-        self.check_size()
+        self.check_view()
         check_within(1, 100, quality=self.quality)
         check_within(0, 1, brightness=self.brightness, contrast=self.contrast)
         check_within(1e-6, math.inf, std=self.std)
@@ -51,7 +53,7 @@ class Luminance(ColourCodec, PictureSize, Modality):
         self, signal: Float[Tensor, "3 height width"], window: Window
     ) -> Float[Tensor, "1 {self.sides[0]} {self.sides[1]}"]:
         """L of the window's part of the picture, resized with antialiasing."""
-        return to_lab(resize_crop(signal, window, self.sides).clamp(0, 1))[LAB_L]
+        return to_lab(self.resize_crop(signal, window).clamp(0, 1))[LAB_L]
 
     def draw(self, generator: torch.Generator) -> Float[Tensor, "2"]:
         """Two uniform numbers: brightness and contrast."""

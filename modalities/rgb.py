@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -17,11 +18,11 @@ from modalities import Modality, Window
 from modalities.codecs.colour import ColourCodec
 from modalities.common.colour import factors, turn_hue
 from modalities.common.options import check_length, check_within
-from modalities.common.picture import PictureSize, resize_crop
+from modalities.common.picture import PictureView
 
 
 @dataclass(frozen=True)
-class Rgb(ColourCodec, PictureSize, Modality):
+class Rgb(ColourCodec, PictureView, Modality):
     """Colour pictures in [0, 1] from JPEG or PNG of 8 bits a channel.
 
     Augmentation is that of SimCLR (Chen et al. 2020, https://arxiv.org/abs/2002.05709, appendix A) at about its half
@@ -34,6 +35,7 @@ class Rgb(ColourCodec, PictureSize, Modality):
     size: int | None = None  # pixels a side of a square view; null: 64, unless height and width are given
     height: int | None = None  # pixels, with width in place of size
     width: int | None = None  # pixels, with height in place of size
+    fit: Literal["crop", "stretch"] = "crop"  # a picture of another width : height is cut, or stretched
     quality: int = 95  # of a JPEG when it is written, 1 to 100
     jitter: float = 0.8  # chance that brightness, contrast, saturation and hue change
     brightness: float = 0.4  # greatest change, as a fraction
@@ -47,7 +49,7 @@ class Rgb(ColourCodec, PictureSize, Modality):
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)  # divided by, of red, green, blue (ImageNet's)
 
     def __post_init__(self) -> None:
-        self.check_size()
+        self.check_view()
         check_within(1, 100, quality=self.quality)
         check_within(0, 1, jitter=self.jitter, grey=self.grey, blur=self.blur)
         check_within(0, 1, brightness=self.brightness, contrast=self.contrast, saturation=self.saturation)
@@ -74,7 +76,7 @@ class Rgb(ColourCodec, PictureSize, Modality):
         self, signal: Float[Tensor, "3 height width"], window: Window
     ) -> Float[Tensor, "3 {self.sides[0]} {self.sides[1]}"]:
         """The window's part of the picture, resized with antialiasing."""
-        return resize_crop(signal, window, self.sides).clamp(0, 1)
+        return self.resize_crop(signal, window).clamp(0, 1)
 
     def draw(self, generator: torch.Generator) -> Float[Tensor, "8"]:
         """Eight uniform numbers: the chance and the four strengths of the jitter, grey, blur, its width."""

@@ -1,6 +1,7 @@
 """What modalities with height and width share: their size, crops of pictures, masks and colour maps."""
 
 import math
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,7 @@ from modalities import Window
 from modalities.common.options import check_within
 
 DEFAULT_SIZE = 64  # pixels a side where a config names no size
+FITS = ("crop", "stretch")
 
 
 class PictureSize:
@@ -45,6 +47,51 @@ class PictureSize:
             raise ValueError(f"give either size, for a square, or both height and width, got {told}")
         check_within(least, math.inf, **given)
         object.__setattr__(self, "size", given.get("size"))  # so that an exported model names the default too
+
+
+class PictureView(PictureSize):
+    """How a modality sees pictures: its size, and how crops are fitted to it; see `PictureSize`, whose rules hold."""
+
+    fit: str
+
+    def check_view(self) -> None:
+        """Checks and completes the options; see `PictureSize.check_size`.
+
+        Raises:
+            ValueError: an option is out of its range.
+        """
+        self.check_size()
+        if self.fit not in FITS:
+            raise ValueError(f"fit must be one of {', '.join(FITS)}, got {self.fit!r}")
+
+    def resize_crop(
+        self, signal: Float[Tensor, "channels height width"], window: Window, *, nearest: bool = False
+    ) -> Float[Tensor, "channels {self.sides[0]} {self.sides[1]}"]:
+        """What the window shows of a picture, resized to the view; bilinear with antialiasing unless `nearest`."""
+        if self.fit == "crop":
+            window = keep_proportions(window, (signal.shape[1], signal.shape[2]), self.sides)
+        return resize_crop(signal, window, self.sides, nearest=nearest)
+
+
+def keep_proportions(window: Window, picture: tuple[int, int], view: tuple[int, int]) -> Window:
+    """The window on the largest region of a picture that has the view's width : height; itself where the two are equal.
+
+    The window's `down` and `across` say where the region lies.
+
+    Args:
+        window: in fractions of the region.
+        picture: height and width, pixels.
+        view: height and width, pixels.
+    """
+    tall, wide = picture[0] * view[1], picture[1] * view[0]  # in proportion to the view
+    height, width = min(1.0, wide / tall), min(1.0, tall / wide)  # of the region, as shares of the picture
+    return replace(
+        window,
+        top=window.down * (1 - height) + height * window.top,
+        left=window.across * (1 - width) + width * window.left,
+        height=height * window.height,
+        width=width * window.width,
+    )
 
 
 def resize_crop(

@@ -80,7 +80,11 @@ def _open(config: Taught, name: str, train: TrainConfig, shards: Shards, views: 
         found = FeatureShards.open(folder, shards.places)
     wanted = min(train.epochs, train.look.windows or train.epochs)
     needed = {"windows": wanted, **origin(config, name, train.look, shards, views)}
-    kept = {"windows": min(found.manifest.windows, wanted), **found.manifest.origin}
+    # earlier versions stretched all pictures to squares, and did not say so
+    unsaid = {"fit": "stretch", "height": None, "width": None}
+    preprocessing = {key: value for key, value in unsaid.items() if key in needed["preprocessing"]}
+    preprocessing |= found.manifest.origin["preprocessing"]
+    kept = {"windows": min(found.manifest.windows, wanted)} | found.manifest.origin | {"preprocessing": preprocessing}
     if kept != needed:
         only_few = kept | {"windows": wanted} == needed
         raise ConfigError([

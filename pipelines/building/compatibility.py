@@ -25,8 +25,10 @@ def refuse_other_sight(trained: Modality, given: Modality, key: str) -> None:
             ]
         )
     if not torch.equal(_sight(trained), _sight(given)):
-        raise ConfigError([f"{key}.view: the teacher was trained on {trained}, the view gives {given}, so that the "
-                           "same scene would reach it as other numbers; give it a view of its own"])  # fmt: skip
+        raise ConfigError([
+            f"{key}.view: the teacher was trained on {type(trained).__name__} with {_differences(trained, given)}, so "
+            "that the same scene would reach it as other numbers; give it a view of its own"
+        ])  # fmt: skip
 
 
 def tell_other_sight(weights: Path, given: Modality) -> str:
@@ -47,12 +49,15 @@ def tell_other_sight(weights: Path, given: Modality) -> str:
         return f", trained on {type(trained).__name__} (here {type(given).__name__})"
     if torch.equal(_sight(trained), _sight(given)):
         return ""
+    return f", trained on {type(given).__name__} with {_differences(trained, given)}"
+
+
+def _differences(trained: Modality, given: Modality) -> str:
     theirs, ours = vars(trained), vars(given)
-    differing = [f"{name}={theirs[name]!r} (here {ours[name]!r})" for name in ours if theirs[name] != ours[name]]
-    return f", trained on {type(given).__name__} with {', '.join(differing)}"
+    return ", ".join(f"{name}={theirs[name]!r} (here {ours[name]!r})" for name in ours if theirs[name] != ours[name])
 
 
 def _sight(modality: Modality) -> torch.Tensor:
-    """What a network is given of a scene, the same one every time."""
-    signal = modality.render(draw_scene(generator("sight")))
+    """What a network is given of a scene, the same one every time; wide, so that it matters how pictures are fitted."""
+    signal = modality.render(draw_scene(generator("sight"), width=96))
     return modality.normalise(modality.adapt(signal, Window())[None])

@@ -16,8 +16,8 @@ COLUMNS = ("loss", "step", "epoch", "lr", "pairs_per_second", "phase")  # of the
 class ViewConfig:
     """A named use of a modality; further keys are the modality's options."""
 
-    modality: str = choice("modalities")  # which sensor: see crossmodal list modalities
-    aligned: bool = True  # true: shares the sample's random window, of equal width : height; false: draws its own
+    modality: str = choice("modalities")  # which sensor; crossmodal list modalities shows its options, such as size
+    aligned: bool = True  # true: gets the same random crop as the other aligned views; false: draws its own
     options: dict[str, Any] = options_of("modality")
 
 
@@ -89,7 +89,7 @@ class LookConfig:
     """The random window of a training sample, shared by its aligned views."""
 
     scale: tuple[float, float] = number((0.6, 1.0), above=0, most=1)  # share of the area that is kept, from and to
-    ratio: tuple[float, float] = number((0.8, 1.25), above=0)  # width over height, relative to the picture's
+    ratio: tuple[float, float] = number((0.8, 1.25), above=0)  # width over height, relative to the view's
     flip: float = number(0.5, least=0, most=1)  # probability of mirroring left to right
     windows: int | None = number(None, least=1)  # different ones a pair has, in turn; null: a new one every epoch
     shift: float = number(

@@ -1,6 +1,7 @@
 """Views of 4 : 3, as robot cameras give them, through every stage of a transfer."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from crossmodal.data.shards import Shards
 from crossmodal.export import load_model
 from modalities import Window
 from pipelines.__main__ import main
+from pipelines.evaluation.students import taught
+from pipelines.schemas import evaluate
 
 pytestmark = pytest.mark.slow
 ENCODER = {"name": "convnet", "width": 8, "stages": 2}
@@ -67,3 +70,17 @@ def test_students_learn_and_the_page_shows_them(runs: Path) -> None:
     table = json.loads((runs / "evaluate" / "report.json").read_text())["figures"]["table"]
     assert {"teacher", "crd", "random weights"} <= set(table)
     assert (runs / "report" / "report.html").read_text().count("data:image/png") >= 5
+
+
+def test_the_views_of_a_transfer_of_an_earlier_version_were_stretched(runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs / "transfer", tmp_path / "transfer")
+    path = tmp_path / "transfer" / "config.yaml"
+    written = yaml.safe_load(path.read_text())
+    for view in written["views"].values():
+        assert view.pop("fit") == "crop"
+    path.write_text(yaml.safe_dump(written))
+    asked = evaluate.Config(evaluate.DataConfig("x", "y"), {"crd": [str(tmp_path / "transfer")]})
+
+    for folder, fit in ((tmp_path, "stretch"), (runs, "crop")):
+        found = taught(asked, str(folder / "transfer"))
+        assert found is not None and {view.options["fit"] for view in found[1].views.values()} == {fit}

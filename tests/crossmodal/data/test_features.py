@@ -314,6 +314,22 @@ def test_features_of_something_else_are_refused_and_the_command_that_is_told_ren
     assert main([*words, f"teachers.rgb.features={extracted}.renewed/rgb"]) == 0
 
 
+def test_features_of_an_earlier_version_are_of_stretched_pictures(
+    config: Path, extracted: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = extracted / "rgb" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    for name in ("fit", "height", "width"):
+        del manifest["origin"]["preprocessing"][name]
+    path.write_text(json.dumps(manifest))
+    words = ["transfer", str(config), "train.look.windows=3", f"teachers.rgb.features={extracted / 'rgb'}"]
+
+    assert main(words) == 2
+    told = capsys.readouterr().err
+    assert 'preprocessing.fit: "stretch" before, "crop" now' in told and "preprocessing.height" not in told
+    assert main([*words, "views.rgb.fit=stretch"]) == 0
+
+
 def test_features_of_other_data_and_weights_are_refused(
     config: Path, teacher: Path, synthetic: Path, extracted: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
