@@ -22,7 +22,7 @@ from crossmodal.streams import open_view
 from crossmodal.transfer import Term, Transfer
 from modalities._base import Modality
 from pipelines._config import ConfigError, at, to_dict
-from pipelines._normalisation import published_normalisation
+from pipelines._normalisation import published_normalisation, tell_published
 from pipelines._run import say
 from pipelines._schema import (
     EncoderConfig,
@@ -149,6 +149,7 @@ def build_student(config: StudentConfig, views: Mapping[str, View], classes: int
             left = load_pretrained(encoder, config.weights, sha256=config.sha256, first_layer=config.first_layer)
             seen = tell_other_sight(find_weights(config.weights), views[config.view].modality)
         say(f"{key} begins from {config.weights}{seen}" + (f"; new: {', '.join(left)}" if left else ""))
+        tell_published(key, config, views[config.view].modality)
     return encoder
 
 
@@ -189,6 +190,7 @@ def _build_teacher(config: TeacherConfig, views: Mapping[str, View], key: str) -
         if left:
             raise ConfigError([f"{key}: a teacher needs all its weights, but {config.weights} does not fit "
                                f"{', '.join(left)}; look at {key}.classes and {key}.first_layer"])  # fmt: skip
+        tell_published(key, config, view.modality)
     return Teacher(encoder.eval().requires_grad_(False), config.view, classes, config.weight)
 
 

@@ -22,7 +22,7 @@ from crossmodal.shards import Shards
 from crossmodal.streams import to_batch
 from pipelines import _build as build
 from pipelines import _processes
-from pipelines._errors import RunError
+from pipelines._errors import RunError, printable
 from pipelines._freshness import origin
 from pipelines._run import RunFolder, say
 from pipelines.features import Config
@@ -100,7 +100,8 @@ class Extraction:
         features = self._features(looks)
         for problem in looks.problems:
             if problem is not None:
-                print(f"{self.run.path}: left without features: {problem}", file=sys.stderr, flush=True)
+                told = f"{self.run.path}: left without features: {problem}"
+                print(printable(told), file=sys.stderr, flush=True)
         for name, tar in tars.items():
             row = 0
             for key, problem in zip(looks.keys, looks.problems, strict=True):

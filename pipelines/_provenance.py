@@ -12,6 +12,7 @@ from pipelines import certify, pretrain, transfer
 from pipelines.__main__ import find_pipeline
 from pipelines._build import open_parts
 from pipelines._config import ConfigError, at, within
+from pipelines._errors import printable
 from pipelines._run import RunFolder, is_main
 from pipelines._schema import HeldOutConfig
 from pipelines.evaluate import origin
@@ -82,8 +83,8 @@ def count_copies(test: Shards, learnt: Shards, weights: Iterable[str], key: str)
     if untold:
         lines.append(f"whether pairs of {test.folder} were trained on cannot be told of {', '.join(untold)}: gone, "
                      "changed since, or of no run")  # fmt: skip
-    if is_main():
-        print(*(f"{key}: {line}" for line in lines), sep="\n", end="\n" if lines else "", file=sys.stderr, flush=True)
+    for line in lines if is_main() else ():
+        print(printable(f"{key}: {line}"), file=sys.stderr, flush=True)
     return len(copies), untold
 
 

@@ -26,7 +26,7 @@ from crossmodal.shards import Shards
 from crossmodal.streams import PairStream, Part, to_batch, train_parts
 from modalities._random import generator
 from pipelines._config import ConfigError
-from pipelines._errors import DivergedError
+from pipelines._errors import DivergedError, printable
 from pipelines._memory import forget_peak, peak_mb
 from pipelines._optimiser import Average, build_optimiser, load_optimiser, rate
 from pipelines._precision import refuse_unset_gradients
@@ -239,7 +239,8 @@ class Training:
             say(f"{stopped}; the same command continues")
             sys.exit(128 + heard)
         for problem in set(replaced) - self.unreadable:
-            print(f"{self.run.path}: another pair stands in: {problem}", file=sys.stderr, flush=True)
+            line = f"{self.run.path}: another pair stands in: {problem}"
+            print(printable(line), file=sys.stderr, flush=True)
         self.unreadable |= set(replaced)
         self.progress.replaced += int(counts.sum())
         return True

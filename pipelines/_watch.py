@@ -15,6 +15,7 @@ from crossmodal.shards import Shards
 from crossmodal.streams import sweep_parts, to_batch
 from crossmodal.watching import warn
 from pipelines._diagnosis import diagnose_encoder
+from pipelines._errors import printable
 from pipelines._run import METRICS, RunFolder
 from pipelines.pretrain import Config
 
@@ -37,7 +38,8 @@ class Watch:
         for problem in self._problems(line):
             if problem not in self.told:
                 self.told.add(problem)
-                print(f"{self.run.path}: step {line['step']:.0f}: {problem}", file=sys.stderr, flush=True)
+                told = f"{self.run.path}: step {line['step']:.0f}: {problem}"
+                print(printable(told), file=sys.stderr, flush=True)
         due = epochs // asked.every > before // asked.every or before < epochs == self.config.train.epochs
         if not (asked.pairs and due):
             return {}

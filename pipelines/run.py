@@ -11,7 +11,7 @@ from typing import Any
 from modalities._catalogue import suggest
 from pipelines import _processes
 from pipelines._config import ConfigError, FieldError, free, load, to_dict, within
-from pipelines._errors import FinishedError
+from pipelines._errors import FinishedError, printable
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def run(config: Config, path: Path) -> None:
             try:
                 stage.module.run(stage.config, stage.path)
             except FinishedError as finished:
-                print(finished, flush=True)
+                print(printable(str(finished)), flush=True)
 
 
 def _stages(config: Config, path: Path) -> list[Stage]:
