@@ -118,7 +118,7 @@ def inspect(flag: str, path: Path) -> int:
         if flag == "--info":
             print(printable(_describe(folder)))
         else:
-            print(_sheet(folder, {}))
+            print(printable(str(_sheet(folder, {}))))
     return 0
 
 

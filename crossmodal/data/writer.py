@@ -21,6 +21,7 @@ from modalities import DecodeError, Modality
 
 DAMAGED = 5  # unreadable members that are named at once
 KEY = re.compile(r"[A-Za-z0-9_-]+")
+PIECE = 1 << 22  # numbers of a signal whose moments are computed at a time, in float64
 
 
 def write_shards(
@@ -207,6 +208,10 @@ class _Statistics:
     high: float = float("-inf")
 
     def add(self, signal: Tensor) -> None:
+        for piece in signal.flatten().split(PIECE):
+            self._add(piece)
+
+    def _add(self, signal: Tensor) -> None:
         values = signal[signal != 0].double()
         self.zeros += signal.numel() - values.numel()
         if values.numel():

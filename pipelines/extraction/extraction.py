@@ -23,7 +23,7 @@ from crossmodal.encoders import Spec
 from pipelines.building.cached_features import origin
 from pipelines.building.data import networks_of, open_shards, open_views
 from pipelines.building.teachers import Teacher, build_teachers
-from pipelines.config.errors import RunError
+from pipelines.config.errors import RunError, printable
 from pipelines.runs import distributed
 from pipelines.runs.console import say
 from pipelines.runs.folder import RunFolder
@@ -102,7 +102,8 @@ class Extraction:
         features = self._features(looks)
         for problem in looks.problems:
             if problem is not None:
-                print(f"{self.run.path}: left without features: {problem}", file=sys.stderr, flush=True)
+                told = f"{self.run.path}: left without features: {problem}"
+                print(printable(told), file=sys.stderr, flush=True)
         for name, tar in tars.items():
             row = 0
             for key, problem in zip(looks.keys, looks.problems, strict=True):

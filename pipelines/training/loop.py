@@ -26,7 +26,7 @@ from crossmodal.modules.base import Losses, Minimised, unreached, why_not_alone
 from crossmodal.objectives import Batch
 from modalities.common.random import generator
 from pipelines.config import ConfigError
-from pipelines.config.errors import DivergedError
+from pipelines.config.errors import DivergedError, printable
 from pipelines.runs.console import say
 from pipelines.runs.folder import RunFolder
 from pipelines.schemas.common import TrainConfig
@@ -240,7 +240,8 @@ class Training:
             say(f"{stopped}; the same command continues")
             sys.exit(128 + heard)
         for problem in set(replaced) - self.unreadable:
-            print(f"{self.run.path}: another pair stands in: {problem}", file=sys.stderr, flush=True)
+            line = f"{self.run.path}: another pair stands in: {problem}"
+            print(printable(line), file=sys.stderr, flush=True)
         self.unreadable |= set(replaced)
         self.progress.replaced += int(counts.sum())
         return True
