@@ -496,3 +496,12 @@ def test_draws_follow_the_pair_not_its_place() -> None:
 def test_options_of_negatives_out_of_range_are_refused(options: dict, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         Negatives(**options)
+
+
+def test_pairs_without_a_key_are_negatives_of_one_another() -> None:
+    anchors = Known(torch.tensor([3]), torch.tensor([-1]))
+    rows = Known(torch.tensor([3, 4, 5]), torch.tensor([-1, -1, 2]))
+    for together in (False, True):
+        positive, valid = Relation(keyed=True, together=together).masks_of(anchors, rows)(slice(None))
+        assert valid is not None and valid.tolist() == [[False, False, True, True]]
+        assert positive is None or positive.tolist() == [[True, False, False, False]]
