@@ -6,7 +6,7 @@ import shutil
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -21,7 +21,9 @@ from crossmodal.held_out import hold_out
 from crossmodal.packing import write_shards
 from crossmodal.shards import Shards
 from pipelines.__main__ import main
+from pipelines._certification import Certification
 from pipelines._training import Training
+from pipelines.certify import RULES
 
 GROUP = {"name": "convnet", "width": 8, "stages": 2, "norm": "group"}
 BATCH = {**GROUP, "norm": "batch"}
@@ -384,3 +386,11 @@ def test_batch_norm_without_data_gives_way_and_no_model_is_claimed(
     assert "no model is exported, for group norm stands for" in capsys.readouterr().out
     assert not (tmp_path / "run" / "model").exists()
     assert (tmp_path / "run" / "posterior.safetensors").is_file()
+
+
+def test_posteriors_are_chosen_by_the_bound_or_by_validation_pairs_and_never_by_test_pairs() -> None:
+    columns = ["total", "validation_risk", "validation_mean_weights", "test_risk", "test_mean_weights",
+               "without_monte_carlo", "train_risk", "kl"]  # fmt: skip
+    rows = {name: {column: float(column != name) for column in columns} for name in columns}  # each is best in its own
+    chosen = {rule: Certification._select(cast(Certification, None), rows, rule) for rule in RULES}
+    assert chosen == {"bound": "total", "stochastic": "validation_risk", "deterministic": "validation_mean_weights"}
