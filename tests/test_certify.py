@@ -6,6 +6,7 @@ import shutil
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -13,13 +14,16 @@ import torch
 from commands import start, wait_for_step, write
 from safetensors.torch import load_file
 
-from crossmodal import SOURCES, export
+from crossmodal import ENCODERS, SOURCES, export
 from crossmodal.certificates.certificate import certify
 from crossmodal.certificates.gaussians import ScaleGrid
+from crossmodal.evaluation.mean_classifier import class_means, mean_classifier
 from crossmodal.evaluation.tuples import Examples
 from crossmodal.held_out import hold_out
 from crossmodal.packing import write_shards
 from crossmodal.shards import Shards
+from crossmodal.stochastic import Stochastic
+from modalities._random import generator
 from pipelines.__main__ import main
 from pipelines._certification import Certification
 from pipelines._training import Training
@@ -394,3 +398,17 @@ def test_posteriors_are_chosen_by_the_bound_or_by_validation_pairs_and_never_by_
     rows = {name: {column: float(column != name) for column in columns} for name in columns}  # each is best in its own
     chosen = {rule: Certification._select(cast(Certification, None), rows, rule) for rule in RULES}
     assert chosen == {"bound": "total", "stochastic": "validation_risk", "deterministic": "validation_mean_weights"}
+
+
+def test_the_mean_classifier_has_the_classes_of_certified_pairs_and_judges_test_pairs() -> None:
+    draw = lambda name, *size: torch.randn(*size, generator=generator("classify", name))  # noqa: E731
+    train, test = (
+        (draw("train", 60, 4), torch.tensor([0, 1, 2] * 20)),
+        (draw("test", 30, 4), torch.tensor([2, 0, 1] * 10)),
+    )
+    fake = SimpleNamespace(split=SimpleNamespace(certified=train, test=test), _embed=lambda network, part: part)
+    network = Stochastic(ENCODERS.get("convnet")((3, 16, 16), 0, width=4, stages=1, norm="group"))
+    found = Certification._classify(cast(Certification, fake), network)
+    assert found["mu"] == mean_classifier(class_means(*train), *test)
+    few = [mean_classifier(class_means(*train, shots=5, seed=seed), *test)["top1"] for seed in range(5)]
+    assert len(set(few)) > 1 and found["mu-5"]["top1"] == pytest.approx(sum(few) / 5)

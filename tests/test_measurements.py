@@ -22,9 +22,10 @@ from crossmodal.shards import Shards
 from crossmodal.streams import open_view
 from modalities import MODALITIES
 from modalities._random import generator
+from pipelines._build import Teacher
 from pipelines._evaluation import Evaluation, Seen, _accuracy, _linear_map, _summaries
 from pipelines._run import RunFolder
-from pipelines.evaluate import Config, DataConfig, FewLabelsConfig, QuantityConfig
+from pipelines.evaluate import Config, DataConfig, DiagnosticsConfig, FewLabelsConfig, QuantityConfig
 
 ENCODER = ENCODERS.get("convnet")((3, 8, 8), 0, width=4, stages=1)
 VIEW = View(MODALITIES.get("rgb")(size=8))
@@ -83,9 +84,9 @@ def test_a_figures_deviation_is_that_of_a_sample_of_seeds() -> None:
 
 
 def test_chance_is_what_a_guess_reaches_on_test_pairs(tmp_path: Path) -> None:
-    known, truth = torch.tensor([[0.0], [2.0], [4.0]]), torch.tensor([[5.0], [1.0]])
+    known, truth = torch.tensor([[0.0], [2.0], [4.0]]), torch.tensor([[5.0], [9.0]])
     found = evaluation(tmp_path, {"_quantities": (known, truth)}, quantity=QuantityConfig("x", [0]), retrieve_at=[1, 5])
-    assert found._chance() == {"accuracy": 2 / 3, "quantity": 2.0, "R@1": 1 / 4, "R@5": 1.0}
+    assert found._chance() == {"accuracy": 2 / 3, "quantity": 5.0, "R@1": 1 / 4, "R@5": 1.0}
 
 
 def test_neighbours_are_training_pairs_with_a_label_and_as_many_as_asked_for(tmp_path: Path) -> None:
@@ -201,3 +202,28 @@ def test_from_scratch_a_quantity_is_learnt_at_unit_deviation(tmp_path: Path, mon
     assert len(targets) == 2
     torch.testing.assert_close(targets[0], torch.tensor([[-1.0, 0.0], [0.0, 0.0], [1.0, 0.0]]))
     assert math.isfinite(targets[0].sum())
+
+
+def test_pairs_are_diagnosed_by_their_own_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    judge = torch.tensor([1, 0, 1, 0, 1, 1, 0, 0])
+    found = evaluation(
+        tmp_path, {"labels": (LEARN, judge), "parts": (some(6), some(8))}, diagnostics=DiagnosticsConfig(per_class=2)
+    )
+    picked: list[list[int]] = []
+    monkeypatch.setattr("pipelines._evaluation.diagnose_encoder", lambda *given, **_: picked.append(given[3]) or {})
+    found._diagnose(seen(draw("train", 6, 3), draw("test", 8, 3)))
+    assert picked == [few_labels.pick_labelled(judge, 2, 0)] and judge[picked[0]].tolist().count(1) == 2
+
+
+def test_a_teachers_logits_are_of_its_own_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    teacher = Teacher(ENCODER, "rgb", ["cat", "dog"])
+    given = {"teacher": teacher, "teacher_view": VIEW, "students": {}, "copies": (0, [])}
+    found, classes = evaluation(tmp_path, given, seeds=1), {}
+    for name in ("_check", "_save_examples", "_new"):
+        monkeypatch.setattr(Evaluation, name, lambda *_: None)
+    monkeypatch.setattr("pipelines._evaluation.shortfalls", lambda *_: ())
+    monkeypatch.setattr(Evaluation, "view", VIEW)
+    monkeypatch.setattr(Evaluation, "_embed", lambda *_: seen(draw("train", 6, 3), draw("test", 4, 3)))
+    monkeypatch.setattr(Evaluation, "_describe", lambda self, who, *_, **told: classes.update({who: told}))
+    found.measure()
+    assert classes["teacher"] == {"classes": ["cat", "dog"]}
