@@ -431,7 +431,7 @@ def test_the_best_trial_is_chosen_and_of_equals_the_one_nearest_to_the_config() 
     far, near, other = Trial(4.0), Trial(0.5), Trial(2.0, 0.5)
     for measure, best in (("knn", 0.9), ("quantity", 0.1)):
         fake = cast(Comparison, SimpleNamespace(config=SimpleNamespace(measures=[measure])))
-        tried = dict.fromkeys((far, near, other), {})
+        tried: dict[Trial, Any] = {trial: {} for trial in (far, near, other)}
         assert Comparison._choose(fake, tried, {far: 0.5, near: best, other: 0.5}) == near
         assert Comparison._choose(fake, tried, {far: best, near: 0.5, other: 0.5}) == far
         assert Comparison._choose(fake, tried, dict.fromkeys(tried, best)) == near
