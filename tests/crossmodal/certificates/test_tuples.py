@@ -192,3 +192,15 @@ def test_a_pair_that_is_twice_in_a_batch_is_once_in_the_simclr_loss() -> None:
     index = torch.tensor([7, 3, 7, 1, 3])
     loss, _ = task.trained(ours, theirs, index, torch.zeros(5, dtype=torch.long), seed=0)
     assert torch.equal(loss, simclr(ours[None, [0, 1, 3]], theirs[None, [0, 1, 3]], 1.0).squeeze())
+
+
+def test_the_fifth_place_is_among_five_and_the_sixth_is_not() -> None:
+    means = torch.eye(7)
+    rows = torch.arange(7.0, 0, -1).repeat(2, 1)  # class 0 scores most, class 6 least
+    found = mean_classifier(means, rows, torch.tensor([4, 5]))
+    assert found["top1"] == 0 and found["top5"] == 0.5
+
+
+def test_a_class_that_scores_as_much_is_not_beaten() -> None:
+    found = mean_classifier(torch.ones(2, 3), torch.ones(4, 3), torch.tensor([0, 1, 0, 1]))
+    assert found == {"avg2": 0.0, "top1": 0.0, "top5": 1.0}
