@@ -105,7 +105,7 @@ class Training:
         parts = self._parts(plan, ranks)
         self.run.begin()
         if self.accelerator.is_main_process:
-            self.run.forget_after(self.progress.step, self.phase)
+            self.run.forget(self._is_ahead)
         first = next(parts)
         frozen = self._freeze(first)
         model, self.optimiser = self.accelerator.prepare(self.module, self.optimiser)
@@ -137,6 +137,10 @@ class Training:
     def name(self) -> str:
         """What this phase is called in messages."""
         return f"{self.run.path}" + (f" ({self.phase})" if self.phase else "")
+
+    def _is_ahead(self, line: Mapping[str, Any]) -> bool:
+        """Whether a line of the log is of a step of this phase that has not been taken yet."""
+        return line.get("phase", "") == self.phase and line["step"] > self.progress.step
 
     @property
     def _checkpoints(self) -> Path:
