@@ -64,7 +64,14 @@ class Extraction:
         ]  # fmt: skip
         say(f"{self.run.path}: {len(self.shards)} pairs, {self.config.look.windows} windows each; {len(left)} of "
             f"{len(files)} shards to do; {self.state.num_processes} processes on {self.state.device}")  # fmt: skip
+<<<<<<< HEAD:pipelines/extraction/extraction.py
         distributed.wait()  # nothing is written before all have seen what is there
+=======
+        _processes.wait()  # nothing is written before all have seen what is there
+        if self.state.is_main_process:
+            again = {files[number] for number in left}
+            self.run.forget(lambda line: line["shard"] in again)
+>>>>>>> kills:pipelines/_extraction.py
         for teacher in self.teachers.values():
             teacher.encoder.to(self.state.device)
         looks = self._write(left[self.state.process_index :: self.state.num_processes])
@@ -81,10 +88,11 @@ class Extraction:
 
     def _write(self, numbers: list[int]) -> int:
         """The tars of these shards; gives the number of looks that this process took at pairs."""
-        loaded, looks, began = self._load(numbers), 0, time.monotonic()
+        loaded, total = self._load(numbers), 0
         with self._bar(numbers) as bar:
             for number in numbers:
                 file, count = self.shards.manifest.shards[number].file, len(self._batches(number))
+                looks, began = 0, time.monotonic()
                 with contextlib.ExitStack() as stack:
                     tars = {
                         name: stack.enter_context(FeatureTar(self.run.path / name / file)) for name in self.teachers
@@ -93,9 +101,10 @@ class Extraction:
                         self._add(tars, some)
                         bar.update(len(some.keys))
                         looks += 0 if some.part is None else len(some.part.index)
-                if self.state.is_main_process:
-                    self.run.log({"shard": file, "looks": looks, "seconds": round(time.monotonic() - began, 1)})
-        return looks
+                    if self.state.is_main_process:  # before the tars are done: a shard that is done has its line
+                        self.run.log({"shard": file, "looks": looks, "seconds": round(time.monotonic() - began, 1)})
+                total += looks
+        return total
 
     def _add(self, tars: dict[str, FeatureTar], looks: Looks) -> None:
         """Some pairs to the tar of every teacher, in their order."""

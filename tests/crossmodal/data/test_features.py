@@ -659,3 +659,27 @@ def test_a_full_disk_does_not_hide_why_an_extraction_ended(tmp_path: Path, monke
         tar.add_unreadable("a", "damaged")
         raise LookupError("the first error")
     assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("cut", ['{"shard": "000002.t', '{"shard": "000002.tar", "looks": 75, "seconds": 0.1}\n'])
+def test_the_figures_of_an_interrupted_extraction_become_those_of_a_whole_one(
+    extraction: Path, tmp_path: Path, cut: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipelines import _extraction
+
+    class Broken(_extraction.FeatureTar):
+        def add(self, key: str, members: Any) -> None:
+            if key == "train_000060":
+                raise OSError("No space left on device")
+            super().add(key, members)
+
+    words = ["features", str(extraction), f"output={tmp_path / 'features'}"]
+    with monkeypatch.context() as patch:
+        patch.setattr(_extraction, "FeatureTar", Broken)
+        assert main(words) == 1
+    with (tmp_path / "features" / "metrics.jsonl").open("a") as log:
+        log.write(cut)  # as a kill leaves it before the shard's tar is done
+    assert main(words) == 0
+    shards = FeatureShards.open(tmp_path / "features" / "rgb").manifest.shards
+    told = [(line["shard"], line["looks"]) for line in lines(tmp_path / "features")]
+    assert told == [(shard.file, WINDOWS * shard.pairs) for shard in shards]
