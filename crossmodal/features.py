@@ -111,7 +111,8 @@ class FeatureShards:
         """What the teacher says of a pair through one window, by member, a row each; only these bytes are read.
 
         Raises:
-            ShardError: the record is of another pair than `key`, lacks a member, or a member has another size.
+            ShardError: the record is of another pair than `key`, lacks a member, or a member has another size or
+                numbers that are not finite.
             IndexError: there is no such window.
         """
         if not 0 <= window < self.manifest.windows:
@@ -131,6 +132,9 @@ class FeatureShards:
                     f"{frame.shape[1:]} numbers in {name}.npy, got {size} bytes"
                 )
             read[name] = torch.frombuffer(bytearray(payload), dtype=frame.dtype).view(frame.shape)
+            if not read[name].isfinite().all():
+                raise ShardError(f"{self.shards.locate(index)[0]}: pair {key!r} has numbers in {name}.npy that are not "
+                                 "finite; make the features anew")  # fmt: skip
         return read
 
     @cached_property

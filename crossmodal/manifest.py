@@ -10,6 +10,7 @@ from crossmodal.plain import build, check_text, parse
 
 MANIFEST = "manifest.json"
 FORMAT = "crossmodal-shards/2"
+SMALLEST = 1024  # bytes of a pair in a tar: a header and a block of content
 EARLIER = "crossmodal-shards/1"  # without indexes
 
 
@@ -109,10 +110,10 @@ def check_format(content: Any, *known: str) -> None:
 
 
 def check_files(shards: list[Shard]) -> None:
-    """Refuses the shards of a manifest that are not different files of its own folder.
+    """Refuses the shards of a manifest that are not different files of its own folder, or have more pairs than fit.
 
     Raises:
-        ValueError: a name is that of another folder, or comes twice.
+        ValueError: a name is that of another folder, or comes twice; or a shard has too few bytes for its pairs.
     """
     seen: set[str] = set()
     for shard in shards:
@@ -121,6 +122,9 @@ def check_files(shards: list[Shard]) -> None:
         if shard.file in seen:
             raise ValueError(f"shards must be different files, got {shard.file!r} twice")
         seen.add(shard.file)
+        if shard.pairs * SMALLEST > shard.bytes:
+            raise ValueError(f"pairs of {shard.file} must be at most {shard.bytes // SMALLEST}, as many as fit into "
+                             f"{shard.bytes} bytes, got {shard.pairs}")  # fmt: skip
 
 
 def _is_name(text: str) -> bool:

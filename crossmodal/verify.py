@@ -1,5 +1,6 @@
 """Everything that can be wrong with a folder of shards, named."""
 
+import os
 from collections import Counter
 from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -131,10 +132,10 @@ def _check_row(file: BinaryIO, row: Row, readers: Readers, seen: _Seen) -> Itera
                 yield f"is missing its {member!r}"
             continue
         offset, size = row.members[member]
+        if not size or offset + size > os.fstat(file.fileno()).st_size:
+            continue  # the scan has named it; nothing is read, for a damaged header may tell of any size
         file.seek(offset)
         payload = file.read(size)
-        if not size or len(payload) < size:
-            continue  # the scan has named it
         try:
             found = read(payload)
         except Exception as error:  # of damaged bytes a decoder may raise anything, MemoryError included
