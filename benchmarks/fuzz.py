@@ -425,11 +425,11 @@ def change_shards(
 
 
 def _read_streamed(folder: Path) -> None:
-    """Two steps of a training that takes another pair for one that cannot be read."""
+    """A step of a training that takes another pair for one that cannot be read."""
     shards = Shards.open(folder)
     views = {name: open_view(shards, name, **options) for name, options in OPTIONS.items()}
     plan = Plan(len(shards), 2, shard_starts=tuple(shards.starts[:-1].tolist()))
-    stream = PairStream(shards, views, plan, look=Look(), last_step=2, skip_unreadable=True)
+    stream = PairStream(shards, views, plan, look=Look(), last_step=1, skip_unreadable=True)
     for part in stream:
         if isinstance(part, Part):
             _alike(part.adapted, None)

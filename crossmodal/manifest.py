@@ -7,9 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from crossmodal.plain import build, check_text, parse
+from modalities import MODALITIES
+from modalities._base import Modality
+from modalities._catalogue import UnknownNameError
 
 MANIFEST = "manifest.json"
 FORMAT = "crossmodal-shards/2"
+MOMENTS = ("mean", "std", "min", "max")  # of a field's signal; none where it is 0 everywhere
 SMALLEST = 1024  # bytes of a pair in a tar: a header and a block of content
 EARLIER = "crossmodal-shards/1"  # without indexes
 
@@ -91,11 +95,34 @@ def _manifest(content: Any) -> Manifest:
             raise ValueError(f"fields must be named by letters that a file name may have, got {name!r}")
         if name not in manifest.statistics:
             raise ValueError(f"statistics lack the field {name!r}")
+        lacking = [item for item in MOMENTS if item not in manifest.statistics[name]]
+        if 0 < len(lacking) < len(MOMENTS):
+            raise ValueError(f"statistics.{name} must have all of {', '.join(MOMENTS)} or none, got no {lacking[0]}")
     if unknown := manifest.lacking.keys() - manifest.fields.keys():
         raise ValueError(f"lacking must name fields, got {min(unknown)!r}")
     if manifest.classes and (others := manifest.labels.keys() - {*manifest.classes}):
         raise ValueError(f"labels must name classes, got {min(others)!r}")
     return manifest
+
+
+def open_field(name: str, spec: Field) -> Modality:
+    """The modality of a field's bytes, with the options that describe them.
+
+    Raises:
+        ShardError: the modality is not known, or the options are not those that it has.
+    """
+    try:
+        kind = MODALITIES.get(spec.modality)
+    except UnknownNameError as error:
+        raise ShardError(f"field {name!r} is of modality {spec.modality!r}, which is not known") from error
+    if spec.stored.keys() != {*kind.stored}:
+        raise ShardError(f"field {name!r}: stored must have {', '.join(kind.stored) or 'no options'}, as the modality "
+                         f"{spec.modality!r} needs, got {', '.join(spec.stored) or 'none'}")  # fmt: skip
+    try:
+        found: Modality = kind(**spec.stored)
+    except ValueError as error:
+        raise ShardError(f"field {name!r}: stored: {error}") from error
+    return found
 
 
 def check_format(content: Any, *known: str) -> None:

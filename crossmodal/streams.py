@@ -16,14 +16,13 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 from crossmodal.features import FeatureShards, put_together
 from crossmodal.loading import load_in_order
 from crossmodal.looks import Draws, Look, Picture, View, tell_uneven
-from crossmodal.manifest import ShardError
+from crossmodal.manifest import MANIFEST, ShardError, open_field
 from crossmodal.objectives._base import Batch
 from crossmodal.plan import Plan
 from crossmodal.shards import Shards
 from crossmodal.verify import tell_lacking
 from modalities import MODALITIES
 from modalities._base import Modality
-from modalities._catalogue import UnknownNameError
 from modalities._random import generator
 
 AUGMENTED = 1 << 20  # numbers augmented at once on a CPU: it takes several times their memory
@@ -118,9 +117,9 @@ def open_view(shards: Shards, modality: str, *, aligned: bool = True, **options:
         raise ShardError(f"modality {modality!r} reads {kind.field!r}, but {shards.folder} has "
                          f"{', '.join(shards.manifest.fields)}")  # fmt: skip
     try:
-        held = MODALITIES.get(spec.modality)
-    except UnknownNameError as error:
-        raise ShardError(f"field {kind.field!r} of {shards.folder}: {error}") from error
+        held = open_field(kind.field, spec)
+    except ShardError as error:
+        raise ShardError(f"{shards.folder / MANIFEST}: {error}") from error
     if held.field != kind.field:
         raise ShardError(
             f"modality {modality!r} reads {kind.field!r}, but {shards.folder} holds {spec.modality!r} there"
