@@ -289,7 +289,7 @@ class World:
     def read_features(self) -> Iterator[dict[str, Tensor]]:
         """The features as the folder is now."""
         opened = FeatureShards.open(self.folder / "features")
-        for index, key in enumerate(self.pairs):
+        for index, key in enumerate([*self.pairs][: len(opened.shards)]):
             yield {f"{name}{window}": rows for window in range(WINDOWS)
                    for name, rows in opened.read(index, key, window).items()}  # fmt: skip
 
@@ -446,7 +446,7 @@ def change_features(world: World, draw: random.Random, *, file: str, change: Cal
         files[folder / MANIFEST] = _agreeing(folder / MANIFEST, path, content)
     with _changed(files):
         found = [*world.read_features()]
-    if all(_alike(*rows) for rows in zip(found, expected, strict=True)):
+    if len(found) == len(expected) and all(map(_alike, found, expected)):
         return "right"
     if not agree and file != MANIFEST:
         raise Fault("features have other values")
@@ -461,13 +461,25 @@ def change_mark(world: World, draw: random.Random) -> str:
         return "sound" if is_done(tar) else "named"
 
 
-def change_model(world: World, draw: random.Random, *, file: str, change: Callable) -> str:
-    """Changes a file of an exported model and loads it."""
+def change_model(world: World, draw: random.Random, *, file: str, change: Callable, agree: bool = False) -> str:
+    """Changes a file of an exported model and loads it; with `agree`, the card takes the weights as they are."""
     expected = world.model
-    path = world.folder / "model" / file
-    with _changed({path: _settle(draw, path.read_bytes(), change)}):
+    path, card = world.folder / "model" / file, world.folder / "model" / CARD
+    content = _settle(draw, path.read_bytes(), change)
+    files = {path: content}
+    if agree:
+        told = {**json.loads(card.read_bytes()), "weights": hashlib.sha256(content).hexdigest()}
+        files[card] = json.dumps(told).encode()
+    with _changed(files):
+        if agree:  # finite weights of any size are weights
+            _alike(load_model(card.parent).encoder.state_dict(), None)
+            return "sound"
         found = world.read_model()
-    return "right" if _alike(found, expected) else "sound"
+    if _alike(found, expected):
+        return "right"
+    if file == WEIGHTS:
+        raise Fault("the model gives other values")
+    return "sound"
 
 
 def change_payload(
@@ -555,7 +567,8 @@ def kinds() -> dict[str, Kind]:
         "features: bytes, manifest agrees": features(2, file=tar, change=change_bytes, agree=True),
         "features: mark": Kind(2, change_mark),
         "model: card": model(10, file=CARD, change=change_json),
-        "model: weights": model(6, file=WEIGHTS, change=change_safetensors),
+        "model: weights": model(2, file=WEIGHTS, change=change_safetensors),
+        "model: weights, card agrees": model(4, file=WEIGHTS, change=change_safetensors, agree=True),
     }
     files = payloads()
     for name, (modality, payload) in files.items():

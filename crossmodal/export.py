@@ -17,6 +17,7 @@ from crossmodal.checkpoint import write, writing
 from crossmodal.contrast.options import Negatives
 from crossmodal.encoders._base import Encoder, Spec
 from crossmodal.encoders._weights import refuse_nonfinite
+from crossmodal.manifest import sha256_of
 from crossmodal.objectives._base import Objective
 from crossmodal.plain import build, parse
 from modalities import MODALITIES
@@ -51,6 +52,7 @@ class Card:
     modality: str
     modality_options: dict[str, Any]
     heads: dict[str, Head] = field(default_factory=dict)
+    weights: str = ""  # sha256 of the file of weights; empty in folders of earlier versions: it is not compared
 
     def build(self, classes: int | None = None) -> Encoder:
         """The same architecture with new weights; with another number of classes, if asked."""
@@ -85,7 +87,9 @@ def save_model(folder: Path, card: Card, encoder: Encoder, heads: dict[str, Obje
     for name, head in heads.items():
         state |= {f"heads.{name}.{key}": tensor for key, tensor in head.state_dict().items()}
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
-    write(folder / WEIGHTS, save(plain))
+    weights = save(plain)
+    card = replace(card, weights=hashlib.sha256(weights).hexdigest())
+    write(folder / WEIGHTS, weights)
     write(folder / CARD, json.dumps(asdict(card), indent=1) + "\n")
 
 
@@ -130,10 +134,14 @@ def load_model(path: str | Path) -> Model:
     """An exported encoder in eval mode, with its modality and heads.
 
     Raises:
-        ExportError: the folder holds none, or its weights are not those of its card.
+        ExportError: the folder holds none, its weights are not those of its card, or the card asks for what there is
+            not.
         WeightsError: its weights are not finite.
     """
     folder, card = find_model(path), read_card(path)
+    if card.weights and sha256_of(folder / WEIGHTS) != card.weights:
+        raise ExportError(f"{folder / WEIGHTS} is not the file that was exported (its sha256 is not that of {CARD}); "
+                          "copy or export the folder again")  # fmt: skip
     try:
         state = load_file(folder / WEIGHTS)
     except (SafetensorError, OSError) as error:

@@ -124,9 +124,11 @@ class FeatureShards:
             raise ShardError(f"{self.shards.locate(index)[0]}: record {index} must be of pair {key!r}, got {found!r}")
         read = {}
         for (name, frame), (offset, size) in zip(self._frames.items(), spans, strict=True):
-            start = offset + frame.header + window * frame.stride
-            payload = self.shards.read_bytes(index, descriptor, frame.stride, start)
-            if size != frame.header + self.manifest.windows * frame.stride or len(payload) != frame.stride:
+            payload = b""
+            if size == frame.header + self.manifest.windows * frame.stride:  # a damaged manifest may tell of any size
+                start = offset + frame.header + window * frame.stride
+                payload = self.shards.read_bytes(index, descriptor, frame.stride, start)
+            if len(payload) != frame.stride:
                 raise ShardError(
                     f"{self.shards.locate(index)[0]}: pair {key!r} must have {self.manifest.windows} x "
                     f"{frame.shape[1:]} numbers in {name}.npy, got {size} bytes"
