@@ -24,7 +24,7 @@ from modalities import MODALITIES
 from modalities._base import Modality
 
 CARD, WEIGHTS = "model.json", "model.safetensors"
-SPARE = 2**22  # numbers that an encoder may use beside its weights: buffers, random rows
+SPARE = 2**20  # numbers that an encoder may use beside its weights: buffers, random rows
 
 
 class ExportError(ValueError):
