@@ -2,6 +2,7 @@
 
 import ast
 import difflib
+import functools
 import importlib
 import importlib.util
 import io
@@ -9,7 +10,6 @@ import os
 import tokenize
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -46,7 +46,7 @@ class Catalogue:
     kind: str  # what an entry is called in messages: "objective"
     beside: tuple[str, ...] = ()  # files in the folder that are no entries
 
-    @cached_property
+    @functools.cached_property
     def folder(self) -> Path:
         """The folder that is the catalogue."""
         top, *rest = self.package.split(".")
@@ -112,7 +112,7 @@ class Catalogue:
         return found
 
     def _class(self, name: str) -> ast.ClassDef:
-        tree = ast.parse(self._source(name))
+        tree = _parse(self._source(name))
         found = [
             node
             for node in tree.body
@@ -121,6 +121,11 @@ class Catalogue:
         if len(found) != 1:
             raise ValueError(f"{self._files()[name]} must hold one class of base {self.interface}, got {len(found)}")
         return found[0]
+
+
+@functools.lru_cache(maxsize=256)
+def _parse(source: str) -> ast.Module:
+    return ast.parse(source)
 
 
 def suggest(name: str, known: list[str]) -> str:

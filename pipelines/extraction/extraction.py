@@ -64,14 +64,10 @@ class Extraction:
         ]  # fmt: skip
         say(f"{self.run.path}: {len(self.shards)} pairs, {self.config.look.windows} windows each; {len(left)} of "
             f"{len(files)} shards to do; {self.state.num_processes} processes on {self.state.device}")  # fmt: skip
-<<<<<<< HEAD:pipelines/extraction/extraction.py
         distributed.wait()  # nothing is written before all have seen what is there
-=======
-        _processes.wait()  # nothing is written before all have seen what is there
         if self.state.is_main_process:
             again = {files[number] for number in left}
             self.run.forget(lambda line: line["shard"] in again)
->>>>>>> kills:pipelines/_extraction.py
         for teacher in self.teachers.values():
             teacher.encoder.to(self.state.device)
         looks = self._write(left[self.state.process_index :: self.state.num_processes])

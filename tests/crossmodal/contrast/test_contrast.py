@@ -526,7 +526,9 @@ def test_rows_that_do_not_count_are_not_in_the_sum_of_scores(piece: int, monkeyp
 def test_the_others_of_a_batch_get_the_gradient_of_being_negatives(gathered: bool) -> None:
     live, anchors = draw(3, 4, name="live").requires_grad_(), draw(3, 4, name="anchors")
     pool, pairs = InBatch(Relation(), gathered=gathered), Known(torch.arange(3), torch.full((3,), -1))
-    contrast(heads.infonce, anchors, pool.candidates(live, pool.choose(pairs, 0)), scale=ZERO + 1, bias=ZERO).backward()
+    contrast(
+        losses.infonce, anchors, pool.candidates(live, pool.choose(pairs, 0)), scale=ZERO + 1, bias=ZERO
+    ).backward()
     again = live.detach().clone().requires_grad_()
     F.cross_entropy(anchors @ again.T, torch.arange(3), reduction="sum").backward()
     torch.testing.assert_close(live.grad, again.grad)

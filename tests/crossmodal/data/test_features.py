@@ -642,7 +642,7 @@ def test_features_that_do_not_fit_on_the_disk_name_their_tar(
     from crossmodal.data import feature_writer
 
     full = lambda path: path.symlink_to("/dev/full") or webdataset.TarWriter(str(path), encoder=False)  # noqa: E731
-    monkeypatch.setattr(feature_packing, "open_tar", full)
+    monkeypatch.setattr(feature_writer, "open_tar", full)
     words = r"could not write .*rgb/000000\.tar: No space left .*; free space, then"
     with pytest.raises(WriteError, match=words), feature_writer.FeatureTar(tmp_path / "rgb" / "000000.tar") as tar:
         tar.add("a", {"feature": np.zeros((1, size), np.float32)})
@@ -654,7 +654,7 @@ def test_a_full_disk_does_not_hide_why_an_extraction_ended(tmp_path: Path, monke
     from crossmodal.data import feature_writer
 
     full = lambda path: path.symlink_to("/dev/full") or webdataset.TarWriter(str(path), encoder=False)  # noqa: E731
-    monkeypatch.setattr(feature_packing, "open_tar", full)
+    monkeypatch.setattr(feature_writer, "open_tar", full)
     with pytest.raises(LookupError, match="the first error"), feature_writer.FeatureTar(tmp_path / "0.tar") as tar:
         tar.add_unreadable("a", "damaged")
         raise LookupError("the first error")
@@ -665,9 +665,9 @@ def test_a_full_disk_does_not_hide_why_an_extraction_ended(tmp_path: Path, monke
 def test_the_figures_of_an_interrupted_extraction_become_those_of_a_whole_one(
     extraction: Path, tmp_path: Path, cut: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipelines import _extraction
+    from pipelines.extraction import extraction
 
-    class Broken(_extraction.FeatureTar):
+    class Broken(extraction.FeatureTar):
         def add(self, key: str, members: Any) -> None:
             if key == "train_000060":
                 raise OSError("No space left on device")
@@ -675,7 +675,7 @@ def test_the_figures_of_an_interrupted_extraction_become_those_of_a_whole_one(
 
     words = ["features", str(extraction), f"output={tmp_path / 'features'}"]
     with monkeypatch.context() as patch:
-        patch.setattr(_extraction, "FeatureTar", Broken)
+        patch.setattr(extraction, "FeatureTar", Broken)
         assert main(words) == 1
     with (tmp_path / "features" / "metrics.jsonl").open("a") as log:
         log.write(cut)  # as a kill leaves it before the shard's tar is done

@@ -23,6 +23,7 @@ import pytest
 import torch
 from torchvision.transforms import RandomResizedCrop
 
+from crossmodal.data import loader, reader
 from crossmodal.data.loader import LoaderError
 from crossmodal.data.manifest import Field, ShardError
 from crossmodal.data.order import Plan
@@ -262,7 +263,7 @@ def test_pieces_of_a_batch_are_augmented_as_the_whole(
     whole, plain = to_batch(part, views, "cpu").inputs, to_batch(replace(part, draws={}), views, "cpu").inputs
     for name, view in views.items():
         kind, count = type(view.modality), len(part.index)
-        monkeypatch.setattr(streams, "AUGMENTED", rows * part.adapted[name][0].numel())
+        monkeypatch.setattr(reader, "AUGMENTED", rows * part.adapted[name][0].numel())
         with mock.patch.object(kind, "augment", autospec=True, side_effect=kind.augment) as seen:
             found = to_batch(part, {name: view}, "cpu").inputs[name]
         assert [len(call.args[1]) for call in seen.call_args_list] == [
@@ -472,7 +473,7 @@ def test_a_stalled_worker_is_reported_again_and_again_and_waited_for(
 ) -> None:
     stream = PairStream(shards, views, plan_of(shards), look=Look(), last_step=40)
     whole = join(list(train_parts(stream)))
-    monkeypatch.setattr(loading, "SAY_SECONDS", 0.3)
+    monkeypatch.setattr(loader, "SAY_SECONDS", 0.3)
     found = train_parts(stream, workers=2)
     first = next(found)
     children = sorted(multiprocessing.active_children(), key=lambda child: child.pid or 0)
@@ -501,7 +502,7 @@ def test_no_worker_is_waited_for_at_the_end_though_it_is_stopped(shards: Shards,
 def test_a_part_that_finds_no_shared_memory_is_an_error(
     shards: Shards, views: dict[str, View], monkeypatch: pytest.MonkeyPatch, error: Exception, words: str
 ) -> None:
-    monkeypatch.setattr(loading, "ForkingPickler", mock.Mock(dumps=mock.Mock(side_effect=error)))
+    monkeypatch.setattr(loader, "ForkingPickler", mock.Mock(dumps=mock.Mock(side_effect=error)))
     stream = PairStream(shards, views, plan_of(shards), look=Look(), last_step=4)
     with pytest.raises(LoaderError, match=f"^worker 0 of the data loader cannot hand over a batch part {words}"):
         list(train_parts(stream, workers=2))
