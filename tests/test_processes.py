@@ -35,6 +35,7 @@ class Ranks:
         patch.setattr(_run, "environment", lambda: {"packages": {}})  # which starts a process
 
     def gather(self, value: Any) -> list[Any]:
+        """The value of every rank."""
         self.values[self.here.rank] = value
         self._meet()
         found = list(self.values)
