@@ -76,12 +76,6 @@ class Extraction:
         teachers = {name: self._finish(name, files) for name in self.teachers} if self.state.is_main_process else {}
         return {"teachers": teachers, "seconds": round(seconds, 1), "looks_per_second": round(looks / seconds, 1)}
 
-    def clean(self) -> None:
-        """Removes what only an interrupted run needs."""
-        if self.state.is_main_process:
-            for name in self.teachers:
-                remove_marks(self.run.path / name)
-
     def _write(self, numbers: list[int]) -> int:
         """The tars of these shards; gives the number of looks that this process took at pairs."""
         loaded, total = self._load(numbers), 0
@@ -176,3 +170,10 @@ class Extraction:
         total = sum(self.shards.manifest.shards[number].pairs for number in numbers)
         quiet = not (self.state.is_main_process and sys.stderr.isatty())
         return tqdm(total=total, unit=" pairs", disable=quiet, desc=self.run.path.name)
+
+
+def clean(config: Config, run: RunFolder) -> None:
+    """Removes what only an interrupted run needs."""
+    if _processes.is_main():
+        for name in config.teachers:
+            remove_marks(run.path / name)
