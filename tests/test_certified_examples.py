@@ -41,6 +41,8 @@ def test_classes_of_examples_have_the_frequencies_of_the_labels_and_few_pairs_ar
     shares = labels[found[:, 0]].bincount(minlength=3) / len(found)
     torch.testing.assert_close(shares, torch.tensor([0.6, 0.2, 0.2]), atol=0.06, rtol=0)  # 3 deviations of 600 draws
     assert found.numel() > 0.97 * len(labels)
+    counts = [len(Tuples().disjoint(torch.arange(1000) % 10, seed)) for seed in range(8)]
+    assert sum(counts) / 8 > 82  # of the 90 that 1000 pairs could make, were classes free to choose
 
 
 def test_examples_of_a_data_set_share_no_pair(synthetic: Path) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 from torchvision.transforms import RandomResizedCrop
@@ -535,3 +536,22 @@ def test_a_part_travels_as_one_tensor_and_arrives_whole(shards: Shards, views: d
         assert all(torch.equal(ours[key], theirs[key]) and ours[key].dtype == theirs[key].dtype for key in theirs)
     for name in ("index", "label", "group"):
         assert torch.equal(getattr(again, name), getattr(part, name))
+
+
+def test_pairs_of_a_block_are_shuffled_and_stay_near_one_another() -> None:
+    plan = Plan(1024, 32, lanes=4, shuffle_block=64)
+    for lane in plan.epoch(0).transpose(1, 0, 2).reshape(4, 256):
+        steps = np.diff(lane)
+        assert (steps == 1).mean() < 0.1  # of a random order one in 64
+        blocks = lane.reshape(-1, 64)
+        spans = np.sort(blocks, axis=1)
+        wraps = (np.diff(spans, axis=1) > 1).sum(1)  # where the data's end meets its beginning
+        assert (wraps <= 1).all() and wraps.sum() <= 1
+
+
+def test_every_epoch_is_read_in_its_own_order(shards: Shards, views: dict[str, View]) -> None:
+    plan = Plan(len(shards), 8, seed=1, lanes=2)
+    parts = train_parts(PairStream(shards, views, plan, look=Look(), last_step=2 * plan.steps))
+    read = [part.index.tolist() for part in parts]
+    assert read == [plan.epoch(epoch)[step].ravel().tolist() for epoch in range(2) for step in range(plan.steps)]
+    assert read[: plan.steps] != read[plan.steps :]
