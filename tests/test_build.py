@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 
 from crossmodal import ENCODERS, OBJECTIVES, export
 from crossmodal.encoders._base import Features
@@ -148,12 +149,21 @@ def test_a_whole_config_has_the_defaults_of_an_entry_and_reads_back(
 RGB = View(MODALITIES.get("rgb")(size=8))
 
 
-def test_a_teacher_is_frozen_in_eval_mode_and_sees_its_own_view(tmp_path: Path) -> None:
-    options = {"width": 4, "stages": 1}  # with batch norm, which would follow the batch in training mode
+@pytest.mark.parametrize("published", [False, True])  # a file of weights for a named encoder, or a model of ours
+def test_a_teacher_is_frozen_in_eval_mode_and_sees_its_own_view(tmp_path: Path, published: bool) -> None:
+    options: dict[str, Any] = {
+        "width": 4,
+        "stages": 1,
+    }  # with batch norm, which would follow the batch in training mode
     network = ENCODERS.get("convnet")((3, 8, 8), 0, **options)
     card = export.Card("convnet", options, (3, 8, 8), [], "rgb", asdict(RGB.modality))
     export.save_model(tmp_path / "teacher", card, network, {})
     config = TeacherConfig(view="theirs", weights=str(tmp_path / "teacher"))
+    if published:
+        state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+        save_file(state, tmp_path / "weights.safetensors")
+        config = replace(config, weights=str(tmp_path / "weights.safetensors"),
+                         encoder=EncoderConfig("convnet", options))  # fmt: skip
     teacher = build_teachers({"t": config}, {"own": RGB, "theirs": RGB})["t"]
     assert not any(module.training for module in teacher.encoder.modules())
     assert not any(weight.requires_grad for weight in teacher.encoder.parameters())

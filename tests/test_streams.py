@@ -555,3 +555,22 @@ def test_every_epoch_is_read_in_its_own_order(shards: Shards, views: dict[str, V
     read = [part.index.tolist() for part in parts]
     assert read == [plan.epoch(epoch)[step].ravel().tolist() for epoch in range(2) for step in range(plan.steps)]
     assert read[: plan.steps] != read[plan.steps :]
+
+
+def test_a_part_has_the_labels_and_groups_of_its_pairs(shards: Shards, views: dict[str, View]) -> None:
+    labels = [shards.facts(index)["label"] for index in range(len(shards))]
+    read = [*parts(shards, views, last_step=3), *sweep_parts(shards, views, indices=[5, 3, 90])]
+    for part in read:
+        assert part.label.tolist() == [labels[index] for index in part.index.tolist()]
+    assert torch.equal(shards.labels(), torch.tensor(labels)) and len(set(labels)) > 2
+
+
+def test_a_batch_is_its_pairs_read_one_by_one(shards: Shards, views: dict[str, View]) -> None:
+    plan = plan_of(shards)
+    for step, part in enumerate(parts(shards, views, last_step=plan.steps + 1)):
+        epoch = step // plan.steps
+        for row, index in enumerate(part.index.tolist()):
+            alone = read_pair(shards, views, index, look=Look(), address=(plan.seed, epoch))
+            for name in views:
+                assert torch.equal(part.adapted[name][row], alone.adapted[name][0])
+                assert torch.equal(part.draws[name][row], alone.draws[name][0])
