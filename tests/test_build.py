@@ -12,15 +12,17 @@ from safetensors.torch import save_file
 
 from crossmodal import ENCODERS, OBJECTIVES, export
 from crossmodal.encoders._base import Features
-from crossmodal.looks import View
+from crossmodal.looks import Draws, Look, View
 from crossmodal.manifest import Manifest
 from crossmodal.objectives._base import Batch, Objective, Outcome
 from crossmodal.transfer import Term, Transfer
 from modalities import MODALITIES
-from pipelines._build import Teacher, build_phases, build_teachers, build_terms, check_alignment
+from pipelines._build import Teacher, build_phases, build_teachers, build_terms, check_alignment, open_parts
 from pipelines._config import ConfigError, load, to_dict, to_plain, to_yaml
 from pipelines._fields import CATALOGUES
-from pipelines._schema import EncoderConfig, ObjectiveConfig, TeacherConfig, ViewConfig
+from pipelines._pretraining import spread_views
+from pipelines._schema import EncoderConfig, HeldOutConfig, ObjectiveConfig, StudentConfig, TeacherConfig, ViewConfig
+from pipelines.pretrain import Config as PretrainConfig
 from pipelines.pretrain import MultiviewConfig
 
 HELD = Manifest(4, ["a", "b", "c"], {}, [], {})  # without labels
@@ -207,3 +209,22 @@ def test_a_preparation_weighs_as_its_objective_does_unless_it_trains_something_e
              for name, options in (("fsp", {"when": "both"}), ("ft", {}))}  # fmt: skip
     before, _ = build_phases(ENCODERS.get("convnet")((3, 32, 32), 0, width=4, stages=2), "rgb", terms)
     assert before is not None and before.weights == {"fsp": 3.0, "ft": 1.0}
+
+
+def test_what_is_held_out_is_learnt_from_by_nobody_and_depends_on_its_own_seed(synthetic: Path) -> None:
+    keys = lambda part: {part.locate(index)[1].key for index in range(len(part))}  # noqa: E731
+    held = {}
+    for seed in (0, 1):
+        rest, out = open_parts(str(synthetic / "train"), HeldOutConfig(0.25, seed), "data")
+        assert out is not None and len(rest) + len(out) == 96 and keys(rest).isdisjoint(keys(out))
+        held[seed] = keys(out)
+    assert held[0] != held[1]
+
+
+def test_every_look_of_an_encoder_has_a_window_of_its_own() -> None:
+    config = PretrainConfig("data", {"rgb": ViewConfig("rgb")}, {"rgb": StudentConfig("rgb", EncoderConfig("convnet"))},
+                            {"infonce": MultiviewConfig("infonce")}, looks=3)  # fmt: skip
+    views = spread_views(config, {"rgb": RGB})
+    assert {name: view.look for name, view in views.items()} == {"rgb.0": 0, "rgb.1": 1, "rgb.2": 2}
+    windows = {Draws(Look(), 0, 0, "key").window(name, view) for name, view in views.items()}
+    assert len(windows) == 3
