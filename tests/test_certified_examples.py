@@ -10,6 +10,7 @@ from crossmodal.certificates.tuples import Tuples
 from crossmodal.certifying import Sight
 from crossmodal.encoders._base import Encoder, Features, Leave, Spec, stay
 from crossmodal.evaluation.tuples import Examples
+from crossmodal.looks import Look
 from crossmodal.objectives._base import Batch
 from crossmodal.shards import Shards
 from crossmodal.stochastic import Stochastic
@@ -48,10 +49,22 @@ def test_classes_of_examples_have_the_frequencies_of_the_labels_and_few_pairs_ar
 def test_examples_of_a_data_set_share_no_pair(synthetic: Path) -> None:
     shards = Shards.open(synthetic / "train")
     views = {"rgb": open_view(shards, "rgb", size=16)}
-    rows = Examples.plan(shards, views, Tuples(negatives=1, block=1), at_once=3).rows
-    assert len(rows.unique()) == rows.numel() > 60
+    examples = Examples.plan(shards, views, Tuples(negatives=1, block=1), at_once=3)
+    rows = examples.rows
+    assert len(rows.unique()) == rows.numel() == 3 * examples.count > 60
     anchors, positives = shards.labels()[rows[..., 0]], shards.labels()[rows[..., 1]]
     assert torch.equal(anchors, positives)
+
+
+def test_every_pass_sees_other_windows_of_the_same_pairs(synthetic: Path) -> None:
+    shards = Shards.open(synthetic / "test")
+    views = {"rgb": open_view(shards, "rgb", size=16)}
+    examples = Examples.plan(
+        shards, views, Tuples("pair", negatives=1, block=1), at_once=3, look=Look(scale=(0.2, 0.6))
+    )
+    first, *_, again = [*examples._parts(2)][: len(examples.rows) + 1]
+    assert torch.equal(first.index, again.index)
+    assert not any(torch.equal(*both) for both in zip(first.adapted["rgb"], again.adapted["rgb"], strict=True))
 
 
 def test_each_side_is_seen_by_its_own_view() -> None:
