@@ -574,3 +574,21 @@ def test_a_batch_is_its_pairs_read_one_by_one(shards: Shards, views: dict[str, V
             for name in views:
                 assert torch.equal(part.adapted[name][row], alone.adapted[name][0])
                 assert torch.equal(part.draws[name][row], alone.draws[name][0])
+
+
+def test_pictures_are_augmented_before_they_are_normalised(shards: Shards, views: dict[str, View]) -> None:
+    part = parts(shards, views, last_step=1)[0]
+    modality, adapted, draws = views["rgb"].modality, part.adapted["rgb"], part.draws["rgb"]
+    found = to_batch(part, views, "cpu").inputs["rgb"]
+    torch.testing.assert_close(found, modality.normalise(modality.augment(adapted, draws)))
+    assert not torch.allclose(found, modality.augment(modality.normalise(adapted), draws))
+
+
+def test_some_rows_of_a_part_are_those_of_all_that_it_holds(shards: Shards, views: dict[str, View]) -> None:
+    part = parts(shards, views, last_step=1)[0]
+    some = part.each(lambda tensor: tensor[3:5])
+    for name in ("index", "label", "group"):
+        assert torch.equal(getattr(some, name), getattr(part, name)[3:5])
+    for name in views:
+        assert torch.equal(some.adapted[name], part.adapted[name][3:5])
+        assert torch.equal(some.draws[name], part.draws[name][3:5])
