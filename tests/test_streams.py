@@ -592,3 +592,8 @@ def test_some_rows_of_a_part_are_those_of_all_that_it_holds(shards: Shards, view
     for name in views:
         assert torch.equal(some.adapted[name], part.adapted[name][3:5])
         assert torch.equal(some.draws[name], part.draws[name][3:5])
+
+
+def test_a_window_s_ratio_is_its_width_over_its_height() -> None:
+    window = Look(scale=(0.3, 0.3), ratio=(2.0, 2.0)).draw(generator("ratio"))
+    assert window.width / window.height == pytest.approx(2) and window.width * window.height == pytest.approx(0.3)
