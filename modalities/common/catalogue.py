@@ -182,11 +182,6 @@ def _beside(node: ast.AnnAssign | ast.arg, comments: Mapping[int, str]) -> str:
     return comments.get(node.end_lineno) or comments.get(node.lineno) or comments.get(-(node.lineno - 1), "")
 
 
-@cache  # a run asks for the options of a few entries some hundred times
-def _parse(source: str) -> ast.Module:
-    return ast.parse(source)
-
-
 @cache
 def _comments(source: str) -> Mapping[int, str]:
     """Comments by line: positive keys trail code, negative keys stand on a line of their own."""

@@ -13,14 +13,16 @@ import pytest
 import torch
 from commands import start, wait_for_step, write
 from safetensors.torch import load_file
+from torch import nn
 
 from crossmodal import ENCODERS, SOURCES, export
 from crossmodal.certificates.certificate import certify
 from crossmodal.certificates.gaussians import ScaleGrid
-from crossmodal.certificates.posterior import Stochastic
+from crossmodal.certificates.posterior import Stochastic, without_running_statistics
 from crossmodal.data.held_out import hold_out
 from crossmodal.data.shards import Shards
 from crossmodal.data.writer import write_shards
+from crossmodal.encoders import Encoder
 from crossmodal.evaluation.mean_classifier import class_means, mean_classifier
 from crossmodal.evaluation.tuples import Examples
 from modalities.common.random import generator
@@ -384,9 +386,18 @@ def test_pairs_that_were_learnt_from_do_not_judge(
 
 
 def test_batch_norm_without_data_gives_way_and_no_model_is_claimed(
-    config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    norms: list[nn.Module] = []
+
+    def record(encoder: Encoder) -> Encoder:
+        found = without_running_statistics(encoder)
+        norms.extend(module for module in found.modules() if isinstance(module, nn.GroupNorm))
+        return found
+
+    monkeypatch.setattr("pipelines.certification.certification.without_running_statistics", record)
     assert main(["certify", config, "encoder.encoder.norm=batch", "prior.share=0"]) == 0
+    assert norms
     assert "no model is exported, for group norm stands for" in capsys.readouterr().out
     assert not (tmp_path / "run" / "model").exists()
     assert (tmp_path / "run" / "posterior.safetensors").is_file()
