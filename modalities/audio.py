@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torchaudio.transforms import MelSpectrogram
 
-from modalities import Modality, Window
+from modalities import CropBox, Modality
 from modalities.codecs.audio import FASTEST_HZ, SLOWEST_HZ, decode_sound, encode_sound
 from modalities.common.options import check_within
 from modalities.common.picture import colour_map, spans
@@ -87,7 +87,7 @@ class Audio(Modality):
         return encode_sound(signal, self.rate_hz)
 
     def adapt(
-        self, signal: Float[Tensor, "stored samples"], window: Window
+        self, signal: Float[Tensor, "stored samples"], window: CropBox
     ) -> Float[Tensor, "{self.channels} {self.mels} frames"]:
         """The log-mel spectrogram of the window's piece, in dB; a full-scale sine has about 40."""
         heard = signal.mean(0, keepdim=True) if self.channels == 1 else signal.expand(2, -1)

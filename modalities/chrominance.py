@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from modalities import Modality, Window
+from modalities import CropBox, Modality
 from modalities.codecs.colour import ColourCodec
 from modalities.common.colour import LAB_AB, factors, from_lab, rotations, to_lab
 from modalities.common.options import check_within
@@ -51,7 +51,7 @@ class Chrominance(ColourCodec, PictureView, Modality):
         return (2, *self.sides)
 
     def adapt(
-        self, signal: Float[Tensor, "3 height width"], window: Window
+        self, signal: Float[Tensor, "3 height width"], window: CropBox
     ) -> Float[Tensor, "2 {self.sides[0]} {self.sides[1]}"]:
         """The a and b of the window's part of the picture, resized with antialiasing."""
         return to_lab(self.resize_crop(signal, window).clamp(0, 1))[LAB_AB]

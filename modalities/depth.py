@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from modalities import Modality, Window
+from modalities import CropBox, Modality
 from modalities.codecs.depth import decode_depth, encode_depth
 from modalities.common.options import check_within
 from modalities.common.picture import PictureView, colour_map, spans
@@ -71,7 +71,7 @@ class Depth(PictureView, Modality):
         return encode_depth(signal, scale_m=self.scale_m, invalid=self.invalid)
 
     def adapt(
-        self, signal: Float[Tensor, "1 height width"], window: Window
+        self, signal: Float[Tensor, "1 height width"], window: CropBox
     ) -> Float[Tensor, "1 {self.sides[0]} {self.sides[1]}"]:
         """The window's part of the map; every pixel is one of the stored ones."""
         return self.resize_crop(signal, window, nearest=True)

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from kornia.enhance import adjust_brightness_accumulative
 from torch import Tensor
 
-from modalities import Modality, Window
+from modalities import CropBox, Modality
 from modalities.codecs.colour import ColourCodec
 from modalities.common.colour import LAB_L, factors, to_lab
 from modalities.common.options import check_within
@@ -50,7 +50,7 @@ class Luminance(ColourCodec, PictureView, Modality):
         return (1, *self.sides)
 
     def adapt(
-        self, signal: Float[Tensor, "3 height width"], window: Window
+        self, signal: Float[Tensor, "3 height width"], window: CropBox
     ) -> Float[Tensor, "1 {self.sides[0]} {self.sides[1]}"]:
         """L of the window's part of the picture, resized with antialiasing."""
         return to_lab(self.resize_crop(signal, window).clamp(0, 1))[LAB_L]

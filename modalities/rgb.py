@@ -14,7 +14,7 @@ from kornia.enhance import (
 from kornia.filters import gaussian_blur2d
 from torch import Tensor
 
-from modalities import Modality, Window
+from modalities import CropBox, Modality
 from modalities.codecs.colour import ColourCodec
 from modalities.common.colour import factors, turn_hue
 from modalities.common.options import check_length, check_within
@@ -73,7 +73,7 @@ class Rgb(ColourCodec, PictureView, Modality):
         return (3, *self.sides)
 
     def adapt(
-        self, signal: Float[Tensor, "3 height width"], window: Window
+        self, signal: Float[Tensor, "3 height width"], window: CropBox
     ) -> Float[Tensor, "3 {self.sides[0]} {self.sides[1]}"]:
         """The window's part of the picture, resized with antialiasing."""
         return self.resize_crop(signal, window).clamp(0, 1)

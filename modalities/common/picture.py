@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from modalities import Window
+from modalities import CropBox
 from modalities.common.options import check_within
 
 DEFAULT_SIZE = 64  # pixels a side where a config names no size
@@ -65,7 +65,7 @@ class PictureView(PictureSize):
             raise ValueError(f"fit must be one of {', '.join(FITS)}, got {self.fit!r}")
 
     def resize_crop(
-        self, signal: Float[Tensor, "channels height width"], window: Window, *, nearest: bool = False
+        self, signal: Float[Tensor, "channels height width"], window: CropBox, *, nearest: bool = False
     ) -> Float[Tensor, "channels {self.sides[0]} {self.sides[1]}"]:
         """What the window shows of a picture, resized to the view; bilinear with antialiasing unless `nearest`."""
         if self.fit == "crop":
@@ -73,7 +73,7 @@ class PictureView(PictureSize):
         return resize_crop(signal, window, self.sides, nearest=nearest)
 
 
-def keep_proportions(window: Window, picture: tuple[int, int], view: tuple[int, int]) -> Window:
+def keep_proportions(window: CropBox, picture: tuple[int, int], view: tuple[int, int]) -> CropBox:
     """The window on the largest region of a picture that has the view's width : height; itself where the two are equal.
 
     The window's `down` and `across` say where the region lies.
@@ -96,7 +96,7 @@ def keep_proportions(window: Window, picture: tuple[int, int], view: tuple[int, 
 
 def resize_crop(
     signal: Float[Tensor, "channels height width"],
-    window: Window,
+    window: CropBox,
     sides: tuple[int, int],
     *,
     nearest: bool = False,

@@ -11,7 +11,7 @@ import yaml
 
 from crossmodal.data.shards import Shards
 from crossmodal.export import load_model
-from modalities import Window
+from modalities import CropBox
 from pipelines.__main__ import main
 from pipelines.evaluation.students import taught
 from pipelines.schemas import evaluate
@@ -60,7 +60,7 @@ def test_the_exported_student_names_its_size_and_takes_pictures_as_they_are_stor
     model, shards = load_model(runs / "transfer"), Shards.open(runs / "shards" / "test")
     _, payloads = shards.read(0, [shards.member("depth")])
     signal = model.modality.decode(payloads[shards.member("depth")])
-    features = model.encoder(model.modality.normalise(model.modality.adapt(signal, Window())[None]))
+    features = model.encoder(model.modality.normalise(model.modality.adapt(signal, CropBox())[None]))
 
     assert signal.shape == (1, 36, 48) and torch.isfinite(features.embedding).all()
     assert [item.shape[2:] for item in features.maps] == [(6, 8), (3, 4)]

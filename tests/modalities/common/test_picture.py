@@ -6,8 +6,8 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from crossmodal.data.views import Look
-from modalities import Window
+from crossmodal.data.views import Crop
+from modalities import CropBox
 from modalities.common.picture import resize_crop
 from modalities.common.random import generator
 from modalities.depth import Depth
@@ -38,10 +38,10 @@ def test_a_size_is_one_number_or_both_height_and_width(options: dict[str, Any], 
 def test_height_and_width_are_not_mistaken_for_each_other() -> None:
     signal = torch.rand(1, 6, 8, generator=generator("picture"))
 
-    halved = resize_crop(signal, Window(), (3, 4))
+    halved = resize_crop(signal, CropBox(), (3, 4))
 
     torch.testing.assert_close(halved.mean((1, 2)), signal.mean((1, 2)), atol=0.05, rtol=0)
-    picked = resize_crop(signal, Window(top=0.5, left=0.25, height=0.5, width=0.5), (3, 4), nearest=True)
+    picked = resize_crop(signal, CropBox(top=0.5, left=0.25, height=0.5, width=0.5), (3, 4), nearest=True)
     assert torch.equal(picked, signal[:, 3:, 2:6])
 
 
@@ -51,7 +51,7 @@ def rows_and_columns(height: int, width: int) -> torch.Tensor:
     return torch.stack([rows, columns]).float()
 
 
-def depth_of(picture: torch.Tensor, window: Window, **options: Any) -> torch.Tensor:
+def depth_of(picture: torch.Tensor, window: CropBox, **options: Any) -> torch.Tensor:
     """What a depth view, which picks pixels, sees of each channel."""
     view = Depth(**options)
     return torch.cat([view.adapt(channel[None], window) for channel in picture])
@@ -69,7 +69,7 @@ def depth_of(picture: torch.Tensor, window: Window, **options: Any) -> torch.Ten
 def test_a_whole_picture_shows_its_middle_region_of_the_view_s_proportions(height, width, rows, columns) -> None:
     picture = rows_and_columns(48, 64)
 
-    seen = depth_of(picture, Window(), height=height, width=width)
+    seen = depth_of(picture, CropBox(), height=height, width=width)
 
     step = (rows[1] - rows[0] + 1) // height
     assert (seen[0, 0, 0] - rows[0]) * 2 in (step - 1, step) and (rows[1] - seen[0, -1, 0]) * 2 in (step - 1, step - 2)
@@ -82,11 +82,11 @@ def test_torchvision_s_resize_and_centre_crop_see_the_same() -> None:
     theirs = v2.functional.center_crop(v2.functional.resize(picture, [30], antialias=True), [30, 30])
 
     inside = (..., slice(1, -1))  # theirs resizes before it crops, so that the outermost columns see their neighbours
-    torch.testing.assert_close(Rgb(size=30).adapt(picture, Window())[inside], theirs[inside], atol=1e-5, rtol=0)
+    torch.testing.assert_close(Rgb(size=30).adapt(picture, CropBox())[inside], theirs[inside], atol=1e-5, rtol=0)
 
 
 def test_stretching_shows_the_whole_picture_in_a_square() -> None:
-    seen = depth_of(rows_and_columns(48, 64), Window(), size=16, fit="stretch")
+    seen = depth_of(rows_and_columns(48, 64), CropBox(), size=16, fit="stretch")
 
     assert (seen[0].diff(dim=0) == 3).all() and (seen[1].diff(dim=1) == 4).all()
 
@@ -94,7 +94,7 @@ def test_stretching_shows_the_whole_picture_in_a_square() -> None:
 @pytest.mark.parametrize("view", [(12, 16), (24, 32)])
 def test_where_picture_and_view_have_the_same_proportions_both_fits_are_equal(view: tuple[int, int]) -> None:
     picture = torch.rand(3, 36, 48, generator=generator("picture"))
-    window = Look(scale=(0.2, 1.0), shift=0.1).draw(generator("window"))
+    window = Crop(scale=(0.2, 1.0), shift=0.1).draw(generator("window"))
     assert window.down != 0.5 and window.across != 0.5
 
     crop, stretch = (Rgb(height=view[0], width=view[1], fit=fit).adapt(picture, window) for fit in ("crop", "stretch"))
@@ -103,8 +103,8 @@ def test_where_picture_and_view_have_the_same_proportions_both_fits_are_equal(vi
 
 
 def test_training_shows_every_part_of_a_wider_picture_and_nothing_outside_it() -> None:
-    picture, look = rows_and_columns(30, 60), Look(scale=(0.3, 1.0), ratio=(1.0, 1.0))
-    seen = [depth_of(picture, look.draw(generator("look", i)), size=10)[1] for i in range(400)]
+    picture, crop = rows_and_columns(30, 60), Crop(scale=(0.3, 1.0), ratio=(1.0, 1.0))
+    seen = [depth_of(picture, crop.draw(generator("look", i)), size=10)[1] for i in range(400)]
 
     columns = torch.stack(seen).flatten()
     assert columns.min() == 1 and columns.max() == 60
@@ -113,9 +113,9 @@ def test_training_shows_every_part_of_a_wider_picture_and_nothing_outside_it() -
 
 
 def test_a_crop_that_leaves_the_region_over_the_picture_s_edge_shows_0_there_alone() -> None:
-    picture, look = rows_and_columns(30, 60), Look(scale=(1.0, 1.0), ratio=(1.0, 1.0), flip=0.0, shift=0.2)
+    picture, crop = rows_and_columns(30, 60), Crop(scale=(1.0, 1.0), ratio=(1.0, 1.0), flip=0.0, shift=0.2)
     for i in range(100):
-        window = look.draw(generator("look", i))
+        window = crop.draw(generator("look", i))
         seen = depth_of(picture, window, size=30)[1]
         lost = (seen[15] == 0).sum().item()
         beyond = max(0.0, -(window.across * 30 + 30 * window.left), window.across * 30 + 30 * window.left - 30)
@@ -124,9 +124,9 @@ def test_a_crop_that_leaves_the_region_over_the_picture_s_edge_shows_0_there_alo
 
 @pytest.mark.parametrize("sides", [((24, 32), (48, 64)), ((20, 20), (40, 40))])
 def test_aligned_views_of_one_width_over_height_see_the_same_places(sides) -> None:
-    (small, large), look = sides, Look(scale=(0.3, 1.0))
+    (small, large), crop = sides, Crop(scale=(0.3, 1.0))
     for i in range(20):
-        window = look.draw(generator("look", i))
+        window = crop.draw(generator("look", i))
         ours, theirs = (depth_of(rows_and_columns(120, 90), window, height=h, width=w) for h, w in (small, large))
         pooled = theirs.unflatten(2, (-1, 2)).unflatten(1, (-1, 2)).mean((2, 4))
         assert (pooled - ours).abs().max() <= 2.5  # pixels of 120 x 90

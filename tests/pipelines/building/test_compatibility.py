@@ -12,7 +12,7 @@ from crossmodal.data.shards import Shards
 from crossmodal.data.views import View
 from crossmodal.export import Card, load_model, save_model
 from modalities import MODALITIES
-from pipelines.building.compatibility import refuse_other_sight
+from pipelines.building.compatibility import refuse_other_view
 from pipelines.building.data import networks_of, open_views
 from pipelines.building.encoders import build_student
 from pipelines.building.normalisation import tell_published
@@ -54,10 +54,10 @@ def test_a_model_of_an_earlier_version_was_shown_stretched_pictures(tmp_path: Pa
     trained = load_model(tmp_path).modality
 
     assert trained == MODALITIES.get("depth")(size=32, max_m=8.0, fit="stretch")
-    refuse_other_sight(trained, MODALITIES.get("depth")(size=32, max_m=8.0, fit="stretch"), "teachers.old")
+    refuse_other_view(trained, MODALITIES.get("depth")(size=32, max_m=8.0, fit="stretch"), "teachers.old")
     words = r"teachers.old.view: the teacher was trained on Depth with fit='stretch' \(here 'crop'\), so that the same"
     with pytest.raises(ConfigError, match=words):
-        refuse_other_sight(trained, MODALITIES.get("depth")(size=32, max_m=8.0), "teachers.old")
+        refuse_other_view(trained, MODALITIES.get("depth")(size=32, max_m=8.0), "teachers.old")
 
 
 def test_a_file_of_weights_alone_tells_nothing_of_what_it_saw(
