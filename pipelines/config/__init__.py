@@ -4,6 +4,8 @@ A schema's fields are int, float, bool, str, `X | None`, Literal, tuple, list, d
 marked ones: `choice`, `options_of`, `number`, `free`. A nested dataclass without a default may be left out of a config
 as long as it has no required field. A schema's `FILLED` holds plain values by dotted key, which stand where a config
 leaves out what code sets; its `SET` says by dotted key what sets a field: only a base may speak of it, and in vain.
+Its `RENAMED` maps a key that an earlier version had to the dotted key that replaces it, both relative to the dataclass:
+the old key is refused with the new one named. An entry of a catalogue may have `RENAMED` for its options.
 """
 
 from pipelines.config.errors import ConfigError, FieldError

@@ -17,12 +17,19 @@ from pipelines.config.parse import Node, dump
 Schema = TypeVar("Schema")
 
 
-def load(schema: type[Schema], path: Path, overrides: Sequence[str] = ()) -> Schema:
+def load(schema: type[Schema], path: Path, overrides: Sequence[str] = (), *, stored: bool = False) -> Schema:
     """The config at `path`, over the files it is based on, under the overrides; later beats earlier.
 
     `a.b=value` sets (the value is YAML; mappings are joined), `~a.b` removes. In a mapping, the key `~name` removes
     what was there before. Where an entry's name changes, the options that files gave the old one go. `${a.b}` is
     another value that the files or overrides give, `${oc.env:VAR,default}` the environment's.
+
+    Args:
+        schema: the dataclass of the config.
+        path: the config file.
+        overrides: settings that replace those of the file.
+        stored: whether the file is the config.yaml that an earlier version may have written into a run's folder. Keys
+            that the schema's `RENAMED` lists are then read as their new ones; otherwise they are refused.
 
     Raises:
         ConfigError: all that is wrong, each problem with file and line or override.
@@ -36,7 +43,7 @@ def load(schema: type[Schema], path: Path, overrides: Sequence[str] = ()) -> Sch
             except ConfigError as error:
                 problems.extend(error.problems)
         _refuse_set(schema, root, path, problems)
-        config = Walk(problems).read(schema, resolve(root, problems), "")
+        config = Walk(problems, stored).read(schema, resolve(root, problems), "")
     except RecursionError as error:
         raise ConfigError([f"{path}: it or an override has lists or mappings too deep to be read"]) from error
     if problems:

@@ -4,9 +4,10 @@ import json
 import subprocess
 import sys
 import textwrap
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import pytest
 
@@ -115,6 +116,18 @@ class Unusual:
     train: Train | int | None = None  # how, or only how long
 
 
+@dataclass(frozen=True)
+class Renamed:
+    """A config some of whose keys had other names."""
+
+    RENAMED: ClassVar[Mapping[str, str]] = {
+        "folder": "data", "rate": "train.lr", "kd": "terms.kd", "hot": "terms.kd.temperature",
+    }  # fmt: skip
+    data: str  # folder of shards
+    train: Train = field(default_factory=Train)  # how
+    terms: dict[str, Term] = field(default_factory=dict)  # what is minimised
+
+
 ENTRIES = {
     "encoders/convnet.py": '''
         class ConvNet(Encoder):
@@ -140,6 +153,7 @@ ENTRIES = {
     "objectives/kd.py": '''
         class KD(Objective):
             """Soft classes."""
+            RENAMED: ClassVar[Mapping[str, str]] = {"softness": "temperature"}
             def __init__(self, *, temperature: float = 4.0): ...
         ''',
 }
@@ -811,3 +825,40 @@ def test_a_base_that_is_a_device_is_refused(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("base: /dev/zero")
     with pytest.raises(ConfigError, match="the base /dev/zero cannot be read: it is a device"):
         load(run.Config, tmp_path / "c.yaml")
+
+
+# keys that had another name
+
+
+def test_an_old_key_is_refused_with_its_new_name_and_its_line() -> None:
+    assert problems("folder: d\ntrain: {lr: 1}\nrate: 2", "kd.temperature=3", schema=Renamed) == [
+        "x.yaml:1: folder is now data",
+        "x.yaml:3: rate is now train.lr",
+        "override kd.temperature=3: kd is now terms.kd",
+    ]
+
+
+def test_an_old_option_of_an_entry_is_refused_with_its_new_name() -> None:
+    assert problems("data: d\nterms: {kd: {softness: 2}}") == [
+        "x.yaml:2: terms.kd.softness is now terms.kd.temperature"
+    ]
+
+
+def stored(text: str) -> Renamed:
+    Path("config.yaml").write_text(text)
+    return load(Renamed, Path("config.yaml"), stored=True)
+
+
+def test_old_keys_of_a_stored_config_are_read_as_their_new_ones() -> None:
+    assert stored("folder: d\nrate: 2\nkd: {softness: 2}") == Renamed(
+        "d", Train(lr=2.0), {"kd": Term("kd", options={"temperature": 2.0})}
+    )
+    assert stored("data: d\nhot: 3").terms == {"kd": Term("kd", options={"temperature": 3.0})}
+
+
+def test_a_stored_null_does_not_become_an_entry_with_default_options() -> None:
+    assert stored("data: d\nkd: null").terms == {}
+
+
+def test_a_new_key_of_a_stored_config_counts_more_than_the_old_one() -> None:
+    assert stored("data: d\nfolder: e\ntrain: {lr: 1}\nrate: 2") == Renamed("d", Train(lr=1.0))
