@@ -18,11 +18,11 @@ from crossmodal.data.reader import Part, sweep_parts, to_batch
 from crossmodal.data.shards import Shards
 from crossmodal.data.views import Look, View
 from crossmodal.encoders import Encoder, Features
-from crossmodal.evaluation import diagnostics, few_labels, neighbours, probe, retrieval
+from crossmodal.evaluation.common.diagnosis import diagnose_encoder
 from crossmodal.export import Model
+from crossmodal.metrics import diagnostics, few_labels, neighbours, probe, retrieval
 from pipelines.config import ConfigError
 from pipelines.evaluation.decoded import HELD, Chosen, Decoded
-from pipelines.evaluation.diagnosis import diagnose_encoder
 from pipelines.evaluation.subjects import Cast
 from pipelines.evaluation.warnings import counts_there, shortfalls
 from pipelines.runs.console import say

@@ -19,7 +19,7 @@ from crossmodal.certificates.gaussians import ScaleGrid
 from crossmodal.data.held_out import hold_out
 from crossmodal.data.shards import Shards
 from crossmodal.data.writer import write_shards
-from crossmodal.evaluation.tuples import Examples
+from crossmodal.modules.certified_risk import Examples
 from pipelines.__main__ import main
 from pipelines.training.loop import Training
 

@@ -20,7 +20,7 @@ from crossmodal.data.shards import Shards
 from crossmodal.data.views import View
 from crossmodal.data.writer import write_shards
 from crossmodal.encoders import Encoder, Features
-from crossmodal.evaluation import few_labels
+from crossmodal.metrics import few_labels
 from crossmodal.sources import Pair
 from modalities.common.random import generator
 from modalities.depth import Depth

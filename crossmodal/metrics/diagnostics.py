@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from crossmodal.evaluation import neighbours
-from crossmodal.evaluation.retrieval import SCORES
+from crossmodal.metrics import neighbours
+from crossmodal.metrics.retrieval import SCORES
 
 KS = (1, 2, 5, 10, 20, 50, 101)  # neighbours among which the best number is chosen
 

@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.neighbors import KNeighborsRegressor
 from torchmetrics.retrieval import RetrievalHitRate
 
-from crossmodal.evaluation import few_labels, neighbours, probe, retrieval
+from crossmodal.metrics import few_labels, neighbours, probe, retrieval
 from modalities.common.random import generator
 
 
