@@ -69,7 +69,7 @@ def main_configs(folder: Path) -> dict[str, dict[str, Any]]:
         "evaluate": judged,
         "report": {"runs": [f"{folder}/evaluate", f"{folder}/transfer"], "map": "pca"},
         "compare": {"transfer": plain, "evaluate": {"data": {"test": test}, "few_labels": None, "workers": 0},
-                    "objectives": {"kd": {"crd": {"negatives": {"count": 4}}}}, "measures": ["knn"], "seeds": [0],
+                    "objectives": {"kd": {"crd": {"negatives": {"count": 4}}}}, "metrics": ["knn"], "seeds": [0],
                     "search": None},
         "run": {"stages": stages},
     }  # fmt: skip

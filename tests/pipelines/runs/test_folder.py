@@ -89,7 +89,7 @@ def test_another_teacher_to_compare_with_makes_another_evaluation(tmp_path: Path
 
 def test_a_comparison_begun_before_its_record_lost_what_counts_for_nothing_is_the_same(file: Path) -> None:
     path = file.parent / "c.yaml"
-    path.write_text("transfer: {base: x.yaml}\nevaluate: {data: {test: t}}\nobjectives: {kd: {kd: }}\nmeasures: [knn]")
+    path.write_text("transfer: {base: x.yaml}\nevaluate: {data: {test: t}}\nobjectives: {kd: {kd: }}\nmetrics: [knn]")
 
     def compared(*overrides: str) -> RunFolder:
         found = load(compare.Config, path, overrides)
