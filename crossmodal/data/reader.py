@@ -15,14 +15,13 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from crossmodal.data.features import FeatureShards, put_together
 from crossmodal.data.loader import load_in_order
-from crossmodal.data.manifest import ShardError
+from crossmodal.data.manifest import MANIFEST, ShardError, open_field
 from crossmodal.data.order import Plan
 from crossmodal.data.shards import Shards
 from crossmodal.data.verify import tell_lacking
 from crossmodal.data.views import Draws, Look, Picture, View, tell_uneven
 from crossmodal.objectives import Batch
 from modalities import MODALITIES, Modality
-from modalities.common.catalogue import UnknownNameError
 from modalities.common.random import generator
 
 AUGMENTED = 1 << 20  # numbers augmented at once on a CPU: it takes several times their memory
@@ -117,9 +116,9 @@ def open_view(shards: Shards, modality: str, *, aligned: bool = True, **options:
         raise ShardError(f"modality {modality!r} reads {kind.field!r}, but {shards.folder} has "
                          f"{', '.join(shards.manifest.fields)}")  # fmt: skip
     try:
-        held = MODALITIES.get(spec.modality)
-    except UnknownNameError as error:
-        raise ShardError(f"field {kind.field!r} of {shards.folder}: {error}") from error
+        held = open_field(kind.field, spec)
+    except ShardError as error:
+        raise ShardError(f"{shards.folder / MANIFEST}: {error}") from error
     if held.field != kind.field:
         raise ShardError(
             f"modality {modality!r} reads {kind.field!r}, but {shards.folder} holds {spec.modality!r} there"

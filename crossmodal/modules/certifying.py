@@ -78,7 +78,7 @@ class Certifying(Minimised):
             return network(inputs) if weights is None else network(inputs, weights)
 
         anchors, others = self.sight.embed(look, batch)
-        loss, certified = self.tuples.trained(anchors, others, batch.label, batch.seed)
+        loss, certified = self.tuples.trained(anchors, others, batch.index, batch.label, batch.seed)
         losses = self.add_up({"tuples": Outcome(loss)}, risk=certified)
         if self.penalty is None:
             return losses

@@ -2,6 +2,7 @@
 
 import ast
 import difflib
+import functools
 import importlib
 import importlib.util
 import io
@@ -9,7 +10,7 @@ import os
 import tokenize
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -46,7 +47,7 @@ class Catalogue:
     kind: str  # what an entry is called in messages: "objective"
     beside: tuple[str, ...] = ()  # files in the folder that are no entries
 
-    @cached_property
+    @functools.cached_property
     def folder(self) -> Path:
         """The folder that is the catalogue."""
         top, *rest = self.package.split(".")
@@ -120,15 +121,19 @@ class Catalogue:
         return found
 
     def _class(self, name: str) -> ast.ClassDef:
-        tree = ast.parse(self._source(name))
         found = [
             node
-            for node in tree.body
+            for node in _parse(self._source(name)).body
             if isinstance(node, ast.ClassDef) and any(ast.unparse(base) == self.interface for base in node.bases)
         ]
         if len(found) != 1:
             raise ValueError(f"{self._files()[name]} must hold one class of base {self.interface}, got {len(found)}")
         return found[0]
+
+
+@functools.lru_cache(maxsize=256)
+def _parse(source: str) -> ast.Module:
+    return ast.parse(source)
 
 
 def suggest(name: str, known: list[str]) -> str:
@@ -177,7 +182,8 @@ def _beside(node: ast.AnnAssign | ast.arg, comments: Mapping[int, str]) -> str:
     return comments.get(node.end_lineno) or comments.get(node.lineno) or comments.get(-(node.lineno - 1), "")
 
 
-def _comments(source: str) -> dict[int, str]:
+@cache
+def _comments(source: str) -> Mapping[int, str]:
     """Comments by line: positive keys trail code, negative keys stand on a line of their own."""
     found: dict[int, str] = {}
     for token in tokenize.generate_tokens(io.StringIO(source).readline):

@@ -14,6 +14,7 @@ from crossmodal.objectives import Batch
 from crossmodal.weights import check_sum, find_weights, load_pretrained
 from pipelines.building.compatibility import refuse_other_sight
 from pipelines.building.encoders import build_encoder
+from pipelines.building.normalisation import tell_published
 from pipelines.config import ConfigError, at
 from pipelines.schemas.common import (
     TeacherConfig,
@@ -106,6 +107,7 @@ def _build_teacher(config: TeacherConfig, views: Mapping[str, View], key: str) -
         if left:
             raise ConfigError([f"{key}: a teacher needs all its weights, but {config.weights} does not fit "
                                f"{', '.join(left)}; look at {key}.classes and {key}.first_layer"])  # fmt: skip
+        tell_published(key, config, view.modality)
     return Teacher(encoder.eval().requires_grad_(False), config.view, classes, config.weight)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from safetensors.torch import save
 from torch import Tensor
 
@@ -289,7 +290,7 @@ class Evaluator(Cast):
     def _scratch_on(self, targets: Targets, teacher: Network | None) -> None:
         """The students' encoder from scratch, trained on the targets of all training pairs."""
         known = targets.values
-        standardised = (known - known.mean(0)) / known.std(0).clamp(min=1e-6)
+        standardised = _standardised(known)
         for seed in range(self.config.seeds):
             encoder = self._new(seed, known.shape[1])
             self._tune(encoder, list(range(len(known))), seed, targets=standardised, loss=F.smooth_l1_loss)
@@ -335,6 +336,16 @@ class Evaluator(Cast):
             examples |= {"student": ours, "teacher": theirs, "queries": queries, "found": found}
         plain = {name: tensor.contiguous() for name, tensor in examples.items()}
         write(self.run.path / "examples.safetensors", save(plain))
+
+
+def _standardised(known: Float[Tensor, "pairs numbers"]) -> Float[Tensor, "pairs numbers"]:
+    """Each number of a quantity less its mean, over its standard deviation; one that rounding alone moves becomes 0.
+
+    The floor is relative to the number itself and not, as the probe's, to the mean spread of all: the numbers may have
+    different units. What is standardised here are targets of the very pairs that are trained on, so none can explode.
+    """
+    spread, rounding = known.std(0), torch.finfo(known.dtype).eps * known.abs().amax(0)
+    return torch.where(spread > rounding, (known - known.mean(0)) / spread, 0.0)
 
 
 def _linear_map(seen: Network, teacher: Network) -> tuple[Tensor, Tensor]:

@@ -23,7 +23,7 @@ from crossmodal.encoders import Spec
 from pipelines.building.cached_features import origin
 from pipelines.building.data import networks_of, open_shards, open_views
 from pipelines.building.teachers import Teacher, build_teachers
-from pipelines.config.errors import RunError
+from pipelines.config.errors import RunError, printable
 from pipelines.runs import distributed
 from pipelines.runs.console import say
 from pipelines.runs.folder import RunFolder
@@ -65,6 +65,9 @@ class Extraction:
         say(f"{self.run.path}: {len(self.shards)} pairs, {self.config.look.windows} windows each; {len(left)} of "
             f"{len(files)} shards to do; {self.state.num_processes} processes on {self.state.device}")  # fmt: skip
         distributed.wait()  # nothing is written before all have seen what is there
+        if self.state.is_main_process:
+            again = {files[number] for number in left}
+            self.run.forget(lambda line: line["shard"] in again)
         for teacher in self.teachers.values():
             teacher.encoder.to(self.state.device)
         looks = self._write(left[self.state.process_index :: self.state.num_processes])
@@ -73,18 +76,13 @@ class Extraction:
         teachers = {name: self._finish(name, files) for name in self.teachers} if self.state.is_main_process else {}
         return {"teachers": teachers, "seconds": round(seconds, 1), "looks_per_second": round(looks / seconds, 1)}
 
-    def clean(self) -> None:
-        """Removes what only an interrupted run needs."""
-        if self.state.is_main_process:
-            for name in self.teachers:
-                remove_marks(self.run.path / name)
-
     def _write(self, numbers: list[int]) -> int:
         """The tars of these shards; gives the number of looks that this process took at pairs."""
-        loaded, looks, began = self._load(numbers), 0, time.monotonic()
+        loaded, total = self._load(numbers), 0
         with self._bar(numbers) as bar:
             for number in numbers:
                 file, count = self.shards.manifest.shards[number].file, len(self._batches(number))
+                looks, began = 0, time.monotonic()
                 with contextlib.ExitStack() as stack:
                     tars = {
                         name: stack.enter_context(FeatureTar(self.run.path / name / file)) for name in self.teachers
@@ -93,16 +91,18 @@ class Extraction:
                         self._add(tars, some)
                         bar.update(len(some.keys))
                         looks += 0 if some.part is None else len(some.part.index)
-                if self.state.is_main_process:
-                    self.run.log({"shard": file, "looks": looks, "seconds": round(time.monotonic() - began, 1)})
-        return looks
+                    if self.state.is_main_process:  # before the tars are done: a shard that is done has its line
+                        self.run.log({"shard": file, "looks": looks, "seconds": round(time.monotonic() - began, 1)})
+                total += looks
+        return total
 
     def _add(self, tars: dict[str, FeatureTar], looks: Looks) -> None:
         """Some pairs to the tar of every teacher, in their order."""
         features = self._features(looks)
         for problem in looks.problems:
             if problem is not None:
-                print(f"{self.run.path}: left without features: {problem}", file=sys.stderr, flush=True)
+                told = f"{self.run.path}: left without features: {problem}"
+                print(printable(told), file=sys.stderr, flush=True)
         for name, tar in tars.items():
             row = 0
             for key, problem in zip(looks.keys, looks.problems, strict=True):
@@ -170,3 +170,10 @@ class Extraction:
         total = sum(self.shards.manifest.shards[number].pairs for number in numbers)
         quiet = not (self.state.is_main_process and sys.stderr.isatty())
         return tqdm(total=total, unit=" pairs", disable=quiet, desc=self.run.path.name)
+
+
+def clean(config: Config, run: RunFolder) -> None:
+    """Removes what only an interrupted run needs."""
+    if distributed.is_main():
+        for name in config.teachers:
+            remove_marks(run.path / name)

@@ -26,7 +26,7 @@ from crossmodal.modules.base import Losses, Minimised, unreached, why_not_alone
 from crossmodal.objectives import Batch
 from modalities.common.random import generator
 from pipelines.config import ConfigError
-from pipelines.config.errors import DivergedError
+from pipelines.config.errors import DivergedError, printable
 from pipelines.runs.console import say
 from pipelines.runs.folder import RunFolder
 from pipelines.schemas.common import TrainConfig
@@ -106,7 +106,7 @@ class Training:
         parts = self._parts(plan, ranks)
         self.run.begin()
         if self.accelerator.is_main_process:
-            self.run.forget_after(self.progress.step, self.phase)
+            self.run.forget(self._is_ahead)
         first = next(parts)
         frozen = self._freeze(first)
         model, self.optimiser = self.accelerator.prepare(self.module, self.optimiser)
@@ -138,6 +138,10 @@ class Training:
     def name(self) -> str:
         """What this phase is called in messages."""
         return f"{self.run.path}" + (f" ({self.phase})" if self.phase else "")
+
+    def _is_ahead(self, line: Mapping[str, Any]) -> bool:
+        """Whether a line of the log is of a step of this phase that has not been taken yet."""
+        return line.get("phase", "") == self.phase and line["step"] > self.progress.step
 
     @property
     def _checkpoints(self) -> Path:
@@ -235,12 +239,11 @@ class Training:
         caught, counts = torch.stack(everyones).unbind(1)
         if heard := int(caught.max()):
             if self.accelerator.is_main_process:
-                self._save(tally)
-            stopped = f"{self.name}: stopped at step {self.progress.step} of {self.steps}"
-            say(f"{stopped}; the same command continues")
+                say(f"{self.name}: stopped at step {self.progress.step} of {self.steps}; {self._save_last(tally)}")
             sys.exit(128 + heard)
         for problem in set(replaced) - self.unreadable:
-            print(f"{self.run.path}: another pair stands in: {problem}", file=sys.stderr, flush=True)
+            line = f"{self.run.path}: another pair stands in: {problem}"
+            print(printable(line), file=sys.stderr, flush=True)
         self.unreadable |= set(replaced)
         self.progress.replaced += int(counts.sum())
         return True
@@ -284,9 +287,21 @@ class Training:
             self._save(tally)
             self.saved = time.monotonic()
 
-    def _save(self, tally: Tally) -> None:
+    def _save_last(self, tally: Tally) -> str:
+        """Saves before the run stops; says from where the same command continues."""
+        if self._save(tally):
+            return "the same command continues"
+        found = checkpoint.latest(self._checkpoints)
+        return ("no checkpoint was written, for the loss is no longer finite; the same command "
+                + (f"continues from {found}" if found else "starts again from step 0"))  # fmt: skip
+
+    def _save(self, tally: Tally) -> bool:
+        """Whether a checkpoint was written: none is while a figure is not finite, which the next line of the log says.
+
+        What was saved before is still good.
+        """
         if not all(total.isfinite().all() for total in tally.sums.values()):
-            return  # the next line of the log says so, and what was saved before is still good
+            return False
         state = {
             **vars(self.progress),
             "seconds": self.progress.seconds + tally.total_seconds,
@@ -299,6 +314,7 @@ class Training:
             "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else {},
         }
         checkpoint.save(self._checkpoints, self.progress.step, state)
+        return True
 
     def _resume(self) -> None:
         found = checkpoint.latest(self._checkpoints)

@@ -15,6 +15,7 @@ from crossmodal.encoders import Encoder
 from crossmodal.evaluation.common.diagnosis import diagnose_encoder
 from crossmodal.metrics import neighbours
 from crossmodal.modules.collapse import warn
+from pipelines.config.errors import printable
 from pipelines.runs.folder import METRICS, RunFolder
 from pipelines.schemas.pretrain import Config
 
@@ -37,7 +38,8 @@ class Watch:
         for problem in self._problems(line):
             if problem not in self.told:
                 self.told.add(problem)
-                print(f"{self.run.path}: step {line['step']:.0f}: {problem}", file=sys.stderr, flush=True)
+                told = f"{self.run.path}: step {line['step']:.0f}: {problem}"
+                print(printable(told), file=sys.stderr, flush=True)
         due = epochs // asked.every > before // asked.every or before < epochs == self.config.train.epochs
         if not (asked.pairs and due):
             return {}

@@ -498,3 +498,37 @@ def test_draws_follow_the_pair_not_its_place() -> None:
 def test_options_of_negatives_out_of_range_are_refused(options: dict, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         Negatives(**options)
+
+
+def test_pairs_without_a_key_are_negatives_of_one_another() -> None:
+    anchors = Known(torch.tensor([3]), torch.tensor([-1]))
+    rows = Known(torch.tensor([3, 4, 5]), torch.tensor([-1, -1, 2]))
+    for together in (False, True):
+        positive, valid = Relation(keyed=True, together=together).masks_of(anchors, rows)(slice(None))
+        assert valid is not None and valid.tolist() == [[False, False, True, True]]
+        assert positive is None or positive.tolist() == [[True, False, False, False]]
+
+
+@pytest.mark.parametrize("piece", [1, 1 << 22])
+def test_rows_that_do_not_count_are_not_in_the_sum_of_scores(piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scores_module, "PIECE", piece)
+    anchors, rows, match = draw(4, 8), draw(9, 8), draw(4, 8, name="match")
+    valid = draw(4, 10, name="valid") > 0
+    valid[:, 0] = False  # as a mask of negatives has it; the match counts all the same
+    total, count = log_sum_exp(anchors, Candidates(rows, lambda piece: (None, valid[piece]), match), ZERO + 2)
+    scores = torch.cat([(anchors * match).sum(1)[:, None], anchors @ rows.T], 1) * 2
+    counted = [scores[i, j].exp().item() for i in range(4) for j in range(10) if j == 0 or valid[i, j]]
+    assert 4 < len(counted) < 40 and count.exp().item() == pytest.approx(len(counted))
+    assert total.exp().item() == pytest.approx(sum(counted))
+
+
+@pytest.mark.parametrize("gathered", [True, False])
+def test_the_others_of_a_batch_get_the_gradient_of_being_negatives(gathered: bool) -> None:
+    live, anchors = draw(3, 4, name="live").requires_grad_(), draw(3, 4, name="anchors")
+    pool, pairs = InBatch(Relation(), gathered=gathered), Known(torch.arange(3), torch.full((3,), -1))
+    contrast(
+        losses.infonce, anchors, pool.candidates(live, pool.choose(pairs, 0)), scale=ZERO + 1, bias=ZERO
+    ).backward()
+    again = live.detach().clone().requires_grad_()
+    F.cross_entropy(anchors @ again.T, torch.arange(3), reduction="sum").backward()
+    torch.testing.assert_close(live.grad, again.grad)

@@ -642,7 +642,7 @@ def test_features_that_do_not_fit_on_the_disk_name_their_tar(
     from crossmodal.data import feature_writer
 
     full = lambda path: path.symlink_to("/dev/full") or webdataset.TarWriter(str(path), encoder=False)  # noqa: E731
-    monkeypatch.setattr(feature_packing, "open_tar", full)
+    monkeypatch.setattr(feature_writer, "open_tar", full)
     words = r"could not write .*rgb/000000\.tar: No space left .*; free space, then"
     with pytest.raises(WriteError, match=words), feature_writer.FeatureTar(tmp_path / "rgb" / "000000.tar") as tar:
         tar.add("a", {"feature": np.zeros((1, size), np.float32)})
@@ -654,8 +654,43 @@ def test_a_full_disk_does_not_hide_why_an_extraction_ended(tmp_path: Path, monke
     from crossmodal.data import feature_writer
 
     full = lambda path: path.symlink_to("/dev/full") or webdataset.TarWriter(str(path), encoder=False)  # noqa: E731
-    monkeypatch.setattr(feature_packing, "open_tar", full)
+    monkeypatch.setattr(feature_writer, "open_tar", full)
     with pytest.raises(LookupError, match="the first error"), feature_writer.FeatureTar(tmp_path / "0.tar") as tar:
         tar.add_unreadable("a", "damaged")
         raise LookupError("the first error")
     assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("cut", ['{"shard": "000002.t', '{"shard": "000002.tar", "looks": 75, "seconds": 0.1}\n'])
+def test_the_figures_of_an_interrupted_extraction_become_those_of_a_whole_one(
+    extraction: Path, tmp_path: Path, cut: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipelines.extraction import extraction
+
+    class Broken(extraction.FeatureTar):
+        def add(self, key: str, members: Any) -> None:
+            if key == "train_000060":
+                raise OSError("No space left on device")
+            super().add(key, members)
+
+    words = ["features", str(extraction), f"output={tmp_path / 'features'}"]
+    with monkeypatch.context() as patch:
+        patch.setattr(extraction, "FeatureTar", Broken)
+        assert main(words) == 1
+    with (tmp_path / "features" / "metrics.jsonl").open("a") as log:
+        log.write(cut)  # as a kill leaves it before the shard's tar is done
+    assert main(words) == 0
+    shards = FeatureShards.open(tmp_path / "features" / "rgb").manifest.shards
+    told = [(line["shard"], line["looks"]) for line in lines(tmp_path / "features")]
+    assert told == [(shard.file, WINDOWS * shard.pairs) for shard in shards]
+
+
+def test_marks_that_a_kill_left_in_a_finished_extraction_go_with_the_same_command(
+    extraction: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "features"
+    shutil.copytree(extraction.parent / "features", folder)
+    before = sorted(folder.rglob("*"))
+    (folder / "rgb" / "000001.done").write_text("{}")
+    assert main(["features", str(extraction), f"output={folder}"]) == 0
+    assert sorted(folder.rglob("*")) == before

@@ -19,10 +19,12 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 from torchvision.transforms import RandomResizedCrop
 
+from crossmodal.data import loader, reader
 from crossmodal.data.loader import LoaderError
 from crossmodal.data.manifest import Field, ShardError
 from crossmodal.data.order import Plan
@@ -262,7 +264,7 @@ def test_pieces_of_a_batch_are_augmented_as_the_whole(
     whole, plain = to_batch(part, views, "cpu").inputs, to_batch(replace(part, draws={}), views, "cpu").inputs
     for name, view in views.items():
         kind, count = type(view.modality), len(part.index)
-        monkeypatch.setattr(streams, "AUGMENTED", rows * part.adapted[name][0].numel())
+        monkeypatch.setattr(reader, "AUGMENTED", rows * part.adapted[name][0].numel())
         with mock.patch.object(kind, "augment", autospec=True, side_effect=kind.augment) as seen:
             found = to_batch(part, {name: view}, "cpu").inputs[name]
         assert [len(call.args[1]) for call in seen.call_args_list] == [
@@ -472,7 +474,7 @@ def test_a_stalled_worker_is_reported_again_and_again_and_waited_for(
 ) -> None:
     stream = PairStream(shards, views, plan_of(shards), look=Look(), last_step=40)
     whole = join(list(train_parts(stream)))
-    monkeypatch.setattr(loading, "SAY_SECONDS", 0.3)
+    monkeypatch.setattr(loader, "SAY_SECONDS", 0.3)
     found = train_parts(stream, workers=2)
     first = next(found)
     children = sorted(multiprocessing.active_children(), key=lambda child: child.pid or 0)
@@ -501,7 +503,7 @@ def test_no_worker_is_waited_for_at_the_end_though_it_is_stopped(shards: Shards,
 def test_a_part_that_finds_no_shared_memory_is_an_error(
     shards: Shards, views: dict[str, View], monkeypatch: pytest.MonkeyPatch, error: Exception, words: str
 ) -> None:
-    monkeypatch.setattr(loading, "ForkingPickler", mock.Mock(dumps=mock.Mock(side_effect=error)))
+    monkeypatch.setattr(loader, "ForkingPickler", mock.Mock(dumps=mock.Mock(side_effect=error)))
     stream = PairStream(shards, views, plan_of(shards), look=Look(), last_step=4)
     with pytest.raises(LoaderError, match=f"^worker 0 of the data loader cannot hand over a batch part {words}"):
         list(train_parts(stream, workers=2))
@@ -534,3 +536,64 @@ def test_a_part_travels_as_one_tensor_and_arrives_whole(shards: Shards, views: d
         assert all(torch.equal(ours[key], theirs[key]) and ours[key].dtype == theirs[key].dtype for key in theirs)
     for name in ("index", "label", "group"):
         assert torch.equal(getattr(again, name), getattr(part, name))
+
+
+def test_pairs_of_a_block_are_shuffled_and_stay_near_one_another() -> None:
+    plan = Plan(1024, 32, lanes=4, shuffle_block=64)
+    for lane in plan.epoch(0).transpose(1, 0, 2).reshape(4, 256):
+        steps = np.diff(lane)
+        assert (steps == 1).mean() < 0.1  # of a random order one in 64
+        blocks = lane.reshape(-1, 64)
+        spans = np.sort(blocks, axis=1)
+        wraps = (np.diff(spans, axis=1) > 1).sum(1)  # where the data's end meets its beginning
+        assert (wraps <= 1).all() and wraps.sum() <= 1
+
+
+def test_every_epoch_is_read_in_its_own_order(shards: Shards, views: dict[str, View]) -> None:
+    plan = Plan(len(shards), 8, seed=1, lanes=2)
+    parts = train_parts(PairStream(shards, views, plan, look=Look(), last_step=2 * plan.steps))
+    read = [part.index.tolist() for part in parts]
+    assert read == [plan.epoch(epoch)[step].ravel().tolist() for epoch in range(2) for step in range(plan.steps)]
+    assert read[: plan.steps] != read[plan.steps :]
+
+
+def test_a_part_has_the_labels_and_groups_of_its_pairs(shards: Shards, views: dict[str, View]) -> None:
+    labels = [shards.facts(index)["label"] for index in range(len(shards))]
+    read = [*parts(shards, views, last_step=3), *sweep_parts(shards, views, indices=[5, 3, 90])]
+    for part in read:
+        assert part.label.tolist() == [labels[index] for index in part.index.tolist()]
+    assert torch.equal(shards.labels(), torch.tensor(labels)) and len(set(labels)) > 2
+
+
+def test_a_batch_is_its_pairs_read_one_by_one(shards: Shards, views: dict[str, View]) -> None:
+    plan = plan_of(shards)
+    for step, part in enumerate(parts(shards, views, last_step=plan.steps + 1)):
+        epoch = step // plan.steps
+        for row, index in enumerate(part.index.tolist()):
+            alone = read_pair(shards, views, index, look=Look(), address=(plan.seed, epoch))
+            for name in views:
+                assert torch.equal(part.adapted[name][row], alone.adapted[name][0])
+                assert torch.equal(part.draws[name][row], alone.draws[name][0])
+
+
+def test_pictures_are_augmented_before_they_are_normalised(shards: Shards, views: dict[str, View]) -> None:
+    part = parts(shards, views, last_step=1)[0]
+    modality, adapted, draws = views["rgb"].modality, part.adapted["rgb"], part.draws["rgb"]
+    found = to_batch(part, views, "cpu").inputs["rgb"]
+    torch.testing.assert_close(found, modality.normalise(modality.augment(adapted, draws)))
+    assert not torch.allclose(found, modality.augment(modality.normalise(adapted), draws))
+
+
+def test_some_rows_of_a_part_are_those_of_all_that_it_holds(shards: Shards, views: dict[str, View]) -> None:
+    part = parts(shards, views, last_step=1)[0]
+    some = part.each(lambda tensor: tensor[3:5])
+    for name in ("index", "label", "group"):
+        assert torch.equal(getattr(some, name), getattr(part, name)[3:5])
+    for name in views:
+        assert torch.equal(some.adapted[name], part.adapted[name][3:5])
+        assert torch.equal(some.draws[name], part.draws[name][3:5])
+
+
+def test_a_window_s_ratio_is_its_width_over_its_height() -> None:
+    window = Look(scale=(0.3, 0.3), ratio=(2.0, 2.0)).draw(generator("ratio"))
+    assert window.width / window.height == pytest.approx(2) and window.width * window.height == pytest.approx(0.3)

@@ -75,3 +75,7 @@ def test_the_number_of_neighbours_is_not_chosen_on_test_rows() -> None:
     label[wrong] = 1 - label[wrong]
     assert diagnostics.best_neighbours(train, label, train[wrong], label[wrong]) < 0.2
     assert (diagnostics.neighbours.classify(train, label, train[wrong], neighbours=1) == label[wrong]).all()
+
+
+def test_of_one_point_no_instance_is_told_apart() -> None:
+    assert diagnostics.instance_accuracy(torch.ones(6, 3), torch.ones(6, 3)) == 0

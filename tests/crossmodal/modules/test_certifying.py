@@ -31,7 +31,7 @@ def test_a_posterior_pays_for_leaving_its_prior_by_the_formula() -> None:
     losses = module(batch)
     torch.manual_seed(1)
     rows = network(batch.inputs["rgb"], network.draw()).embedding
-    loss, _ = tuples.trained(rows, rows, batch.label, 0)
+    loss, _ = tuples.trained(rows, rows, batch.index, batch.label, 0)
     std = network.log_prior_std.double().exp()
     kl = kl_divergence(network.posterior, spherical(network.prior_mean, std))
     expected = loss + (kl + grid.union(grid.index(std)) - torch.tensor(0.05).double().log()) / 50

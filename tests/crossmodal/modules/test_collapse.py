@@ -184,3 +184,13 @@ def test_of_two_pairs_that_are_found_no_chance_is_told(rows: int) -> None:
 
 def test_where_no_views_meet_nothing_is_said_of_chance() -> None:
     assert warn(figures(many(draw("now", 1, 6, 4), meets=()))) == []
+
+
+def test_a_pair_that_is_twice_in_a_batch_is_found_and_no_negative_of_itself() -> None:
+    vectors = F.normalize(torch.eye(4, 8) + 0.1, dim=1)[[0, 1, 2, 3, 1]]
+    views = show(both(vectors), None, index=torch.tensor([0, 1, 2, 3, 1]), label=torch.arange(5))
+    found, once = figures(views), figures(many(both(vectors[:4])))
+    assert found["found"] == once["found"] == 1
+    assert found["negative"] == pytest.approx(once["negative"])  # all negatives are alike here
+    alone = show(both(vectors[[1, 1]]), None, index=torch.tensor([1, 1]), label=torch.arange(2))
+    assert math.isnan(figures(alone)["found"]) and math.isnan(figures(alone)["negative"])

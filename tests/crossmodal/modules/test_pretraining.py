@@ -399,3 +399,14 @@ def test_a_map_s_head_halves_it_and_takes_its_mean() -> None:
     torch.testing.assert_close(head(picture), head.projector[0].bias.expand(2, 3))
     plain = MapProjector((4, 6, 6), block=False, layers=1, hidden=8, dim=3, norm=False)
     torch.testing.assert_close(plain(picture), plain.projector(picture.mean(dim=(2, 3))))
+
+
+def test_keys_pass_slow_heads_and_queries_quick_ones() -> None:
+    module, batch = build("rgb", objective=Heard(), momentum=0.9), joint("rgb")
+    module(batch)
+    before = heard(module)
+    with torch.no_grad():
+        for weight in module.slow["heads"].parameters():
+            weight.add_(torch.randn(weight.shape, generator=generator("slow heads")))
+    module(batch)
+    assert torch.equal(heard(module).queries, before.queries) and not torch.allclose(heard(module).keys, before.keys)

@@ -202,3 +202,12 @@ def test_what_a_pair_lacks_is_neither_anchor_nor_candidate(source: str, every: b
     assert objective(views).loss.item() == pytest.approx(sum(losses) / len(losses))
     garbage = torch.where(present[..., None], views.queries, draw("garbage", VIEWS, ROWS, DIM))
     assert objective(show(garbage, present=present)).loss.item() == objective(views).loss.item()
+
+
+@pytest.mark.parametrize("source", ["queue", "bank"])
+def test_pools_remember_keys_and_not_queries(source: str) -> None:
+    shown = show(draw("queries", VIEWS, ROWS, DIM), draw("keys", VIEWS, ROWS, DIM))
+    held = build("infonce", shown, negatives=Negatives(source, count=ROWS)).memory()
+    for view in range(VIEWS):
+        place = shown.index if source == "bank" else slice(0, ROWS)
+        torch.testing.assert_close(held[f"view{view}_rows"][place].double(), shown.keys[view])

@@ -1,6 +1,7 @@
 """Configs: what is read, and that everything wrong is said at once, with its place."""
 
 import json
+import os
 import subprocess
 import sys
 import textwrap
@@ -825,6 +826,34 @@ def test_a_base_that_is_a_device_is_refused(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("base: /dev/zero")
     with pytest.raises(ConfigError, match="the base /dev/zero cannot be read: it is a device"):
         load(run.Config, tmp_path / "c.yaml")
+
+
+@pytest.mark.parametrize("piece", ["${oc.env:", "${oc.env:A,", "${oc.decode:[", "${a:${b,"])
+@pytest.mark.parametrize("ends", ["", "}"])
+def test_references_nested_too_deep_or_without_an_end_are_named_with_their_line(piece: str, ends: str) -> None:
+    (problem,) = problems(f"seed: 1\ndata: '{piece * 300}{ends * 300}'")
+    assert problem.startswith("x.yaml:2: '${") and len(problem) < 400
+    assert problem.endswith(
+        ("nests ${...} too deep to be read", "must refer as ${key} or ${oc.env:NAME,default}, spelt whole")
+    )
+
+
+@pytest.mark.parametrize("text", ["base: {0}\ndata: d", "data: d\ntrain: {{base: {0}}}"])
+def test_a_base_that_is_a_pipe_is_refused(text: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")  # which nobody writes, so that to read it would take for ever
+    (problem,) = problems(text.format(tmp_path / "pipe"))
+    assert f"the base {tmp_path}/pipe cannot be read: it is a device, a pipe or a socket" in problem
+
+
+def test_a_config_is_read_from_a_pipe_of_the_shell_but_not_from_a_named_one(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.write(writer, b"data: d")
+    os.close(writer)
+    assert load(Config, Path(f"/dev/fd/{reader}")).data == "d"
+    os.close(reader)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ConfigError, match="pipe: cannot be read: it is a device, a pipe or a socket, not a file"):
+        load(Config, tmp_path / "pipe")
 
 
 # keys that had another name

@@ -261,6 +261,8 @@ def test_ranks_that_were_given_different_runs_stop_before_anything_starts(
     (data / "manifest.json").write_text(json.dumps(manifest))
     other = Path(shutil.copytree(teacher, tmp_path / "other"))
     save_file({name: tensor * 2 for name, tensor in weights(teacher).items()}, other / "model" / "model.safetensors")
+    card = other / "model" / "model.json"
+    card.write_text(json.dumps({**json.loads(card.read_text()), "weights": ""}))  # else the sum would be refused first
     broken = tmp_path / "broken.yaml"
     broken.write_text("data: [")
     pretrain = write(tmp_path / "pretrain.yaml", {
@@ -718,3 +720,31 @@ def test_a_process_whose_partner_is_killed_says_so_in_one_sentence(config: Path,
     assert [rank.returncode for rank in ranks] == [1, -signal.SIGKILL], told
     assert "Traceback" not in told
     assert told.count("rank 0: lost another process of this launch, which ended first; its message says why") == 1
+
+
+@pytest.mark.parametrize(("saved", "told"), [
+    (1000, "the same command starts again from step 0"),
+    (1, "the same command continues from {0}/checkpoints/step_000000001.pt"),
+])  # fmt: skip
+def test_a_stop_after_the_loss_was_lost_says_that_nothing_was_saved(
+    config: Path, tmp_path: Path, saved: int, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    steps = []
+
+    def stop(*_: object) -> None:
+        steps.append(1)
+        if len(steps) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    hook = register_optimizer_step_post_hook(stop)
+    words = ["transfer", str(config), "train.optimiser=sgd", "train.warmup=0", "train.lr=1e30", "train.log_every=1000"]
+    with contextlib.ExitStack() as stack:
+        stack.callback(hook.remove)
+        assert main([*words, f"train.save_every={saved}"]) == 128 + signal.SIGTERM
+    run_folder = tmp_path / "run"
+    assert (
+        f"{run_folder}: stopped at step 3 of 18; no checkpoint was written, for the loss is no longer finite; "
+        + (told.format(run_folder))
+        in capsys.readouterr().out
+    )
+    assert len(list(run_folder.glob("checkpoints/*.pt"))) == (1 if saved == 1 else 0)
