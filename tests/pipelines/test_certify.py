@@ -12,7 +12,6 @@ from typing import Any, cast
 import pytest
 import torch
 from commands import start, wait_for_step, write
-from crossmodal.metrics.mean_classifier import class_means, mean_classifier
 from safetensors.torch import load_file
 from torch import nn
 
@@ -24,6 +23,7 @@ from crossmodal.data.held_out import hold_out
 from crossmodal.data.shards import Shards
 from crossmodal.data.writer import write_shards
 from crossmodal.encoders import Encoder
+from crossmodal.metrics.mean_classifier import class_means, mean_classifier
 from crossmodal.modules.certified_risk import Examples
 from modalities.common.random import generator
 from pipelines.__main__ import main

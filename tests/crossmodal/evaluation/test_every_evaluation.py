@@ -62,6 +62,7 @@ class Scripted(Encoder):
         self.spec = Spec(DIM, (), 0)
 
     def forward(self, batch: Tensor, leave: Leave = stay) -> Features:
+        """The rows, once more with other noise."""
         assert len(batch) == len(self.rows), "every pass is over all test pairs"
         noise = self.noise * draw("pass", self.passes, rows=len(self.rows))
         self.passes += 1
@@ -80,6 +81,7 @@ class Case:
     noise: float  # new in each pass
 
     def network(self, folder: Path, train: Sequence[int], test: Sequence[int]) -> Network:
+        """The network that embeds the pairs so, in these orders."""
         places, view = torch.tensor(test), open_view(Shards.open(folder / "test"), "rgb", size=16)
         learnt = Features(self.train[torch.tensor(train)], (), None)
         judged = Features(self.test[places], (), self.logits[places])
@@ -148,8 +150,8 @@ def test_a_metric_is_measured_where_its_needs_are_provided_and_only_there(folder
     ):
         there = network.provides(pairs)
         expected = {metric.name for metric in declared(name).values() if there.issuperset(metric.needs)}
-        network = replace(network, encoder=Scripted(informed().test, IN_ORDER["test"], noise=0.1).eval())
-        assert build(name).measure(network, pairs).keys() == expected
+        fresh = Scripted(informed().test, IN_ORDER["test"], noise=0.1).eval()
+        assert build(name).measure(replace(network, encoder=fresh), pairs).keys() == expected
 
 
 def test_chance_is_given_of_declared_metrics_and_a_random_embedding_is_near_it(folder: Path, name: str) -> None:

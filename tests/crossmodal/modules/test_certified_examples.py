@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from crossmodal.modules.certified_risk import Examples
 from torch import Tensor, nn
 
 from crossmodal.certificates.posterior import Stochastic
@@ -13,6 +12,7 @@ from crossmodal.data.reader import open_view
 from crossmodal.data.shards import Shards
 from crossmodal.data.views import Look
 from crossmodal.encoders import Encoder, Features, Leave, Spec, stay
+from crossmodal.modules.certified_risk import Examples
 from crossmodal.modules.certifying import Sight
 from crossmodal.objectives import Batch
 from modalities.common.random import generator
