@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from crossmodal.data.views import Look
+from crossmodal.data.views import Crop
 from crossmodal.evaluation import Evaluation, Metric, Network, Pairs
 from crossmodal.evaluation.common.diagnosis import diagnose_encoder
 from crossmodal.metrics import diagnostics, few_labels
@@ -28,8 +28,8 @@ class Diagnostics(Evaluation):
             raise ValueError(f"per_class must be at least 2, got {self.per_class}")
         self._crop()  # which refuses what is out of range
 
-    def _crop(self) -> Look:
-        return Look(self.scale, self.ratio, self.flip, shift=self.shift)
+    def _crop(self) -> Crop:
+        return Crop(self.scale, self.ratio, self.flip, shift=self.shift)
 
     def metrics(self) -> tuple[Metric, ...]:
         """Squared distances are between unit vectors, from 0 to 4."""
@@ -50,7 +50,7 @@ class Diagnostics(Evaluation):
         """The geometry of the picked test pairs; kNN of all test pairs with labels."""
         crop = self._crop()
         found = diagnose_encoder(
-            network.encoder, network.view, pairs.test, self._pick(pairs), look=crop, device=pairs.device
+            network.encoder, network.view, pairs.test, self._pick(pairs), crop=crop, device=pairs.device
         )
         if pairs.classes:
             learn, judge = pairs.labels

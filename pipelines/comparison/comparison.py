@@ -10,7 +10,7 @@ from typing import Any
 from crossmodal.checkpoint import write
 from crossmodal.evaluation import Metric
 from pipelines.building.data import open_parts
-from pipelines.building.transfer import Parts, build_parts
+from pipelines.building.transfer import Components, build_parts
 from pipelines.config import ConfigError, to_plain, within
 from pipelines.config.errors import DivergedError, RunError
 from pipelines.registry import find_pipeline
@@ -111,7 +111,7 @@ class Comparison:
             with within(f"search of row {name}"):
                 build_parts(self.config.trial(name, trial))
 
-    def _check_metrics(self, parts: Parts) -> None:
+    def _check_metrics(self, parts: Components) -> None:
         for place, name in enumerate(self.config.metrics):
             needs = self.columns[name].needs
             if "labels" in needs and not parts.shards.manifest.classes:

@@ -15,9 +15,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from crossmodal.checkpoint import write
-from crossmodal.data.reader import Part, sweep_parts, to_batch
+from crossmodal.data.reader import SampleBatch, sweep_parts, to_batch
 from crossmodal.data.shards import Shards
-from crossmodal.data.views import Look, View
+from crossmodal.data.views import Crop, View
 from crossmodal.encoders import Encoder, Features
 from crossmodal.evaluation import Evaluation, Network, Pairs, Targets
 from crossmodal.export import Model
@@ -25,7 +25,7 @@ from crossmodal.metrics import few_labels, probe, retrieval
 from crossmodal.metrics.accuracy import accuracy
 from pipelines.config import ConfigError, FieldError, at
 from pipelines.evaluation.decoded import HELD, Chosen, Decoded
-from pipelines.evaluation.subjects import Cast
+from pipelines.evaluation.subjects import Subjects
 from pipelines.evaluation.warnings import counts_there, shortfalls
 from pipelines.runs.console import say
 from pipelines.runs.folder import RunFolder
@@ -39,13 +39,15 @@ LACKS = {"labels": "the pairs have no classes", "teacher": "no student had a tea
 
 
 @dataclass(frozen=True)
-class Evaluator(Cast):
+class Evaluator(Subjects):
     """Measures everything that one evaluate run is asked for."""
 
     run: RunFolder
     rows: dict[str, Figures] = field(default_factory=dict)  # table: who -> figure -> one number a seed
     curves: dict[str, Figures] = field(default_factory=dict)  # who -> labels a class -> one number a seed
-    held: dict[tuple[str, bool], list[Part]] = field(default_factory=dict)  # what a view gives of small data sets
+    held: dict[tuple[str, bool], list[SampleBatch]] = field(
+        default_factory=dict
+    )  # what a view gives of small data sets
     seen: dict[int, Network] = field(default_factory=dict)  # what students gave, by the id of their encoder
 
     def measure(self) -> dict[str, Any]:
@@ -194,7 +196,7 @@ class Evaluator(Cast):
                 logits.append(features.logits.float().cpu())
         return Features(torch.cat(embeddings), (), torch.cat(logits) if logits else None)
 
-    def _parts(self, view: View, shards: Shards) -> Iterable[Part]:
+    def _parts(self, view: View, shards: Shards) -> Iterable[SampleBatch]:
         """Every pair in order; small data sets are decoded once."""
         key = (repr(view), shards is self.test)
         if key not in self.held:
@@ -310,12 +312,12 @@ class Evaluator(Cast):
         recipe = few_labels.Recipe(
             asked.steps, asked.least_steps, asked.epochs, asked.batch_size, asked.lr, asked.weight_decay
         )
-        look = Look(**asdict(asked.look))
+        crop = Crop(**asdict(asked.crop))
         known = self.labels[0][chosen] if targets is None else targets
         seed_everything(seed, "tune")  # for dropout
         few_labels.train_on(
             encoder, self.view.modality, Chosen(self._signals, chosen), known, recipe,
-            loss=loss, look=look, seed=seed, device=self.device,
+            loss=loss, crop=crop, seed=seed, device=self.device,
         )  # fmt: skip
 
     @cached_property

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from crossmodal import EVALUATIONS
-from pipelines.config import FieldError, choice, free, number, options_of
-from pipelines.schemas.common import HeldOutConfig, LookConfig
+from pipelines.config import FieldError, choice, number, options_of, runtime_only
+from pipelines.schemas.common import CropConfig, HeldOutConfig
 
 if TYPE_CHECKING:
     from crossmodal.evaluation import Evaluation, Metric
@@ -40,7 +40,7 @@ class FewLabelsConfig:
     batch_size: int = number(64, least=2)  # pairs a step
     lr: float = number(2e-3, above=0)  # peak learning rate of AdamW
     weight_decay: float = number(0.05, least=0)  # of AdamW
-    look: LookConfig = field(default_factory=LookConfig)  # the random window of training samples
+    crop: CropConfig = field(default_factory=CropConfig)  # the random window of training samples
 
     def columns(self) -> dict[str, tuple[str, int | None]]:
         """Columns by name, as in frozen@10 and fine-tuned@all: how the encoder is used, and labels a class."""
@@ -48,8 +48,8 @@ class FewLabelsConfig:
         return {f"{way}@{'all' if count is None else count}": (way, count) for way in ways for count in self.labels}
 
     def __post_init__(self) -> None:
-        if self.look.windows is not None:
-            raise FieldError("look.windows", f"must be null, a new window every time, got {self.look.windows}")
+        if self.crop.windows is not None:
+            raise FieldError("crop.windows", f"must be null, a new window every time, got {self.crop.windows}")
         if len({*self.labels}) < len(self.labels):
             raise FieldError("labels", f"must be different counts, got {self.labels}")
 
@@ -82,8 +82,8 @@ class Config:
     metrics: dict[str, EvaluationConfig] = field(default_factory=_usual)  # what is measured; replaces the default whole
     few_labels: FewLabelsConfig | None = field(default_factory=FewLabelsConfig)  # null: not measured
     seeds: int = number(3, least=1)  # repetitions: label choices, new weights, and students where there are several
-    workers: int = number(2, least=0, free=True)  # processes that read and decode
-    output: str = free("runs/evaluate")  # the run's folder
+    workers: int = number(2, least=0, runtime_only=True)  # processes that read and decode
+    output: str = runtime_only("runs/evaluate")  # the run's folder
 
     def __post_init__(self) -> None:
         if not self.metrics and self.few_labels is None:
