@@ -109,7 +109,7 @@ class Walk:
         if not isinstance(node.value, dict):
             hint = "; leave it out, and all in it is as by default" if node.value is None else ""
             return self._refuse(node, f"{key} must be a mapping, got {show(plain(node))}{hint}")
-        for path, value in getattr(schema, "FILLED", {}).items():
+        for path, value in getattr(schema, "PLACEHOLDERS", {}).items():
             node = _fill(node, path, value)
         kinds, rest, renamed = get_type_hints(schema), options_field(schema), getattr(schema, "RENAMED", {})
         node = self._renew(node, renamed, kinds)

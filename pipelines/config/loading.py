@@ -53,29 +53,29 @@ def load(schema: type[Schema], path: Path, overrides: Sequence[str] = (), *, sto
 
 def _refuse_set(schema: type, root: Node, path: Path, problems: list[str]) -> None:
     """What the config itself or an override says where it would count for nothing."""
-    for key, by in getattr(schema, "SET", {}).items():
+    for key, by in getattr(schema, "DERIVED", {}).items():
         node = find(root, key.split("."))
         own = ("override ", f"{path.as_posix()}:")
         if node is not None and any(place.startswith(own) for place in (node.where, *node.touched)):
             problems.append(f"{node.places}: {key} is set by {by}; leave it out")
 
 
-def to_dict(config: object, *, free: bool = True, whole: bool = False) -> dict[str, Any]:
+def to_dict(config: object, *, runtime_only: bool = True, whole: bool = False) -> dict[str, Any]:
     """The config as mappings, lists and scalars, every default written out, options beside the name they belong to.
 
-    What its `SET` names is left out, for code sets it. Without `free`, only what decides the results: fields marked
-    `free` are left out. If `whole`, options that are not given have their defaults too; this imports the entries that
+    What its `DERIVED` names is left out, for code sets it. Without `runtime_only`, only what decides the results: fields marked
+    `runtime_only` are left out. If `whole`, options that are not given have their defaults too; this imports the entries that
     are named.
     """
     assert is_dataclass(config)
     values: dict[str, Any] = {}
     for item in fields(config):
-        value = to_plain(getattr(config, item.name), free=free, whole=whole)
+        value = to_plain(getattr(config, item.name), runtime_only=runtime_only, whole=whole)
         if "options_of" in item.metadata:
             values.update((_default_options(config, item) if whole else {}) | value)
-        elif free or "free" not in item.metadata:
+        elif runtime_only or "free" not in item.metadata:
             values[item.name] = value
-    return without(values, getattr(config, "SET", ()))
+    return without(values, getattr(config, "DERIVED", ()))
 
 
 def without(values: Mapping[str, Any], keys: Collection[str], key: str = "") -> dict[str, Any]:
@@ -88,13 +88,17 @@ def without(values: Mapping[str, Any], keys: Collection[str], key: str = "") -> 
     }
 
 
-def to_plain(value: object, *, free: bool = True, whole: bool = False) -> Any:
+def to_plain(value: object, *, runtime_only: bool = True, whole: bool = False) -> Any:
     """A value of a config's field as mappings, lists and scalars; see `to_dict`."""
     if is_dataclass(value):
-        return to_dict(value, free=free, whole=whole)
+        return to_dict(value, runtime_only=runtime_only, whole=whole)
     if isinstance(value, Mapping):
-        return {name: to_plain(child, free=free, whole=whole) for name, child in value.items()}
-    return [to_plain(child, free=free, whole=whole) for child in value] if isinstance(value, list | tuple) else value
+        return {name: to_plain(child, runtime_only=runtime_only, whole=whole) for name, child in value.items()}
+    return (
+        [to_plain(child, runtime_only=runtime_only, whole=whole) for child in value]
+        if isinstance(value, list | tuple)
+        else value
+    )
 
 
 def to_yaml(config: object, *, whole: bool = False) -> str:

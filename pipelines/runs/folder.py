@@ -92,7 +92,7 @@ class RunFolder:
     @cached_property
     def identity(self) -> dict[str, Any]:
         """What decides the results."""
-        config = to_dict(self.config, free=False, whole=True)
+        config = to_dict(self.config, runtime_only=False, whole=True)
         return {"pipeline": self.pipeline, "config": config, "inputs": dict(self.inputs)}
 
     @cached_property
@@ -127,7 +127,7 @@ class RunFolder:
         equal = [name for name, digest in self.inputs.items() if self.before["inputs"].get(name) == digest]
         skips = {key for key, value in now.items() if key.split(".")[-1] == "on_error" and value == '"skip"'
                  and old.get(key) == '"stop"'}  # fmt: skip
-        aside = skips | (_places(equal) & now.keys()) | {*getattr(self.config, "SET", ())}
+        aside = skips | (_places(equal) & now.keys()) | {*getattr(self.config, "DERIVED", ())}
         return {**{key: record[key] for key in self.identity}, "config": without(record["config"], aside)}
 
     @property

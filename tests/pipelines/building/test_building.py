@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from crossmodal import ENCODERS, OBJECTIVES, export
 from crossmodal.data.manifest import Manifest
-from crossmodal.data.views import Draws, Look, View
+from crossmodal.data.views import Crop, Draws, View
 from crossmodal.encoders import Features
 from crossmodal.modules.transfer import Term, Transfer
 from crossmodal.objectives import Batch, Objective, Outcome
@@ -179,7 +179,7 @@ def test_a_teacher_is_frozen_in_eval_mode_and_sees_its_own_view(tmp_path: Path, 
     assert not any(module.training for module in teacher.encoder.modules())
     assert not any(weight.requires_grad for weight in teacher.encoder.parameters())
     inputs = {name: torch.randn(3, 3, 8, 8).requires_grad_() for name in ("own", "theirs")}
-    found = teacher.look(Batch(inputs, torch.arange(3), torch.zeros(3).long()))
+    found = teacher.crop(Batch(inputs, torch.arange(3), torch.zeros(3).long()))
     assert (
         torch.equal(found.embedding, network.eval()(inputs["theirs"]).embedding) and not found.embedding.requires_grad
     )
@@ -232,8 +232,8 @@ def test_what_is_held_out_is_learnt_from_by_nobody_and_depends_on_its_own_seed(s
 
 def test_every_look_of_an_encoder_has_a_window_of_its_own() -> None:
     config = PretrainConfig("data", {"rgb": ViewConfig("rgb")}, {"rgb": StudentConfig("rgb", EncoderConfig("convnet"))},
-                            {"infonce": MultiviewConfig("infonce")}, looks=3)  # fmt: skip
+                            {"infonce": MultiviewConfig("infonce")}, crops=3)  # fmt: skip
     views = spread_views(config, {"rgb": RGB})
-    assert {name: view.look for name, view in views.items()} == {"rgb.0": 0, "rgb.1": 1, "rgb.2": 2}
-    windows = {Draws(Look(), 0, 0, "key").window(name, view) for name, view in views.items()}
+    assert {name: view.crop for name, view in views.items()} == {"rgb.0": 0, "rgb.1": 1, "rgb.2": 2}
+    windows = {Draws(Crop(), 0, 0, "key").window(name, view) for name, view in views.items()}
     assert len(windows) == 3

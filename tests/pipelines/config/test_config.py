@@ -22,10 +22,10 @@ from pipelines.config import (
     at,
     choice,
     differences,
-    free,
     load,
     number,
     options_of,
+    runtime_only,
     to_dict,
     to_yaml,
 )
@@ -60,7 +60,7 @@ class Train:
     scale: tuple[float, float] = (0.5, 1.0)  # least and greatest
     shuffle: bool = True  # whether to
     clip_norm: float | None = None  # null: no clipping
-    workers: int = free(2)  # processes
+    workers: int = runtime_only(2)  # processes
 
     def __post_init__(self) -> None:
         if self.epochs < 1:
@@ -79,8 +79,8 @@ class Config:
     network: Network | None = None  # the student
     terms: dict[str, Term] = field(default_factory=dict)  # what is minimised
     train: Train = field(default_factory=Train)  # how
-    output: str = free("runs/x")  # folder
-    tags: list[str] = free(factory=list)  # for the reader
+    output: str = runtime_only("runs/x")  # folder
+    tags: list[str] = runtime_only(factory=list)  # for the reader
 
 
 @dataclass(frozen=True)
@@ -576,7 +576,7 @@ class Ranged:
     rate: float | None = number(None, above=0)  # null: none
     scale: tuple[float, float] = number((0.5, 1.0), most=1)  # from and to
     counts: list[int | None] = number([1, None], least=1)  # null: all
-    workers: int = number(2, least=0, free=True)  # processes
+    workers: int = number(2, least=0, runtime_only=True)  # processes
 
     def __post_init__(self) -> None:
         if self.scale[0] > self.scale[1]:
@@ -613,7 +613,7 @@ def test_numbers_at_the_ends_of_their_ranges_are_taken() -> None:
     config = read("{share: 0, rate: 1e-9, scale: [-5, 1], counts: [1], workers: 0}", schema=Ranged)
     assert config == Ranged(0.0, 1e-9, (-5.0, 1.0), [1], 0)
     assert read("rate: null", schema=Ranged) == Ranged() and Ranged().counts is not Ranged().counts
-    assert "workers" not in to_dict(Ranged(workers=5), free=False)
+    assert "workers" not in to_dict(Ranged(workers=5), runtime_only=False)
 
 
 def test_what_does_not_fit_together_is_said_where_the_field_was_set() -> None:
@@ -745,7 +745,7 @@ def test_a_scalar_is_what_yaml_makes_of_it(text: str, value: object) -> None:
 
 
 def test_results_only_leaves_out_the_free_fields() -> None:
-    plain = to_dict(read("data: d"), free=False)
+    plain = to_dict(read("data: d"), runtime_only=False)
     assert "output" not in plain
     assert "workers" not in plain["train"]
     assert plain["train"]["lr"] == 0.1
