@@ -453,3 +453,10 @@ def test_trials_are_scored_on_the_pairs_held_out_and_not_on_test_pairs() -> None
     fake = cast(Comparison, SimpleNamespace(config=config, _evaluate=evaluate))
     scores = Comparison._score(fake, {"kd": {half: {"steps": 1}, lost: None}})
     assert [where for where, _ in asked] == ["held out"] and list(scores["kd"]) == [half]
+
+
+def test_of_two_rows_from_scratch_the_first_is_compared_with() -> None:
+    figures = {
+        "table": {"scratch, all labels": {"knn": {"mean": 0.5}}, "scratch, trained on x": {"knn": {"mean": 0.4}}}
+    }
+    assert figure_of(figures, "scratch", "knn") == {"mean": 0.5}

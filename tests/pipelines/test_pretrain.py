@@ -1,5 +1,6 @@
 """Pretraining as a command: every scheme, what is exported and judged, what is watched, kept and refused."""
 
+import contextlib
 import json
 import math
 import random
@@ -26,6 +27,7 @@ from pipelines.building.data import open_views
 from pipelines.building.pretraining import build_pretraining
 from pipelines.config import differences, load, to_dict
 from pipelines.runs.folder import RunFolder
+from pipelines.training.loop import Training
 from pipelines.training.monitor import Monitor
 
 ENCODER = {"name": "convnet", "width": 8, "stages": 3, "norm": "group"}
@@ -308,3 +310,17 @@ def test_what_needs_whole_pairs_says_what_is_lacking(
     (partial / "manifest.json").write_text(manifest.replace('"depth": 12', '"depth": 11'))
     assert main(["shards", "--check", str(partial)]) == 1
     assert "11 pairs must be without 'depth' by the manifest, got 12" in capsys.readouterr().out
+
+
+def test_pairs_that_are_held_out_are_not_pretrained_on(config: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    def stop(training: Training) -> None:
+        seen.append(len(training.shards))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Training, "fit", stop)
+    for words in ([], ["held_out={share: 0.25}"]):
+        with contextlib.suppress(KeyboardInterrupt):
+            main(["pretrain", config, *words])
+    assert len(seen) == 2 and 0.65 * seen[0] < seen[1] < 0.85 * seen[0]
