@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,12 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from crossmodal import ENCODERS, OBJECTIVES
 from crossmodal.checkpoint import write, writing
 from crossmodal.contrast.options import Negatives
+from crossmodal.data.manifest import sha256_of
 from crossmodal.data.plain import build, parse
 from crossmodal.encoders import Encoder, Spec
 from crossmodal.objectives import Objective
@@ -20,6 +23,7 @@ from crossmodal.weights import refuse_nonfinite
 from modalities import MODALITIES, Modality
 
 CARD, WEIGHTS = "model.json", "model.safetensors"
+SPARE = 2**20  # numbers that an encoder may use beside its weights: buffers, random rows
 
 
 class ExportError(ValueError):
@@ -47,6 +51,7 @@ class Card:
     modality: str
     modality_options: dict[str, Any]
     heads: dict[str, Head] = field(default_factory=dict)
+    weights: str = ""  # sha256 of the file of weights; empty in folders of earlier versions: it is not compared
 
     def build(self, classes: int | None = None) -> Encoder:
         """The same architecture with new weights; with another number of classes, if asked."""
@@ -81,7 +86,9 @@ def save_model(folder: Path, card: Card, encoder: Encoder, heads: dict[str, Obje
     for name, head in heads.items():
         state |= {f"heads.{name}.{key}": tensor for key, tensor in head.state_dict().items()}
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
-    write(folder / WEIGHTS, save(plain))
+    weights = save(plain)
+    card = replace(card, weights=hashlib.sha256(weights).hexdigest())
+    write(folder / WEIGHTS, weights)
     write(folder / CARD, json.dumps(asdict(card), indent=1) + "\n")
 
 
@@ -126,25 +133,59 @@ def load_model(path: str | Path) -> Model:
     """An exported encoder in eval mode, with its modality and heads.
 
     Raises:
-        ExportError: the folder holds none, or its weights are not those of its card.
+        ExportError: the folder holds none, its weights are not those of its card, or the card asks for what there is
+            not.
         WeightsError: its weights are not finite.
     """
     folder, card = find_model(path), read_card(path)
+    if card.weights and sha256_of(folder / WEIGHTS) != card.weights:
+        raise ExportError(f"{folder / WEIGHTS} is not the file that was exported (its sha256 is not that of {CARD}); "
+                          "copy or export the folder again")  # fmt: skip
     try:
         state = load_file(folder / WEIGHTS)
-        encoder = card.build()
-        encoder.load_state_dict(_below(state, "encoder."))
-        heads = {}
-        for name, head in card.heads.items():
-            heads[name] = OBJECTIVES.get(head.objective)(encoder.spec, head.teacher_spec, 2, **_options(head))
-            heads[name].load_state_dict(_below(state, f"heads.{name}."))
+    except (SafetensorError, OSError) as error:
+        raise ExportError(f"{folder / WEIGHTS} cannot be read: {error}") from error
+    try:
         modality = MODALITIES.get(card.modality)(**card.modality_options)
-    except (SafetensorError, RuntimeError) as error:
-        raise ExportError(f"{folder / WEIGHTS} does not fit {folder / CARD}: {error}") from error
-    except (TypeError, LookupError, ValueError) as error:
+        if modality.shape != card.shape:
+            raise ValueError(f"shape is {list(card.shape)}, but its modality gives {list(modality.shape)}")
+        with _Room(sum(tensor.numel() for tensor in state.values()) + math.prod(card.shape)):
+            encoder = card.build()
+            heads = {name: _head(head, encoder.spec) for name, head in card.heads.items()}
+    except Exception as error:  # entries, the user's own and timm's among them, raise anything of impossible options
         raise ExportError(f"{folder / CARD} asks for what this version does not have: {error}") from error
+    try:
+        encoder.load_state_dict(_below(state, "encoder."))
+        for name, head in heads.items():
+            head.load_state_dict(_below(state, f"heads.{name}."))
+    except RuntimeError as error:
+        raise ExportError(f"{folder / WEIGHTS} does not fit {folder / CARD}: {error}") from error
     refuse_nonfinite(state, folder / WEIGHTS)
     return Model(card, encoder.eval(), modality, {name: head.eval() for name, head in heads.items()})
+
+
+class _Room(TorchDispatchMode):
+    """Refuses new tensors once they have many more numbers in all than a file of weights.
+
+    So a card that asks for a network of any size costs neither memory nor time.
+    """
+
+    def __init__(self, numbers: int) -> None:
+        super().__init__()
+        self.numbers = numbers
+        self.left = 4 * numbers + SPARE
+
+    def __torch_dispatch__(self, func: Any, kinds: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if args and isinstance(args[0], list | tuple) and all(type(size) is int for size in args[0]):
+            self.left -= math.prod(args[0])  # of a tensor that is made from nothing
+            if self.left < 0:
+                raise ValueError(f"it takes far more than the {self.numbers} numbers that the weights have")
+        return func(*args, **(kwargs or {}))
+
+
+def _head(head: Head, spec: Spec) -> Objective:
+    found: Objective = OBJECTIVES.get(head.objective)(spec, head.teacher_spec, 2, **_options(head))
+    return found
 
 
 def _below(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

@@ -15,14 +15,15 @@ from torch import Tensor
 from torchaudio.functional import resample
 from torchaudio.transforms import MelSpectrogram
 
-from modalities import DecodeError, Modality, Window
+from modalities import CropBox, DecodeError, Modality
 from modalities.codecs.raster import colour_map, spans
 from modalities.common.options import Limit, check_within
 from modalities.synthetic.scene import SHAPES, Scene, Solid
 
 FLOOR = 1e-8  # power of a band below which 16-bit sound holds only its own rounding: -80 dB
 OGG = b"OggS"  # begins a page
-MAX_SAMPLES = Limit("CROSSMODAL_MAX_SAMPLES", 100_000_000, "samples")  # in all channels: 104 minutes of mono at 16 kHz
+# in all channels, as stored and as resampled: 62 minutes of mono at 16 kHz; reading them takes less than 1 GB
+MAX_SAMPLES = Limit("CROSSMODAL_MAX_SAMPLES", 60_000_000, "samples")
 UNKNOWN_FRAMES = 2**62  # libsndfile's length of a FLAC that does not say it lies above
 UNKNOWN_BYTES = 0x7FFF0000  # ffmpeg, sox and arecord write some number above this where they do not know the length
 HEADROOM = 8.0  # largest amplitude of floating samples, 18 dB above full scale: recordings may be somewhat too loud
@@ -104,8 +105,9 @@ class Audio(Modality):
             raise DecodeError(f"channels=2 needs mono or stereo sound, got {len(samples)} channels; use channels=1")
         if rate_hz != self.rate_hz:
             self._check_rate(rate_hz)
+            MAX_SAMPLES.check(samples.numel() * self.rate_hz // rate_hz, f"sound resampled to {self.rate_hz} Hz")
             samples = resample(samples, rate_hz, self.rate_hz)
-        return samples.clamp(-1, 1)
+        return samples.clamp_(-1, 1)
 
     def encode(self, signal: Float[Tensor, "channels samples"]) -> bytes:
         """FLAC of 16 bits at `rate_hz`."""
@@ -114,7 +116,7 @@ class Audio(Modality):
             return file.getvalue()
 
     def adapt(
-        self, signal: Float[Tensor, "stored samples"], window: Window
+        self, signal: Float[Tensor, "stored samples"], window: CropBox
     ) -> Float[Tensor, "{self.channels} {self.mels} frames"]:
         """The log-mel spectrogram of the window's piece, in dB; a full-scale sine has about 40."""
         heard = signal.mean(0, keepdim=True) if self.channels == 1 else signal.expand(2, -1)
@@ -230,9 +232,10 @@ def _read(payload: bytes) -> tuple[Float[Tensor, "channels samples"], int]:
     except Exception as error:  # soundfile lets out what numpy says of a length that a damaged header claims
         raise DecodeError(f"sound must be FLAC, WAV or OGG, got {len(payload)} bytes: {error}") from error
     sound = torch.from_numpy(np.ascontiguousarray(samples.T))
-    if not sound.numel() or not torch.isfinite(sound).all():
+    peak = max(map(abs, map(float, sound.aminmax()))) if sound.numel() else math.nan
+    if not math.isfinite(peak):
         raise DecodeError(f"sound must hold finite samples, got {list(sound.shape)} with channels first")
-    _check_amplitude(sound)
+    _check_amplitude(sound, peak)
     return sound, rate_hz
 
 
@@ -248,9 +251,8 @@ def _read_samples(payload: bytes) -> tuple[Float32[np.ndarray, "samples channels
         return np.concatenate(pieces), file.samplerate
 
 
-def _check_amplitude(sound: Float[Tensor, "channels samples"]) -> None:
+def _check_amplitude(sound: Float[Tensor, "channels samples"], peak: float) -> None:
     """Refuses floating samples on the scale of whole numbers, which clipping would make a square wave."""
-    peak = sound.abs().max().item()
     if peak > HEADROOM or (peak > 1 and torch.equal(sound, sound.round())):
         raise DecodeError(
             f"floating samples must lie in [-1, 1], got a peak of {peak:g}; if these are 16-bit numbers, divide them "

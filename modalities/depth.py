@@ -1,6 +1,5 @@
 """Depth maps."""
 
-import io
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +10,8 @@ import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
-from modalities import DecodeError, Modality, Window
+from modalities import CropBox, DecodeError, Modality
+from modalities.codecs.arrays import read_array
 from modalities.codecs.raster import (
     JPEG,
     MAX_PIXELS,
@@ -19,8 +19,8 @@ from modalities.codecs.raster import (
     PNG,
     colour_map,
     describe,
-    look,
     read_pixels,
+    resize_crop,
     spans,
     write_pixels,
 )
@@ -84,7 +84,7 @@ class Depth(Modality):
         stored = _read_npy(payload) if payload.startswith(NPY) else _read_png(payload)
         with np.errstate(over="ignore", invalid="ignore"):  # infinity and every kind of NaN are no reading either
             marked = torch.from_numpy(_is_marked(stored, self.invalid))
-            metres = torch.from_numpy(stored.astype(np.float64)).mul_(self.scale_m).float()
+            metres = torch.from_numpy(stored.astype(np.float64, copy=False)).mul_(self.scale_m).float()
         metres = torch.where(torch.isfinite(metres) & ~marked & (metres > 0), metres, 0.0)
         self._check_plausible(metres)
         return metres
@@ -112,10 +112,10 @@ class Depth(Modality):
         return write_pixels(value[0].numpy().astype(np.uint16), "PNG")
 
     def adapt(
-        self, signal: Float[Tensor, "1 height width"], window: Window
+        self, signal: Float[Tensor, "1 height width"], window: CropBox
     ) -> Float[Tensor, "1 {self.size} {self.size}"]:
         """The window's part of the map; every pixel is one of the stored ones."""
-        return look(signal, window, self.size, nearest=True)
+        return resize_crop(signal, window, self.size, nearest=True)
 
     def draw(self, generator: torch.Generator) -> Float[Tensor, " draws"]:
         """Uniform numbers: two that seed the noise, the drift, and four for each hole."""
@@ -247,17 +247,11 @@ def _read_png(payload: bytes) -> Shaped[np.ndarray, "1 height width"]:
 
 
 def _read_npy(payload: bytes) -> Shaped[np.ndarray, "1 height width"]:
-    file = io.BytesIO(payload)
     try:
-        version = np.lib.format.read_magic(file)
-        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, *_ = read_header(file)
-        MAX_PIXELS.check(math.prod(shape), f".npy array {list(shape)}")
-        file.seek(0)
-        array = np.load(file, allow_pickle=False)
+        array = read_array(payload, MAX_PIXELS)
     except DecodeError:
         raise
-    except Exception as error:  # a damaged header is read as Python and fails as Python does: TokenError, TypeError
+    except ValueError as error:
         raise DecodeError(f".npy array of {len(payload)} bytes is damaged or cut short: {error}") from error
     if array.ndim == 3 and array.shape[0] != 1 == array.shape[2]:  # [height, width, 1]
         array = array.transpose(2, 0, 1)

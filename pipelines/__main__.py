@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 the run failed, 2 the command or config is wrong, 130 inte
 """
 
 import importlib.metadata
+import io
 import os
 import sys
 import traceback
@@ -24,6 +25,9 @@ SCREEN = 20  # problems shown at once
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and gives its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name that the terminal's encoding lacks is no error
     try:
         return _dispatch([word for word in words if word != "--debug"])
     except KeyboardInterrupt:

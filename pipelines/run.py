@@ -9,7 +9,7 @@ from typing import Any
 
 from modalities.common.catalogue import suggest
 from pipelines.config import ConfigError, load, to_dict, within
-from pipelines.config.errors import FinishedError
+from pipelines.config.errors import FinishedError, printable
 from pipelines.runs import distributed
 from pipelines.schemas.run import Config, StageConfig, references, settings
 
@@ -41,7 +41,7 @@ def run(config: Config, path: Path) -> None:
             try:
                 stage.module.run(stage.config, stage.path)
             except FinishedError as finished:
-                print(finished, flush=True)
+                print(printable(str(finished)), flush=True)
 
 
 def _stages(config: Config, path: Path) -> list[Stage]:

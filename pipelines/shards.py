@@ -118,7 +118,7 @@ def inspect(flag: str, path: Path) -> int:
         if flag == "--info":
             print(printable(_describe(folder)))
         else:
-            print(_sheet(folder, {}))
+            print(printable(str(_sheet(folder, {}))))
     return 0
 
 
@@ -157,10 +157,10 @@ def _describe(folder: Path) -> str:
 
 
 def _sheet(folder: Path, views: Mapping[str, ViewConfig]) -> Path:
+    from crossmodal.data.manifest import open_field
     from crossmodal.data.reader import UnevenError, open_view
     from crossmodal.data.shards import Shards
     from crossmodal.data.views import View
-    from modalities import MODALITIES
     from pipelines.config import at
     from pipelines.reporting.pictures import contact_sheet
     from pipelines.runs.console import say
@@ -170,7 +170,7 @@ def _sheet(folder: Path, views: Mapping[str, ViewConfig]) -> Path:
         with at(f"sheet.{name}"):
             opened[name] = open_view(shards, view.modality, aligned=view.aligned, **view.options)
     fields = {} if views else shards.manifest.fields  # shown as they are, in or out of a view's range
-    whole = {name: View(MODALITIES.get(spec.modality)(**spec.stored)) for name, spec in fields.items()}
+    whole = {name: View(open_field(name, spec)) for name, spec in fields.items()}
     try:
         return contact_sheet(shards, opened or whole, folder / "sheet.png")
     except UnevenError as error:

@@ -114,21 +114,27 @@ class Tuples:
         return found
 
     def within(
-        self, labels: Int[Tensor, " batch"], seed: int
+        self, index: Int[Tensor, " batch"], labels: Int[Tensor, " batch"], seed: int
     ) -> tuple[Int[Tensor, " n"], Int[Tensor, "n block"], Int[Tensor, "n negatives block"]]:
-        """Examples that share the pairs of a training batch; anchors whose class is too rare in it are left out."""
+        """Examples that share the pairs of a training batch; anchors whose class is too rare in it are left out.
+
+        A pair may be in a batch twice, where it stands in for one that cannot be read. It is then neither a positive
+        nor a negative of itself: anchors for which it was drawn as a negative are left out, too.
+        """
         random, count = generator(seed, "batch"), len(labels)
-        rows, labels = torch.arange(count), labels.cpu()
+        rows, labels, index = torch.arange(count), labels.cpu(), index.cpu()
+        apart = index != index[:, None]
         if self.positives == "pair":
             steps = torch.randint(1, max(count, 2), (count, self.negatives, 1), generator=random)
-            return rows, rows[:, None], (rows[:, None, None] + steps) % count
+            drawn = (rows[:, None, None] + steps) % count
+            stays = apart[rows[:, None, None], drawn].all((1, 2)).nonzero()[:, 0]
+            return stays, stays[:, None], drawn[stays]
         known = labels >= 0
-        same = (labels == labels[:, None]) & known
-        same.fill_diagonal_(False)
+        same = (labels == labels[:, None]) & known & apart
         positives, enough = self._pick(same, random)
         drawn = torch.randint(1, max(count, 2), (count, self.negatives), generator=random)
         of_class = labels == labels[(rows[:, None] + drawn) % count][:, :, None]
-        of_class &= ((rows != rows[:, None]) & known)[:, None]  # [anchors, negatives, rows]
+        of_class &= (apart & known)[:, None]  # [anchors, negatives, rows]
         negatives, also = self._pick(of_class, random)
         stays = (enough & also.all(1)).nonzero()[:, 0]
         return stays, positives[stays], negatives[stays]
@@ -145,13 +151,19 @@ class Tuples:
         return zero_one(margins(anchors[:, 0], others[:, first:start], negatives))
 
     def trained(
-        self, anchors: Float[Tensor, "batch dim"], others: Float[Tensor, "batch dim"], labels: Tensor, seed: int
+        self,
+        anchors: Float[Tensor, "batch dim"],
+        others: Float[Tensor, "batch dim"],
+        index: Int[Tensor, " batch"],
+        labels: Int[Tensor, " batch"],
+        seed: int,
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """What is minimised on a training batch; and the certified loss of its examples, without gradient."""
         if self.loss == "simclr":
-            found = simclr(anchors[None], others[None], 1 / self.scale).squeeze()
+            first = ~(index == index[:, None]).tril(-1).any(1)  # a pair that is there twice would be its own negative
+            found = simclr(anchors[first][None], others[first][None], 1 / self.scale).squeeze()
             return found, found.detach()
-        rows, positives, negatives = (each.to(anchors.device) for each in self.within(labels, seed))
+        rows, positives, negatives = (each.to(anchors.device) for each in self.within(index, labels, seed))
         found = margins(anchors[rows], others[positives], others[negatives]) * self.scale
         loss = logistic(found) if self.loss == "logistic" else hinge(found)
         share = 1 / max(len(rows), 1)  # a batch without an example has no loss

@@ -111,7 +111,8 @@ class FeatureShards:
         """What the teacher says of a pair through one window, by member, a row each; only these bytes are read.
 
         Raises:
-            ShardError: the record is of another pair than `key`, lacks a member, or a member has another size.
+            ShardError: the record is of another pair than `key`, lacks a member, or a member has another size or
+                numbers that are not finite.
             IndexError: there is no such window.
         """
         if not 0 <= window < self.manifest.windows:
@@ -123,14 +124,19 @@ class FeatureShards:
             raise ShardError(f"{self.shards.locate(index)[0]}: record {index} must be of pair {key!r}, got {found!r}")
         read = {}
         for (name, frame), (offset, size) in zip(self._frames.items(), spans, strict=True):
-            start = offset + frame.header + window * frame.stride
-            payload = self.shards.read_bytes(index, descriptor, frame.stride, start)
-            if size != frame.header + self.manifest.windows * frame.stride or len(payload) != frame.stride:
+            payload = b""
+            if size == frame.header + self.manifest.windows * frame.stride:  # a damaged manifest may tell of any size
+                start = offset + frame.header + window * frame.stride
+                payload = self.shards.read_bytes(index, descriptor, frame.stride, start)
+            if len(payload) != frame.stride:
                 raise ShardError(
                     f"{self.shards.locate(index)[0]}: pair {key!r} must have {self.manifest.windows} x "
                     f"{frame.shape[1:]} numbers in {name}.npy, got {size} bytes"
                 )
             read[name] = torch.frombuffer(bytearray(payload), dtype=frame.dtype).view(frame.shape)
+            if not read[name].isfinite().all():
+                raise ShardError(f"{self.shards.locate(index)[0]}: pair {key!r} has numbers in {name}.npy that are not "
+                                 "finite; make the features anew")  # fmt: skip
         return read
 
     @cached_property

@@ -14,7 +14,9 @@ import numpy as np
 
 from crossmodal.checkpoint import write
 from crossmodal.data.manifest import Shard, ShardError, sha256_of
+from modalities.codecs.arrays import read_array
 
+LARGEST = 2**62  # bytes of a member, so that its end can be counted
 LONGEST_HEADER = 1 << 20  # bytes of a long name or of extended attributes in a tar
 
 
@@ -73,7 +75,7 @@ def _members(path: Path, reason: list[str]) -> Iterator[Member]:
         with path.open("rb") as file, tarfile.open(fileobj=cast(BinaryIO, _Headers(file)), mode="r:") as tar:
             while (entry := tar.next()) is not None:
                 tar.members = []  # type: ignore[attr-defined]  # it would keep them all
-                if entry.size < 0:
+                if not 0 <= entry.size <= LARGEST:
                     reason.append(f"a header gives {entry.name!r} a size of {entry.size} bytes")
                     return
                 if entry.isfile():
@@ -151,7 +153,7 @@ def read_index(payload: bytes) -> list[Member]:
         ValueError: it is no index.
     """
     try:
-        table = np.load(io.BytesIO(payload), allow_pickle=False)
+        table = read_array(payload)
         columns = [table[name].tolist() for name in ("offset", "size", "crc32")]
         names = [name.decode() for name in table["name"].tolist()]
         members = [Member(*row) for row in zip(names, *columns, strict=True)]

@@ -7,9 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from crossmodal.data.plain import build, check_text, parse
+from modalities import MODALITIES, Modality
+from modalities.common.catalogue import UnknownNameError
 
 MANIFEST = "manifest.json"
 FORMAT = "crossmodal-shards/2"
+MOMENTS = ("mean", "std", "min", "max")  # of a field's signal; none where it is 0 everywhere
+SMALLEST = 1024  # bytes of a pair in a tar: a header and a block of content
 EARLIER = "crossmodal-shards/1"  # without indexes
 
 
@@ -90,11 +94,34 @@ def _manifest(content: Any) -> Manifest:
             raise ValueError(f"fields must be named by letters that a file name may have, got {name!r}")
         if name not in manifest.statistics:
             raise ValueError(f"statistics lack the field {name!r}")
+        lacking = [item for item in MOMENTS if item not in manifest.statistics[name]]
+        if 0 < len(lacking) < len(MOMENTS):
+            raise ValueError(f"statistics.{name} must have all of {', '.join(MOMENTS)} or none, got no {lacking[0]}")
     if unknown := manifest.lacking.keys() - manifest.fields.keys():
         raise ValueError(f"lacking must name fields, got {min(unknown)!r}")
     if manifest.classes and (others := manifest.labels.keys() - {*manifest.classes}):
         raise ValueError(f"labels must name classes, got {min(others)!r}")
     return manifest
+
+
+def open_field(name: str, spec: Field) -> Modality:
+    """The modality of a field's bytes, with the options that describe them.
+
+    Raises:
+        ShardError: the modality is not known, or the options are not those that it has.
+    """
+    try:
+        kind = MODALITIES.get(spec.modality)
+    except UnknownNameError as error:
+        raise ShardError(f"field {name!r} is of modality {spec.modality!r}, which is not known") from error
+    if spec.stored.keys() != {*kind.stored}:
+        raise ShardError(f"field {name!r}: stored must have {', '.join(kind.stored) or 'no options'}, as the modality "
+                         f"{spec.modality!r} needs, got {', '.join(spec.stored) or 'none'}")  # fmt: skip
+    try:
+        found: Modality = kind(**spec.stored)
+    except ValueError as error:
+        raise ShardError(f"field {name!r}: stored: {error}") from error
+    return found
 
 
 def check_format(content: Any, *known: str) -> None:
@@ -109,10 +136,10 @@ def check_format(content: Any, *known: str) -> None:
 
 
 def check_files(shards: list[Shard]) -> None:
-    """Refuses the shards of a manifest that are not different files of its own folder.
+    """Refuses the shards of a manifest that are not different files of its own folder, or have more pairs than fit.
 
     Raises:
-        ValueError: a name is that of another folder, or comes twice.
+        ValueError: a name is that of another folder, or comes twice; or a shard has too few bytes for its pairs.
     """
     seen: set[str] = set()
     for shard in shards:
@@ -121,6 +148,9 @@ def check_files(shards: list[Shard]) -> None:
         if shard.file in seen:
             raise ValueError(f"shards must be different files, got {shard.file!r} twice")
         seen.add(shard.file)
+        if shard.pairs * SMALLEST > shard.bytes:
+            raise ValueError(f"pairs of {shard.file} must be at most {shard.bytes // SMALLEST}, as many as fit into "
+                             f"{shard.bytes} bytes, got {shard.pairs}")  # fmt: skip
 
 
 def _is_name(text: str) -> bool:

@@ -1,5 +1,6 @@
 """Everything that can be wrong with a folder of shards, named."""
 
+import os
 from collections import Counter
 from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -8,10 +9,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from crossmodal.data.index import Row, index_path, scan
-from crossmodal.data.manifest import MANIFEST, Manifest, Shard, parse_facts, sha256_of
+from crossmodal.data.manifest import MANIFEST, Manifest, Shard, ShardError, open_field, parse_facts, sha256_of
 from crossmodal.data.shards import Shards
 from crossmodal.data.views import Picture, View, tell_turned, tell_uneven
-from modalities import MODALITIES, Modality
+from modalities import Modality
 
 Readers = Mapping[str, Callable[[bytes], object]]  # "rgb.jpg" -> what raises ValueError where the bytes are none
 
@@ -22,15 +23,15 @@ def check(folder: Path, *, warn: Callable[[str], None] = lambda said: None) -> l
     Pictures of other proportions are not wrong unless a run takes them for aligned: `warn` hears of the first pair.
     """
     shards = Shards.open(folder)
-    fields = shards.manifest.fields
-    problems = [
-        f"{folder / MANIFEST}: field {name!r} is of modality {spec.modality!r}, which is not known"
-        for name, spec in fields.items()
-        if spec.modality not in MODALITIES.names()
-    ]
+    fields, problems = dict[str, Modality](), list[str]()
+    for name, spec in shards.manifest.fields.items():
+        try:
+            fields[name] = open_field(name, spec)
+        except ShardError as error:
+            problems.append(f"{folder / MANIFEST}: {error}")
     manifest, absent, uneven = shards.manifest, Counter[str](), Counter[str]()
     problems += check_tars(
-        folder, manifest.shards, _readers(manifest), may_lack=manifest.lacking, absent=absent, uneven=uneven
+        folder, manifest.shards, _readers(manifest, fields), may_lack=manifest.lacking, absent=absent, uneven=uneven
     )
     for first, count in uneven.items():
         warn(f"{first}; so do {count} of {manifest.pairs} pairs; set aligned: false for one of the views in a run")
@@ -71,11 +72,10 @@ def check_tars(
     ]
 
 
-def _readers(manifest: Manifest) -> Readers:
+def _readers(manifest: Manifest, fields: Mapping[str, Modality]) -> Readers:
     decoders = {
-        f"{name}.{spec.extension}": partial(_look_at, modality=MODALITIES.get(spec.modality)(**spec.stored))
-        for name, spec in manifest.fields.items()
-        if spec.modality in MODALITIES.names()
+        f"{name}.{manifest.fields[name].extension}": partial(_look_at, modality=modality)
+        for name, modality in fields.items()
     }
     return {**decoders, "json": partial(parse_facts, classes=len(manifest.classes))}
 
@@ -130,10 +130,10 @@ def _check_row(file: BinaryIO, row: Row, readers: Readers, seen: _Seen) -> Itera
                 yield f"is missing its {member!r}"
             continue
         offset, size = row.members[member]
+        if not size or offset + size > os.fstat(file.fileno()).st_size:
+            continue  # the scan has named it; nothing is read, for a damaged header may tell of any size
         file.seek(offset)
         payload = file.read(size)
-        if not size or len(payload) < size:
-            continue  # the scan has named it
         try:
             found = read(payload)
         except Exception as error:  # of damaged bytes a decoder may raise anything, MemoryError included

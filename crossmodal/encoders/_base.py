@@ -49,10 +49,11 @@ class Spec:
 
 @dataclass(frozen=True)
 class Published:
-    """What a network's publisher normalised its input with: RGB in [0, 1] less `mean`, over `std`."""
+    """What a network was published for: square pictures of `size`, RGB in [0, 1] less `mean`, over `std`."""
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    size: int = 224  # pixels of a side in the publisher's evaluation
 
 
 IMAGENET = Published((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # torchvision's networks

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from crossmodal.encoders import Encoder, Features, Leave, stay
 from crossmodal.encoders.common.picture import choose, finish, read_channels
 
+MOST_STAGES = 16  # a picture of 2**17 pixels has become one pixel by then
+
 
 class ConvNet(Encoder):
     """Plain 3x3 convolutions that halve the picture once in the stem and once a stage; for 16 to 128 pixels.
@@ -17,7 +19,8 @@ class ConvNet(Encoder):
     The embedding is the mean of the last map: `width` * 2 ** (`stages` - 1) numbers, 256 by default.
 
     Raises:
-        ValueError: `width` is odd or below 2, or `stages` is below 1, or the shape is not that of a picture.
+        ValueError: `width` is odd or below 2, or `stages` is below 1 or above `MOST_STAGES`, or the shape is not that
+            of a picture.
     """
 
     stem = "stem.0.weight"
@@ -36,8 +39,8 @@ class ConvNet(Encoder):
         super().__init__()
         if width < 2 or width % 2:
             raise ValueError(f"width must be even and at least 2, got {width}")
-        if stages < 1:
-            raise ValueError(f"stages must be at least 1, got {stages}")
+        if not 1 <= stages <= MOST_STAGES:
+            raise ValueError(f"stages must be from 1 to {MOST_STAGES}, got {stages}")
         channels = read_channels(shape, classes)
         widths = [width // 2] + [width * 2**stage for stage in range(stages)]
         blocks = [

@@ -1,5 +1,6 @@
 """EfficientNet (Tan and Le 2019, https://arxiv.org/abs/1905.11946; V2: https://arxiv.org/abs/2104.00298)."""
 
+from dataclasses import replace
 from typing import Any, Literal
 
 from jaxtyping import Float
@@ -16,6 +17,7 @@ _VARIANTS = {
     "b3": models.efficientnet_b3,
     "v2_s": models.efficientnet_v2_s,
 }
+_SIZES = {"b0": 224, "b1": 240, "b2": 288, "b3": 300, "v2_s": 384}  # pixels, of torchvision's evaluation
 
 
 class EfficientNet(Encoder):
@@ -53,8 +55,8 @@ class EfficientNet(Encoder):
 
     @classmethod
     def published(cls, **options: Any) -> Published | None:
-        """Torchvision's ImageNet statistics."""
-        return IMAGENET
+        """Torchvision's ImageNet statistics, and the variant's size."""
+        return replace(IMAGENET, size=_SIZES.get(options.get("variant", "b0"), 224))
 
     def forward(self, batch: Float[Tensor, "batch channels height width"], leave: Leave = stay) -> Features:
         """The last map at each resolution, the mean of the last one, and logits where there are classes."""

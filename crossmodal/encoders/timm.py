@@ -59,11 +59,11 @@ class Timm(Encoder):
 
     @classmethod
     def published(cls, **options: Any) -> Published | None:
-        """The mean and std of timm's ``pretrained_cfg``; of several sets of weights, those of the tag in the name."""
+        """What timm's ``pretrained_cfg`` says; of several sets of weights, of the one of the tag in the name."""
         card = timm.get_pretrained_cfg(options.get("model", MODEL), allow_unregistered=True)
         if card is None or len(card.mean) != 3 or len(card.std) != 3:
             return None
-        return Published(tuple(card.mean), tuple(card.std))
+        return Published(tuple(card.mean), tuple(card.std), card.input_size[-1])
 
     def forward(self, batch: Float[Tensor, "batch channels height width"], leave: Leave = stay) -> Features:
         """The maps, the pooled features, and logits where there are classes."""

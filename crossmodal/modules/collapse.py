@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from crossmodal.multiview import Views
@@ -20,7 +20,8 @@ def watch(views: Views, owners: Sequence[str]) -> dict[str, Tensor]:
       squares; 1 where all lie on a line, 0 where they are one point;
     - `spread`: root of the summed variances; about 1 where vectors go everywhere, 0 where they are one point;
     - `positive`, `negative`: mean cosine with the own pair, and with others;
-    - `found`: share of anchors whose own pair is the nearest of `1 / chance`.
+    - `found`: share of anchors whose own pair is the nearest of `1 / chance`. A pair that stands in for another one may
+      be in a batch twice; then it is not among its own others.
 
     Args:
         views: of the batch.
@@ -33,11 +34,14 @@ def watch(views: Views, owners: Sequence[str]) -> dict[str, Tensor]:
         there = slice(None) if views.present is None else views.present[anchor]
         for name, value in _measure_place(views.queries[anchor][there][:SEEN]).items():
             figures[f"{name}{whose}"].append(value)
-    for anchor, other in views.meets:
+    for anchor, other in views.pairings:
         whose = "".join(f".{name}" for name in dict.fromkeys(owners[view] for view in sorted((anchor, other))))
         both = views.both(anchor, other)
-        rows, keys = (side if both is None else side[both] for side in (views.queries[anchor], views.keys[other]))
-        for name, value in _measure_cosines(rows[:SEEN] @ keys[:SEEN].T).items():
+        rows, keys, index = (
+            side[:SEEN] if both is None else side[both][:SEEN]
+            for side in (views.queries[anchor], views.keys[other], views.index)
+        )
+        for name, value in _measure_cosines(rows @ keys.T, index).items():
             figures[f"{name}{whose if several else ''}"].append(value)
     return {name: torch.stack(values).nanmean() for name, values in figures.items()}
 
@@ -51,14 +55,17 @@ def _measure_place(rows: Float[Tensor, "rows dim"]) -> dict[str, Tensor]:
     return {"rank": total**2 / variances.square().sum().clamp(min=1e-12), "spread": total.sqrt()}
 
 
-def _measure_cosines(cosines: Float[Tensor, "pairs pairs"]) -> dict[str, Tensor]:
+def _measure_cosines(cosines: Float[Tensor, "pairs pairs"], index: Int[Tensor, " pairs"]) -> dict[str, Tensor]:
     if len(cosines) < 2:
         return dict.fromkeys(("positive", "negative", "found", "chance"), cosines.new_tensor(torch.nan))
-    own = cosines.diagonal()
+    own, same = cosines.diagonal(), index[:, None] == index
+    again = same & ~torch.eye(len(own), dtype=torch.bool, device=same.device)
+    repeated = cosines.masked_fill(~again, 0).sum()
+    found = (cosines >= own[:, None]).masked_fill(again, False).sum(1).eq(1).to(own.dtype).mean()
     return {
         "positive": own.mean(),
-        "negative": (cosines.sum() - own.sum()) / (len(own) * (len(own) - 1)),
-        "found": (cosines >= own[:, None]).sum(1).eq(1).to(own.dtype).mean(),
+        "negative": (cosines.sum() - (own.sum() + repeated)) / (~same).sum(),  # NaN: all are one pair
+        "found": found.masked_fill(same.all(), torch.nan),
         "chance": own.new_tensor(1 / len(own)),
     }
 

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from PIL import ExifTags, Image
 from torch import Tensor
 
-from modalities import DecodeError, Window
+from modalities import CropBox, DecodeError
 from modalities.common.options import Limit
 
 PNG, NPY, JPEG = b"\x89PNG\r\n\x1a\n", b"\x93NUMPY", b"\xff\xd8\xff"
@@ -120,9 +120,11 @@ def _read_jpeg_header(payload: bytes) -> tuple[int, int, int]:
     """Height, width and the offset of the end-of-image marker (ITU T.81, annex B).
 
     Raises:
-        ValueError: there is no frame or no end, or its data are fewer than any picture of this size has.
+        ValueError: there is no frame or no end, its data are fewer than any picture of this size has, or a progressive
+            picture lacks scans.
     """
     height = width = needed = 0
+    left: dict[int, list[int]] = {}  # of a progressive picture's components: bits that each of 64 coefficients lacks
     place = 2
     while marker := _JPEG_MARKER.search(payload, place):
         code, place = payload[marker.start() + 1], marker.end()
@@ -131,6 +133,8 @@ def _read_jpeg_header(payload: bytes) -> tuple[int, int, int]:
                 raise ValueError("no frame before the end-of-image marker")
             if needed > 8 * marker.start():
                 raise ValueError(f"{width} x {height} pixels take at least {needed // 8} bytes")
+            if any(map(any, left.values())):
+                raise EOFError("it lacks its last scans, which would make it sharper")
             return height, width, marker.start()
         if 0xD0 <= code <= 0xD8 or code == 1:
             continue  # markers without a segment; restarts lie within the data
@@ -139,6 +143,13 @@ def _read_jpeg_header(payload: bytes) -> tuple[int, int, int]:
             # in Huffman coding a block of 64 numbers takes a bit or more; other kinds of coding have no such bound
             blocks = (height + 7) // 8 * ((width + 7) // 8)  # of the component of full size
             needed = blocks if code <= 0xC2 else 0
+            if code == 0xC2:
+                left = {name: [16] * 64 for name in payload[place + 8 : place + 8 + 3 * payload[place + 7] : 3]}
+        if code == 0xDA and left:
+            count = payload[place + 2]
+            first, last, bits = payload[place + 3 + 2 * count : place + 6 + 2 * count]
+            for name in {*payload[place + 3 : place + 3 + 2 * count : 2]} & left.keys():
+                left[name][first : last + 1] = [bits & 15] * (last + 1 - first)
         place += max(2, int.from_bytes(payload[place : place + 2], "big"))
     raise EOFError("no end-of-image marker after the last scan")
 
@@ -229,8 +240,8 @@ def encode_colour(signal: Float[Tensor, "3 height width"], quality: int) -> byte
     return write_pixels(pixels.numpy(), "JPEG", quality=quality, subsampling="4:2:0")
 
 
-def look(
-    signal: Float[Tensor, "channels height width"], window: Window, size: int, *, nearest: bool = False
+def resize_crop(
+    signal: Float[Tensor, "channels height width"], window: CropBox, size: int, *, nearest: bool = False
 ) -> Float[Tensor, "channels {size} {size}"]:
     """The part of a picture that `window` shows, resized to a square; bilinear with antialiasing unless `nearest`.
 

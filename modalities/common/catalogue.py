@@ -2,6 +2,7 @@
 
 import ast
 import difflib
+import functools
 import importlib
 import importlib.util
 import io
@@ -9,7 +10,6 @@ import os
 import tokenize
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -46,7 +46,7 @@ class Catalogue:
     kind: str  # what an entry is called in messages: "objective"
     beside: tuple[str, ...] = ()  # files in the folder that are no entries
 
-    @cached_property
+    @functools.cached_property
     def folder(self) -> Path:
         """The folder that is the catalogue."""
         top, *rest = self.package.split(".")
@@ -91,6 +91,14 @@ class Catalogue:
         """What can be set on an entry: fields of a dataclass, else keyword-only parameters of `__init__`."""
         return read_options(self._source(name), self._class(name))
 
+    def renamed(self, name: str) -> dict[str, str]:
+        """Options that earlier versions of the entry had, each with its present name: the literal `RENAMED`."""
+        return next((
+            ast.literal_eval(item.value)
+            for item in self._class(name).body
+            if isinstance(item, ast.AnnAssign) and ast.unparse(item.target) == "RENAMED" and item.value is not None
+        ), {})  # fmt: skip
+
     def summary(self, name: str) -> str:
         """The first line of the entry's docstring."""
         return summary(self._class(name))
@@ -112,7 +120,7 @@ class Catalogue:
         return found
 
     def _class(self, name: str) -> ast.ClassDef:
-        tree = ast.parse(self._source(name))
+        tree = _parse(self._source(name))
         found = [
             node
             for node in tree.body
@@ -121,6 +129,11 @@ class Catalogue:
         if len(found) != 1:
             raise ValueError(f"{self._files()[name]} must hold one class of base {self.interface}, got {len(found)}")
         return found[0]
+
+
+@functools.lru_cache(maxsize=256)
+def _parse(source: str) -> ast.Module:
+    return ast.parse(source)
 
 
 def suggest(name: str, known: list[str]) -> str:

@@ -1,12 +1,12 @@
-"""The normalisation that published weights expect of an RGB view."""
+"""The normalisation and the size of pictures that published weights expect of an RGB view."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from crossmodal import ENCODERS, export
 from crossmodal.encoders import Published
+from modalities import Modality
 from pipelines.config import ConfigError
 from pipelines.runs.console import say
 from pipelines.schemas.common import StudentConfig, TeacherConfig, ViewConfig
@@ -18,7 +18,8 @@ def published_normalisation(
     """Mean and std of the published networks that see an RGB view; empty where there are none.
 
     Raises:
-        ConfigError: a teacher's are not the view's own, or not those of another network that sees the view.
+        ConfigError: a teacher's are not the view's own, or not those of another network that sees the view; or a
+            teacher that is a finished run is given a normalisation.
     """
     found: dict[str, Any] = {}
     source = f"views.{view} sets"
@@ -26,10 +27,10 @@ def published_normalisation(
         option: config.options[option] for option in ("mean", "std") if option in config.options
     }
     for key, network in networks.items():
-        own = _published(network) if network.view == view and config.modality == "rgb" else None
+        own = _published(key, network) if network.view == view and config.modality == "rgb" else None
         if own is None:
             continue
-        theirs: dict[str, Any] = asdict(own)
+        theirs: dict[str, Any] = {"mean": own.mean, "std": own.std}
         for option, value in settings.items():
             if _is_near(value, theirs[option]):
                 continue
@@ -51,15 +52,34 @@ def published_normalisation(
     return found
 
 
-def _published(network: TeacherConfig | StudentConfig) -> Published | None:
+def tell_published(key: str, network: TeacherConfig | StudentConfig, modality: Modality) -> None:
+    """Says where a network with published weights sees another modality than RGB, or pictures of another size."""
+    own = _published(key, network)
+    if own is None:
+        return
+    if modality.field != "rgb" or len(modality.shape) != 3 or modality.shape[0] != 3:
+        say(f"{key}: its weights were published for RGB with mean={_round(own.mean)} and std={_round(own.std)}; "
+            f"views.{network.view} is of another modality and keeps its own normalisation")  # fmt: skip
+    elif modality.shape[1] != own.size:
+        say(f"{key}: its weights were published for pictures of {own.size} pixels, and views.{network.view}.size is "
+            f"{modality.shape[1]}; set views.{network.view}.size={own.size} for the published accuracy")  # fmt: skip
+
+
+def _published(key: str, network: TeacherConfig | StudentConfig) -> Published | None:
     """What a network's weights expect of RGB, where they are published ones and not an exported model's."""
-    if network.encoder is None or network.weights is None:
-        return None
-    if isinstance(network, TeacherConfig) and network.normalisation == "view":
+    if network.weights is None:
         return None
     path = Path(network.weights)
-    if path.is_dir() or (path.name == export.WEIGHTS and (path.parent / export.CARD).is_file()):
-        return None  # one of our own models, whose card tells what it saw
+    is_run = path.is_dir() or (path.name == export.WEIGHTS and (path.parent / export.CARD).is_file())
+    if isinstance(network, TeacherConfig) and network.normalisation == "view":
+        if is_run:
+            raise ConfigError([
+                f"{key}.normalisation: view is for published weights, but {key}.weights, {network.weights}, is a "
+                "finished run, which knows what its view was normalised with; leave normalisation out"
+            ])  # fmt: skip
+        return None
+    if network.encoder is None or is_run:  # one of our own models, whose card tells what it saw
+        return None
     return ENCODERS.get(network.encoder.name).published(**network.encoder.options)
 
 

@@ -10,6 +10,8 @@ from modalities.common.catalogue import suggest
 from pipelines.config.errors import ConfigError
 from pipelines.config.parse import Node, parse, place, plain, scalar
 
+LONGEST = 200  # characters of a value that a message shows
+
 
 def read(path: Path, problems: list[str]) -> Node:
     """A file with what it is based on, later files over earlier ones; `base` is a path or a list, from the file's own.
@@ -106,8 +108,8 @@ def _read(path: Path, where: str, above: tuple[Path, ...], problems: list[str]) 
     shown = path.as_posix()
     role = f"the base {shown} " if above else ""
     try:
-        if path.is_char_device() or path.is_block_device():
-            raise ConfigError([f"{where}: {role}cannot be read: it is a device, not a file"])
+        if path.exists() and not (path.is_file() or path.is_dir() or (not above and _is_piped(path))):
+            raise ConfigError([f"{where}: {role}cannot be read: it is a device, a pipe or a socket, not a file"])
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
@@ -119,6 +121,11 @@ def _read(path: Path, where: str, above: tuple[Path, ...], problems: list[str]) 
         raise ConfigError([f"{shown}: must be a mapping of settings, got {plain(node)!r}"])
     content = dict(node.value or {})
     return _over_bases(Node({"base": Node([], shown), **content}, shown), path, (*above, path.resolve()), problems)
+
+
+def _is_piped(path: Path) -> bool:
+    """Whether a shell or another program writes the file while it is read, as in `crossmodal transfer <(...)`."""
+    return path.is_fifo() and path.parent.as_posix() in ("/dev", "/dev/fd", "/proc/self/fd")
 
 
 def _over_bases(node: Node, path: Path, above: tuple[Path, ...], problems: list[str]) -> Node:
@@ -152,12 +159,22 @@ def _check_grammar(node: Node, problems: list[str]) -> Node:
         return replace(node, value={name: _check_grammar(child, problems) for name, child in node.value.items()})
     if isinstance(node.value, list):
         return replace(node, value=[_check_grammar(child, problems) for child in node.value])
+    if not isinstance(node.value, str) or "${" not in node.value:
+        return node
     try:
         OmegaConf.create([node.value])
     except GrammarParseError:
-        problems.append(f"{node.where}: {node.value!r} must refer as ${{key}} or ${{oc.env:NAME,default}}, spelt whole")
-        return replace(node, value=None, broken=True)
-    return node
+        problem = "must refer as ${key} or ${oc.env:NAME,default}, spelt whole"
+    except RecursionError:
+        problem = "nests ${...} too deep to be read"
+    else:
+        return node
+    problems.append(f"{node.where}: {_shorten(repr(node.value))} {problem}")
+    return replace(node, value=None, broken=True)
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 def _resolve(node: Node, container: Any, name: str | int, problems: list[str]) -> Node:
@@ -178,7 +195,7 @@ def _resolve(node: Node, container: Any, name: str | int, problems: list[str]) -
     except (OmegaConfBaseException, RecursionError) as error:
         reason = str(error).splitlines()[0].removeprefix("KeyError raised while resolving interpolation: ")
         hint = "; files and overrides give what can be referred to" if reason.startswith("Interpolation key") else ""
-        problems.append(f"{node.where}: {node.value} cannot be resolved: {reason}{hint}")
+        problems.append(f"{node.where}: {_shorten(node.value)} cannot be resolved: {_shorten(reason)}{hint}")
         return replace(node, value=None, broken=True)
     if isinstance(found, str) and "oc.env:" in node.value:  # the environment knows only text
         return Node(scalar(found), node.where, text=found)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from crossmodal.checkpoint import write, writing
-from pipelines.config import ConfigError, differences, leaves, to_dict, to_yaml, without
+from pipelines.config import ConfigError, differences, leaves, renew, to_dict, to_yaml, without
 from pipelines.config.errors import FinishedError, SharedError
 from pipelines.runs import distributed
 from pipelines.runs.console import say
@@ -92,7 +92,7 @@ class RunFolder:
     @cached_property
     def identity(self) -> dict[str, Any]:
         """What decides the results."""
-        config = to_dict(self.config, free=False, whole=True)
+        config = to_dict(self.config, runtime_only=False, whole=True)
         return {"pipeline": self.pipeline, "config": config, "inputs": dict(self.inputs)}
 
     @cached_property
@@ -109,7 +109,7 @@ class RunFolder:
             raise ConfigError([f"{self.path / RUN} cannot be read ({error}); choose another output folder"]) from error
         if not isinstance(found, dict) or not {*self.identity, "environment"} <= set(found):
             raise ConfigError([f"{self.path / RUN} is not that of a run; choose another output folder"])
-        return found
+        return {**found, "config": renew(type(self.config), found["config"])}
 
     @property
     def is_same(self) -> bool:
@@ -127,7 +127,7 @@ class RunFolder:
         equal = [name for name, digest in self.inputs.items() if self.before["inputs"].get(name) == digest]
         skips = {key for key, value in now.items() if key.split(".")[-1] == "on_error" and value == '"skip"'
                  and old.get(key) == '"stop"'}  # fmt: skip
-        aside = skips | (_places(equal) & now.keys()) | {*getattr(self.config, "SET", ())}
+        aside = skips | (_places(equal) & now.keys()) | {*getattr(self.config, "DERIVED", ())}
         return {**{key: record[key] for key in self.identity}, "config": without(record["config"], aside)}
 
     @property
@@ -215,12 +215,13 @@ class RunFolder:
         with writing(path), path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
-    def forget_after(self, step: int, phase: str) -> None:
-        """Drops the figures of a phase's steps after `step`, which will be taken again."""
+    def forget(self, is_repeated: Callable[[Mapping[str, Any]], bool]) -> None:
+        """Drops the lines of figures that will be taken again, and a last line that a kill cut short."""
         path = self.path / METRICS
         if path.is_file():
-            lines = [line for line in path.read_text(encoding="utf-8").splitlines() if not _is_after(line, step, phase)]
-            write(path, "".join(f"{line}\n" for line in lines))
+            lines = path.read_text(encoding="utf-8").splitlines()
+            kept = [line for line in lines if (found := _line(line)) is not None and not is_repeated(found)]
+            write(path, "".join(f"{line}\n" for line in kept))
 
     def make_room(self) -> None:
         """Puts an earlier run with another config or inputs aside; all processes come here, and leave together.
@@ -367,12 +368,12 @@ def _commit() -> str:
         return "unknown"
 
 
-def _is_after(line: str, step: int, phase: str) -> bool:
+def _line(text: str) -> Mapping[str, Any] | None:
+    """A line of the figures; None where a killed run left only its beginning."""
     try:
-        found = json.loads(line)
-    except ValueError:  # the last line of a killed run may be cut
-        return True
-    return found.get("phase", "") == phase and found.get("step", 0) > step
+        return json.loads(text)
+    except ValueError:
+        return None
 
 
 def _size(path: Path) -> int | None:

@@ -10,6 +10,7 @@ from crossmodal.data.manifest import ShardError
 from crossmodal.data.shards import Shards
 from pipelines.building.data import open_parts
 from pipelines.config import ConfigError, at, load, within
+from pipelines.config.errors import printable
 from pipelines.registry import find_pipeline
 from pipelines.runs.folder import RunFolder, is_main, read_report
 from pipelines.schemas import certify, pretrain, transfer
@@ -79,8 +80,8 @@ def count_copies(test: Shards, learnt: Shards, weights: Iterable[str], key: str)
     if untold:
         lines.append(f"whether pairs of {test.folder} were trained on cannot be told of {', '.join(untold)}: gone, "
                      "changed since, or of no run")  # fmt: skip
-    if is_main():
-        print(*(f"{key}: {line}" for line in lines), sep="\n", end="\n" if lines else "", file=sys.stderr, flush=True)
+    for line in lines if is_main() else ():
+        print(printable(f"{key}: {line}"), file=sys.stderr, flush=True)
     return len(copies), untold
 
 
@@ -192,5 +193,5 @@ def origin(folder: str) -> tuple[Path, TrainedConfig]:
     for path in (Path(folder), Path(folder).parent):  # of several encoders, each has a folder in the run's
         schema = SCHEMAS.get(read_report(path).get("pipeline", ""))
         if schema is not None:
-            return path, load(schema, path / "config.yaml")
+            return path, load(schema, path / "config.yaml", stored=True)
     raise ConfigError([f"students: {folder} must be the folder of a finished run of {', '.join(SCHEMAS)}"])

@@ -6,21 +6,27 @@ import shutil
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
 from commands import start, wait_for_step, write
 from safetensors.torch import load_file
 
-from crossmodal import SOURCES, export
+from crossmodal import ENCODERS, SOURCES, export
 from crossmodal.certificates.certificate import certify
 from crossmodal.certificates.gaussians import ScaleGrid
+from crossmodal.certificates.posterior import GaussianPosterior
 from crossmodal.data.held_out import hold_out
 from crossmodal.data.shards import Shards
 from crossmodal.data.writer import write_shards
+from crossmodal.evaluation.mean_classifier import class_means, mean_classifier
 from crossmodal.evaluation.tuples import Examples
+from modalities.common.random import generator
 from pipelines.__main__ import main
+from pipelines.certification.certification import Certification
+from pipelines.certify import RULES
 from pipelines.training.loop import Training
 
 GROUP = {"name": "convnet", "width": 8, "stages": 2, "norm": "group"}
@@ -118,7 +124,7 @@ def test_a_killed_certification_goes_on_to_the_same_figures(config: str, tmp_pat
 
 @pytest.mark.parametrize("options", [
     ["tuples.loss=hinge", "prior.learned=false", "prior.share=0"],
-    ["tuples={positives: look}", "tuples.loss=logistic", "train.look.scale=[0.3, 1]"],
+    ["tuples={positives: look}", "tuples.loss=logistic", "train.crop.scale=[0.3, 1]"],
     ["tuples={positives: look, loss: simclr, scale: 5}", "tuples.negatives=3", "validation=0"],
 ])  # fmt: skip
 def test_every_kind_of_example_is_certified(config: str, tmp_path: Path, options: list[str]) -> None:
@@ -133,15 +139,16 @@ def test_every_kind_of_example_is_certified(config: str, tmp_path: Path, options
 
 
 def test_two_bounds_on_a_simclr_loss_share_delta_and_are_shown(config: str, tmp_path: Path) -> None:
-    words = ["tuples={positives: look, loss: simclr, scale: 0.5, negatives: 3}", "validation=0", "trade_offs=[10]"]
+    words = ["tuples={positives: look, loss: simclr, scale: 0.5, negatives: 4}", "validation=0", "trade_offs=[10]"]
     assert main(["certify", config, *words]) == 0
     assert main(["report", str(page_of(tmp_path))]) == 0
-    page, greatest, delta = (tmp_path / "page" / "report.html").read_text(), 1 + math.log(4), 0.05 - 0.01
+    page, greatest, delta = (tmp_path / "page" / "report.html").read_text(), 1 + math.log(5), 0.05 - 0.01
     for row in figures(tmp_path / "run")["rows"].values():
         again = certify(row["train_risk"], row["kl"], examples=row["examples"], draws=row["draws"], union=row["union"],
                         delta=delta / 2 + 0.01 / 2, delta_monte_carlo=0.01 / 2, greatest=greatest)  # fmt: skip
         assert row["total"] == pytest.approx(again.total)
-        pairs, difference = row["examples"] * 4, 4 / 2 + 3 * math.log((3 + math.e) / 4)  # at temperature 2
+        pairs, difference = row["examples"] * 5, 4 / 2 + 4 * math.log((4 + math.e) / 5)  # at temperature 2
+        assert pairs < figures(tmp_path / "run")["pairs"]["certified"]  # some fill no batch, and count for nothing
         root = math.sqrt((row["kl"] + row["union"] + math.log(2 * pairs / (delta / 2))) / (2 * (pairs - 1)))
         assert row["mcdiarmid"] == pytest.approx(row["train_risk"] + row["monte_carlo_slack"] + difference * root)
         assert f"<b>{row['mcdiarmid']:.3f}</b>" in page
@@ -383,3 +390,25 @@ def test_batch_norm_without_data_gives_way_and_no_model_is_claimed(
     assert "no model is exported, for group norm stands for" in capsys.readouterr().out
     assert not (tmp_path / "run" / "model").exists()
     assert (tmp_path / "run" / "posterior.safetensors").is_file()
+
+
+def test_posteriors_are_chosen_by_the_bound_or_by_validation_pairs_and_never_by_test_pairs() -> None:
+    columns = ["total", "validation_risk", "validation_mean_weights", "test_risk", "test_mean_weights",
+               "without_monte_carlo", "train_risk", "kl"]  # fmt: skip
+    rows = {name: {column: float(column != name) for column in columns} for name in columns}  # each is best in its own
+    chosen = {rule: Certification._select(cast(Certification, None), rows, rule) for rule in RULES}
+    assert chosen == {"bound": "total", "stochastic": "validation_risk", "deterministic": "validation_mean_weights"}
+
+
+def test_the_mean_classifier_has_the_classes_of_certified_pairs_and_judges_test_pairs() -> None:
+    draw = lambda name, *size: torch.randn(*size, generator=generator("classify", name))  # noqa: E731
+    train, test = (
+        (draw("train", 60, 4), torch.tensor([0, 1, 2] * 20)),
+        (draw("test", 30, 4), torch.tensor([2, 0, 1] * 10)),
+    )
+    fake = SimpleNamespace(split=SimpleNamespace(certified=train, test=test), _embed=lambda network, part: part)
+    network = GaussianPosterior(ENCODERS.get("convnet")((3, 16, 16), 0, width=4, stages=1, norm="group"))
+    found = Certification._classify(cast(Certification, fake), network)
+    assert found["mu"] == mean_classifier(class_means(*train), *test)
+    few = [mean_classifier(class_means(*train, shots=5, seed=seed), *test)["top1"] for seed in range(5)]
+    assert len(set(few)) > 1 and found["mu-5"]["top1"] == pytest.approx(sum(few) / 5)

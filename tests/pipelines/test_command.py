@@ -1,5 +1,6 @@
 """The command: what it runs, what it says, where it says it, and with which exit code."""
 
+import ast
 import importlib
 import os
 import subprocess
@@ -413,3 +414,15 @@ def test_names_cannot_command_the_terminal(tmp_path: Path, capsys: pytest.Captur
     assert main(["a\x1b[31mb\udcff\x9bc\u00e9.yaml"]) == 2
     told = capsys.readouterr().err
     assert "a\\x1b[31mb\\udcff\\x9bc\u00e9.yaml" in told and "\x1b" not in told
+
+
+def test_all_that_is_printed_of_a_run_is_printable() -> None:
+    """Every print of the pipelines but the command's own help, which holds no name of a user's."""
+    found = []
+    for path in sorted((Path(__file__).parents[1] / "pipelines").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "print":
+                found.append((path.name, ast.unparse(node.args[0])))
+    assert len(found) > 10
+    plain = [text for name, text in found if not text.startswith("printable(") and name != "__main__.py"]
+    assert plain == []

@@ -6,7 +6,8 @@ import statistics
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import yaml
@@ -15,6 +16,7 @@ from commands import assert_equal, launch, start, weights, write
 from crossmodal.data.shards import Shards
 from pipelines import compare, transfer
 from pipelines.__main__ import main
+from pipelines.comparison.comparison import Comparison
 from pipelines.config import ConfigError, load
 from pipelines.reporting.table import markdown, rows_of
 from pipelines.schemas.compare import Trial
@@ -423,3 +425,31 @@ def test_a_figure_that_can_be_had_has_nothing_wrong(files: Path) -> None:
     judge = load(compare.Config, files).evaluate
     for measure in ("probe", "knn", "map.to_student.R@10", "frozen@2", "frozen@all"):
         assert why_not(measure, judge, first=True) == ""
+
+
+def test_the_best_trial_is_chosen_and_of_equals_the_one_nearest_to_the_config() -> None:
+    far, near, other = Trial(4.0), Trial(0.5), Trial(2.0, 0.5)
+    for measure, best in (("knn", 0.9), ("quantity", 0.1)):
+        fake = cast(Comparison, SimpleNamespace(config=SimpleNamespace(measures=[measure])))
+        tried: dict[Trial, Any] = {trial: {} for trial in (far, near, other)}
+        assert Comparison._choose(fake, tried, {far: 0.5, near: best, other: 0.5}) == near
+        assert Comparison._choose(fake, tried, {far: best, near: 0.5, other: 0.5}) == far
+        assert Comparison._choose(fake, tried, dict.fromkeys(tried, best)) == near
+    assert Comparison._choose(fake, {}, {}) == Trial()
+
+
+def test_trials_are_scored_on_the_pairs_held_out_and_not_on_test_pairs() -> None:
+    config = SimpleNamespace(
+        measures=["knn"], trial=lambda name, trial: SimpleNamespace(output=f"{name} {trial.weight:g}"),
+        judge_trials=lambda students: ("held out", students), judge=lambda students: ("test", students),
+    )  # fmt: skip
+    asked: list[tuple[str, dict[str, list[str]]]] = []
+
+    def evaluate(given: tuple[str, dict[str, list[str]]]) -> dict[str, object]:
+        asked.append(given)
+        return {"table": {name: {"knn": {"mean": float(name[-1])}} for name in given[1]}}
+
+    half, lost = Trial(0.5), Trial(2.0)
+    fake = cast(Comparison, SimpleNamespace(config=config, _evaluate=evaluate))
+    scores = Comparison._score(fake, {"kd": {half: {"steps": 1}, lost: None}})
+    assert [where for where, _ in asked] == ["held out"] and list(scores["kd"]) == [half]

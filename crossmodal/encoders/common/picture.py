@@ -1,5 +1,6 @@
 """What all encoders of pictures share: the shapes they take, their first layer, and how their features are measured."""
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from crossmodal.encoders import Encoder, Leave, Spec, stay
 
 Choice = TypeVar("Choice")
+LARGEST = 2**24  # numbers of a sample: RGB of 2,364 x 2,364
 
 
 def choose(option: str, value: Any, choices: Mapping[Any, Choice]) -> Choice:
@@ -27,10 +29,12 @@ def read_channels(shape: tuple[int, ...], classes: int) -> int:
     """The channels of pictures of `shape`, once both facts are known to make sense.
 
     Raises:
-        ValueError: `shape` is not that of a picture, or `classes` is negative.
+        ValueError: `shape` is not that of a picture or has more than `LARGEST` numbers, or `classes` is negative.
     """
     if len(shape) != 3 or min(shape) < 1:
         raise ValueError(f"expected samples of shape (channels, height, width), got {shape}")
+    if math.prod(shape) > LARGEST:
+        raise ValueError(f"samples must have at most {LARGEST} numbers, got {math.prod(shape)} in {shape}")
     if classes < 0:
         raise ValueError(f"classes must be at least 0, got {classes}")
     return shape[0]

@@ -70,7 +70,7 @@ def test_pairs_without_a_class_are_in_no_example_of_classes() -> None:
 @pytest.mark.parametrize("task", [Tuples(), Tuples("pair", negatives=3, block=1)])
 def test_examples_of_a_training_batch_are_of_their_classes(task: Tuples) -> None:
     labels = LABELS[:24]
-    rows, positives, negatives = task.within(labels, seed=1)
+    rows, positives, negatives = task.within(torch.arange(len(labels)), labels, seed=1)
     assert positives.shape == (len(rows), task.block) and negatives.shape == (len(rows), task.negatives, task.block)
     assert (negatives != rows[:, None, None]).all()
     if task.positives == "pair":
@@ -84,22 +84,22 @@ def test_examples_of_a_training_batch_are_of_their_classes(task: Tuples) -> None
 def test_pairs_without_a_class_are_no_class_in_a_training_batch() -> None:
     labels = torch.tensor([0, 0, 0, 1, 1, 1, -1, -1, -1])
     for seed in range(20):
-        rows, positives, negatives = Tuples(negatives=1, block=1).within(labels, seed)
+        rows, positives, negatives = Tuples(negatives=1, block=1).within(torch.arange(len(labels)), labels, seed)
         assert all((labels[each] >= 0).all() for each in (rows, positives, negatives))
 
 
 def test_anchors_of_too_rare_a_class_have_no_example_and_none_is_no_loss() -> None:
     labels = torch.tensor([0, 0, 0, 1, 2, 2, 2])
-    rows, *_ = Tuples(negatives=1).within(labels, seed=0)
+    rows, *_ = Tuples(negatives=1).within(torch.arange(len(labels)), labels, seed=0)
     assert 3 not in rows.tolist()
-    loss, risk = Tuples().trained(draw(3, 4), draw(3, 4), torch.tensor([0, 1, 2]), seed=0)
+    loss, risk = Tuples().trained(draw(3, 4), draw(3, 4), torch.arange(3), torch.tensor([0, 1, 2]), seed=0)
     assert loss == risk == 0
 
 
 def test_a_training_loss_is_the_mean_over_the_examples_of_its_batch() -> None:
     task, rows, labels = Tuples(scale=0.5), draw(24, 5), LABELS[:24]
-    loss, risk = task.trained(rows, rows, labels, seed=1)
-    anchors, positives, negatives = task.within(labels, seed=1)
+    loss, risk = task.trained(rows, rows, torch.arange(len(rows)), labels, seed=1)
+    anchors, positives, negatives = task.within(torch.arange(len(labels)), labels, seed=1)
     found = margins(rows[anchors], rows[positives], rows[negatives]) * 0.5
     assert loss.item() == pytest.approx(logistic(found).mean().item())
     assert risk.item() == pytest.approx(zero_one(found).mean().item())
@@ -165,3 +165,42 @@ def test_a_class_that_training_lacks_is_left_out() -> None:
     assert means[1].isnan().all()
     found = mean_classifier(means, means[[0, 2, 0]], torch.tensor([0, 2, 1]))
     assert 0 <= found["top1"] <= 1 and found["top5"] == 1.0
+
+
+def test_a_pair_that_is_twice_in_a_batch_is_no_negative_and_no_positive_of_itself() -> None:
+    index, labels = torch.arange(8), LABELS[:8].clone()
+    labels[:] = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])
+    index[5] = 4  # row 5 stands in for a pair that cannot be read
+    met = set()
+    for seed in range(40):
+        for task in (Tuples("pair", negatives=2, block=1), Tuples(negatives=2, block=1)):
+            rows, positives, negatives = task.within(index, labels, seed)
+            assert (index[negatives] != index[rows][:, None, None]).all()
+            if task.positives == "class":
+                assert (index[positives] != index[rows][:, None]).all()
+            met |= set(rows.tolist())
+            plain = task.within(torch.arange(8), labels, seed)
+            if task.positives == "pair":  # what is left are the very examples of a batch without a repeat
+                kept = torch.isin(plain[0], rows)
+                assert torch.equal(plain[2][kept], negatives)
+    assert met == {*range(8)}
+
+
+def test_a_pair_that_is_twice_in_a_batch_is_once_in_the_simclr_loss() -> None:
+    ours, theirs = draw(5, 4), draw(5, 4) + 1
+    task = Tuples("pair", "simclr", negatives=3, block=1)
+    index = torch.tensor([7, 3, 7, 1, 3])
+    loss, _ = task.trained(ours, theirs, index, torch.zeros(5, dtype=torch.long), seed=0)
+    assert torch.equal(loss, simclr(ours[None, [0, 1, 3]], theirs[None, [0, 1, 3]], 1.0).squeeze())
+
+
+def test_the_fifth_place_is_among_five_and_the_sixth_is_not() -> None:
+    means = torch.eye(7)
+    rows = torch.arange(7.0, 0, -1).repeat(2, 1)  # class 0 scores most, class 6 least
+    found = mean_classifier(means, rows, torch.tensor([4, 5]))
+    assert found["top1"] == 0 and found["top5"] == 0.5
+
+
+def test_a_class_that_scores_as_much_is_not_beaten() -> None:
+    found = mean_classifier(torch.ones(2, 3), torch.ones(4, 3), torch.tensor([0, 1, 0, 1]))
+    assert found == {"avg2": 0.0, "top1": 0.0, "top5": 1.0}

@@ -21,6 +21,7 @@ import webdataset
 
 from crossmodal import SOURCES
 from crossmodal.checkpoint import WriteError
+from crossmodal.data import writer
 from crossmodal.data.index import Row, Rows, scan
 from crossmodal.data.manifest import MANIFEST, ShardError, read_manifest
 from crossmodal.data.shards import Shards
@@ -395,7 +396,7 @@ def test_a_full_disk_is_named_with_shard_and_pair(tmp_path: Path, size: int, mon
     modality = MODALITIES.get("audio")()
     pair = Pair("a", {"audio.flac": modality.encode(torch.rand(1, size, generator=generator(0)) - 0.5)})
     full = lambda path: path.symlink_to("/dev/full") or webdataset.TarWriter(str(path), encoder=False)  # noqa: E731
-    monkeypatch.setattr(packing, "open_tar", full)
+    monkeypatch.setattr(writer, "open_tar", full)
     with pytest.raises(WriteError, match=r"could not write .*000000\.tar: pair 'a': No space left.*; free space, then"):
         write_shards(pairs_of(pair), tmp_path, fields={"audio": modality}, classes=())
     assert not (tmp_path / MANIFEST).exists()

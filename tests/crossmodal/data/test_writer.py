@@ -2,7 +2,9 @@
 
 import io
 import json
+import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,14 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from crossmodal.data import writer
 from crossmodal.data.manifest import ShardError
 from crossmodal.data.reader import open_view, read_pair
 from crossmodal.data.shards import Shards
-from crossmodal.data.views import Look
+from crossmodal.data.views import Crop
+from crossmodal.data.writer import PIECE, _Statistics
 from modalities.depth import Depth
 from modalities.rgb import Rgb
 from pipelines.__main__ import main
@@ -232,11 +237,11 @@ def test_pictures_of_other_proportions_are_told_and_refused_as_aligned_views(
 
     shards = Shards.open(folder)
     views = {name: open_view(shards, name) for name in ("rgb", "depth")}
-    read_pair(shards, views, 0, look=Look())
+    read_pair(shards, views, 0, crop=Crop())
     with pytest.raises(ShardError, match=r"000000\.tar: pair 'b': aligned views need .* set aligned: false for one"):
-        read_pair(shards, views, 1, look=Look())
+        read_pair(shards, views, 1, crop=Crop())
     views["depth"] = open_view(shards, "depth", aligned=False)
-    read_pair(shards, views, 1, look=Look())
+    read_pair(shards, views, 1, crop=Crop())
 
 
 def test_proportions_that_differ_by_less_than_a_hundredth_are_alike(
@@ -295,8 +300,47 @@ def test_check_names_a_tag_that_turns_a_picture_away_from_its_depth(
 ) -> None:
     write_pair(tmp_path / "files", "a", (64, 48), (64, 48), 3)
     with monkeypatch.context() as earlier:  # shards were packed without a look at tags
-        earlier.setattr(packing, "tell_turned", lambda _: "")
+        earlier.setattr(writer, "tell_turned", lambda _: "")
         assert pack(tmp_path / "files", PAIR) == 0
 
     assert main(["shards", "--check", str(tmp_path / "files" / "pairs")]) == 1
     assert "pair 'a' has pictures that disagree: the EXIF orientation 3 turns rgb" in capsys.readouterr().out
+
+
+def test_moments_of_a_large_signal_take_memory_for_a_piece_of_it_and_are_right() -> None:
+    numbers = torch.rand(3, 1200, 1300, generator=torch.Generator().manual_seed(0))
+    numbers[:, :100] = 0
+
+    class Largest(TorchDispatchMode):
+        bytes = 0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            given = func(*args, **(kwargs or {}))
+            if isinstance(given, torch.Tensor) and given._base is None:
+                self.bytes = max(self.bytes, given.numel() * given.itemsize)
+            return given
+
+    statistics = _Statistics()
+    with Largest() as largest:
+        statistics.add(numbers)
+    assert largest.bytes <= 8 * PIECE < 8 * numbers.numel()
+    values = numbers.numpy()[numbers.numpy() != 0].astype(np.float64)
+    assert statistics.summary() == pytest.approx(
+        {"mean": values.mean(), "std": values.std(), "min": values.min(), "max": values.max(),
+         "zero_share": 100 / 1200}, abs=1e-6)  # fmt: skip
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_names_that_a_stream_cannot_hold_are_no_error(
+    synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    """A terminal of another encoding, and a folder's name that is not UTF-8."""
+    folder = tmp_path / os.fsdecode(b"caf\xe9 \xc3\xa9")
+    shutil.copytree(synthetic / "train", folder)
+    for flag in ("--info", "--sheet", "--check"):
+        for name in ("stdout", "stderr"):
+            stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="strict", write_through=True)
+            monkeypatch.setattr(sys, name, stream)
+        assert main(["shards", flag, str(folder)]) == 0
+        told = sys.stdout.buffer.getvalue().decode(encoding)
+        assert r"caf\udce9 " + ("é" if encoding == "utf-8" else r"\xe9") in told

@@ -6,9 +6,13 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.neighbors import KNeighborsRegressor
+from torch import Tensor, nn
 from torchmetrics.retrieval import RetrievalHitRate
 
+from crossmodal.data.views import Crop
+from crossmodal.encoders import Encoder, Features, Leave, Spec, stay
 from crossmodal.evaluation import few_labels, neighbours, probe, retrieval
+from modalities import MODALITIES
 from modalities.common.random import generator
 
 
@@ -130,3 +134,63 @@ def test_labelled_pairs_are_balanced_and_nested_in_their_seed() -> None:
 def test_the_recipe_lengthens_with_labels_within_its_bounds() -> None:
     recipe = few_labels.Recipe(steps=300, least_steps=60, epochs=40.0, batch_size=64)
     assert [recipe.length(pairs) for pairs in (15, 150, 750, 3000)] == [60, 94, 300, 300]
+
+
+def test_the_linear_probes_boundary_lies_where_scikit_learn_has_it() -> None:
+    labels = torch.tensor([0] * 12 + [1] * 4)
+    train = torch.tensor([-1.0] * 12 + [1.0] * 3 + [3.0])[:, None]
+    queries = torch.linspace(-1, 3, 401)[:, None]
+    scale = lambda rows: ((rows - train.mean()) / train.std(unbiased=False)).numpy()  # noqa: E731
+    theirs = LogisticRegression(C=1 / (0.2 * len(train)), tol=1e-8).fit(scale(train), labels.numpy())
+    ours = probe.linear_probe(train, labels, queries, 2, l2=0.2)
+    # two vectors of weights, each held back, are one of half the penalty
+    halved = LogisticRegression(C=2 / (0.2 * len(train)), tol=1e-8).fit(scale(train), labels.numpy())
+    assert abs(int(ours.sum()) - int(halved.predict(scale(queries)).sum())) <= 1
+    assert abs(int(ours.sum()) - int(theirs.predict(scale(queries)).sum())) > 3
+
+
+def test_the_nearest_rows_come_nearest_first() -> None:
+    gallery = torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 3.1]])
+    assert retrieval.nearest(torch.tensor([[0.1, 1.0]]), gallery, 3).tolist() == [[1, 2, 0]]
+
+
+class Heard(Encoder):
+    """Notes what it is given in training, and in which mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spec, self.weight, self.batches = Spec(3, (), 1), nn.Parameter(torch.ones(1)), list[tuple[bool, Tensor]]()
+
+    def forward(self, batch: Tensor, leave: Leave = stay) -> Features:
+        """The mean colours, of which the first stands for a logit."""
+        self.batches.append((self.training, batch))
+        return Features(batch.mean((2, 3)), (), batch.mean((2, 3))[:, :1] * self.weight)
+
+
+def tuned(signals: list[Tensor], targets: Tensor, size: int, **options: float) -> tuple[Heard, list[Tensor]]:
+    """An encoder that was trained on these, and the targets that its logits met."""
+    encoder, met = Heard().eval(), list[Tensor]()
+
+    def loss(logits: Tensor, wanted: Tensor) -> Tensor:
+        met.append(wanted)
+        return (logits[:, 0] - wanted).square().mean()
+
+    plain = MODALITIES.get("rgb")(size=4, jitter=0.0, grey=0.0, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    few_labels.train_on(encoder, plain, signals, targets, few_labels.Recipe(6, 6, 1.0, size), loss=loss,
+                        crop=Crop(**options), seed=1)  # fmt: skip
+    return encoder, met
+
+
+def test_each_of_few_labelled_pairs_is_trained_with_its_own_target() -> None:
+    signals = [torch.full((3, 8, 8), number / 10) for number in range(7)]
+    encoder, met = tuned(signals, torch.arange(7) / 10, 3)
+    assert len(met) == 6 and len({tuple(wanted.tolist()) for wanted in met}) > 1
+    for (training, batch), wanted in zip(encoder.batches, met, strict=True):
+        assert training
+        torch.testing.assert_close(batch.mean((1, 2, 3)), wanted)
+    assert not encoder.training
+
+
+def test_few_labelled_pairs_are_seen_through_other_windows_at_every_step() -> None:
+    encoder, _ = tuned([torch.rand(3, 8, 8, generator=generator("signal"))], torch.zeros(1), 1, scale=(0.2, 0.6))
+    assert len({batch.sum().item() for _, batch in encoder.batches}) == 6

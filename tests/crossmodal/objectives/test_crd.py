@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import runpy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -386,3 +387,42 @@ def test_no_step_waits_for_a_gpu(options: dict, monkeypatch: pytest.MonkeyPatch)
         take_step(crd, *given)  # a bank asks a few times a pass whether it is full, and here not yet
         pretend_full(crd)
         take_step(crd, *given)
+
+
+def test_running_z_keeps_nine_tenths_of_itself() -> None:
+    crd = build(negatives=Negatives(count=11), z="running")
+    first = crd(*given(), BATCH).memo
+    crd.remember(*first)
+    before = crd.memory()["log_z"].clone()
+    measured = first[-1][0]
+    assert torch.equal(before, measured)  # the first measurement as it is
+    crd.remember(*first[:-1], first[-1] + 1)
+    torch.testing.assert_close(crd.memory()["log_z"], 0.9 * before + 0.1 * (measured + 1))
+
+
+def test_each_bank_learns_its_own_side_of_the_batch() -> None:
+    crd = build(seen=False, negatives=Negatives(count=11, momentum=0.0))
+    crd.remember(*crd(*given(), BATCH).memo)
+    for rows, side in zip(crd.project(*given()), ("student", "teacher"), strict=True):
+        torch.testing.assert_close(crd.memory()[f"{side}_rows"][BATCH.index].double(), rows.detach())
+
+
+@torch.no_grad()
+def test_negatives_that_are_apart_by_group_share_no_group_whatever_their_labels() -> None:
+    crd = build(negatives=Negatives(count=100, apart="group"))  # which knows i % 3 as the group of pair i
+    batch = replace(BATCH, group=BATCH.index % 3, label=torch.full_like(BATCH.label, 7))
+    ours, theirs = crd.project(*given())
+    expected = 0.0
+    for anchors, side in ((ours, "teacher"), (theirs, "student")):
+        bank = crd.memory()[f"{side}_rows"]
+        rows = [bank[[j for j in range(PAIRS) if j % 3 != i % 3]] for i in BATCH.index.tolist()]
+        expected += in_loops(anchors, bank[BATCH.index], rows, count=100, z_over_n=CLOSED)
+    assert crd(*given(), batch).loss.item() == pytest.approx(expected, abs=1e-7)
+
+
+def test_z_is_the_mean_over_all_parts_of_a_step() -> None:
+    crd = build(negatives=Negatives(count=11), z="first")
+    memo = crd(*given(), BATCH).memo
+    levels = torch.tensor([[1.0, 4.0], [1.0, 4.0], [3.0, 5.0], [3.0, 5.0]]).double()
+    crd.remember(*memo[:-1], levels)
+    torch.testing.assert_close(crd.memory()["log_z"], levels.exp().mean(0).log())

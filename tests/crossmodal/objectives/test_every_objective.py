@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from crossmodal import ENCODERS, OBJECTIVES
 from crossmodal.contrast.options import Negatives
 from crossmodal.encoders import Features, Spec
+from crossmodal.modules.base import TrainingModule
 from crossmodal.modules.transfer import Term, Transfer
-from crossmodal.objectives import Batch, Objective
+from crossmodal.objectives import Batch, Learner, Objective, Outcome
 from modalities.common.random import generator
 
 MAPS = ((4, 6, 6), (6, 3, 3))
@@ -301,3 +302,9 @@ def test_transfer_refuses_a_sum_that_trains_nothing(weights: dict[str, float], w
     student = ENCODERS.get("convnet")((1, 16, 16), 0, width=4)
     with pytest.raises(ValueError, match=words):
         Transfer(student, "depth", {name: Term(build(name), weight, "rgb") for name, weight in weights.items()})
+
+
+def test_what_is_minimised_is_the_weighted_sum_and_the_log_has_the_terms_unweighted() -> None:
+    module = TrainingModule({"one": Learner(), "two": Learner()}, {"one": 0.25, "two": 3.0})
+    losses = module.add_up({"one": Outcome(torch.tensor(2.0)), "two": Outcome(torch.tensor(5.0))})
+    assert {name: value.item() for name, value in losses.figures().items()} == {"loss": 15.5, "one": 2.0, "two": 5.0}

@@ -393,3 +393,18 @@ def test_unequal_numbers_of_maps_are_refused(name: str) -> None:
 def test_maps_without_extent_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} compares where maps are strong, but all of these meet at 1x1"):
         build(name, Spec(7, ((3, 1, 1), (5, 1, 1)), 0))
+
+
+def test_the_width_of_nst_s_gaussian_is_a_constant_for_gradients() -> None:
+    spec = Spec(5, ((3, 1, 4),), 0)
+    ours, theirs = (draw(spec, name).maps[0] + 0.1 for name in ("student", "teacher"))
+    ours.requires_grad_()
+    loss(build("nst", spec, spec, kernel="gaussian"), with_maps(draw(spec, "student"), ours),
+         with_maps(draw(spec, "teacher"), theirs)).backward()  # fmt: skip
+    again = ours.detach().clone().requires_grad_()
+    s, t = (F.normalize(item.flatten(2), dim=2) for item in (again, theirs))
+    square = lambda left, right: (left[:, :, None] - right[:, None]).square().sum(3)  # noqa: E731
+    width = 2 * square(s, t).mean((1, 2), keepdim=True).detach()
+    kernel = lambda left, right: (-square(left, right) / width).exp().mean((1, 2))  # noqa: E731
+    (kernel(s, s) + kernel(t, t) - 2 * kernel(s, t)).mean().backward()
+    torch.testing.assert_close(ours.grad, again.grad)

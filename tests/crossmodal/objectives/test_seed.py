@@ -111,3 +111,10 @@ def test_a_queue_in_half_precision_gives_nearly_the_same() -> None:
 def test_options_out_of_range_are_refused(options: dict[str, object], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         build(**options)
+
+
+def test_seed_sends_no_gradient_to_the_teacher() -> None:
+    objective, (student, teacher) = build(torch.tensor([1, 2])), given()
+    embedding = teacher.embedding.clone().requires_grad_()
+    objective(student, teacher._replace(embedding=embedding), at(INDEX)).loss.backward()
+    assert embedding.grad is None

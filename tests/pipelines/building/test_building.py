@@ -1,7 +1,7 @@
 """Between a config and the library's objects: teachers, maps that cannot be laid over, options that are not given."""
 
 import inspect
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,18 +9,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from crossmodal import ENCODERS, OBJECTIVES
+from crossmodal import ENCODERS, OBJECTIVES, export
 from crossmodal.data.manifest import Manifest
 from crossmodal.data.views import View
 from crossmodal.encoders import Features
-from crossmodal.modules.transfer import Term
-from crossmodal.objectives import Batch
+from crossmodal.modules.transfer import Term, Transfer
+from crossmodal.objectives import Batch, Objective, Outcome
 from modalities import MODALITIES
 from pipelines.building.objectives import build_phases, build_terms, check_alignment
-from pipelines.building.teachers import Teacher
+from pipelines.building.teachers import Teacher, build_teachers
 from pipelines.config import ConfigError, load, to_dict, to_plain, to_yaml
 from pipelines.config.fields import CATALOGUES
-from pipelines.schemas.common import EncoderConfig, ObjectiveConfig, ViewConfig
+from pipelines.schemas.common import EncoderConfig, ObjectiveConfig, TeacherConfig, ViewConfig
 from pipelines.schemas.pretrain import MultiviewConfig
 
 HELD = Manifest(4, ["a", "b", "c"], {}, [], {})  # without labels
@@ -144,3 +144,57 @@ def test_a_whole_config_has_the_defaults_of_an_entry_and_reads_back(
         for option, parameter in inspect.signature(entry).parameters.items():
             if option in whole.options:
                 assert to_plain(whole.options[option]) == to_plain(parameter.default)
+
+
+RGB = View(MODALITIES.get("rgb")(size=8))
+
+
+def test_a_teacher_is_frozen_in_eval_mode_and_sees_its_own_view(tmp_path: Path) -> None:
+    options = {"width": 4, "stages": 1}  # with batch norm, which would follow the batch in training mode
+    network = ENCODERS.get("convnet")((3, 8, 8), 0, **options)
+    card = export.Card("convnet", options, (3, 8, 8), [], "rgb", asdict(RGB.modality))
+    export.save_model(tmp_path / "teacher", card, network, {})
+    config = TeacherConfig(view="theirs", weights=str(tmp_path / "teacher"))
+    teacher = build_teachers({"t": config}, {"own": RGB, "theirs": RGB})["t"]
+    assert not any(module.training for module in teacher.encoder.modules())
+    assert not any(weight.requires_grad for weight in teacher.encoder.parameters())
+    inputs = {name: torch.randn(3, 3, 8, 8).requires_grad_() for name in ("own", "theirs")}
+    found = teacher.crop(Batch(inputs, torch.arange(3), torch.zeros(3).long()))
+    assert (
+        torch.equal(found.embedding, network.eval()(inputs["theirs"]).embedding) and not found.embedding.requires_grad
+    )
+
+
+class Heard(Objective):
+    """Notes whom it compares."""
+
+    def forward(self, student: Features, teacher: Features | None, batch: Batch) -> Outcome:
+        """Nothing to minimise."""
+        self.heard = student, teacher
+        return Outcome(student.embedding.sum() * 0)
+
+
+def test_each_term_compares_the_student_with_its_own_teacher() -> None:
+    terms = {name: Term(Heard(), teacher=teacher) for name, teacher in (("a", "rgb"), ("b", "light"), ("c", "rgb"))}
+    teachers = {name: Features(torch.randn(2, 4), (), None) for name in ("rgb", "light")}
+    module = Transfer(ENCODER, "depth", terms)
+    module(Batch({"depth": torch.randn(2, 1, 32, 32)}, torch.arange(2), torch.zeros(2).long()), teachers)
+    assert [term.objective.heard[1] is teachers[term.teacher or ""] for term in terms.values()] == [True] * 3
+
+
+def test_chunks_give_objectives_the_features_of_all_rows_in_their_order() -> None:
+    student = ENCODERS.get("convnet")((1, 32, 32), 3, width=4, stages=2, norm="none")
+    inputs = torch.randn(5, 1, 32, 32)
+    module = Transfer(student, "depth", {"a": Term(Heard())}, chunk=2)
+    module(Batch({"depth": inputs}, torch.arange(5), torch.zeros(5).long()), {})
+    whole, found = student(inputs), module.terms["a"].objective.heard[0]
+    torch.testing.assert_close(found.embedding, whole.embedding)
+    torch.testing.assert_close(found.logits, whole.logits)
+
+
+def test_a_preparation_weighs_as_its_objective_does_unless_it_trains_something_else() -> None:
+    spec = ENCODERS.get("convnet")((3, 32, 32), 0, width=4, stages=2).spec
+    terms = {name: Term(OBJECTIVES.get(name)(spec, spec, 4, **options), 3.0, "t")
+             for name, options in (("fsp", {"when": "both"}), ("ft", {}))}  # fmt: skip
+    before, _ = build_phases(ENCODERS.get("convnet")((3, 32, 32), 0, width=4, stages=2), "rgb", terms)
+    assert before is not None and before.weights == {"fsp": 3.0, "ft": 1.0}

@@ -14,6 +14,8 @@ from crossmodal.export import Card, save_model
 from modalities import MODALITIES
 from pipelines.building.data import networks_of, open_views
 from pipelines.building.encoders import build_student
+from pipelines.building.normalisation import tell_published
+from pipelines.building.teachers import build_teachers
 from pipelines.config import ConfigError
 from pipelines.schemas.common import EncoderConfig, StudentConfig, TeacherConfig, ViewConfig
 
@@ -112,3 +114,57 @@ def test_two_published_teachers_of_other_normalisations_are_refused_one_view(syn
 def test_an_own_run_s_card_decides_in_place_of_the_network_s_publisher(synthetic: Path, tmp_path: Path) -> None:
     config = TeacherConfig("rgb", str(tmp_path), EncoderConfig("timm"))
     assert see(synthetic, config) == IMAGENET  # the view's default
+
+
+def test_a_published_network_that_sees_another_sensor_is_named_with_what_it_was_published_for(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in ("depth", "luminance", "chrominance"):
+        config = StudentConfig("it", EncoderConfig("timm"), weights="published.pth")
+        tell_published("student", config, MODALITIES.get(name)())
+        assert capsys.readouterr().out.splitlines() == [
+            "student: its weights were published for RGB with mean=[0.5, 0.5, 0.5] and std=[0.5, 0.5, 0.5]; "
+            "views.it is of another modality and keeps its own normalisation"
+        ]
+
+
+@pytest.mark.parametrize(
+    ("config", "size"),
+    [
+        (teacher("resnet"), 224),
+        (teacher("efficientnet", variant="b2"), 288),
+        (teacher("efficientnet_lite"), 224),
+        (teacher("mobilenet"), 224),
+        (teacher("timm", model="vit_base_patch16_384"), 384),
+    ],
+)
+def test_a_published_network_s_size_is_named_where_the_view_has_another(
+    capsys: pytest.CaptureFixture[str], config: TeacherConfig, size: int
+) -> None:
+    tell_published("teachers.t", config, MODALITIES.get("rgb")(size=size))
+    assert capsys.readouterr().out == ""
+    tell_published("teachers.t", config, MODALITIES.get("rgb")(size=96))
+    words = f"teachers.t: its weights were published for pictures of {size} pixels, and views.rgb.size is 96; set"
+    assert capsys.readouterr().out.startswith(words)
+
+
+def test_a_teacher_and_a_student_of_published_weights_say_what_these_are_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, options = str(tmp_path / "resnet18.pth"), {"depth": 18}
+    torch.save(ENCODERS.get("resnet")((3, 64, 64), 0, **options).trunk.state_dict(), path)
+    views = {"rgb": View(MODALITIES.get("rgb")(size=64))}
+    build_teachers({"t": TeacherConfig("rgb", path, EncoderConfig("resnet", options))}, views)
+    build_student(StudentConfig("rgb", EncoderConfig("resnet", options), path), views, 0)
+    said = [line for line in capsys.readouterr().out.splitlines() if "published for pictures of 224" in line]
+    assert [line.partition(":")[0] for line in said] == ["teachers.t", "student"]
+
+
+@pytest.mark.parametrize("encoder", [None, EncoderConfig("resnet")])
+def test_a_normalisation_of_a_finished_run_is_refused_with_both_keys(
+    synthetic: Path, tmp_path: Path, encoder: EncoderConfig | None
+) -> None:
+    config = TeacherConfig("rgb", str(tmp_path), encoder, normalisation="view")
+    words = rf"teachers.t0.normalisation: view is for .* teachers.t0.weights, {tmp_path}, is a finished run"
+    with pytest.raises(ConfigError, match=words):
+        see(synthetic, config)

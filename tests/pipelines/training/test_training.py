@@ -699,9 +699,9 @@ def test_a_process_whose_partner_is_killed_says_so_in_one_sentence(config: Path,
         "if __name__ == '__main__':\n"
         "    sys.exit(main())\n"
     )
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = str(free.getsockname()[1])
+    with socket.socket() as runtime_only:
+        runtime_only.bind(("localhost", 0))
+        port = str(runtime_only.getsockname()[1])
     ranks = [
         subprocess.Popen(
             [sys.executable, str(script), "transfer", str(config)], text=True, stdout=subprocess.DEVNULL,
@@ -718,3 +718,31 @@ def test_a_process_whose_partner_is_killed_says_so_in_one_sentence(config: Path,
     assert [rank.returncode for rank in ranks] == [1, -signal.SIGKILL], told
     assert "Traceback" not in told
     assert told.count("rank 0: lost another process of this launch, which ended first; its message says why") == 1
+
+
+@pytest.mark.parametrize(("saved", "told"), [
+    (1000, "the same command starts again from step 0"),
+    (1, "the same command continues from {0}/checkpoints/step_000000001.pt"),
+])  # fmt: skip
+def test_a_stop_after_the_loss_was_lost_says_that_nothing_was_saved(
+    config: Path, tmp_path: Path, saved: int, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    steps = []
+
+    def stop(*_: object) -> None:
+        steps.append(1)
+        if len(steps) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    hook = register_optimizer_step_post_hook(stop)
+    words = ["transfer", str(config), "train.optimiser=sgd", "train.warmup=0", "train.lr=1e30", "train.log_every=1000"]
+    with contextlib.ExitStack() as stack:
+        stack.callback(hook.remove)
+        assert main([*words, f"train.save_every={saved}"]) == 128 + signal.SIGTERM
+    run_folder = tmp_path / "run"
+    assert (
+        f"{run_folder}: stopped at step 3 of 18; no checkpoint was written, for the loss is no longer finite; "
+        + (told.format(run_folder))
+        in capsys.readouterr().out
+    )
+    assert len(list(run_folder.glob("checkpoints/*.pt"))) == (1 if saved == 1 else 0)

@@ -1,0 +1,34 @@
+"""Arrays from the bytes of .npy files."""
+
+import io
+import math
+
+import numpy as np
+
+from modalities.common.options import Limit
+
+
+def read_array(payload: bytes, limit: Limit | None = None) -> np.ndarray:
+    """The array in a .npy file. No memory is taken for numbers that a header claims and the file does not have.
+
+    Raises:
+        DecodeError: it claims more than `limit` allows.
+        ValueError: the bytes are damaged or cut short.
+    """
+    file = io.BytesIO(payload)
+    try:
+        version = np.lib.format.read_magic(file)
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read_header(file)
+        size, left = math.prod(shape) * dtype.itemsize, len(payload) - file.tell()
+    except Exception as error:  # a damaged header is read as Python and fails as Python does: TokenError, TypeError
+        raise ValueError(str(error)) from error
+    if limit is not None:
+        limit.check(math.prod(shape), f".npy array {list(shape)}")
+    if not 0 < size <= left:
+        raise ValueError(f"an array {list(shape)} of {dtype} takes {size} bytes, and {left} follow the header")
+    file.seek(0)
+    try:
+        return np.lib.format.read_array(file, allow_pickle=False)
+    except Exception as error:  # the same
+        raise ValueError(str(error)) from error

@@ -1,0 +1,232 @@
+"""What an evaluation measures, with embeddings and shards small enough to follow by hand."""
+
+import copy
+import math
+import statistics
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from crossmodal import ENCODERS
+from crossmodal.data.manifest import Manifest
+from crossmodal.data.reader import open_view
+from crossmodal.data.shards import Shards
+from crossmodal.data.views import View
+from crossmodal.encoders import Features
+from crossmodal.evaluation import few_labels, retrieval
+from crossmodal.export import Card, Head, Model
+from crossmodal.objectives import Batch, Objective, Outcome
+from modalities import MODALITIES
+from modalities.common.random import generator
+from pipelines.building.teachers import Teacher
+from pipelines.evaluate import Config
+from pipelines.evaluation.evaluator import Evaluation, NetworkFeatures, _accuracy, _linear_map, _summaries
+from pipelines.runs.folder import RunFolder
+from pipelines.schemas.evaluate import DataConfig, DiagnosticsConfig, FewLabelsConfig, QuantityConfig
+
+ENCODER = ENCODERS.get("convnet")((3, 8, 8), 0, width=4, stages=1)
+VIEW = View(MODALITIES.get("rgb")(size=8))
+LEARN, JUDGE = torch.tensor([0, 1, 1, -1, 0, 1]), torch.tensor([1, 1, 0, -1])
+
+
+def draw(name: str, *shape: int) -> Tensor:
+    return torch.randn(*shape, generator=generator("measurements", name))
+
+
+def some(pairs: int) -> Shards:
+    """Pairs of which only the number is known."""
+    return Shards(Path("none"), Manifest(pairs, [], {}, [], {}))
+
+
+class Same(Objective):
+    """Both sides in the space where they are."""
+
+    def forward(self, student: Features, teacher: Features | None, batch: Batch) -> Outcome:
+        """No loss."""
+        raise NotImplementedError
+
+    def project(self, student: Features, teacher: Features) -> tuple[Tensor, Tensor]:
+        """Both embeddings as they are."""
+        return student.embedding, teacher.embedding
+
+
+def model() -> Model:
+    """A student that a teacher t taught, at new weights."""
+    head = Head("same", {}, "t", ENCODER.spec)
+    card = Card("convnet", {"width": 4, "stages": 1}, (3, 8, 8), [], "rgb", {}, {"same": head})
+    return Model(card, copy.deepcopy(ENCODER), VIEW.modality, {"same": Same()})
+
+
+def evaluation(folder: Path, known: dict[str, Any] | None = None, **options: Any) -> Evaluation:
+    """One of which some parts are given, and not opened."""
+    config = Config(DataConfig("train", "test"), {"s": ["run"]}, **{"few_labels": None, **options})
+    found = Evaluation(config, RunFolder.of(folder / "run", "evaluate", config, {}))
+    vars(found).update({"parts": (some(6), some(4)), "classes": ["a", "b"], "labels": (LEARN, JUDGE), **(known or {})})
+    return found
+
+
+def seen(train: Tensor, test: Tensor, logits: Tensor | None = None) -> NetworkFeatures:
+    parts = Features(train, (), None), Features(test, (), logits)
+    return NetworkFeatures(*parts, ENCODER, VIEW)
+
+
+def test_accuracy_is_of_the_pairs_with_a_label() -> None:
+    assert _accuracy(torch.tensor([1, 0, 0, 0]), JUDGE) == pytest.approx(2 / 3)
+
+
+def test_a_figures_deviation_is_that_of_a_sample_of_seeds() -> None:
+    found = _summaries({"knn": [0.5, 0.7, 0.9], "one": [0.25]})
+    assert found["knn"] == {"mean": 0.7, "std": statistics.stdev([0.5, 0.7, 0.9]), "runs": [0.5, 0.7, 0.9]}
+    assert found["one"] == {"mean": 0.25, "std": None, "runs": [0.25]}
+
+
+def test_chance_is_what_a_guess_reaches_on_test_pairs(tmp_path: Path) -> None:
+    known, truth = torch.tensor([[0.0], [2.0], [4.0]]), torch.tensor([[5.0], [9.0]])
+    found = evaluation(tmp_path, {"_quantities": (known, truth)}, quantity=QuantityConfig("x", [0]), retrieve_at=[1, 5])
+    assert found._chance() == {"accuracy": 2 / 3, "quantity": 5.0, "R@1": 1 / 4, "R@5": 1.0}
+
+
+def test_neighbours_are_training_pairs_with_a_label_and_as_many_as_asked_for(tmp_path: Path) -> None:
+    # beside each test pair lie one pair of its class and then two of the other; far away lies one without a class
+    angles = torch.tensor([0.10, 0.11, 0.20, 0.0, 2.0, 2.1])
+    train = torch.stack([angles.cos(), angles.sin()], 1)
+    test = train[[3]]
+    known = {"labels": (torch.tensor([0, 1, 1, -1, 1, 1]), torch.tensor([0])), "parts": (some(6), some(1))}
+    for neighbours, right in ((1, 1.0), (3, 0.0)):
+        found = evaluation(tmp_path, known, neighbours=neighbours)
+        found._describe("who", seen(train, test), None)
+        assert found.rows["who"]["knn"] == [right]
+
+
+def test_a_classifier_is_judged_where_its_classes_are_those_of_the_pairs(tmp_path: Path) -> None:
+    found, logits = evaluation(tmp_path), torch.eye(2)[[1, 0, 0, 0]]
+    given = seen(draw("train", 6, 3), draw("test", 4, 3), logits)
+    found._describe("ours", given, None, classes=["a", "b"])
+    found._describe("theirs", given, None, classes=["b", "a"])
+    assert found.rows["ours"]["classifier"] == [pytest.approx(2 / 3)] and "classifier" not in found.rows["theirs"]
+
+
+def test_each_direction_of_retrieval_has_its_own_queries(tmp_path: Path) -> None:
+    ours, theirs = torch.eye(3)[[0, 1, 0]], torch.eye(3)[[0, 1, 2]]  # the last student embedding is that of the first
+    found = evaluation(tmp_path, {"classes": [], "taught": ("t", None)}, retrieve_at=[1])
+    found._describe("who", seen(draw("train", 6, 3), ours), seen(draw("other", 6, 3), theirs), model())
+    row = found.rows["who"]
+    assert row["heads.to_teacher.R@1"] == [pytest.approx(2 / 3)]
+    assert row["heads.to_student.R@1"] == [pytest.approx((1 / 2 + 1 + 1 / 3) / 3)]  # as near are two, one and three
+    assert row["map.to_teacher.R@1"] == [retrieval.recalls(*_linear_map(
+        seen(draw("train", 6, 3), ours), seen(draw("other", 6, 3), theirs)), at=[1])[1]]  # fmt: skip
+
+
+def test_the_linear_map_and_its_centre_are_of_training_pairs() -> None:
+    train, test = (draw("a", 30, 3), draw("b", 30, 2)), (draw("c", 5, 3), draw("d", 5, 2) + 9)
+    ours, theirs = _linear_map(seen(train[0], test[0]), seen(train[1], test[1]))
+    centre = train[1].mean(0)
+    torch.testing.assert_close(theirs, test[1] - centre)
+    centred = torch.cat([train[0], torch.ones(30, 1)], 1)
+    weights = torch.linalg.lstsq(centred, train[1] - centre).solution  # without the map's small penalty
+    torch.testing.assert_close(ours, torch.cat([test[0], torch.ones(5, 1)], 1) @ weights, atol=0.05, rtol=0.05)
+
+
+def test_every_seed_has_new_weights_that_are_judged_in_eval_mode(tmp_path: Path) -> None:
+    found = evaluation(tmp_path, {"students": {"s": [model()]}})
+    first, again, other = (found._new(seed, 2) for seed in (0, 0, 1))
+    weights = [torch.cat([weight.flatten() for weight in each.parameters()]) for each in (first, again, other)]
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+    assert not any(module.training for module in first.modules())
+
+
+def test_few_labels_take_another_draw_and_student_for_every_seed_and_judge_by_test_pairs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learn = torch.tensor([0, 1] * 10)
+    students = [model(), model()]
+    found = evaluation(
+        tmp_path, {"students": {"s": students}, "labels": (learn, JUDGE), "parts": (some(20), some(4))},
+        few_labels=FewLabelsConfig([2], whole="none"), seeds=4,
+    )  # fmt: skip
+    mine = [seen(draw(f"train {number}", 20, 3), draw(f"test {number}", 4, 3)) for number in range(2)]
+    asked: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def probe(train: Tensor, labels: Tensor, test: Tensor, classes: int) -> Tensor:
+        asked.append((train, labels, test))
+        return torch.zeros(len(test), dtype=torch.int64)
+
+    monkeypatch.setattr("pipelines.evaluation.evaluator.probe", SimpleNamespace(linear_probe=probe))
+    monkeypatch.setattr(
+        Evaluation, "_see", lambda self, student: mine[[each is student for each in students].index(True)]
+    )
+    monkeypatch.setattr(Evaluation, "_embed", lambda self, encoder, view: mine[0])
+    monkeypatch.setattr(Evaluation, "view", VIEW)
+    found._few_labels(None)
+    of_students = asked[::2]  # beside random weights
+    assert len(of_students) == 4
+    for seed, (train, labels, test) in enumerate(of_students):
+        chosen = few_labels.pick_labelled(learn, 2, seed)
+        assert torch.equal(train, mine[seed % 2].train.embedding[chosen]) and torch.equal(labels, learn[chosen])
+        assert torch.equal(test, mine[seed % 2].test.embedding)
+    assert found.curves["s, frozen"]["2"] == [pytest.approx(1 / 3)] * 4
+
+
+def test_training_and_test_pairs_are_kept_apart(tmp_path: Path, synthetic: Path) -> None:
+    train, test = (Shards.open(synthetic / part) for part in ("train", "test"))
+    found = evaluation(tmp_path, {"parts": (train, test)}, workers=0)
+    view = open_view(train, "rgb", size=8)
+    for part in (train, test, train):
+        assert sum(len(piece.index) for piece in found._parts(view, part)) == len(part)
+
+
+def test_a_quantity_is_the_mean_of_training_neighbours(tmp_path: Path) -> None:
+    train, known = torch.eye(3), torch.tensor([[1.0], [2.0], [6.0]])
+    found = evaluation(
+        tmp_path,
+        {"_quantities": (known, torch.tensor([[0.0], [6.0]]))},
+        quantity=QuantityConfig("x", [0], neighbours=2),
+    )
+    test = torch.tensor([[0.9, 0.5, 0.0], [0.0, 0.5, 0.9]])
+    assert found._quantity_error(train, test) == pytest.approx((1.5 + 2) / 2)
+
+
+def test_from_scratch_a_quantity_is_learnt_at_unit_deviation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = torch.tensor([[10.0, 5.0], [30.0, 5.0], [50.0, 5.0]])
+    found = evaluation(tmp_path, {"_quantities": (known, known)}, seeds=2)
+    targets: list[Tensor] = []
+    monkeypatch.setattr(Evaluation, "_new", lambda self, seed, count: nn.Identity())
+    monkeypatch.setattr(Evaluation, "_embed", lambda self, encoder, view: None)
+    monkeypatch.setattr(Evaluation, "_describe", lambda *_, **__: None)
+    monkeypatch.setattr(Evaluation, "view", None)
+    monkeypatch.setattr(Evaluation, "_tune", lambda *_, targets, loss, into=targets: into.append(targets))
+    found._scratch_on_quantity("x", None)
+    assert len(targets) == 2
+    torch.testing.assert_close(targets[0], torch.tensor([[-1.0, 0.0], [0.0, 0.0], [1.0, 0.0]]))
+    assert math.isfinite(targets[0].sum())
+
+
+def test_pairs_are_diagnosed_by_their_own_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    judge = torch.tensor([1, 0, 1, 0, 1, 1, 0, 0])
+    found = evaluation(
+        tmp_path, {"labels": (LEARN, judge), "parts": (some(6), some(8))}, diagnostics=DiagnosticsConfig(per_class=2)
+    )
+    picked: list[list[int]] = []
+    monkeypatch.setattr(
+        "pipelines.evaluation.evaluator.diagnose_encoder", lambda *given, **_: picked.append(given[3]) or {}
+    )
+    found._diagnose(seen(draw("train", 6, 3), draw("test", 8, 3)))
+    assert picked == [few_labels.pick_labelled(judge, 2, 0)] and judge[picked[0]].tolist().count(1) == 2
+
+
+def test_a_teachers_logits_are_of_its_own_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    teacher = Teacher(ENCODER, "rgb", ["cat", "dog"])
+    given = {"teacher": teacher, "teacher_view": VIEW, "students": {}, "copies": (0, [])}
+    found, classes = evaluation(tmp_path, given, seeds=1), {}
+    for name in ("_check", "_save_examples", "_new"):
+        monkeypatch.setattr(Evaluation, name, lambda *_: None)
+    monkeypatch.setattr("pipelines.evaluation.evaluator.shortfalls", lambda *_: ())
+    monkeypatch.setattr(Evaluation, "view", VIEW)
+    monkeypatch.setattr(Evaluation, "_embed", lambda *_: seen(draw("train", 6, 3), draw("test", 4, 3)))
+    monkeypatch.setattr(Evaluation, "_describe", lambda self, who, *_, **told: classes.update({who: told}))
+    found.measure()
+    assert classes["teacher"] == {"classes": ["cat", "dog"]}
