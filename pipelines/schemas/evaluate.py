@@ -32,6 +32,7 @@ class DataConfig:
 class FewLabelsConfig:
     """Learning from few labels: probes of frozen embeddings, and whole encoders from the students and from scratch."""
 
+    RENAMED: ClassVar[Mapping[str, str]] = {"look": "crop"}
     labels: list[int | None] = number([1, 5, 10, 50, None], least=1)  # a class, if every one has them; null: all
     whole: Literal["all", "scratch", "none"] = "all"  # encoders that are trained: students and scratch, scratch, none
     steps: int = number(400, least=1)  # optimiser steps with all labels
