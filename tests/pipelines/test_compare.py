@@ -441,12 +441,6 @@ def test_the_old_name_of_the_metrics_is_refused_with_the_new_one(files: Path) ->
     ]
 
 
-def test_a_figure_that_can_be_had_has_nothing_wrong(files: Path) -> None:
-    judge = load(compare.Config, files).evaluate
-    for measure in ("probe", "knn", "map.to_student.R@10", "frozen@2", "frozen@all"):
-        assert why_not(measure, judge, first=True) == ""
-
-
 def test_the_best_trial_is_chosen_and_of_equals_the_one_nearest_to_the_config() -> None:
     far, near, other = Trial(4.0), Trial(0.5), Trial(2.0, 0.5)
     for measure, best in (("knn", 0.9), ("quantity", 0.1)):
