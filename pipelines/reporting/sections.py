@@ -59,9 +59,9 @@ def describe_run(folder: Path, layout: str) -> dict[str, Any]:
         "certify": _certify,
     }
     if report["pipeline"] in ("evaluate", "compare") and not isinstance(report["figures"].get("metrics"), dict):
-        again = report["pipeline"]
-        raise ConfigError([f"runs: {folder} was written by an earlier version, whose report has no headings; {again} "
-                           "again"])  # fmt: skip
+        again = {"evaluate": "crossmodal evaluate with a new output", "compare": "crossmodal compare"}
+        raise ConfigError([f"runs: {folder} was written by an earlier version, whose report has no headings; run "
+                           f"{again[report['pipeline']]} again"])  # fmt: skip
     if report["pipeline"] in drawers:
         drawers[report["pipeline"]](section, folder, layout)
     return section
