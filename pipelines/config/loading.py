@@ -12,7 +12,7 @@ from pipelines.config.check import Walk
 from pipelines.config.errors import ConfigError
 from pipelines.config.fields import CATALOGUES
 from pipelines.config.merge import find, merge, read, read_override, resolve
-from pipelines.config.parse import Node, dump
+from pipelines.config.parse import Node, dump, place
 
 Schema = TypeVar("Schema")
 
@@ -51,6 +51,13 @@ def load(schema: type[Schema], path: Path, overrides: Sequence[str] = (), *, sto
     return config
 
 
+def renew(schema: type, values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The plain config of an earlier run, from `to_dict`, under the keys of today; unchanged if it does not fit."""
+    problems: list[str] = []
+    config = Walk(problems, stored=True).read(schema, place(dict(values), ""), "")
+    return values if problems else to_dict(config, runtime_only=False, whole=True)
+
+
 def _refuse_set(schema: type, root: Node, path: Path, problems: list[str]) -> None:
     """What the config itself or an override says where it would count for nothing."""
     for key, by in getattr(schema, "DERIVED", {}).items():
@@ -63,9 +70,9 @@ def _refuse_set(schema: type, root: Node, path: Path, problems: list[str]) -> No
 def to_dict(config: object, *, runtime_only: bool = True, whole: bool = False) -> dict[str, Any]:
     """The config as mappings, lists and scalars, every default written out, options beside the name they belong to.
 
-    What its `DERIVED` names is left out, for code sets it. Without `runtime_only`, only what decides the results: fields marked
-    `runtime_only` are left out. If `whole`, options that are not given have their defaults too; this imports the entries that
-    are named.
+    Fields that `DERIVED` names are left out. Without `runtime_only`, fields with that mark, which do not change the
+    results, are left out too. If `whole`, options that are not given have their defaults; this imports the entries
+    that are named.
     """
     assert is_dataclass(config)
     values: dict[str, Any] = {}

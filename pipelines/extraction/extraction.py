@@ -118,7 +118,7 @@ class Extraction:
             return {}
         batch, found = to_batch(crops.part, self.views, self.state.device), {}
         for name, teacher in self.teachers.items():
-            members = take_apart(teacher.crop(batch), self.specs[name])
+            members = take_apart(teacher.forward(batch), self.specs[name])
             found[name] = {member: self._round(name, member, values) for member, values in members.items()}
         return found
 
@@ -174,6 +174,6 @@ class Extraction:
 
 def clean(config: Config, run: RunFolder) -> None:
     """Removes what only an interrupted run needs."""
-    if _processes.is_main():
+    if distributed.is_main():
         for name in config.teachers:
             remove_marks(run.path / name)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from crossmodal.checkpoint import write, writing
-from pipelines.config import ConfigError, differences, leaves, to_dict, to_yaml, without
+from pipelines.config import ConfigError, differences, leaves, renew, to_dict, to_yaml, without
 from pipelines.config.errors import FinishedError, SharedError
 from pipelines.runs import distributed
 from pipelines.runs.console import say
@@ -109,7 +109,7 @@ class RunFolder:
             raise ConfigError([f"{self.path / RUN} cannot be read ({error}); choose another output folder"]) from error
         if not isinstance(found, dict) or not {*self.identity, "environment"} <= set(found):
             raise ConfigError([f"{self.path / RUN} is not that of a run; choose another output folder"])
-        return found
+        return {**found, "config": renew(type(self.config), found["config"])}
 
     @property
     def is_same(self) -> bool:

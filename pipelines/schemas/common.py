@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from modalities.common.catalogue import suggest
 from pipelines.config import FieldError, choice, number, options_of, runtime_only
@@ -106,6 +106,7 @@ class CropConfig:
 class TrainConfig:
     """How anything is trained."""
 
+    RENAMED: ClassVar[Mapping[str, str]] = {"look": "crop"}
     epochs: int = number(30, least=1)  # passes over the data
     batch_size: int = number(128, least=1)  # pairs an optimiser step, over all processes and accumulated parts
     accumulate: int = number(1, least=1)  # parts a batch is worked through in; contrastive losses see one at a time

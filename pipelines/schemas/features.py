@@ -1,7 +1,8 @@
 """The config of `crossmodal features`."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pipelines.config import FieldError, number, runtime_only
 from pipelines.schemas.common import NAME, CropConfig, TeacherConfig, ViewConfig, check_views
@@ -11,6 +12,7 @@ from pipelines.schemas.common import NAME, CropConfig, TeacherConfig, ViewConfig
 class Config:
     """What `crossmodal features` reads."""
 
+    RENAMED: ClassVar[Mapping[str, str]] = {"look": "crop"}
     data: str  # folder of paired shards
     views: dict[str, ViewConfig]  # named uses of modalities, as in the transfer; each teacher names one
     teachers: dict[str, TeacherConfig]  # frozen networks by name, as in the transfer

@@ -1,7 +1,8 @@
 """The config of `crossmodal pretrain`."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pipelines.config import FieldError, choice, number, options_of, runtime_only
 from pipelines.schemas.common import COLUMNS, NAME, HeldOutConfig, StudentConfig, TrainConfig, ViewConfig, check_views
@@ -64,6 +65,7 @@ class MultiviewConfig:
 class Config:
     """What `crossmodal pretrain` reads."""
 
+    RENAMED: ClassVar[Mapping[str, str]] = {"looks": "crops", "watch": "monitor"}
     data: str  # folder of shards, paired where there are several modalities
     views: dict[str, ViewConfig]  # named uses of modalities, with their augmentation
     encoders: dict[str, StudentConfig]  # the networks that are trained, by name, each on a view

@@ -23,8 +23,8 @@ from crossmodal.data.held_out import hold_out
 from crossmodal.data.shards import Shards
 from crossmodal.data.writer import write_shards
 from crossmodal.encoders import Encoder
-from crossmodal.evaluation.mean_classifier import class_means, mean_classifier
-from crossmodal.evaluation.tuples import Examples
+from crossmodal.metrics.mean_classifier import class_means, mean_classifier
+from crossmodal.modules.certified_risk import Examples
 from modalities.common.random import generator
 from pipelines.__main__ import main
 from pipelines.certification.certification import Certification
@@ -126,8 +126,8 @@ def test_a_killed_certification_goes_on_to_the_same_figures(config: str, tmp_pat
 
 @pytest.mark.parametrize("options", [
     ["tuples.loss=hinge", "prior.learned=false", "prior.share=0"],
-    ["tuples={positives: look}", "tuples.loss=logistic", "train.crop.scale=[0.3, 1]"],
-    ["tuples={positives: look, loss: simclr, scale: 5}", "tuples.negatives=3", "validation=0"],
+    ["tuples={positives: crop}", "tuples.loss=logistic", "train.crop.scale=[0.3, 1]"],
+    ["tuples={positives: crop, loss: simclr, scale: 5}", "tuples.negatives=3", "validation=0"],
 ])  # fmt: skip
 def test_every_kind_of_example_is_certified(config: str, tmp_path: Path, options: list[str]) -> None:
     asked = [*options[:1], "tuples.block=null", *options[1:]] if "positives" in options[0] else options
@@ -141,7 +141,7 @@ def test_every_kind_of_example_is_certified(config: str, tmp_path: Path, options
 
 
 def test_two_bounds_on_a_simclr_loss_share_delta_and_are_shown(config: str, tmp_path: Path) -> None:
-    words = ["tuples={positives: look, loss: simclr, scale: 0.5, negatives: 4}", "validation=0", "trade_offs=[10]"]
+    words = ["tuples={positives: crop, loss: simclr, scale: 0.5, negatives: 4}", "validation=0", "trade_offs=[10]"]
     assert main(["certify", config, *words]) == 0
     assert main(["report", str(page_of(tmp_path))]) == 0
     page, greatest, delta = (tmp_path / "page" / "report.html").read_text(), 1 + math.log(5), 0.05 - 0.01
@@ -162,7 +162,7 @@ def test_a_page_shows_a_prior_that_learnt_nothing_and_pairs_without_labels(confi
     for split in source.splits():
         plain = (replace(pair, label=-1) for pair in source.pairs(split))
         write_shards(plain, tmp_path / split, fields=source.fields(), classes=())
-    words = [f"data={tmp_path / 'train'}", f"test={tmp_path / 'test'}", "tuples={positives: look, negatives: 1}",
+    words = [f"data={tmp_path / 'train'}", f"test={tmp_path / 'test'}", "tuples={positives: crop, negatives: 1}",
              "prior={share: 0}", "train.epochs=1", "trade_offs=[10]"]  # fmt: skip
     assert main(["certify", config, *words]) == 0
     assert main(["report", str(page_of(tmp_path))]) == 0
@@ -179,7 +179,7 @@ def test_a_prior_is_certified_by_itself(config: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_certificates_lie_above_the_risk_on_unseen_pairs_for_every_seed_and_kind(tmp_path: Path, data: Path) -> None:
     for seed in range(3):
-        for positives, block in (("class", 1), ("look", None)):
+        for positives, block in (("class", 1), ("crop", None)):
             content = {
                 "data": str(data / "train"), "test": str(data / "test"), "views": VIEWS, "seed": seed, "validation": 0,
                 "encoder": {"view": "rgb", "encoder": GROUP}, "prior": {"share": 0.4, "train": {**TRAIN, "epochs": 10}},

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from crossmodal.checkpoint import WriteError, write
-from pipelines import compare, evaluate, transfer
+from pipelines import compare, evaluate, pretrain, transfer
 from pipelines.config import ConfigError, load, to_dict
 from pipelines.config.errors import FinishedError
 from pipelines.runs.folder import LOCK, Lock, RunFolder, conflicts
@@ -90,7 +91,7 @@ def test_another_teacher_to_compare_with_makes_another_evaluation(tmp_path: Path
 
 def test_a_comparison_begun_before_its_record_lost_what_counts_for_nothing_is_the_same(file: Path) -> None:
     path = file.parent / "c.yaml"
-    path.write_text("transfer: {base: x.yaml}\nevaluate: {data: {test: t}}\nobjectives: {kd: {kd: }}\nmeasures: [knn]")
+    path.write_text("transfer: {base: x.yaml}\nevaluate: {data: {test: t}}\nobjectives: {kd: {kd: }}\nmetrics: [knn]")
 
     def compared(*overrides: str) -> RunFolder:
         found = load(compare.Config, path, overrides)
@@ -266,3 +267,19 @@ def test_figures_that_do_not_fit_on_the_disk_name_their_file(file: Path) -> None
     (run.path / "metrics.jsonl").symlink_to("/dev/full")
     with pytest.raises(WriteError, match=r"could not write .*run/metrics\.jsonl: No space left .*; free space"):
         run.log({"step": 1})
+
+
+def test_a_run_of_before_under_old_keys_is_the_same_run(tmp_path: Path) -> None:
+    views, encoders = {"rgb": {"modality": "rgb"}}, {"a": {"view": "rgb", "encoder": "convnet"}}
+    content = {"data": "d", "views": views, "encoders": encoders, "objectives": {"infonce": {}}, "crops": 3}
+    (tmp_path / "x.yaml").write_text(yaml.safe_dump({**content, "train": {"crop": {"flip": 0.0}}}))
+    config = load(pretrain.Config, tmp_path / "x.yaml")
+    RunFolder.of(tmp_path / "run", "pretrain", config, {"data": "1"}).begin()
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    plain = record["config"]
+    plain["crops"], plain["watch"] = plain.pop("crops"), plain.pop("monitor")
+    plain["train"]["crop"] = plain["train"].pop("crop")
+    for crops in (3, 2):
+        plain["crops"] = crops
+        (tmp_path / "run" / "run.json").write_text(json.dumps(record))
+        assert RunFolder.of(tmp_path / "run", "pretrain", config, {"data": "1"}).is_same == (crops == 3)
