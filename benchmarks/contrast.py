@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from crossmodal.contrast.losses import infonce
-from crossmodal.contrast.pool import Known, Relation
+from crossmodal.contrast.pool import PairIds, Relation
 from crossmodal.contrast.scores import Candidates, contrast
 from modalities.common.random import generator
 
@@ -33,7 +33,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]  # of unit rows, second views after fi
 def ours(rows: Tensor, label: Tensor, *, together: bool) -> Tensor:
     """Each row against all others: its other view is the match; with labels, its class is too."""
     pairs = len(rows) // 2
-    known = Known(torch.arange(pairs).repeat(2), label.repeat(2))
+    known = PairIds(torch.arange(pairs).repeat(2), label.repeat(2))
     relate = Relation(together, together).masks(known, index=known.index[None], key=known.key[None])
     candidates = Candidates(rows, relate, rows.roll(pairs, 0))
     scale = torch.tensor(1 / TEMPERATURE)

@@ -59,10 +59,10 @@ def main_configs(folder: Path) -> dict[str, dict[str, Any]]:
         "supervise": {"data": train, "views": {"rgb": VIEWS["rgb"]}, "student": {"view": "rgb", "encoder": ENCODER},
                       "train": TRAIN},
         "features": {"data": train, "views": VIEWS, "teachers": taught["teachers"], "workers": 0,
-                     "look": {"windows": 1}},
+                     "crop": {"windows": 1}},
         "transfer": taught,
         "pretrain": {"data": train, "views": {"rgb": VIEWS["rgb"]}, "encoders": {"rgb": {"view": "rgb", "encoder":
-                     ENCODER}}, "objectives": {"infonce": {}}, "train": TRAIN, "watch": {"pairs": 0}},
+                     ENCODER}}, "objectives": {"infonce": {}}, "train": TRAIN, "monitor": {"pairs": 0}},
         "certify": {"data": train, "views": {"rgb": VIEWS["rgb"]}, "encoder": {"view": "rgb", "encoder":
                     {**ENCODER, "norm": "none"}}, "test": test, "tuples": {"negatives": 1}, "trade_offs": [100.0],
                     "certificate": {"draws": 2, "at_once": 1}, "train": {**TRAIN, "weight_decay": 0}},

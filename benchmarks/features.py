@@ -72,12 +72,12 @@ def prepare(folder: Path, setting: Setting) -> None:
         },
         "teachers": {"rgb": {"view": "rgb", "weights": str(folder / "teacher")}},
     }
-    features = {**shared, "look": {"windows": WINDOWS}, "output": str(folder / "features")}
+    features = {**shared, "crop": {"windows": WINDOWS}, "output": str(folder / "features")}
     transfer = {
         **shared,
         "student": {"view": "depth", "encoder": RESNET},
         "objectives": {"crd": {}},
-        "train": {"epochs": EPOCHS, "batch_size": BATCH, "log_every": 1, "look": {"windows": WINDOWS}},
+        "train": {"epochs": EPOCHS, "batch_size": BATCH, "log_every": 1, "crop": {"windows": WINDOWS}},
     }
     for name, content in (("features", features), ("transfer", transfer)):
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(content))

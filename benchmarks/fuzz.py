@@ -44,15 +44,15 @@ from crossmodal.data.features import FeatureShards, kept
 from crossmodal.data.index import index_path
 from crossmodal.data.manifest import MANIFEST, ShardError
 from crossmodal.data.order import Plan
-from crossmodal.data.reader import PairStream, Part, open_view, read_pair
+from crossmodal.data.reader import PairStream, SampleBatch, open_view, read_pair
 from crossmodal.data.shards import Shards
 from crossmodal.data.verify import check
-from crossmodal.data.views import Look
+from crossmodal.data.views import Crop
 from crossmodal.data.writer import write_shards
 from crossmodal.export import CARD, WEIGHTS, Card, ExportError, Head, load_model, save_model
 from crossmodal.sources import Pair
 from crossmodal.weights import WeightsError
-from modalities import MODALITIES, DecodeError, Modality, Window
+from modalities import MODALITIES, CropBox, DecodeError, Modality
 from modalities.common.random import generator
 from pipelines.training.memory import peak_mb
 
@@ -410,7 +410,7 @@ def change_shards(
     files = {path: content}
     if agree:
         files[folder / MANIFEST] = _agreeing(folder / MANIFEST, path, content)
-    free = agree or file == MANIFEST
+    runtime_only = agree or file == MANIFEST
     with _changed(files):
         also = draw.randrange(3)
         if also == 0 and any("allocate" in problem for problem in check(folder)):
@@ -421,7 +421,7 @@ def change_shards(
         outcome = "right"
         for key, found in world.read_pairs():
             if not _alike(found, expected.get(key)):
-                if not free:
+                if not runtime_only:
                     raise Fault(f"pair {key!r} has other values")
                 outcome = "sound"
     return outcome
@@ -432,9 +432,9 @@ def _read_streamed(folder: Path) -> None:
     shards = Shards.open(folder)
     views = {name: open_view(shards, name, **options) for name, options in OPTIONS.items()}
     plan = Plan(len(shards), 2, shard_starts=tuple(shards.starts[:-1].tolist()))
-    stream = PairStream(shards, views, plan, look=Look(), last_step=1, skip_unreadable=True)
+    stream = PairStream(shards, views, plan, crop=Crop(), last_step=1, skip_unreadable=True)
     for part in stream:
-        if isinstance(part, Part):
+        if isinstance(part, SampleBatch):
             _alike(part.adapted, None)
 
 
@@ -501,7 +501,7 @@ def change_payload(
         return "right"
     if checked:
         raise Fault(f"{name} has other values")
-    _alike({"adapted": decoder.adapt(found, Window())}, None)
+    _alike({"adapted": decoder.adapt(found, CropBox())}, None)
     return "sound"
 
 

@@ -31,7 +31,7 @@ VIEWS = {
     "rgb": {"modality": "rgb", "size": 32},
     "depth": {"modality": "depth", "size": 32, "max_m": 8.0, "drift": 0.3, "holes": 2},
 }
-TRAIN = {"batch_size": 16, "epochs": 2, "workers": 0, "log_every": 1, "look": {"scale": [0.5, 1.0]}}
+TRAIN = {"batch_size": 16, "epochs": 2, "workers": 0, "log_every": 1, "crop": {"scale": [0.5, 1.0]}}
 
 
 def configs(folder: Path) -> dict[str, tuple[str, dict[str, Any]]]:
@@ -43,7 +43,7 @@ def configs(folder: Path) -> dict[str, tuple[str, dict[str, Any]]]:
         "train": TRAIN,
     }  # fmt: skip
     pretrain = {"data": train, "views": VIEWS, "encoders": {"rgb": rgb, "depth": depth}, "train": TRAIN,
-                "watch": {"pairs": 32}}  # fmt: skip
+                "monitor": {"pairs": 32}}  # fmt: skip
     one = {**pretrain, "encoders": {"depth": depth}}
     few = {"labels": [1, 2], "steps": 4, "batch_size": 16, "epochs": 1}
     judge = {"data": {"train": train, "test": test}, "seeds": 2, "few_labels": few, "workers": 0}
@@ -53,7 +53,7 @@ def configs(folder: Path) -> dict[str, tuple[str, dict[str, Any]]]:
                               "pairs_per_shard": 32}),
         "supervise": ("supervise", {"data": train, "views": {"rgb": VIEWS["rgb"]}, "student": rgb, "train": TRAIN}),
         "features": ("features", {"data": train, "views": VIEWS, "teachers": transfer["teachers"], "workers": 0,
-                                  "look": {"windows": 2, "scale": [0.5, 1.0]}}),
+                                  "crop": {"windows": 2, "scale": [0.5, 1.0]}}),
         "crd": ("transfer", {**transfer, "objectives": {"crd": crd}}),
         "ab_kd": ("transfer", {**transfer, "objectives": {"ab": {}, "kd": {}, "cross_entropy": {}},
                                "prepare": {"epochs": 1}}),

@@ -21,8 +21,8 @@ import torch
 from torch import nn
 
 from crossmodal import ENCODERS, MULTIVIEW
-from crossmodal.modules.base import Minimised
-from crossmodal.modules.pretraining import LocalPretraining, Pretraining, Sight, name_look, which_meet
+from crossmodal.modules.base import TrainingModule
+from crossmodal.modules.pretraining import Branch, LocalPretraining, Pretraining, find_pairings, name_crop
 from crossmodal.modules.projector import MapProjector, Projector
 from crossmodal.objectives import Batch
 from modalities.common.random import generator
@@ -57,29 +57,29 @@ def groups(*, small: bool) -> list[list[Setting]]:
     return [*stages, [Setting("convnet", group, chunk), Setting("convnet", group, whole, chunk=chunk)]]
 
 
-def build(setting: Setting) -> Minimised:
+def build(setting: Setting) -> TrainingModule:
     """The module that is trained."""
     torch.manual_seed(0)
     encoder = ENCODERS.get(setting.encoder)((3, SIDE, SIDE), 0, **setting.options)
-    meets = which_meet(["rgb"], LOOKS, graph="full", core=None, symmetric=True)
-    infonce = lambda: MULTIVIEW.get("infonce")(DIM, meets, setting.pairs)  # noqa: E731
+    pairings = find_pairings(["rgb"], LOOKS, graph="full", core=None, symmetric=True)
+    infonce = lambda: MULTIVIEW.get("infonce")(DIM, pairings, setting.pairs)  # noqa: E731
     if setting.unit is None:
         head = Projector(encoder.spec.dim, layers=2, hidden=encoder.spec.dim, dim=DIM, norm=False)
-        sight = Sight(encoder, "rgb", head)
-        return Pretraining({"rgb": sight}, {"infonce": infonce()}, {"infonce": 1.0}, looks=LOOKS, meets=meets,
+        branch = Branch(encoder, "rgb", head)
+        return Pretraining({"rgb": branch}, {"infonce": infonce()}, {"infonce": 1.0}, crops=LOOKS, pairings=pairings,
                            chunk=setting.chunk)  # fmt: skip
     heads = nn.ModuleList(
         MapProjector(shape, block=True, layers=2, hidden=shape[0], dim=DIM, norm=False)
         for shape in encoder.spec.maps[setting.unit - 1 :]
     )
-    return LocalPretraining(Sight(encoder, "rgb", heads), {"infonce": [infonce() for _ in heads]}, {"infonce": 1.0},
-                            looks=LOOKS, meets=meets, unit=setting.unit)  # fmt: skip
+    return LocalPretraining(Branch(encoder, "rgb", heads), {"infonce": [infonce() for _ in heads]}, {"infonce": 1.0},
+                            crops=LOOKS, pairings=pairings, unit=setting.unit)  # fmt: skip
 
 
 def draw(pairs: int) -> Batch:
     """Noise; what is in a picture costs nothing."""
     random = generator("benchmark")
-    inputs = {name_look("rgb", look): torch.randn(pairs, 3, SIDE, SIDE, generator=random) for look in range(LOOKS)}
+    inputs = {name_crop("rgb", crop): torch.randn(pairs, 3, SIDE, SIDE, generator=random) for crop in range(LOOKS)}
     return Batch(inputs, torch.arange(pairs), torch.full((pairs,), -1))
 
 

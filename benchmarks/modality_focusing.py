@@ -49,7 +49,7 @@ def build(seed: int, inputs: int, hidden: int) -> nn.Sequential:
     return nn.Sequential(trunk, nn.Linear(hidden or inputs, 2))
 
 
-def look(model: nn.Sequential, seen: Tensor) -> Features:
+def crop(model: nn.Sequential, seen: Tensor) -> Features:
     """What a network says of samples."""
     embedding = model[0](seen)
     return Features(embedding, (), model[1](embedding))
@@ -62,7 +62,7 @@ def fit(model: nn.Sequential, terms: list[tuple[float, Objective]], seen: Tensor
     optimiser = torch.optim.SGD([item for item in parameters if item.requires_grad], lr=0.1)
     for step in range(STEPS):
         batch = Batch({}, torch.arange(len(seen)), label, step)
-        outcomes = [(weight, objective, objective(look(model, seen), teacher, batch)) for weight, objective in terms]
+        outcomes = [(weight, objective, objective(crop(model, seen), teacher, batch)) for weight, objective in terms]
         torch.stack([weight * outcome.loss for weight, _, outcome in outcomes]).sum().backward()
         optimiser.step()
         optimiser.zero_grad()
@@ -75,7 +75,7 @@ def fit(model: nn.Sequential, terms: list[tuple[float, Objective]], seen: Tensor
 @torch.no_grad()
 def accuracy(model: nn.Sequential, seen: Tensor, label: Tensor) -> float:
     """Percent."""
-    return 100 * (look(model, seen).logits.argmax(1) == label).float().mean().item()
+    return 100 * (crop(model, seen).logits.argmax(1) == label).float().mean().item()
 
 
 def measure(seed: int, overlap: int) -> dict[str, float]:
@@ -86,7 +86,7 @@ def measure(seed: int, overlap: int) -> dict[str, float]:
     students = [(0, ["kd"])] + ([(HIDDEN, ["infonce", "crd"])] if overlap in (OVERLAPS[0], OVERLAPS[-1]) else [])
     for hidden, names in students:
         teacher = fit(build(seed + 1, 25, hidden), [cross_entropy], seen_by_teacher, None, label)
-        features = Features(*(item.detach() if isinstance(item, Tensor) else item for item in look(
+        features = Features(*(item.detach() if isinstance(item, Tensor) else item for item in crop(
             teacher, seen_by_teacher)))  # fmt: skip
         alone = accuracy(fit(build(seed, 50, hidden), [cross_entropy], seen, None, label), test, truth)
         for name in names:

@@ -29,11 +29,11 @@ from torch.utils.data import DataLoader, RandomSampler
 
 from crossmodal import ENCODERS, MULTIVIEW, SOURCES
 from crossmodal.data.order import Plan
-from crossmodal.data.reader import Look, PairStream, View, to_batch, train_parts
+from crossmodal.data.reader import Crop, PairStream, View, to_batch, train_parts
 from crossmodal.data.shards import Shards
 from crossmodal.data.writer import write_shards
 from crossmodal.encoders import Encoder
-from crossmodal.modules.pretraining import Pretraining, Sight, name_look, which_meet
+from crossmodal.modules.pretraining import Pretraining, Sight, find_pairings, name_crop
 from crossmodal.modules.projector import Projector
 from modalities import MODALITIES
 
@@ -108,21 +108,21 @@ def ours(folder: Path, setting: Setting, length: Length, steps: int) -> Losses:
         size=SIDE, jitter=JITTER, brightness=STRENGTH, contrast=STRENGTH, saturation=STRENGTH,
         hue=2 * math.pi * HUE, grey=GREY, blur=setting.blur, blur_px=SIGMA,
     )  # fmt: skip
-    views = {name_look("rgb", look): View(rgb, look=look) for look in range(2)}
+    views = {name_crop("rgb", crop): View(rgb, crop=crop) for crop in range(2)}
     encoder = setting.build()
     head = Projector(encoder.spec.dim, layers=2, hidden=encoder.spec.dim, dim=DIM, norm=False)
-    meets = which_meet(["rgb"], 2, graph="full", core=None, symmetric=True)
+    pairings = find_pairings(["rgb"], 2, graph="full", core=None, symmetric=True)
     module = Pretraining(
         {"rgb": Sight(encoder, "rgb", head)},
-        {"infonce": MULTIVIEW.get("infonce")(DIM, meets, 1, temperature=TEMPERATURE)},
+        {"infonce": MULTIVIEW.get("infonce")(DIM, pairings, 1, temperature=TEMPERATURE)},
         {"infonce": 1.0},
-        looks=2,
-        meets=meets,
+        crops=2,
+        pairings=pairings,
     )
     module.to(length.device)
     optimiser = torch.optim.AdamW(module.parameters(), lr=LR, fused=True)
     shards = Shards.open(folder / "shards")
-    stream = PairStream(shards, views, Plan(len(shards), length.batch), look=Look(SCALE, RATIO, FLIP), last_step=steps)
+    stream = PairStream(shards, views, Plan(len(shards), length.batch), crop=Crop(SCALE, RATIO, FLIP), last_step=steps)
     for part in train_parts(stream, workers=length.workers):
         batch = to_batch(part, views, length.device)
         with length.autocast():
@@ -153,10 +153,10 @@ def theirs(folder: Path, setting: Setting, length: Length, steps: int) -> Losses
         pictures, num_samples=steps * length.batch
     )  # one epoch, or several: workers do not start anew
     pin = length.device != "cpu"
-    for looks, _, _ in DataLoader(
+    for crops, _, _ in DataLoader(
         pictures, length.batch, sampler=order, num_workers=length.workers, drop_last=True, pin_memory=pin
     ):
-        batch = torch.cat([look.to(length.device, non_blocking=True) for look in looks])
+        batch = torch.cat([crop.to(length.device, non_blocking=True) for crop in crops])
         with length.autocast():
             loss = criterion(*head(encoder(batch).embedding).chunk(2))
         loss.backward()

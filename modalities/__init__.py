@@ -6,9 +6,9 @@ from modalities.common.catalogue import Catalogue
 from modalities.common.lazy import lazily
 
 if TYPE_CHECKING:
+    from modalities._base import CropBox as CropBox
     from modalities._base import DecodeError as DecodeError
     from modalities._base import Modality as Modality
-    from modalities._base import Window as Window
 
 MODALITIES = Catalogue("modalities", "Modality", "modality")
-__getattr__ = lazily(__name__, _base=("DecodeError", "Modality", "Window"))
+__getattr__ = lazily(__name__, _base=("DecodeError", "Modality", "CropBox"))

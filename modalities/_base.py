@@ -17,7 +17,7 @@ class DecodeError(ValueError):
 
 
 @dataclass(frozen=True)
-class Window:
+class CropBox:
     """One look at a sample, in fractions of its extent, shared by the aligned views.
 
     Spatial views take the rectangle, with 0 where it leaves the sample, and mirror it; streams over time take the piece
@@ -62,7 +62,7 @@ class Modality(ABC):
         """The inverse of `decode`, up to quantisation."""
 
     @abstractmethod
-    def adapt(self, signal: Float[Tensor, "..."], window: Window) -> Float[Tensor, "..."]:
+    def adapt(self, signal: Float[Tensor, "..."], window: CropBox) -> Float[Tensor, "..."]:
         """One look at the signal, of `shape`, in physical units."""
 
     @abstractmethod

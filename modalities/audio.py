@@ -15,7 +15,7 @@ from torch import Tensor
 from torchaudio.functional import resample
 from torchaudio.transforms import MelSpectrogram
 
-from modalities import DecodeError, Modality, Window
+from modalities import CropBox, DecodeError, Modality
 from modalities.codecs.raster import colour_map, spans
 from modalities.common.options import Limit, check_within
 from modalities.synthetic.scene import SHAPES, Scene, Solid
@@ -116,7 +116,7 @@ class Audio(Modality):
             return file.getvalue()
 
     def adapt(
-        self, signal: Float[Tensor, "stored samples"], window: Window
+        self, signal: Float[Tensor, "stored samples"], window: CropBox
     ) -> Float[Tensor, "{self.channels} {self.mels} frames"]:
         """The log-mel spectrogram of the window's piece, in dB; a full-scale sine has about 40."""
         heard = signal.mean(0, keepdim=True) if self.channels == 1 else signal.expand(2, -1)

@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from modalities import Modality, Window
+from modalities import CropBox, Modality
 from modalities.codecs.colour import LAB_AB, factors, from_lab, rotations, to_lab
-from modalities.codecs.raster import decode_colour, encode_colour, look
+from modalities.codecs.raster import decode_colour, encode_colour, resize_crop
 from modalities.common.options import check_within
 from modalities.synthetic.render import render_colour
 from modalities.synthetic.scene import Scene
@@ -64,10 +64,10 @@ class Chrominance(Modality):
         return encode_colour(signal, self.quality)
 
     def adapt(
-        self, signal: Float[Tensor, "3 height width"], window: Window
+        self, signal: Float[Tensor, "3 height width"], window: CropBox
     ) -> Float[Tensor, "2 {self.size} {self.size}"]:
         """The a and b of the window's part of the picture, resized with antialiasing."""
-        return to_lab(look(signal, window, self.size).clamp(0, 1))[LAB_AB]
+        return to_lab(resize_crop(signal, window, self.size).clamp(0, 1))[LAB_AB]
 
     def draw(self, generator: torch.Generator) -> Float[Tensor, "2"]:
         """Two uniform numbers: saturation and hue."""

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
-from modalities import DecodeError, Modality, Window
+from modalities import CropBox, DecodeError, Modality
 from modalities.codecs.arrays import read_array
 from modalities.codecs.raster import (
     JPEG,
@@ -19,8 +19,8 @@ from modalities.codecs.raster import (
     PNG,
     colour_map,
     describe,
-    look,
     read_pixels,
+    resize_crop,
     spans,
     write_pixels,
 )
@@ -112,10 +112,10 @@ class Depth(Modality):
         return write_pixels(value[0].numpy().astype(np.uint16), "PNG")
 
     def adapt(
-        self, signal: Float[Tensor, "1 height width"], window: Window
+        self, signal: Float[Tensor, "1 height width"], window: CropBox
     ) -> Float[Tensor, "1 {self.size} {self.size}"]:
         """The window's part of the map; every pixel is one of the stored ones."""
-        return look(signal, window, self.size, nearest=True)
+        return resize_crop(signal, window, self.size, nearest=True)
 
     def draw(self, generator: torch.Generator) -> Float[Tensor, " draws"]:
         """Uniform numbers: two that seed the noise, the drift, and four for each hole."""

@@ -9,9 +9,9 @@ from jaxtyping import Float
 from kornia.enhance import adjust_brightness_accumulative
 from torch import Tensor
 
-from modalities import Modality, Window
+from modalities import CropBox, Modality
 from modalities.codecs.colour import LAB_L, factors, to_lab
-from modalities.codecs.raster import decode_colour, encode_colour, look
+from modalities.codecs.raster import decode_colour, encode_colour, resize_crop
 from modalities.common.options import check_within
 from modalities.synthetic.render import render_colour
 from modalities.synthetic.scene import Scene
@@ -63,10 +63,10 @@ class Luminance(Modality):
         return encode_colour(signal, self.quality)
 
     def adapt(
-        self, signal: Float[Tensor, "3 height width"], window: Window
+        self, signal: Float[Tensor, "3 height width"], window: CropBox
     ) -> Float[Tensor, "1 {self.size} {self.size}"]:
         """L of the window's part of the picture, resized with antialiasing."""
-        return to_lab(look(signal, window, self.size).clamp(0, 1))[LAB_L]
+        return to_lab(resize_crop(signal, window, self.size).clamp(0, 1))[LAB_L]
 
     def draw(self, generator: torch.Generator) -> Float[Tensor, "2"]:
         """Two uniform numbers: brightness and contrast."""

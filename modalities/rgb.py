@@ -14,9 +14,9 @@ from kornia.enhance import (
 from kornia.filters import gaussian_blur2d
 from torch import Tensor
 
-from modalities import Modality, Window
+from modalities import CropBox, Modality
 from modalities.codecs.colour import factors, turn_hue
-from modalities.codecs.raster import decode_colour, encode_colour, look
+from modalities.codecs.raster import decode_colour, encode_colour, resize_crop
 from modalities.common.options import check_length, check_within
 from modalities.synthetic.render import render_colour
 from modalities.synthetic.scene import Scene
@@ -84,10 +84,10 @@ class Rgb(Modality):
         return encode_colour(signal, self.quality)
 
     def adapt(
-        self, signal: Float[Tensor, "3 height width"], window: Window
+        self, signal: Float[Tensor, "3 height width"], window: CropBox
     ) -> Float[Tensor, "3 {self.size} {self.size}"]:
         """The window's part of the picture, resized with antialiasing."""
-        return look(signal, window, self.size).clamp(0, 1)
+        return resize_crop(signal, window, self.size).clamp(0, 1)
 
     def draw(self, generator: torch.Generator) -> Float[Tensor, "8"]:
         """Eight uniform numbers: the chance and the four strengths of the jitter, grey, blur, its width."""

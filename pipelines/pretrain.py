@@ -40,7 +40,7 @@ def run(config: Config, path: Path) -> None:
     from pipelines.runs.folder import RunFolder
     from pipelines.training.accelerator import open_accelerator
     from pipelines.training.loop import Training, seed_everything
-    from pipelines.training.monitor import Watch
+    from pipelines.training.monitor import Monitor
 
     run = RunFolder.open("pretrain", config, inputs)
     if run.is_done():
@@ -60,13 +60,13 @@ def run(config: Config, path: Path) -> None:
     for caution in cautions if accelerator.is_main_process else ():
         say(f"{run.path}: {caution}")
     fields = {views[encoder.view].modality.field for encoder in config.encoders.values()}
-    watch = Watch(run, config, shards, views, encoders, accelerator.device)
+    monitor = Monitor(run, config, shards, views, encoders, accelerator.device)
     training = Training(accelerator, run, config.train, module, step, shards, spread_views(config, views), config.seed,
-                        masks=not fields.isdisjoint(shards.manifest.lacking), watch=watch)  # fmt: skip
+                        masks=not fields.isdisjoint(shards.manifest.lacking), monitor=monitor)  # fmt: skip
     figures = training.fit()
     if accelerator.is_main_process:
         for name, encoder in encoders.items():
             folder = run.path / "model" if len(encoders) == 1 else run.path / name / "model"
             export_encoder(folder, config.encoders[name], config.views, views, encoder)
-        figures["warnings"] = watch.warnings()
+        figures["warnings"] = monitor.warnings()
     run.finish({"figures": figures})

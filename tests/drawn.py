@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from crossmodal import MULTIVIEW
-from crossmodal.multiview import Meets, Multiview, Views
+from crossmodal.multiview import Multiview, Pairings, Views
 from modalities.common.random import generator
 
 VIEWS, ROWS, DIM, PAIRS = 3, 5, 4, 12
@@ -23,7 +23,7 @@ def show(
     queries: Tensor,
     keys: Tensor | None = None,
     *,
-    meets: Meets | None = None,
+    pairings: Pairings | None = None,
     index: Tensor | None = None,
     label: Tensor | None = None,
     present: Tensor | None = None,
@@ -33,7 +33,7 @@ def show(
     return Views(
         queries,
         queries if keys is None else keys,
-        tuple(permutations(range(count), 2)) if meets is None else meets,
+        tuple(permutations(range(count), 2)) if pairings is None else pairings,
         torch.randperm(PAIRS, generator=generator("drawn", "index"))[:rows] if index is None else index,
         LABELS[:rows] if label is None else label,
         present,
@@ -43,8 +43,8 @@ def show(
 
 def build(name: str, *earlier: Views, dim: int = DIM, views: int = VIEWS, **options: object) -> Multiview:
     """An objective after some steps."""
-    meets = tuple(permutations(range(views), 2))
-    objective = MULTIVIEW.get(name)(dim, meets, PAIRS, **options).double()
+    pairings = tuple(permutations(range(views), 2))
+    objective = MULTIVIEW.get(name)(dim, pairings, PAIRS, **options).double()
     for step in earlier:
         memo = objective(step).memo
         if memo:

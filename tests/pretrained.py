@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from crossmodal import ENCODERS, MULTIVIEW
 from crossmodal.contrast.options import Negatives
-from crossmodal.modules.pretraining import LocalPretraining, Pretraining, Sight, name_look, which_meet
+from crossmodal.modules.pretraining import Branch, LocalPretraining, Pretraining, find_pairings, name_crop
 from crossmodal.modules.projector import MapProjector, Projector
 from crossmodal.multiview import Multiview, Views
 from crossmodal.objectives import Batch, Outcome
@@ -14,9 +14,9 @@ from modalities.common.random import generator
 ROWS, PAIRS, DIM, SHAPE = 7, 30, 5, (1, 16, 16)
 
 
-def joint(*names: str, looks: int = 2, rows: int = ROWS) -> Batch:
+def joint(*names: str, crops: int = 2, rows: int = ROWS) -> Batch:
     random = generator("pretraining", "batch")
-    views = [name_look(name, look) for name in names for look in range(looks)]
+    views = [name_crop(name, crop) for name in names for crop in range(crops)]
     draw = lambda: torch.randn(rows, *SHAPE, dtype=torch.float64, generator=random)  # noqa: E731
     return Batch({view: draw() for view in views}, torch.arange(rows) * 3 % PAIRS, torch.arange(rows) % 3, seed=5)
 
@@ -36,7 +36,7 @@ class Heard(Multiview):
 
 def build(
     *names: str,
-    looks: int = 2,
+    crops: int = 2,
     norm: str = "group",
     objective: Multiview | None = None,
     negatives: Negatives = Negatives(),
@@ -47,15 +47,15 @@ def build(
     **options: object,
 ) -> Pretraining:
     torch.manual_seed(0)
-    sights = {}
+    branches = {}
     for name in names:
         encoder = ENCODERS.get("convnet")(SHAPE, 0, width=4, norm=norm, stages=stages)
         head = Projector(encoder.spec.dim, layers=2, hidden=6, dim=DIM, norm=head_norm)
-        sights[name] = Sight(encoder, name, head)
+        branches[name] = Branch(encoder, name, head)
     predictors = {name: Projector(DIM, layers=2, hidden=6, dim=DIM, norm=False) for name in names}
-    meets = which_meet([*names], looks, graph="full", core=None, symmetric=symmetric)
-    objective = objective or MULTIVIEW.get("infonce")(DIM, meets, PAIRS, negatives=negatives)
-    module = Pretraining(sights, {"said": objective}, {"said": 0.7}, looks=looks, meets=meets,
+    pairings = find_pairings([*names], crops, graph="full", core=None, symmetric=symmetric)
+    objective = objective or MULTIVIEW.get("infonce")(DIM, pairings, PAIRS, negatives=negatives)
+    module = Pretraining(branches, {"said": objective}, {"said": 0.7}, crops=crops, pairings=pairings,
                          predictors=predictors if predicted else None, **options)  # fmt: skip
     return module.double()
 
@@ -67,10 +67,12 @@ def build_local(
     encoder = ENCODERS.get("convnet")(SHAPE, 0, width=4, norm=norm)
     stages = encoder.spec.maps[unit - 1 :]
     heads = [MapProjector(shape, block=block, layers=2, hidden=6, dim=DIM, norm=False) for shape in stages]
-    meets = which_meet(["rgb"], 2, graph="full", core=None, symmetric=True)
-    objectives = [objective() if objective else MULTIVIEW.get("infonce")(DIM, meets, PAIRS, **options) for _ in stages]
-    sight = Sight(encoder, "rgb", nn.ModuleList(heads))
-    return LocalPretraining(sight, {"said": objectives}, {"said": 0.7}, looks=2, meets=meets, unit=unit).double()
+    pairings = find_pairings(["rgb"], 2, graph="full", core=None, symmetric=True)
+    objectives = [
+        objective() if objective else MULTIVIEW.get("infonce")(DIM, pairings, PAIRS, **options) for _ in stages
+    ]
+    branch = Branch(encoder, "rgb", nn.ModuleList(heads))
+    return LocalPretraining(branch, {"said": objectives}, {"said": 0.7}, crops=2, pairings=pairings, unit=unit).double()
 
 
 def gradients(module: nn.Module) -> dict[str, Tensor]:

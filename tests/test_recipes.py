@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from crossmodal.data.views import Look
+from crossmodal.data.views import Crop
 from modalities.codecs.raster import _interval
 from modalities.common.random import generator
 from pipelines import pretrain, supervise, transfer
@@ -31,20 +31,20 @@ SUPCON = {
     "train": {**SGD, "epochs": 1000, "batch_size": 1024, "lr": 0.5, "weight_decay": 1e-4, "decay_all": True,
               "schedule": "cosine", "warmup": 10 / 1000},
     "crop": (0.2, 1), "view": {**CIFAR10, "size": 32, "jitter": 0.8, "hue": 0.1, "grey": 0.2, "blur": 0},
-    "strength": 0.4, "head": (2, 1, 128), "looks": 2,
+    "strength": 0.4, "head": (2, 1, 128), "crops": 2,
 }  # fmt: skip
 CACR = {
     "train": {**SGD, "epochs": 200, "batch_size": 128, "lr": 0.12 * 128 / 256, "weight_decay": 1e-4,
               "decay_all": True, "schedule": "step", "gamma": 0.1, "warmup": 0},
     "drops": [155, 170, 185],
     "crop": (0.2, 1), "view": {**CIFAR10, "size": 32, "jitter": 1, "hue": 0.4, "grey": 0.2, "blur": 0},
-    "strength": 0.4, "head": (1, 1, 128), "looks": 5,
+    "strength": 0.4, "head": (1, 1, 128), "crops": 5,
 }  # fmt: skip
 LOCO = {
     "train": {"epochs": 800, "batch_size": 4096, "schedule": "cosine", "warmup": 10 / 800},
     "crop": (0.08, 1),
     "view": {**IMAGENET, "size": 224, "jitter": 0.8, "hue": 0.2, "grey": 0.2, "blur": 0.5, "blur_px": 2.0},
-    "strength": 0.8, "head": (2, 1, 128), "looks": 2,
+    "strength": 0.8, "head": (2, 1, 128), "crops": 2,
 }  # fmt: skip
 WEIGHED = {"name": "cacr", "weight": 1, "t_plus": 1.0}
 TOLD: dict[str, dict[str, Any]] = {
@@ -57,7 +57,7 @@ TOLD: dict[str, dict[str, Any]] = {
     "published/imagenet_cacr": {
         "train": {**SGD, "epochs": 200, "batch_size": 256, "lr": 0.03, "weight_decay": 1e-4, "decay_all": True,
                   "schedule": "cosine", "warmup": 0},
-        "crop": (0.2, 1), "view": {**LOCO["view"], "hue": 0.1}, "strength": 0.4, "head": (2, 1, 128), "looks": 5,
+        "crop": (0.2, 1), "view": {**LOCO["view"], "hue": 0.1}, "strength": 0.4, "head": (2, 1, 128), "crops": 5,
         "momentum": 0.999, "objective": {**WEIGHED, "t_minus": 2.0, "queue": 65536, "weights": "detached"},
     },
     "published/imagenet_simclr": {**LOCO, "objective": {"name": "infonce", "temperature": 0.1, "weight": 1}},
@@ -65,7 +65,7 @@ TOLD: dict[str, dict[str, Any]] = {
     "published/stl10_cmc": {
         "train": {**SGD, "epochs": 240, "batch_size": 128, "lr": 0.03, "weight_decay": 1e-4, "decay_all": True,
                   "schedule": "step", "gamma": 0.1, "warmup": 0},
-        "drops": [120, 160, 200], "crop": (0.08, 1), "head": (1, 1, 128), "looks": 1,
+        "drops": [120, 160, 200], "crop": (0.08, 1), "head": (1, 1, 128), "crops": 1,
         # two losses are added, one a direction
         "objective": {"name": "nce", "temperature": 0.1, "weight": 2, "negatives": {"count": 16384, "draw": "sample"}},
     },
@@ -73,7 +73,7 @@ TOLD: dict[str, dict[str, Any]] = {
         "train": {**SGD, "epochs": 800, "batch_size": 512, "lr": 0.06, "weight_decay": 1e-4, "decay_all": True,
                   "schedule": "cosine", "warmup": 0},
         "crop": (0.2, 1), "view": {**LOCO["view"], "hue": 0.4, "grey": 0.5}, "strength": 0.8, "head": (2, 2, 128),
-        "looks": 2, "momentum": 0.999,
+        "crops": 2, "momentum": 0.999,
         "objective": {"name": "infonce", "temperature": 0.1, "weight": 1,
                       "negatives": {"source": "queue", "count": 65536}},
     },
@@ -89,9 +89,9 @@ def test_a_pretraining_recipe_has_the_published_numbers(name: str) -> None:
     told, found = TOLD[name], written(load(pretrain.Config, ROOT / "pretrain" / f"{name}.yaml"))
     train, head, (objective,) = found["train"], found["head"], found["objectives"].values()
     assert {key: train[key] for key in told["train"]} == pytest.approx(told["train"])
-    assert tuple(train["look"]["scale"]) == told["crop"] and train["look"]["flip"] == 0.5
-    assert train["look"]["ratio"] == pytest.approx([3 / 4, 4 / 3], abs=1e-7)
-    assert (head["layers"], head["width"], head["dim"]) == told["head"] and found["looks"] == told["looks"]
+    assert tuple(train["crop"]["scale"]) == told["crop"] and train["crop"]["flip"] == 0.5
+    assert train["crop"]["ratio"] == pytest.approx([3 / 4, 4 / 3], abs=1e-7)
+    assert (head["layers"], head["width"], head["dim"]) == told["head"] and found["crops"] == told["crops"]
     assert (found["momentum"] or {}).get("decay") == told.get("momentum")
     for key, value in told["objective"].items():
         if isinstance(value, dict):
@@ -139,11 +139,11 @@ def test_the_compression_recipes_have_the_published_numbers() -> None:
 
 
 def test_all_shifts_of_a_padded_crop_are_equally_likely() -> None:
-    asked = load(supervise.Config, ROOT / "cifar100" / "teacher_vgg13.yaml").train.look
-    look = Look(scale=asked.scale, ratio=asked.ratio, flip=asked.flip, shift=asked.shift)
+    asked = load(supervise.Config, ROOT / "cifar100" / "teacher_vgg13.yaml").train.crop
+    crop = Crop(scale=asked.scale, ratio=asked.ratio, flip=asked.flip, shift=asked.shift)
     counts: Counter[int] = Counter()
     for number in range(9000):
-        window = look.draw(generator("shift", number))
+        window = crop.draw(generator("shift", number))
         for start, extent in ((window.top, window.height), (window.left, window.width)):
             first, last = _interval(start, extent, 32)
             assert last - first == 32

@@ -13,7 +13,7 @@ from crossmodal.certificates.gaussians import Gaussian, spherical
 from crossmodal.encoders import Encoder, Features
 
 
-class Stochastic(nn.Module):
+class GaussianPosterior(nn.Module):
     """An encoder with a mean and a standard deviation for each of its weights; any encoder, without special layers.
 
     The prior is N(w0, s_P^2 I): w0 the weights that the encoder comes with, which must not have seen the data that are
@@ -87,7 +87,7 @@ class Stochastic(nn.Module):
         """The encoder's features with the given weights, or with a new draw."""
         return functional_call(self._shell[0], dict(self.draw() if weights is None else weights), (batch,))
 
-    def _apply(self, fn: object, recurse: bool = True) -> "Stochastic":
+    def _apply(self, fn: object, recurse: bool = True) -> "GaussianPosterior":
         self._shell[0]._apply(fn)
         return super()._apply(fn, recurse)
 

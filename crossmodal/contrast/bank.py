@@ -8,12 +8,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from crossmodal.contrast.options import Negatives
-from crossmodal.contrast.pool import Choice, Known, Pool, Relation, gather_known, join_known
+from crossmodal.contrast.pool import Choice, PairIds, Pool, Relation, gather_ids, join_ids
 from crossmodal.contrast.scores import Candidates
 from crossmodal.distributed import gather, gather_with_gradient
 from modalities.common.random import generator, uniform_bits
 
-LOOKS = 8  # times a pass that one looks whether all rows are written
+CHECKS = 8  # times a pass that one looks whether all rows are written
 
 
 class Bank(Pool):
@@ -42,7 +42,9 @@ class Bank(Pool):
         remembered = {"rows": _draw_rows(pairs, dim, name, dtype) if eager else torch.zeros(pairs, dim, dtype=dtype)}
         if not eager:
             remembered["written"] = torch.zeros(pairs, dtype=torch.bool)
-            remembered["due"] = torch.tensor(-(-pairs // LOOKS))  # rows until one looks whether all are written; 0: are
+            remembered["due"] = torch.tensor(
+                -(-pairs // CHECKS)
+            )  # rows until one looks whether all are written; 0: are
         if relation.keyed:
             remembered["key"] = torch.full((pairs,), -1)
         super().__init__(remembered, in_host_memory=("due", *(("rows",) if options.place == "host" else ())))
@@ -59,7 +61,7 @@ class Bank(Pool):
         """Whether rows may be missing; known without waiting for a GPU."""
         return not self.eager and self.remembered["due"].item() > 0
 
-    def choose(self, known: Known, seed: int) -> Choice:
+    def choose(self, known: PairIds, seed: int) -> Choice:
         """The drawn rows, and each anchor's match."""
         match, pairs, count = self._match(known, seed), len(self.rows), self.options.count
         if self.chooses == "sample" and not self.is_filling:
@@ -88,7 +90,7 @@ class Bank(Pool):
         return Candidates(rows, choice.relate, torch.where(choice.fresh[:, None], live, match))
 
     @torch.no_grad()
-    def remember(self, rows: Float[Tensor, "batch dim"], known: Known) -> None:
+    def remember(self, rows: Float[Tensor, "batch dim"], known: PairIds) -> None:
         """Row <- normalise(momentum * row + (1 - momentum) * new) for the given pairs; others keep their bits.
 
         Of an index that comes several times the last occurrence counts.
@@ -106,18 +108,20 @@ class Bank(Pool):
         """Waits for the GPU a few times a pass, and never once all rows are written."""
         due, written = self.remembered["due"], self.remembered["written"]
         if self.is_filling and due.sub_(rows) <= 0:
-            due.fill_(0 if written.all() else -(-len(written) // LOOKS))
+            due.fill_(0 if written.all() else -(-len(written) // CHECKS))
 
-    def _choose_beside_batch(self, known: Known, match: Tensor | None, column: Tensor, shared: Tensor | None) -> Choice:
+    def _choose_beside_batch(
+        self, known: PairIds, match: Tensor | None, column: Tensor, shared: Tensor | None
+    ) -> Choice:
         """Anchors whose own row is missing meet the batch of all ranks, the others the written ones of the rows."""
         written = self.remembered["written"]
         key = self.remembered["key"][column] if self.relation.keyed else torch.full_like(column, -1)
-        every = join_known(Known(column, key, written[column]), gather_known(known))
+        every = join_ids(PairIds(column, key, written[column]), gather_ids(known))
         fresh = ~written[known.index]
         of_batch = torch.arange(len(every.index), device=column.device) >= len(column)
         return Choice(self.relation.masks_of(known, every, (fresh, of_batch)), match, shared, fresh=fresh)
 
-    def _match(self, known: Known, seed: int) -> Int[Tensor, " batch"] | None:
+    def _match(self, known: PairIds, seed: int) -> Int[Tensor, " batch"] | None:
         """Where what stands for each anchor's pair is remembered."""
         if self.match == "related":
             return _draw_related(self.remembered["key"], known, seed)
@@ -150,7 +154,7 @@ def draw_negatives(
     return drawn + (drawn >= index[:, None])
 
 
-def _draw_related(key: Int[Tensor, " pairs"], known: Known, seed: int) -> Int[Tensor, " batch"]:
+def _draw_related(key: Int[Tensor, " pairs"], known: PairIds, seed: int) -> Int[Tensor, " batch"]:
     """A pair with each anchor's key, uniform over those remembered; the anchor's own where it has no key."""
     ordered, order = key.sort()
     first, end = (torch.searchsorted(ordered, known.key, right=right) for right in (False, True))

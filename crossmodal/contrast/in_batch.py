@@ -3,7 +3,7 @@
 from jaxtyping import Float
 from torch import Tensor
 
-from crossmodal.contrast.pool import Choice, Known, Pool, Relation, gather_known
+from crossmodal.contrast.pool import Choice, PairIds, Pool, Relation, gather_ids
 from crossmodal.contrast.scores import Candidates
 from crossmodal.distributed import gather_with_gradient
 
@@ -15,13 +15,13 @@ class InBatch(Pool):
         super().__init__({})
         self.relation, self.gathered = relation, gathered
 
-    def choose(self, known: Known, seed: int) -> Choice:
+    def choose(self, known: PairIds, seed: int) -> Choice:
         """All rows, each anchor's own beside them as its match."""
-        return Choice(self.relation.masks_of(known, gather_known(known) if self.gathered else known))
+        return Choice(self.relation.masks_of(known, gather_ids(known) if self.gathered else known))
 
     def candidates(self, live: Float[Tensor, "batch dim"], choice: Choice) -> Candidates:
         """The live rows."""
         return Candidates(gather_with_gradient(live) if self.gathered else live, choice.relate, live)
 
-    def remember(self, rows: Float[Tensor, "batch dim"], known: Known) -> None:
+    def remember(self, rows: Float[Tensor, "batch dim"], known: PairIds) -> None:
         """Nothing."""

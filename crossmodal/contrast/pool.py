@@ -16,7 +16,7 @@ from crossmodal.distributed import gather
 
 
 @dataclass(frozen=True)
-class Known:
+class PairIds:
     """What is known of embeddings besides their numbers."""
 
     index: Int[Tensor, " rows"]  # of their pairs, -1 where there is none
@@ -30,18 +30,18 @@ class Known:
         return order[torch.searchsorted(ordered, self.index, right=True) - 1]
 
 
-def gather_known(known: Known) -> Known:
+def gather_ids(known: PairIds) -> PairIds:
     """The same of all ranks, in rank order."""
     there = None if known.there is None else gather(known.there.long()).bool()
-    return Known(gather(known.index), gather(known.key), there)
+    return PairIds(gather(known.index), gather(known.key), there)
 
 
-def join_known(*parts: Known) -> Known:
+def join_ids(*parts: PairIds) -> PairIds:
     """One after the other."""
     there = [
         part.index.new_ones(len(part.index), dtype=torch.bool) if part.there is None else part.there for part in parts
     ]
-    return Known(torch.cat([part.index for part in parts]), torch.cat([part.key for part in parts]), torch.cat(there))
+    return PairIds(torch.cat([part.index for part in parts]), torch.cat([part.key for part in parts]), torch.cat(there))
 
 
 Facts = Int[Tensor, "#anchors candidates"]  # one row where they are the same for all anchors
@@ -58,14 +58,14 @@ class Relation:
     keyed: bool = False  # whether keys matter at all
     together: bool = False
 
-    def masks_of(self, anchors: Known, rows: Known, halves: tuple[Tensor, Tensor] | None = None) -> Relate:
+    def masks_of(self, anchors: PairIds, rows: PairIds, halves: tuple[Tensor, Tensor] | None = None) -> Relate:
         """`masks` of rows that are the same for all anchors."""
         valid = None if rows.there is None else rows.there[None]
         return self.masks(anchors, index=rows.index[None], key=rows.key[None], valid=valid, halves=halves)
 
     def masks(
         self,
-        anchors: Known,
+        anchors: PairIds,
         *,
         index: Facts | None = None,  # None: no row is of an anchor's own pair
         key: Facts | None = None,
@@ -141,7 +141,7 @@ class Pool(nn.Module, ABC):
         return False
 
     @abstractmethod
-    def choose(self, known: Known, seed: int) -> Choice:
+    def choose(self, known: PairIds, seed: int) -> Choice:
         """For the anchors of the batch."""
 
     @abstractmethod
@@ -152,5 +152,5 @@ class Pool(nn.Module, ABC):
         """
 
     @abstractmethod
-    def remember(self, rows: Float[Tensor, "batch dim"], known: Known) -> None:
+    def remember(self, rows: Float[Tensor, "batch dim"], known: PairIds) -> None:
         """Learns the embeddings of a step, gathered from all ranks in rank order."""

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from crossmodal.contrast.pool import Choice, Known, Pool, Relation, gather_known, join_known
+from crossmodal.contrast.pool import Choice, PairIds, Pool, Relation, gather_ids, join_ids
 from crossmodal.contrast.scores import Candidates
 from crossmodal.distributed import gather_with_gradient
 
@@ -41,11 +41,11 @@ class Queue(Pool):
         super().__init__(remembered)
         self.relation, self.project = relation, project
 
-    def choose(self, known: Known, seed: int) -> Choice:
+    def choose(self, known: PairIds, seed: int) -> Choice:
         """All rows; each anchor's match is live."""
         index = self.remembered["index"]
-        rows = Known(index, self.remembered["key"], index >= 0)
-        return Choice(self.relation.masks_of(known, join_known(rows, gather_known(known)) if self.project else rows))
+        rows = PairIds(index, self.remembered["key"], index >= 0)
+        return Choice(self.relation.masks_of(known, join_ids(rows, gather_ids(known)) if self.project else rows))
 
     def candidates(self, live: Float[Tensor, "batch dim"], choice: Choice) -> Candidates:
         """The queue's rows."""
@@ -57,7 +57,7 @@ class Queue(Pool):
         return Candidates(rows, choice.relate, live)
 
     @torch.no_grad()
-    def remember(self, rows: Float[Tensor, "batch dim"], known: Known) -> None:
+    def remember(self, rows: Float[Tensor, "batch dim"], known: PairIds) -> None:
         """Fills the oldest places; of more rows than places the last ones stay."""
         place, count = self.remembered["place"], len(self.remembered["rows"])
         first = max(0, len(rows) - count)

@@ -46,10 +46,10 @@ class Candidates:
         """Scores of an anchor."""
         return (self.match is not None) + (len(self.rows) if self.picked is None else self.picked.shape[1])
 
-    def part(self, piece: slice | Tensor, dtype: torch.dtype) -> "Part":
+    def part(self, piece: slice | Tensor, dtype: torch.dtype) -> "SampleBatch":
         """What one piece's anchors, of this precision, meet."""
         cut = lambda item: None if item is None else item[piece]  # noqa: E731
-        return Part(self.rows, cut(self.match), cut(self.picked), dtype)
+        return SampleBatch(self.rows, cut(self.match), cut(self.picked), dtype)
 
     def only(self, chosen: Int[Tensor, " some"]) -> "Candidates":
         """The same for some of the anchors."""
@@ -67,7 +67,7 @@ class Candidates:
 
 
 @dataclass(frozen=True)
-class Part:
+class SampleBatch:
     """`Candidates` of a piece of the anchors."""
 
     rows: Float[Tensor, "rows dim"]
@@ -203,7 +203,7 @@ class _Contrast(torch.autograd.Function):
 
 
 def _add_gradients(
-    grads: list[Tensor | None], slope: Tensor, part: Part, piece: slice, scored: tuple[Tensor, Tensor]
+    grads: list[Tensor | None], slope: Tensor, part: SampleBatch, piece: slice, scored: tuple[Tensor, Tensor]
 ) -> None:
     """What a piece adds: its scores are the products of candidates with `scored`, its anchors and the scale."""
     for_anchors, for_rows, for_match, for_scale, for_bias = grads

@@ -7,23 +7,23 @@ from torch.utils.data import Dataset
 
 from crossmodal.data.loader import load_in_order
 from crossmodal.data.manifest import ShardError
-from crossmodal.data.reader import Part, join, read_pair
+from crossmodal.data.reader import SampleBatch, join, read_pair
 from crossmodal.data.shards import Shards
 from crossmodal.data.verify import tell_lacking
-from crossmodal.data.views import Look, View
+from crossmodal.data.views import Crop, View
 
 
 @dataclass(frozen=True)
-class Looks:
+class Crops:
     """Some neighbouring pairs of one shard, through every one of their windows."""
 
     keys: list[str]
     problems: list[str | None]  # why a pair cannot be read; None: it can
-    part: Part | None  # a row for each window of each pair that can be read, pair by pair; None: no pair can
+    part: SampleBatch | None  # a row for each window of each pair that can be read, pair by pair; None: no pair can
 
-    def pin_memory(self) -> "Looks":
+    def pin_memory(self) -> "Crops":
         """The same in page-locked memory, for the loader."""
-        return Looks(self.keys, self.problems, self.part and self.part.pin_memory())
+        return Crops(self.keys, self.problems, self.part and self.part.pin_memory())
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Extract(Dataset):
 
     shards: Shards
     views: dict[str, View]
-    look: Look  # with a number of windows
+    crop: Crop  # with a number of windows
     seed: int
     batches: list[range]  # indices of neighbouring pairs
     skip_unreadable: bool = False
@@ -40,7 +40,7 @@ class Extract(Dataset):
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __getitem__(self, number: int) -> Looks | ShardError:
+    def __getitem__(self, number: int) -> Crops | ShardError:
         keys, problems, parts = [], list[str | None](), []
         for index in self.batches[number]:
             try:
@@ -51,12 +51,12 @@ class Extract(Dataset):
                     return ShardError(f"{error} (on_error: skip goes on without it, named and counted)")
                 problems.append(str(error))
             keys.append(self._key(index))
-        return Looks(keys, problems, join(parts) if parts else None)
+        return Crops(keys, problems, join(parts) if parts else None)
 
-    def _read(self, index: int) -> Part:
-        epochs = self.look.windows
+    def _read(self, index: int) -> SampleBatch:
+        epochs = self.crop.windows
         assert epochs is not None, "a pair must have a number of windows"
-        return read_pair(self.shards, self.views, index, look=self.look, address=(self.seed, 0), epochs=epochs)
+        return read_pair(self.shards, self.views, index, crop=self.crop, address=(self.seed, 0), epochs=epochs)
 
     def _key(self, index: int) -> str:
         try:
@@ -71,7 +71,7 @@ def batches_of(shards: Shards, number: int, pairs: int) -> list[range]:
     return [range(first, min(first + pairs, stop)) for first in range(start, stop, pairs)]
 
 
-def look_parts(extract: Extract, *, workers: int = 0, pin_memory: bool = False) -> Iterator[Looks]:
+def crop_batches(extract: Extract, *, workers: int = 0, pin_memory: bool = False) -> Iterator[Crops]:
     """The looks of every batch, in order.
 
     Raises:

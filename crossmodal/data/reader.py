@@ -19,7 +19,7 @@ from crossmodal.data.manifest import MANIFEST, ShardError, open_field
 from crossmodal.data.order import Plan
 from crossmodal.data.shards import Shards
 from crossmodal.data.verify import tell_lacking
-from crossmodal.data.views import Draws, Look, Picture, View, tell_uneven
+from crossmodal.data.views import Crop, Draws, Picture, View, tell_uneven
 from crossmodal.objectives import Batch
 from modalities import MODALITIES, Modality
 from modalities.common.random import generator
@@ -34,7 +34,7 @@ class UnevenError(ShardError):
 
 
 @dataclass(frozen=True)
-class Part:
+class SampleBatch:
     """What one worker makes of its lanes for one step."""
 
     adapted: dict[str, Tensor]
@@ -46,7 +46,7 @@ class Part:
     features: dict[tuple[str, str], Tensor] = field(default_factory=dict)  # kept of teachers, by name and member
     present: dict[str, Tensor] = field(default_factory=dict)  # by view, whether it is there; empty: all are
 
-    def each(self, change: Callable[[Tensor], Tensor]) -> "Part":
+    def each(self, change: Callable[[Tensor], Tensor]) -> "SampleBatch":
         """The same with every tensor changed, as in taking some of the rows."""
         return replace(
             self,
@@ -59,7 +59,7 @@ class Part:
             present={name: change(tensor) for name, tensor in self.present.items()},
         )
 
-    def pin_memory(self) -> "Part":
+    def pin_memory(self) -> "SampleBatch":
         """The same in page-locked memory, for the loader."""
         return self.each(Tensor.pin_memory)
 
@@ -93,14 +93,14 @@ def unpack(packed: Tensor, told: list[tuple[torch.dtype, torch.Size]]) -> list[T
 
 def _unpack(
     names: list[tuple[str, Any]], replaced: tuple[str, ...], packed: Tensor, told: list[tuple[torch.dtype, torch.Size]]
-) -> Part:
+) -> SampleBatch:
     fields: dict[str, Any] = {"adapted": {}, "draws": {}, "replaced": replaced}
     for (name, key), tensor in zip(names, unpack(packed, told), strict=True):
         if key is None:
             fields[name] = tensor
         else:
             fields.setdefault(name, {})[key] = tensor
-    return Part(**fields)
+    return SampleBatch(**fields)
 
 
 def open_view(shards: Shards, modality: str, *, aligned: bool = True, **options: object) -> View:
@@ -140,34 +140,34 @@ def read_pair(
     views: dict[str, View],
     index: int,
     *,
-    look: Look | None = None,
+    crop: Crop | None = None,
     address: tuple[int, int] = (0, 0),
     epochs: int = 1,
     kept: Mapping[str, FeatureShards] = MappingProxyType({}),
     masks: bool = False,
-) -> Part:
+) -> SampleBatch:
     """One pair as a part of one row, or of several: as `epochs` epochs see it; with its augmentation draws.
 
     `address` is (seed, epoch), of the first row; with it, the pair's key and the view's name decide every draw. Where
-    `look.windows` is set, windows of aligned views, and all draws of views that repeat, are those of the epoch's turn.
-    Without a `look` the whole sample is seen and nothing is drawn. What is `kept` of teachers, by their names, comes
+    `crop.windows` is set, windows of aligned views, and all draws of views that repeat, are those of the epoch's turn.
+    Without a `crop` the whole sample is seen and nothing is drawn. What is `kept` of teachers, by their names, comes
     along, of the same windows. Where it `masks`, a view that the pair comes without is all 0 and not `present`.
 
     Raises:
         ShardError: the pair, or what is kept of it, cannot be read; names shard, key and field.
-        UnevenError: with a `look`, two aligned views have pictures of other proportions.
+        UnevenError: with a `crop`, two aligned views have pictures of other proportions.
     """
     members = {name: shards.member(view.modality.field) for name, view in views.items()}
     absent = {member for member in members.values() if masks and shards.lacks(index, member)}
     key, payloads = shards.read(index, [*(member for member in dict.fromkeys(members.values()) if member not in absent),
                                         "json"])  # fmt: skip
-    rows = [Draws(look, address[0], epoch, key) for epoch in range(address[1], address[1] + epochs)]
+    rows = [Draws(crop, address[0], epoch, key) for epoch in range(address[1], address[1] + epochs)]
     adapted, draws = {}, {}
     signals: dict[Modality, Tensor] = {}  # views that look at the same several times share it
     for name, view in views.items():
         if members[name] in absent:
             adapted[name] = torch.zeros(epochs, *view.modality.shape)
-            if look:
+            if crop:
                 draws[name] = torch.stack([view.modality.draw(row.generator(name, view)) for row in rows])
             continue
         try:
@@ -177,9 +177,9 @@ def read_pair(
             adapted[name] = torch.stack([view.modality.adapt(signal, row.window(name, view)) for row in rows])
         except Exception as error:  # a DecodeError, what cannot be adapted, or whatever a library raises of damage
             raise ShardError(f"{shards.locate(index)[0]}: pair {key!r}, {members[name]}: {error}") from error
-        if look:
+        if crop:
             draws[name] = torch.stack([view.modality.draw(row.generator(name, view)) for row in rows])
-    if look and (uneven := _tell_uneven(views, signals)):
+    if crop and (uneven := _tell_uneven(views, signals)):
         raise UnevenError(
             f"{shards.locate(index)[0]}: pair {key!r}: aligned views need pictures of the same proportions: {uneven}; "
             "crop one of them before packing, or set aligned: false for one of the views"
@@ -192,7 +192,9 @@ def read_pair(
         told = [held.read(index, key, row.turn) for row in rows]
         features |= {(teacher, member): torch.cat([each[member] for each in told]) for member in told[0]}
     present = {name: ones.bool() & (member not in absent) for name, member in members.items()} if masks else {}
-    return Part(adapted, draws, index * ones, facts["label"] * ones, group * ones, features=features, present=present)
+    return SampleBatch(
+        adapted, draws, index * ones, facts["label"] * ones, group * ones, features=features, present=present
+    )
 
 
 def _tell_uneven(views: Mapping[str, View], signals: Mapping[Modality, Tensor]) -> str:
@@ -215,7 +217,7 @@ class PairStream(IterableDataset):
         views: dict[str, View],
         plan: Plan,
         *,
-        look: Look,
+        crop: Crop,
         first_step: int = 0,
         last_step: int,
         rank: int = 0,
@@ -232,12 +234,12 @@ class PairStream(IterableDataset):
             )
         if not (masks or skip_unreadable) and (told := tell_lacking(shards, views)):
             raise ValueError(f"on_error must be skip where pairs lack what is read, got stop: {told}")
-        self.shards, self.views, self.plan, self.look = shards, views, plan, look
+        self.shards, self.views, self.plan, self.crop = shards, views, plan, crop
         self.first_step, self.last_step = first_step, last_step
         self.lanes = range(rank * plan.width // ranks, (rank + 1) * plan.width // ranks)
         self.skip_unreadable, self.kept, self.masks = skip_unreadable, dict(kept), masks
 
-    def __iter__(self) -> Iterator[Part | ShardError]:
+    def __iter__(self) -> Iterator[SampleBatch | ShardError]:
         worker = get_worker_info()
         lanes = np.array_split(self.lanes, worker.num_workers)[worker.id] if worker else np.array(self.lanes)
         try:
@@ -247,13 +249,13 @@ class PairStream(IterableDataset):
         except ShardError as error:
             yield error  # raised where the user can read it, not inside a worker's traceback
 
-    def _part(self, indices: list[int], epoch: int) -> Part:
+    def _part(self, indices: list[int], epoch: int) -> SampleBatch:
         return join([self._readable(index, epoch) for index in indices])
 
-    def _readable(self, index: int, epoch: int) -> Part:
+    def _readable(self, index: int, epoch: int) -> SampleBatch:
         """The pair at `index` or, if the user chose so, a readable one drawn from all pairs in its place."""
         address = (self.plan.seed, epoch)
-        read = partial(read_pair, self.shards, self.views, look=self.look, address=address, kept=self.kept,
+        read = partial(read_pair, self.shards, self.views, crop=self.crop, address=address, kept=self.kept,
                        masks=self.masks)  # fmt: skip
         try:
             return read(index)
@@ -271,7 +273,9 @@ class PairStream(IterableDataset):
         raise ShardError(f"{problem}; nor is any of {STAND_INS} pairs readable that were drawn in its place")
 
 
-def train_parts(stream: PairStream, *, workers: int = 0, pin_memory: bool = False) -> Generator[Part, None, None]:
+def train_parts(
+    stream: PairStream, *, workers: int = 0, pin_memory: bool = False
+) -> Generator[SampleBatch, None, None]:
     """The rank's part of every step, in order, whatever the number of workers.
 
     Raises:
@@ -279,7 +283,7 @@ def train_parts(stream: PairStream, *, workers: int = 0, pin_memory: bool = Fals
         LoaderError: a worker process ended, or has no shared memory for what it read.
     """
     workers = min(workers, len(stream.lanes))
-    pieces: list[Part] = []
+    pieces: list[SampleBatch] = []
     # workers take turns, so `workers` pieces in a row make one step
     for piece in load_in_order(stream, workers=workers, pin_memory=pin_memory, prefetch_factor=4 if workers else None):
         pieces.append(piece)
@@ -288,10 +292,10 @@ def train_parts(stream: PairStream, *, workers: int = 0, pin_memory: bool = Fals
             pieces = []
 
 
-def join(pieces: list[Part]) -> Part:
+def join(pieces: list[SampleBatch]) -> SampleBatch:
     """Several parts as one, in their order."""
     first = pieces[0]
-    return Part(
+    return SampleBatch(
         adapted={name: torch.cat([piece.adapted[name] for piece in pieces]) for name in first.adapted},
         draws={name: torch.cat([piece.draws[name] for piece in pieces]) for name in first.draws},
         index=torch.cat([piece.index for piece in pieces]),
@@ -303,7 +307,7 @@ def join(pieces: list[Part]) -> Part:
     )
 
 
-def to_batch(part: Part, views: dict[str, View], device: torch.device | str, *, seed: int = 0) -> Batch:
+def to_batch(part: SampleBatch, views: dict[str, View], device: torch.device | str, *, seed: int = 0) -> Batch:
     """A part on the device: augmented by its draws (where it has any) and normalised."""
     part = part.each(lambda tensor: tensor.to(device, non_blocking=True))
     inputs = {}
@@ -343,7 +347,7 @@ class _Sweep(Dataset):
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __getitem__(self, number: int) -> Part | ShardError:
+    def __getitem__(self, number: int) -> SampleBatch | ShardError:
         try:
             return join([read_pair(self.shards, self.views, index) for index in self.batches[number]])
         except ShardError as error:
@@ -357,7 +361,7 @@ def sweep_parts(
     batch_size: int = 256,
     workers: int = 0,
     indices: list[int] | None = None,
-) -> Iterator[Part]:
+) -> Iterator[SampleBatch]:
     """Every pair (or those at `indices`) once, whole and without augmentation, in order.
 
     Raises:

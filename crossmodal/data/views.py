@@ -8,7 +8,7 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from modalities import Modality, Window
+from modalities import CropBox, Modality
 from modalities.codecs.raster import orientation_of
 from modalities.common.random import generator
 
@@ -21,12 +21,12 @@ class View:
 
     modality: Modality
     aligned: bool = True  # shares the sample's window; otherwise it draws one of its own
-    look: int = 0  # which of the sample's shared windows, where views look several times
+    crop: int = 0  # which of the sample's shared windows, where views look several times
     repeats: bool = False  # all its draws return with the windows, as a teacher's must whose features are kept
 
 
 @dataclass(frozen=True)
-class Look:
+class Crop:
     """How windows are drawn in training.
 
     Raises:
@@ -42,15 +42,15 @@ class Look:
     def __post_init__(self) -> None:
         # written so that NaN fails each of them
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
-            raise ValueError(f"look.scale must be two shares above 0 and up to 1, low to high, got {self.scale}")
+            raise ValueError(f"crop.scale must be two shares above 0 and up to 1, low to high, got {self.scale}")
         if not 0 < self.ratio[0] <= self.ratio[1] < math.inf:
-            raise ValueError(f"look.ratio must be two finite numbers above 0, low to high, got {self.ratio}")
+            raise ValueError(f"crop.ratio must be two finite numbers above 0, low to high, got {self.ratio}")
         if not 0 <= self.flip <= 1:
-            raise ValueError(f"look.flip must be from 0 to 1, got {self.flip}")
+            raise ValueError(f"crop.flip must be from 0 to 1, got {self.flip}")
         if not 0 <= self.shift < 1:
-            raise ValueError(f"look.shift must be from 0 to below 1, got {self.shift}")
+            raise ValueError(f"crop.shift must be from 0 to below 1, got {self.shift}")
         if self.windows is not None and self.windows < 1:
-            raise ValueError(f"look.windows must be at least 1, or None, got {self.windows}")
+            raise ValueError(f"crop.windows must be at least 1, or None, got {self.windows}")
 
     def turn(self, epoch: int) -> int:
         """The first epoch that sees the windows of `epoch`."""
@@ -62,7 +62,7 @@ class Look:
         shape = self.ratio[0] * (self.ratio[1] / self.ratio[0]) ** shape
         return (area / shape) ** 0.5, (area * shape) ** 0.5
 
-    def draw(self, random: torch.Generator) -> Window:
+    def draw(self, random: torch.Generator) -> CropBox:
         """One window; but for `shift`, it lies inside the sample.
 
         Area and ratio are drawn again, up to ten times, where the window would not fit, as torchvision's
@@ -80,7 +80,7 @@ class Look:
                 height, width, top, left = min(1.0, 1 / ratio), min(1.0, ratio), 0.5, 0.5
         top = top * (1 - height + 2 * self.shift) - self.shift
         left = left * (1 - width + 2 * self.shift) - self.shift
-        return Window(top, left, height, width, flip < self.flip, start)
+        return CropBox(top, left, height, width, flip < self.flip, start)
 
 
 TRIES = 10  # as torchvision's RandomResizedCrop
@@ -90,7 +90,7 @@ TRIES = 10  # as torchvision's RandomResizedCrop
 class Draws:
     """All that is drawn for a pair in an epoch."""
 
-    look: Look | None
+    crop: Crop | None
     seed: int
     epoch: int
     key: str
@@ -99,19 +99,19 @@ class Draws:
         """For what a view draws by itself."""
         return generator(self.seed, self.turn if view.repeats else self.epoch, self.key, name, *what)
 
-    def window(self, name: str, view: View) -> Window:
+    def window(self, name: str, view: View) -> CropBox:
         """What the view sees of the sample."""
-        if self.look is None:
-            return Window()
+        if self.crop is None:
+            return CropBox()
         if not view.aligned:
-            return self.look.draw(self.generator(name, view, "window"))
-        number = () if view.look == 0 else (view.look,)
-        return self.look.draw(generator(self.seed, self.turn, self.key, "window", *number))
+            return self.crop.draw(self.generator(name, view, "window"))
+        number = () if view.crop == 0 else (view.crop,)
+        return self.crop.draw(generator(self.seed, self.turn, self.key, "window", *number))
 
     @property
     def turn(self) -> int:
         """The first epoch with these windows."""
-        return self.look.turn(self.epoch) if self.look else self.epoch
+        return self.crop.turn(self.epoch) if self.crop else self.epoch
 
 
 @dataclass(frozen=True)

@@ -46,9 +46,9 @@ def uniformity(rows: Float[Tensor, "rows dim"], *, t: float = 2.0) -> float:
     return math.log(max(total - count, 1e-300) / (count * (count - 1)))
 
 
-def instance_accuracy(originals: Float[Tensor, "rows dim"], looks: Float[Tensor, "rows dim"]) -> float:
+def instance_accuracy(originals: Float[Tensor, "rows dim"], crops: Float[Tensor, "rows dim"]) -> float:
     """Share of samples that lie nearer to their own look than to any other sample."""
-    unit, others = F.normalize(originals.double(), dim=1), F.normalize(looks.double(), dim=1)
+    unit, others = F.normalize(originals.double(), dim=1), F.normalize(crops.double(), dim=1)
     own, found, start = (unit * others).sum(1), 0, 0
     for piece in unit.split(max(1, SCORES // len(unit))):
         cosines = piece @ unit.T
@@ -77,14 +77,14 @@ def best_neighbours(
 
 def diagnose(
     original: Float[Tensor, "rows dim"],
-    looks: tuple[Float[Tensor, "rows dim"], Float[Tensor, "rows dim"]],
+    crops: tuple[Float[Tensor, "rows dim"], Float[Tensor, "rows dim"]],
     label: Int[Tensor, " rows"],
 ) -> dict[str, float]:
     """All but the kNN, of whole samples and two random looks at each; figures within classes where there are any."""
     found = {
-        "alignment": alignment(*looks),
+        "alignment": alignment(*crops),
         "uniformity": uniformity(original),
-        "instance": (instance_accuracy(original, looks[0]) + instance_accuracy(original, looks[1])) / 2,
+        "instance": (instance_accuracy(original, crops[0]) + instance_accuracy(original, crops[1])) / 2,
     }
     within = intra_class_alignment(original, label)
     return found if math.isnan(within) else found | {"intra_class": within}

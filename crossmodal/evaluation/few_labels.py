@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Int, Shaped
 from torch import Tensor
 
-from crossmodal.data.views import Look
+from crossmodal.data.views import Crop
 from crossmodal.encoders import Encoder
 from modalities import Modality
 from modalities.common.random import generator
@@ -51,7 +51,7 @@ def train_on(
     recipe: Recipe,
     *,
     loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
-    look: Look,
+    crop: Crop,
     seed: int,
     device: torch.device | str = "cpu",
 ) -> None:
@@ -71,7 +71,7 @@ def train_on(
         adapted, draws = [], []
         for place, position in enumerate(chosen):
             random = generator(seed, "few", step, place)
-            adapted.append(modality.adapt(signals[position], look.draw(random)))
+            adapted.append(modality.adapt(signals[position], crop.draw(random)))
             draws.append(modality.draw(random))
         batch = modality.augment(torch.stack(adapted).to(device), torch.stack(draws).to(device))
         logits = encoder(modality.normalise(batch)).logits

@@ -9,15 +9,15 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from crossmodal.certificates.posterior import Stochastic
+from crossmodal.certificates.posterior import GaussianPosterior
 from crossmodal.certificates.tuples import Tuples
 from crossmodal.data.loader import load_in_order
 from crossmodal.data.manifest import ShardError
-from crossmodal.data.reader import Part, join, read_pair, to_batch
+from crossmodal.data.reader import SampleBatch, join, read_pair, to_batch
 from crossmodal.data.shards import Shards
-from crossmodal.data.views import Look, View
+from crossmodal.data.views import Crop, View
 from crossmodal.encoders import Features
-from crossmodal.modules.certifying import Sight
+from crossmodal.modules.certifying import ExampleViews
 from modalities.common.random import generator
 
 HELD = 1 << 27  # numbers of examples that are kept in memory between passes: 512 MiB of float32
@@ -32,12 +32,12 @@ class _Pieces(Dataset):
     def __len__(self) -> int:
         return self.passes * len(self.examples.rows)
 
-    def __getitem__(self, number: int) -> Part | ShardError:
+    def __getitem__(self, number: int) -> SampleBatch | ShardError:
         told = self.examples
         turn, piece = divmod(number, len(told.rows))
         try:
             return join([
-                read_pair(told.shards, dict(told.views), index, look=told.look, address=(told.seed, turn))
+                read_pair(told.shards, dict(told.views), index, crop=told.crop, address=(told.seed, turn))
                 for index in told.rows[piece].flatten().tolist()
             ])  # fmt: skip
         except ShardError as error:
@@ -57,13 +57,13 @@ class Examples:
     views: Mapping[str, View]
     tuples: Tuples
     rows: Int[Tensor, "pieces at_once pairs"]
-    look: Look | None = None
+    crop: Crop | None = None
     seed: int = 0
     workers: int = 0
 
     @classmethod
     def plan(
-        cls, shards: Shards, views: Mapping[str, View], tuples: Tuples, *, at_once: int, look: Look | None = None,
+        cls, shards: Shards, views: Mapping[str, View], tuples: Tuples, *, at_once: int, crop: Crop | None = None,
         seed: int = 0, workers: int = 0,
     ) -> "Examples":  # fmt: skip
         """As many examples as the pairs make, but for those that fill no piece."""
@@ -73,7 +73,7 @@ class Examples:
             raise ValueError(f"{len(shards)} pairs make {len(rows)} examples of {tuples.pairs}, but {at_once} are "
                              "judged at once; lower certificate.at_once or tuples.negatives")  # fmt: skip
         rows = rows[: pieces * at_once].view(pieces, at_once, tuples.pairs)
-        return cls(shards, views, tuples, rows, look, seed, workers)
+        return cls(shards, views, tuples, rows, crop, seed, workers)
 
     @property
     def count(self) -> int:
@@ -82,7 +82,7 @@ class Examples:
 
     @torch.no_grad()
     def risk(
-        self, network: Stochastic, sight: Sight, *, device: torch.device, draws: int = 0, name: str = ""
+        self, network: GaussianPosterior, branch: ExampleViews, *, device: torch.device, draws: int = 0, name: str = ""
     ) -> tuple[float, int]:
         """The mean certified loss, and the number of weights it was drawn with; of the mean weights with no draws.
 
@@ -93,15 +93,15 @@ class Examples:
         for number, part in enumerate(self._parts(passes)):
             random = generator(self.seed, "draw", name, number)
             weights = network.draw(random) if draws else network.mean()
-            look: Callable[[Tensor], Features] = partial(network, weights=weights)
+            crop: Callable[[Tensor], Features] = partial(network, weights=weights)
             batch = to_batch(part, dict(self.views), device)
-            anchors, others = (rows.unflatten(0, self.rows.shape[1:]) for rows in sight.embed(look, batch))
+            anchors, others = (rows.unflatten(0, self.rows.shape[1:]) for rows in branch.embed(crop, batch))
             found.append(self.tuples.certified(anchors, others).double().mean())
         return torch.stack(found).mean().item(), passes * len(self.rows) if draws else 0
 
-    def _parts(self, passes: int) -> Iterator[Part]:
+    def _parts(self, passes: int) -> Iterator[SampleBatch]:
         numbers = self.rows.numel() * sum(torch.Size(view.modality.shape).numel() for view in self.views.values())
-        if self.look is not None or numbers > HELD:
+        if self.crop is not None or numbers > HELD:
             yield from load_in_order(_Pieces(self, passes), workers=self.workers)
             return
         kept = list(load_in_order(_Pieces(self, 1), workers=self.workers))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from crossmodal.distributed import gather
-from crossmodal.modules.gradient_cache import Tally, go_cached
+from crossmodal.modules.gradient_cache import GradientAccumulator, go_cached
 from crossmodal.objectives import Learner, Outcome
 
 
@@ -46,7 +46,7 @@ def refuse_taken(name: str, what: str) -> None:
         raise ValueError(f"{what} cannot be called {name!r}; give it another name")
 
 
-def why_not_alone(module: "Minimised") -> str | None:
+def why_not_alone(module: "TrainingModule") -> str | None:
     """What makes a batch of one pair useless to train by; None: nothing does."""
     for name, learner in module.learners.items():
         if learner.relates_pairs:
@@ -55,7 +55,7 @@ def why_not_alone(module: "Minimised") -> str | None:
     return "batch norm takes their mean and deviation" if mixes else None
 
 
-class Minimised(nn.Module):
+class TrainingModule(nn.Module):
     """All that is trained: the one module that DDP wraps. Nothing is remembered in its forward.
 
     Raises:
@@ -96,10 +96,10 @@ class Minimised(nn.Module):
             said.append(judge(embeddings))
             return said[0].total
 
-        tally = Tally(self)
-        loss = go_cached(embed, total, rows, chunk=chunk, tally=tally)
+        accumulator = GradientAccumulator(self)
+        loss = go_cached(embed, total, rows, chunk=chunk, accumulator=accumulator)
         outcomes = {name: replace(outcome, loss=outcome.loss.detach()) for name, outcome in said[0].outcomes.items()}
-        return Losses(tally.hand_out(loss), outcomes, said[0].others)
+        return Losses(accumulator.hand_out(loss), outcomes, said[0].others)
 
     def remember(self, losses: list[Losses]) -> None:
         """After the optimiser's step: hands each objective its memos of the step, from all ranks in the same order."""

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from crossmodal.certificates.bounds import catoni_objective
 from crossmodal.certificates.gaussians import ScaleGrid, kl_divergence, spherical
-from crossmodal.certificates.posterior import Stochastic
+from crossmodal.certificates.posterior import GaussianPosterior
 from crossmodal.certificates.tuples import Tuples
 from crossmodal.encoders import Encoder, Features, Leave, stay
-from crossmodal.modules.base import Losses, Minimised, unreached
+from crossmodal.modules.base import Losses, TrainingModule, unreached
 from crossmodal.objectives import Batch, Learner, Objective, Outcome
 
-Network = Encoder | Stochastic
+Network = Encoder | GaussianPosterior
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Penalty:
     delta: float
     grid: ScaleGrid | None  # of the prior's scales; None: it stays as it is, and no union is paid
 
-    def __call__(self, network: Stochastic, loss: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(self, network: GaussianPosterior, loss: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss with its penalty, and figures for the log; a learned scale stays below the grid's limit."""
         std, union = network.log_prior_std.double().exp(), loss.new_zeros(())
         if self.grid is not None:
@@ -38,31 +38,31 @@ class Penalty:
 
 
 @dataclass(frozen=True)
-class Sight:
+class ExampleViews:
     """What an example's two sides are of a batch: anchors and their pairs as a network embeds them, and the others."""
 
     anchor: str  # view that the network sees anchors by
     other: str  # view of positives and negatives, which may be the same
     fixed: Callable[[Batch], Tensor] | None = None  # embeds the others where the network does not: a frozen teacher
 
-    def embed(self, look: Callable[[Tensor], Features], batch: Batch) -> tuple[Tensor, Tensor]:
+    def embed(self, encode: Callable[[Tensor], Features], batch: Batch) -> tuple[Tensor, Tensor]:
         """The embeddings of both sides, in float32."""
-        anchors = look(batch.inputs[self.anchor]).embedding.float()
+        anchors = encode(batch.inputs[self.anchor]).embedding.float()
         if self.fixed is not None:
             return anchors, self.fixed(batch)
-        others = anchors if self.other == self.anchor else look(batch.inputs[self.other]).embedding.float()
+        others = anchors if self.other == self.anchor else encode(batch.inputs[self.other]).embedding.float()
         return anchors, others
 
 
-class Certifying(Minimised):
+class Certifying(TrainingModule):
     """A network that learns from contrastive examples; of a stochastic one, each step draws the weights anew.
 
     One draw serves a step, as in the source; see `crossmodal.certificates.tuples`.
     """
 
-    def __init__(self, network: Network, tuples: Tuples, sight: Sight, penalty: Penalty | None = None) -> None:
+    def __init__(self, network: Network, tuples: Tuples, views: ExampleViews, penalty: Penalty | None = None) -> None:
         super().__init__({"tuples": Learner()}, {"tuples": 1.0})
-        self.network, self.tuples, self.sight, self.penalty = network, tuples, sight, penalty
+        self.network, self.tuples, self.views, self.penalty = network, tuples, views, penalty
 
     @property
     def trained(self) -> dict[str, nn.Module]:
@@ -72,17 +72,17 @@ class Certifying(Minimised):
     def forward(self, batch: Batch) -> Losses:
         """The loss of the batch's examples, with the penalty of a posterior."""
         network = self.network
-        weights = network.draw() if isinstance(network, Stochastic) else None
+        weights = network.draw() if isinstance(network, GaussianPosterior) else None
 
-        def look(inputs: Tensor) -> Features:
+        def encode(inputs: Tensor) -> Features:
             return network(inputs) if weights is None else network(inputs, weights)
 
-        anchors, others = self.sight.embed(look, batch)
+        anchors, others = self.views.embed(encode, batch)
         loss, certified = self.tuples.trained(anchors, others, batch.index, batch.label, batch.seed)
         losses = self.add_up({"tuples": Outcome(loss)}, risk=certified)
         if self.penalty is None:
             return losses
-        assert isinstance(network, Stochastic)
+        assert isinstance(network, GaussianPosterior)
         total, figures = self.penalty(network, losses.total)
         return Losses(total, losses.outcomes, losses.others | figures)
 

@@ -34,7 +34,7 @@ def watch(views: Views, owners: Sequence[str]) -> dict[str, Tensor]:
         there = slice(None) if views.present is None else views.present[anchor]
         for name, value in _measure_place(views.queries[anchor][there][:SEEN]).items():
             figures[f"{name}{whose}"].append(value)
-    for anchor, other in views.meets:
+    for anchor, other in views.pairings:
         whose = "".join(f".{name}" for name in dict.fromkeys(owners[view] for view in sorted((anchor, other))))
         both = views.both(anchor, other)
         rows, keys, index = (

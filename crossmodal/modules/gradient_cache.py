@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from crossmodal.encoders import Encoder
 
 
-class Tally:
+class GradientAccumulator:
     """Sums of gradients, one for each parameter that asks for one."""
 
     def __init__(self, module: nn.Module) -> None:
@@ -48,7 +48,12 @@ class _HandOut(torch.autograd.Function):
 
 
 def go_local(
-    encoder: Encoder, batch: Tensor, judge: Callable[[int, Tensor], Tensor], *, unit: int, tally: Tally
+    encoder: Encoder,
+    batch: Tensor,
+    judge: Callable[[int, Tensor], Tensor],
+    *,
+    unit: int,
+    accumulator: GradientAccumulator,
 ) -> list[Tensor]:
     """One forward pass in which a loss at each stage trains that stage and the `unit` - 1 before it, and no other.
 
@@ -61,7 +66,7 @@ def go_local(
         batch: what it eats.
         judge: the loss on the map of a stage, by the stage's number; called for stages from `unit` - 1 on.
         unit: stages that a loss trains.
-        tally: of a module that holds the encoder and all that `judge` uses.
+        accumulator: of a module that holds the encoder and all that `judge` uses.
 
     Returns:
         The losses, of the first unit first.
@@ -82,11 +87,11 @@ def go_local(
             loss = judge(unit - 1 + len(losses), left)
             losses.append(loss.detach())
             if torch.is_grad_enabled():
-                slope = tally.pull([loss], [None], also=[left], keep=False)
+                slope = accumulator.pull([loss], [None], also=[left], keep=False)
                 for came, left in reversed(held[1:]):
                     assert came is not None
-                    slope = tally.pull([left], slope, also=[came], keep=len(losses) < units)
-                tally.pull([held[0][1]], slope, keep=False)
+                    slope = accumulator.pull([left], slope, also=[came], keep=len(losses) < units)
+                accumulator.pull([held[0][1]], slope, keep=False)
             held.pop(0)
         return entered
 
@@ -95,7 +100,12 @@ def go_local(
 
 
 def go_cached(
-    embed: Callable[[slice], Tensor], judge: Callable[[Tensor], Tensor], rows: int, *, chunk: int, tally: Tally
+    embed: Callable[[slice], Tensor],
+    judge: Callable[[Tensor], Tensor],
+    rows: int,
+    *,
+    chunk: int,
+    accumulator: GradientAccumulator,
 ) -> Tensor:
     """The loss of a whole batch whose encoders see `chunk` rows at a time: gradient caching.
 
@@ -108,7 +118,7 @@ def go_cached(
         judge: the loss on the embeddings of all rows.
         rows: in the batch.
         chunk: rows seen at a time.
-        tally: of a module that holds all that `embed` and `judge` use.
+        accumulator: of a module that holds all that `embed` and `judge` use.
 
     Source: Gao et al. 2021, https://arxiv.org/abs/2101.06983, section 3.2.
     """
@@ -120,12 +130,12 @@ def go_cached(
             found.append(embed(piece))
     whole = torch.cat(found).requires_grad_()
     loss = judge(whole)
-    (slopes,) = tally.pull([loss], [None], also=[whole], keep=False)
+    (slopes,) = accumulator.pull([loss], [None], also=[whole], keep=False)
     assert slopes is not None
     after = _random_state()
     for piece, state in zip(pieces, states, strict=True):
         _set_random_state(state)
-        tally.pull([embed(piece)], [slopes[piece]], keep=False)
+        accumulator.pull([embed(piece)], [slopes[piece]], keep=False)
     _set_random_state(after)
     return loss
 

@@ -13,26 +13,26 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from crossmodal.encoders import Encoder
-from crossmodal.modules.base import Losses, Minimised
+from crossmodal.modules.base import Losses, TrainingModule
 from crossmodal.modules.collapse import watch
-from crossmodal.modules.gradient_cache import Tally, go_local, is_batch_norm, refuse_norms
-from crossmodal.multiview import Meets, Multiview, Views, answering
+from crossmodal.modules.gradient_cache import GradientAccumulator, go_local, is_batch_norm, refuse_norms
+from crossmodal.multiview import Multiview, Pairings, Views, answering
 from crossmodal.objectives import Batch, Outcome
 
 
-def name_look(view: str, look: int) -> str:
-    """What a view is called that sees look number `look`."""
-    return f"{view}.{look}"
+def name_crop(view: str, crop: int) -> str:
+    """What a view is called that sees look number `crop`."""
+    return f"{view}.{crop}"
 
 
-def which_meet(
-    encoders: list[str], looks: int, *, graph: Literal["full", "across", "core"], core: str | None, symmetric: bool
-) -> Meets:
+def find_pairings(
+    encoders: list[str], crops: int, *, graph: Literal["full", "across", "core"], core: str | None, symmetric: bool
+) -> Pairings:
     """Which views meet, as (anchor, candidate); the views of the first encoder come first, look by look.
 
     Args:
         encoders: by name.
-        looks: at a sample, of each encoder.
+        crops: at a sample, of each encoder.
         graph: full: all views; across: those of different encoders (CMC's full graph, with one look); core: those of
             the encoder `core` with those of others (CMC's core view).
         core: the encoder in the middle of that graph.
@@ -44,21 +44,21 @@ def which_meet(
     if (graph == "core") != (core is not None) or (core is not None and core not in encoders):
         raise ValueError(f"core must be one of the encoders, {', '.join(encoders)}, with graph: core and only there, "
                          f"got graph: {graph} and core: {core}")  # fmt: skip
-    owner = [encoder for encoder in encoders for _ in range(looks)]
-    meets = tuple(
+    owner = [encoder for encoder in encoders for _ in range(crops)]
+    pairings = tuple(
         (one, other)
         for one, other in permutations(range(len(owner)), 2)
         if (symmetric or one < other)
         and (graph == "full" or owner[one] != owner[other])
         and (graph != "core" or core in (owner[one], owner[other]))
     )
-    if not meets and len(owner) > 1:
+    if not pairings and len(owner) > 1:
         raise ValueError("no two views meet; take graph: full, or two encoders")
-    return meets
+    return pairings
 
 
 @dataclass(frozen=True)
-class Sight:
+class Branch:
     """An encoder, the view it sees, and the head through which it is compared."""
 
     encoder: Encoder
@@ -66,7 +66,7 @@ class Sight:
     head: nn.Module
 
 
-class Pretraining(Minimised):
+class Pretraining(TrainingModule):
     """Encoders, heads and multiview objectives; all looks of an encoder pass it as one batch.
 
     With `momentum`, keys come from encoders and heads that follow these slowly, and a `predictor` stands between a head
@@ -81,12 +81,12 @@ class Pretraining(Minimised):
 
     def __init__(
         self,
-        sights: Mapping[str, Sight],
+        branches: Mapping[str, Branch],
         objectives: Mapping[str, Multiview],
         weights: Mapping[str, float],
         *,
-        looks: int,
-        meets: Meets,
+        crops: int,
+        pairings: Pairings,
         momentum: float | None = None,
         predictors: Mapping[str, nn.Module] | None = None,
         chunk: int | None = None,
@@ -94,24 +94,24 @@ class Pretraining(Minimised):
         super().__init__(objectives, weights)
         if (chunk is not None and chunk < 1) or not 0 <= (momentum or 0) < 1:
             raise ValueError(f"chunk must be at least 1 and momentum from 0 to below 1, got {chunk} and {momentum}")
-        if predictors and (momentum is None or not predictors.keys() <= sights.keys()):
+        if predictors and (momentum is None or not predictors.keys() <= branches.keys()):
             raise ValueError(f"predictors belong to encoders with momentum, got {', '.join(predictors)} with momentum "
-                             f"{momentum} for {', '.join(sights)}")  # fmt: skip
+                             f"{momentum} for {', '.join(branches)}")  # fmt: skip
         self.seen = {
-            name: {place * looks + look: name_look(sight.view, look) for look in range(looks)}
-            for place, (name, sight) in enumerate(sights.items())
+            name: {place * crops + crop: name_crop(branch.view, crop) for crop in range(crops)}
+            for place, (name, branch) in enumerate(branches.items())
         }  # by number
-        self.encoders = nn.ModuleDict({name: sight.encoder for name, sight in sights.items()})
-        self.heads = nn.ModuleDict({name: sight.head for name, sight in sights.items()})
+        self.encoders = nn.ModuleDict({name: branch.encoder for name, branch in branches.items()})
+        self.heads = nn.ModuleDict({name: branch.head for name, branch in branches.items()})
         self.predictors = nn.ModuleDict(predictors or {})
         self.slow = nn.ModuleDict()
         if momentum is not None:
             self.slow = nn.ModuleDict({"encoders": self.encoders, "heads": self.heads})
             self.slow = copy.deepcopy(self.slow).requires_grad_(False)
-        self.meets, self.momentum, self.chunk = meets, momentum, chunk
+        self.pairings, self.momentum, self.chunk = pairings, momentum, chunk
         every = {number for views in self.seen.values() for number in views}
-        self.asking = every if momentum is None else {anchor for anchor, _ in meets}
-        self.answering = every if any(each.reads_every_key for each in objectives.values()) else {*answering(meets)}
+        self.asking = every if momentum is None else {anchor for anchor, _ in pairings}
+        self.answering = every if any(each.reads_every_key for each in objectives.values()) else {*answering(pairings)}
         for name, views in self.seen.items():
             if self.asking.isdisjoint(views):
                 raise ValueError(f"encoder {name} would learn nothing: with momentum only anchors do, and none of its "
@@ -153,16 +153,16 @@ class Pretraining(Minimised):
             numbers = sorted(wanted & views.keys())
             if not numbers:
                 continue
-            looks = [batch.inputs[views[number]][piece] for number in numbers]
+            crops = [batch.inputs[views[number]][piece] for number in numbers]
             there = _chosen(batch.present.get(views[numbers[0]]), piece)
-            seen = torch.cat(looks if there is None else [look[there] for look in looks])
+            seen = torch.cat(crops if there is None else [crop[there] for crop in crops])
             passed = [encoders[name], heads[name]]  # type: ignore[index]
             if name in self.predictors and not slow:
                 passed.append(self.predictors[name])
             with nullcontext() if there is None or len(there) > 1 else _resting_norms(passed):
                 unit = _unit_vectors(seen, *passed).unflatten(0, (len(numbers), -1))
             if there is not None:
-                unit = unit.new_zeros(len(numbers), len(looks[0]), unit.shape[2]).index_copy(1, there, unit)
+                unit = unit.new_zeros(len(numbers), len(crops[0]), unit.shape[2]).index_copy(1, there, unit)
             found |= dict(zip(numbers, unit, strict=True))
         none = torch.zeros_like(unit[0])
         return torch.stack([found.get(number, none) for views in self.seen.values() for number in views], 1)
@@ -179,23 +179,23 @@ class Pretraining(Minimised):
             owners = [name for name, seen in self.seen.items() for _ in seen]
             named = [view for seen in self.seen.values() for view in seen.values()]
             present = torch.stack([batch.present[view] for view in named]) if batch.present else None
-            views = Views(ours, ours if keys is queries else keys.transpose(0, 1), self.meets, batch.index,
+            views = Views(ours, ours if keys is queries else keys.transpose(0, 1), self.pairings, batch.index,
                           batch.label, present, batch.seed)  # fmt: skip
             outcomes = {name: self.objectives[name](views) for name in self.learners}
             return self.add_up(outcomes, **watch(views, owners))
 
 
-class LocalPretraining(Minimised):
+class LocalPretraining(TrainingModule):
     """One encoder of which each `unit` of neighbouring stages is trained by objectives of its own (LoCo).
 
     Objectives are named after the stage that they look at; the loss is their sum.
 
     Args:
-        sight: encoder and view, and the heads of the stages from `unit` - 1 on, an `nn.ModuleList`.
+        branch: encoder and view, and the heads of the stages from `unit` - 1 on, an `nn.ModuleList`.
         objectives: by name, one for each of these stages.
         weights: of the objectives, by name.
-        looks: at a sample.
-        meets: which of them meet.
+        crops: at a sample.
+        pairings: which of them meet.
         unit: stages that a loss trains: 2 as published, 1 for greedy InfoMax.
 
     Raises:
@@ -204,12 +204,12 @@ class LocalPretraining(Minimised):
 
     def __init__(
         self,
-        sight: Sight,
+        branch: Branch,
         objectives: Mapping[str, list[Multiview]],
         weights: Mapping[str, float],
         *,
-        looks: int,
-        meets: Meets,
+        crops: int,
+        pairings: Pairings,
         unit: int = 2,
     ) -> None:
         named = {
@@ -218,13 +218,13 @@ class LocalPretraining(Minimised):
             for number, objective in enumerate(each)
         }
         super().__init__(named, {name: weights[name.partition(".")[0]] for name in named})
-        check_stages(sight.encoder, unit)
-        self.encoder, self.heads, self.unit, self.meets = sight.encoder, sight.head, unit, meets
-        units = len(sight.encoder.spec.maps) - unit + 1
-        for name, each in {"heads": sight.head, **objectives}.items():
+        check_stages(branch.encoder, unit)
+        self.encoder, self.heads, self.unit, self.pairings = branch.encoder, branch.head, unit, pairings
+        units = len(branch.encoder.spec.maps) - unit + 1
+        for name, each in {"heads": branch.head, **objectives}.items():
             if len(each) != units:  # type: ignore[arg-type]
                 raise ValueError(f"{name} must be {units}, one for each stage from {unit} on, got {len(each)}")  # type: ignore[arg-type]
-        self.seen = [name_look(sight.view, look) for look in range(looks)]
+        self.seen = [name_crop(branch.view, crop) for crop in range(crops)]
         self.kinds = list(objectives)
 
     @property
@@ -234,12 +234,12 @@ class LocalPretraining(Minimised):
 
     def forward(self, batch: Batch) -> Losses:
         """The sum over units; gradients are computed here and handed out in the backward pass."""
-        tally, outcomes, others = Tally(self), {}, {}
+        accumulator, outcomes, others = GradientAccumulator(self), {}, {}
 
         def judge(stage: int, picture: Tensor) -> Tensor:
             vectors = self.heads[stage - self.unit + 1](picture)  # type: ignore[index]
             vectors = F.normalize(vectors, dim=1).unflatten(0, (len(self.seen), -1))
-            views = Views(vectors, vectors, self.meets, batch.index, batch.label, seed=batch.seed)
+            views = Views(vectors, vectors, self.pairings, batch.index, batch.label, seed=batch.seed)
             names = [f"{kind}.stage{stage + 1}" for kind in self.kinds]
             with torch.autocast(vectors.device.type, enabled=False):
                 found: dict[str, Outcome] = {name: self.objectives[name.replace(".", "/")](views) for name in names}
@@ -249,8 +249,8 @@ class LocalPretraining(Minimised):
             return torch.stack([self.weights[name] * outcome.loss for name, outcome in found.items()]).sum()
 
         seen = torch.cat([batch.inputs[view] for view in self.seen])
-        losses = go_local(self.encoder, seen, judge, unit=self.unit, tally=tally)
-        return Losses(tally.hand_out(torch.stack(losses).sum()), outcomes, others)
+        losses = go_local(self.encoder, seen, judge, unit=self.unit, accumulator=accumulator)
+        return Losses(accumulator.hand_out(torch.stack(losses).sum()), outcomes, others)
 
 
 def check_stages(encoder: Encoder, unit: int) -> None:

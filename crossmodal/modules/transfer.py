@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from crossmodal.encoders import Encoder, Features
-from crossmodal.modules.base import Losses, Minimised
+from crossmodal.modules.base import Losses, TrainingModule
 from crossmodal.modules.gradient_cache import refuse_norms
 from crossmodal.objectives import Batch, Objective
 
@@ -20,7 +20,7 @@ class Term:
     teacher: str | None = None  # whose features it compares with
 
 
-class Transfer(Minimised):
+class Transfer(TrainingModule):
     """Student and objectives. Teachers stay outside; their features come in.
 
     The student sees nothing, so that its running statistics stay, where no objective looks at it. With `chunk` it sees

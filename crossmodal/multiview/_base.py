@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from crossmodal.contrast.pool import Known
+from crossmodal.contrast.pool import PairIds
 from crossmodal.contrast.scores import COLDEST
 from crossmodal.distributed import gather, gather_with_gradient
 from crossmodal.objectives import Learner, Outcome
 
-Meets = tuple[tuple[int, int], ...]  # (anchor, candidate): views by their number
+Pairings = tuple[tuple[int, int], ...]  # (anchor, candidate): views by their number
 
 
 @dataclass(frozen=True)
@@ -27,20 +27,20 @@ class Views:
 
     queries: Float[Tensor, "views batch dim"]
     keys: Float[Tensor, "views batch dim"]
-    meets: Meets  # which views are brought together, each with itself as the anchor
+    pairings: Pairings  # which views are brought together, each with itself as the anchor
     index: Int[Tensor, " batch"]  # stable number of each pair in its data set
     label: Int[Tensor, " batch"]  # class, -1 where there is none
     present: Bool[Tensor, "views batch"] | None = None  # which views a pair has; None: all
     seed: int = 0  # address of the draws of this step: the same on every rank
 
     @property
-    def known(self) -> Known:
+    def known(self) -> PairIds:
         """Numbers and labels of the pairs."""
-        return Known(self.index, self.label)
+        return PairIds(self.index, self.label)
 
-    def known_in(self, view: int) -> Known:
+    def ids_in(self, view: int) -> PairIds:
         """The same, with what of them is there in a view."""
-        return Known(self.index, self.label, None if self.present is None else self.present[view])
+        return PairIds(self.index, self.label, None if self.present is None else self.present[view])
 
     def both(self, anchor: int, other: int) -> Int[Tensor, " some"] | None:
         """The pairs that have two views; None: all."""
@@ -48,12 +48,12 @@ class Views:
 
     def partners(self, anchor: int) -> list[int]:
         """The views that an anchor view meets."""
-        return [other for view, other in self.meets if view == anchor]
+        return [other for view, other in self.pairings if view == anchor]
 
     @property
     def anchors(self) -> list[int]:
         """The views that meet others; where none does, all."""
-        return sorted({view for view, _ in self.meets}) or [*range(len(self.queries))]
+        return sorted({view for view, _ in self.pairings}) or [*range(len(self.queries))]
 
 
 class Multiview(Learner, ABC):
@@ -77,9 +77,9 @@ class Multiview(Learner, ABC):
         return []
 
 
-def answering(meets: Meets) -> list[int]:
+def answering(pairings: Pairings) -> list[int]:
     """The views that anchors meet, by their number."""
-    return sorted({other for _, other in meets})
+    return sorted({other for _, other in pairings})
 
 
 def scale_of(name: str, temperature: float) -> Tensor:
@@ -93,7 +93,7 @@ def scale_of(name: str, temperature: float) -> Tensor:
     return torch.tensor(1 / temperature)
 
 
-def everyone(views: Views, *, gathers: bool) -> tuple[Float[Tensor, "rows dim"], Known]:
+def everyone(views: Views, *, gathers: bool) -> tuple[Float[Tensor, "rows dim"], PairIds]:
     """The keys of all views and, where they are gathered, of all ranks, with what is known of them; view by view."""
     keys, index, label, present = views.keys, views.index, views.label, views.present
     if gathers:
@@ -102,4 +102,4 @@ def everyone(views: Views, *, gathers: bool) -> tuple[Float[Tensor, "rows dim"],
         keys = gather_with_gradient(keys.transpose(0, 1).flatten(1)).unflatten(1, (len(keys), -1)).transpose(0, 1)
         index, label = gather(index), gather(label)
     there = None if present is None else present.flatten()
-    return keys.flatten(0, 1), Known(index.repeat(len(keys)), label.repeat(len(keys)), there)
+    return keys.flatten(0, 1), PairIds(index.repeat(len(keys)), label.repeat(len(keys)), there)

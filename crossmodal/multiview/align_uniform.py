@@ -7,7 +7,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from crossmodal.distributed import gather, gather_with_gradient
-from crossmodal.multiview import Meets, Multiview, Views
+from crossmodal.multiview import Multiview, Pairings, Views
 from crossmodal.objectives import Outcome
 
 
@@ -26,7 +26,7 @@ class AlignUniform(Multiview):
     def __init__(
         self,
         dim: int,
-        meets: Meets,
+        pairings: Pairings,
         pairs: int,
         *,
         alpha: float = 2.0,  # power of the distance between views of a pair
@@ -44,7 +44,7 @@ class AlignUniform(Multiview):
         """The weighted sum of both."""
         aligned = torch.stack([
             _squares(views.queries[view], views.keys[other]).clamp(min=1e-12).pow(self.alpha / 2).mean()
-            for view, other in views.meets
+            for view, other in views.pairings
         ]).mean()  # fmt: skip
         different = torch.pdist(gather(views.index)[:, None].double(), p=1) > 0  # of two rows, in the order of pdist
         uniform = torch.stack([self._uniformity(views.queries[view], different) for view in views.anchors]).mean()

@@ -10,7 +10,7 @@ from torch import Tensor
 from crossmodal.contrast.pool import Relation
 from crossmodal.contrast.queue import Queue
 from crossmodal.distributed import gather, gather_with_gradient
-from crossmodal.multiview import Meets, Multiview, Views, answering, everyone
+from crossmodal.multiview import Multiview, Pairings, Views, answering, everyone
 from crossmodal.multiview.common.pools import ViewPools
 from crossmodal.objectives import Outcome
 
@@ -43,7 +43,7 @@ class CACR(Multiview):
     def __init__(
         self,
         dim: int,
-        meets: Meets,
+        pairings: Pairings,
         pairs: int,
         *,
         t_plus: float = 1.0,  # inverse temperature of attraction; without effect where an anchor has one positive
@@ -70,9 +70,9 @@ class CACR(Multiview):
         self.rbf_t = rbf_t if cost == "rbf" else None
         self.detaches, self.tau_plus = weights == "detached", tau_plus
         self.queues = ViewPools({
-            view: Queue(Relation(), queue, dim, dtype=torch.float32) for view in (answering(meets) if queue else ())
+            view: Queue(Relation(), queue, dim, dtype=torch.float32) for view in (answering(pairings) if queue else ())
         })  # fmt: skip
-        self.lonely = any(len([view for view, _ in meets if view == anchor]) == 1 for anchor, _ in meets)
+        self.lonely = any(len([view for view, _ in pairings if view == anchor]) == 1 for anchor, _ in pairings)
 
     def forward(self, views: Views) -> Outcome:
         """The loss; figures are attraction and repulsion, unweighted."""
@@ -109,7 +109,7 @@ class CACR(Multiview):
         """Where attraction has a single positive, so that its weights do nothing."""
         if not self.lonely or self.t_plus == 0:
             return []
-        return ["an anchor has one positive, so that attraction is plain alignment whatever t_plus; take looks: 4 or "
+        return ["an anchor has one positive, so that attraction is plain alignment whatever t_plus; take crops: 4 or "
                 "more, as published"]  # fmt: skip
 
     def _repel(

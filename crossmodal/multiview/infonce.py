@@ -5,7 +5,7 @@ from torch import Tensor
 
 from crossmodal.contrast.losses import infonce
 from crossmodal.contrast.options import Negatives
-from crossmodal.multiview import Meets, Multiview, Views
+from crossmodal.multiview import Multiview, Pairings, Views
 from crossmodal.multiview.common.pairwise import Pairwise
 from crossmodal.objectives import Outcome
 
@@ -29,7 +29,7 @@ class InfoNCE(Multiview):
     def __init__(
         self,
         dim: int,
-        meets: Meets,
+        pairings: Pairings,
         pairs: int,
         *,
         temperature: float = 0.1,  # divides cosines
@@ -37,7 +37,7 @@ class InfoNCE(Multiview):
         every_view: bool | None = None,  # negatives of all views, not only of the other one; null: if of the batch
     ) -> None:
         super().__init__()
-        self.pairwise = Pairwise("infonce", dim, meets, pairs, temperature=temperature, negatives=negatives,
+        self.pairwise = Pairwise("infonce", dim, pairings, pairs, temperature=temperature, negatives=negatives,
                                  default="gathered", every_view=every_view)  # fmt: skip
         self.needs_labels, self.reads_every_key = self.pairwise.needs_labels, self.pairwise.every_view
 

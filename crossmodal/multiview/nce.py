@@ -7,7 +7,7 @@ from torch import Tensor
 
 from crossmodal.contrast.losses import nce
 from crossmodal.contrast.options import Negatives
-from crossmodal.multiview import Meets, Multiview, Views
+from crossmodal.multiview import Multiview, Pairings, Views
 from crossmodal.multiview.common.pairwise import Pairwise
 from crossmodal.objectives import Outcome
 
@@ -33,14 +33,16 @@ class NCE(Multiview):
     def __init__(
         self,
         dim: int,
-        meets: Meets,
+        pairings: Pairings,
         pairs: int,
         *,
         temperature: float = 0.07,  # divides cosines
         negatives: Negatives = Negatives(),  # where they come from; the default source is bank
     ) -> None:
         super().__init__()
-        self.pairwise = Pairwise("nce", dim, meets, pairs, temperature=temperature, negatives=negatives, default="bank")
+        self.pairwise = Pairwise(
+            "nce", dim, pairings, pairs, temperature=temperature, negatives=negatives, default="bank"
+        )
         self.needs_labels = self.pairwise.needs_labels
         self.count = negatives.count if self.pairwise.negatives.source == "bank" else None
         self.register_buffer("log_z", torch.tensor(1 / (2 * dim * temperature**2)), persistent=False)

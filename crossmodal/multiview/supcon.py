@@ -7,9 +7,9 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from crossmodal.contrast.losses import infonce, infonce_in
-from crossmodal.contrast.pool import Known
+from crossmodal.contrast.pool import PairIds
 from crossmodal.contrast.scores import Candidates, Mask, Relate, contrast
-from crossmodal.multiview import Meets, Multiview, Views, everyone, scale_of
+from crossmodal.multiview import Multiview, Pairings, Views, everyone, scale_of
 from crossmodal.objectives import Outcome
 
 
@@ -37,7 +37,7 @@ class SupCon(Multiview):
     def __init__(
         self,
         dim: int,
-        meets: Meets,
+        pairings: Pairings,
         pairs: int,
         *,
         temperature: float = 0.1,  # divides cosines
@@ -63,7 +63,7 @@ class SupCon(Multiview):
             seen = sorted({anchor, *views.partners(anchor)})
             picked = rows if len(seen) == len(by_view) else by_view[seen].flatten(0, 1)
             own = torch.arange(len(seen)).repeat_interleave(len(label)) == seen.index(anchor)
-            held = Known(known.index[: len(label)].repeat(len(seen)), label.repeat(len(seen)))
+            held = PairIds(known.index[: len(label)].repeat(len(seen)), label.repeat(len(seen)))
             candidates = Candidates(picked, _relate(views.known, held, own.to(label.device)))
             losses.append(contrast(self.head, views.queries[anchor], candidates, scale=self.scale,
                                    bias=torch.zeros_like(self.scale)))  # fmt: skip
@@ -72,7 +72,7 @@ class SupCon(Multiview):
         return Outcome(self.factor * torch.stack(losses).sum() * ranks / torch.stack(counts).sum().clamp(min=1))
 
 
-def _relate(anchors: Known, candidates: Known, own: Bool[Tensor, " candidates"]) -> Relate:
+def _relate(anchors: PairIds, candidates: PairIds, own: Bool[Tensor, " candidates"]) -> Relate:
     """Positive and valid candidates of some anchors, whose `own` view's row of their pair is neither."""
 
     def relate(piece: slice | Tensor) -> tuple[Mask, Mask]:
@@ -84,7 +84,7 @@ def _relate(anchors: Known, candidates: Known, own: Bool[Tensor, " candidates"])
     return relate
 
 
-def _anchors(known: Known, pairs: int, *, alone: bool) -> Tensor:
+def _anchors(known: PairIds, pairs: int, *, alone: bool) -> Tensor:
     """How many rows of a view have a positive; where there is no other view, those that share another pair's label."""
     index, label = known.index[:pairs], known.key[:pairs]
     if not alone:

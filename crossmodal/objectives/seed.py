@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from crossmodal.contrast.losses import Scored
-from crossmodal.contrast.pool import Known, Relation
+from crossmodal.contrast.pool import PairIds, Relation
 from crossmodal.contrast.queue import Queue
 from crossmodal.contrast.scores import Candidates, contrast
 from crossmodal.encoders import Features, Spec
@@ -67,7 +67,7 @@ class SEED(Objective):
         assert teacher is not None
         with torch.autocast(student.embedding.device.type, enabled=False):
             ours, theirs = self.project(student, teacher)
-            known = Known(batch.index, batch.label)
+            known = PairIds(batch.index, batch.label)
             candidates = self._with_target(self.queue.candidates(theirs, self.queue.choose(known, batch.seed)), theirs)
             scale, bias = ours.new_tensor(1 / self.student_temperature), ours.new_zeros(())
             loss = contrast(_cross_entropy, ours, candidates, scale=scale, bias=bias) / len(ours)
@@ -76,7 +76,7 @@ class SEED(Objective):
     def remember(self, *memo: Tensor) -> None:
         """The queue learns the teacher's embeddings."""
         index, label, theirs = memo
-        self.queue.remember(theirs, Known(index, label))
+        self.queue.remember(theirs, PairIds(index, label))
 
     def memory(self) -> dict[str, Tensor]:
         """The queue; the live tensors."""

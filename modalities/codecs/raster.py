@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from PIL import ExifTags, Image
 from torch import Tensor
 
-from modalities import DecodeError, Window
+from modalities import CropBox, DecodeError
 from modalities.common.options import Limit
 
 PNG, NPY, JPEG = b"\x89PNG\r\n\x1a\n", b"\x93NUMPY", b"\xff\xd8\xff"
@@ -240,8 +240,8 @@ def encode_colour(signal: Float[Tensor, "3 height width"], quality: int) -> byte
     return write_pixels(pixels.numpy(), "JPEG", quality=quality, subsampling="4:2:0")
 
 
-def look(
-    signal: Float[Tensor, "channels height width"], window: Window, size: int, *, nearest: bool = False
+def resize_crop(
+    signal: Float[Tensor, "channels height width"], window: CropBox, size: int, *, nearest: bool = False
 ) -> Float[Tensor, "channels {size} {size}"]:
     """The part of a picture that `window` shows, resized to a square; bilinear with antialiasing unless `nearest`.
 

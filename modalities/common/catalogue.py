@@ -91,6 +91,14 @@ class Catalogue:
         """What can be set on an entry: fields of a dataclass, else keyword-only parameters of `__init__`."""
         return read_options(self._source(name), self._class(name))
 
+    def renamed(self, name: str) -> dict[str, str]:
+        """Options that earlier versions of the entry had, each with its present name: the literal `RENAMED`."""
+        return next((
+            ast.literal_eval(item.value)
+            for item in self._class(name).body
+            if isinstance(item, ast.AnnAssign) and ast.unparse(item.target) == "RENAMED" and item.value is not None
+        ), {})  # fmt: skip
+
     def summary(self, name: str) -> str:
         """The first line of the entry's docstring."""
         return summary(self._class(name))

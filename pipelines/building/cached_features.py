@@ -12,7 +12,7 @@ from crossmodal.data.shards import Shards
 from crossmodal.data.views import View
 from pipelines.building.teachers import teacher_digest
 from pipelines.config import ConfigError, at, differences, to_plain
-from pipelines.schemas.common import LookConfig, TeacherConfig, TrainConfig, ViewConfig
+from pipelines.schemas.common import CropConfig, TeacherConfig, TrainConfig, ViewConfig
 
 
 @runtime_checkable
@@ -36,7 +36,7 @@ class Taught(Protocol):
         """The seed of all draws."""
 
 
-def origin(config: Taught, name: str, look: LookConfig, shards: Shards, views: Mapping[str, View]) -> dict[str, Any]:
+def origin(config: Taught, name: str, crop: CropConfig, shards: Shards, views: Mapping[str, View]) -> dict[str, Any]:
     """All that decides what a teacher says of every pair, but for the number of windows, as JSON gives it back."""
     teacher, view = config.teachers[name], views[config.teachers[name].view]
     published = {key: to_plain(getattr(teacher, key)) for key in ("encoder", "classes", "first_layer")}
@@ -52,7 +52,7 @@ def origin(config: Taught, name: str, look: LookConfig, shards: Shards, views: M
             "aligned": view.aligned,
             **asdict(view.modality),  # type: ignore[call-overload]  # every entry is a dataclass
         },
-        "look": {key: value for key, value in to_plain(look).items() if key != "windows"},
+        "look": {key: value for key, value in to_plain(crop).items() if key != "windows"},
         "seed": config.seed,
         "crops": 2,  # the rule by which they are drawn; 1 clipped those that did not fit
     }  # fmt: skip
@@ -78,8 +78,8 @@ def _open(config: Taught, name: str, train: TrainConfig, shards: Shards, views: 
     key, folder = f"teachers.{name}.features", Path(str(config.teachers[name].features))
     with at(key):
         found = FeatureShards.open(folder, shards.places)
-    wanted = min(train.epochs, train.look.windows or train.epochs)
-    needed = {"windows": wanted, **origin(config, name, train.look, shards, views)}
+    wanted = min(train.epochs, train.crop.windows or train.epochs)
+    needed = {"windows": wanted, **origin(config, name, train.crop, shards, views)}
     kept = {"windows": min(found.manifest.windows, wanted), **found.manifest.origin}
     if kept != needed:
         only_few = kept | {"windows": wanted} == needed
@@ -87,7 +87,7 @@ def _open(config: Taught, name: str, train: TrainConfig, shards: Shards, views: 
             f"{key}: {folder} holds other features than this transfer needs. What differs:",
             *(f"  {line}" for line in differences(kept, needed)),
             f"make them anew: {_renewal(folder, config, name, kept, needed)}",
-            *([f"or set train.look.windows={found.manifest.windows}"] if only_few else []),
+            *([f"or set train.crop.windows={found.manifest.windows}"] if only_few else []),
         ])  # fmt: skip
     return found
 
@@ -99,7 +99,7 @@ def _renewal(folder: Path, config: Taught, name: str, kept: dict[str, Any], need
     before = kept["preprocessing"] if kept["view"] == view else {}  # another view may not be in the config yet
     eyes = {option: value for option, value in needed["preprocessing"].items() if before.get(option, ...) != value}
     settings = {
-        "windows": {"look.windows": needed["windows"]},
+        "windows": {"crop.windows": needed["windows"]},
         "data": {"data": config.data},
         "weights": {teacher: network},
         "network": {teacher: network},

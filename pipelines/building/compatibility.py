@@ -5,13 +5,13 @@ from pathlib import Path
 import torch
 
 from crossmodal import export
-from modalities import MODALITIES, Modality, Window
+from modalities import MODALITIES, CropBox, Modality
 from modalities.common.random import generator
 from modalities.synthetic.scene import draw_scene
 from pipelines.config import ConfigError
 
 
-def refuse_other_sight(trained: Modality, given: Modality, key: str) -> None:
+def refuse_other_view(trained: Modality, given: Modality, key: str) -> None:
     """A teacher must be shown what it was trained on: the same modality, size, units and normalisation.
 
     Raises:
@@ -29,7 +29,7 @@ def refuse_other_sight(trained: Modality, given: Modality, key: str) -> None:
                            "same scene would reach it as other numbers; give it a view of its own"])  # fmt: skip
 
 
-def tell_other_sight(weights: Path, given: Modality) -> str:
+def describe_other_view(weights: Path, given: Modality) -> str:
     """What an exported model was trained to see, to follow its name, where the view gives something else.
 
     Raises:
@@ -55,4 +55,4 @@ def tell_other_sight(weights: Path, given: Modality) -> str:
 def _sight(modality: Modality) -> torch.Tensor:
     """What a network is given of a scene, the same one every time."""
     signal = modality.render(draw_scene(generator("sight")))
-    return modality.normalise(modality.adapt(signal, Window())[None])
+    return modality.normalise(modality.adapt(signal, CropBox())[None])

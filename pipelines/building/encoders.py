@@ -7,7 +7,7 @@ from crossmodal.data.manifest import sha256_of
 from crossmodal.data.views import View
 from crossmodal.encoders import Encoder
 from crossmodal.weights import find_weights, load_pretrained
-from pipelines.building.compatibility import tell_other_sight
+from pipelines.building.compatibility import describe_other_view
 from pipelines.building.normalisation import tell_published
 from pipelines.config import at
 from pipelines.runs.console import say
@@ -29,7 +29,7 @@ def build_student(config: StudentConfig, views: Mapping[str, View], classes: int
     if config.weights is not None:
         with at(f"{key}.weights"):
             left = load_pretrained(encoder, config.weights, sha256=config.sha256, first_layer=config.first_layer)
-            seen = tell_other_sight(find_weights(config.weights), views[config.view].modality)
+            seen = describe_other_view(find_weights(config.weights), views[config.view].modality)
         say(f"{key} begins from {config.weights}{seen}" + (f"; new: {', '.join(left)}" if left else ""))
         tell_published(key, config, views[config.view].modality)
     return encoder

@@ -10,10 +10,10 @@ from crossmodal.contrast.queue import Queue
 from crossmodal.data.manifest import Manifest
 from crossmodal.data.views import View
 from crossmodal.encoders import Encoder
-from crossmodal.modules.base import Minimised, refuse_taken
-from crossmodal.modules.pretraining import LocalPretraining, Pretraining, Sight, check_stages, name_look, which_meet
+from crossmodal.modules.base import TrainingModule, refuse_taken
+from crossmodal.modules.pretraining import Branch, LocalPretraining, Pretraining, check_stages, find_pairings, name_crop
 from crossmodal.modules.projector import MapProjector, Projector
-from crossmodal.multiview import Meets, Multiview
+from crossmodal.multiview import Multiview, Pairings
 from pipelines.building.encoders import build_student
 from pipelines.config import ConfigError, at
 from pipelines.schemas.pretrain import Config, MultiviewConfig
@@ -24,12 +24,12 @@ STALE = "its queue holds what the encoders said before they changed, and drifts 
 def spread_views(config: Config, views: Mapping[str, View]) -> dict[str, View]:
     """Every encoder's view, once for each look."""
     named = dict.fromkeys(encoder.view for encoder in config.encoders.values())
-    return {name_look(name, look): replace(views[name], look=look) for name in named for look in range(config.looks)}
+    return {name_crop(name, crop): replace(views[name], crop=crop) for name in named for crop in range(config.crops)}
 
 
 def build_pretraining(
     config: Config, views: dict[str, View], held: Manifest
-) -> tuple[Minimised, dict[str, Encoder], list[str]]:
+) -> tuple[TrainingModule, dict[str, Encoder], list[str]]:
     """The module that is trained, its encoders by name, and what a user should know of the config.
 
     Raises:
@@ -40,11 +40,11 @@ def build_pretraining(
         with at("encoders"):
             refuse_taken(name, "an encoder")
     with at("graph"):
-        meets = which_meet([*config.encoders], config.looks, graph=config.graph, core=config.core,
+        pairings = find_pairings([*config.encoders], config.crops, graph=config.graph, core=config.core,
                            symmetric=config.symmetric)  # fmt: skip
     encoders = {name: build_student(asked, views, 0, key=f"encoders.{name}") for name, asked in config.encoders.items()}
     build_any = _build_whole if config.gradients.unit is None else _build_local
-    module, objectives = build_any(config, encoders, meets, held)
+    module, objectives = build_any(config, encoders, pairings, held)
     cautions = [(name, caution) for name, objective in objectives.items() for caution in objective.cautions()]
     if config.momentum is None:
         holds = [name for name, each in objectives.items() if any(isinstance(part, Queue) for part in each.modules())]
@@ -71,11 +71,11 @@ def _check_whole(config: Config, views: dict[str, View], held: Manifest) -> None
 
 
 def _build_whole(
-    config: Config, encoders: dict[str, Encoder], meets: Meets, held: Manifest
-) -> tuple[Minimised, dict[str, Multiview]]:
+    config: Config, encoders: dict[str, Encoder], pairings: Pairings, held: Manifest
+) -> tuple[TrainingModule, dict[str, Multiview]]:
     head, momentum, dim = config.head, config.momentum, config.head.dim
-    sights = {
-        name: Sight(encoder, config.encoders[name].view, _projector(config, encoder.spec.dim))
+    branches = {
+        name: Branch(encoder, config.encoders[name].view, _projector(config, encoder.spec.dim))
         for name, encoder in encoders.items()
     }
     predictors = {}
@@ -84,14 +84,14 @@ def _build_whole(
             name: Projector(dim, layers=2, hidden=_hidden(config, encoder.spec.dim), dim=dim, norm=head.norm)
             for name, encoder in encoders.items()
         }
-    objectives = {name: _build_objective(name, asked, dim, meets, held) for name, asked in config.objectives.items()}
+    objectives = {name: _build_objective(name, asked, dim, pairings, held) for name, asked in config.objectives.items()}
     with at("train" if config.train.chunk else "objectives"):
         module = Pretraining(
-            sights,
+            branches,
             objectives,
             {name: asked.weight for name, asked in config.objectives.items()},
-            looks=config.looks,
-            meets=meets,
+            crops=config.crops,
+            pairings=pairings,
             momentum=None if momentum is None else momentum.decay,
             predictors=predictors,
             chunk=config.train.chunk,
@@ -100,8 +100,8 @@ def _build_whole(
 
 
 def _build_local(
-    config: Config, encoders: dict[str, Encoder], meets: Meets, held: Manifest
-) -> tuple[Minimised, dict[str, Multiview]]:
+    config: Config, encoders: dict[str, Encoder], pairings: Pairings, held: Manifest
+) -> tuple[TrainingModule, dict[str, Multiview]]:
     unit, head = config.gradients.unit, config.head
     assert unit is not None
     (encoder,), (only,) = encoders.values(), config.encoders.values()
@@ -114,16 +114,16 @@ def _build_local(
         for shape in stages
     )  # fmt: skip
     objectives = {
-        name: [_build_objective(name, asked, head.dim, meets, held) for _ in stages]
+        name: [_build_objective(name, asked, head.dim, pairings, held) for _ in stages]
         for name, asked in config.objectives.items()
     }
     with at("objectives"):
         module = LocalPretraining(
-            Sight(encoder, only.view, heads),
+            Branch(encoder, only.view, heads),
             objectives,
             {name: asked.weight for name, asked in config.objectives.items()},
-            looks=config.looks,
-            meets=meets,
+            crops=config.crops,
+            pairings=pairings,
             unit=unit,
         )
     return module, {name: each[0] for name, each in objectives.items()}
@@ -141,10 +141,10 @@ def _hidden(config: Config, dim: int) -> int:
     return hidden
 
 
-def _build_objective(name: str, asked: MultiviewConfig, dim: int, meets: Meets, held: Manifest) -> Multiview:
+def _build_objective(name: str, asked: MultiviewConfig, dim: int, pairings: Pairings, held: Manifest) -> Multiview:
     with at(f"objectives.{name}"):
-        objective = MULTIVIEW.get(asked.name)(dim, meets, held.pairs, **asked.options)
-        if not (meets or objective.takes_one_view):
+        objective = MULTIVIEW.get(asked.name)(dim, pairings, held.pairs, **asked.options)
+        if not (pairings or objective.takes_one_view):
             raise ValueError("no two views meet; take two looks, or two encoders")
     if objective.needs_labels and not any(held.labels.values()):
         raise ConfigError([f"objectives.{name} needs labels, and the pairs have none"])

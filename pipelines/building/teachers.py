@@ -12,7 +12,7 @@ from crossmodal.data.views import View
 from crossmodal.encoders import Encoder, Features, Spec, cat_features
 from crossmodal.objectives import Batch
 from crossmodal.weights import check_sum, find_weights, load_pretrained
-from pipelines.building.compatibility import refuse_other_sight
+from pipelines.building.compatibility import refuse_other_view
 from pipelines.building.encoders import build_encoder
 from pipelines.building.normalisation import tell_published
 from pipelines.config import ConfigError, at
@@ -37,14 +37,14 @@ class Teacher:
         return self.encoder.spec
 
     @torch.no_grad()
-    def look(self, batch: Batch) -> Features:
+    def crop(self, batch: Batch) -> Features:
         """Its features of a batch; no gradient, no running statistics."""
         inputs = batch.inputs[self.view]
         return cat_features([self.encoder(piece) for piece in inputs.split(self.chunk or len(inputs))])
 
 
 @dataclass(frozen=True)
-class KeptTeacher:
+class CachedTeacher:
     """A teacher that does not run: its features come with the batch."""
 
     name: str
@@ -62,12 +62,12 @@ class KeptTeacher:
         """Names of its logits, where they are known."""
         return self.kept.classes
 
-    def look(self, batch: Batch) -> Features:
+    def crop(self, batch: Batch) -> Features:
         """What was kept of it for a batch."""
         return batch.features[self.name]
 
 
-AnyTeacher = Teacher | KeptTeacher
+AnyTeacher = Teacher | CachedTeacher
 
 
 def build_teachers(configs: Mapping[str, TeacherConfig], views: Mapping[str, View]) -> dict[str, Teacher]:
@@ -87,7 +87,7 @@ def build_any_teachers(
     return {
         name: replace(running[name], chunk=chunk)
         if name in running
-        else KeptTeacher(name, kept[name].manifest, config.view, config.weight)
+        else CachedTeacher(name, kept[name].manifest, config.view, config.weight)
         for name, config in configs.items()
     }
 
@@ -97,7 +97,7 @@ def _build_teacher(config: TeacherConfig, views: Mapping[str, View], key: str) -
     if config.encoder is None:
         with at(f"{key}.weights"):
             model = export.load_model(config.weights)
-        refuse_other_sight(model.modality, view.modality, key)
+        refuse_other_view(model.modality, view.modality, key)
         encoder, classes = model.encoder, model.card.classes
     else:
         encoder = build_encoder(config.encoder, view.modality.shape, config.classes, f"{key}.encoder")

@@ -16,7 +16,7 @@ from pipelines.training.loop import seed_everything
 
 
 @dataclass(frozen=True)
-class Parts:
+class Components:
     """All that a transfer is made of."""
 
     shards: Shards  # without the pairs that are held out
@@ -28,7 +28,7 @@ class Parts:
     module: Transfer
 
 
-def build_parts(config: transfer.Config) -> Parts:
+def build_parts(config: transfer.Config) -> Components:
     """The parts of a transfer; seeds torch's global generators.
 
     Raises:
@@ -49,4 +49,4 @@ def build_parts(config: transfer.Config) -> Parts:
     preparation, module = build_phases(student, config.student.view, terms, chunk=config.train.chunk)
     if preparation is not None:
         open_features(config, config.prepare.over(config.train), shards, views)  # refused if of too few windows for it
-    return Parts(shards, views, kept, teachers, classes, preparation, module)
+    return Components(shards, views, kept, teachers, classes, preparation, module)

@@ -14,20 +14,20 @@ from torch import Tensor, nn
 from crossmodal import export
 from crossmodal.certificates.certificate import certify, monte_carlo_upper
 from crossmodal.certificates.gaussians import ScaleGrid, Snapped, kl_divergence, snap, spherical
-from crossmodal.certificates.posterior import Stochastic, with_fixed_statistics, without_running_statistics
+from crossmodal.certificates.posterior import GaussianPosterior, with_fixed_statistics, without_running_statistics
 from crossmodal.certificates.simclr import mcdiarmid_mcallester, simclr_difference
 from crossmodal.certificates.tuples import Tuples
 from crossmodal.checkpoint import write
 from crossmodal.data.held_out import hold_out
 from crossmodal.data.reader import sweep_parts, to_batch
 from crossmodal.data.shards import Shards
-from crossmodal.data.views import Look, View
+from crossmodal.data.views import Crop, View
 from crossmodal.encoders import Encoder
 from crossmodal.evaluation.mean_classifier import class_means, mean_classifier
 from crossmodal.evaluation.tuples import Examples
 from crossmodal.modules.base import Losses
-from crossmodal.modules.certifying import Certifying, Network, Penalty, Projected, Sight, project_teacher
-from crossmodal.modules.pretraining import name_look
+from crossmodal.modules.certifying import Certifying, ExampleViews, Network, Penalty, Projected, project_teacher
+from crossmodal.modules.pretraining import name_crop
 from crossmodal.objectives import Batch
 from pipelines.building.data import open_parts, open_shards, open_views
 from pipelines.building.encoders import build_student
@@ -146,7 +146,7 @@ class Certification:
         opened = self._opened
         own = self.config.encoder.view
         if self.config.tuples.positives == "look":
-            return {name_look(own, look): View(opened[own].modality, look=look) for look in range(2)}
+            return {name_crop(own, crop): View(opened[own].modality, crop=crop) for crop in range(2)}
         return {own: opened[own]} | ({other: opened[other]} if (other := self._other) else {})
 
     @property
@@ -154,9 +154,9 @@ class Certification:
         return self.config.teacher.view if self.config.teacher else ""
 
     @cached_property
-    def look(self) -> Look | None:
+    def crop(self) -> Crop | None:
         """The windows that certified examples are seen by, where looks make their positives."""
-        return Look(**asdict(self.config.train.look)) if self.config.tuples.positives == "look" else None
+        return Crop(**asdict(self.config.train.crop)) if self.config.tuples.positives == "look" else None
 
     @cached_property
     def grid(self) -> ScaleGrid | None:
@@ -165,14 +165,14 @@ class Certification:
         return ScaleGrid(asked.greatest_variance, asked.steps) if self.config.prior.learned else None
 
     @cached_property
-    def start(self) -> tuple[Encoder, Sight]:
+    def start(self) -> tuple[Encoder, ExampleViews]:
         """The network before anything is learnt, and how it and others see examples."""
         config, own = self.config, self.config.encoder.view
         opened = self._opened
         encoder = build_student(config.encoder, opened, 0, key="encoder")
         if config.teacher is None:
             names = [*self.views]
-            return encoder, Sight(names[0], names[-1])
+            return encoder, ExampleViews(names[0], names[-1])
         teacher = build_teachers({"teacher": config.teacher}, opened)["teacher"]
         teacher.encoder.to(self.accelerator.device)
         if config.encoder.weights is None:
@@ -189,9 +189,9 @@ class Certification:
         frozen = copy.deepcopy(head).to(self.accelerator.device).requires_grad_(False)
 
         def fixed(batch: Batch) -> Tensor:
-            return project_teacher(frozen, encoder.spec.dim, teacher.look(batch))
+            return project_teacher(frozen, encoder.spec.dim, teacher.crop(batch))
 
-        return network, Sight(own, config.teacher.view, fixed)
+        return network, ExampleViews(own, config.teacher.view, fixed)
 
     @property
     def _learnt(self) -> bool:
@@ -214,7 +214,7 @@ class Certification:
             if shards is not None:
                 with at(key):
                     found[name] = Examples.plan(
-                        shards, self.views, self.tuples, at_once=config.certificate.at_once, look=self.look,
+                        shards, self.views, self.tuples, at_once=config.certificate.at_once, crop=self.crop,
                         seed=config.seed, workers=config.train.workers,
                     )  # fmt: skip
         return found
@@ -236,7 +236,7 @@ class Certification:
 
     # --- training ---
 
-    def _train(self) -> tuple[dict[str, Stochastic], dict[str, Any]]:
+    def _train(self) -> tuple[dict[str, GaussianPosterior], dict[str, Any]]:
         """Posteriors by name, the prior itself first, and figures of every training."""
         config = self.config
         seed_everything(config.seed, "weights")
@@ -248,7 +248,7 @@ class Certification:
         if self.grid is not None:
             with at("prior.std"):  # on the grid, so that the posterior which is the prior costs nothing
                 std = self.grid.std(self.grid.neighbours(std)[-1]).item()
-        networks = {PRIOR: Stochastic(encoder, std=std)}
+        networks = {PRIOR: GaussianPosterior(encoder, std=std)}
         networks[PRIOR].log_prior_std.requires_grad_(config.prior.learned)
         for name, trade_off in zip(config.names, config.trade_offs, strict=True):
             network = copy.deepcopy(networks[PRIOR])
@@ -265,16 +265,16 @@ class Certification:
 
     # --- certificates ---
 
-    def _judge(self, name: str, network: Stochastic, choices: int) -> dict[str, Any]:
+    def _judge(self, name: str, network: GaussianPosterior, choices: int) -> dict[str, Any]:
         """All figures of a posterior; kept in a file, for they take a while."""
         path = self.run.path / "posteriors" / f"{name}.json"
         if path.is_file():
             return json.loads(path.read_text(encoding="utf-8"))
         examples = self.examples["train"]
         say(f"{self.run.path}: certifying {name} on {examples.count} examples")
-        asked, device, sight = self.config.certificate, self.accelerator.device, self.start[1]
+        asked, device, branch = self.config.certificate, self.accelerator.device, self.start[1]
         network.to(device)
-        risk, draws = examples.risk(network, sight, device=device, draws=asked.draws, name=name)
+        risk, draws = examples.risk(network, branch, device=device, draws=asked.draws, name=name)
         place = self._place(network)
         # the draws of every posterior must hold, for one is chosen by them; the pairs fail for all of them at once
         share = asked.delta_monte_carlo / choices
@@ -288,9 +288,9 @@ class Certification:
         if self.tuples.loss == "simclr":
             found["mcdiarmid"] = self._mcdiarmid(found)
         for part, others in self.examples.items():
-            found[f"{part}_mean_weights"], _ = others.risk(network, sight, device=device)
+            found[f"{part}_mean_weights"], _ = others.risk(network, branch, device=device)
             if part != "train":
-                found[f"{part}_risk"], _ = others.risk(network, sight, device=device, draws=1, name=name)
+                found[f"{part}_risk"], _ = others.risk(network, branch, device=device, draws=1, name=name)
         if all(any(part.manifest.labels.values()) for part in (self.split.certified, self.split.test)):
             found["classifier"] = self._classify(network)
         path.parent.mkdir(exist_ok=True)
@@ -298,7 +298,7 @@ class Certification:
         return found
 
     @torch.no_grad()
-    def _place(self, network: Stochastic) -> Snapped:
+    def _place(self, network: GaussianPosterior) -> Snapped:
         """The prior that counts, on the grid where its scale was learned, and how far the posterior is from it."""
         std = network.log_prior_std.double().exp().item()
         if self.grid is None:
@@ -317,7 +317,7 @@ class Certification:
             difference=simclr_difference(1 / self.tuples.scale, batch), union=found["union"],
         )  # fmt: skip
 
-    def _classify(self, network: Stochastic) -> dict[str, dict[str, float]]:
+    def _classify(self, network: GaussianPosterior) -> dict[str, dict[str, float]]:
         """The mean classifier by the mean weights, from all certified pairs and from a few of each class."""
         train, labels = self._embed(network, self.split.certified)
         test, truth = self._embed(network, self.split.test)
@@ -330,7 +330,7 @@ class Certification:
         }
 
     @torch.no_grad()
-    def _embed(self, network: Stochastic, shards: Shards) -> tuple[Tensor, Tensor]:
+    def _embed(self, network: GaussianPosterior, shards: Shards) -> tuple[Tensor, Tensor]:
         own, weights, device = next(iter(self.views)), network.mean(), self.accelerator.device
         rows, labels = [], []
         for part in sweep_parts(shards, {own: self.views[own]}, workers=self.config.train.workers):
@@ -343,7 +343,7 @@ class Certification:
         key = {"bound": "total", "stochastic": "validation_risk", "deterministic": "validation_mean_weights"}[rule]
         return min(rows, key=lambda name: rows[name][key])
 
-    def _export(self, network: Stochastic) -> None:
+    def _export(self, network: GaussianPosterior) -> None:
         """The posterior as it is; and its mean weights as a model, where these are those of the config's encoder."""
         mean, std = ({name: item.detach().cpu() for name, item in items.items()}
                      for items in (network.posterior.mean, network.posterior.std))  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Any
 
 from crossmodal.checkpoint import write
 from pipelines.building.data import open_parts
-from pipelines.building.transfer import Parts, build_parts
+from pipelines.building.transfer import Components, build_parts
 from pipelines.config import ConfigError, to_plain, within
 from pipelines.config.errors import DivergedError, RunError
 from pipelines.registry import find_pipeline
@@ -109,7 +109,7 @@ class Comparison:
             with within(f"search of row {name}"):
                 build_parts(self.config.trial(name, trial))
 
-    def _check_measures(self, parts: Parts) -> None:
+    def _check_measures(self, parts: Components) -> None:
         for place, measure in enumerate(self.config.measures):
             if needs_labels(measure) and not parts.shards.manifest.classes:
                 raise ConfigError([f"measures.{place} is {measure}, which needs labels, and the pairs have none"])

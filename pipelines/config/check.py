@@ -2,6 +2,7 @@
 
 import math
 import types
+from collections.abc import Mapping
 from dataclasses import Field, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -29,6 +30,7 @@ class Walk:
     """One pass over a config."""
 
     problems: list[str]  # grows; each names the place, the key, what was expected and what came
+    stored: bool = False  # whether keys under an old name are read as their new ones
 
     def read(self, kind: Any, node: Node, key: str) -> Any:
         """The value of type `kind` at the dotted `key`; None after a problem."""
@@ -73,7 +75,7 @@ class Walk:
             return self.read(kinds[0], node, key)  # its inner problems say more
         for attempt in (replace(node, text=None), node):
             for kind in kinds:
-                trial = Walk([])
+                trial = Walk([], self.stored)
                 value = trial.read(kind, attempt, key)
                 if not trial.problems:
                     return value
@@ -107,9 +109,10 @@ class Walk:
         if not isinstance(node.value, dict):
             hint = "; leave it out, and all in it is as by default" if node.value is None else ""
             return self._refuse(node, f"{key} must be a mapping, got {show(plain(node))}{hint}")
-        for path, value in getattr(schema, "FILLED", {}).items():
+        for path, value in getattr(schema, "PLACEHOLDERS", {}).items():
             node = _fill(node, path, value)
-        kinds, rest = get_type_hints(schema), options_field(schema)
+        kinds, rest, renamed = get_type_hints(schema), options_field(schema), getattr(schema, "RENAMED", {})
+        node = self._renew(node, renamed, kinds)
         known = {item.name: item for item in fields(schema) if item is not rest and item.init}
         values = {
             name: self._field(known[name], kinds[name], child, _dotted(key, name))
@@ -117,19 +120,19 @@ class Walk:
             if name in known
         }
         for name, item in known.items():
-            if name not in values and is_required(item):
+            if name not in values and is_required(item) and not _is_under_old_name(name, node, renamed):
                 values[name] = self._absent(schema, item, kinds[name], node, _dotted(key, name))
         gone = set(known) | (_lapsed(node, rest.metadata["options_of"]) if rest else set())
         others = replace(node, value={name: child for name, child in node.value.items() if name not in gone})
         if rest is None:
-            self._unknown(others, [*known], key)
+            self._unknown(others, [*known], key, renamed)
         else:
             name_field = known[rest.metadata["options_of"]]
             chosen = values.get(name_field.name, name_field.default)
             if isinstance(chosen, str):
                 values[rest.name] = self._options(schema, chosen, others, key)
             elif type(None) in get_args(kinds[name_field.name]):  # nothing chosen; else the name has been refused
-                self._unknown(others, [*known], key)
+                self._unknown(others, [*known], key, renamed)
         if len(self.problems) > before:
             return None
         try:
@@ -175,13 +178,16 @@ class Walk:
             return {}  # the name has been refused, so its options mean nothing
         taken = {*own, *rest.metadata["supplied"]}
         options = {name: option for name, option in catalogue.options(chosen).items() if name not in taken}
+        renamed = {**getattr(schema, "RENAMED", {}), **catalogue.renamed(chosen)}
+        node = self._renew(node, catalogue.renamed(chosen), {})
         self._unknown(
             replace(node, value={name: child for name, child in node.value.items() if name not in options}),
             [*own, *options],
             key,
+            renamed,
         )
         for name, option in options.items():
-            if option.default is None and name not in node.value:
+            if option.default is None and name not in node.value and not _is_under_old_name(name, node, renamed):
                 expected = f"{option.comment or name} ({describe(evaluate(option))})"
                 self._refuse(node, f"{_dotted(key, name)} must be given for {catalogue.kind} {chosen!r}: {expected}")
         given = {name: child for name, child in node.value.items() if name in options}
@@ -201,9 +207,17 @@ class Walk:
         if isinstance(node.value, float) and not math.isfinite(node.value):
             self._refuse(node, f"{key} must be finite, got {show(node.value)}")
 
-    def _unknown(self, others: Node, known: list[str], key: str) -> None:
+    def _renew(self, node: Node, renamed: Mapping[str, str], kinds: Mapping[str, Any]) -> Node:
+        """The mapping of a stored config with its old keys under their new names; others are left as they are."""
+        for old, new in renamed.items() if self.stored else ():
+            node = _move(node, old, new, kinds)
+        return node
+
+    def _unknown(self, others: Node, known: list[str], key: str, renamed: Mapping[str, str]) -> None:
         for name, node in others.value.items():
-            self._refuse(node, f"{_dotted(key, name)} is not known{suggest(name, known)}")
+            new = renamed.get(name)
+            problem = f"is not known{suggest(name, known)}" if new is None else f"is now {_dotted(key, new)}"
+            self._refuse(node, f"{_dotted(key, name)} {problem}")
 
     def _refuse(self, node: Node, problem: str) -> None:
         self.problems.append(f"{node.where}: {problem}")
@@ -235,12 +249,31 @@ def _lapsed(node: Node, field: str) -> frozenset[str]:
 
 
 def _fill(node: Node, key: str, value: Any) -> Node:
-    """The node with a plain value at a dotted key that it does not have."""
+    """The node with a value, plain or a node, at a dotted key that it does not have."""
     if not isinstance(node.value, dict):
         return node
     name, _, rest = key.partition(".")
-    inner = node.value.get(name, place({} if rest else value, node.where))
+    made = value if isinstance(value, Node) and not rest else place({} if rest else value, node.where)
+    inner = node.value.get(name, made)
     return replace(node, value={**node.value, name: _fill(inner, rest, value) if rest else inner})
+
+
+def _is_under_old_name(name: str, node: Node, renamed: Mapping[str, str]) -> bool:
+    """Whether a mapping gives the field `name`, or a part of it, by a key that has another name now."""
+    return any(old in node.value and new.partition(".")[0] == name for old, new in renamed.items())
+
+
+def _move(node: Node, old: str, new: str, kinds: Mapping[str, Any]) -> Node:
+    """The mapping with what stands at the key `old` at the dotted key `new`, unless something stands there already.
+
+    A null is left out where `new` names an entry of a mapping, in which null would be an entry with default options.
+    """
+    if old not in node.value:
+        return node
+    child, first = node.value[old], new.partition(".")[0]
+    moved = replace(node, value={name: other for name, other in node.value.items() if name != old})
+    is_entry = get_origin(kinds.get(first)) is dict and new.count(".") == 1
+    return moved if child.value is None and is_entry else _fill(moved, new, child)
 
 
 def _descend(node: Node, key: str) -> Node:

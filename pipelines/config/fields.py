@@ -52,7 +52,7 @@ def options_of(name_field: str, *, supplied: tuple[str, ...] = ()) -> Any:
     return field(default_factory=dict, metadata={"options_of": name_field, "supplied": supplied})
 
 
-def free(default: Any = MISSING, *, factory: Callable[[], Any] | None = None) -> Any:
+def runtime_only(default: Any = MISSING, *, factory: Callable[[], Any] | None = None) -> Any:
     """A field that does not change results (an output path, the number of workers)."""
     if factory is not None:
         return field(default_factory=factory, metadata={"free": True})
@@ -66,7 +66,7 @@ def number(
     above: float | None = None,
     most: float | None = None,
     below: float | None = None,
-    free: bool = False,
+    runtime_only: bool = False,
 ) -> Any:
     """A field whose number, or each of whose numbers, must be finite and lie in a range; null is not measured.
 
@@ -76,9 +76,9 @@ def number(
         above: see `least`.
         most: the greatest that is taken; `below` is not taken itself.
         below: see `most`.
-        free: see the marker `free`.
+        runtime_only: see the marker `runtime_only`.
     """
-    metadata = {"free": True} if free else {}
+    metadata = {"free": True} if runtime_only else {}
     bounds = {"at least": least, "above": above, "at most": most, "below": below}
     ranged = metadata | {"bounds": {word: bound for word, bound in bounds.items() if bound is not None}}
     if isinstance(default, list):

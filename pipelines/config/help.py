@@ -54,7 +54,7 @@ def list_entries(catalogue: Catalogue, names: list[str]) -> str:
 def describe_pipeline(name: str, pipeline: ModuleType) -> str:
     """The page of `crossmodal PIPELINE --help`."""
     flags: dict[str, str] = getattr(pipeline, "flags", {})
-    filled = {*getattr(pipeline.Config, "FILLED", ()), *getattr(pipeline.Config, "SET", ())}
+    filled = {*getattr(pipeline.Config, "PLACEHOLDERS", ()), *getattr(pipeline.Config, "DERIVED", ())}
     parts = [
         f"crossmodal {name} CONFIG [key=value ...]",
         *(f"crossmodal {name} {flag} PATH   {text}" for flag, text in flags.items()),

@@ -12,17 +12,24 @@ from pipelines.config.check import Walk
 from pipelines.config.errors import ConfigError
 from pipelines.config.fields import CATALOGUES
 from pipelines.config.merge import find, merge, read, read_override, resolve
-from pipelines.config.parse import Node, dump
+from pipelines.config.parse import Node, dump, place
 
 Schema = TypeVar("Schema")
 
 
-def load(schema: type[Schema], path: Path, overrides: Sequence[str] = ()) -> Schema:
+def load(schema: type[Schema], path: Path, overrides: Sequence[str] = (), *, stored: bool = False) -> Schema:
     """The config at `path`, over the files it is based on, under the overrides; later beats earlier.
 
     `a.b=value` sets (the value is YAML; mappings are joined), `~a.b` removes. In a mapping, the key `~name` removes
     what was there before. Where an entry's name changes, the options that files gave the old one go. `${a.b}` is
     another value that the files or overrides give, `${oc.env:VAR,default}` the environment's.
+
+    Args:
+        schema: the dataclass of the config.
+        path: the config file.
+        overrides: settings that replace those of the file.
+        stored: whether the file is the config.yaml that an earlier version may have written into a run's folder. Keys
+            that the schema's `RENAMED` lists are then read as their new ones; otherwise they are refused.
 
     Raises:
         ConfigError: all that is wrong, each problem with file and line or override.
@@ -36,7 +43,7 @@ def load(schema: type[Schema], path: Path, overrides: Sequence[str] = ()) -> Sch
             except ConfigError as error:
                 problems.extend(error.problems)
         _refuse_set(schema, root, path, problems)
-        config = Walk(problems).read(schema, resolve(root, problems), "")
+        config = Walk(problems, stored).read(schema, resolve(root, problems), "")
     except RecursionError as error:
         raise ConfigError([f"{path}: it or an override has lists or mappings too deep to be read"]) from error
     if problems:
@@ -44,31 +51,38 @@ def load(schema: type[Schema], path: Path, overrides: Sequence[str] = ()) -> Sch
     return config
 
 
+def renew(schema: type, values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The plain config of an earlier run, from `to_dict`, under the keys of today; unchanged if it does not fit."""
+    problems: list[str] = []
+    config = Walk(problems, stored=True).read(schema, place(dict(values), ""), "")
+    return values if problems else to_dict(config, runtime_only=False, whole=True)
+
+
 def _refuse_set(schema: type, root: Node, path: Path, problems: list[str]) -> None:
     """What the config itself or an override says where it would count for nothing."""
-    for key, by in getattr(schema, "SET", {}).items():
+    for key, by in getattr(schema, "DERIVED", {}).items():
         node = find(root, key.split("."))
         own = ("override ", f"{path.as_posix()}:")
         if node is not None and any(place.startswith(own) for place in (node.where, *node.touched)):
             problems.append(f"{node.places}: {key} is set by {by}; leave it out")
 
 
-def to_dict(config: object, *, free: bool = True, whole: bool = False) -> dict[str, Any]:
+def to_dict(config: object, *, runtime_only: bool = True, whole: bool = False) -> dict[str, Any]:
     """The config as mappings, lists and scalars, every default written out, options beside the name they belong to.
 
-    What its `SET` names is left out, for code sets it. Without `free`, only what decides the results: fields marked
-    `free` are left out. If `whole`, options that are not given have their defaults too; this imports the entries that
-    are named.
+    Fields that `DERIVED` names are left out. Without `runtime_only`, fields with that mark, which do not change the
+    results, are left out too. If `whole`, options that are not given have their defaults; this imports the entries
+    that are named.
     """
     assert is_dataclass(config)
     values: dict[str, Any] = {}
     for item in fields(config):
-        value = to_plain(getattr(config, item.name), free=free, whole=whole)
+        value = to_plain(getattr(config, item.name), runtime_only=runtime_only, whole=whole)
         if "options_of" in item.metadata:
             values.update((_default_options(config, item) if whole else {}) | value)
-        elif free or "free" not in item.metadata:
+        elif runtime_only or "free" not in item.metadata:
             values[item.name] = value
-    return without(values, getattr(config, "SET", ()))
+    return without(values, getattr(config, "DERIVED", ()))
 
 
 def without(values: Mapping[str, Any], keys: Collection[str], key: str = "") -> dict[str, Any]:
@@ -81,13 +95,17 @@ def without(values: Mapping[str, Any], keys: Collection[str], key: str = "") -> 
     }
 
 
-def to_plain(value: object, *, free: bool = True, whole: bool = False) -> Any:
+def to_plain(value: object, *, runtime_only: bool = True, whole: bool = False) -> Any:
     """A value of a config's field as mappings, lists and scalars; see `to_dict`."""
     if is_dataclass(value):
-        return to_dict(value, free=free, whole=whole)
+        return to_dict(value, runtime_only=runtime_only, whole=whole)
     if isinstance(value, Mapping):
-        return {name: to_plain(child, free=free, whole=whole) for name, child in value.items()}
-    return [to_plain(child, free=free, whole=whole) for child in value] if isinstance(value, list | tuple) else value
+        return {name: to_plain(child, runtime_only=runtime_only, whole=whole) for name, child in value.items()}
+    return (
+        [to_plain(child, runtime_only=runtime_only, whole=whole) for child in value]
+        if isinstance(value, list | tuple)
+        else value
+    )
 
 
 def to_yaml(config: object, *, whole: bool = False) -> str:

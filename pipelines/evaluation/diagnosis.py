@@ -5,7 +5,7 @@ from torch import Tensor
 
 from crossmodal.data.reader import join, read_pair, to_batch
 from crossmodal.data.shards import Shards
-from crossmodal.data.views import Look, View
+from crossmodal.data.views import Crop, View
 from crossmodal.encoders import Encoder
 from crossmodal.evaluation.diagnostics import diagnose
 
@@ -14,7 +14,7 @@ BATCH = 256  # samples at a time
 
 @torch.inference_mode()
 def diagnose_encoder(
-    encoder: Encoder, view: View, shards: Shards, indices: list[int], *, look: Look, device: torch.device
+    encoder: Encoder, view: View, shards: Shards, indices: list[int], *, crop: Crop, device: torch.device
 ) -> dict[str, float]:
     """The figures of `diagnose` on some pairs, the same looks every time; the encoder is in eval mode then as before.
 
@@ -25,11 +25,11 @@ def diagnose_encoder(
     encoder.eval().to(device)
     found: list[Tensor] = []
     labels: list[Tensor] = []
-    for seen, epoch in ((None, 0), (look, 0), (look, 1)):
+    for seen, epoch in ((None, 0), (crop, 0), (crop, 1)):
         rows = []
         for start in range(0, len(indices), BATCH):
             parts = [
-                read_pair(shards, {"view": view}, index, look=seen, address=(0, epoch))
+                read_pair(shards, {"view": view}, index, crop=seen, address=(0, epoch))
                 for index in indices[start : start + BATCH]
             ]
             batch = to_batch(join(parts), {"view": view}, device)

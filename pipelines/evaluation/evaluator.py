@@ -15,16 +15,16 @@ from safetensors.torch import save
 from torch import Tensor
 
 from crossmodal.checkpoint import write
-from crossmodal.data.reader import Part, sweep_parts, to_batch
+from crossmodal.data.reader import SampleBatch, sweep_parts, to_batch
 from crossmodal.data.shards import Shards
-from crossmodal.data.views import Look, View
+from crossmodal.data.views import Crop, View
 from crossmodal.encoders import Encoder, Features
 from crossmodal.evaluation import diagnostics, few_labels, neighbours, probe, retrieval
 from crossmodal.export import Model
 from pipelines.config import ConfigError
 from pipelines.evaluation.decoded import HELD, Chosen, Decoded
 from pipelines.evaluation.diagnosis import diagnose_encoder
-from pipelines.evaluation.subjects import Cast
+from pipelines.evaluation.subjects import Subjects
 from pipelines.evaluation.warnings import counts_there, shortfalls
 from pipelines.runs.console import say
 from pipelines.runs.folder import RunFolder
@@ -35,7 +35,7 @@ Figures = dict[str, list[float]]  # one number a seed
 
 
 @dataclass(frozen=True)
-class Seen:
+class NetworkFeatures:
     """A network's features of both parts of the data, on the CPU; and the network with what it sees."""
 
     train: Features
@@ -45,14 +45,16 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Evaluation(Cast):
+class Evaluation(Subjects):
     """All figures of one evaluate run."""
 
     run: RunFolder
     rows: dict[str, Figures] = field(default_factory=dict)  # table: who -> figure -> one number a seed
     curves: dict[str, Figures] = field(default_factory=dict)  # who -> labels a class -> one number a seed
-    held: dict[tuple[str, bool], list[Part]] = field(default_factory=dict)  # what a view gives of small data sets
-    seen: dict[int, Seen] = field(default_factory=dict)  # what students gave, by the id of their encoder
+    held: dict[tuple[str, bool], list[SampleBatch]] = field(
+        default_factory=dict
+    )  # what a view gives of small data sets
+    seen: dict[int, NetworkFeatures] = field(default_factory=dict)  # what students gave, by the id of their encoder
 
     def measure(self) -> dict[str, Any]:
         """Everything the config asks for, as plain content."""
@@ -121,7 +123,7 @@ class Evaluation(Cast):
         torch.manual_seed(seed)
         return self.first.card.build(classes).eval()
 
-    def _see(self, model: Model) -> Seen:
+    def _see(self, model: Model) -> NetworkFeatures:
         """A student's features, computed once as long as `HELD` numbers hold all of them."""
         key = id(model.encoder)
         if key in self.seen:
@@ -132,9 +134,9 @@ class Evaluation(Cast):
             self.seen[key] = found
         return found
 
-    def _embed(self, encoder: Encoder, view: View) -> Seen:
+    def _embed(self, encoder: Encoder, view: View) -> NetworkFeatures:
         train, test = (self._features(encoder, view, shards) for shards in (self.train, self.test))
-        return Seen(train, test, encoder, view)
+        return NetworkFeatures(train, test, encoder, view)
 
     @torch.inference_mode()
     def _features(self, encoder: Encoder, view: View, shards: Shards) -> Features:
@@ -147,7 +149,7 @@ class Evaluation(Cast):
                 logits.append(features.logits.float().cpu())
         return Features(torch.cat(embeddings), (), torch.cat(logits) if logits else None)
 
-    def _parts(self, view: View, shards: Shards) -> Iterable[Part]:
+    def _parts(self, view: View, shards: Shards) -> Iterable[SampleBatch]:
         """Every pair in order; small data sets are decoded once."""
         key = (repr(view), shards is self.test)
         if key not in self.held:
@@ -158,7 +160,13 @@ class Evaluation(Cast):
         return self.held[key]
 
     def _describe(
-        self, who: str, seen: Seen, teacher: Seen | None, model: Model | None = None, *, classes: Sequence[str] = ()
+        self,
+        who: str,
+        seen: NetworkFeatures,
+        teacher: NetworkFeatures | None,
+        model: Model | None = None,
+        *,
+        classes: Sequence[str] = (),
     ) -> None:
         """A row of the table: one more seed of `who`, whose logits, where it has any, are of `classes`."""
         say(f"{self.run.path}: measuring {who}")
@@ -189,19 +197,19 @@ class Evaluation(Cast):
                     for k, share in retrieval.recalls(*pair, at=self.config.retrieve_at).items():
                         row.setdefault(f"{space}.{way}.R@{k}", []).append(share)
 
-    def _diagnose(self, seen: Seen) -> dict[str, float]:
+    def _diagnose(self, seen: NetworkFeatures) -> dict[str, float]:
         asked, (learn, judge) = self.config.diagnostics, self.labels
         assert asked is not None
         count = asked.per_class if self.classes else 10 * asked.per_class
         picked = few_labels.pick_labelled(judge if self.classes else torch.zeros_like(judge), count, 0)
-        look = Look(**asdict(asked.look))
-        figures = diagnose_encoder(seen.encoder, seen.view, self.test, picked, look=look, device=self.device)
+        crop = Crop(**asdict(asked.crop))
+        figures = diagnose_encoder(seen.encoder, seen.view, self.test, picked, crop=crop, device=self.device)
         if self.classes:
             rows, known = (seen.train.embedding[learn >= 0], seen.test.embedding[judge >= 0]), judge[judge >= 0]
             figures["best_knn"] = diagnostics.best_neighbours(rows[0], learn[learn >= 0], rows[1], known)
         return figures
 
-    def _in_heads(self, model: Model, seen: Seen, teacher: Seen) -> tuple[Tensor, Tensor] | None:
+    def _in_heads(self, model: Model, seen: NetworkFeatures, teacher: NetworkFeatures) -> tuple[Tensor, Tensor] | None:
         """Both sides of the test pairs in the space the objective trained, if it has one."""
         with torch.inference_mode():
             for name, head in model.heads.items():
@@ -238,7 +246,7 @@ class Evaluation(Cast):
             found["quantity"] = (known.mean(0) - truth).norm(dim=1).mean().item()
         return found | {f"R@{k}": min(1.0, k / len(self.test)) for k in self.config.retrieve_at}
 
-    def _few_labels(self, teacher: Seen | None) -> None:
+    def _few_labels(self, teacher: NetworkFeatures | None) -> None:
         """The few-label curves: whole encoders trained from the student and from scratch, and frozen ones probed."""
         assert self.config.few_labels
         learn, judge = self.labels
@@ -280,7 +288,7 @@ class Evaluation(Cast):
             starts[f"{name}, fine-tuned"] = model.card.build_from(model.encoder, classes)
         return starts if whole == "none" else {**starts, "scratch": self._new(seed, classes)}
 
-    def _scratch_on_quantity(self, fact: str, teacher: Seen | None) -> None:
+    def _scratch_on_quantity(self, fact: str, teacher: NetworkFeatures | None) -> None:
         """The same encoder from scratch, trained on the quantity itself of all training pairs."""
         known = self._quantities[0]
         targets = _standardised(known)
@@ -303,12 +311,12 @@ class Evaluation(Cast):
         recipe = few_labels.Recipe(
             asked.steps, asked.least_steps, asked.epochs, asked.batch_size, asked.lr, asked.weight_decay
         )
-        look = Look(**asdict(asked.look))
+        crop = Crop(**asdict(asked.crop))
         known = self.labels[0][chosen] if targets is None else targets
         seed_everything(seed, "tune")  # for dropout
         few_labels.train_on(
             encoder, self.view.modality, Chosen(self._signals, chosen), known, recipe,
-            loss=loss, look=look, seed=seed, device=self.device,
+            loss=loss, crop=crop, seed=seed, device=self.device,
         )  # fmt: skip
 
     @cached_property
@@ -318,7 +326,7 @@ class Evaluation(Cast):
     def _point(self, who: str, count: int | None, accuracy: float) -> None:
         self.curves.setdefault(who, {}).setdefault("all" if count is None else str(count), []).append(accuracy)
 
-    def _save_examples(self, teacher: Seen | None) -> None:
+    def _save_examples(self, teacher: NetworkFeatures | None) -> None:
         """Test embeddings of the first student, in its space with the teacher, and what some queries retrieve there."""
         seen = self._see(self.first)
         examples = {"student": seen.test.embedding, "label": self.labels[1]}
@@ -341,7 +349,7 @@ def _standardised(known: Float[Tensor, "pairs numbers"]) -> Float[Tensor, "pairs
     return torch.where(spread > rounding, (known - known.mean(0)) / spread, 0.0)
 
 
-def _linear_map(seen: Seen, teacher: Seen) -> tuple[Tensor, Tensor]:
+def _linear_map(seen: NetworkFeatures, teacher: NetworkFeatures) -> tuple[Tensor, Tensor]:
     """Both sides of the test pairs in the teacher's centred space, by a ridge map fitted on the training pairs."""
     centre = teacher.train.embedding.mean(0)
     weights = retrieval.ridge(seen.train.embedding, teacher.train.embedding - centre)

@@ -40,7 +40,7 @@ def _training(folder: str) -> dict[str, str]:
     before = RunFolder.of(path, "", config, {}).before
     assert before is not None
     read = {"pipeline": before["pipeline"], "data": before["inputs"]["data"]}
-    plain = to_dict(config, free=False, whole=True) | read
+    plain = to_dict(config, runtime_only=False, whole=True) | read
     own = re.compile(r"seed|.+\.(weights|sha256|features)")
     return {key: value for key, value in leaves(plain).items() if not own.fullmatch(key)}
 

@@ -20,7 +20,7 @@ from pipelines.schemas.evaluate import Config
 
 
 @dataclass(frozen=True)
-class Cast:
+class Subjects:
     """Opened and built when first asked for, and checked against one another.
 
     Raises:

@@ -13,12 +13,12 @@ import torch
 from accelerate import PartialState
 from tqdm import tqdm
 
-from crossmodal.data.extraction import Extract, Looks, batches_of, look_parts
+from crossmodal.data.extraction import Crops, Extract, batches_of, crop_batches
 from crossmodal.data.feature_writer import FeatureTar, is_done, remove_marks, write_manifest
 from crossmodal.data.features import DTYPES, kept, round_rows, take_apart
 from crossmodal.data.reader import to_batch
 from crossmodal.data.shards import Shards
-from crossmodal.data.views import Look, View
+from crossmodal.data.views import Crop, View
 from crossmodal.encoders import Spec
 from pipelines.building.cached_features import origin
 from pipelines.building.data import networks_of, open_shards, open_views
@@ -62,7 +62,7 @@ class Extraction:
             number for number, file in enumerate(files)
             if not all(is_done(self.run.path / name / file) for name in self.teachers)
         ]  # fmt: skip
-        say(f"{self.run.path}: {len(self.shards)} pairs, {self.config.look.windows} windows each; {len(left)} of "
+        say(f"{self.run.path}: {len(self.shards)} pairs, {self.config.crop.windows} windows each; {len(left)} of "
             f"{len(files)} shards to do; {self.state.num_processes} processes on {self.state.device}")  # fmt: skip
         distributed.wait()  # nothing is written before all have seen what is there
         if self.state.is_main_process:
@@ -70,11 +70,11 @@ class Extraction:
             self.run.forget(lambda line: line["shard"] in again)
         for teacher in self.teachers.values():
             teacher.encoder.to(self.state.device)
-        looks = self._write(left[self.state.process_index :: self.state.num_processes])
+        crops = self._write(left[self.state.process_index :: self.state.num_processes])
         distributed.wait()
         seconds = time.monotonic() - began
         teachers = {name: self._finish(name, files) for name in self.teachers} if self.state.is_main_process else {}
-        return {"teachers": teachers, "seconds": round(seconds, 1), "looks_per_second": round(looks / seconds, 1)}
+        return {"teachers": teachers, "seconds": round(seconds, 1), "looks_per_second": round(crops / seconds, 1)}
 
     def clean(self) -> None:
         """Removes what only an interrupted run needs."""
@@ -88,7 +88,7 @@ class Extraction:
         with self._bar(numbers) as bar:
             for number in numbers:
                 file, count = self.shards.manifest.shards[number].file, len(self._batches(number))
-                looks, began = 0, time.monotonic()
+                crops, began = 0, time.monotonic()
                 with contextlib.ExitStack() as stack:
                     tars = {
                         name: stack.enter_context(FeatureTar(self.run.path / name / file)) for name in self.teachers
@@ -96,35 +96,35 @@ class Extraction:
                     for some in islice(loaded, count):
                         self._add(tars, some)
                         bar.update(len(some.keys))
-                        looks += 0 if some.part is None else len(some.part.index)
+                        crops += 0 if some.part is None else len(some.part.index)
                     if self.state.is_main_process:  # before the tars are done: a shard that is done has its line
-                        self.run.log({"shard": file, "looks": looks, "seconds": round(time.monotonic() - began, 1)})
-                total += looks
+                        self.run.log({"shard": file, "looks": crops, "seconds": round(time.monotonic() - began, 1)})
+                total += crops
         return total
 
-    def _add(self, tars: dict[str, FeatureTar], looks: Looks) -> None:
+    def _add(self, tars: dict[str, FeatureTar], crops: Crops) -> None:
         """Some pairs to the tar of every teacher, in their order."""
-        features = self._features(looks)
-        for problem in looks.problems:
+        features = self._features(crops)
+        for problem in crops.problems:
             if problem is not None:
                 told = f"{self.run.path}: left without features: {problem}"
                 print(printable(told), file=sys.stderr, flush=True)
         for name, tar in tars.items():
             row = 0
-            for key, problem in zip(looks.keys, looks.problems, strict=True):
+            for key, problem in zip(crops.keys, crops.problems, strict=True):
                 if problem is not None:
                     tar.add_unreadable(key, problem)
                     continue
                 tar.add(key, {member: values[row] for member, values in features[name].items()})
                 row += 1
 
-    def _features(self, looks: Looks) -> dict[str, dict[str, np.ndarray]]:
+    def _features(self, crops: Crops) -> dict[str, dict[str, np.ndarray]]:
         """Arrays of shape [readable pairs, windows, *size], by teacher and member."""
-        if looks.part is None:
+        if crops.part is None:
             return {}
-        batch, found = to_batch(looks.part, self.views, self.state.device), {}
+        batch, found = to_batch(crops.part, self.views, self.state.device), {}
         for name, teacher in self.teachers.items():
-            members = take_apart(teacher.look(batch), self.specs[name])
+            members = take_apart(teacher.crop(batch), self.specs[name])
             found[name] = {member: self._round(name, member, values) for member, values in members.items()}
         return found
 
@@ -134,7 +134,7 @@ class Extraction:
         except ValueError as error:
             hint = "; set dtype=float32 and another output" if self.config.dtype == "float16" else ""
             raise RunError(f"teachers.{name}: {member}: {error}{hint}") from error
-        return rounded.unflatten(0, (-1, self.config.look.windows or 1)).cpu().numpy()
+        return rounded.unflatten(0, (-1, self.config.crop.windows or 1)).cpu().numpy()
 
     def _finish(self, name: str, files: list[str]) -> dict[str, Any]:
         """The manifest of a teacher's folder; gives its figures."""
@@ -142,8 +142,8 @@ class Extraction:
         manifest = write_manifest(
             self.run.path / name,
             files,
-            origin=origin(config, name, config.look, self.shards, self.views),
-            windows=config.look.windows,
+            origin=origin(config, name, config.crop, self.shards, self.views),
+            windows=config.crop.windows,
             dtype=config.dtype,
             spec=self.specs[name],
             whole=self.teachers[name].spec,
@@ -160,17 +160,17 @@ class Extraction:
         }
 
     def _batches(self, number: int) -> list[range]:
-        windows = self.config.look.windows or 1
+        windows = self.config.crop.windows or 1
         return batches_of(self.shards, number, max(1, self.config.batch_size // windows))
 
-    def _load(self, numbers: list[int]) -> Iterator[Looks]:
-        look = self.config.look
+    def _load(self, numbers: list[int]) -> Iterator[Crops]:
+        crop = self.config.crop
         batches = [batch for number in numbers for batch in self._batches(number)]
         extract = Extract(
-            self.shards, self.views, Look(**asdict(look)), self.config.seed, batches,
+            self.shards, self.views, Crop(**asdict(crop)), self.config.seed, batches,
             skip_unreadable=self.config.on_error == "skip",
         )  # fmt: skip
-        return look_parts(extract, workers=self.config.workers, pin_memory=self.state.device.type == "cuda")
+        return crop_batches(extract, workers=self.config.workers, pin_memory=self.state.device.type == "cuda")
 
     def _bar(self, numbers: list[int]) -> Any:
         total = sum(self.shards.manifest.shards[number].pairs for number in numbers)

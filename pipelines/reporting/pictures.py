@@ -16,7 +16,7 @@ from torch import Tensor
 from crossmodal.checkpoint import write
 from crossmodal.data.reader import join, read_pair
 from crossmodal.data.shards import Shards
-from crossmodal.data.views import Look, View
+from crossmodal.data.views import Crop, View
 from pipelines.schemas.measures import heading_of, is_better_low
 
 matplotlib.rcParams["text.parse_math"] = False  # a $ in a user's name is a $
@@ -44,9 +44,9 @@ def draw_pairs(shards: Shards, views: Mapping[str, View], indices: Sequence[int]
     figure = Figure(figsize=(1.35 * len(indices) + 1, 2.8 * len(views)))
     axes = figure.subplots(2 * len(views), len(indices), squeeze=False)
     whole = join([read_pair(shards, dict(views), index, masks=True) for index in indices])
-    looks = join([read_pair(shards, dict(views), index, look=Look(), masks=True) for index in indices])
+    crops = join([read_pair(shards, dict(views), index, crop=Crop(), masks=True) for index in indices])
     for row, (name, view) in enumerate(views.items()):
-        augmented = view.modality.augment(looks.adapted[name], looks.draws[name])
+        augmented = view.modality.augment(crops.adapted[name], crops.draws[name])
         for column, there in enumerate(whole.present[name]):
             for below, seen in enumerate((whole.adapted[name][column], augmented[column])):
                 show(axes[2 * row + below][column], view.modality.picture(seen) if there else BLANK)

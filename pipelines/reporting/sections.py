@@ -79,7 +79,7 @@ def _training(section: dict[str, Any], folder: Path, layout: str) -> None:
         if drawn := [line for line in lines if line.get("phase") == phase]:
             section["pictures"][title] = embed_png(draw_curves(drawn))
     if section["pipeline"] == "transfer":
-        asked = load(transfer.Config, folder / "config.yaml")
+        asked = load(transfer.Config, folder / "config.yaml", stored=True)
         shards, views = _open(Path(asked.data), asked.views, networks_of(asked.teachers, asked.student))
         section["pictures"]["Pairs as each network saw them"] = embed_png(
             draw_pairs(shards, views, spread(len(shards), 8))
@@ -93,7 +93,7 @@ def _evaluate(section: dict[str, Any], folder: Path, layout: str) -> None:
         drawn = draw_few_labels(figures["few_labels"], figures["chance"]["accuracy"])
         section["pictures"]["Accuracy over the number of labels"] = embed_png(drawn)
     examples = load_file(folder / "examples.safetensors")
-    asked = load(evaluate.Config, folder / "config.yaml")
+    asked = load(evaluate.Config, folder / "config.yaml", stored=True)
     student = next(iter(asked.students.values()))[0]
     unit, transferred = torch.nn.functional.normalize, taught(asked, student)
     some = spread(len(examples["label"]), SHOWN)

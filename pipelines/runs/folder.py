@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from crossmodal.checkpoint import write, writing
-from pipelines.config import ConfigError, differences, leaves, to_dict, to_yaml, without
+from pipelines.config import ConfigError, differences, leaves, renew, to_dict, to_yaml, without
 from pipelines.config.errors import FinishedError, SharedError
 from pipelines.runs import distributed
 from pipelines.runs.console import say
@@ -92,7 +92,7 @@ class RunFolder:
     @cached_property
     def identity(self) -> dict[str, Any]:
         """What decides the results."""
-        config = to_dict(self.config, free=False, whole=True)
+        config = to_dict(self.config, runtime_only=False, whole=True)
         return {"pipeline": self.pipeline, "config": config, "inputs": dict(self.inputs)}
 
     @cached_property
@@ -109,7 +109,7 @@ class RunFolder:
             raise ConfigError([f"{self.path / RUN} cannot be read ({error}); choose another output folder"]) from error
         if not isinstance(found, dict) or not {*self.identity, "environment"} <= set(found):
             raise ConfigError([f"{self.path / RUN} is not that of a run; choose another output folder"])
-        return found
+        return {**found, "config": renew(type(self.config), found["config"])}
 
     @property
     def is_same(self) -> bool:
@@ -127,7 +127,7 @@ class RunFolder:
         equal = [name for name, digest in self.inputs.items() if self.before["inputs"].get(name) == digest]
         skips = {key for key, value in now.items() if key.split(".")[-1] == "on_error" and value == '"skip"'
                  and old.get(key) == '"stop"'}  # fmt: skip
-        aside = skips | (_places(equal) & now.keys()) | {*getattr(self.config, "SET", ())}
+        aside = skips | (_places(equal) & now.keys()) | {*getattr(self.config, "DERIVED", ())}
         return {**{key: record[key] for key in self.identity}, "config": without(record["config"], aside)}
 
     @property

@@ -193,5 +193,5 @@ def origin(folder: str) -> tuple[Path, TrainedConfig]:
     for path in (Path(folder), Path(folder).parent):  # of several encoders, each has a folder in the run's
         schema = SCHEMAS.get(read_report(path).get("pipeline", ""))
         if schema is not None:
-            return path, load(schema, path / "config.yaml")
+            return path, load(schema, path / "config.yaml", stored=True)
     raise ConfigError([f"students: {folder} must be the folder of a finished run of {', '.join(SCHEMAS)}"])

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from pipelines.config import FieldError, free, number
+from pipelines.config import FieldError, number, runtime_only
 from pipelines.schemas.common import HeldOutConfig, StudentConfig, TeacherConfig, TrainConfig, ViewConfig, check_views
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Config:
     certificate: CertificateConfig = field(default_factory=CertificateConfig)  # what it says
     train: TrainConfig = field(default_factory=lambda: TrainConfig(weight_decay=0))  # how posteriors learn
     seed: int = 0  # of weights, order, windows, examples and draws
-    output: str = free("runs/certify")  # the run's folder
+    output: str = runtime_only("runs/certify")  # the run's folder
 
     def __post_init__(self) -> None:
         named = {"encoder.view": self.encoder.view}

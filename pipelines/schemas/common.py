@@ -3,10 +3,10 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from modalities.common.catalogue import suggest
-from pipelines.config import FieldError, choice, free, number, options_of
+from pipelines.config import FieldError, choice, number, options_of, runtime_only
 
 NAME = re.compile(r"[A-Za-z0-9_-]+")  # of objectives and teachers: a dot parts them, in logs and exported heads
 COLUMNS = ("loss", "step", "epoch", "lr", "pairs_per_second", "phase")  # of the log
@@ -85,7 +85,7 @@ class HeldOutConfig:
 
 
 @dataclass(frozen=True)
-class LookConfig:
+class CropConfig:
     """The random window of a training sample, shared by its aligned views."""
 
     scale: tuple[float, float] = number((0.6, 1.0), above=0, most=1)  # share of the area that is kept, from and to
@@ -106,6 +106,7 @@ class LookConfig:
 class TrainConfig:
     """How anything is trained."""
 
+    RENAMED: ClassVar[Mapping[str, str]] = {"look": "crop"}
     epochs: int = number(30, least=1)  # passes over the data
     batch_size: int = number(128, least=1)  # pairs an optimiser step, over all processes and accumulated parts
     accumulate: int = number(1, least=1)  # parts a batch is worked through in; contrastive losses see one at a time
@@ -124,15 +125,15 @@ class TrainConfig:
     clip_norm: float | None = number(None, above=0)  # greatest gradient norm; null: not clipped
     ema: float | None = number(None, least=0, below=1)  # export averaged weights; decay min(ema, (1 + t) / (10 + t))
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"  # of the forward pass; losses stay in float32
-    look: LookConfig = field(default_factory=LookConfig)  # the random window of training samples
+    crop: CropConfig = field(default_factory=CropConfig)  # the random window of training samples
     lanes: int = number(16, least=1)  # at most so many places in the data a batch is taken from; processes share them
     shuffle_block: int = number(8192, least=1)  # neighbouring pairs of a lane that are shuffled among one another
     on_error: Literal["stop", "skip"] = "stop"  # an unreadable pair; skip: another stands in, named and counted
-    workers: int = number(2, least=0, free=True)  # processes a rank that read and decode
-    log_every: int = number(20, least=1, free=True)  # steps between lines of metrics.jsonl
-    save_every: int = number(500, least=1, free=True)  # steps between checkpoints
-    save_minutes: float = number(10.0, above=0, free=True)  # minutes between checkpoints
-    trackers: list[str] = free(factory=list)  # accelerate's log_with names, such as tensorboard
+    workers: int = number(2, least=0, runtime_only=True)  # processes a rank that read and decode
+    log_every: int = number(20, least=1, runtime_only=True)  # steps between lines of metrics.jsonl
+    save_every: int = number(500, least=1, runtime_only=True)  # steps between checkpoints
+    save_minutes: float = number(10.0, above=0, runtime_only=True)  # minutes between checkpoints
+    trackers: list[str] = runtime_only(factory=list)  # accelerate's log_with names, such as tensorboard
 
     def __post_init__(self) -> None:
         if self.chunk is not None and self.mixed_precision == "fp16":

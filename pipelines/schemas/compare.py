@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 from modalities.common.catalogue import suggest
-from pipelines.config import FieldError, free, number
+from pipelines.config import FieldError, number, runtime_only
 from pipelines.schemas import evaluate, report, transfer
 from pipelines.schemas.common import HeldOutConfig, ObjectiveConfig
 from pipelines.schemas.measures import parts_of, why_not
@@ -54,12 +54,12 @@ class SearchConfig:
 class Config:
     """What `crossmodal compare` reads."""
 
-    FILLED: ClassVar[Mapping[str, Any]] = {
+    PLACEHOLDERS: ClassVar[Mapping[str, Any]] = {
         "transfer.objectives": {},
         "evaluate.data.train": "(transfer.data)",
         "evaluate.students": {"(objectives)": ["(seeds)"]},
     }
-    SET: ClassVar[Mapping[str, str]] = {
+    DERIVED: ClassVar[Mapping[str, str]] = {
         "transfer.objectives": "objectives and beside",
         "transfer.held_out": "search.held_out, and in the end there is none",
         "transfer.seed": "seeds and search.seed",
@@ -76,7 +76,7 @@ class Config:
     measures: list[str] = field(default_factory=lambda: ["probe", "knn"])  # columns: figures of evaluate, or frozen@10
     search: SearchConfig | None = field(default_factory=SearchConfig)  # by the first measure; null: nothing is tuned
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])  # of the students that are compared
-    output: str = free("runs/compare")  # the run's folder; every training's folder lies in it
+    output: str = runtime_only("runs/compare")  # the run's folder; every training's folder lies in it
 
     def __post_init__(self) -> None:
         self._check_rows()

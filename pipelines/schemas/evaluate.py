@@ -1,10 +1,11 @@
 """The config of `crossmodal evaluate`."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pipelines.config import FieldError, free, number
-from pipelines.schemas.common import HeldOutConfig, LookConfig
+from pipelines.config import FieldError, number, runtime_only
+from pipelines.schemas.common import CropConfig, HeldOutConfig
 
 if TYPE_CHECKING:
     from pipelines.schemas import certify, pretrain, supervise, transfer
@@ -29,6 +30,7 @@ class DataConfig:
 class FewLabelsConfig:
     """Learning from few labels: probes of frozen embeddings, and whole encoders from the students and from scratch."""
 
+    RENAMED: ClassVar[Mapping[str, str]] = {"look": "crop"}
     labels: list[int | None] = number([1, 5, 10, 50, None], least=1)  # a class, if every one has them; null: all
     whole: Literal["all", "scratch", "none"] = "all"  # encoders that are trained: students and scratch, scratch, none
     steps: int = number(400, least=1)  # optimiser steps with all labels
@@ -37,11 +39,11 @@ class FewLabelsConfig:
     batch_size: int = number(64, least=2)  # pairs a step
     lr: float = number(2e-3, above=0)  # peak learning rate of AdamW
     weight_decay: float = number(0.05, least=0)  # of AdamW
-    look: LookConfig = field(default_factory=LookConfig)  # the random window of training samples
+    crop: CropConfig = field(default_factory=CropConfig)  # the random window of training samples
 
     def __post_init__(self) -> None:
-        if self.look.windows is not None:
-            raise FieldError("look.windows", f"must be null, a new window every time, got {self.look.windows}")
+        if self.crop.windows is not None:
+            raise FieldError("crop.windows", f"must be null, a new window every time, got {self.crop.windows}")
         if len({*self.labels}) < len(self.labels):
             raise FieldError("labels", f"must be different counts, got {self.labels}")
 
@@ -60,12 +62,13 @@ class QuantityConfig:
 class DiagnosticsConfig:
     """Five figures that tell why an encoder falls behind, on test pairs and two random looks at each."""
 
+    RENAMED: ClassVar[Mapping[str, str]] = {"look": "crop"}
     per_class: int = number(50, least=2)  # pairs of a class; without classes, so many pairs times 10
-    look: LookConfig = field(default_factory=lambda: LookConfig(scale=(0.2, 1.0)))  # the random windows
+    crop: CropConfig = field(default_factory=lambda: CropConfig(scale=(0.2, 1.0)))  # the random windows
 
     def __post_init__(self) -> None:
-        if self.look.windows is not None:
-            raise FieldError("look.windows", f"must be null, a new window every time, got {self.look.windows}")
+        if self.crop.windows is not None:
+            raise FieldError("crop.windows", f"must be null, a new window every time, got {self.crop.windows}")
 
 
 @dataclass(frozen=True)
@@ -81,8 +84,8 @@ class Config:
     retrieve_at: list[int] = number([1, 5, 10], least=1)  # k of recall at k; only a pair's own other side is right
     neighbours: int = number(20, least=1)  # of the kNN classifier
     seeds: int = number(3, least=1)  # repetitions: label choices, new weights, and students where there are several
-    workers: int = number(2, least=0, free=True)  # processes that read and decode
-    output: str = free("runs/evaluate")  # the run's folder
+    workers: int = number(2, least=0, runtime_only=True)  # processes that read and decode
+    output: str = runtime_only("runs/evaluate")  # the run's folder
 
     def __post_init__(self) -> None:
         if len({*self.retrieve_at}) < len(self.retrieve_at):

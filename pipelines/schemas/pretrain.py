@@ -1,9 +1,10 @@
 """The config of `crossmodal pretrain`."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pipelines.config import FieldError, choice, free, number, options_of
+from pipelines.config import FieldError, choice, number, options_of, runtime_only
 from pipelines.schemas.common import COLUMNS, NAME, HeldOutConfig, StudentConfig, TrainConfig, ViewConfig, check_views
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class GradientsConfig:
 
 
 @dataclass(frozen=True)
-class WatchConfig:
+class MonitorConfig:
     """What is looked at on the way, to warn early; it changes no weight."""
 
     after: int = number(200, least=1)  # steps until a warning may come
@@ -64,23 +65,24 @@ class MultiviewConfig:
 class Config:
     """What `crossmodal pretrain` reads."""
 
+    RENAMED: ClassVar[Mapping[str, str]] = {"looks": "crops", "watch": "monitor"}
     data: str  # folder of shards, paired where there are several modalities
     views: dict[str, ViewConfig]  # named uses of modalities, with their augmentation
     encoders: dict[str, StudentConfig]  # the networks that are trained, by name, each on a view
     objectives: dict[str, MultiviewConfig]  # what is minimised, by name, each with a weight
-    looks: int = number(2, least=1)  # at a sample, of every encoder: windows and augmentations
+    crops: int = number(2, least=1)  # at a sample, of every encoder: windows and augmentations
     graph: Literal["full", "across", "core"] = "full"  # which looks meet: all, of different encoders, or with core
     core: str | None = None  # the encoder in the middle of graph: core
     symmetric: bool = True  # of two looks that meet both are anchors; false: the first, as in MoCo v2
     head: HeadConfig = field(default_factory=HeadConfig)  # of every encoder
     momentum: MomentumConfig | None = None  # null: looks meet one another as they are
     gradients: GradientsConfig = field(default_factory=GradientsConfig)  # how they reach the encoders
-    watch: WatchConfig = field(default_factory=WatchConfig)  # what is looked at on the way
+    monitor: MonitorConfig = field(default_factory=MonitorConfig)  # what is looked at on the way
     train: TrainConfig = field(default_factory=TrainConfig)  # how they are trained
     held_out: HeldOutConfig | None = None  # pairs of the data that are not trained on; null: none
     keep: Literal["all", "linear", "exponential"] = "all"  # of class i of C: all, (i + 1) / C, exp(i + 1 - C)
     seed: int = 0  # of weights, order, windows, augmentation and negatives
-    output: str = free("runs/pretrain")  # the run's folder
+    output: str = runtime_only("runs/pretrain")  # the run's folder
 
     def __post_init__(self) -> None:
         if not self.encoders:

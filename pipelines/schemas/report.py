@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from pipelines.config import FieldError, free
+from pipelines.config import FieldError, runtime_only
 
 
 @dataclass(frozen=True)
@@ -13,7 +13,7 @@ class Config:
     runs: list[str]  # folders of finished runs, in the order in which they are shown
     title: str = "Cross-modal transfer"  # heading of the page
     map: Literal["tsne", "pca"] = "tsne"  # how embeddings are laid out in the plane
-    output: str = free("runs/report")  # folder; the page is report.html in it
+    output: str = runtime_only("runs/report")  # folder; the page is report.html in it
 
     def __post_init__(self) -> None:
         if not self.runs:

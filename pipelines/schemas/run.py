@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from modalities.common.catalogue import suggest
-from pipelines.config import FieldError, free
+from pipelines.config import FieldError, runtime_only
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Config:
     """What `crossmodal run` reads."""
 
     stages: dict[str, StageConfig]  # in the order in which they run
-    output: str = free("runs/run")  # folder; every stage's folder lies in it under the stage's name
+    output: str = runtime_only("runs/run")  # folder; every stage's folder lies in it under the stage's name
 
     def __post_init__(self) -> None:
         from pipelines.registry import PIPELINES

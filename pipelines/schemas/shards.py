@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pipelines.config import choice, free, number, options_of
+from pipelines.config import choice, number, options_of, runtime_only
 from pipelines.schemas.common import ViewConfig
 
 if TYPE_CHECKING:
@@ -26,4 +26,4 @@ class Config:
     splits: list[str] | None = None  # which of the source's parts to write; null: all
     pairs_per_shard: int = number(1000, least=1)  # pairs in a tar
     sheet: dict[str, ViewConfig] = field(default_factory=dict)  # views for a contact sheet beside the shards; {}: none
-    output: str = free("data/shards")  # folder; every part becomes a folder of shards in it
+    output: str = runtime_only("data/shards")  # folder; every part becomes a folder of shards in it

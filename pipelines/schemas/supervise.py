@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from pipelines.config import free
+from pipelines.config import runtime_only
 from pipelines.schemas.common import ObjectiveConfig, StudentConfig, TrainConfig, ViewConfig, check_names
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ class Config:
     )
     train: TrainConfig = field(default_factory=TrainConfig)  # how it is trained
     seed: int = 0  # of weights, order, windows and augmentation
-    output: str = free("runs/supervise")  # the run's folder
+    output: str = runtime_only("runs/supervise")  # the run's folder
 
     def __post_init__(self) -> None:
         check_names(self, {})

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from pipelines.config import free
+from pipelines.config import runtime_only
 from pipelines.schemas.common import (
     HeldOutConfig,
     ObjectiveConfig,
@@ -32,7 +32,7 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)  # how the student is trained
     held_out: HeldOutConfig | None = None  # pairs of the data that are not trained on, to tune by; null: none
     seed: int = 0  # of weights, order, windows, augmentation and negatives
-    output: str = free("runs/transfer")  # the run's folder
+    output: str = runtime_only("runs/transfer")  # the run's folder
 
     def __post_init__(self) -> None:
         check_names(self, self.teachers)

@@ -18,11 +18,11 @@ from tqdm import tqdm
 from crossmodal import checkpoint
 from crossmodal.data.features import FeatureShards
 from crossmodal.data.order import Plan
-from crossmodal.data.reader import PairStream, Part, to_batch, train_parts
+from crossmodal.data.reader import PairStream, SampleBatch, to_batch, train_parts
 from crossmodal.data.shards import Shards
-from crossmodal.data.views import Look, View
+from crossmodal.data.views import Crop, View
 from crossmodal.distributed import gather
-from crossmodal.modules.base import Losses, Minimised, unreached, why_not_alone
+from crossmodal.modules.base import Losses, TrainingModule, unreached, why_not_alone
 from crossmodal.objectives import Batch
 from modalities.common.random import generator
 from pipelines.config import ConfigError
@@ -33,7 +33,7 @@ from pipelines.schemas.common import TrainConfig
 from pipelines.training.memory import forget_peak, peak_mb
 from pipelines.training.optimiser import Average, build_optimiser, load_optimiser, rate
 from pipelines.training.precision import refuse_unset_gradients
-from pipelines.training.progress import Progress, Tally
+from pipelines.training.progress import MetricAccumulator, Progress
 from pipelines.training.signals import Signals
 
 TELL_SECONDS = 60.0  # between lines for the user
@@ -57,7 +57,7 @@ class Training:
     accelerator: Accelerator
     run: RunFolder
     config: TrainConfig
-    module: Minimised
+    module: TrainingModule
     step: Callable[[nn.Module, Batch], Losses]
     shards: Shards
     views: dict[str, View]
@@ -72,7 +72,7 @@ class Training:
     steps: int = field(init=False)  # of the whole phase
     optimiser: Any = field(init=False)
     average: Average | None = field(init=False)
-    watch: Callable[..., dict[str, float]] | None = None  # adds to a line of the log, on the main process
+    monitor: Callable[..., dict[str, float]] | None = None  # adds to a line of the log, on the main process
     desk: Any = None  # on which processes agree: a group of its own on the CPU, so that no GPU is waited for
 
     def fit(self) -> dict[str, Any]:
@@ -116,20 +116,20 @@ class Training:
         self._announce(plan)
         with contextlib.closing(parts), self._trackers(), Signals() as signals, self._bar() as bar:
             names = frozenset({"loss", *self.module.learners})
-            tally = Tally(
+            metrics = MetricAccumulator(
                 names, sums={name: total.to(self.accelerator.device) for name, total in self.progress.sums.items()}
             )
-            part: Part | None = first
-            while self._agree(signals, part, tally) and part is not None:
-                tally.add(self._take(model, part), len(part.index) * ranks)
+            part: SampleBatch | None = first
+            while self._agree(signals, part, metrics) and part is not None:
+                metrics.add(self._take(model, part), len(part.index) * ranks)
                 bar.update(len(part.index) * ranks)
                 if self.progress.step % self.config.log_every == 0 or self.progress.step == self.steps:
-                    self._log(tally, plan)
+                    self._log(metrics, plan)
                     bar.set_postfix(loss=f"{self.progress.last['loss']:.3f}", refresh=False)
-                    tally = Tally(names, tally.total_seconds)
-                self._save_when_due(tally)
+                    metrics = MetricAccumulator(names, metrics.total_seconds)
+                self._save_when_due(metrics)
                 part = signals.next(parts)
-        self.progress.seconds += tally.total_seconds
+        self.progress.seconds += metrics.total_seconds
         say(f"{self.name}: trained, {self.steps} steps in {self.progress.seconds:.0f} s")
         for weight in frozen:
             weight.requires_grad_(True)
@@ -160,7 +160,7 @@ class Training:
         except ValueError as error:
             raise ConfigError([f"train.{error} (in {self.shards.folder})"]) from error
 
-    def _parts(self, plan: Plan, ranks: int) -> Generator[Part, None, None]:
+    def _parts(self, plan: Plan, ranks: int) -> Generator[SampleBatch, None, None]:
         share = plan.batch_size // ranks
         if share % self.config.accumulate:
             raise ConfigError([f"train.accumulate must divide the {share} pairs a process takes a step, "
@@ -173,7 +173,7 @@ class Training:
                 self.shards,
                 self.views,
                 plan,
-                look=Look(**asdict(self.config.look)),
+                crop=Crop(**asdict(self.config.crop)),
                 first_step=self.progress.step,
                 last_step=self.steps,
                 rank=self.accelerator.process_index,
@@ -187,7 +187,7 @@ class Training:
         cuda = self.accelerator.device.type == "cuda"
         return train_parts(stream, workers=self.config.workers, pin_memory=cuda)
 
-    def _freeze(self, part: Part) -> list[nn.Parameter]:
+    def _freeze(self, part: SampleBatch) -> list[nn.Parameter]:
         """Freezes what this phase's losses do not reach, which DDP would wait for; running statistics stay."""
         self.module.eval()
         batch = to_batch(_split(part, self.config.accumulate)[0], self.views, self.accelerator.device)
@@ -199,7 +199,7 @@ class Training:
         self.module.train()
         return frozen
 
-    def _take(self, model: nn.Module, part: Part) -> list[dict[str, Tensor]]:
+    def _take(self, model: nn.Module, part: SampleBatch) -> list[dict[str, Tensor]]:
         """One optimiser step; gives the figures of its parts, still on the device."""
         step, pieces = self.progress.step, _split(part, self.config.accumulate)
         seed_everything(self.seed, "step", step, self.accelerator.process_index)
@@ -224,7 +224,7 @@ class Training:
             self.average.update(self.module, self.progress.step)
         return [loss.figures() for loss in losses]
 
-    def _agree(self, signals: Signals, part: Part | None, tally: Tally) -> bool:
+    def _agree(self, signals: Signals, part: SampleBatch | None, metrics: MetricAccumulator) -> bool:
         """Stops all processes where a signal came to any; names and counts what could not be read on any.
 
         All come here before each step, with the part they will take, and after the last, without. A process whose
@@ -239,7 +239,7 @@ class Training:
         caught, counts = torch.stack(everyones).unbind(1)
         if heard := int(caught.max()):
             if self.accelerator.is_main_process:
-                say(f"{self.name}: stopped at step {self.progress.step} of {self.steps}; {self._save_last(tally)}")
+                say(f"{self.name}: stopped at step {self.progress.step} of {self.steps}; {self._save_last(metrics)}")
             sys.exit(128 + heard)
         for problem in set(replaced) - self.unreadable:
             line = f"{self.run.path}: another pair stands in: {problem}"
@@ -248,28 +248,28 @@ class Training:
         self.progress.replaced += int(counts.sum())
         return True
 
-    def _log(self, tally: Tally, plan: Plan) -> None:
+    def _log(self, metrics: MetricAccumulator, plan: Plan) -> None:
         """A line of the log: means over the tally and all processes."""
-        sums = gather(torch.stack([*tally.sums.values()])[None]).sum(0)
-        line = {name: total / parts for name, (total, parts) in zip(tally.sums, sums.tolist(), strict=True) if parts}
+        sums = gather(torch.stack([*metrics.sums.values()])[None]).sum(0)
+        line = {name: total / parts for name, (total, parts) in zip(metrics.sums, sums.tolist(), strict=True) if parts}
         lost = [name for name, value in line.items() if not math.isfinite(value)]
         if lost:
             raise DivergedError(
                 f"the loss is no longer finite at step {self.progress.step}: {', '.join(lost)} of {line}; "
                 "lower train.lr, set train.clip_norm, take bf16 for fp16, or look at the options of what is named"
             )
-        self.progress.paces.append(tally.seconds / tally.steps)
+        self.progress.paces.append(metrics.seconds / metrics.steps)
         line |= {
             "step": self.progress.step,
             "epoch": round(self.progress.step / plan.steps, 3),
             "lr": self.config.lr * rate(self.config, self.progress.step - 1, self.steps),
-            "pairs_per_second": round(tally.pairs / tally.seconds, 1),
+            "pairs_per_second": round(metrics.pairs / metrics.seconds, 1),
         }
         self.progress.last = line
         if self.accelerator.is_main_process:
-            if self.watch:
+            if self.monitor:
                 before = max(self.progress.step - self.config.log_every, 0)
-                line |= self.watch(line, before=before // plan.steps, epochs=self.progress.step // plan.steps)
+                line |= self.monitor(line, before=before // plan.steps, epochs=self.progress.step // plan.steps)
             self.run.log(line | ({"phase": self.phase} if self.phase else {}))
         if time.monotonic() - self.told > TELL_SECONDS and not sys.stderr.isatty():  # where there is no progress bar
             self.told = time.monotonic()
@@ -278,35 +278,35 @@ class Training:
         if self.config.trackers:
             self.accelerator.log(line, step=self.progress.step)
 
-    def _save_when_due(self, tally: Tally) -> None:
+    def _save_when_due(self, metrics: MetricAccumulator) -> None:
         """Saves by step or by time; only the main process writes, and none waits for it."""
         ends = self.progress.step == self.steps  # the last phase with an exported model, and others with this
         by_step = bool(self.phase) if ends else self.progress.step % self.config.save_every == 0
         by_time = time.monotonic() - self.saved > 60 * self.config.save_minutes
         if self.accelerator.is_main_process and (by_step or by_time):
-            self._save(tally)
+            self._save(metrics)
             self.saved = time.monotonic()
 
-    def _save_last(self, tally: Tally) -> str:
+    def _save_last(self, metrics: MetricAccumulator) -> str:
         """Saves before the run stops; says from where the same command continues."""
-        if self._save(tally):
+        if self._save(metrics):
             return "the same command continues"
         found = checkpoint.latest(self._checkpoints)
         return ("no checkpoint was written, for the loss is no longer finite; the same command "
                 + (f"continues from {found}" if found else "starts again from step 0"))  # fmt: skip
 
-    def _save(self, tally: Tally) -> bool:
+    def _save(self, metrics: MetricAccumulator) -> bool:
         """Whether a checkpoint was written: none is while a figure is not finite, which the next line of the log says.
 
         What was saved before is still good.
         """
-        if not all(total.isfinite().all() for total in tally.sums.values()):
+        if not all(total.isfinite().all() for total in metrics.sums.values()):
             return False
         state = {
             **vars(self.progress),
-            "seconds": self.progress.seconds + tally.total_seconds,
+            "seconds": self.progress.seconds + metrics.total_seconds,
             "peak_mb": self._peak_mb,
-            "sums": tally.sums,
+            "sums": metrics.sums,
             "module": self.module.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "memory": self.module.memory(),
@@ -394,7 +394,7 @@ class Training:
         return tqdm(total=self.steps * size, initial=done * size, unit=" pairs", disable=quiet, desc=self.name)
 
 
-def _split(part: Part, pieces: int) -> list[Part]:
+def _split(part: SampleBatch, pieces: int) -> list[SampleBatch]:
     size = len(part.index) // pieces
     cuts = [slice(start, start + size) for start in range(0, len(part.index), size)]
     return [part.each(lambda tensor, cut=cut: tensor[cut]) for cut in cuts]  # type: ignore[misc]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from crossmodal.data.reader import sweep_parts, to_batch
 from crossmodal.data.shards import Shards
-from crossmodal.data.views import Look, View
+from crossmodal.data.views import Crop, View
 from crossmodal.encoders import Encoder
 from crossmodal.evaluation import neighbours
 from crossmodal.modules.collapse import warn
@@ -21,7 +21,7 @@ from pipelines.schemas.pretrain import Config
 
 
 @dataclass
-class Watch:
+class Monitor:
     """Adds figures to the log where an epoch ends, and warns of what the log says is wrong, each thing once."""
 
     run: RunFolder
@@ -34,7 +34,7 @@ class Watch:
 
     def __call__(self, line: dict[str, float], *, before: int, epochs: int) -> dict[str, float]:
         """What a line of the log gets besides; `epochs` are over, of them `before` at the last line."""
-        asked = self.config.watch
+        asked = self.config.monitor
         for problem in self._problems(line):
             if problem not in self.told:
                 self.told.add(problem)
@@ -55,21 +55,21 @@ class Watch:
         return list(dict.fromkeys(problem for line in lines for problem in self._problems(json.loads(line))))
 
     def _problems(self, line: dict[str, float]) -> list[str]:
-        return warn(line) if line["step"] >= self.config.watch.after else []
+        return warn(line) if line["step"] >= self.config.monitor.after else []
 
     def _figures(self, encoder: Encoder, view: View) -> dict[str, float]:
-        asked, label, figures = self.config.watch, self._labels, {}
+        asked, label, figures = self.config.monitor, self._labels, {}
         member = self.shards.member(view.modality.field)
         there = torch.tensor([not self.shards.lacks(index, member) for index in range(len(label))])
         known = _some(((label >= 0) & there).nonzero().flatten(), asked.pairs)
         if len(known) > 1:
             figures["knn"] = self._neighbours(encoder, view, known, label[known])
         if asked.diagnostics:
-            look = self.config.train.look
+            crop = self.config.train.crop
             picked = known if len(known) > 1 else _some(there.nonzero().flatten(), asked.pairs)
             figures |= diagnose_encoder(
                 encoder, view, self.shards, picked.tolist(), device=self.device,
-                look=Look(look.scale, look.ratio, look.flip, shift=look.shift),
+                crop=Crop(crop.scale, crop.ratio, crop.flip, shift=crop.shift),
             )  # fmt: skip
         return figures
 
@@ -86,7 +86,7 @@ class Watch:
         ])  # fmt: skip
         encoder.train()
         half = torch.arange(len(rows)) % 2 == 0
-        answer = neighbours.classify(rows[half], label[half], rows[~half], neighbours=self.config.watch.neighbours)
+        answer = neighbours.classify(rows[half], label[half], rows[~half], neighbours=self.config.monitor.neighbours)
         return (answer == label[~half]).float().mean().item()
 
 

@@ -21,7 +21,7 @@ class Progress:
 
 
 @dataclass
-class Tally:
+class MetricAccumulator:
     """Figures since the last line of the log, summed on the device, and of how many parts of steps each is.
 
     A figure that is NaN is of nothing in that part, but for losses, of which nothing is overlooked.

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 import torch
 
-from modalities import DecodeError, Window
+from modalities import CropBox, DecodeError
 from modalities.audio import Audio
 from modalities.common.random import generator
 from modalities.synthetic.scene import Scene, Solid
@@ -63,7 +63,7 @@ def test_amplitude_is_clipped_to_its_range():
 def test_every_usual_rate_has_a_spectrogram(rate_hz):
     audio = Audio(rate_hz=rate_hz, channels=2)
 
-    assert audio.adapt(torch.rand(2, rate_hz) - 0.5, Window()).shape == audio.shape
+    assert audio.adapt(torch.rand(2, rate_hz) - 0.5, CropBox()).shape == audio.shape
     assert audio.shape[:2] == (2, 64) and 95 <= audio.shape[2] <= 97
 
 
@@ -72,7 +72,7 @@ def test_a_tone_is_loudest_in_its_band(hz):
     audio = Audio()
     low, high = (2595 * math.log10(1 + edge / 700) for edge in (audio.min_hz, audio.top_hz))
 
-    loudest = audio.adapt(sine(hz), Window())[0].mean(1).argmax().item()
+    loudest = audio.adapt(sine(hz), CropBox())[0].mean(1).argmax().item()
 
     mel = low + (high - low) * (loudest + 1) / (audio.mels + 1)
     assert abs(2595 * math.log10(1 + hz / 700) - mel) <= 1.01 * (high - low) / (audio.mels + 1)
@@ -81,23 +81,23 @@ def test_a_tone_is_loudest_in_its_band(hz):
 def test_ten_times_the_amplitude_is_20_db():
     audio = Audio()
 
-    louder, softer = audio.adapt(sine(1000), Window()), audio.adapt(sine(1000) / 10, Window())
+    louder, softer = audio.adapt(sine(1000), CropBox()), audio.adapt(sine(1000) / 10, CropBox())
 
     assert (louder.max() - softer.max()).item() == pytest.approx(20, abs=0.01)
-    assert audio.adapt(torch.zeros(1, 16000), Window()).max().item() == pytest.approx(-80)
+    assert audio.adapt(torch.zeros(1, 16000), CropBox()).max().item() == pytest.approx(-80)
 
 
 def test_the_window_chooses_the_piece():
     audio, signal = Audio(window_s=0.5), torch.cat([sine(500), sine(4000)], dim=1)
 
-    early, late = (audio.adapt(signal, Window(start=start)) for start in (0.0, 1.0))
+    early, late = (audio.adapt(signal, CropBox(start=start)) for start in (0.0, 1.0))
 
     assert early.mean(2).argmax() < 30
     assert late.mean(2).argmax() > 40
 
 
 def test_short_sound_is_followed_by_silence():
-    adapted = Audio().adapt(sine(1000, seconds=0.3), Window())
+    adapted = Audio().adapt(sine(1000, seconds=0.3), CropBox())
 
     assert adapted[..., 35:].max().item() == pytest.approx(-80)
     assert adapted[..., :25].max() > 20
@@ -107,12 +107,12 @@ def test_channels_are_mixed_doubled_and_swapped():
     stereo = torch.cat([sine(500), torch.zeros(1, 16000)])
     both = Audio(channels=2)
 
-    left, right = both.adapt(stereo, Window())
-    mono = Audio().adapt(stereo, Window())[0]
+    left, right = both.adapt(stereo, CropBox())
+    mono = Audio().adapt(stereo, CropBox())[0]
 
-    assert torch.equal(both.adapt(stereo, Window(flip=True)), torch.stack([right, left]))
+    assert torch.equal(both.adapt(stereo, CropBox(flip=True)), torch.stack([right, left]))
     assert (left - mono).max().item() == pytest.approx(20 * math.log10(2), abs=0.01)
-    assert torch.equal(*both.adapt(sine(500), Window()))
+    assert torch.equal(*both.adapt(sine(500), CropBox()))
     with pytest.raises(DecodeError, match="channels=2 needs mono or stereo sound, got 3 channels; use channels=1"):
         both.decode(file(np.zeros((16000, 3))))
     assert Audio().decode(file(np.zeros((16000, 3)))).shape == (3, 16000)
@@ -143,7 +143,7 @@ def test_noise_lies_as_far_below_the_sound_as_is_drawn():
 
 
 def test_low_frequencies_are_at_the_bottom():
-    picture = Audio().picture(Audio().adapt(sine(300), Window()))
+    picture = Audio().picture(Audio().adapt(sine(300), CropBox()))
 
     assert picture.shape == (3, 64, 96)
     assert picture.sum((0, 2)).argmax() > 45
@@ -224,7 +224,7 @@ def test_the_most_mels_still_fill_every_band(rate_hz):
 
     noise = torch.rand(1, rate_hz, generator=generator(0)) - 0.5
 
-    assert audio.adapt(noise, Window()).mean(2).min() > -60  # torchaudio's warning of empty bands is an error here
+    assert audio.adapt(noise, CropBox()).mean(2).min() > -60  # torchaudio's warning of empty bands is an error here
 
 
 def sized(wav: bytes, riff: int, data: int) -> bytes:

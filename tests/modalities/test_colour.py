@@ -12,7 +12,7 @@ import torch
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
-from modalities import DecodeError, Window
+from modalities import CropBox, DecodeError
 from modalities.chrominance import Chrominance
 from modalities.codecs.colour import from_lab, to_lab, turn_hue
 from modalities.codecs.raster import orientation_of
@@ -197,8 +197,8 @@ def test_a_window_shows_its_part_and_mirrors_it():
     signal = torch.zeros(3, 8, 8)
     signal[:, 2:4, 4:6] = 1
 
-    quarter = Rgb(size=2).adapt(signal, Window(top=0.25, left=0.5, height=0.25, width=0.25))
-    half = Rgb(size=4).adapt(signal, Window(top=0.0, left=0.5, height=0.5, width=0.5, flip=True))
+    quarter = Rgb(size=2).adapt(signal, CropBox(top=0.25, left=0.5, height=0.25, width=0.25))
+    half = Rgb(size=4).adapt(signal, CropBox(top=0.0, left=0.5, height=0.5, width=0.5, flip=True))
 
     assert quarter.min() == 1
     assert half[0].tolist() == [[0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 1, 1], [0, 0, 1, 1]]
@@ -207,8 +207,8 @@ def test_a_window_shows_its_part_and_mirrors_it():
 def test_a_window_that_leaves_the_picture_shows_black_there():
     signal = torch.rand(3, 8, 8, generator=generator("window"))
 
-    above = Rgb(size=8).adapt(signal, Window(top=-0.25, left=0.125))
-    beside = Rgb(size=4).adapt(signal, Window(top=0.5, left=0.75, height=0.5, width=0.5))
+    above = Rgb(size=8).adapt(signal, CropBox(top=-0.25, left=0.125))
+    beside = Rgb(size=4).adapt(signal, CropBox(top=0.5, left=0.75, height=0.5, width=0.5))
 
     assert torch.equal(above, torch.nn.functional.pad(signal, (0, 1, 2, 0))[:, :8, 1:])
     assert torch.equal(beside, torch.nn.functional.pad(signal[:, 4:, 6:], (0, 2)))
@@ -218,7 +218,7 @@ def test_shrinking_averages():
     stripes = torch.zeros(3, 64, 64)
     stripes[:, :, ::8] = 1  # plain bilinear sampling by 8 would fall between them
 
-    assert (Rgb(size=8).adapt(stripes, Window()).mean() - 1 / 8).abs() < 0.01
+    assert (Rgb(size=8).adapt(stripes, CropBox()).mean() - 1 / 8).abs() < 0.01
 
 
 def test_an_augmentation_of_strength_0_changes_nothing():
@@ -280,7 +280,7 @@ def test_lightness_of_grey_follows_its_definition():
     grey = torch.linspace(0.1, 1, 16)
     linear = ((grey + 0.055) / 1.055) ** 2.4
 
-    lightness = Luminance(size=16).adapt(grey.expand(3, 16, 16), Window())
+    lightness = Luminance(size=16).adapt(grey.expand(3, 16, 16), CropBox())
 
     torch.testing.assert_close(lightness[0, 0], 116 * linear ** (1 / 3) - 16, atol=0.01, rtol=0)
 
@@ -288,15 +288,15 @@ def test_lightness_of_grey_follows_its_definition():
 def test_grey_has_no_chroma():
     grey = torch.linspace(0, 1, 16).expand(3, 16, 16)
 
-    assert Chrominance(size=16).adapt(grey, Window()).abs().max() < 0.01
+    assert Chrominance(size=16).adapt(grey, CropBox()).abs().max() < 0.01
 
 
 def test_chroma_does_not_see_lightness_nor_lightness_chroma():
     lab, other = to_lab(picture()), to_lab(picture(seed=1))
     swapped = from_lab(torch.cat([other[:1], lab[1:]]))
 
-    torch.testing.assert_close(Chrominance(size=16).adapt(swapped, Window()), lab[1:], atol=0.05, rtol=0)
-    torch.testing.assert_close(Luminance(size=16).adapt(swapped, Window()), other[:1], atol=0.05, rtol=0)
+    torch.testing.assert_close(Chrominance(size=16).adapt(swapped, CropBox()), lab[1:], atol=0.05, rtol=0)
+    torch.testing.assert_close(Luminance(size=16).adapt(swapped, CropBox()), other[:1], atol=0.05, rtol=0)
 
 
 def test_augmented_grey_stays_grey():

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from modalities import DecodeError, Window
+from modalities import CropBox, DecodeError
 from modalities.common.random import generator
 from modalities.depth import Depth
 from modalities.rgb import Rgb
@@ -182,7 +182,7 @@ def test_resizing_invents_no_distance(size):
     signal = torch.rand(1, 17, 23, generator=generator(0)) + 1
     signal[:, 4:9, 3:8] = 0
 
-    adapted = Depth(size=size).adapt(signal, Window(top=0.1, left=0.05, height=0.7, width=0.8, flip=True))
+    adapted = Depth(size=size).adapt(signal, CropBox(top=0.1, left=0.05, height=0.7, width=0.8, flip=True))
 
     assert torch.isin(adapted, signal).all()
     assert (adapted == 0).any() and (adapted > 0).any()

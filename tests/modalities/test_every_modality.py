@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 
-from modalities import MODALITIES, DecodeError, Modality, Window
+from modalities import MODALITIES, CropBox, DecodeError, Modality
 from modalities.common.random import generator
 from modalities.synthetic.scene import SHAPES, Scene, draw_scene
 
 NAMES = MODALITIES.names()
-WINDOW = Window(top=0.1, left=0.2, height=0.6, width=0.7, flip=True, start=0.3)
+WINDOW = CropBox(top=0.1, left=0.2, height=0.6, width=0.7, flip=True, start=0.3)
 
 
 @pytest.fixture(params=NAMES)
@@ -74,7 +74,7 @@ def test_signals_survive_a_round_trip(modality):
     assert (again - signal).abs().mean() < 0.02 * (signal.max() - signal.min())  # JPEG is the coarsest
 
 
-@pytest.mark.parametrize("window", [Window(), WINDOW, Window(top=0.999, left=0.999, height=0.001, width=0.001)])
+@pytest.mark.parametrize("window", [CropBox(), WINDOW, CropBox(top=0.999, left=0.999, height=0.001, width=0.001)])
 def test_a_look_has_the_stated_shape(modality, window):
     adapted = modality.adapt(modality.render(draw_scene(generator(0))), window)
 

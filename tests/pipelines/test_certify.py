@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from crossmodal import ENCODERS, SOURCES, export
 from crossmodal.certificates.certificate import certify
 from crossmodal.certificates.gaussians import ScaleGrid
-from crossmodal.certificates.posterior import Stochastic
+from crossmodal.certificates.posterior import GaussianPosterior
 from crossmodal.data.held_out import hold_out
 from crossmodal.data.shards import Shards
 from crossmodal.data.writer import write_shards
@@ -124,7 +124,7 @@ def test_a_killed_certification_goes_on_to_the_same_figures(config: str, tmp_pat
 
 @pytest.mark.parametrize("options", [
     ["tuples.loss=hinge", "prior.learned=false", "prior.share=0"],
-    ["tuples={positives: look}", "tuples.loss=logistic", "train.look.scale=[0.3, 1]"],
+    ["tuples={positives: look}", "tuples.loss=logistic", "train.crop.scale=[0.3, 1]"],
     ["tuples={positives: look, loss: simclr, scale: 5}", "tuples.negatives=3", "validation=0"],
 ])  # fmt: skip
 def test_every_kind_of_example_is_certified(config: str, tmp_path: Path, options: list[str]) -> None:
@@ -407,7 +407,7 @@ def test_the_mean_classifier_has_the_classes_of_certified_pairs_and_judges_test_
         (draw("test", 30, 4), torch.tensor([2, 0, 1] * 10)),
     )
     fake = SimpleNamespace(split=SimpleNamespace(certified=train, test=test), _embed=lambda network, part: part)
-    network = Stochastic(ENCODERS.get("convnet")((3, 16, 16), 0, width=4, stages=1, norm="group"))
+    network = GaussianPosterior(ENCODERS.get("convnet")((3, 16, 16), 0, width=4, stages=1, norm="group"))
     found = Certification._classify(cast(Certification, fake), network)
     assert found["mu"] == mean_classifier(class_means(*train), *test)
     few = [mean_classifier(class_means(*train, shots=5, seed=seed), *test)["top1"] for seed in range(5)]

@@ -18,7 +18,7 @@ from crossmodal import SOURCES, export
 from crossmodal.data.manifest import read_manifest
 from crossmodal.data.shards import Shards
 from crossmodal.data.writer import write_shards
-from crossmodal.modules.pretraining import name_look
+from crossmodal.modules.pretraining import name_crop
 from crossmodal.objectives import Batch
 from pipelines import pretrain, transfer
 from pipelines.__main__ import main
@@ -26,7 +26,7 @@ from pipelines.building.data import open_views
 from pipelines.building.pretraining import build_pretraining
 from pipelines.config import differences, load, to_dict
 from pipelines.runs.folder import RunFolder
-from pipelines.training.monitor import Watch
+from pipelines.training.monitor import Monitor
 
 ENCODER = {"name": "convnet", "width": 8, "stages": 3, "norm": "group"}
 VIEWS = {"rgb": {"modality": "rgb", "size": 16}, "depth": {"modality": "depth", "size": 16, "max_m": 8.0}}
@@ -37,11 +37,11 @@ SCHEMES: dict[str, dict[str, str]] = {
     "moco": {"momentum": "{decay: 0.9}", "objectives.infonce.negatives": "{source: queue, count: 50}",
              "symmetric": "false"},
     "moco_v3": {"momentum": "{decay: 0.9, predictor: true}", "head": "{layers: 3, width: 2, norm: true}"},
-    "cmc": {**BOTH, "looks": "1", "objectives": "{~infonce: , nce: {negatives: {count: 40}}}"},
+    "cmc": {**BOTH, "crops": "1", "objectives": "{~infonce: , nce: {negatives: {count: 40}}}"},
     "core": {**BOTH, "graph": "core", "core": "rgb"},
     "supcon": {"objectives": "{~infonce: , supcon: {}}"},
-    "one look": {"objectives": "{~infonce: , supcon: {}}", "looks": "1"},
-    "cacr": {"objectives": "{~infonce: , cacr: {queue: 40}}", "looks": "4"},
+    "one look": {"objectives": "{~infonce: , supcon: {}}", "crops": "1"},
+    "cacr": {"objectives": "{~infonce: , cacr: {queue: 40}}", "crops": "4"},
     "align_uniform": {"objectives": "{~infonce: , align_uniform: {}}"},
     "two": {"objectives.supcon": "{weight: 0.5}"},
     "loco": {"gradients.unit": "2"},
@@ -72,7 +72,7 @@ def config(tmp_path: Path, synthetic: Path) -> str:
     content: dict[str, Any] = {
         "data": str(synthetic / "train"), "views": VIEWS, "encoders": {"depth": DEPTH}, "objectives": {"infonce": {}},
         "train": {"epochs": 2, "batch_size": 32, "lr": 0.003, "workers": 0, "log_every": 1, "save_every": 2},
-        "watch": {"pairs": 40}, "output": str(tmp_path / "run"),
+        "monitor": {"pairs": 40}, "output": str(tmp_path / "run"),
     }  # fmt: skip
     return str(write(tmp_path / "pretrain.yaml", content))
 
@@ -95,7 +95,7 @@ def test_a_pretrained_encoder_teaches_is_judged_and_shown(
     config: str, tmp_path: Path, synthetic: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     both = [*words(BOTH), f"output={tmp_path / 'both'}"]
-    assert main(["pretrain", config, "watch.diagnostics=true"]) == main(["pretrain", config, *both]) == 0
+    assert main(["pretrain", config, "monitor.diagnostics=true"]) == main(["pretrain", config, *both]) == 0
     assert {"alignment", "uniformity", "instance", "intra_class"} <= lines(tmp_path / "run")[-1].keys()
     evaluation = write(tmp_path / "evaluate.yaml", {
         "data": {"train": str(synthetic / "train"), "test": str(synthetic / "test")}, "seeds": 1, "workers": 0,
@@ -149,7 +149,7 @@ def test_two_processes_have_the_losses_of_one(config: str, tmp_path: Path, schem
 def test_a_warning_comes_once_and_stays_in_the_report(
     config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["pretrain", config, "watch.after=2", "train.lr=1e-9", *words(BOTH), "looks=1"]) == 0
+    assert main(["pretrain", config, "monitor.after=2", "train.lr=1e-9", *words(BOTH), "crops=1"]) == 0
     told = capsys.readouterr().err
     assert told.count("pairs are found no better than by chance") == 1 and "step 2: " in told
     (kept,) = json.loads((tmp_path / "run" / "report.json").read_text())["figures"]["warnings"]
@@ -157,8 +157,8 @@ def test_a_warning_comes_once_and_stays_in_the_report(
 
 
 def test_a_warning_of_an_earlier_sitting_stays_in_the_report(config: str, tmp_path: Path, synthetic: Path) -> None:
-    asked = load(pretrain.Config, Path(config), ["watch.after=2"])
-    watch = Watch(RunFolder(tmp_path, "pretrain", asked, {}), asked, Shards.open(synthetic / "train"), {}, {},
+    asked = load(pretrain.Config, Path(config), ["monitor.after=2"])
+    watch = Monitor(RunFolder(tmp_path, "pretrain", asked, {}), asked, Shards.open(synthetic / "train"), {}, {},
                   torch.device("cpu"))  # fmt: skip
     good = {"rank": 9.0, "spread": 0.9, "positive": 0.8, "negative": 0.0, "found": 0.5, "chance": 0.1}
     told = [good | {"step": 1, "spread": 0.0}, good | {"step": 2, "found": 0.1}, good | {"step": 3}]
@@ -169,13 +169,13 @@ def test_a_warning_of_an_earlier_sitting_stays_in_the_report(config: str, tmp_pa
 
 def test_what_watching_costs_nothing_of_is_the_result(config: str, tmp_path: Path) -> None:
     assert main(["pretrain", config]) == 0
-    assert main(["pretrain", config, "watch.pairs=0", f"output={tmp_path / 'blind'}"]) == 0
+    assert main(["pretrain", config, "monitor.pairs=0", f"output={tmp_path / 'blind'}"]) == 0
     assert_equal(weights(tmp_path / "run"), weights(tmp_path / "blind"))
 
 
 @pytest.mark.parametrize(("every", "ends"), [(3, [12]), (2, [8, 12]), (9, [12])])
 def test_neighbours_are_asked_when_their_epochs_are_over(config: str, tmp_path: Path, every: int, ends: list) -> None:
-    assert main(["pretrain", config, f"watch.every={every}", "train.log_every=4", "train.epochs=4"]) == 0
+    assert main(["pretrain", config, f"monitor.every={every}", "train.log_every=4", "train.epochs=4"]) == 0
     assert [line["step"] for line in lines(tmp_path / "run") if "knn" in line] == ends
 
 
@@ -198,7 +198,7 @@ def test_a_single_positive_is_cautioned_about(config: str, capsys: pytest.Captur
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (["looks=1"], "objectives.infonce: no two views meet; take two looks, or two encoders"),
+        (["crops=1"], "objectives.infonce: no two views meet; take two looks, or two encoders"),
         (["graph=across"], "graph: no two views meet; take graph: full, or two encoders"),
         (["train.accumulate=32"], "train.batch_size must give every part of a step two pairs to compare, got 1"),
         (["head.width=0.001"], "head.width must leave hidden layers a number: 0.001 times"),
@@ -257,8 +257,8 @@ def test_every_encoder_of_the_recipe_has_a_start_and_takes_a_step(switch: str, s
     shards = Shards.open(synthetic / "train")
     module, encoders, _ = build_pretraining(config, open_views(shards, config.views), shards.manifest)
     for step in range(2):  # at the first the queue is empty, so that there is nothing to tell a pair from
-        looks = {name_look("rgb", look): torch.rand(4, 3, 32, 32) for look in range(2)}
-        losses = module(Batch(looks, 4 * step + torch.arange(4), torch.full((4,), -1)))
+        crops = {name_crop("rgb", crop): torch.rand(4, 3, 32, 32) for crop in range(2)}
+        losses = module(Batch(crops, 4 * step + torch.arange(4), torch.full((4,), -1)))
         losses.total.backward()
         module.remember([losses])
     assert losses.total.isfinite()
@@ -281,7 +281,7 @@ def partial(tmp_path: Path) -> Path:
 def test_pairs_may_lack_views(config: str, tmp_path: Path, partial: Path) -> None:
     assert read_manifest(partial).lacking == {"depth": 12, "rgb": 12}
     command = ["pretrain", config, *words(SCHEMES["cmc"]), f"data={partial}", "train.batch_size=24"]
-    assert main([*command, "watch.diagnostics=true"]) == 0
+    assert main([*command, "monitor.diagnostics=true"]) == 0
     assert main([*command, "objectives={~nce: , infonce: {}}", "train.chunk=5", f"output={tmp_path / 'chunks'}"]) == 0
     for folder in ("run", "chunks"):
         assert all(math.isfinite(line["loss"]) and line["found.depth.rgb"] <= 1 for line in lines(tmp_path / folder))
@@ -290,7 +290,7 @@ def test_pairs_may_lack_views(config: str, tmp_path: Path, partial: Path) -> Non
 
 @pytest.mark.slow
 def test_pairs_that_lack_views_are_the_same_to_two_processes(config: str, tmp_path: Path, partial: Path) -> None:
-    options = [*words(BOTH), "looks=1", f"data={partial}", "train.batch_size=24", "train.lr=0.0003"]
+    options = [*words(BOTH), "crops=1", f"data={partial}", "train.batch_size=24", "train.lr=0.0003"]
     assert_two_processes_agree(config, tmp_path, options)
 
 

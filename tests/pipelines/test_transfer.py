@@ -181,17 +181,17 @@ def test_kept_features_serve_both_phases(
     config: Path, teacher: Path, synthetic: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked = {"data": str(synthetic / "train"), "views": {"rgb": {"modality": "rgb", "size": 32}},
-             "teachers": {"rgb": {"view": "rgb", "weights": str(teacher)}}, "look": {"windows": 2}, "workers": 0,
+             "teachers": {"rgb": {"view": "rgb", "weights": str(teacher)}}, "crop": {"windows": 2}, "workers": 0,
              "maps": True, "preactivations": True, "output": str(tmp_path / "features")}  # fmt: skip
     assert main(["features", str(write(tmp_path / "features.yaml", asked))]) == 0
-    words = ["transfer", str(config), "train.look.windows=2", "prepare.epochs=3"]
+    words = ["transfer", str(config), "train.crop.windows=2", "prepare.epochs=3"]
     kept = f"teachers.rgb.features={tmp_path / 'features' / 'rgb'}"
     assert main([*words, f"output={tmp_path / 'running'}"]) == 0
     assert main([*words, kept, f"output={tmp_path / 'kept'}"]) == 0
     for ours, theirs in zip(lines(tmp_path / "kept"), lines(tmp_path / "running"), strict=True):
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-2)
-    assert main([*words, kept, "train.look.windows=null", f"output={tmp_path / 'few'}"]) == 2
-    assert "or set train.look.windows=2" in capsys.readouterr().err
+    assert main([*words, kept, "train.crop.windows=null", f"output={tmp_path / 'few'}"]) == 2
+    assert "or set train.crop.windows=2" in capsys.readouterr().err
 
 
 def test_the_report_draws_both_phases(config: Path, tmp_path: Path) -> None:

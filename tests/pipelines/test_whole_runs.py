@@ -163,7 +163,7 @@ def test_unchanged_stages_are_not_run_again(whole: Path, capsys: pytest.CaptureF
 def test_features_of_a_teacher_that_has_none_are_missed_before_any_stage_runs(
     whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    kept = {"data": "?", "views": VIEWS, "teachers": {"rgb": {"view": "rgb", "weights": "?"}}, "look": {"windows": 1}}
+    kept = {"data": "?", "views": VIEWS, "teachers": {"rgb": {"view": "rgb", "weights": "?"}}, "crop": {"windows": 1}}
     stages = {
         "kept": {"pipeline": "features", "config": write(tmp_path / "kept.yaml", kept)},
         "student": {"pipeline": "transfer", "config": str(whole / "student.yaml"),

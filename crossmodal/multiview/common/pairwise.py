@@ -12,7 +12,7 @@ from crossmodal.contrast.options import Negatives
 from crossmodal.contrast.pool import Relation
 from crossmodal.contrast.scores import Candidates, contrast
 from crossmodal.distributed import gather
-from crossmodal.multiview import Meets, Views, answering, everyone, scale_of
+from crossmodal.multiview import Pairings, Views, answering, everyone, scale_of
 from crossmodal.multiview.common.pools import ViewPools
 from crossmodal.objectives import Outcome
 
@@ -30,7 +30,7 @@ class Pairwise(nn.Module):
         self,
         name: str,
         dim: int,
-        meets: Meets,
+        pairings: Pairings,
         pairs: int,
         *,
         temperature: float,
@@ -52,7 +52,7 @@ class Pairwise(nn.Module):
         self.relation = Relation(keyed=self.needs_labels)
         self.pools = ViewPools({
             view: build_pool(self.negatives, self.relation, pairs, dim, name=f"view {view}")
-            for view in answering(meets)
+            for view in answering(pairings)
         })  # fmt: skip
         self.register_buffer("scale", scale_of(name, temperature), persistent=False)
 
@@ -71,12 +71,12 @@ class Pairwise(nn.Module):
     def _meetings(self, views: Views) -> list[tuple[tuple[int, int], Candidates]]:
         if not self.every_view:
             choices = {
-                other: self.pools[other].choose(views.known_in(other), views.seed) for other in answering(views.meets)
+                other: self.pools[other].choose(views.ids_in(other), views.seed) for other in answering(views.pairings)
             }
             return [
-                (meet, self.pools[meet[1]].candidates(views.keys[meet[1]], choices[meet[1]])) for meet in views.meets
+                (meet, self.pools[meet[1]].candidates(views.keys[meet[1]], choices[meet[1]])) for meet in views.pairings
             ]
         rows, known = everyone(views, gathers=self.negatives.source == "gathered")
         valid = None if known.there is None else known.there[None]
         masks = self.relation.masks(views.known, index=known.index[None], key=known.key[None], valid=valid)
-        return [(meet, Candidates(rows, masks, views.keys[meet[1]])) for meet in views.meets]
+        return [(meet, Candidates(rows, masks, views.keys[meet[1]])) for meet in views.pairings]

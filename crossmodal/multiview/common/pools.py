@@ -5,7 +5,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from crossmodal.contrast.pool import Known, Pool
+from crossmodal.contrast.pool import PairIds, Pool
 from crossmodal.multiview import Views
 
 
@@ -35,7 +35,7 @@ class ViewPools(nn.Module):
         index, label, rows, *present = memo
         for column, view in enumerate(self.views):
             there = present[0][:, column] if present else slice(None)
-            self[view].remember(rows[there, column], Known(index[there], label[there]))
+            self[view].remember(rows[there, column], PairIds(index[there], label[there]))
 
     def memory(self) -> dict[str, Tensor]:
         """What all remember; the live tensors."""

@@ -13,12 +13,12 @@ from crossmodal.contrast.build import build_pool
 from crossmodal.contrast.in_batch import InBatch
 from crossmodal.contrast.losses import Head
 from crossmodal.contrast.options import Negatives
-from crossmodal.contrast.pool import Known, Pool, Relation
+from crossmodal.contrast.pool import PairIds, Pool, Relation
 from crossmodal.contrast.queue import Queue
 from crossmodal.contrast.scores import COLDEST, Candidates, contrast
 from crossmodal.encoders import Features, Spec
 from crossmodal.objectives import Batch
-from crossmodal.objectives.common.projections import Heads, widen
+from crossmodal.objectives.common.projections import ProjectionHeads, widen
 
 Meeting = tuple[Float[Tensor, "batch dim"], Candidates]  # anchors, and what they are contrasted with
 
@@ -64,7 +64,7 @@ class Sides(nn.Module):
         if self.needs_groups and self.needs_labels:
             raise ValueError(f"{name} cannot keep negatives apart by group and take positives by label")
         relation = Relation(self.needs_labels or self.needs_groups, together)
-        self.heads = Heads(student.dim, teacher.dim, dim)
+        self.heads = ProjectionHeads(student.dim, teacher.dim, dim)
         build = partial(build_pool, self.negatives, relation, pairs, dim, **bank)
         self.of_teacher: Pool
         self.of_student: Pool | None = None
@@ -83,12 +83,12 @@ class Sides(nn.Module):
         """Both sides through their heads, unit length."""
         return self.heads(student, teacher)
 
-    def known(self, batch: Batch) -> Known:
+    def known(self, batch: Batch) -> PairIds:
         """Numbers and, where they matter, labels or groups of the batch's pairs."""
         if self.needs_groups:
             assert batch.group is not None
-            return Known(batch.index, batch.group)
-        return Known(batch.index, batch.label)
+            return PairIds(batch.index, batch.group)
+        return PairIds(batch.index, batch.label)
 
     def both(
         self, head: Head, meetings: list[Meeting], *, scale: Float[Tensor, ""], bias: Float[Tensor, ""]
@@ -117,7 +117,7 @@ class Sides(nn.Module):
     def remember(self, index: Tensor, key: Tensor, *rows: Tensor) -> None:
         """Every pool learns its side."""
         for pool, new in zip(self.pools.values(), rows, strict=True):
-            pool.remember(new, Known(index, key))
+            pool.remember(new, PairIds(index, key))
 
     def memory(self) -> dict[str, Tensor]:
         """What the pools remember; the live tensors."""

@@ -16,7 +16,7 @@ def widen(tensor: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
-class Heads(nn.Module):
+class ProjectionHeads(nn.Module):
     """Linear heads that bring a student's and a teacher's embedding into one space, as unit vectors."""
 
     def __init__(self, student_dim: int, teacher_dim: int, dim: int) -> None:

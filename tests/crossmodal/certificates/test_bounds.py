@@ -500,7 +500,7 @@ def test_one_pair_changes_a_batchs_losses_by_no_more_than_the_difference(tempera
     unit = torch.nn.functional.normalize(torch.randn(50, 2, batch, 2, generator=generator("pairs")).double(), dim=-1)
     other = unit.clone()
     other[:, :, 0] = -other[:, :, 0].flip(0)
-    sums = [simclr_losses(looks[:, 0] @ looks[:, 1].mT, temperature).sum(1) for looks in (unit, other)]
+    sums = [simclr_losses(crops[:, 0] @ crops[:, 1].mT, temperature).sum(1) for crops in (unit, other)]
     assert (sums[0] - sums[1]).abs().max().item() <= difference
 
 
@@ -540,9 +540,9 @@ def test_simclr_bounds_hold_for_encoders_that_saw_their_pairs() -> None:
 
     def risks(pairs: int, numbers: torch.Generator) -> Tensor:
         first = signal * torch.randn(pairs // 8, 8, 20, generator=numbers, dtype=torch.float64)
-        looks = [first + 0.3 * torch.randn(first.shape, generator=numbers, dtype=torch.float64) for _ in range(2)]
-        sights = [torch.nn.functional.normalize(look @ encoders[:, None], dim=-1) for look in looks]
-        return simclr_losses(sights[0] @ sights[1].mT, 1.0).mean((1, 2))
+        crops = [first + 0.3 * torch.randn(first.shape, generator=numbers, dtype=torch.float64) for _ in range(2)]
+        branches = [torch.nn.functional.normalize(crop @ encoders[:, None], dim=-1) for crop in crops]
+        return simclr_losses(branches[0] @ branches[1].mT, 1.0).mean((1, 2))
 
     truth, wrong, tempted = risks(8000, numbers), torch.zeros(2), 0
     greatest, difference = simclr.simclr_range(1.0, 8), simclr.simclr_difference(1.0, 8)

@@ -8,7 +8,7 @@ from torch import nn
 
 from crossmodal import ENCODERS
 from crossmodal.certificates.gaussians import kl_divergence
-from crossmodal.certificates.posterior import Stochastic, without_running_statistics
+from crossmodal.certificates.posterior import GaussianPosterior, without_running_statistics
 from crossmodal.encoders import Encoder
 
 BATCH = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -21,14 +21,14 @@ def build(name: str = "convnet", **options: object) -> Encoder:
 
 def test_the_means_are_the_encoder_and_the_posterior_begins_at_the_prior() -> None:
     encoder = build()
-    network = Stochastic(encoder)
+    network = GaussianPosterior(encoder)
     assert torch.equal(network(BATCH, network.mean()).embedding, encoder(BATCH).embedding)
     assert kl_divergence(network.posterior, network.prior).item() == pytest.approx(0, abs=1e-6)
     assert network.spec == encoder.spec
 
 
 def test_draws_have_the_posteriors_mean_and_deviation() -> None:
-    network = Stochastic(build(), std=0.3)
+    network = GaussianPosterior(build(), std=0.3)
     with torch.no_grad():
         network.means[0].add_(2)
         network.log_stds[0].fill_(math.log(0.5))
@@ -40,7 +40,7 @@ def test_draws_have_the_posteriors_mean_and_deviation() -> None:
 
 
 def test_gradient_reaches_every_mean_deviation_and_the_priors_scale() -> None:
-    network = Stochastic(build())
+    network = GaussianPosterior(build())
     loss = network(BATCH).embedding.square().mean() + kl_divergence(network.posterior, network.prior)
     loss.backward()
     assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in network.parameters())
@@ -50,7 +50,7 @@ def test_gradient_reaches_every_mean_deviation_and_the_priors_scale() -> None:
 
 
 def test_the_divergence_is_that_of_what_moved() -> None:
-    network = Stochastic(build(), std=0.1)
+    network = GaussianPosterior(build(), std=0.1)
     with torch.no_grad():
         network.means[1].add_(0.2)
         network.log_stds[2].fill_(math.log(0.05))
@@ -64,10 +64,10 @@ def test_a_prior_from_elsewhere_is_kept_and_comes_back_with_the_state() -> None:
     with torch.no_grad():
         for parameter in start.parameters():
             parameter.add_(0.01)
-    network = Stochastic(prior, start=dict(start.named_parameters()))
+    network = GaussianPosterior(prior, start=dict(start.named_parameters()))
     assert torch.equal(network(BATCH, network.mean()).embedding, start(BATCH).embedding)
     assert all(network.prior_mean[name].equal(parameter) for name, parameter in prior.named_parameters())
-    other = Stochastic(build(), std=0.5)
+    other = GaussianPosterior(build(), std=0.5)
     other.load_state_dict(network.state_dict())
     assert kl_divergence(other.posterior, other.prior).item() == pytest.approx(
         kl_divergence(network.posterior, network.prior).item()
@@ -79,18 +79,18 @@ def test_a_prior_from_elsewhere_is_kept_and_comes_back_with_the_state() -> None:
 def test_batch_norm_is_refused_and_can_be_replaced(name: str, options: dict[str, object]) -> None:
     encoder = build(name, **options)
     with pytest.raises(ValueError, match=r"running_mean is a running statistic of the data"):
-        Stochastic(encoder)
+        GaussianPosterior(encoder)
     changed = without_running_statistics(encoder).eval()
     assert not any(isinstance(module, nn.BatchNorm2d) for module in changed.modules())
     assert any(isinstance(module, nn.BatchNorm2d) for module in encoder.modules())
     assert [*dict(changed.named_parameters())] == [*dict(encoder.named_parameters())]
-    network = Stochastic(changed, std=1e-6)
+    network = GaussianPosterior(changed, std=1e-6)
     alone = torch.cat([network(BATCH[row : row + 1], network.mean()).embedding for row in range(3)])
     assert torch.allclose(network(BATCH, network.mean()).embedding, alone, atol=1e-4)
 
 
 def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(ValueError, match="std must be above 0, got 0"):
-        Stochastic(build(), std=0)
+        GaussianPosterior(build(), std=0)
     with pytest.raises(ValueError, match="the weights to start from are those of another encoder"):
-        Stochastic(build(), start=dict(build(stages=2).named_parameters()))
+        GaussianPosterior(build(), start=dict(build(stages=2).named_parameters()))

@@ -16,7 +16,7 @@ from crossmodal.contrast.bank import Bank, draw_negatives
 from crossmodal.contrast.build import build_pool
 from crossmodal.contrast.in_batch import InBatch
 from crossmodal.contrast.options import Negatives
-from crossmodal.contrast.pool import Known, Pool, Relation
+from crossmodal.contrast.pool import PairIds, Pool, Relation
 from crossmodal.contrast.queue import Queue
 from crossmodal.contrast.scores import Candidates, contrast, log_sum_exp
 from modalities.common.random import generator
@@ -178,7 +178,7 @@ def test_nothing_of_the_size_of_the_scores_is_kept() -> None:
 
 # --- how candidates relate to anchors ---
 
-ANCHORS = Known(torch.tensor([3, 5]), torch.tensor([1, -1]))
+ANCHORS = PairIds(torch.tensor([3, 5]), torch.tensor([1, -1]))
 INDEX, KEY = torch.tensor([[3, 4, 5, 6]]), torch.tensor([[1, 1, -1, 2]])
 
 
@@ -209,15 +209,15 @@ def test_rows_that_do_not_count_are_neither() -> None:
 # --- pools ---
 
 
-def known(*index: int, key: int = -1) -> Known:
-    return Known(torch.tensor(index), torch.full((len(index),), key))
+def known(*index: int, key: int = -1) -> PairIds:
+    return PairIds(torch.tensor(index), torch.full((len(index),), key))
 
 
-def met(pool: Pool, live: Tensor, facts: Known, seed: int = 0) -> Candidates:
+def met(pool: Pool, live: Tensor, facts: PairIds, seed: int = 0) -> Candidates:
     return pool.candidates(live, pool.choose(facts, seed))
 
 
-def valid_of(pool: Pool, live: Tensor, facts: Known) -> Tensor:
+def valid_of(pool: Pool, live: Tensor, facts: PairIds) -> Tensor:
     valid = met(pool, live, facts).relate(slice(0, len(live)))[1]
     assert valid is not None
     return valid[:, 1:].expand(len(live), -1)
@@ -327,7 +327,7 @@ def test_of_a_repeated_index_the_last_occurrence_counts_in_whatever_order_rows_a
     for pair, row in zip(index.tolist(), rows, strict=True):
         expected[pair] = F.normalize(0.25 * before[pair] + 0.75 * row, dim=0)
     with order():
-        held.remember(rows, Known(index, index))
+        held.remember(rows, PairIds(index, index))
     torch.testing.assert_close(held.rows, expected)
 
 
@@ -393,8 +393,8 @@ def test_a_shared_draw_of_a_published_bank_leaves_out_the_pairs_of_the_batch_and
 def test_related_matches_share_the_key() -> None:
     held = bank(pairs=40, relation=Relation(keyed=True), match="related")
     rows = F.normalize(torch.randn(40, 4), dim=1)
-    held.remember(rows, Known(torch.arange(40), torch.arange(40) % 4))
-    facts = Known(torch.arange(8), torch.tensor([0, 1, 2, 3, 0, 1, 2, -1]))
+    held.remember(rows, PairIds(torch.arange(40), torch.arange(40) % 4))
+    facts = PairIds(torch.arange(8), torch.tensor([0, 1, 2, 3, 0, 1, 2, -1]))
     match = met(held, torch.randn(8, 4), facts, 5).match
     found = [(match[row][None] == held.rows).all(1).nonzero().item() for row in range(8)]
     assert [pair % 4 for pair in found[:7]] == [0, 1, 2, 3, 0, 1, 2]
@@ -403,7 +403,7 @@ def test_related_matches_share_the_key() -> None:
 
 def test_related_matches_are_uniform_over_the_key_s_pairs() -> None:
     held = bank(pairs=40, relation=Relation(keyed=True), match="related")
-    facts = Known(torch.arange(40), torch.arange(40) % 4)
+    facts = PairIds(torch.arange(40), torch.arange(40) % 4)
     held.remember(F.normalize(torch.randn(40, 4), dim=1), facts)
     drawn = torch.stack([held.choose(facts, seed).match for seed in range(200)])
     for key in range(4):
@@ -501,8 +501,8 @@ def test_options_of_negatives_out_of_range_are_refused(options: dict, words: str
 
 
 def test_pairs_without_a_key_are_negatives_of_one_another() -> None:
-    anchors = Known(torch.tensor([3]), torch.tensor([-1]))
-    rows = Known(torch.tensor([3, 4, 5]), torch.tensor([-1, -1, 2]))
+    anchors = PairIds(torch.tensor([3]), torch.tensor([-1]))
+    rows = PairIds(torch.tensor([3, 4, 5]), torch.tensor([-1, -1, 2]))
     for together in (False, True):
         positive, valid = Relation(keyed=True, together=together).masks_of(anchors, rows)(slice(None))
         assert valid is not None and valid.tolist() == [[False, False, True, True]]
@@ -525,7 +525,7 @@ def test_rows_that_do_not_count_are_not_in_the_sum_of_scores(piece: int, monkeyp
 @pytest.mark.parametrize("gathered", [True, False])
 def test_the_others_of_a_batch_get_the_gradient_of_being_negatives(gathered: bool) -> None:
     live, anchors = draw(3, 4, name="live").requires_grad_(), draw(3, 4, name="anchors")
-    pool, pairs = InBatch(Relation(), gathered=gathered), Known(torch.arange(3), torch.full((3,), -1))
+    pool, pairs = InBatch(Relation(), gathered=gathered), PairIds(torch.arange(3), torch.full((3,), -1))
     contrast(
         losses.infonce, anchors, pool.candidates(live, pool.choose(pairs, 0)), scale=ZERO + 1, bias=ZERO
     ).backward()

@@ -20,12 +20,12 @@ from commands import ENCODER, launch, lines, start, write
 
 from crossmodal import ENCODERS, export
 from crossmodal.checkpoint import WriteError
-from crossmodal.data.extraction import Extract, batches_of, look_parts
+from crossmodal.data.extraction import Extract, batches_of, crop_batches
 from crossmodal.data.features import FeatureShards, put_together, round_rows, take_apart
 from crossmodal.data.manifest import ShardError
 from crossmodal.data.reader import open_view, read_pair, to_batch
 from crossmodal.data.shards import Shards
-from crossmodal.data.views import Look
+from crossmodal.data.views import Crop
 from modalities.rgb import Rgb
 from pipelines import evaluate
 from pipelines.__main__ import main
@@ -59,7 +59,7 @@ def extraction(synthetic: Path, teacher: Path, tmp_path_factory: pytest.TempPath
         "data": str(synthetic / "train"),
         "views": {"rgb": VIEWS["rgb"]},
         "teachers": {"rgb": {"view": "rgb", "weights": str(teacher)}},
-        "look": {"windows": WINDOWS},
+        "crop": {"windows": WINDOWS},
         "workers": 0,
         "output": str(folder / "features"),
     }
@@ -85,7 +85,7 @@ def config(synthetic: Path, teacher: Path, tmp_path: Path) -> Path:
             "teachers": {"rgb": {"view": "rgb", "weights": str(teacher)}},
             "student": {"view": "depth", "encoder": ENCODER},
             "objectives": {"crd": {"weight": 0.8, "negatives": {"count": 40}}, "kd": {"weight": 0.5}},
-            "train": {"epochs": 4, "batch_size": 32, "workers": 0, "log_every": 1, "look": {"windows": WINDOWS}},
+            "train": {"epochs": 4, "batch_size": 32, "workers": 0, "log_every": 1, "crop": {"windows": WINDOWS}},
             "output": str(tmp_path / "run"),
         },
     )
@@ -100,22 +100,22 @@ def losses(folder: Path) -> list[float]:
 
 def test_few_labels_always_sees_new_windows(tmp_path: Path) -> None:
     (tmp_path / "e.yaml").write_text("{data: {train: a, test: b}, students: {crd: [c]}}")
-    with pytest.raises(ConfigError, match=r"few_labels.look.windows must be null, a new window every time, got 2"):
-        load(evaluate.Config, tmp_path / "e.yaml", ["few_labels.look.windows=2"])
+    with pytest.raises(ConfigError, match=r"few_labels.crop.windows must be null, a new window every time, got 2"):
+        load(evaluate.Config, tmp_path / "e.yaml", ["few_labels.crop.windows=2"])
 
 
 def test_looks_are_those_of_the_first_epochs(synthetic: Path) -> None:
-    shards, look = Shards.open(synthetic / "train"), Look(windows=WINDOWS)
+    shards, crop = Shards.open(synthetic / "train"), Crop(windows=WINDOWS)
     views = {"rgb": open_view(shards, "rgb", size=16)}
-    extract = Extract(shards, views, look, 5, [*batches_of(shards, 1, 10), *batches_of(shards, 3, 10)])
+    extract = Extract(shards, views, crop, 5, [*batches_of(shards, 1, 10), *batches_of(shards, 3, 10)])
     assert [list(batch) for batch in extract.batches][2:4] == [[45, 46, 47, 48, 49], [*range(75, 85)]]
     for workers in (0, 2):
-        found = list(look_parts(extract, workers=workers))
-        assert [len(looks.keys) for looks in found] == [10, 10, 5, 10, 10, 1]
+        found = list(crop_batches(extract, workers=workers))
+        assert [len(crops.keys) for crops in found] == [10, 10, 5, 10, 10, 1]
         part = found[3].part
         assert part is not None and part.index.tolist() == [index for index in range(75, 85) for _ in range(WINDOWS)]
         for window in range(WINDOWS):
-            alone = read_pair(shards, views, 76, look=look, address=(5, window))
+            alone = read_pair(shards, views, 76, crop=crop, address=(5, window))
             assert torch.equal(part.adapted["rgb"][WINDOWS + window], alone.adapted["rgb"][0])
             assert torch.equal(part.draws["rgb"][WINDOWS + window], alone.draws["rgb"][0])
 
@@ -135,7 +135,7 @@ def test_members_are_what_the_teacher_says_of_every_window(synthetic: Path, teac
         key = shards.locate(25 + index)[1].key
         assert rows[index]["__key__"] == key
         for window in range(WINDOWS):
-            part = read_pair(shards, views, 25 + index, look=Look(), address=(0, window))
+            part = read_pair(shards, views, 25 + index, crop=Crop(), address=(0, window))
             with torch.no_grad():
                 features = model.encoder(to_batch(part, views, "cpu").inputs["rgb"])
             read = FeatureShards.open(kept).read(25 + index, key, window)
@@ -149,7 +149,7 @@ def test_members_are_what_the_teacher_says_of_every_window(synthetic: Path, teac
 @pytest.mark.parametrize("preactivations", [False, True])
 def test_maps_are_kept_where_they_are_asked_for(extraction: Path, tmp_path: Path, preactivations: bool) -> None:
     words = ["maps=true", f"preactivations={str(preactivations).lower()}", f"output={tmp_path / 'features'}"]
-    assert main(["features", str(extraction), *words, "look.windows=1", "dtype=float32"]) == 0
+    assert main(["features", str(extraction), *words, "crop.windows=1", "dtype=float32"]) == 0
     held = FeatureShards.open(tmp_path / "features" / "rgb")
     features = put_together(held.read(30, held.shards.locate(30)[1].key, 0))
     assert held.manifest.spec.maps == tuple(tuple(item.shape[1:]) for item in features.maps)
@@ -226,7 +226,7 @@ def test_a_student_on_the_teachers_view_sees_what_the_teacher_saw(config: Path, 
 
 
 def test_a_run_no_longer_than_the_windows_is_the_one_without_a_number(config: Path, kept: Path, tmp_path: Path) -> None:
-    words = ["transfer", str(config), "train.look.windows=null", f"train.epochs={WINDOWS}"]
+    words = ["transfer", str(config), "train.crop.windows=null", f"train.epochs={WINDOWS}"]
     assert main([*words, f"output={tmp_path / 'running'}"]) == 0
     assert main([*words, f"teachers.rgb.features={kept}", f"output={tmp_path / 'kept'}"]) == 0
     assert losses(tmp_path / "kept") == pytest.approx(losses(tmp_path / "running"), rel=1e-3)
@@ -293,12 +293,12 @@ def extracted(extraction: Path, tmp_path: Path) -> Path:
     ("words", "differs"),
     [
         (["seed=1"], "seed: 0 before, 1 now"),
-        (["train.look.flip=0.25"], "look.flip: 0.5 before, 0.25 now"),
-        (["train.look.scale=[0.5, 1.0]"], "look.scale: [0.6, 1.0] before, [0.5, 1.0] now"),
+        (["train.crop.flip=0.25"], "crop.flip: 0.5 before, 0.25 now"),
+        (["train.crop.scale=[0.5, 1.0]"], "crop.scale: [0.6, 1.0] before, [0.5, 1.0] now"),
         (["views.rgb.jitter=0.0"], "preprocessing.jitter: 0.8 before, 0.0 now"),
         (["views.rgb.aligned=false"], "preprocessing.aligned: true before, false now"),
         (["views.eye={modality: rgb, size: 32}", "teachers.rgb.view=eye"], 'view: "rgb" before, "eye" now'),
-        (["train.look.windows=null"], "windows: 3 before, 4 now"),
+        (["train.crop.windows=null"], "windows: 3 before, 4 now"),
     ],
 )
 def test_features_of_something_else_are_refused_and_the_command_that_is_told_renews_them(
@@ -321,7 +321,7 @@ def test_features_of_other_data_and_weights_are_refused(
     card = json.loads((other / "model" / "model.json").read_text())
     (other / "model" / "model.json").write_text(json.dumps(card))  # the same, written otherwise: other bytes
     words = ["transfer", str(config), f"teachers.rgb.weights={other}", f"data={synthetic / 'test'}", "seed=1"]
-    words.append("train.look.windows=null")
+    words.append("train.crop.windows=null")
     assert main([*words, f"teachers.rgb.features={extracted / 'rgb'}"]) == 2
     told = capsys.readouterr().err
     for key, digests in {
@@ -329,7 +329,7 @@ def test_features_of_other_data_and_weights_are_refused(
         "weights": [export.digest(folder) for folder in (teacher, other)],
     }.items():
         assert f'{key}: "{digests[0]}" before, "{digests[1]}" now' in told
-    assert "or set train.look.windows" not in told  # that alone would not help
+    assert "or set train.crop.windows" not in told  # that alone would not help
     assert main(shlex.split(told.split("make them anew: ")[1].splitlines()[0])[1:]) == 0
     assert main([*words, f"teachers.rgb.features={extracted}.renewed/rgb"]) == 0
 
@@ -350,9 +350,9 @@ def test_features_of_another_network_for_the_same_file_are_refused(
 
 
 def test_fewer_windows_than_needed_are_told(config: Path, kept: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["transfer", str(config), f"teachers.rgb.features={kept}", "train.look.windows=4"]) == 2
-    assert "or set train.look.windows=3" in capsys.readouterr().err
-    assert main(["transfer", str(config), f"teachers.rgb.features={kept}", "train.look.windows=2"]) == 0
+    assert main(["transfer", str(config), f"teachers.rgb.features={kept}", "train.crop.windows=4"]) == 2
+    assert "or set train.crop.windows=3" in capsys.readouterr().err
+    assert main(["transfer", str(config), f"teachers.rgb.features={kept}", "train.crop.windows=2"]) == 0
 
 
 def test_renewed_features_are_another_run(
@@ -444,7 +444,7 @@ def test_info_says_what_they_were_made_from(kept: Path, capsys: pytest.CaptureFi
     told = capsys.readouterr().out
     assert "96 pairs (0 unreadable) in 4 shards" in told
     assert "3 windows a pair, float16: embedding [32], logits [8]" in told
-    assert "look.flip: 0.5" in told and "look.shift: 0.0" in told and "preprocessing.size: 32" in told
+    assert "crop.flip: 0.5" in told and "crop.shift: 0.0" in told and "preprocessing.size: 32" in told
 
 
 @pytest.fixture
@@ -490,14 +490,14 @@ def test_unreadable_pairs_stop_the_extraction_or_are_counted(
 def test_the_example_in_the_docs_is_an_extraction(tmp_path: Path) -> None:
     page = (Path(__file__).parents[3] / "docs" / "concepts.md").read_text(encoding="utf-8")
     (tmp_path / "example.yaml").write_text(page.split("```yaml\n")[1].split("```")[0])
-    assert load(find_pipeline("features").Config, tmp_path / "example.yaml").look.windows == 4
+    assert load(find_pipeline("features").Config, tmp_path / "example.yaml").crop.windows == 4
 
 
 @pytest.mark.parametrize(
     ("words", "answer"),
     [
-        (["look.windows=null"], "look.windows must be given: how many windows of each pair to keep"),
-        (["look.windows=0"], "look.windows must be at least 1, got 0"),
+        (["crop.windows=null"], "crop.windows must be given: how many windows of each pair to keep"),
+        (["crop.windows=0"], "crop.windows must be at least 1, got 0"),
         (["teachers.rgb.view=rbg"], "teachers.rgb.view must be one of the views, got 'rbg'; did you mean 'rgb'?"),
         (["teachers.rgb.features=x"], "teachers.rgb.features must be null: they are what is made here"),
         (["~teachers.rgb"], "teachers must name at least one teacher"),
@@ -573,7 +573,7 @@ def test_an_extraction_that_broke_off_goes_on_where_it_was(
 
 @pytest.mark.slow
 def test_killed_at_half_the_same_command_goes_on(extraction: Path, tmp_path: Path) -> None:
-    words = ["features", str(extraction), "look.windows=60", "batch_size=8"]
+    words = ["features", str(extraction), "crop.windows=60", "batch_size=8"]
     assert main([*words, f"output={tmp_path / 'whole'}"]) == 0
     folder = tmp_path / "features" / "rgb"
     killed = start(*words, f"output={tmp_path / 'features'}")
@@ -661,7 +661,7 @@ def test_a_full_disk_does_not_hide_why_an_extraction_ended(tmp_path: Path, monke
     assert not [*tmp_path.iterdir()]
 
 
-@pytest.mark.parametrize("cut", ['{"shard": "000002.t', '{"shard": "000002.tar", "looks": 75, "seconds": 0.1}\n'])
+@pytest.mark.parametrize("cut", ['{"shard": "000002.t', '{"shard": "000002.tar", "crops": 75, "seconds": 0.1}\n'])
 def test_the_figures_of_an_interrupted_extraction_become_those_of_a_whole_one(
     extraction: Path, tmp_path: Path, cut: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -681,5 +681,5 @@ def test_the_figures_of_an_interrupted_extraction_become_those_of_a_whole_one(
         log.write(cut)  # as a kill leaves it before the shard's tar is done
     assert main(words) == 0
     shards = FeatureShards.open(tmp_path / "features" / "rgb").manifest.shards
-    told = [(line["shard"], line["looks"]) for line in lines(tmp_path / "features")]
+    told = [(line["shard"], line["crops"]) for line in lines(tmp_path / "features")]
     assert told == [(shard.file, WINDOWS * shard.pairs) for shard in shards]

@@ -27,9 +27,18 @@ from crossmodal.data import loader, reader
 from crossmodal.data.loader import LoaderError
 from crossmodal.data.manifest import Field, ShardError
 from crossmodal.data.order import Plan
-from crossmodal.data.reader import PairStream, Part, join, open_view, read_pair, sweep_parts, to_batch, train_parts
+from crossmodal.data.reader import (
+    PairStream,
+    SampleBatch,
+    join,
+    open_view,
+    read_pair,
+    sweep_parts,
+    to_batch,
+    train_parts,
+)
 from crossmodal.data.shards import Shards
-from crossmodal.data.views import Look, View
+from crossmodal.data.views import Crop, View
 from modalities import MODALITIES
 from modalities.common.random import generator
 
@@ -48,12 +57,12 @@ def plan_of(shards: Shards, batch_size: int = 16, **options: int) -> Plan:
     return Plan(len(shards), batch_size, shard_starts=tuple(shards.starts[:-1].tolist()), **options)
 
 
-def parts(shards: Shards, views: dict[str, View], *, workers: int = 0, **options: int) -> list[Part]:
-    stream = PairStream(shards, views, plan_of(shards), look=Look(), **{"last_step": 9, **options})
+def parts(shards: Shards, views: dict[str, View], *, workers: int = 0, **options: int) -> list[SampleBatch]:
+    stream = PairStream(shards, views, plan_of(shards), crop=Crop(), **{"last_step": 9, **options})
     return list(train_parts(stream, workers=workers))
 
 
-def assert_same(ours: Part, theirs: Part) -> None:
+def assert_same(ours: SampleBatch, theirs: SampleBatch) -> None:
     assert torch.equal(ours.index, theirs.index)
     assert torch.equal(ours.label, theirs.label)
     for name in ours.adapted:
@@ -127,16 +136,16 @@ def test_ranks_that_cannot_share_the_lanes_are_refused(shards: Shards, views: di
 
 @pytest.mark.parametrize("lanes", [2, 6, 10, 30])
 def test_lanes_that_ranks_can_share_are_named(shards: Shards, views: dict[str, View], lanes: int) -> None:
-    look = Look()
+    crop = Crop()
     with pytest.raises(ValueError, match=r"gives 15 lanes, .* evenly; set lanes: 2 or 6 or 10 or 30$"):
-        PairStream(shards, views, Plan(len(shards), 30), look=look, last_step=1, ranks=2)
-    assert PairStream(shards, views, Plan(len(shards), 30, lanes=lanes), look=look, last_step=1, ranks=2).lanes
+        PairStream(shards, views, Plan(len(shards), 30), crop=crop, last_step=1, ranks=2)
+    assert PairStream(shards, views, Plan(len(shards), 30, lanes=lanes), crop=crop, last_step=1, ranks=2).lanes
 
 
 def test_aligned_views_share_their_window(shards: Shards) -> None:
     """Luminance of the adapted colour picture is the adapted luminance: both saw the same rectangle."""
     views = {"rgb": open_view(shards, "rgb", size=16), "grey": open_view(shards, "luminance", size=16)}
-    part = read_pair(shards, views, 3, look=Look(scale=(0.3, 0.5)), address=(0, 4))
+    part = read_pair(shards, views, 3, crop=Crop(scale=(0.3, 0.5)), address=(0, 4))
     from kornia.color import rgb_to_lab
 
     torch.testing.assert_close(rgb_to_lab(part.adapted["rgb"])[:, :1], part.adapted["grey"])
@@ -144,14 +153,14 @@ def test_aligned_views_share_their_window(shards: Shards) -> None:
 
 def test_views_that_are_not_aligned_draw_their_own_window(shards: Shards) -> None:
     views = {name: open_view(shards, "rgb", size=16, aligned=name == "one") for name in ("one", "other", "third")}
-    part = read_pair(shards, views, 3, look=Look(scale=(0.3, 0.5)), address=(0, 4))
+    part = read_pair(shards, views, 3, crop=Crop(scale=(0.3, 0.5)), address=(0, 4))
     assert not torch.equal(part.adapted["one"], part.adapted["other"])
     assert not torch.equal(part.adapted["third"], part.adapted["other"])
 
 
 def test_a_sample_looks_different_every_epoch_and_alike_within(shards: Shards, views: dict[str, View]) -> None:
-    look = Look()
-    now, again, later = (read_pair(shards, views, 7, look=look, address=(0, epoch)) for epoch in (1, 1, 2))
+    crop = Crop()
+    now, again, later = (read_pair(shards, views, 7, crop=crop, address=(0, epoch)) for epoch in (1, 1, 2))
     assert_same(now, again)
     assert not torch.equal(now.adapted["depth"], later.adapted["depth"])
 
@@ -159,9 +168,9 @@ def test_a_sample_looks_different_every_epoch_and_alike_within(shards: Shards, v
 def test_a_pair_has_so_many_windows_in_turn_and_no_more(shards: Shards) -> None:
     views = {"rgb": open_view(shards, "rgb", size=16), "depth": open_view(shards, "depth", size=16, aligned=False)}
     views |= {f"{name}_again": replace(view, repeats=True) for name, view in views.items()}
-    few, new = Look(windows=3), Look()
-    seen = [read_pair(shards, views, 7, look=few, address=(0, epoch)) for epoch in range(7)]
-    first = [read_pair(shards, views, 7, look=new, address=(0, epoch)) for epoch in range(7)]
+    few, new = Crop(windows=3), Crop()
+    seen = [read_pair(shards, views, 7, crop=few, address=(0, epoch)) for epoch in range(7)]
+    first = [read_pair(shards, views, 7, crop=new, address=(0, epoch)) for epoch in range(7)]
     for epoch in range(3):
         assert_same(seen[epoch], first[epoch])  # so a run of few epochs is the same with and without a number
     for part, turn, plain in zip(seen[3:], [0, 1, 2, 0], first[3:], strict=True):
@@ -175,10 +184,10 @@ def test_a_pair_has_so_many_windows_in_turn_and_no_more(shards: Shards) -> None:
 
 
 def test_windows_lie_inside_the_sample() -> None:
-    look = Look(scale=(0.05, 1.0), ratio=(0.3, 3.0))
+    crop = Crop(scale=(0.05, 1.0), ratio=(0.3, 3.0))
     flips = 0
     for number in range(500):
-        window = look.draw(generator("window", number))
+        window = crop.draw(generator("window", number))
         assert 0 <= window.top <= window.top + window.height <= 1 + 1e-9
         assert 0 <= window.left <= window.left + window.width <= 1 + 1e-9
         flips += window.flip
@@ -190,8 +199,8 @@ def test_windows_lie_inside_the_sample() -> None:
 def test_windows_have_the_areas_and_ratios_of_torchvision_s(
     scale: tuple[float, float], ratio: tuple[float, float]
 ) -> None:
-    look, count, side = Look(scale=scale, ratio=ratio), 4000, 1000
-    windows = [look.draw(generator("crop", number)) for number in range(count)]
+    crop, count, side = Crop(scale=scale, ratio=ratio), 4000, 1000
+    windows = [crop.draw(generator("crop", number)) for number in range(count)]
     ours = torch.tensor([[w.height * w.width, w.width / w.height, w.top + w.height / 2] for w in windows])
     picture = torch.zeros(1, 1, 1).expand(1, side, side)
     torch.manual_seed(0)
@@ -205,42 +214,42 @@ def test_windows_have_the_areas_and_ratios_of_torchvision_s(
 
 
 def test_a_crop_s_mean_area_is_torchvision_s() -> None:
-    look = Look(scale=(0.08, 1.0), ratio=(0.75, 4 / 3))
-    windows = [look.draw(generator("area", number)) for number in range(4000)]
+    crop = Crop(scale=(0.08, 1.0), ratio=(0.75, 4 / 3))
+    windows = [crop.draw(generator("area", number)) for number in range(4000)]
     mean = sum(window.height * window.width for window in windows) / len(windows)
     assert mean == pytest.approx(0.478, abs=0.012)  # 3.5 errors; clipped windows have 0.536
 
 
 def test_a_shift_lets_windows_leave_the_sample_by_so_much() -> None:
-    drawn = [Look(scale=(1, 1), ratio=(1, 1), shift=0.125).draw(generator("shift", number)) for number in range(500)]
+    drawn = [Crop(scale=(1, 1), ratio=(1, 1), shift=0.125).draw(generator("shift", number)) for number in range(500)]
     tops, lefts = [window.top for window in drawn], [window.left for window in drawn]
     assert {(window.height, window.width) for window in drawn} == {(1.0, 1.0)}
     for side in (tops, lefts):
         assert -0.125 <= min(side) < -0.12 and 0.12 < max(side) <= 0.125 and abs(sum(side) / 500) < 0.013  # 4 errors
-    small = Look(scale=(0.25, 0.25), ratio=(1, 1), shift=0.125)
+    small = Crop(scale=(0.25, 0.25), ratio=(1, 1), shift=0.125)
     assert max(small.draw(generator("shift", number)).top for number in range(500)) > 0.62  # half a side, and the shift
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"scale": (-0.5, 1.0)}, r"look.scale must be two shares above 0 and up to 1, low to high, got \(-0.5, 1.0\)"),
-        ({"scale": (0.5, 1.5)}, r"look.scale must be .* got \(0.5, 1.5\)"),
-        ({"scale": (0.9, 0.5)}, r"look.scale must be .* got \(0.9, 0.5\)"),
-        ({"scale": (math.nan, 1.0)}, r"look.scale must be .* got \(nan, 1.0\)"),
-        ({"ratio": (0.0, 1.0)}, r"look.ratio must be two finite numbers above 0, low to high, got \(0.0, 1.0\)"),
-        ({"ratio": (1.0, math.inf)}, r"look.ratio must be .* got \(1.0, inf\)"),
-        ({"ratio": (2.0, 1.0)}, r"look.ratio must be .* got \(2.0, 1.0\)"),
-        ({"flip": 3.0}, r"look.flip must be from 0 to 1, got 3.0"),
-        ({"flip": math.nan}, r"look.flip must be from 0 to 1, got nan"),
-        ({"shift": -0.1}, r"look.shift must be from 0 to below 1, got -0.1"),
-        ({"shift": math.nan}, r"look.shift must be from 0 to below 1, got nan"),
-        ({"windows": 0}, r"look.windows must be at least 1, or None, got 0"),
+        ({"scale": (-0.5, 1.0)}, r"crop.scale must be two shares above 0 and up to 1, low to high, got \(-0.5, 1.0\)"),
+        ({"scale": (0.5, 1.5)}, r"crop.scale must be .* got \(0.5, 1.5\)"),
+        ({"scale": (0.9, 0.5)}, r"crop.scale must be .* got \(0.9, 0.5\)"),
+        ({"scale": (math.nan, 1.0)}, r"crop.scale must be .* got \(nan, 1.0\)"),
+        ({"ratio": (0.0, 1.0)}, r"crop.ratio must be two finite numbers above 0, low to high, got \(0.0, 1.0\)"),
+        ({"ratio": (1.0, math.inf)}, r"crop.ratio must be .* got \(1.0, inf\)"),
+        ({"ratio": (2.0, 1.0)}, r"crop.ratio must be .* got \(2.0, 1.0\)"),
+        ({"flip": 3.0}, r"crop.flip must be from 0 to 1, got 3.0"),
+        ({"flip": math.nan}, r"crop.flip must be from 0 to 1, got nan"),
+        ({"shift": -0.1}, r"crop.shift must be from 0 to below 1, got -0.1"),
+        ({"shift": math.nan}, r"crop.shift must be from 0 to below 1, got nan"),
+        ({"windows": 0}, r"crop.windows must be at least 1, or None, got 0"),
     ],
 )
 def test_a_look_out_of_range_is_refused(options: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        Look(**options)
+        Crop(**options)
 
 
 def test_evaluation_sees_every_pair_once_in_order(shards: Shards, views: dict[str, View]) -> None:
@@ -328,16 +337,16 @@ def damaged(synthetic: Path, tmp_path: Path) -> Shards:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_unreadable_pair_stops_the_run_by_name(damaged: Shards, views: dict[str, View], workers: int) -> None:
-    stream = PairStream(damaged, views, plan_of(damaged), look=Look(), last_step=plan_of(damaged).steps)
+    stream = PairStream(damaged, views, plan_of(damaged), crop=Crop(), last_step=plan_of(damaged).steps)
     with pytest.raises(ShardError, match=r"000001.tar: pair '\S+', rgb.jpg: .*\(on_error: skip takes another"):
         list(train_parts(stream, workers=workers))
 
 
-def skipping(shards: Shards, views: dict[str, View], *, workers: int = 0, **options: int) -> Part:
+def skipping(shards: Shards, views: dict[str, View], *, workers: int = 0, **options: int) -> SampleBatch:
     """Two epochs that replace what is unreadable."""
     plan = plan_of(shards)
     span = {"last_step": 2 * plan.steps, **options}
-    return join(list(train_parts(PairStream(shards, views, plan, look=Look(), skip_unreadable=True, **span),
+    return join(list(train_parts(PairStream(shards, views, plan, crop=Crop(), skip_unreadable=True, **span),
                                  workers=workers)))  # fmt: skip
 
 
@@ -408,7 +417,7 @@ def signal_from_outside(name: str) -> None:
 def test_signals_to_the_whole_group_leave_workers_at_work(
     shards: Shards, views: dict[str, View], name: str, loader: str
 ) -> None:
-    stream = PairStream(shards, views, plan_of(shards), look=Look(), last_step=40)
+    stream = PairStream(shards, views, plan_of(shards), crop=Crop(), last_step=40)
     make: dict[str, Callable] = {
         "train": lambda workers: train_parts(stream, workers=workers),
         "sweep": lambda workers: sweep_parts(shards, views, batch_size=2, workers=workers),
@@ -422,7 +431,7 @@ def test_signals_to_the_whole_group_leave_workers_at_work(
 
 def test_a_worker_ends_when_its_own_process_says_so(shards: Shards, views: dict[str, View]) -> None:
     """Python does at exit, and waits: a worker that ignored it would hang every run that ends in an error."""
-    stream = PairStream(shards, views, plan_of(shards), look=Look(), last_step=2000)
+    stream = PairStream(shards, views, plan_of(shards), crop=Crop(), last_step=2000)
     found = train_parts(stream, workers=2)
     next(found)
     children = multiprocessing.active_children()
@@ -436,9 +445,9 @@ def test_a_worker_ends_when_its_own_process_says_so(shards: Shards, views: dict[
     assert codes == [os.EX_OK, os.EX_OK]
 
 
-def begun(shards: Shards, views: dict[str, View]) -> tuple[Generator[Part, None, None], list[BaseProcess]]:
+def begun(shards: Shards, views: dict[str, View]) -> tuple[Generator[SampleBatch, None, None], list[BaseProcess]]:
     """A long stream of two workers that have both given a part, and the workers by their number."""
-    stream = PairStream(shards, views, plan_of(shards), look=Look(), last_step=2000)
+    stream = PairStream(shards, views, plan_of(shards), crop=Crop(), last_step=2000)
     found = train_parts(stream, workers=2)
     next(found)
     return found, sorted(multiprocessing.active_children(), key=lambda child: child.pid or 0)
@@ -471,7 +480,7 @@ def test_a_workers_death_raises_only_where_its_part_is_waited_for(shards: Shards
 def test_a_stalled_worker_is_reported_again_and_again_and_waited_for(
     shards: Shards, views: dict[str, View], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    stream = PairStream(shards, views, plan_of(shards), look=Look(), last_step=40)
+    stream = PairStream(shards, views, plan_of(shards), crop=Crop(), last_step=40)
     whole = join(list(train_parts(stream)))
     monkeypatch.setattr(loader, "SAY_SECONDS", 0.3)
     found = train_parts(stream, workers=2)
@@ -503,7 +512,7 @@ def test_a_part_that_finds_no_shared_memory_is_an_error(
     shards: Shards, views: dict[str, View], monkeypatch: pytest.MonkeyPatch, error: Exception, words: str
 ) -> None:
     monkeypatch.setattr(loader, "ForkingPickler", mock.Mock(dumps=mock.Mock(side_effect=error)))
-    stream = PairStream(shards, views, plan_of(shards), look=Look(), last_step=4)
+    stream = PairStream(shards, views, plan_of(shards), crop=Crop(), last_step=4)
     with pytest.raises(LoaderError, match=f"^worker 0 of the data loader cannot hand over a batch part {words}"):
         list(train_parts(stream, workers=2))
 
@@ -523,7 +532,7 @@ def test_the_shared_memory_of_a_container_that_is_too_small_is_an_error() -> Non
 
 
 def test_a_part_travels_as_one_tensor_and_arrives_whole(shards: Shards, views: dict[str, View]) -> None:
-    part = join([read_pair(shards, views, index, look=Look(), masks=True) for index in range(3)])
+    part = join([read_pair(shards, views, index, crop=Crop(), masks=True) for index in range(3)])
     part = replace(part, features={("rgb", "embedding"): torch.randn(3, 5).half()}, replaced=("why",))
     make, told = part.__reduce__()
     assert sum(isinstance(item, torch.Tensor) for item in told) == 1

@@ -19,7 +19,7 @@ from crossmodal.data import writer
 from crossmodal.data.manifest import ShardError
 from crossmodal.data.reader import open_view, read_pair
 from crossmodal.data.shards import Shards
-from crossmodal.data.views import Look
+from crossmodal.data.views import Crop
 from crossmodal.data.writer import PIECE, _Statistics
 from modalities.depth import Depth
 from modalities.rgb import Rgb
@@ -237,11 +237,11 @@ def test_pictures_of_other_proportions_are_told_and_refused_as_aligned_views(
 
     shards = Shards.open(folder)
     views = {name: open_view(shards, name) for name in ("rgb", "depth")}
-    read_pair(shards, views, 0, look=Look())
+    read_pair(shards, views, 0, crop=Crop())
     with pytest.raises(ShardError, match=r"000000\.tar: pair 'b': aligned views need .* set aligned: false for one"):
-        read_pair(shards, views, 1, look=Look())
+        read_pair(shards, views, 1, crop=Crop())
     views["depth"] = open_view(shards, "depth", aligned=False)
-    read_pair(shards, views, 1, look=Look())
+    read_pair(shards, views, 1, crop=Crop())
 
 
 def test_proportions_that_differ_by_less_than_a_hundredth_are_alike(

@@ -50,12 +50,12 @@ def test_instances_are_found_by_themselves_and_by_chance_among_strangers(monkeyp
 
 def test_figures_do_not_change_when_everything_turns() -> None:
     turn, _ = torch.linalg.qr(torch.randn(128, 128, generator=generator("turn")))
-    looks = (RANDOM + 0.5 * RANDOM.roll(1, 0), RANDOM - 0.5 * RANDOM.roll(2, 0))
-    before = diagnostics.diagnose(RANDOM, looks, LABEL)
-    after = diagnostics.diagnose(RANDOM @ turn, (looks[0] @ turn, looks[1] @ turn), LABEL)
+    crops = (RANDOM + 0.5 * RANDOM.roll(1, 0), RANDOM - 0.5 * RANDOM.roll(2, 0))
+    before = diagnostics.diagnose(RANDOM, crops, LABEL)
+    after = diagnostics.diagnose(RANDOM @ turn, (crops[0] @ turn, crops[1] @ turn), LABEL)
     assert before == pytest.approx(after, abs=1e-5)
     assert before.keys() == {"alignment", "uniformity", "instance", "intra_class"}
-    assert "intra_class" not in diagnostics.diagnose(RANDOM, looks, torch.full((600,), -1))
+    assert "intra_class" not in diagnostics.diagnose(RANDOM, crops, torch.full((600,), -1))
 
 
 def test_the_number_of_neighbours_is_chosen_on_training_rows() -> None:

@@ -9,7 +9,7 @@ from sklearn.neighbors import KNeighborsRegressor
 from torch import Tensor, nn
 from torchmetrics.retrieval import RetrievalHitRate
 
-from crossmodal.data.views import Look
+from crossmodal.data.views import Crop
 from crossmodal.encoders import Encoder, Features, Leave, Spec, stay
 from crossmodal.evaluation import few_labels, neighbours, probe, retrieval
 from modalities import MODALITIES
@@ -177,7 +177,7 @@ def tuned(signals: list[Tensor], targets: Tensor, size: int, **options: float) -
 
     plain = MODALITIES.get("rgb")(size=4, jitter=0.0, grey=0.0, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     few_labels.train_on(encoder, plain, signals, targets, few_labels.Recipe(6, 6, 1.0, size), loss=loss,
-                        look=Look(**options), seed=1)  # fmt: skip
+                        crop=Crop(**options), seed=1)  # fmt: skip
     return encoder, met
 
 

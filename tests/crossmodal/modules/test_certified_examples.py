@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from crossmodal.certificates.posterior import Stochastic
+from crossmodal.certificates.posterior import GaussianPosterior
 from crossmodal.certificates.tuples import Tuples
 from crossmodal.data.reader import open_view
 from crossmodal.data.shards import Shards
 from crossmodal.encoders import Encoder, Features, Leave, Spec, stay
 from crossmodal.evaluation.tuples import Examples
-from crossmodal.modules.certifying import Sight
+from crossmodal.modules.certifying import ExampleViews
 from crossmodal.objectives import Batch
 from modalities.common.random import generator
 
@@ -54,7 +54,7 @@ def test_examples_of_a_data_set_share_no_pair(synthetic: Path) -> None:
 
 def test_each_side_is_seen_by_its_own_view() -> None:
     batch = Batch({"rgb": draw("rgb", 3, 4), "depth": draw("depth", 3, 4)}, torch.arange(3), torch.zeros(3).long())
-    ours, theirs = Sight("rgb", "depth").embed(lambda inputs: Features(2 * inputs, (), None), batch)
+    ours, theirs = ExampleViews("rgb", "depth").embed(lambda inputs: Features(2 * inputs, (), None), batch)
     torch.testing.assert_close(ours, 2 * batch.inputs["rgb"].float())
     torch.testing.assert_close(theirs, 2 * batch.inputs["depth"].float())
 
@@ -73,7 +73,7 @@ class Dropping(Encoder):
 
 def test_the_weights_alone_are_drawn_and_no_dropout() -> None:
     encoder, rows = Dropping(), draw("rows", 5, 4).float()
-    network = Stochastic(encoder, std=0.1).train()
+    network = GaussianPosterior(encoder, std=0.1).train()
     weights = network.draw(generator("weights"))
     expected = rows @ weights["layer.weight"].T + weights["layer.bias"]
     torch.testing.assert_close(network(rows, weights).embedding, expected)

@@ -8,25 +8,25 @@ import torch
 from crossmodal import ENCODERS
 from crossmodal.certificates.certificate import certify
 from crossmodal.certificates.gaussians import Gaussian, ScaleGrid, kl_divergence, spherical
-from crossmodal.certificates.posterior import Stochastic, with_fixed_statistics
+from crossmodal.certificates.posterior import GaussianPosterior, with_fixed_statistics
 from crossmodal.certificates.tuples import Tuples
 from crossmodal.data.reader import open_view, read_pair, to_batch
 from crossmodal.data.shards import Shards
 from crossmodal.encoders import Features
 from crossmodal.evaluation.tuples import Examples
-from crossmodal.modules.certifying import Certifying, Penalty, Projected, Sight, project_teacher
+from crossmodal.modules.certifying import Certifying, ExampleViews, Penalty, Projected, project_teacher
 from crossmodal.objectives import Batch
 from modalities.common.random import generator
 
 
 def test_a_posterior_pays_for_leaving_its_prior_by_the_formula() -> None:
     encoder = ENCODERS.get("convnet")((3, 16, 16), 0, width=4, stages=1, norm="group")
-    network = Stochastic(encoder, std=0.05)
+    network = GaussianPosterior(encoder, std=0.05)
     with torch.no_grad():
         network.means[0].add_(0.1)
     batch = Batch({"rgb": torch.randn(12, 3, 16, 16)}, torch.arange(12), torch.tensor([0, 1, 2] * 4))
     grid, tuples = ScaleGrid(), Tuples(negatives=1, block=1)
-    module = Certifying(network, tuples, Sight("rgb", "rgb"), Penalty(50.0, 0.05, grid))
+    module = Certifying(network, tuples, ExampleViews("rgb", "rgb"), Penalty(50.0, 0.05, grid))
     torch.manual_seed(1)
     losses = module(batch)
     torch.manual_seed(1)
@@ -43,7 +43,7 @@ def test_a_posterior_pays_for_leaving_its_prior_by_the_formula() -> None:
 
 def test_a_scale_at_its_limit_is_not_driven_beyond_it() -> None:
     encoder = ENCODERS.get("convnet")((3, 16, 16), 0, width=4, stages=1, norm="group")
-    network = Stochastic(encoder, std=2.0)
+    network = GaussianPosterior(encoder, std=2.0)
     total, figures = Penalty(1.0, 0.05, ScaleGrid())(network, torch.zeros(()))
     assert figures["prior_std"] == ScaleGrid().std(1) and total.isfinite()
     total.backward()
@@ -57,10 +57,12 @@ def test_risk_is_the_mean_over_pieces_each_with_its_own_weights(
     views = {"rgb": open_view(shards, "rgb", size=16)}
     tuples = Tuples(negatives=1, block=1)
     examples = Examples.plan(shards, views, tuples, at_once=3)
-    network = Stochastic(ENCODERS.get("convnet")((3, 16, 16), 0, width=4, stages=1, norm="group"), std=0.3)
+    network = GaussianPosterior(ENCODERS.get("convnet")((3, 16, 16), 0, width=4, stages=1, norm="group"), std=0.3)
     drawn, draw = [], network.draw
     monkeypatch.setattr(network, "draw", lambda random: drawn.append(draw(random)) or drawn[-1])
-    risk, draws = examples.risk(network, Sight("rgb", "rgb"), device=torch.device("cpu"), draws=len(examples.rows) + 1)
+    risk, draws = examples.risk(
+        network, ExampleViews("rgb", "rgb"), device=torch.device("cpu"), draws=len(examples.rows) + 1
+    )
     assert draws == len(drawn) == 2 * len(examples.rows)
     assert len({float(next(iter(weights.values())).sum()) for weights in drawn}) == draws
     losses = []
@@ -80,7 +82,7 @@ def test_fixed_statistics_change_nothing_and_stay() -> None:
     before = {name: item.clone() for name, item in fixed.named_buffers()}
     fixed.train()(pictures)
     assert all(torch.equal(item, before[name]) for name, item in fixed.named_buffers())
-    Stochastic(fixed)
+    GaussianPosterior(fixed)
 
 
 def test_a_student_is_seen_through_its_head_and_only_what_counts_is_drawn() -> None:
@@ -94,7 +96,7 @@ def test_a_student_is_seen_through_its_head_and_only_what_counts_is_drawn() -> N
     ours, theirs = head.project(student(pictures), teacher)
     torch.testing.assert_close(seen(pictures).embedding, ours)
     torch.testing.assert_close(project_teacher(head, student.spec.dim, teacher), theirs)
-    names = Stochastic(seen).names
+    names = GaussianPosterior(seen).names
     assert any(name.startswith("head.") for name in names) and not any("teacher" in name for name in names)
     assert not any("classifier" in name or "logits" in name for name in names)
 

@@ -9,16 +9,16 @@ from drawn import draw, show
 from torch import Tensor
 
 from crossmodal.modules.collapse import SEEN, warn, watch
-from crossmodal.multiview import Meets, Views
+from crossmodal.multiview import Pairings, Views
 
 
 def figures(views: Views, *owners: str) -> dict[str, float]:
     return {name: value.item() for name, value in watch(views, owners or ["one"] * len(views.queries)).items()}
 
 
-def many(queries: Tensor, keys: Tensor | None = None, meets: Meets | None = None) -> Views:
+def many(queries: Tensor, keys: Tensor | None = None, pairings: Pairings | None = None) -> Views:
     count = torch.arange(queries.shape[1])
-    return show(queries, keys, meets=meets, index=count, label=count)
+    return show(queries, keys, pairings=pairings, index=count, label=count)
 
 
 def both(vectors: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ def test_the_rank_is_that_of_the_covariances_eigenvalues() -> None:
         values = torch.linalg.eigvalsh(torch.cov(view.T, correction=0)).tolist()
         ranks.append(sum(values) ** 2 / sum(value**2 for value in values))
         spreads.append(sum(values) ** 0.5)
-    found = figures(many(vectors, meets=((0, 1), (2, 1))))
+    found = figures(many(vectors, pairings=((0, 1), (2, 1))))
     assert found["rank"] == pytest.approx((ranks[0] + ranks[2]) / 2)
     assert found["spread"] == pytest.approx((spreads[0] + spreads[2]) / 2)
 
@@ -69,8 +69,8 @@ def test_everywhere_on_the_sphere_rank_is_nearly_dim_and_spread_nearly_1() -> No
 
 def test_cosines_are_those_of_the_own_pair_and_of_others() -> None:
     queries, keys = draw("now", 3, 6, 4), draw("slow", 3, 6, 4)
-    views, positive, negative, best = many(queries, keys, meets=((0, 1), (2, 0))), [], [], []
-    for view, other in views.meets:
+    views, positive, negative, best = many(queries, keys, pairings=((0, 1), (2, 0))), [], [], []
+    for view, other in views.pairings:
         for row in range(6):
             cosines = [float(queries[view, row] @ key) for key in keys[other]]
             positive.append(cosines[row])
@@ -103,22 +103,22 @@ def test_of_a_batch_of_one_there_is_nothing_to_say() -> None:
 
 @pytest.mark.parametrize("bad", ["point", "shuffled"])
 @pytest.mark.parametrize("looks", [1, 2])
-def test_of_several_encoders_the_one_that_fails_is_named(looks: int, bad: str) -> None:
-    rows, owners = draw("now", 200, 16), [name for name in ("rgb", "depth", "audio") for _ in range(looks)]
-    vectors = rows.repeat(3 * looks, 1, 1)
-    vectors[2 * looks :] = rows[:1] if bad == "point" else rows.roll(1, 0)
+def test_of_several_encoders_the_one_that_fails_is_named(crops: int, bad: str) -> None:
+    rows, owners = draw("now", 200, 16), [name for name in ("rgb", "depth", "audio") for _ in range(crops)]
+    vectors = rows.repeat(3 * crops, 1, 1)
+    vectors[2 * crops :] = rows[:1] if bad == "point" else rows.roll(1, 0)
     said = warn(figures(many(vectors), *owners))
     chance = [f"{other} and audio: pairs are found no better than by chance" for other in ("rgb", "depth")]
     if bad == "point":
-        chance = ["audio: all vectors are nearly one point", *chance, *["audio: pairs are found no"] * (looks - 1)]
+        chance = ["audio: all vectors are nearly one point", *chance, *["audio: pairs are found no"] * (crops - 1)]
     assert sorted(text[:20] for text in said) == sorted(text[:20] for text in chance)
-    assert warn(figures(many(rows.repeat(3 * looks, 1, 1)), *owners)) == []
+    assert warn(figures(many(rows.repeat(3 * crops, 1, 1)), *owners)) == []
 
 
 def test_of_pairs_that_lack_a_view_the_others_are_watched() -> None:
     vectors, there = draw("now", 2, 6, 4), torch.tensor([[True] * 6, [False, True, True, False, True, True]])
     views = many(vectors)
-    found = figures(Views(views.queries, views.keys, views.meets, views.index, views.label, there), "rgb", "depth")
+    found = figures(Views(views.queries, views.keys, views.pairings, views.index, views.label, there), "rgb", "depth")
     alone = figures(many(vectors[:, there[1]]), "rgb", "depth")
     assert found["spread.rgb"] == pytest.approx(figures(many(vectors), "rgb", "depth")["spread.rgb"])
     shared = alone.keys() - {"spread.rgb", "rank.rgb"}
@@ -128,7 +128,7 @@ def test_of_pairs_that_lack_a_view_the_others_are_watched() -> None:
 
 def test_views_that_do_not_meet_have_no_cosines_but_a_rank() -> None:
     vectors = draw("now", 1, 6, 4)
-    found, twice = figures(many(vectors, meets=())), figures(many(both(vectors[0])))
+    found, twice = figures(many(vectors, pairings=())), figures(many(both(vectors[0])))
     assert found == pytest.approx({name: twice[name] for name in ("rank", "spread")})
 
 
@@ -183,7 +183,7 @@ def test_of_two_pairs_that_are_found_no_chance_is_told(rows: int) -> None:
 
 
 def test_where_no_views_meet_nothing_is_said_of_chance() -> None:
-    assert warn(figures(many(draw("now", 1, 6, 4), meets=()))) == []
+    assert warn(figures(many(draw("now", 1, 6, 4), pairings=()))) == []
 
 
 def test_a_pair_that_is_twice_in_a_batch_is_found_and_no_negative_of_itself() -> None:

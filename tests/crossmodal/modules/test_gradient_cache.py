@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from crossmodal import ENCODERS
 from crossmodal.encoders import Encoder
-from crossmodal.modules.gradient_cache import Tally, go_cached, go_local
+from crossmodal.modules.gradient_cache import GradientAccumulator, go_cached, go_local
 from crossmodal.modules.projector import MapProjector
 from modalities.common.random import generator
 
@@ -47,10 +47,10 @@ def gradients(module: nn.Module) -> Gradients:
 
 def go(module: nn.ModuleDict, unit: int, judge: Callable[[int, Tensor], Tensor] | None = None) -> list[Tensor]:
     """A step by units; the gradients are the weights' own."""
-    tally = Tally(module)
+    accumulator = GradientAccumulator(module)
     losses = go_local(module["encoder"], draw("batch", ROWS, 1, 16, 16), judge or judge_by(module), unit=unit,
-                      tally=tally)  # fmt: skip
-    tally.hand_out(torch.stack(losses).sum()).backward()
+                      accumulator=accumulator)  # fmt: skip
+    accumulator.hand_out(torch.stack(losses).sum()).backward()
     return losses
 
 
@@ -132,19 +132,23 @@ def test_steps_accumulate_and_take_the_loss_s_factor() -> None:
     once, twice = build("convnet"), build("convnet")
     go(once, 2)
     for factor in (0.5, 0.25):
-        tally = Tally(twice)
-        losses = go_local(twice["encoder"], draw("batch", ROWS, 1, 16, 16), judge_by(twice), unit=2, tally=tally)
-        (tally.hand_out(torch.stack(losses).sum()) * factor).backward()
+        accumulator = GradientAccumulator(twice)
+        losses = go_local(
+            twice["encoder"], draw("batch", ROWS, 1, 16, 16), judge_by(twice), unit=2, accumulator=accumulator
+        )
+        (accumulator.hand_out(torch.stack(losses).sum()) * factor).backward()
     assert_equal(gradients(twice), {name: 0.75 * gradient for name, gradient in gradients(once).items()})
 
 
 def test_what_was_handed_out_is_let_go_though_the_loss_is_kept() -> None:
     module = build("convnet")
-    tally = Tally(module)
-    losses = go_local(module["encoder"], draw("batch", ROWS, 1, 16, 16), judge_by(module), unit=2, tally=tally)
-    total = tally.hand_out(torch.stack(losses).sum())
-    held = [weakref.ref(each) for each in tally.sums if each is not None]
-    del tally
+    accumulator = GradientAccumulator(module)
+    losses = go_local(
+        module["encoder"], draw("batch", ROWS, 1, 16, 16), judge_by(module), unit=2, accumulator=accumulator
+    )
+    total = accumulator.hand_out(torch.stack(losses).sum())
+    held = [weakref.ref(each) for each in accumulator.sums if each is not None]
+    del accumulator
     total.backward()
     assert held and not any(each() is not None for each in held)
 
@@ -153,7 +157,7 @@ def test_without_gradient_there_are_losses_alone() -> None:
     module = build("convnet")
     with torch.no_grad():
         losses = go_local(module["encoder"], draw("batch", ROWS, 1, 16, 16), judge_by(module), unit=2,
-                          tally=Tally(module))  # fmt: skip
+                          accumulator=GradientAccumulator(module))  # fmt: skip
     torch.testing.assert_close(torch.stack(losses), torch.stack(go(module, 2)))
 
 
@@ -211,7 +215,13 @@ def test_no_more_is_held_than_the_largest_unit(name: str, unit: int) -> None:
     units = [bytes_of(module["encoder"], batch, first, unit) for first in range(stages - unit + 1)]
     held = Held(module)
     with held.watch():
-        go_local(module["encoder"], batch, lambda stage, picture: picture.mean(), unit=unit, tally=Tally(module))
+        go_local(
+            module["encoder"],
+            batch,
+            lambda stage, picture: picture.mean(),
+            unit=unit,
+            accumulator=GradientAccumulator(module),
+        )
     assert held.most == max(units) and held.bytes == 0
     assert unit == stages or held.most < 0.95 * bytes_of(module["encoder"], batch, 0, stages)
 
@@ -239,10 +249,10 @@ def spread(rows: Tensor) -> Tensor:
 def test_chunks_draw_the_same_numbers_again(chunk: int) -> None:
     torch.manual_seed(0)
     module, rows = Noisy(), draw("rows", 10, 3)
-    other, tally = copy.deepcopy(module), Tally(module)
+    other, accumulator = copy.deepcopy(module), GradientAccumulator(module)
     torch.manual_seed(1)
-    loss = go_cached(lambda piece: module(rows[piece]), spread, 10, chunk=chunk, tally=tally)
-    tally.hand_out(loss).backward()
+    loss = go_cached(lambda piece: module(rows[piece]), spread, 10, chunk=chunk, accumulator=accumulator)
+    accumulator.hand_out(loss).backward()
     drawn = torch.rand(1)
     torch.manual_seed(1)
     expected = spread(torch.cat([other(piece) for piece in rows.split(chunk)]))
@@ -257,18 +267,18 @@ def test_no_more_is_held_than_the_largest_chunk() -> None:
     held = Held(encoder)
     with held.watch():
         go_cached(lambda piece: encoder(batch[piece]).embedding, lambda rows: rows.mean(), 12, chunk=5,
-                  tally=Tally(encoder))  # fmt: skip
+                  accumulator=GradientAccumulator(encoder))  # fmt: skip
     assert held.most == bytes_of(encoder, batch[:5], 0, 4) and held.bytes == 0
 
 
 def test_layers_in_float32_go_backward_in_float32_under_autocast() -> None:
     torch.manual_seed(0)
     layer, rows = nn.Linear(30, 30), draw("float32", 20, 30).float()
-    other, tally = copy.deepcopy(layer), Tally(layer)
+    other, accumulator = copy.deepcopy(layer), GradientAccumulator(layer)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         with torch.autocast("cpu", enabled=False):
             loss = layer(rows).square().sum()
-        tally.pull([loss], [None], keep=False)
-    tally.hand_out(loss).backward()
+        accumulator.pull([loss], [None], keep=False)
+    accumulator.hand_out(loss).backward()
     other(rows).square().sum().backward()
     assert_equal(gradients(layer), gradients(other))

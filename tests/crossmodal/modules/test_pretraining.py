@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 from crossmodal import ENCODERS
 from crossmodal.contrast.options import Negatives
-from crossmodal.modules.pretraining import LocalPretraining, Pretraining, Sight, check_stages, name_look, which_meet
+from crossmodal.modules.pretraining import Branch, LocalPretraining, Pretraining, check_stages, find_pairings, name_crop
 from crossmodal.modules.projector import MapProjector, Projector
 from crossmodal.multiview import Views
 from crossmodal.objectives import Batch
 from modalities.common.random import generator
 
 NAMES = ["rgb", "depth", "audio"]
-GRAPHS = [(encoders, looks) for encoders in (1, 2, 3) for looks in (1, 2, 3)]
+GRAPHS = [(encoders, crops) for encoders in (1, 2, 3) for crops in (1, 2, 3)]
 
 
 def assert_close(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
@@ -38,35 +38,37 @@ def heard(module: Pretraining) -> Views:
 
 
 @pytest.mark.parametrize(("encoders", "looks"), GRAPHS)
-def test_as_many_meet_as_the_graph_says(encoders: int, looks: int) -> None:
+def test_as_many_meet_as_the_graph_says(encoders: int, crops: int) -> None:
     names = NAMES[:encoders]
     counts = {
-        "full": encoders * looks * (encoders * looks - 1),
-        "across": encoders * (encoders - 1) * looks**2,
-        "core": 2 * (encoders - 1) * looks**2,
+        "full": encoders * crops * (encoders * crops - 1),
+        "across": encoders * (encoders - 1) * crops**2,
+        "core": 2 * (encoders - 1) * crops**2,
     }
     for graph, count in counts.items():
         core = names[0] if graph == "core" else None
-        if not count and looks > 1:
+        if not count and crops > 1:
             with pytest.raises(ValueError, match="no two views meet; take graph: full, or two encoders"):
-                which_meet(names, looks, graph=graph, core=core, symmetric=True)
+                find_pairings(names, crops, graph=graph, core=core, symmetric=True)
             continue
-        both = which_meet(names, looks, graph=graph, core=core, symmetric=True)
+        both = find_pairings(names, crops, graph=graph, core=core, symmetric=True)
         assert len(set(both)) == len(both) == count
-        assert {other for _, other in both} <= set(range(encoders * looks))
-        first = which_meet(names, looks, graph=graph, core=core, symmetric=False)
+        assert {other for _, other in both} <= set(range(encoders * crops))
+        first = find_pairings(names, crops, graph=graph, core=core, symmetric=False)
         assert sorted(first) == sorted(pair for pair in both if pair[0] < pair[1])
 
 
 def test_the_core_meets_all_others_and_these_do_not_meet() -> None:
-    meets = which_meet(NAMES, 2, graph="core", core="depth", symmetric=True)
-    assert {frozenset(pair) for pair in meets} == {frozenset((one, other)) for one in (2, 3) for other in (0, 1, 4, 5)}
-    across = which_meet(NAMES, 2, graph="across", core=None, symmetric=True)
+    pairings = find_pairings(NAMES, 2, graph="core", core="depth", symmetric=True)
+    assert {frozenset(pair) for pair in pairings} == {
+        frozenset((one, other)) for one in (2, 3) for other in (0, 1, 4, 5)
+    }
+    across = find_pairings(NAMES, 2, graph="across", core=None, symmetric=True)
     assert not {frozenset(pair) for pair in across} & {frozenset((0, 1)), frozenset((2, 3)), frozenset((4, 5))}
 
 
 def test_of_two_encoders_with_a_look_each_the_core_is_all_there_is() -> None:
-    graphs = {which_meet(NAMES[:2], 1, graph=graph, core=core, symmetric=True)
+    graphs = {find_pairings(NAMES[:2], 1, graph=graph, core=core, symmetric=True)
               for graph, core in (("core", "rgb"), ("core", "depth"), ("across", None), ("full", None))}  # fmt: skip
     assert graphs == {((0, 1), (1, 0))}
 
@@ -74,15 +76,15 @@ def test_of_two_encoders_with_a_look_each_the_core_is_all_there_is() -> None:
 @pytest.mark.parametrize("modalities", range(2, 6))
 def test_cmc_s_core_view_has_fewer_pairs_than_its_full_graph(modalities: int) -> None:
     names = [f"view{number}" for number in range(modalities)]
-    core = which_meet(names, 1, graph="core", core="view0", symmetric=False)
-    full = which_meet(names, 1, graph="across", core=None, symmetric=False)
+    core = find_pairings(names, 1, graph="core", core="view0", symmetric=False)
+    full = find_pairings(names, 1, graph="across", core=None, symmetric=False)
     assert len(core) == modalities - 1 and sorted(full) == sorted(combinations(range(modalities), 2))
 
 
 @pytest.mark.parametrize(("graph", "core"), [("core", None), ("core", "sound"), ("full", "rgb"), ("across", "sound")])
 def test_a_core_belongs_to_its_graph(graph: str, core: str | None) -> None:
     with pytest.raises(ValueError, match=f"one of the encoders, rgb, depth, with graph: core .* graph: {graph} and"):
-        which_meet(NAMES[:2], 1, graph=graph, core=core, symmetric=True)
+        find_pairings(NAMES[:2], 1, graph=graph, core=core, symmetric=True)
 
 
 # --- what is compared ---
@@ -108,8 +110,8 @@ def test_views_come_encoder_by_encoder_and_look_by_look() -> None:
     module(batch)
     views = heard(module)
     assert views.keys is views.queries and views.index is batch.index and views.seed == batch.seed
-    for number, (name, look) in enumerate((name, look) for name in ("rgb", "depth") for look in range(2)):
-        alone = module.heads[name](module.encoders[name](batch.inputs[name_look(name, look)]).embedding)
+    for number, (name, crop) in enumerate((name, crop) for name in ("rgb", "depth") for crop in range(2)):
+        alone = module.heads[name](module.encoders[name](batch.inputs[name_crop(name, crop)]).embedding)
         torch.testing.assert_close(views.queries[number], F.normalize(alone, dim=1))
 
 
@@ -197,8 +199,8 @@ def lacking(*there: bool) -> Batch:
 
 @pytest.mark.parametrize("looks", [1, 2])
 @pytest.mark.parametrize("there", [(False,) * 4, (False, True, False, False)], ids=["none", "one"])
-def test_of_fewer_than_two_pairs_batch_norm_learns_nothing(there: tuple[bool, ...], looks: int) -> None:
-    module, batch = build("rgb", "depth", looks=looks, norm="batch", head_norm=True, momentum=0.9), lacking(*there)
+def test_of_fewer_than_two_pairs_batch_norm_learns_nothing(there: tuple[bool, ...], crops: int) -> None:
+    module, batch = build("rgb", "depth", crops=crops, norm="batch", head_norm=True, momentum=0.9), lacking(*there)
     module(lacking(True, True, False, True))
     depth = {name: item.clone() for name, item in module.named_buffers() if "depth" in name}
     assert len(depth) > 4
@@ -270,8 +272,8 @@ def test_negatives_of_every_view_keep_slow_encoders_on_all_looks() -> None:
 
 def test_an_encoder_that_would_never_learn_is_refused() -> None:
     with pytest.raises(ValueError, match="encoder depth would learn nothing: with momentum only anchors do"):
-        build("rgb", "depth", looks=1, momentum=0.9, symmetric=False)
-    build("rgb", "depth", looks=1, symmetric=False)
+        build("rgb", "depth", crops=1, momentum=0.9, symmetric=False)
+    build("rgb", "depth", crops=1, symmetric=False)
 
 
 def test_keys_come_from_slow_encoders_and_without_gradient() -> None:
@@ -368,9 +370,9 @@ def test_a_stage_without_head_or_objective_is_refused(short: str) -> None:
         heads = heads[1:]
     else:
         objectives = objectives[1:]
-    sight = Sight(module.encoder, "rgb", heads)
+    branch = Branch(module.encoder, "rgb", heads)
     with pytest.raises(ValueError, match=f"{short} must be 3, one for each stage from 2 on, got 2"):
-        LocalPretraining(sight, {"said": objectives}, {"said": 1.0}, looks=2, meets=module.meets, unit=2)
+        LocalPretraining(branch, {"said": objectives}, {"said": 1.0}, crops=2, pairings=module.pairings, unit=2)
 
 
 # --- heads ---

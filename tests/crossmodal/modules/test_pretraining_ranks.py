@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from crossmodal.contrast.options import Negatives
 from crossmodal.distributed import gather
-from crossmodal.modules.base import Minimised
+from crossmodal.modules.base import TrainingModule
 from crossmodal.objectives import Batch
 
 ROWS, RANKS, STEPS = 8, 2, 2
@@ -33,7 +33,7 @@ VARIANTS: dict[str, dict[str, object]] = {
 Found = dict[str, torch.Tensor]
 
 
-def build_variant(name: str) -> Minimised:
+def build_variant(name: str) -> TrainingModule:
     kind, options = name.partition(" ")[0], VARIANTS[name]
     return build_local(**options) if kind == "local" else build("rgb", **options)  # a block has batch norm
 
@@ -43,7 +43,7 @@ def cut(batch: Batch, rows: slice) -> Batch:
     return Batch(inputs, batch.index[rows], batch.label[rows], batch.seed)
 
 
-def take_steps(module: Minimised, rank: int = 0, ranks: int = 1) -> Found:
+def take_steps(module: TrainingModule, rank: int = 0, ranks: int = 1) -> Found:
     """Steps of two backward passes each, of one with a queue; what they lead to, and how many numbers ranks share."""
     batch = cut(joint("rgb", rows=ROWS), slice(rank * ROWS // ranks, (rank + 1) * ROWS // ranks))
     mirrored = Batch({view: item.flip(3) for view, item in batch.inputs.items()}, batch.index, batch.label, batch.seed)

@@ -10,7 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from crossmodal import ENCODERS, OBJECTIVES
 from crossmodal.contrast.options import Negatives
-from crossmodal.contrast.pool import Known
+from crossmodal.contrast.pool import PairIds
 from crossmodal.distributed import gather, gather_with_gradient
 from crossmodal.encoders import Features, Spec
 from crossmodal.modules.base import unreached
@@ -86,7 +86,7 @@ def build(variant: str) -> Transfer:
     if "full" in variant:  # a bank of whose rows none is missing
         for pool in objective.sides.pools.values():
             rows = torch.randn(PAIRS, 128, generator=generator("full"))
-            pool.remember(F.normalize(rows, dim=1), Known(torch.arange(PAIRS), torch.full((PAIRS,), -1)))
+            pool.remember(F.normalize(rows, dim=1), PairIds(torch.arange(PAIRS), torch.full((PAIRS,), -1)))
             assert not pool.is_filling
     return Transfer(student, "depth", {name: Term(objective, 0.7, "rgb" if kind.uses_teacher else None)})
 

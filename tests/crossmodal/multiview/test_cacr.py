@@ -41,10 +41,10 @@ def in_loops(
     held: Views | None = None,
 ) -> tuple[float, float]:
     """Attraction and repulsion; weights are those of the views `held`, where they are."""
-    anchors = sorted({view for view, _ in views.meets})
+    anchors = sorted({view for view, _ in views.pairings})
     attraction, repulsions = 0.0, []
     for anchor in anchors:
-        partners = [other for view, other in views.meets if view == anchor]
+        partners = [other for view, other in views.pairings if view == anchor]
         positive = {}
         for row, query in enumerate(views.queries[anchor]):
             positive[row] = [cost(query, views.keys[other, row]) for other in partners]
@@ -83,8 +83,8 @@ def figures(views: Views, **options: object) -> tuple[float, float]:
 @pytest.mark.parametrize("meets", [None, ((0, 1),), ((0, 1), (0, 2), (2, 0))], ids=["all", "one", "some"])
 @pytest.mark.parametrize("slow", [False, True])
 @pytest.mark.parametrize("options", [{}, {"t_plus": 3.0, "t_minus": 0.9}, {"tau_plus": 0.1}, {"rbf_t": 1.5}], ids=str)
-def test_cacr_equals_its_formula_in_loops(options: dict[str, float], slow: bool, meets: object) -> None:
-    views = now(keys=draw("slow", VIEWS, ROWS, DIM) if slow else None, meets=meets)
+def test_cacr_equals_its_formula_in_loops(options: dict[str, float], slow: bool, pairings: object) -> None:
+    views = now(keys=draw("slow", VIEWS, ROWS, DIM) if slow else None, pairings=pairings)
     attraction, repulsion = in_loops(views, **options)
     objective = build("cacr", alpha=0.7, beta=1.3, cost="rbf" if "rbf_t" in options else "euclidean", **options)
     outcome = objective(views)
@@ -137,7 +137,7 @@ def test_with_a_single_positive_loss_and_gradient_do_not_depend_on_t_plus() -> N
 def test_what_a_positives_cost_gets_is_its_weight_and_in_the_graph_what_its_weight_gains(weights: str) -> None:
     queries, keys = draw("now", VIEWS, ROWS, DIM), draw("slow", VIEWS, ROWS, DIM).requires_grad_()
     objective = build("cacr", t_plus=3.0, beta=0.0, weights=weights)
-    (gradient,) = torch.autograd.grad(objective(now(queries, keys, meets=((0, 1), (0, 2)))).loss, keys)
+    (gradient,) = torch.autograd.grad(objective(now(queries, keys, pairings=((0, 1), (0, 2)))).loss, keys)
     for row, query in enumerate(queries[0]):
         costs = [cost(query, keys[other, row].detach()) for other in (1, 2)]
         pi = softmax([3 * c for c in costs])
@@ -163,7 +163,7 @@ def test_gradients_are_those_of_the_formula_with_weights_that_move_or_are_held(
     weights: str, rbf_t: float | None
 ) -> None:
     given, cost_name = draw("now", VIEWS, ROWS, DIM)[:, :, :3].clone(), "euclidean" if rbf_t is None else "rbf"
-    unit = lambda vectors: now(F.normalize(vectors, dim=-1), meets=((0, 1), (0, 2)))  # noqa: E731
+    unit = lambda vectors: now(F.normalize(vectors, dim=-1), pairings=((0, 1), (0, 2)))  # noqa: E731
     held = unit(given) if weights == "detached" else None
     expected = differences(lambda vectors: sum(in_loops(unit(vectors), rbf_t=rbf_t, held=held)), given)
     asked = given.requires_grad_()
@@ -173,11 +173,11 @@ def test_gradients_are_those_of_the_formula_with_weights_that_move_or_are_held(
 
 def test_rbf_with_uniform_weights_is_alignment_and_uniformity_between_views() -> None:
     vectors, align, uniform = now().queries, 0.0, 0.0
-    meets = list(permutations(range(VIEWS), 2))
-    for view, other in meets:
-        align += float((vectors[view] - vectors[other]).norm(dim=1).square().mean()) / len(meets)
+    pairings = list(permutations(range(VIEWS), 2))
+    for view, other in pairings:
+        align += float((vectors[view] - vectors[other]).norm(dim=1).square().mean()) / len(pairings)
         distances = torch.cdist(vectors[view], vectors[other])[~torch.eye(ROWS, dtype=torch.bool)]
-        uniform += math.log(float((-1.7 * distances.square()).exp().mean())) / len(meets)
+        uniform += math.log(float((-1.7 * distances.square()).exp().mean())) / len(pairings)
     found = figures(now(), cost="rbf", rbf_t=1.7, t_plus=0.0, t_minus=0.0)
     assert found == pytest.approx((align, uniform), abs=1e-12)
 
@@ -205,7 +205,7 @@ def test_an_anchor_without_a_negative_has_no_repulsion(cost_name: str) -> None:
 
 
 def test_a_single_positive_is_worth_a_caution() -> None:
-    caution = lambda meets, **options: MULTIVIEW.get("cacr")(DIM, meets, PAIRS, **options).cautions()  # noqa: E731
+    caution = lambda pairings, **options: MULTIVIEW.get("cacr")(DIM, pairings, PAIRS, **options).cautions()  # noqa: E731
     pair, four = ((0, 1), (1, 0)), tuple(permutations(range(4), 2))
     assert len(caution(pair)) == 1 and "one positive, so that attraction is plain alignment" in caution(pair)[0]
     assert len(caution(((0, 1), (0, 2), (1, 0)))) == 1

@@ -239,8 +239,8 @@ def take_steps(variant: str, rank: int = 0, ranks: int = 1) -> dict[str, Tensor]
     for step in range(3):  # what a step remembers is in the next one's loss
         vectors = draw(f"step {step}", VIEWS, rows, DIM).requires_grad_()
         index = (torch.randperm(PAIRS, generator=torch.Generator().manual_seed(step))[:rows])[mine]
-        meets = () if "alone" in variant else None
-        outcome = objective(show(vectors[:, mine], index=index, label=LABELS[mine], meets=meets))
+        pairings = () if "alone" in variant else None
+        outcome = objective(show(vectors[:, mine], index=index, label=LABELS[mine], pairings=pairings))
         (gradient,) = torch.autograd.grad(outcome.loss, vectors)
         if outcome.memo:
             objective.remember(*map(gather, outcome.memo))

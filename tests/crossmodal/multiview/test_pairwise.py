@@ -11,10 +11,10 @@ from torch import Tensor
 
 from crossmodal import MULTIVIEW
 from crossmodal.contrast.options import Negatives
-from crossmodal.multiview import Meets, Multiview, Views
+from crossmodal.multiview import Multiview, Pairings, Views
 
 TAU = 0.5
-MEETS: dict[str, Meets | None] = {"all": None, "first asks": ((0, 1),), "second asks": ((1, 0),)}
+PAIRINGS: dict[str, Pairings | None] = {"all": None, "first asks": ((0, 1),), "second asks": ((1, 0),)}
 EARLIER = [show(draw(f"earlier {step}", VIEWS, ROWS, DIM), index=torch.arange(ROWS) + 2 * step) for step in range(3)]
 
 
@@ -34,7 +34,7 @@ def of_batch(views: Views, *seen: int) -> list[tuple[int, Tensor]]:
 def infonce(views: Views, rows: dict[int, list[tuple[int, Tensor]]]) -> float:
     losses = [
         -math.log(own / (own + sum(apart)))
-        for anchor, other in views.meets
+        for anchor, other in views.pairings
         for own, apart in chances(views, anchor, other, rows[other])
     ]
     return sum(losses) / len(losses)
@@ -43,25 +43,25 @@ def infonce(views: Views, rows: dict[int, list[tuple[int, Tensor]]]) -> float:
 def nce(views: Views, rows: dict[int, list[tuple[int, Tensor]]], *, count: int | None = None) -> float:
     """-ln h(own) - sum over K others of ln(1 - h), h = e / (e + K Z / N)."""
     total, ratio = 0.0, math.exp(1 / (2 * DIM * TAU**2))
-    for anchor, other in views.meets:
+    for anchor, other in views.pairings:
         for own, apart in chances(views, anchor, other, rows[other]):
             wanted = len(apart) if count is None else count
             noise = wanted * ratio
             apart_cost = sum(math.log(1 - e / (e + noise)) for e in apart) * wanted / len(apart)
             total -= math.log(own / (own + noise)) + apart_cost
-    return total / len(views.meets) / len(views.index)
+    return total / len(views.pairings) / len(views.index)
 
 
-@pytest.mark.parametrize("meets", MEETS)
+@pytest.mark.parametrize("meets", PAIRINGS)
 @pytest.mark.parametrize("slow", [False, True])
 @pytest.mark.parametrize("source", ["batch", "gathered"])
 @pytest.mark.parametrize("count", [2, 3])
 @pytest.mark.parametrize("every", [False, True, None])
 def test_infonce_equals_its_formula_in_loops(
-    every: bool | None, count: int, source: str, slow: bool, meets: str
+    every: bool | None, count: int, source: str, slow: bool, pairings: str
 ) -> None:
     keys = draw("slow", count, ROWS, DIM) if slow else None
-    views = show(draw("now", count, ROWS, DIM), keys, meets=MEETS[meets])
+    views = show(draw("now", count, ROWS, DIM), keys, pairings=PAIRINGS[pairings])
     seen = {view: range(count) if every is not False else (view,) for view in range(count)}
     expected = infonce(views, {view: of_batch(views, *seen[view]) for view in range(count)})
     objective = build("infonce", views=count, temperature=TAU, every_view=every, negatives=Negatives(source))
@@ -114,7 +114,7 @@ def test_pairs_that_a_bank_holds_meet_its_other_rows_and_new_pairs_their_batch(n
 def test_apart_by_label_negatives_share_no_label() -> None:
     views = show(draw("now", VIEWS, ROWS, DIM))
     losses = []
-    for anchor, other in views.meets:
+    for anchor, other in views.pairings:
         for row in range(ROWS):
             label = views.label.tolist()
             apart = [(at, view) for view in range(VIEWS) for at in range(ROWS)
@@ -129,7 +129,7 @@ def test_apart_by_label_negatives_share_no_label() -> None:
 def test_slow_keys_get_no_gradient_and_live_ones_do() -> None:
     queries, keys = (draw(name, 2, ROWS, DIM).requires_grad_() for name in ("now", "slow"))
     objective: Multiview = build("infonce", views=2)
-    asked = objective(show(queries, keys, meets=((0, 1),))).loss
+    asked = objective(show(queries, keys, pairings=((0, 1),))).loss
     for_queries, for_keys = torch.autograd.grad(asked, (queries, keys))
     assert for_queries[0].abs().min() > 0 and not for_queries[1].any()
     assert for_keys.abs().min() > 0
@@ -147,16 +147,16 @@ def test_infonce_of_random_directions_starts_where_cmc_says() -> None:
     assert objective(views).loss.item() == pytest.approx(math.log(count + 1) + 1 / (2 * dim * tau**2), abs=0.1)
 
 
-@pytest.mark.parametrize("meets", MEETS)
+@pytest.mark.parametrize("meets", PAIRINGS)
 @pytest.mark.parametrize("index", [[3, 1, 4, 0, 5], [3, 1, 3, 3, 1]])  # the second has pairs that come twice
 @pytest.mark.parametrize("options", [{}, {"alpha": 1.0, "t": 3.0, "align": 0.5, "uniform": 2.0}])
-def test_align_uniform_equals_its_formula_in_loops(options: dict[str, float], index: list[int], meets: str) -> None:
-    views = show(draw("now", VIEWS, ROWS, DIM), draw("slow", VIEWS, ROWS, DIM), meets=MEETS[meets],
+def test_align_uniform_equals_its_formula_in_loops(options: dict[str, float], index: list[int], pairings: str) -> None:
+    views = show(draw("now", VIEWS, ROWS, DIM), draw("slow", VIEWS, ROWS, DIM), pairings=PAIRINGS[pairings],
                  index=torch.tensor(index))  # fmt: skip
     alpha, t = options.get("alpha", 2.0), options.get("t", 2.0)
-    distances = [float((one - two).norm()) ** alpha for view, other in views.meets
+    distances = [float((one - two).norm()) ** alpha for view, other in views.pairings
                  for one, two in zip(views.queries[view], views.keys[other], strict=True)]  # fmt: skip
-    anchors = {view for view, _ in views.meets}
+    anchors = {view for view, _ in views.pairings}
     uniform = 0.0
     for view in anchors:
         near = [math.exp(-t * float((one - two).square().sum())) for number, one in enumerate(views.queries[view])
@@ -181,7 +181,7 @@ def test_what_a_pair_lacks_is_neither_anchor_nor_candidate(source: str, every: b
     negatives = Negatives(source, **options.get(source, {}))
     objective = build("infonce", earlier, temperature=TAU, negatives=negatives, every_view=every)
     shown, losses = views if source == "gathered" else earlier, []
-    for anchor, other in views.meets:
+    for anchor, other in views.pairings:
         rows = [
             (shown.index[place].item(), shown.keys[view, place])
             for view in (range(VIEWS) if every else [other])

@@ -17,7 +17,7 @@ FORMS = ("out", "in")
 
 def neighbours(views: Views, anchor: int, pair: int) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
     """Places, as (view, pair), of an anchor's positives and of all its candidates."""
-    seen = [view for view in range(len(views.keys)) if view == anchor or (anchor, view) in views.meets]
+    seen = [view for view in range(len(views.keys)) if view == anchor or (anchor, view) in views.pairings]
     places = [(view, other) for view in seen for other in range(len(views.index)) if (view, other) != (anchor, pair)]
     label = views.label.tolist()
     return [(view, other) for view, other in places
@@ -27,7 +27,7 @@ def neighbours(views: Views, anchor: int, pair: int) -> tuple[list[tuple[int, in
 def in_loops(views: Views, form: str) -> list[float]:
     """The losses of the anchors that have a positive."""
     found = []
-    for anchor in sorted({view for view, _ in views.meets}) or range(len(views.keys)):
+    for anchor in sorted({view for view, _ in views.pairings}) or range(len(views.keys)):
         for pair in range(len(views.index)):
             positives, places = neighbours(views, anchor, pair)
             score = {place: math.exp(float(views.queries[anchor, pair] @ views.keys[place]) / TAU) for place in places}
@@ -49,9 +49,9 @@ SOME_MEET = {"all": None, "first asks": ((0, 1), (0, 2)), "none": (), "a chain":
 @pytest.mark.parametrize("meets", SOME_MEET)
 @pytest.mark.parametrize("slow", [False, True])
 @pytest.mark.parametrize("form", FORMS)
-def test_supcon_equals_its_formula_in_loops(form: str, slow: bool, meets: str) -> None:
+def test_supcon_equals_its_formula_in_loops(form: str, slow: bool, pairings: str) -> None:
     keys = draw("slow", VIEWS, ROWS, DIM) if slow else None
-    views = show(draw("now", VIEWS, ROWS, DIM), keys, meets=SOME_MEET[meets])
+    views = show(draw("now", VIEWS, ROWS, DIM), keys, pairings=SOME_MEET[pairings])
     losses = in_loops(views, form)
     assert loss(views, form).item() == pytest.approx(sum(losses) / len(losses), abs=1e-12)
 
@@ -119,11 +119,11 @@ def test_collapsed_classes_far_apart_end_at_the_logarithm_of_the_number_of_posit
 def test_anchors_without_a_positive_do_not_count(form: str) -> None:
     label = torch.tensor([0, 1, 0, -1, -1])
     vectors = draw("now", 1, ROWS, DIM).requires_grad_()
-    views = show(vectors, meets=(), label=label)
-    losses = in_loops(show(vectors.detach(), meets=(), label=label), form)
+    views = show(vectors, pairings=(), label=label)
+    losses = in_loops(show(vectors.detach(), pairings=(), label=label), form)
     assert len(losses) == 2
     assert loss(views, form).item() == pytest.approx(sum(losses) / 2, abs=1e-12)
-    nothing = loss(show(vectors, meets=(), label=torch.arange(ROWS)), form)
+    nothing = loss(show(vectors, pairings=(), label=torch.arange(ROWS)), form)
     assert nothing.item() == 0
     assert not torch.autograd.grad(nothing, vectors)[0].any()
 
@@ -131,7 +131,7 @@ def test_anchors_without_a_positive_do_not_count(form: str) -> None:
 @pytest.mark.parametrize("form", FORMS)
 def test_another_row_of_the_same_pair_does_not_make_an_anchor_count(form: str) -> None:
     vectors, label = draw("now", 1, ROWS, DIM), torch.tensor([0, 1, 0, 2, 2])
-    views = show(vectors, meets=(), label=label, index=torch.tensor([0, 1, 2, 3, 3]))
+    views = show(vectors, pairings=(), label=label, index=torch.tensor([0, 1, 2, 3, 3]))
     apart = [(0, 2, [1, 3, 4]), (2, 0, [1, 3, 4])]  # the only anchors with another pair of their label
     losses = []
     for anchor, positive, negatives in apart:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from crossmodal import ENCODERS, OBJECTIVES
 from crossmodal.contrast.options import Negatives
 from crossmodal.encoders import Features, Spec
-from crossmodal.modules.base import Minimised
+from crossmodal.modules.base import TrainingModule
 from crossmodal.modules.transfer import Term, Transfer
 from crossmodal.objectives import Batch, Learner, Objective, Outcome
 from modalities.common.random import generator
@@ -305,6 +305,6 @@ def test_transfer_refuses_a_sum_that_trains_nothing(weights: dict[str, float], w
 
 
 def test_what_is_minimised_is_the_weighted_sum_and_the_log_has_the_terms_unweighted() -> None:
-    module = Minimised({"one": Learner(), "two": Learner()}, {"one": 0.25, "two": 3.0})
+    module = TrainingModule({"one": Learner(), "two": Learner()}, {"one": 0.25, "two": 3.0})
     losses = module.add_up({"one": Outcome(torch.tensor(2.0)), "two": Outcome(torch.tensor(5.0))})
     assert {name: value.item() for name, value in losses.figures().items()} == {"loss": 15.5, "one": 2.0, "two": 5.0}

@@ -6,11 +6,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from crossmodal.encoders import Features
-from crossmodal.objectives.common.projections import BatchNorm, Heads
+from crossmodal.objectives.common.projections import BatchNorm, ProjectionHeads
 
 
 def test_heads_are_linear_and_of_unit_length_with_the_gradients_of_that() -> None:
-    heads = Heads(3, 2, 4).double()
+    heads = ProjectionHeads(3, 2, 4).double()
     given = [torch.randn(5, dim, dtype=torch.float64, requires_grad=True) for dim in (3, 2)]
     with torch.no_grad():
         heads.teacher.bias.zero_()

@@ -5,9 +5,10 @@ import os
 import subprocess
 import sys
 import textwrap
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import pytest
 
@@ -21,10 +22,10 @@ from pipelines.config import (
     at,
     choice,
     differences,
-    free,
     load,
     number,
     options_of,
+    runtime_only,
     to_dict,
     to_yaml,
 )
@@ -59,7 +60,7 @@ class Train:
     scale: tuple[float, float] = (0.5, 1.0)  # least and greatest
     shuffle: bool = True  # whether to
     clip_norm: float | None = None  # null: no clipping
-    workers: int = free(2)  # processes
+    workers: int = runtime_only(2)  # processes
 
     def __post_init__(self) -> None:
         if self.epochs < 1:
@@ -78,8 +79,8 @@ class Config:
     network: Network | None = None  # the student
     terms: dict[str, Term] = field(default_factory=dict)  # what is minimised
     train: Train = field(default_factory=Train)  # how
-    output: str = free("runs/x")  # folder
-    tags: list[str] = free(factory=list)  # for the reader
+    output: str = runtime_only("runs/x")  # folder
+    tags: list[str] = runtime_only(factory=list)  # for the reader
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,18 @@ class Unusual:
     train: Train | int | None = None  # how, or only how long
 
 
+@dataclass(frozen=True)
+class Renamed:
+    """A config some of whose keys had other names."""
+
+    RENAMED: ClassVar[Mapping[str, str]] = {
+        "folder": "data", "rate": "train.lr", "kd": "terms.kd", "hot": "terms.kd.temperature",
+    }  # fmt: skip
+    data: str  # folder of shards
+    train: Train = field(default_factory=Train)  # how
+    terms: dict[str, Term] = field(default_factory=dict)  # what is minimised
+
+
 ENTRIES = {
     "encoders/convnet.py": '''
         class ConvNet(Encoder):
@@ -141,6 +154,7 @@ ENTRIES = {
     "objectives/kd.py": '''
         class KD(Objective):
             """Soft classes."""
+            RENAMED: ClassVar[Mapping[str, str]] = {"softness": "temperature"}
             def __init__(self, *, temperature: float = 4.0): ...
         ''',
 }
@@ -562,7 +576,7 @@ class Ranged:
     rate: float | None = number(None, above=0)  # null: none
     scale: tuple[float, float] = number((0.5, 1.0), most=1)  # from and to
     counts: list[int | None] = number([1, None], least=1)  # null: all
-    workers: int = number(2, least=0, free=True)  # processes
+    workers: int = number(2, least=0, runtime_only=True)  # processes
 
     def __post_init__(self) -> None:
         if self.scale[0] > self.scale[1]:
@@ -599,7 +613,7 @@ def test_numbers_at_the_ends_of_their_ranges_are_taken() -> None:
     config = read("{share: 0, rate: 1e-9, scale: [-5, 1], counts: [1], workers: 0}", schema=Ranged)
     assert config == Ranged(0.0, 1e-9, (-5.0, 1.0), [1], 0)
     assert read("rate: null", schema=Ranged) == Ranged() and Ranged().counts is not Ranged().counts
-    assert "workers" not in to_dict(Ranged(workers=5), free=False)
+    assert "workers" not in to_dict(Ranged(workers=5), runtime_only=False)
 
 
 def test_what_does_not_fit_together_is_said_where_the_field_was_set() -> None:
@@ -731,7 +745,7 @@ def test_a_scalar_is_what_yaml_makes_of_it(text: str, value: object) -> None:
 
 
 def test_results_only_leaves_out_the_free_fields() -> None:
-    plain = to_dict(read("data: d"), free=False)
+    plain = to_dict(read("data: d"), runtime_only=False)
     assert "output" not in plain
     assert "workers" not in plain["train"]
     assert plain["train"]["lr"] == 0.1
@@ -840,3 +854,40 @@ def test_a_config_is_read_from_a_pipe_of_the_shell_but_not_from_a_named_one(tmp_
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ConfigError, match="pipe: cannot be read: it is a device, a pipe or a socket, not a file"):
         load(Config, tmp_path / "pipe")
+
+
+# keys that had another name
+
+
+def test_an_old_key_is_refused_with_its_new_name_and_its_line() -> None:
+    assert problems("folder: d\ntrain: {lr: 1}\nrate: 2", "kd.temperature=3", schema=Renamed) == [
+        "x.yaml:1: folder is now data",
+        "x.yaml:3: rate is now train.lr",
+        "override kd.temperature=3: kd is now terms.kd",
+    ]
+
+
+def test_an_old_option_of_an_entry_is_refused_with_its_new_name() -> None:
+    assert problems("data: d\nterms: {kd: {softness: 2}}") == [
+        "x.yaml:2: terms.kd.softness is now terms.kd.temperature"
+    ]
+
+
+def stored(text: str) -> Renamed:
+    Path("config.yaml").write_text(text)
+    return load(Renamed, Path("config.yaml"), stored=True)
+
+
+def test_old_keys_of_a_stored_config_are_read_as_their_new_ones() -> None:
+    assert stored("folder: d\nrate: 2\nkd: {softness: 2}") == Renamed(
+        "d", Train(lr=2.0), {"kd": Term("kd", options={"temperature": 2.0})}
+    )
+    assert stored("data: d\nhot: 3").terms == {"kd": Term("kd", options={"temperature": 3.0})}
+
+
+def test_a_stored_null_does_not_become_an_entry_with_default_options() -> None:
+    assert stored("data: d\nkd: null").terms == {}
+
+
+def test_a_new_key_of_a_stored_config_counts_more_than_the_old_one() -> None:
+    assert stored("data: d\nfolder: e\ntrain: {lr: 1}\nrate: 2") == Renamed("d", Train(lr=1.0))

@@ -24,7 +24,7 @@ from modalities import MODALITIES
 from modalities.common.random import generator
 from pipelines.building.teachers import Teacher
 from pipelines.evaluate import Config
-from pipelines.evaluation.evaluator import Evaluation, Seen, _accuracy, _linear_map, _summaries
+from pipelines.evaluation.evaluator import Evaluation, NetworkFeatures, _accuracy, _linear_map, _summaries
 from pipelines.runs.folder import RunFolder
 from pipelines.schemas.evaluate import DataConfig, DiagnosticsConfig, FewLabelsConfig, QuantityConfig
 
@@ -69,9 +69,9 @@ def evaluation(folder: Path, known: dict[str, Any] | None = None, **options: Any
     return found
 
 
-def seen(train: Tensor, test: Tensor, logits: Tensor | None = None) -> Seen:
+def seen(train: Tensor, test: Tensor, logits: Tensor | None = None) -> NetworkFeatures:
     parts = Features(train, (), None), Features(test, (), logits)
-    return Seen(*parts, ENCODER, VIEW)
+    return NetworkFeatures(*parts, ENCODER, VIEW)
 
 
 def test_accuracy_is_of_the_pairs_with_a_label() -> None:

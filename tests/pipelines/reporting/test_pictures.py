@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from crossmodal import SOURCES
-from crossmodal.data.extraction import Extract, batches_of, look_parts
+from crossmodal.data.extraction import Extract, batches_of, crop_batches
 from crossmodal.data.manifest import ShardError
 from crossmodal.data.order import Plan
 from crossmodal.data.reader import PairStream, open_view, sweep_parts
 from crossmodal.data.shards import Shards
-from crossmodal.data.views import Look
+from crossmodal.data.views import Crop
 from crossmodal.data.writer import write_shards
 from pipelines.__main__ import main
 from pipelines.reporting.pictures import draw_few_labels, draw_map, draw_pairs, embed_png
@@ -50,13 +50,13 @@ def test_pairs_that_lack_something_are_refused_before_any_is_read(folder: Path) 
     views = {name: open_view(shards, name, size=16) for name in ("rgb", "depth")}
     told = f"{folder} has 1 without rgb and 1 without depth, of 4 pairs; pack them with missing: drop"
     with pytest.raises(ValueError, match=f"on_error must be skip where pairs lack what is read, got stop: {told}"):
-        PairStream(shards, views, Plan(4, 1), look=Look(), last_step=1)
-    assert PairStream(shards, views, Plan(4, 1), look=Look(), last_step=1, skip_unreadable=True)
-    assert PairStream(shards, views, Plan(4, 1), look=Look(), last_step=1, masks=True)
+        PairStream(shards, views, Plan(4, 1), crop=Crop(), last_step=1)
+    assert PairStream(shards, views, Plan(4, 1), crop=Crop(), last_step=1, skip_unreadable=True)
+    assert PairStream(shards, views, Plan(4, 1), crop=Crop(), last_step=1, masks=True)
     with pytest.raises(ShardError, match=told):
         next(sweep_parts(shards, views, batch_size=1))  # the first pair has all
     with pytest.raises(ShardError, match=told):
-        look_parts(Extract(shards, views, Look(windows=1), 0, batches_of(shards, 0, 1)))
+        crop_batches(Extract(shards, views, Crop(windows=1), 0, batches_of(shards, 0, 1)))
 
 
 def test_a_sheet_is_drawn_of_pairs_that_lack_something(folder: Path) -> None:

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from crossmodal.checkpoint import WriteError, write
-from pipelines import compare, evaluate, transfer
+from pipelines import compare, evaluate, pretrain, transfer
 from pipelines.config import ConfigError, load, to_dict
 from pipelines.config.errors import FinishedError
 from pipelines.runs.folder import LOCK, Lock, RunFolder, conflicts
@@ -264,3 +265,19 @@ def test_figures_that_do_not_fit_on_the_disk_name_their_file(file: Path) -> None
     (run.path / "metrics.jsonl").symlink_to("/dev/full")
     with pytest.raises(WriteError, match=r"could not write .*run/metrics\.jsonl: No space left .*; free space"):
         run.log({"step": 1})
+
+
+def test_a_run_of_before_under_old_keys_is_the_same_run(tmp_path: Path) -> None:
+    views, encoders = {"rgb": {"modality": "rgb"}}, {"a": {"view": "rgb", "encoder": "convnet"}}
+    content = {"data": "d", "views": views, "encoders": encoders, "objectives": {"infonce": {}}, "crops": 3}
+    (tmp_path / "x.yaml").write_text(yaml.safe_dump({**content, "train": {"crop": {"flip": 0.0}}}))
+    config = load(pretrain.Config, tmp_path / "x.yaml")
+    RunFolder.of(tmp_path / "run", "pretrain", config, {"data": "1"}).begin()
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    plain = record["config"]
+    plain["looks"], plain["watch"] = plain.pop("crops"), plain.pop("monitor")
+    plain["train"]["look"] = plain["train"].pop("crop")
+    for looks in (3, 2):
+        plain["looks"] = looks
+        (tmp_path / "run" / "run.json").write_text(json.dumps(record))
+        assert RunFolder.of(tmp_path / "run", "pretrain", config, {"data": "1"}).is_same == (looks == 3)

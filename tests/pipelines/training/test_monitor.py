@@ -11,10 +11,10 @@ import torch
 from crossmodal import ENCODERS
 from crossmodal.data.reader import join, open_view, read_pair, to_batch
 from crossmodal.data.shards import Shards
-from crossmodal.data.views import Look, View
+from crossmodal.data.views import Crop, View
 from crossmodal.encoders import Encoder
 from pipelines.evaluation.diagnosis import diagnose_encoder
-from pipelines.training.monitor import Watch
+from pipelines.training.monitor import Monitor
 
 CPU = torch.device("cpu")
 
@@ -32,8 +32,8 @@ def test_neighbours_are_the_other_half_of_the_pairs_seen_in_eval_mode(seen: tupl
     shards, view, encoder = seen
     picked, labels = torch.arange(1, 25), shards.labels()[1:25]
     before = copy.deepcopy(encoder.state_dict())
-    watch = SimpleNamespace(shards=shards, device=CPU, config=SimpleNamespace(watch=SimpleNamespace(neighbours=1)))
-    found = Watch._neighbours(cast(Watch, watch), encoder, view, picked, labels)
+    monitor = SimpleNamespace(shards=shards, device=CPU, config=SimpleNamespace(monitor=SimpleNamespace(neighbours=1)))
+    found = Monitor._neighbours(cast(Monitor, monitor), encoder, view, picked, labels)
     assert encoder.training and all(torch.equal(tensor, before[name]) for name, tensor in encoder.state_dict().items())
 
     batch = to_batch(join([read_pair(shards, {"view": view}, index) for index in picked.tolist()]), {"view": view}, CPU)
@@ -52,7 +52,7 @@ def test_two_looks_at_a_pair_differ_and_the_encoder_stays_as_it_is(
     shards, view, encoder = seen
     encoder.train(training)
     before = copy.deepcopy(encoder.state_dict())
-    figures = diagnose_encoder(encoder, view, shards, [*range(12)], look=Look(scale=(0.2, 0.5)), device=CPU)
+    figures = diagnose_encoder(encoder, view, shards, [*range(12)], crop=Crop(scale=(0.2, 0.5)), device=CPU)
     assert figures["alignment"] > 1e-4  # 0 where both looks are one
     assert encoder.training is training
     assert all(torch.equal(tensor, before[name]) for name, tensor in encoder.state_dict().items())

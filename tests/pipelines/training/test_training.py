@@ -699,9 +699,9 @@ def test_a_process_whose_partner_is_killed_says_so_in_one_sentence(config: Path,
         "if __name__ == '__main__':\n"
         "    sys.exit(main())\n"
     )
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = str(free.getsockname()[1])
+    with socket.socket() as runtime_only:
+        runtime_only.bind(("localhost", 0))
+        port = str(runtime_only.getsockname()[1])
     ranks = [
         subprocess.Popen(
             [sys.executable, str(script), "transfer", str(config)], text=True, stdout=subprocess.DEVNULL,

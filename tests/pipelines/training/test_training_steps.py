@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from crossmodal.data.reader import open_view
 from crossmodal.data.shards import Shards
-from crossmodal.modules.base import Losses, Minimised
+from crossmodal.modules.base import Losses, TrainingModule
 from crossmodal.objectives import Batch, Learner, Outcome
 from pipelines.runs.folder import RunFolder
 from pipelines.schemas.common import TrainConfig
@@ -39,7 +39,7 @@ class Counts(Learner):
         return {"seen": self.seen}
 
 
-class Line(Minimised):
+class Line(TrainingModule):
     """A label predicted from the mean of each channel; (prediction - label)^2, a mean over pairs."""
 
     def __init__(self) -> None:
