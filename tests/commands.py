@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -73,22 +73,23 @@ class Command:
         self._process.start()
         atexit.register(self._process.kill)  # at exit, Python waits for processes that a failed test left behind
         self.pid: int = self._process.pid
-        self.send_signal = lambda number: os.kill(self.pid, number)
+        self.kill, self.terminate = self._process.kill, self._process.terminate
 
     @property
     def returncode(self) -> int | None:
+        """None while it runs; minus the number of the signal that ended it."""
         return self._process.exitcode
 
     def poll(self) -> int | None:
-        return self._process.exitcode
+        """The same."""
+        return self.returncode
 
-    def kill(self) -> None:
-        self._process.kill()
-
-    def terminate(self) -> None:
-        self._process.terminate()
+    def send_signal(self, number: int) -> None:
+        """To this process alone."""
+        os.kill(self.pid, number)
 
     def wait(self, timeout: float = SECONDS) -> int:
+        """Its code; raises `subprocess.TimeoutExpired` where it goes on."""
         self._process.join(timeout)
         if self._process.exitcode is None:
             raise subprocess.TimeoutExpired(f"process {self.pid}", timeout)
@@ -142,25 +143,33 @@ def run(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.CompletedProcess(words, command.returncode, out, err)
 
 
-def launch(*words: str) -> subprocess.CompletedProcess[str]:
-    """The same on two processes, with the variables that torchrun gives them."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = str(free.getsockname()[1])
+def start_ranks(*words: str) -> list[Command]:
+    """A command on two processes, with the variables that torchrun gives them."""
+    with socket.socket() as listener:
+        listener.bind(("localhost", 0))
+        port = str(listener.getsockname()[1])
     variables = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": port}
-    ranks = [Command(*words, variables={**variables, "RANK": rank, "LOCAL_RANK": rank}) for rank in "01"]
+    return [Command(*words, variables={**variables, "RANK": rank, "LOCAL_RANK": rank}) for rank in "01"]
+
+
+def launch(*words: str) -> subprocess.CompletedProcess[str]:
+    """What both processes print, and the code of the first that fails."""
+    ranks = start_ranks(*words)
     try:
-        out, err = (" ".join(printed) for printed in zip(*(rank.communicate() for rank in ranks), strict=True))
+        out, err = ("".join(printed) for printed in zip(*[rank.communicate() for rank in ranks], strict=True))
     finally:
         for rank in ranks:
             rank.kill()
     return subprocess.CompletedProcess(words, ranks[0].returncode or ranks[1].returncode or 0, out, err)
 
 
-def torchrun(*words: str) -> list[str]:
-    """The words that launch a command on two processes with torch's own launcher."""
-    return [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv-backend", "c10d",
-            "--rdzv-endpoint", "localhost:0", "-m", "pipelines", *words]  # fmt: skip
+def torchrun(*words: str) -> subprocess.CompletedProcess[str]:
+    """The same by torch's own launcher, in fresh interpreters."""
+    return subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv-backend", "c10d",
+         "--rdzv-endpoint", "localhost:0", *words],
+        env=ENVIRONMENT, capture_output=True, text=True, timeout=SECONDS, check=False,
+    )  # fmt: skip
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -182,9 +191,15 @@ def assert_equal(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor])
         assert torch.equal(tensor, theirs[name]), name
 
 
-def wait_for_step(folder: Path, step: int, process: Command | subprocess.Popen[str]) -> None:
-    metrics = folder / "metrics.jsonl"
+def wait_until(holds: Callable[[], object], process: Command | None = None) -> None:
+    """Returns once it holds; fails where the process has ended before, or after minutes."""
     deadline = time.monotonic() + SECONDS
-    while not (metrics.is_file() and len(metrics.read_text().splitlines()) >= step):
-        assert process.poll() is None and time.monotonic() < deadline
+    while not holds():
+        assert process is None or process.poll() is None
+        assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def wait_for_step(folder: Path, step: int, process: Command) -> None:
+    metrics = folder / "metrics.jsonl"
+    wait_until(lambda: metrics.is_file() and len(metrics.read_text().splitlines()) >= step, process)

@@ -4,7 +4,7 @@ import importlib
 import pkgutil
 
 import accelerate.utils  # noqa: F401
-import torch.distributed.nn  # noqa: F401
+import torch.distributed.nn
 import torch.utils.data  # noqa: F401
 
 import pipelines
