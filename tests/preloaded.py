@@ -4,10 +4,13 @@ import importlib
 import pkgutil
 
 import accelerate.utils  # noqa: F401
-import torch.distributed.nn
-import torch.utils.data  # noqa: F401
+import kornia  # noqa: F401
+import torch._dynamo  # which every optimiser imports, with 800 modules
+import torch.distributed.nn  # noqa: F401
 
+import modalities
 import pipelines
 
-for module in pkgutil.walk_packages(pipelines.__path__, "pipelines."):
-    importlib.import_module(module.name)
+for package in (modalities, pipelines):
+    for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+        importlib.import_module(module.name)
