@@ -32,9 +32,9 @@ def jaxtyped(*, typechecker: Callable) -> Callable:
 
 
 def has_shape(annotation: Any) -> bool:
-    """Whether there is, or may be, a shape in an annotation; of a string nobody knows before it is evaluated."""
+    """Whether there is, or may be, a shape in an annotation; a string may be anything."""
     if isinstance(annotation, str):
-        return "[" in annotation
+        return True
     if inspect.isclass(annotation) and issubclass(annotation, jaxtyping.AbstractArray):
         return True
     inner = annotation if isinstance(annotation, list) else get_args(annotation)

@@ -154,7 +154,7 @@ def test_sigterm_ends_a_run_whose_workers_stall_and_the_same_command_continues(
     for main_process in mains:
         main_process.send_signal(signal.SIGTERM)
     try:
-        told = [main_process.communicate(timeout=25)[0] for main_process in mains]
+        told = [main_process.communicate(timeout=120)[0] for main_process in mains]
     finally:
         for main_process in mains:
             main_process.kill()
