@@ -26,18 +26,19 @@ def inputs(config: Config) -> Mapping[str, str]:
 
 def run(config: Config, path: Path) -> None:
     """Writes a folder of features for every teacher."""
-    from pipelines.extraction.extraction import Extraction
+    from pipelines.extraction.extraction import Extraction, clean
     from pipelines.runs import distributed
     from pipelines.runs.folder import RunFolder
 
     run = RunFolder.open("features", config, inputs)
     if run.is_done():
+        clean(config, run)  # of one that was killed after its report
         return
     distributed.meet()
     extraction = Extraction.of(config, run)
     run.begin()
     run.finish({"figures": extraction.extract()})
-    extraction.clean()
+    clean(config, run)
 
 
 def inspect(flag: str, path: Path) -> int:

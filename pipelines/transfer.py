@@ -38,7 +38,7 @@ def inputs(config: Config) -> Mapping[str, str]:
 
 def step(model: "nn.Module", batch: "Batch", teachers: "Mapping[str, AnyTeacher]") -> "Losses":
     """Teacher, student and losses meet: each teacher looks at its own view of the batch, the student at its own."""
-    return model(batch, {name: teacher.crop(batch) for name, teacher in teachers.items()})
+    return model(batch, {name: teacher.forward(batch) for name, teacher in teachers.items()})
 
 
 def run(config: Config, path: Path) -> None:

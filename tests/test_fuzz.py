@@ -120,7 +120,7 @@ def test_a_shard_whose_header_tells_of_an_absurd_size_is_refused(shards: Path, s
         Shards.open(shards).read(0, ["json"])
 
 
-@pytest.mark.parametrize("shape", [(10**6, 10**6), (0, 4), (-1, 4), (2, 10**30)])
+@pytest.mark.parametrize("shape", [(10**6, 10**6), (-1, 4), (2, 10**30)])
 def test_an_array_that_claims_other_numbers_than_follow_costs_no_memory(shape: tuple[int, ...]) -> None:
     file = io.BytesIO()
     np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})

@@ -20,12 +20,13 @@ def read_array(payload: bytes, limit: Limit | None = None) -> np.ndarray:
         version = np.lib.format.read_magic(file)
         read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, dtype = read_header(file)
-        size, left = math.prod(shape) * dtype.itemsize, len(payload) - file.tell()
+        count, left = math.prod(shape), len(payload) - file.tell()
     except Exception as error:  # a damaged header is read as Python and fails as Python does: TokenError, TypeError
         raise ValueError(str(error)) from error
     if limit is not None:
-        limit.check(math.prod(shape), f".npy array {list(shape)}")
-    if not 0 < size <= left:
+        limit.check(count, f".npy array {list(shape)}")
+    size = count * dtype.itemsize
+    if not 0 <= size <= left or (count and not size):
         raise ValueError(f"an array {list(shape)} of {dtype} takes {size} bytes, and {left} follow the header")
     file.seek(0)
     try:

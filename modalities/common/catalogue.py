@@ -10,6 +10,7 @@ import os
 import tokenize
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -120,10 +121,9 @@ class Catalogue:
         return found
 
     def _class(self, name: str) -> ast.ClassDef:
-        tree = _parse(self._source(name))
         found = [
             node
-            for node in tree.body
+            for node in _parse(self._source(name)).body
             if isinstance(node, ast.ClassDef) and any(ast.unparse(base) == self.interface for base in node.bases)
         ]
         if len(found) != 1:
@@ -182,7 +182,8 @@ def _beside(node: ast.AnnAssign | ast.arg, comments: Mapping[int, str]) -> str:
     return comments.get(node.end_lineno) or comments.get(node.lineno) or comments.get(-(node.lineno - 1), "")
 
 
-def _comments(source: str) -> dict[int, str]:
+@cache
+def _comments(source: str) -> Mapping[int, str]:
     """Comments by line: positive keys trail code, negative keys stand on a line of their own."""
     found: dict[int, str] = {}
     for token in tokenize.generate_tokens(io.StringIO(source).readline):

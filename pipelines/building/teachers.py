@@ -37,7 +37,7 @@ class Teacher:
         return self.encoder.spec
 
     @torch.no_grad()
-    def crop(self, batch: Batch) -> Features:
+    def forward(self, batch: Batch) -> Features:
         """Its features of a batch; no gradient, no running statistics."""
         inputs = batch.inputs[self.view]
         return cat_features([self.encoder(piece) for piece in inputs.split(self.chunk or len(inputs))])
@@ -62,7 +62,7 @@ class CachedTeacher:
         """Names of its logits, where they are known."""
         return self.kept.classes
 
-    def crop(self, batch: Batch) -> Features:
+    def forward(self, batch: Batch) -> Features:
         """What was kept of it for a batch."""
         return batch.features[self.name]
 

@@ -23,9 +23,9 @@ from crossmodal.data.reader import sweep_parts, to_batch
 from crossmodal.data.shards import Shards
 from crossmodal.data.views import Crop, View
 from crossmodal.encoders import Encoder
-from crossmodal.evaluation.mean_classifier import class_means, mean_classifier
-from crossmodal.evaluation.tuples import Examples
+from crossmodal.metrics.mean_classifier import class_means, mean_classifier
 from crossmodal.modules.base import Losses
+from crossmodal.modules.certified_risk import Examples
 from crossmodal.modules.certifying import Certifying, ExampleViews, Network, Penalty, Projected, project_teacher
 from crossmodal.modules.pretraining import name_crop
 from crossmodal.objectives import Batch
@@ -145,7 +145,7 @@ class Certification:
         """The opened views of encoder and teacher."""
         opened = self._opened
         own = self.config.encoder.view
-        if self.config.tuples.positives == "look":
+        if self.config.tuples.positives == "crop":
             return {name_crop(own, crop): View(opened[own].modality, crop=crop) for crop in range(2)}
         return {own: opened[own]} | ({other: opened[other]} if (other := self._other) else {})
 
@@ -156,7 +156,7 @@ class Certification:
     @cached_property
     def crop(self) -> Crop | None:
         """The windows that certified examples are seen by, where looks make their positives."""
-        return Crop(**asdict(self.config.train.crop)) if self.config.tuples.positives == "look" else None
+        return Crop(**asdict(self.config.train.crop)) if self.config.tuples.positives == "crop" else None
 
     @cached_property
     def grid(self) -> ScaleGrid | None:
@@ -189,7 +189,7 @@ class Certification:
         frozen = copy.deepcopy(head).to(self.accelerator.device).requires_grad_(False)
 
         def fixed(batch: Batch) -> Tensor:
-            return project_teacher(frozen, encoder.spec.dim, teacher.crop(batch))
+            return project_teacher(frozen, encoder.spec.dim, teacher.forward(batch))
 
         return network, ExampleViews(own, config.teacher.view, fixed)
 

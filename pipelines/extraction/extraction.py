@@ -76,12 +76,6 @@ class Extraction:
         teachers = {name: self._finish(name, files) for name in self.teachers} if self.state.is_main_process else {}
         return {"teachers": teachers, "seconds": round(seconds, 1), "looks_per_second": round(crops / seconds, 1)}
 
-    def clean(self) -> None:
-        """Removes what only an interrupted run needs."""
-        if self.state.is_main_process:
-            for name in self.teachers:
-                remove_marks(self.run.path / name)
-
     def _write(self, numbers: list[int]) -> int:
         """The tars of these shards; gives the number of looks that this process took at pairs."""
         loaded, total = self._load(numbers), 0
@@ -124,7 +118,7 @@ class Extraction:
             return {}
         batch, found = to_batch(crops.part, self.views, self.state.device), {}
         for name, teacher in self.teachers.items():
-            members = take_apart(teacher.crop(batch), self.specs[name])
+            members = take_apart(teacher.forward(batch), self.specs[name])
             found[name] = {member: self._round(name, member, values) for member, values in members.items()}
         return found
 
@@ -176,3 +170,10 @@ class Extraction:
         total = sum(self.shards.manifest.shards[number].pairs for number in numbers)
         quiet = not (self.state.is_main_process and sys.stderr.isatty())
         return tqdm(total=total, unit=" pairs", disable=quiet, desc=self.run.path.name)
+
+
+def clean(config: Config, run: RunFolder) -> None:
+    """Removes what only an interrupted run needs."""
+    if distributed.is_main():
+        for name in config.teachers:
+            remove_marks(run.path / name)

@@ -17,7 +17,7 @@ RULES = ("bound", "stochastic", "deterministic")
 class TuplesConfig:
     """What a contrastive example is, and what it loses."""
 
-    positives: Literal["class", "look", "pair"] = "class"  # other pairs of it; another look; the teacher's look
+    positives: Literal["class", "crop", "pair"] = "class"  # other pairs of it; another crop; what the teacher sees
     loss: Literal["logistic", "hinge", "simclr"] = "logistic"  # trained; but for simclr the zero-one loss is certified
     negatives: int = number(4, least=1)  # blocks of them in an example
     block: int | None = number(None, least=1)  # pairs averaged in a block; null: 2 with positives: class, else 1

@@ -39,7 +39,7 @@ class TeacherConfig:
     classes: int = number(0, least=0)  # of the published file's classifier; 0: none. A run's folder knows its own
     sha256: str | None = None  # of the file of weights; another file is refused
     first_layer: Literal["sum", "mean", "repeat", "random"] = "sum"  # how RGB weights meet other channel counts
-    normalisation: Literal["own", "view"] = "own"  # own: as the network was published; view: your own training's
+    normalisation: Literal["own", "view"] = "own"  # of published weights: their own, or the view's
     weight: float = number(1.0, least=0)  # factor of this teacher in every objective; teachers add up
     features: str | None = None  # folder of what it says (crossmodal features), read in its stead; null: it runs
 

@@ -13,16 +13,18 @@ import pytest
 import torch
 from commands import start, wait_for_step, write
 from safetensors.torch import load_file
+from torch import nn
 
 from crossmodal import ENCODERS, SOURCES, export
 from crossmodal.certificates.certificate import certify
 from crossmodal.certificates.gaussians import ScaleGrid
-from crossmodal.certificates.posterior import GaussianPosterior
+from crossmodal.certificates.posterior import GaussianPosterior, without_running_statistics
 from crossmodal.data.held_out import hold_out
 from crossmodal.data.shards import Shards
 from crossmodal.data.writer import write_shards
-from crossmodal.evaluation.mean_classifier import class_means, mean_classifier
-from crossmodal.evaluation.tuples import Examples
+from crossmodal.encoders import Encoder
+from crossmodal.metrics.mean_classifier import class_means, mean_classifier
+from crossmodal.modules.certified_risk import Examples
 from modalities.common.random import generator
 from pipelines.__main__ import main
 from pipelines.certification.certification import Certification
@@ -124,8 +126,8 @@ def test_a_killed_certification_goes_on_to_the_same_figures(config: str, tmp_pat
 
 @pytest.mark.parametrize("options", [
     ["tuples.loss=hinge", "prior.learned=false", "prior.share=0"],
-    ["tuples={positives: look}", "tuples.loss=logistic", "train.crop.scale=[0.3, 1]"],
-    ["tuples={positives: look, loss: simclr, scale: 5}", "tuples.negatives=3", "validation=0"],
+    ["tuples={positives: crop}", "tuples.loss=logistic", "train.crop.scale=[0.3, 1]"],
+    ["tuples={positives: crop, loss: simclr, scale: 5}", "tuples.negatives=3", "validation=0"],
 ])  # fmt: skip
 def test_every_kind_of_example_is_certified(config: str, tmp_path: Path, options: list[str]) -> None:
     asked = [*options[:1], "tuples.block=null", *options[1:]] if "positives" in options[0] else options
@@ -139,7 +141,7 @@ def test_every_kind_of_example_is_certified(config: str, tmp_path: Path, options
 
 
 def test_two_bounds_on_a_simclr_loss_share_delta_and_are_shown(config: str, tmp_path: Path) -> None:
-    words = ["tuples={positives: look, loss: simclr, scale: 0.5, negatives: 4}", "validation=0", "trade_offs=[10]"]
+    words = ["tuples={positives: crop, loss: simclr, scale: 0.5, negatives: 4}", "validation=0", "trade_offs=[10]"]
     assert main(["certify", config, *words]) == 0
     assert main(["report", str(page_of(tmp_path))]) == 0
     page, greatest, delta = (tmp_path / "page" / "report.html").read_text(), 1 + math.log(5), 0.05 - 0.01
@@ -160,7 +162,7 @@ def test_a_page_shows_a_prior_that_learnt_nothing_and_pairs_without_labels(confi
     for split in source.splits():
         plain = (replace(pair, label=-1) for pair in source.pairs(split))
         write_shards(plain, tmp_path / split, fields=source.fields(), classes=())
-    words = [f"data={tmp_path / 'train'}", f"test={tmp_path / 'test'}", "tuples={positives: look, negatives: 1}",
+    words = [f"data={tmp_path / 'train'}", f"test={tmp_path / 'test'}", "tuples={positives: crop, negatives: 1}",
              "prior={share: 0}", "train.epochs=1", "trade_offs=[10]"]  # fmt: skip
     assert main(["certify", config, *words]) == 0
     assert main(["report", str(page_of(tmp_path))]) == 0
@@ -177,7 +179,7 @@ def test_a_prior_is_certified_by_itself(config: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_certificates_lie_above_the_risk_on_unseen_pairs_for_every_seed_and_kind(tmp_path: Path, data: Path) -> None:
     for seed in range(3):
-        for positives, block in (("class", 1), ("look", None)):
+        for positives, block in (("class", 1), ("crop", None)):
             content = {
                 "data": str(data / "train"), "test": str(data / "test"), "views": VIEWS, "seed": seed, "validation": 0,
                 "encoder": {"view": "rgb", "encoder": GROUP}, "prior": {"share": 0.4, "train": {**TRAIN, "epochs": 10}},
@@ -384,9 +386,18 @@ def test_pairs_that_were_learnt_from_do_not_judge(
 
 
 def test_batch_norm_without_data_gives_way_and_no_model_is_claimed(
-    config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    norms: list[nn.Module] = []
+
+    def record(encoder: Encoder) -> Encoder:
+        found = without_running_statistics(encoder)
+        norms.extend(module for module in found.modules() if isinstance(module, nn.GroupNorm))
+        return found
+
+    monkeypatch.setattr("pipelines.certification.certification.without_running_statistics", record)
     assert main(["certify", config, "encoder.encoder.norm=batch", "prior.share=0"]) == 0
+    assert norms
     assert "no model is exported, for group norm stands for" in capsys.readouterr().out
     assert not (tmp_path / "run" / "model").exists()
     assert (tmp_path / "run" / "posterior.safetensors").is_file()

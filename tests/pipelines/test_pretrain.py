@@ -1,5 +1,6 @@
 """Pretraining as a command: every scheme, what is exported and judged, what is watched, kept and refused."""
 
+import contextlib
 import json
 import math
 import re
@@ -25,6 +26,7 @@ from pipelines.building.data import open_views
 from pipelines.building.pretraining import build_pretraining
 from pipelines.config import differences, load, to_dict
 from pipelines.runs.folder import RunFolder
+from pipelines.training.loop import Training
 from pipelines.training.monitor import Monitor
 
 ENCODER = {"name": "convnet", "width": 8, "stages": 3, "norm": "group"}
@@ -100,7 +102,7 @@ def test_a_pretrained_encoder_teaches_is_judged_and_shown(
         "data": {"train": str(synthetic / "train"), "test": str(synthetic / "test")}, "seeds": 1, "workers": 0,
         "students": {"alone": [str(tmp_path / "run")], "together": [str(tmp_path / "both" / "depth")]},
         "few_labels": {"labels": [2], "steps": 4, "least_steps": 2},
-        "diagnostics": {"per_class": 3}, "output": str(tmp_path / "figures"),
+        "metrics": {"classification": {}, "diagnostics": {"per_class": 3}}, "output": str(tmp_path / "figures"),
     })  # fmt: skip
     assert main(["evaluate", str(evaluation), f"students.alone=[{tmp_path / 'both'}]"]) == 2
     assert f"give one of {tmp_path / 'both' / 'depth'}, {tmp_path / 'both' / 'rgb'}" in capsys.readouterr().err
@@ -309,3 +311,17 @@ def test_what_needs_whole_pairs_says_what_is_lacking(
     (partial / "manifest.json").write_text(manifest.replace('"depth": 12', '"depth": 11'))
     assert main(["shards", "--check", str(partial)]) == 1
     assert "11 pairs must be without 'depth' by the manifest, got 12" in capsys.readouterr().out
+
+
+def test_pairs_that_are_held_out_are_not_pretrained_on(config: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    def stop(training: Training) -> None:
+        seen.append(len(training.shards))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Training, "fit", stop)
+    for words in ([], ["held_out={share: 0.25}"]):
+        with contextlib.suppress(KeyboardInterrupt):
+            main(["pretrain", config, *words])
+    assert len(seen) == 2 and 0.65 * seen[0] < seen[1] < 0.85 * seen[0]

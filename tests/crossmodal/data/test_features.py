@@ -679,3 +679,14 @@ def test_the_figures_of_an_interrupted_extraction_become_those_of_a_whole_one(
     shards = FeatureShards.open(tmp_path / "features" / "rgb").manifest.shards
     told = [(line["shard"], line["crops"]) for line in lines(tmp_path / "features")]
     assert told == [(shard.file, WINDOWS * shard.pairs) for shard in shards]
+
+
+def test_marks_that_a_kill_left_in_a_finished_extraction_go_with_the_same_command(
+    extraction: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "features"
+    shutil.copytree(extraction.parent / "features", folder)
+    before = sorted(folder.rglob("*"))
+    (folder / "rgb" / "000001.done").write_text("{}")
+    assert main(["features", str(extraction), f"output={folder}"]) == 0
+    assert sorted(folder.rglob("*")) == before

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 from torchvision.transforms import RandomResizedCrop
@@ -554,3 +555,64 @@ def test_a_part_travels_as_one_tensor_and_arrives_whole(shards: Shards, views: d
         assert all(torch.equal(ours[key], theirs[key]) and ours[key].dtype == theirs[key].dtype for key in theirs)
     for name in ("index", "label", "group"):
         assert torch.equal(getattr(again, name), getattr(part, name))
+
+
+def test_pairs_of_a_block_are_shuffled_and_stay_near_one_another() -> None:
+    plan = Plan(1024, 32, lanes=4, shuffle_block=64)
+    for lane in plan.epoch(0).transpose(1, 0, 2).reshape(4, 256):
+        steps = np.diff(lane)
+        assert (steps == 1).mean() < 0.1  # of a random order one in 64
+        blocks = lane.reshape(-1, 64)
+        spans = np.sort(blocks, axis=1)
+        wraps = (np.diff(spans, axis=1) > 1).sum(1)  # where the data's end meets its beginning
+        assert (wraps <= 1).all() and wraps.sum() <= 1
+
+
+def test_every_epoch_is_read_in_its_own_order(shards: Shards, views: dict[str, View]) -> None:
+    plan = Plan(len(shards), 8, seed=1, lanes=2)
+    parts = train_parts(PairStream(shards, views, plan, crop=Crop(), last_step=2 * plan.steps))
+    read = [part.index.tolist() for part in parts]
+    assert read == [plan.epoch(epoch)[step].ravel().tolist() for epoch in range(2) for step in range(plan.steps)]
+    assert read[: plan.steps] != read[plan.steps :]
+
+
+def test_a_part_has_the_labels_and_groups_of_its_pairs(shards: Shards, views: dict[str, View]) -> None:
+    labels = [shards.facts(index)["label"] for index in range(len(shards))]
+    read = [*parts(shards, views, last_step=3), *sweep_parts(shards, views, indices=[5, 3, 90])]
+    for part in read:
+        assert part.label.tolist() == [labels[index] for index in part.index.tolist()]
+    assert torch.equal(shards.labels(), torch.tensor(labels)) and len(set(labels)) > 2
+
+
+def test_a_batch_is_its_pairs_read_one_by_one(shards: Shards, views: dict[str, View]) -> None:
+    plan = plan_of(shards)
+    for step, part in enumerate(parts(shards, views, last_step=plan.steps + 1)):
+        epoch = step // plan.steps
+        for row, index in enumerate(part.index.tolist()):
+            alone = read_pair(shards, views, index, crop=Crop(), address=(plan.seed, epoch))
+            for name in views:
+                assert torch.equal(part.adapted[name][row], alone.adapted[name][0])
+                assert torch.equal(part.draws[name][row], alone.draws[name][0])
+
+
+def test_pictures_are_augmented_before_they_are_normalised(shards: Shards, views: dict[str, View]) -> None:
+    part = parts(shards, views, last_step=1)[0]
+    modality, adapted, draws = views["rgb"].modality, part.adapted["rgb"], part.draws["rgb"]
+    found = to_batch(part, views, "cpu").inputs["rgb"]
+    torch.testing.assert_close(found, modality.normalise(modality.augment(adapted, draws)))
+    assert not torch.allclose(found, modality.augment(modality.normalise(adapted), draws))
+
+
+def test_some_rows_of_a_part_are_those_of_all_that_it_holds(shards: Shards, views: dict[str, View]) -> None:
+    part = parts(shards, views, last_step=1)[0]
+    some = part.each(lambda tensor: tensor[3:5])
+    for name in ("index", "label", "group"):
+        assert torch.equal(getattr(some, name), getattr(part, name)[3:5])
+    for name in views:
+        assert torch.equal(some.adapted[name], part.adapted[name][3:5])
+        assert torch.equal(some.draws[name], part.draws[name][3:5])
+
+
+def test_a_window_s_ratio_is_its_width_over_its_height() -> None:
+    window = Crop(scale=(0.3, 0.3), ratio=(2.0, 2.0)).draw(generator("ratio"))
+    assert window.width / window.height == pytest.approx(2) and window.width * window.height == pytest.approx(0.3)

@@ -10,8 +10,9 @@ from crossmodal.certificates.posterior import GaussianPosterior
 from crossmodal.certificates.tuples import Tuples
 from crossmodal.data.reader import open_view
 from crossmodal.data.shards import Shards
+from crossmodal.data.views import Crop
 from crossmodal.encoders import Encoder, Features, Leave, Spec, stay
-from crossmodal.evaluation.tuples import Examples
+from crossmodal.modules.certified_risk import Examples
 from crossmodal.modules.certifying import ExampleViews
 from crossmodal.objectives import Batch
 from modalities.common.random import generator
@@ -41,15 +42,29 @@ def test_classes_of_examples_have_the_frequencies_of_the_labels_and_few_pairs_ar
     shares = labels[found[:, 0]].bincount(minlength=3) / len(found)
     torch.testing.assert_close(shares, torch.tensor([0.6, 0.2, 0.2]), atol=0.06, rtol=0)  # 3 deviations of 600 draws
     assert found.numel() > 0.97 * len(labels)
+    counts = [len(Tuples().disjoint(torch.arange(1000) % 10, seed)) for seed in range(8)]
+    assert sum(counts) / 8 > 82  # of the 90 that 1000 pairs could make, were classes free to choose
 
 
 def test_examples_of_a_data_set_share_no_pair(synthetic: Path) -> None:
     shards = Shards.open(synthetic / "train")
     views = {"rgb": open_view(shards, "rgb", size=16)}
-    rows = Examples.plan(shards, views, Tuples(negatives=1, block=1), at_once=3).rows
-    assert len(rows.unique()) == rows.numel() > 60
+    examples = Examples.plan(shards, views, Tuples(negatives=1, block=1), at_once=3)
+    rows = examples.rows
+    assert len(rows.unique()) == rows.numel() == 3 * examples.count > 60
     anchors, positives = shards.labels()[rows[..., 0]], shards.labels()[rows[..., 1]]
     assert torch.equal(anchors, positives)
+
+
+def test_every_pass_sees_other_windows_of_the_same_pairs(synthetic: Path) -> None:
+    shards = Shards.open(synthetic / "test")
+    views = {"rgb": open_view(shards, "rgb", size=16)}
+    examples = Examples.plan(
+        shards, views, Tuples("pair", negatives=1, block=1), at_once=3, crop=Crop(scale=(0.2, 0.6))
+    )
+    first, *_, again = [*examples._parts(2)][: len(examples.rows) + 1]
+    assert torch.equal(first.index, again.index)
+    assert not any(torch.equal(*both) for both in zip(first.adapted["rgb"], again.adapted["rgb"], strict=True))
 
 
 def test_each_side_is_seen_by_its_own_view() -> None:

@@ -102,7 +102,7 @@ def test_of_a_batch_of_one_there_is_nothing_to_say() -> None:
 
 
 @pytest.mark.parametrize("bad", ["point", "shuffled"])
-@pytest.mark.parametrize("looks", [1, 2])
+@pytest.mark.parametrize("crops", [1, 2])
 def test_of_several_encoders_the_one_that_fails_is_named(crops: int, bad: str) -> None:
     rows, owners = draw("now", 200, 16), [name for name in ("rgb", "depth", "audio") for _ in range(crops)]
     vectors = rows.repeat(3 * crops, 1, 1)

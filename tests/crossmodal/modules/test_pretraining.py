@@ -37,7 +37,7 @@ def heard(module: Pretraining) -> Views:
 # --- who meets whom ---
 
 
-@pytest.mark.parametrize(("encoders", "looks"), GRAPHS)
+@pytest.mark.parametrize(("encoders", "crops"), GRAPHS)
 def test_as_many_meet_as_the_graph_says(encoders: int, crops: int) -> None:
     names = NAMES[:encoders]
     counts = {
@@ -197,7 +197,7 @@ def lacking(*there: bool) -> Batch:
     return replace(batch, inputs=inputs, present=sees)
 
 
-@pytest.mark.parametrize("looks", [1, 2])
+@pytest.mark.parametrize("crops", [1, 2])
 @pytest.mark.parametrize("there", [(False,) * 4, (False, True, False, False)], ids=["none", "one"])
 def test_of_fewer_than_two_pairs_batch_norm_learns_nothing(there: tuple[bool, ...], crops: int) -> None:
     module, batch = build("rgb", "depth", crops=crops, norm="batch", head_norm=True, momentum=0.9), lacking(*there)

@@ -100,17 +100,19 @@ def take_step(module: Transfer, rank: int = 0, ranks: int = 1) -> dict[str, torc
     for weight in unreached(module, module(batch, {"rgb": teacher}).total):
         weight.requires_grad_(False)
     model = DistributedDataParallel(module) if ranks > 1 else module
-    for _ in range(2):  # what the first step remembers is in the second one's loss
+    found: dict[str, torch.Tensor] = {}
+    for step in ("first", "second"):  # what the first step remembers is in the second one's loss
         losses = model(batch, {"rgb": teacher})
         module.zero_grad()
         losses.total.backward()
         module.remember([losses])
-    found = {
+        found[f"{step} loss"] = gather(losses.total.detach()[None]).mean()
+    found |= {
         f"gradient of {name}": parameter.grad
         for name, parameter in module.named_parameters()
         if parameter.requires_grad
     }
-    return {**found, **module.memory(), "loss": gather(losses.total.detach()[None]).mean()}
+    return {**found, **module.memory()}
 
 
 def work(rank: int, folder: Path, names: list[str]) -> None:

@@ -80,7 +80,7 @@ def figures(views: Views, **options: object) -> tuple[float, float]:
     return found["attraction"].item(), found["repulsion"].item()
 
 
-@pytest.mark.parametrize("meets", [None, ((0, 1),), ((0, 1), (0, 2), (2, 0))], ids=["all", "one", "some"])
+@pytest.mark.parametrize("pairings", [None, ((0, 1),), ((0, 1), (0, 2), (2, 0))], ids=["all", "one", "some"])
 @pytest.mark.parametrize("slow", [False, True])
 @pytest.mark.parametrize("options", [{}, {"t_plus": 3.0, "t_minus": 0.9}, {"tau_plus": 0.1}, {"rbf_t": 1.5}], ids=str)
 def test_cacr_equals_its_formula_in_loops(options: dict[str, float], slow: bool, pairings: object) -> None:

@@ -52,7 +52,7 @@ def nce(views: Views, rows: dict[int, list[tuple[int, Tensor]]], *, count: int |
     return total / len(views.pairings) / len(views.index)
 
 
-@pytest.mark.parametrize("meets", PAIRINGS)
+@pytest.mark.parametrize("pairings", PAIRINGS)
 @pytest.mark.parametrize("slow", [False, True])
 @pytest.mark.parametrize("source", ["batch", "gathered"])
 @pytest.mark.parametrize("count", [2, 3])
@@ -147,7 +147,7 @@ def test_infonce_of_random_directions_starts_where_cmc_says() -> None:
     assert objective(views).loss.item() == pytest.approx(math.log(count + 1) + 1 / (2 * dim * tau**2), abs=0.1)
 
 
-@pytest.mark.parametrize("meets", PAIRINGS)
+@pytest.mark.parametrize("pairings", PAIRINGS)
 @pytest.mark.parametrize("index", [[3, 1, 4, 0, 5], [3, 1, 3, 3, 1]])  # the second has pairs that come twice
 @pytest.mark.parametrize("options", [{}, {"alpha": 1.0, "t": 3.0, "align": 0.5, "uniform": 2.0}])
 def test_align_uniform_equals_its_formula_in_loops(options: dict[str, float], index: list[int], pairings: str) -> None:

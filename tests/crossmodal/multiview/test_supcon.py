@@ -46,7 +46,7 @@ def loss(views: Views, form: str = "out", **options: object) -> Tensor:
 SOME_MEET = {"all": None, "first asks": ((0, 1), (0, 2)), "none": (), "a chain": ((0, 1), (1, 0), (1, 2))}
 
 
-@pytest.mark.parametrize("meets", SOME_MEET)
+@pytest.mark.parametrize("pairings", SOME_MEET)
 @pytest.mark.parametrize("slow", [False, True])
 @pytest.mark.parametrize("form", FORMS)
 def test_supcon_equals_its_formula_in_loops(form: str, slow: bool, pairings: str) -> None:

@@ -8,19 +8,30 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 
 from crossmodal import ENCODERS, OBJECTIVES, export
 from crossmodal.data.manifest import Manifest
-from crossmodal.data.views import View
+from crossmodal.data.views import Crop, Draws, View
 from crossmodal.encoders import Features
 from crossmodal.modules.transfer import Term, Transfer
 from crossmodal.objectives import Batch, Objective, Outcome
 from modalities import MODALITIES
+from pipelines.building.data import open_parts
 from pipelines.building.objectives import build_phases, build_terms, check_alignment
+from pipelines.building.pretraining import spread_views
 from pipelines.building.teachers import Teacher, build_teachers
 from pipelines.config import ConfigError, load, to_dict, to_plain, to_yaml
 from pipelines.config.fields import CATALOGUES
-from pipelines.schemas.common import EncoderConfig, ObjectiveConfig, TeacherConfig, ViewConfig
+from pipelines.pretrain import Config as PretrainConfig
+from pipelines.schemas.common import (
+    EncoderConfig,
+    HeldOutConfig,
+    ObjectiveConfig,
+    StudentConfig,
+    TeacherConfig,
+    ViewConfig,
+)
 from pipelines.schemas.pretrain import MultiviewConfig
 
 HELD = Manifest(4, ["a", "b", "c"], {}, [], {})  # without labels
@@ -149,12 +160,21 @@ def test_a_whole_config_has_the_defaults_of_an_entry_and_reads_back(
 RGB = View(MODALITIES.get("rgb")(size=8))
 
 
-def test_a_teacher_is_frozen_in_eval_mode_and_sees_its_own_view(tmp_path: Path) -> None:
-    options = {"width": 4, "stages": 1}  # with batch norm, which would follow the batch in training mode
+@pytest.mark.parametrize("published", [False, True])  # a file of weights for a named encoder, or a model of ours
+def test_a_teacher_is_frozen_in_eval_mode_and_sees_its_own_view(tmp_path: Path, published: bool) -> None:
+    options: dict[str, Any] = {
+        "width": 4,
+        "stages": 1,
+    }  # with batch norm, which would follow the batch in training mode
     network = ENCODERS.get("convnet")((3, 8, 8), 0, **options)
     card = export.Card("convnet", options, (3, 8, 8), [], "rgb", asdict(RGB.modality))
     export.save_model(tmp_path / "teacher", card, network, {})
     config = TeacherConfig(view="theirs", weights=str(tmp_path / "teacher"))
+    if published:
+        state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+        save_file(state, tmp_path / "weights.safetensors")
+        config = replace(config, weights=str(tmp_path / "weights.safetensors"),
+                         encoder=EncoderConfig("convnet", options))  # fmt: skip
     teacher = build_teachers({"t": config}, {"own": RGB, "theirs": RGB})["t"]
     assert not any(module.training for module in teacher.encoder.modules())
     assert not any(weight.requires_grad for weight in teacher.encoder.parameters())
@@ -198,3 +218,22 @@ def test_a_preparation_weighs_as_its_objective_does_unless_it_trains_something_e
              for name, options in (("fsp", {"when": "both"}), ("ft", {}))}  # fmt: skip
     before, _ = build_phases(ENCODERS.get("convnet")((3, 32, 32), 0, width=4, stages=2), "rgb", terms)
     assert before is not None and before.weights == {"fsp": 3.0, "ft": 1.0}
+
+
+def test_what_is_held_out_is_learnt_from_by_nobody_and_depends_on_its_own_seed(synthetic: Path) -> None:
+    keys = lambda part: {part.locate(index)[1].key for index in range(len(part))}  # noqa: E731
+    held = {}
+    for seed in (0, 1):
+        rest, out = open_parts(str(synthetic / "train"), HeldOutConfig(0.25, seed), "data")
+        assert out is not None and len(rest) + len(out) == 96 and keys(rest).isdisjoint(keys(out))
+        held[seed] = keys(out)
+    assert held[0] != held[1]
+
+
+def test_every_look_of_an_encoder_has_a_window_of_its_own() -> None:
+    config = PretrainConfig("data", {"rgb": ViewConfig("rgb")}, {"rgb": StudentConfig("rgb", EncoderConfig("convnet"))},
+                            {"infonce": MultiviewConfig("infonce")}, crops=3)  # fmt: skip
+    views = spread_views(config, {"rgb": RGB})
+    assert {name: view.crop for name, view in views.items()} == {"rgb.0": 0, "rgb.1": 1, "rgb.2": 2}
+    windows = {Draws(Crop(), 0, 0, "key").window(name, view) for name, view in views.items()}
+    assert len(windows) == 3
