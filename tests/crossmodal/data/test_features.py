@@ -7,7 +7,6 @@ import shlex
 import shutil
 import signal
 import tarfile
-import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 import webdataset
-from commands import ENCODER, launch, lines, start, write
+from commands import ENCODER, launch, lines, start, wait_until, write
 
 from crossmodal import ENCODERS, export
 from crossmodal.checkpoint import WriteError
@@ -593,10 +592,7 @@ def test_killed_at_half_the_same_command_goes_on(extraction: Path, tmp_path: Pat
     assert main([*words, f"output={tmp_path / 'whole'}"]) == 0
     folder = tmp_path / "features" / "rgb"
     killed = start(*words, f"output={tmp_path / 'features'}")
-    deadline = time.monotonic() + 200
-    while not (folder / "000000.done").is_file():
-        assert killed.poll() is None and time.monotonic() < deadline
-        time.sleep(0.005)
+    wait_until((folder / "000000.done").is_file, killed)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     assert not (folder / "manifest.json").exists()
@@ -613,7 +609,7 @@ def test_killed_at_half_the_same_command_goes_on(extraction: Path, tmp_path: Pat
 
 @pytest.mark.slow
 def test_two_processes_make_and_read_what_one_does(config: Path, extraction: Path, kept: Path, tmp_path: Path) -> None:
-    launched = launch("-m", "pipelines", "features", str(extraction), f"output={tmp_path / 'features'}")
+    launched = launch("features", str(extraction), f"output={tmp_path / 'features'}")
     assert launched.returncode == 0, launched.stderr
     both = tmp_path / "features" / "rgb"
     assert FeatureShards.open(both).manifest.origin == FeatureShards.open(kept).manifest.origin
@@ -623,7 +619,7 @@ def test_two_processes_make_and_read_what_one_does(config: Path, extraction: Pat
             np.testing.assert_allclose(one[1].astype(float), two[1].astype(float), atol=1e-3)
     words = ["transfer", str(config), f"teachers.rgb.features={kept}", "student.encoder.norm=none"]
     assert main([*words, f"output={tmp_path / 'one'}"]) == 0
-    launched = launch("-m", "pipelines", *words, f"output={tmp_path / 'two'}")
+    launched = launch(*words, f"output={tmp_path / 'two'}")
     assert launched.returncode == 0, launched.stderr
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
 
