@@ -1,4 +1,4 @@
-"""Certify an encoder: train a posterior over its weights beside a prior, and bound its contrastive risk."""
+"""Train a posterior over the weights of an encoder and certify a bound on its contrastive risk."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Compute what frozen teachers say of every pair, once, for transfers that read it instead of running them."""
+"""Cache the outputs of frozen teachers for all pairs, so that a transfer reads them instead of running the teachers."""
 
 from collections.abc import Mapping
 from pathlib import Path

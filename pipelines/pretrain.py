@@ -1,4 +1,4 @@
-"""Pretrain encoders without a teacher: several looks at a sample, several modalities, with labels or without."""
+"""Pretrain encoders without a teacher, from augmented crops of one or more modalities, with or without labels."""
 
 from collections.abc import Mapping
 from pathlib import Path

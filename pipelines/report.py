@@ -1,4 +1,4 @@
-"""One HTML file of finished runs that works offline: figures, curves, pictures, configs, versions."""
+"""Write an HTML page of finished runs that works offline: metrics, curves, images, configs, versions."""
 
 from collections.abc import Mapping
 from pathlib import Path

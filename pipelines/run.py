@@ -1,4 +1,4 @@
-"""Run several stages from one file; a stage whose config and inputs have not changed is not run again."""
+"""Run several stages from one file; stages whose config and inputs have not changed are skipped."""
 
 import json
 from collections.abc import Mapping

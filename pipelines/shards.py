@@ -1,4 +1,4 @@
-"""Make paired shards from a source; check them, describe them, show what is in them."""
+"""Write paired shards from a source; check, describe and show them."""
 
 from collections.abc import Mapping
 from dataclasses import replace

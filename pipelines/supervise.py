@@ -1,4 +1,4 @@
-"""Train an encoder with labels: a teacher in the making, or a supervised baseline."""
+"""Train an encoder with labels, as a teacher or as a supervised baseline."""
 
 from collections.abc import Mapping
 from pathlib import Path

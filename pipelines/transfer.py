@@ -1,4 +1,4 @@
-"""Teach a student encoder on one modality with frozen teachers on others."""
+"""Train a student encoder on one modality with frozen teachers on others."""
 
 from collections.abc import Mapping
 from pathlib import Path

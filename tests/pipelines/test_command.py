@@ -257,13 +257,13 @@ def test_a_pipelines_help_has_every_field_with_type_default_and_comment(
         "fail: str | None = null how to fail",
         "optimiser: what steps",
         "optimiser.lr: float = 0.5 learning rate",
-        'optimiser.kind: sgd|adam = "sgd" which',
+        'optimiser.kind: sgd | adam = "sgd" which',
         'others: dict[str, Optimiser] = {"a": {"lr": 0.1, "kind": "sgd"}}',
         "by name",
         "others.<name>.lr: float = 0.1 learning rate",
         "encoder: EncoderConfig | None = null a network",
-        "encoder.<option> any option of what encoder.name names",
-        "objectives.<name>.weight: float = 1.0 factor in the sum that is minimised; at least 0",
+        "encoder.<option> options of encoder.name",
+        "objectives.<name>.weight: float = 1.0 factor in the total loss; at least 0",
         'output: str = "runs/x" folder',
     } <= lines
     assert any(line.startswith("objectives.<name>.name: str = its key ") for line in lines)
