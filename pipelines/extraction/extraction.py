@@ -174,6 +174,6 @@ class Extraction:
 
 def clean(config: Config, run: RunFolder) -> None:
     """Removes what only an interrupted run needs."""
-    if _processes.is_main():
+    if distributed.is_main():
         for name in config.teachers:
             remove_marks(run.path / name)
