@@ -30,7 +30,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from pipelines.config import at, free
+from pipelines.config import at, runtime_only
 from pipelines.schemas.common import EncoderConfig, ObjectiveConfig
 
 flags = {"--check": "look at PATH"}
@@ -56,7 +56,7 @@ class Config:
     )
     encoder: EncoderConfig | None = None  # a network
     objectives: dict[str, ObjectiveConfig] = field(default_factory=dict)  # losses
-    output: str = free("runs/x")  # folder
+    output: str = runtime_only("runs/x")  # folder
 
 def run(config: Config, path: Path) -> None:
     from pipelines.config.errors import RunError
@@ -419,7 +419,7 @@ def test_names_cannot_command_the_terminal(tmp_path: Path, capsys: pytest.Captur
 def test_all_that_is_printed_of_a_run_is_printable() -> None:
     """Every print of the pipelines but the command's own help, which holds no name of a user's."""
     found = []
-    for path in sorted((Path(__file__).parents[1] / "pipelines").glob("*.py")):
+    for path in sorted((Path(__file__).parents[2] / "pipelines").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "print":
                 found.append((path.name, ast.unparse(node.args[0])))
