@@ -9,7 +9,7 @@ from pipelines.schemas.report import Config
 
 
 def inputs(config: Config) -> Mapping[str, str]:
-    """Digests of the runs' reports and figures."""
+    """Digests of the reports of the runs."""
     from pipelines.runs.folder import REPORT, digest_of
 
     problems = [f"runs: {path} holds no finished run" for path in config.runs if not (Path(path) / REPORT).is_file()]
@@ -19,7 +19,7 @@ def inputs(config: Config) -> Mapping[str, str]:
 
 
 def run(config: Config, path: Path) -> None:
-    """Draws and writes the page."""
+    """Writes the page."""
     import jinja2
 
     from crossmodal.checkpoint import write

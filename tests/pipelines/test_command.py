@@ -128,7 +128,7 @@ def test_a_flag_inspects_a_path_and_gives_its_code(capsys: pytest.CaptureFixture
     [
         (["prob"], "pipeline 'prob' is not known; did you mean 'probe'? (known: probe, list)"),
         (["probe"], "expected crossmodal probe CONFIG [key=value ...], got no CONFIG; --help shows its fields"),
-        (["probe", "a=1"], "expected crossmodal probe CONFIG [key=value ...], got a=1 in the place of CONFIG"),
+        (["probe", "a=1"], "expected crossmodal probe CONFIG [key=value ...], got a=1 instead of CONFIG"),
         (
             ["probe", "--chek", "x"],
             "probe: flag '--chek' is not known; did you mean '--check'? (known: --check, --help)",
