@@ -32,7 +32,7 @@ class FieldError(ValueError):
 
     Args:
         key: dotted key of the field, relative to the config that raises.
-        problem: the message after the key: "must rise, got [1, 0]".
+        problem: the message after the key: "must be above 0, got -1".
     """
 
     def __init__(self, key: str, problem: str) -> None:

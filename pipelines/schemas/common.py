@@ -38,7 +38,7 @@ class TeacherConfig:
     encoder: EncoderConfig | None = None  # architecture of published weights; leave it out for a run's folder
     classes: int = number(0, least=0)  # classes of the published classifier; 0: none. Leave it out for a run's folder
     sha256: str | None = None  # expected SHA-256 of the weights file; any other file is an error
-    first_layer: Literal["sum", "mean", "repeat", "random"] = "sum"  # how RGB weights are adapted to other channels
+    first_layer: Literal["sum", "mean", "repeat", "random"] = "sum"  # how RGB weights adapt to other channel counts
     normalisation: Literal["own", "view"] = "own"  # input normalisation of published weights: theirs or the view's
     weight: float = number(1.0, least=0)  # factor of this teacher's loss in every objective
     features: str | None = None  # folder of cached outputs (crossmodal features) to read; null: run the teacher
@@ -46,9 +46,7 @@ class TeacherConfig:
     def __post_init__(self) -> None:
         for name, given in (("classes", self.classes), ("first_layer", self.first_layer != "sum")):
             if given and self.encoder is None:
-                raise FieldError(
-                    name, "applies to published weights and needs encoder; leave it out for a run's folder"
-                )
+                raise FieldError(name, "needs published weights with encoder; leave it out for a run's folder")
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,7 @@ class StudentConfig:
     encoder: EncoderConfig  # a name, or a mapping with name and options
     weights: str | None = None  # initial weights: a finished run, a file or package:NAME; null: random
     sha256: str | None = None  # expected SHA-256 of the weights file; any other file is an error
-    first_layer: Literal["sum", "mean", "repeat", "random"] = "sum"  # how RGB weights are adapted to other channels
+    first_layer: Literal["sum", "mean", "repeat", "random"] = "sum"  # how RGB weights adapt to other channel counts
 
     def __post_init__(self) -> None:
         if self.sha256 is not None and self.weights is None:
@@ -98,7 +96,7 @@ class CropConfig:
     def __post_init__(self) -> None:
         for name, (low, high) in (("scale", self.scale), ("ratio", self.ratio)):
             if low > high:
-                raise FieldError(name, f"must rise, got [{low:g}, {high:g}]")
+                raise FieldError(name, f"must be in ascending order, got [{low:g}, {high:g}]")
 
 
 @dataclass(frozen=True)
@@ -122,7 +120,8 @@ class TrainConfig:
     gamma: float = number(0.1, above=0, most=1)  # step schedule: factor at every drop
     warmup: float = number(0.05, least=0, most=1)  # fraction of the run in which the rate rises linearly from 0
     clip_norm: float | None = number(None, above=0)  # maximum gradient norm; null: no clipping
-    ema: float | None = number(None, least=0, below=1)  # export averaged weights; decay min(ema, (1 + t) / (10 + t))
+    # export an exponential moving average of the weights, with decay min(ema, (1 + t) / (10 + t)) at step t; null: off
+    ema: float | None = number(None, least=0, below=1)
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"  # precision of the forward pass; losses are float32
     crop: CropConfig = field(default_factory=CropConfig)  # random crops of training samples
     # maximum number of positions in the data that each batch interleaves, over all processes
@@ -137,7 +136,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         if self.chunk is not None and self.mixed_precision == "fp16":
-            raise FieldError("mixed_precision", "must be no or bf16 with chunk (no loss scaling)")
+            raise FieldError("mixed_precision", "must be no or bf16 with chunk: fp16 needs loss scaling")
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ class MonitorConfig:
 
     after: int = number(200, least=1)  # steps before the first warning
     pairs: int = number(1000, least=0)  # labelled pairs for online kNN (half index, half queries); 0: no kNN
-    every: int = number(1, least=1)  # epochs between kNN measurements; the last epoch has one too
+    every: int = number(1, least=1)  # epochs between kNN measurements; the last epoch is always measured
     neighbours: int = number(20, least=1)  # k of kNN
     diagnostics: bool = False  # with kNN: alignment (also within classes), uniformity, instance discrimination
 
@@ -76,7 +76,7 @@ class Config:
     monitor: MonitorConfig = field(default_factory=MonitorConfig)  # warnings and online kNN
     train: TrainConfig = field(default_factory=TrainConfig)  # optimisation, data order and checkpoints
     held_out: HeldOutConfig | None = None  # keep part of the data for tuning; null: train on all
-    keep: Literal["all", "linear", "exponential"] = "all"  # share of class i of C: 1, (i + 1) / C, exp(i + 1 - C)
+    keep: Literal["all", "linear", "exponential"] = "all"  # share kept of class i of C: 1, (i + 1) / C, exp(i + 1 - C)
     seed: int = 0  # seed of weights, order, crops, augmentation and negatives
     output: str = runtime_only("runs/pretrain")  # folder of the run
 
@@ -100,4 +100,4 @@ class Config:
         if len(self.encoders) > 1 or self.momentum is not None or self.train.chunk is not None:
             raise FieldError("gradients.unit", "needs a single encoder, no momentum and no train.chunk")
         if self.train.mixed_precision == "fp16":
-            raise FieldError("train.mixed_precision", "must be no or bf16 with gradients.unit (no loss scaling)")
+            raise FieldError("train.mixed_precision", "must be no or bf16 with gradients.unit: fp16 needs loss scaling")
