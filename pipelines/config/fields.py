@@ -21,6 +21,7 @@ CATALOGUES: dict[str, Catalogue] = {
     "objectives": crossmodal.OBJECTIVES,
     "multiview": crossmodal.MULTIVIEW,
     "sources": crossmodal.SOURCES,
+    "evaluations": crossmodal.EVALUATIONS,
 }
 _NAMES = {"int": int, "float": float, "bool": bool, "str": str, "tuple": tuple, "list": list, "dict": dict}
 _GROUPS = {"Negatives": Negatives}  # dataclasses of options that several entries share
@@ -34,7 +35,7 @@ def choice(catalogue: str, default: Any = MISSING, *, from_key: bool = False) ->
     A plain name is short for a dataclass with such a field: `encoder: convnet`.
 
     Args:
-        catalogue: "modalities", "encoders", "objectives", "multiview" or "sources".
+        catalogue: "modalities", "encoders", "objectives", "multiview", "sources" or "evaluations".
         default: the default entry; without it, the field is required.
         from_key: in a mapping of such dataclasses, the key is the default name: `crd: {}`.
     """
