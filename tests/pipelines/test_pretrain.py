@@ -209,7 +209,7 @@ def test_a_single_positive_is_cautioned_about(config: str, capsys: pytest.Captur
         (["graph=core"], "graph: core must be one of the encoders, depth"),
         (["encoders.depth.view=deph"], "encoders.depth.view must be one of the views, got 'deph'; did you mean 'dep"),
         (["gradients.unit=4"], "gradients.unit: unit must be from 1 to the encoder's 3 stages, got 4"),
-        (["gradients.unit=2", "momentum={}"], "gradients.unit takes one encoder, without momentum"),
+        (["gradients.unit=2", "momentum={}"], "gradients.unit needs a single encoder, no momentum"),
         (["train.chunk=4", "encoders.depth.encoder.norm=batch"], "train: chunk needs rows that do not depend"),
         (["objectives={~infonce: , knn: {name: infonce}}"], "objectives.knn needs another name"),
         (["objectives.infonce.temperature=0"], "objectives.infonce: infonce needs a finite temperature from"),

@@ -511,16 +511,16 @@ def test_the_example_in_the_docs_is_an_extraction(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "answer"),
     [
-        (["crop.windows=null"], "crop.windows must be given: how many windows of each pair to keep"),
+        (["crop.windows=null"], "crop.windows must be given: the number of crops per pair to cache"),
         (["crop.windows=0"], "crop.windows must be at least 1, got 0"),
         (["teachers.rgb.view=rbg"], "teachers.rgb.view must be one of the views, got 'rbg'; did you mean 'rgb'?"),
-        (["teachers.rgb.features=x"], "teachers.rgb.features must be null: they are what is made here"),
+        (["teachers.rgb.features=x"], "teachers.rgb.features must be null: this pipeline computes"),
         (["~teachers.rgb"], "teachers must name at least one teacher"),
         (
             ["teachers={a.b: {view: rgb, weights: x}}"],
-            "teachers.a.b needs another name: a folder's, of letters, digits",
+            "teachers.a.b needs another name: use letters, digits",
         ),
-        (["preactivations=true"], "preactivations must be false, or maps true"),
+        (["preactivations=true"], "preactivations needs maps: true"),
         (["teachers.rgb.weights=nowhere"], "teachers.rgb.weights: nowhere holds no exported model"),
         (["views.rgb.size=16"], "the teacher was trained on Rgb of shape (3, 32, 32), the view gives Rgb of shape"),
         (["data=nowhere"], "data: nowhere/manifest.json is missing"),

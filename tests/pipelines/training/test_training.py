@@ -414,7 +414,7 @@ def test_a_folder_with_other_things_in_it_is_not_written_into(
         ("train.mixed_precision=fp16", "train.mixed_precision must be no or bf16 on a CPU, got fp16"),
         ("objectives.type.name=infonce", "objectives: an objective cannot be called 'type'; give it another name"),
         ("objectives.loss.name=infonce", "objectives.loss needs another name"),
-        ("views.window={modality: rgb}", "views.window needs another name: the window that views share is"),
+        ("views.window={modality: rgb}", "views.window needs another name: window is reserved"),
         ("views.depth.scale_m=0.01", "views.depth: scale_m must be 0.001, as the manifest of"),
         ("views.depth.max_m=0.001", "views.depth: "),
         ("train.batch_size=500", "train.batch_size must be from 1 to the number of pairs, 96, got 500"),
@@ -423,10 +423,10 @@ def test_a_folder_with_other_things_in_it_is_not_written_into(
             "train.batch_size must give every part of a step two pairs, for batch norm takes their",
         ),
         ("teachers.rgb.sha256=abc", "teachers.rgb.weights: "),
-        ("teachers.rgb.classes=7", "teachers.rgb.classes is of a published file and its encoder"),
-        ("teachers.rgb.first_layer=mean", "teachers.rgb.first_layer is of a published file and its encoder"),
+        ("teachers.rgb.classes=7", "teachers.rgb.classes needs published weights with encoder"),
+        ("teachers.rgb.first_layer=mean", "teachers.rgb.first_layer needs published weights with encoder"),
         ("teachers.rgb.weight=0", "objectives.crd: its teachers, rgb, all weigh 0; raise teachers.NAME.weight"),
-        ("student.sha256=abc", "student.sha256 is of a file of weights, and weights names none"),
+        ("student.sha256=abc", "student.sha256 applies to a weights file, but weights is not given"),
         ("train.accumulate=5", "train.accumulate must divide the 32 pairs a process takes a step, got 5"),
         ("objectives.crd.temperature=0", "objectives.crd: crd needs a finite temperature from 0.001"),
         (
@@ -436,13 +436,16 @@ def test_a_folder_with_other_things_in_it_is_not_written_into(
         ("objectives.crd.negatives.count=0", "count must be at least 1 and momentum from 0 to below 1, got 0 and 0.5"),
         ("objectives.crd.negatives={place: host, draw: all}", "a bank in host memory needs draw: shared"),
         ("objectives.crd.negatives={apart: group}", "objectives.crd needs groups, and the pairs have none"),
-        ("objectives.kd.teachers=[depth]", "objectives.kd.teachers must be of the teachers, got 'depth' (known: rgb)"),
+        (
+            "objectives.kd.teachers=[depth]",
+            "objectives.kd.teachers must be one of the teachers, got 'depth' (known: rgb)",
+        ),
         ("objectives.kd.teachers=[rgb, rgb]", "objectives.kd.teachers must name each teacher once, got rgb, rgb"),
         (
             "objectives.cross_entropy={teachers: [rgb]}",
             "objectives.cross_entropy.teachers: cross_entropy compares with no teacher; leave it out",
         ),
-        ("teachers={a.b: {view: rgb, weights: w}}", "teachers.a.b needs another name: of letters, digits, _ and -"),
+        ("teachers={a.b: {view: rgb, weights: w}}", "teachers.a.b needs another name: use letters, digits, _ and -"),
     ],
 )
 def test_a_users_mistake_is_one_clear_line(
