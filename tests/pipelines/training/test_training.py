@@ -408,7 +408,7 @@ def test_a_folder_with_other_things_in_it_is_not_written_into(
             "views.rgb.size=16",
             "the teacher was trained on Rgb of shape (3, 32, 32), the view gives Rgb of shape (3, 16",
         ),
-        ("views.rgb.mean=[0,0,0]", "so that the same scene would reach it as other numbers; give it a view of its own"),
+        ("views.rgb.mean=[0,0,0]", "so the teacher would get other numbers for the same scene; give it a view of"),
         ("student.view=deptth", "student.view must be one of the views, got 'deptth'; did you mean 'depth'? (known"),
         ("student.weights=none.pth", "student.weights: there is no file of weights at"),
         ("train.mixed_precision=fp16", "train.mixed_precision must be no or bf16 on a CPU, got fp16"),
