@@ -77,7 +77,7 @@ def main_configs(folder: Path, workers: int) -> dict[str, dict[str, Any]]:
         "report": {"runs": [f"{folder}/evaluate", f"{folder}/transfer"], "map": "pca"},
         "compare": {"transfer": {**shared, "train": {**steps, "optimiser": "sgd"}},
                     "evaluate": {"data": {"test": test}, "few_labels": None, "workers": workers},
-                    "objectives": {"kd": {"crd": {"negatives": {"count": 4}}}}, "measures": ["knn"], "seeds": [0],
+                    "objectives": {"kd": {"crd": {"negatives": {"count": 4}}}}, "metrics": ["knn"], "seeds": [0],
                     "search": {"weights": [1.0, 10.0], "held_out": {"share": 0.5}}},
         "run": {"stages": stages},
     }  # fmt: skip

@@ -71,7 +71,7 @@ def configs(folder: Path) -> dict[str, tuple[str, dict[str, Any]]]:
         "evaluate": ("evaluate", {**judge, "students": {"crd": [f"{folder}/crd"], "ab_kd": [f"{folder}/ab_kd"]}}),
         "compare": ("compare", {"transfer": transfer, "evaluate": {
             "data": {"test": test}, "few_labels": None, "workers": 0}, "objectives": {"kd": {"crd": crd}},
-            "measures": ["knn"], "seeds": [0], "search": None}),
+            "metrics": ["knn"], "seeds": [0], "search": None}),
     }  # fmt: skip
 
 

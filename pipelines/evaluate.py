@@ -26,9 +26,9 @@ def inputs(config: Config) -> Mapping[str, str]:
 
 def run(config: Config, path: Path) -> None:
     """Measures everything and writes report.json and what the report draws."""
-    from pipelines.evaluation.evaluator import Evaluation
+    from pipelines.evaluation.evaluator import Evaluator
     from pipelines.runs.folder import RunFolder, is_main
 
     run = RunFolder.open("evaluate", config, inputs)
     if not run.is_done() and is_main():
-        run.finish(Evaluation(config, run).measure())
+        run.finish(Evaluator(config, run).measure())

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pipelines.config import ConfigError
-from pipelines.schemas.measures import HEADINGS
 from pipelines.schemas.report import Config
 
 
@@ -24,6 +23,7 @@ def run(config: Config, path: Path) -> None:
 
     from crossmodal.checkpoint import write
     from pipelines.reporting.sections import describe_run
+    from pipelines.reporting.table import cell
     from pipelines.runs.console import say
     from pipelines.runs.folder import RunFolder, environment, is_main
 
@@ -35,9 +35,10 @@ def run(config: Config, path: Path) -> None:
         autoescape=True,
         undefined=jinja2.StrictUndefined,
     ).get_template("report.html")
+    template.globals["cell"] = cell
     sections = [describe_run(Path(folder), config.map) for folder in config.runs]
     run.begin()
     page = run.path / "report.html"
-    write(page, template.render(title=config.title, sections=sections, environment=environment(), headings=HEADINGS))
+    write(page, template.render(title=config.title, sections=sections, environment=environment()))
     say(f"{page}: open it in a browser ({page.stat().st_size / 1e6:.1f} MB, no network needed)")
     run.finish({"figures": {"page": page.name}})

@@ -24,6 +24,9 @@ def read_sections() -> dict[str, list[tuple[str, str]]]:
 
 
 SECTIONS = read_sections()
+KINDS = {catalogue.package.rpartition(".")[2]: kind for kind, catalogue in CATALOGUES.items()} | {
+    "pipelines": "pipelines"
+}
 FILES = [file for file in SECTIONS if file]
 
 
@@ -70,7 +73,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def test_the_page_has_a_section_for_every_kind_of_entry() -> None:
-    assert sorted(Path(file).parent.name for file in FILES) == sorted([*CATALOGUES, "pipelines"])
+    assert sorted(Path(file).parent.name for file in FILES) == sorted(KINDS)
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -98,7 +101,7 @@ def test_the_page_names_the_plug_in_folder() -> None:
 def test_an_addition_is_listed_with_every_option_explained(
     folder: Path, file: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    kind, name = Path(file).parent.name, Path(file).stem
+    kind, name = KINDS[Path(file).parent.name], Path(file).stem
     assert main(["list", kind, name]) == 0
     assert name in capsys.readouterr().out
     if kind != "pipelines":

@@ -30,14 +30,14 @@ def blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
 
 
-def test_the_readmes_first_config_is_a_transfer(tmp_path: Path) -> None:
-    (tmp_path / "readme.yaml").write_text(blocks(ROOT / "README.md", "yaml")[0])
+def test_the_readmes_transfer_is_one(tmp_path: Path) -> None:
+    (tmp_path / "readme.yaml").write_text(blocks(ROOT / "README.md", "yaml")[-1])
     config = load(transfer.Config, tmp_path / "readme.yaml")
     assert (config.teachers["rgb"].view, config.student.view) == ("rgb", "depth")
 
 
 def test_the_readmes_own_recording_is_a_source(tmp_path: Path) -> None:
-    (tmp_path / "readme.yaml").write_text(blocks(ROOT / "README.md", "yaml")[1])
+    (tmp_path / "readme.yaml").write_text(blocks(ROOT / "README.md", "yaml")[0])
     assert load(find_pipeline("shards").Config, tmp_path / "readme.yaml").source.name == "folder"
 
 

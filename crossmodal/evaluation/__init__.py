@@ -1,1 +1,14 @@
-"""Pure functions of embeddings, and what proves a transfer."""
+"""The catalogue of evaluations: a file for each group of metrics."""
+
+from typing import TYPE_CHECKING
+
+from modalities.common.lazy import lazily
+
+if TYPE_CHECKING:
+    from crossmodal.evaluation._base import Evaluation as Evaluation
+    from crossmodal.evaluation._base import Metric as Metric
+    from crossmodal.evaluation._base import Network as Network
+    from crossmodal.evaluation._base import Pairs as Pairs
+    from crossmodal.evaluation._base import Targets as Targets
+
+__getattr__ = lazily(__name__, _base=("Evaluation", "Metric", "Network", "Pairs", "Targets"))

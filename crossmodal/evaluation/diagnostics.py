@@ -1,90 +1,65 @@
-"""Why small encoders fall behind: five figures of an embedding, on pictures and two augmentations of each.
+"""Why an encoder falls behind, by the geometry of its embedding; sources stand in `crossmodal.metrics.diagnostics`."""
 
-Source: Shi et al. 2022, https://arxiv.org/abs/2107.14762, section 3; alignment and uniformity are those of Wang and
-Isola 2020, https://arxiv.org/abs/2005.10242. Distances are between unit vectors.
-"""
-
-import math
+from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Int
-from torch import Tensor
 
-from crossmodal.evaluation import neighbours
-from crossmodal.evaluation.retrieval import SCORES
-
-KS = (1, 2, 5, 10, 20, 50, 101)  # neighbours among which the best number is chosen
+from crossmodal.data.views import Crop
+from crossmodal.evaluation import Evaluation, Metric, Network, Pairs
+from crossmodal.evaluation.common.diagnosis import diagnose_encoder
+from crossmodal.metrics import diagnostics, few_labels
 
 
-def alignment(ours: Float[Tensor, "rows dim"], theirs: Float[Tensor, "rows dim"]) -> float:
-    """Mean squared distance between two looks at the same samples, from 0 to 4; 0 where they are one."""
-    return (2 - 2 * F.cosine_similarity(ours.double(), theirs.double(), dim=1)).mean().item()
+@dataclass(frozen=True)
+class Diagnostics(Evaluation):
+    """Alignment, uniformity and discrimination of test pairs and two random crops of each; the best kNN."""
 
+    per_class: int = 50  # test pairs of each class; where there are no classes, ten times as many in all
+    scale: tuple[float, float] = (0.2, 1.0)  # smallest and largest share of the area that a crop keeps
+    ratio: tuple[float, float] = (
+        0.8,
+        1.25,
+    )  # smallest and largest width over height of a crop, over the image's
+    flip: float = 0.5  # probability that a crop is mirrored left to right
+    shift: float = 0.0  # how far a crop may overhang the image, as a share of its sides; zero-padded
 
-def intra_class_alignment(rows: Float[Tensor, "rows dim"], label: Int[Tensor, " rows"]) -> float:
-    """Mean squared distance within a class, of its different pairs, and the mean over classes; from 0 to 4.
+    def __post_init__(self) -> None:
+        if self.per_class < 2:
+            raise ValueError(f"per_class must be at least 2, got {self.per_class}")
+        self._crop()  # which refuses what is out of range
 
-    Of n vectors with mean m it is 2 (1 - |m|^2) n / (n - 1). Classes of one sample, and samples without a class, do not
-    count; NaN where none is left.
-    """
-    unit = F.normalize(rows.double(), dim=1)
-    found = []
-    for own in label[label >= 0].unique():
-        mine = unit[label == own]
-        if len(mine) > 1:
-            found.append(2 * (1 - mine.mean(0).square().sum()) * len(mine) / (len(mine) - 1))
-    return torch.stack(found).mean().item() if found else math.nan
+    def _crop(self) -> Crop:
+        return Crop(self.scale, self.ratio, self.flip, shift=self.shift)
 
+    def metrics(self) -> tuple[Metric, ...]:
+        """Squared distances are between unit vectors, from 0 to 4."""
+        return (
+            Metric("alignment", "alignment", higher_is_better=False, percent=False),
+            Metric("uniformity", "uniformity", higher_is_better=False, percent=False),
+            Metric("instance", "instances told apart"),
+            Metric("intra_class", "alignment in classes", higher_is_better=False, percent=False, needs=("labels",)),
+            Metric("best_knn", "best kNN", needs=("labels",)),
+        )
 
-def uniformity(rows: Float[Tensor, "rows dim"], *, t: float = 2.0) -> float:
-    """Ln of the mean of exp(-t * squared distance) over all different pairs; 0 for a point, -4 t at the least."""
-    unit, total = F.normalize(rows.double(), dim=1), 0.0
-    for piece in unit.split(max(1, SCORES // len(unit))):
-        total += torch.exp(t * (2 * piece @ unit.T - 2)).sum().item()
-    count = len(unit)
-    return math.log(max(total - count, 1e-300) / (count * (count - 1)))
+    def chance(self, pairs: Pairs) -> dict[str, float]:
+        """The share of the largest class, and that of one pair among those picked."""
+        found = {"instance": 1 / len(self._pick(pairs))}
+        return found | {"best_knn": pairs.majority} if pairs.classes else found
 
+    def measure(self, network: Network, pairs: Pairs) -> dict[str, float]:
+        """The geometry of the picked test pairs; kNN of all test pairs with labels."""
+        crop = self._crop()
+        found = diagnose_encoder(
+            network.encoder, network.view, pairs.test, self._pick(pairs), crop=crop, device=pairs.device
+        )
+        if pairs.classes:
+            learn, judge = pairs.labels
+            train, test = network.train.embedding[learn >= 0], network.test.embedding[judge >= 0]
+            found["best_knn"] = diagnostics.best_neighbours(train, learn[learn >= 0], test, judge[judge >= 0])
+        return found
 
-def instance_accuracy(originals: Float[Tensor, "rows dim"], crops: Float[Tensor, "rows dim"]) -> float:
-    """Share of samples that lie nearer to their own look than to any other sample."""
-    unit, others = F.normalize(originals.double(), dim=1), F.normalize(crops.double(), dim=1)
-    own, found, start = (unit * others).sum(1), 0, 0
-    for piece in unit.split(max(1, SCORES // len(unit))):
-        cosines = piece @ unit.T
-        cosines[torch.arange(len(piece)), torch.arange(start, start + len(piece))] = -2.0
-        found += int((own[start : start + len(piece)] > cosines.amax(1)).sum())
-        start += len(piece)
-    return found / len(unit)
-
-
-def best_neighbours(
-    train: Float[Tensor, "train dim"],
-    label: Int[Tensor, " train"],
-    test: Float[Tensor, "test dim"],
-    truth: Int[Tensor, " test"],
-) -> float:
-    """Accuracy of kNN with the k of `KS` that is best for one half of the training rows among the other."""
-    half = torch.arange(len(train)) % 2 == 0
-
-    def accuracy(k: int) -> float:
-        answer = neighbours.classify(train[half], label[half], train[~half], neighbours=k)
-        return (answer == label[~half]).double().mean().item()
-
-    answer = neighbours.classify(train, label, test, neighbours=max(KS, key=accuracy))
-    return (answer == truth).double().mean().item()
-
-
-def diagnose(
-    original: Float[Tensor, "rows dim"],
-    crops: tuple[Float[Tensor, "rows dim"], Float[Tensor, "rows dim"]],
-    label: Int[Tensor, " rows"],
-) -> dict[str, float]:
-    """All but the kNN, of whole samples and two random looks at each; figures within classes where there are any."""
-    found = {
-        "alignment": alignment(*crops),
-        "uniformity": uniformity(original),
-        "instance": (instance_accuracy(original, crops[0]) + instance_accuracy(original, crops[1])) / 2,
-    }
-    within = intra_class_alignment(original, label)
-    return found if math.isnan(within) else found | {"intra_class": within}
+    def _pick(self, pairs: Pairs) -> list[int]:
+        labels, count = pairs.labels[1], self.per_class
+        if not pairs.classes:
+            labels, count = torch.zeros_like(labels), 10 * count
+        return few_labels.pick_labelled(labels, count, 0)

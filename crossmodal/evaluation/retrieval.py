@@ -1,77 +1,48 @@
-"""Retrieval across modalities: does a pair's one side find its other side among all?"""
+"""Retrieval across modalities: whether a pair's student side finds its teacher side among all test pairs."""
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 
-import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Int
-from torch import Tensor
+from crossmodal.evaluation import Evaluation, Metric, Network, Pairs
+from crossmodal.metrics import retrieval
 
-SCORES = 1 << 25  # held at once: 128 MiB of float32
-
-
-def ranks(
-    queries: Float[Tensor, "pairs dim"], gallery: Float[Tensor, "pairs dim"]
-) -> tuple[Int[Tensor, " pairs"], Int[Tensor, " pairs"]]:
-    """How many gallery rows are nearer by cosine to query i than its own row i; and how many as near, with itself.
-
-    Raises:
-        ValueError: a row is not finite.
-    """
-    if not (queries.isfinite().all() and gallery.isfinite().all()):
-        raise ValueError("embeddings must be finite to be compared; the network that gave them has diverged")
-    queries, gallery = F.normalize(queries, dim=1), F.normalize(gallery, dim=1)
-    nearer, tied, size = [], [], max(1, SCORES // len(gallery))
-    for start in range(0, len(queries), size):
-        scores = queries[start : start + size] @ gallery.T
-        own = torch.arange(start, start + len(scores), device=scores.device)
-        mine = scores.gather(1, own[:, None])
-        nearer.append((scores > mine + 1e-6).sum(1))
-        tied.append(((scores - mine).abs() < 1e-6).sum(1))
-    return torch.cat(nearer), torch.cat(tied)
+SPACES = ("map", "heads")
+ARROWS = {"to_teacher": "→ teacher", "to_student": "→ student"}
 
 
-def recalls(
-    queries: Float[Tensor, "pairs dim"], gallery: Float[Tensor, "pairs dim"], at: Sequence[int] = (1, 5, 10)
-) -> dict[int, float]:
-    """Share of queries whose own gallery row is among the nearest k, for every k in `at`; chance is k / pairs.
+@dataclass(frozen=True)
+class Retrieval(Evaluation):
+    """Recall at k in both directions, through a linear map and in the space that the objective trained."""
 
-    Only the query's own row is a right answer. Rows of the same class, or frames next to it, count as wrong, so the
-    figure measures how well instances are told apart. It is the expectation over random orders of rows that are as
-    near, so a collapsed embedding scores as chance.
-    """
-    nearer, tied = ranks(queries, gallery)
-    return {k: ((k - nearer).double() / tied).clamp(0, 1).mean().item() for k in at}
+    at: tuple[int, ...] = (1, 5, 10)  # k of recall at k; only a pair's own other side is right
 
+    def __post_init__(self) -> None:
+        if not self.at or min(self.at) < 1 or len({*self.at}) < len(self.at):
+            raise ValueError(f"at must be one or more different numbers of at least 1, got {[*self.at]}")
 
-def nearest(
-    queries: Float[Tensor, "queries dim"], gallery: Float[Tensor, "pairs dim"], count: int
-) -> Int[Tensor, "queries count"]:
-    """Rows of the gallery nearest to each query by cosine, nearest first."""
-    return (F.normalize(queries, dim=1) @ F.normalize(gallery, dim=1).T).topk(count, dim=1).indices
+    def metrics(self) -> tuple[Metric, ...]:
+        """A recall for each space, direction and k."""
+        return tuple(
+            Metric(
+                f"{space}.{way}.R@{k}",
+                f"R@{k} {arrow} ({space})",
+                needs=("teacher",) if space == "map" else ("teacher", "heads"),
+            )
+            for space in SPACES
+            for way, arrow in ARROWS.items()
+            for k in self.at
+        )
 
+    def chance(self, pairs: Pairs) -> dict[str, float]:
+        """The share of k among all test pairs."""
+        return {
+            f"{space}.{way}.R@{k}": min(1.0, k / len(pairs.test)) for space in SPACES for way in ARROWS for k in self.at
+        }
 
-def ridge(
-    inputs: Float[Tensor, "pairs dim"], targets: Float[Tensor, "pairs out"], *, strength: float = 1e-2
-) -> Float[Tensor, "dim_and_one out"]:
-    """The linear map with offset that predicts targets from inputs best in squares, held back by `strength`.
-
-    Apply it with `apply_map`. `strength` is relative to the inputs' mean variance, so their scale and place do not
-    matter.
-    """
-    centre, middle = inputs.double().mean(0), targets.double().mean(0)
-    centred = inputs.double() - centre
-    gram = centred.T @ centred
-    penalty = strength * gram.diagonal().mean() + torch.finfo(gram.dtype).tiny  # which only a constant embedding meets
-    weights = torch.linalg.solve(
-        gram + penalty * torch.eye(len(gram), dtype=gram.dtype, device=gram.device),
-        centred.T @ (targets.double() - middle),
-    )
-    return torch.cat([weights, (middle - centre @ weights)[None]]).float()
-
-
-def apply_map(
-    inputs: Float[Tensor, "pairs dim"], weights: Float[Tensor, "dim_and_one out"]
-) -> Float[Tensor, "pairs out"]:
-    """Inputs through a map of `ridge`."""
-    return inputs @ weights[:-1] + weights[-1]
+    def measure(self, network: Network, pairs: Pairs) -> dict[str, float]:
+        """Every recall in every space that the network shares with the teacher."""
+        found = {}
+        for space, (ours, theirs) in network.spaces.items():
+            for way, (queries, gallery) in {"to_teacher": (ours, theirs), "to_student": (theirs, ours)}.items():
+                for k, share in retrieval.recalls(queries, gallery, at=self.at).items():
+                    found[f"{space}.{way}.R@{k}"] = share
+        return found

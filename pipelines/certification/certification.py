@@ -23,9 +23,9 @@ from crossmodal.data.reader import sweep_parts, to_batch
 from crossmodal.data.shards import Shards
 from crossmodal.data.views import Crop, View
 from crossmodal.encoders import Encoder
-from crossmodal.evaluation.mean_classifier import class_means, mean_classifier
-from crossmodal.evaluation.tuples import Examples
+from crossmodal.metrics.mean_classifier import class_means, mean_classifier
 from crossmodal.modules.base import Losses
+from crossmodal.modules.certified_risk import Examples
 from crossmodal.modules.certifying import Certifying, ExampleViews, Network, Penalty, Projected, project_teacher
 from crossmodal.modules.pretraining import name_crop
 from crossmodal.objectives import Batch

@@ -3,10 +3,12 @@
 import json
 import statistics
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from crossmodal.checkpoint import write
+from crossmodal.evaluation import Metric
 from pipelines.building.data import open_parts
 from pipelines.building.transfer import Components, build_parts
 from pipelines.config import ConfigError, to_plain, within
@@ -19,7 +21,6 @@ from pipelines.runs.folder import RunFolder, is_main, read_report
 from pipelines.schemas import compare, evaluate, transfer
 from pipelines.schemas.common import PrepareConfig
 from pipelines.schemas.compare import Trial
-from pipelines.schemas.measures import chance_of, figure_of, is_better_low, needs_labels, parts_of
 
 BASELINES = ("teacher", "scratch", "random weights")
 DIVERGED = "diverged.txt"  # in the folder of a training: why it is not tried again
@@ -71,7 +72,7 @@ class Comparison:
             try:
                 with within(f"row {name}"):
                     parts = build_parts(self.config.final(name, Trial(), self.config.seeds[0]))
-                    self._check_measures(parts)
+                    self._check_metrics(parts)
                 self._check_trial(name)
                 if parts.preparation is not None:
                     self.prepared.add(name)
@@ -84,16 +85,17 @@ class Comparison:
     def _check_label_counts(self) -> None:
         """An evaluation leaves out a number of labels that a class does not have."""
         search, data = self.config.search, self.config.transfer.data
-        for place, measure in enumerate(self.config.measures):
-            count = parts_of(measure)["labels"]
-            if count is None or count == "all":
+        few = self.config.evaluate.few_labels
+        for place, metric in enumerate(self.config.metrics):
+            _, count = few.columns().get(metric, ("", None)) if few else ("", None)
+            if count is None:
                 continue
-            held_out = search.held_out if search and place == 0 else None  # by the first measure trials are judged
+            held_out = search.held_out if search and place == 0 else None  # by the first metric trials are judged
             labels = open_parts(data, held_out, "search.held_out")[0].manifest.labels
             name, least = min(((name, found) for name, found in labels.items() if found), key=lambda item: item[1])
-            if least < int(count):
+            if least < count:
                 rest = " that are not held out" if held_out else ""
-                raise ConfigError([f"measures.{place} is {measure}, but class {name!r} has only {least} training pairs"
+                raise ConfigError([f"metrics.{place} is {metric}, but class {name!r} has only {least} training pairs"
                                    f"{rest}"])  # fmt: skip
 
     def _check_trial(self, name: str) -> None:
@@ -109,12 +111,24 @@ class Comparison:
             with within(f"search of row {name}"):
                 build_parts(self.config.trial(name, trial))
 
-    def _check_measures(self, parts: Components) -> None:
-        for place, measure in enumerate(self.config.measures):
-            if needs_labels(measure) and not parts.shards.manifest.classes:
-                raise ConfigError([f"measures.{place} is {measure}, which needs labels, and the pairs have none"])
-        if self.config.measures[0] == "classifier" and not parts.classes:
-            raise ConfigError(["measures.0 is classifier, and no objective here trains one; add cross_entropy"])
+    def _check_metrics(self, parts: Components) -> None:
+        for place, name in enumerate(self.config.metrics):
+            needs = self.columns[name].needs
+            if "labels" in needs and not parts.shards.manifest.classes:
+                raise ConfigError([f"metrics.{place} is {name}, which needs labels, and the pairs have none"])
+            if place == 0 and "classifier" in needs and not parts.classes:
+                raise ConfigError([f"metrics.0 is {name}, and no objective here trains a classifier; add "
+                                   "cross_entropy"])  # fmt: skip
+
+    @cached_property
+    def columns(self) -> dict[str, Metric]:
+        """All metrics that the evaluation may measure."""
+        return self.config.evaluate.columns()
+
+    @property
+    def sign(self) -> int:
+        """Factor of the first metric that makes a better row have a higher number."""
+        return 1 if self.columns[self.config.metrics[0]].higher_is_better else -1
 
     def _open(self, run: RunFolder) -> RunFolder:
         if run.before is not None and not run.is_same:
@@ -187,18 +201,20 @@ class Comparison:
                     for name, trials in alive.items() for trial in trials}  # fmt: skip
         if not students:
             return {name: {} for name in tried}
-        judged, measure = self._evaluate(self.config.judge_trials(students)), self.config.measures[0]
-        return {
-            name: {trial: (figure_of(judged, f"{name}/{trial}", measure) or {})["mean"] for trial in trials}
-            for name, trials in alive.items()
-        }
+        judged, metric = self._evaluate(self.config.judge_trials(students)), self.config.metrics[0]
+        scores: dict[str, dict[Trial, float]] = {name: {} for name in alive}
+        for name, trials in alive.items():
+            for trial in trials:
+                if (figure := figure_of(judged, f"{name}/{trial}", metric)) is None:
+                    raise RunError(f"metrics.0 is {metric}, which was not measured for {name}; put another one first")
+                scores[name][trial] = figure["mean"]
+        return scores
 
     def _choose(self, tried: dict[Trial, Figures | None], scores: dict[Trial, float]) -> Trial | None:
         """The best trial; of equals, the one that departs least from the config."""
         if not tried:
             return Trial()
-        sign = -1 if is_better_low(self.config.measures[0]) else 1
-        return max(scores, key=lambda trial: (sign * scores[trial], -trial.departure), default=None)
+        return max(scores, key=lambda trial: (self.sign * scores[trial], -trial.departure), default=None)
 
     def _judge(self, trained: dict[str, dict[int, Figures | None]]) -> Figures:
         """The figures of all students on the test set.
@@ -217,21 +233,20 @@ class Comparison:
 
     def _results(self, rows: dict[str, Row], judged: Figures) -> Figures:
         """Everything that is known in the end, as plain content; the best row first."""
-        measures, sign = self.config.measures, 1 if is_better_low(self.config.measures[0]) else -1
+        metrics = self.config.metrics
         described = {name: self._describe(name, row, judged) for name, row in rows.items()}
 
         def place(name: str) -> tuple[bool, float]:
-            figure = described[name]["figures"][measures[0]]
-            return figure is None, sign * figure["mean"] if figure else 0.0
+            figure = described[name]["figures"][metrics[0]]
+            return figure is None, -self.sign * figure["mean"] if figure else 0.0
 
         return {
-            "measures": measures,
+            "metrics": {name: judged["metrics"][name] for name in metrics},
             "seeds": self.config.seeds,
             "search": None if self.config.search is None else to_plain(self.config.search),
             "shared": self._shared(rows, judged),
             "rows": {name: described[name] for name in sorted(described, key=place)},
-            "baselines": {who: {measure: figure_of(judged, who, measure) for measure in measures} for who in BASELINES},
-            "chance": {measure: chance_of(judged, measure) for measure in measures},
+            "baselines": {who: {name: figure_of(judged, who, name) for name in metrics} for who in BASELINES},
         }
 
     def _describe(self, name: str, row: Row, judged: Figures) -> Figures:
@@ -248,7 +263,7 @@ class Comparison:
             "chosen": None if row.chosen is None else {"weight": row.chosen.weight, "rate": row.chosen.rate},
             "trained": len(alive),
             "diverged": len(row.trained) - len(alive),
-            "figures": {measure: figure_of(judged, name, measure) for measure in self.config.measures},
+            "figures": {metric: figure_of(judged, name, metric) for metric in self.config.metrics},
             "milliseconds_per_step": statistics.median(paces) if paces else None,
             "preparation_steps": alive[0]["preparation"]["steps"] if alive and name in self.prepared else None,
             "peak_memory_mb": max((phase["peak_memory_mb"] for phase in phases), default=None),
@@ -267,3 +282,17 @@ class Comparison:
         phases = [figures["preparation"] for figures in [*finals, *trials] if "preparation" in figures]
         seconds = sum(figures["seconds"] for figures in [*finals, *trials, *phases, judged])
         return {**first, "test_pairs": judged["test_pairs"], "search": searched, "seconds": round(seconds, 1)}
+
+
+def figure_of(judged: Figures, who: str, metric: str) -> Figures | None:
+    """One number of an evaluation: mean, standard deviation, runs; None where it was not measured.
+
+    `who` is a student's name, teacher, random weights, or scratch, which an evaluation calls by what it was trained on;
+    with few labels it is always trained on these.
+    """
+    way, _, labels = metric.partition("@")
+    if way in ("frozen", "fine-tuned"):
+        curve = "scratch" if who == "scratch" else f"{who}, {way}"
+        return judged["few_labels"].get(curve, {}).get(labels)
+    rows = [row for name, row in judged["table"].items() if name == who or name.startswith(f"{who}, ")]
+    return rows[0].get(metric) if rows else None

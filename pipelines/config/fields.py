@@ -21,6 +21,7 @@ CATALOGUES: dict[str, Catalogue] = {
     "objectives": crossmodal.OBJECTIVES,
     "multiview": crossmodal.MULTIVIEW,
     "sources": crossmodal.SOURCES,
+    "evaluations": crossmodal.EVALUATIONS,
 }
 _NAMES = {"int": int, "float": float, "bool": bool, "str": str, "tuple": tuple, "list": list, "dict": dict}
 _GROUPS = {"Negatives": Negatives}  # options that belong together: dataclasses that entries take
@@ -34,7 +35,7 @@ def choice(catalogue: str, default: Any = MISSING, *, from_key: bool = False) ->
     Where a dataclass with such a field is expected, a plain name stands for it: `encoder: convnet`.
 
     Args:
-        catalogue: "modalities", "encoders", "objectives", "multiview" or "sources".
+        catalogue: "modalities", "encoders", "objectives", "multiview", "sources" or "evaluations".
         default: the entry where none is named; left out, one must be named.
         from_key: in a mapping of these dataclasses, the key is the name where none is given: `crd: {}`.
     """

@@ -3,8 +3,8 @@
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -19,11 +19,12 @@ from crossmodal.data.reader import SampleBatch, sweep_parts, to_batch
 from crossmodal.data.shards import Shards
 from crossmodal.data.views import Crop, View
 from crossmodal.encoders import Encoder, Features
-from crossmodal.evaluation import diagnostics, few_labels, neighbours, probe, retrieval
+from crossmodal.evaluation import Evaluation, Network, Pairs, Targets
 from crossmodal.export import Model
-from pipelines.config import ConfigError
+from crossmodal.metrics import few_labels, probe, retrieval
+from crossmodal.metrics.accuracy import accuracy
+from pipelines.config import ConfigError, FieldError, at
 from pipelines.evaluation.decoded import HELD, Chosen, Decoded
-from pipelines.evaluation.diagnosis import diagnose_encoder
 from pipelines.evaluation.subjects import Subjects
 from pipelines.evaluation.warnings import counts_there, shortfalls
 from pipelines.runs.console import say
@@ -34,19 +35,12 @@ from pipelines.training.loop import seed_everything
 Figures = dict[str, list[float]]  # one number a seed
 
 
-@dataclass(frozen=True)
-class NetworkFeatures:
-    """A network's features of both parts of the data, on the CPU; and the network with what it sees."""
-
-    train: Features
-    test: Features
-    encoder: Encoder
-    view: View
+LACKS = {"labels": "the pairs have no classes", "teacher": "no student had a teacher"}
 
 
 @dataclass(frozen=True)
-class Evaluation(Subjects):
-    """All figures of one evaluate run."""
+class Evaluator(Subjects):
+    """Measures everything that one evaluate run is asked for."""
 
     run: RunFolder
     rows: dict[str, Figures] = field(default_factory=dict)  # table: who -> figure -> one number a seed
@@ -54,14 +48,14 @@ class Evaluation(Subjects):
     held: dict[tuple[str, bool], list[SampleBatch]] = field(
         default_factory=dict
     )  # what a view gives of small data sets
-    seen: dict[int, NetworkFeatures] = field(default_factory=dict)  # what students gave, by the id of their encoder
+    seen: dict[int, Network] = field(default_factory=dict)  # what students gave, by the id of their encoder
 
     def measure(self) -> dict[str, Any]:
         """Everything the config asks for, as plain content."""
         began = time.monotonic()
         self._check()
         self.run.begin()
-        notes = [*shortfalls(self.config, self.parts, self.labels)]
+        notes = [*shortfalls(self.config, self.parts, self.labels), *self._notes()]
         for line in notes:
             say(f"{self.run.path}: {line}")
         teacher = None
@@ -75,12 +69,13 @@ class Evaluation(Subjects):
             self._describe("random weights", self._embed(self._new(seed, 0), self.view), teacher)
         if self.classes and counts_there(self.config.few_labels, self.labels[0]):
             self._few_labels(teacher)
-        if self.config.quantity:
-            self._scratch_on_quantity(self.config.quantity.fact, teacher)
+        for evaluation in self._active.values():
+            if (targets := evaluation.targets(self._pairs)) is not None:
+                self._scratch_on(targets, teacher)
         self._save_examples(teacher)
         return {
             "figures": {
-                "chance": self._chance(),
+                "metrics": self._columns(),
                 "table": {who: _summaries(figures) for who, figures in self.rows.items()},
                 "few_labels": {who: _summaries(curve) for who, curve in self.curves.items()},
                 "seeds": self.config.seeds,
@@ -91,7 +86,6 @@ class Evaluation(Subjects):
                 "untold": self.copies[1],
                 "classes": self.classes,
                 "notes": notes,
-                "quantity": asdict(self.config.quantity) if self.config.quantity else None,
                 "seconds": round(time.monotonic() - began, 1),
             }
         }
@@ -113,17 +107,70 @@ class Evaluation(Subjects):
             raise ConfigError([f"data.test: all labelled pairs of {self.test.folder} are of class "
                                f"{self.classes[int(judged[0])]!r}, so any constant answer is right; divide the pairs "
                                "anew, with test pairs of every class"])  # fmt: skip
-        if self.config.quantity:
-            assert len(self._quantities) == 2
+        assert self._chance is not None
         assert self.view and (self.taught is None or self.teacher)
         assert self.copies[0] < len(self.test)
+
+    @cached_property
+    def _pairs(self) -> Pairs:
+        return Pairs(*self.parts, has_teacher=self.taught is not None, device=self.device)
+
+    @cached_property
+    def _evaluations(self) -> dict[str, Evaluation]:
+        """All that are asked for, by their keys in the config."""
+        try:
+            return self.config.evaluations()
+        except FieldError as error:
+            raise ConfigError([str(error)]) from error
+
+    def _lacks(self, evaluation: Evaluation) -> list[str]:
+        """Why nothing of an evaluation can be measured on these pairs; empty where something can."""
+        there = self._pairs.provides()
+        lacking = [[LACKS[need] for need in metric.needs if need in LACKS and need not in there]
+                   for metric in evaluation.metrics()]  # fmt: skip
+        return min(lacking, key=len)
+
+    @cached_property
+    def _active(self) -> dict[str, Evaluation]:
+        """Those that can be measured."""
+        return {key: each for key, each in self._evaluations.items() if not self._lacks(each)}
+
+    @cached_property
+    def _chance(self) -> dict[str, float]:
+        """What an embedding without information reaches, by metric."""
+        found = dict[str, float]()
+        for key, evaluation in self._active.items():
+            with at(f"metrics.{key}"):
+                found |= evaluation.chance(self._pairs)
+        if self.config.few_labels and self.classes:
+            found |= dict.fromkeys(self.config.few_labels.columns(), self._pairs.majority)
+        return found
+
+    def _columns(self) -> dict[str, dict[str, Any]]:
+        """How tables show each metric, by name."""
+        return {
+            name: {
+                "heading": metric.heading,
+                "higher_is_better": metric.higher_is_better,
+                "percent": metric.percent,
+                "chance": self._chance.get(name),
+            }
+            for name, metric in self.config.columns().items()
+        }
+
+    def _notes(self) -> Iterator[str]:
+        for key, evaluation in self._evaluations.items():
+            if lacking := self._lacks(evaluation):
+                yield f"metrics.{key}: not measured, for {' and '.join(lacking)}"
+            else:
+                yield from (f"metrics.{key}: {note}" for note in evaluation.notes(self._pairs))
 
     def _new(self, seed: int, classes: int) -> Encoder:
         """The students' encoder at new weights."""
         torch.manual_seed(seed)
         return self.first.card.build(classes).eval()
 
-    def _see(self, model: Model) -> NetworkFeatures:
+    def _see(self, model: Model) -> Network:
         """A student's features, computed once as long as `HELD` numbers hold all of them."""
         key = id(model.encoder)
         if key in self.seen:
@@ -134,9 +181,9 @@ class Evaluation(Subjects):
             self.seen[key] = found
         return found
 
-    def _embed(self, encoder: Encoder, view: View) -> NetworkFeatures:
+    def _embed(self, encoder: Encoder, view: View) -> Network:
         train, test = (self._features(encoder, view, shards) for shards in (self.train, self.test))
-        return NetworkFeatures(train, test, encoder, view)
+        return Network(encoder, view, train, test)
 
     @torch.inference_mode()
     def _features(self, encoder: Encoder, view: View, shards: Shards) -> Features:
@@ -162,54 +209,35 @@ class Evaluation(Subjects):
     def _describe(
         self,
         who: str,
-        seen: NetworkFeatures,
-        teacher: NetworkFeatures | None,
+        seen: Network,
+        teacher: Network | None,
         model: Model | None = None,
         *,
         classes: Sequence[str] = (),
     ) -> None:
         """A row of the table: one more seed of `who`, whose logits, where it has any, are of `classes`."""
         say(f"{self.run.path}: measuring {who}")
-        row = self.rows.setdefault(who, {})
-        train, test = seen.train.embedding, seen.test.embedding
-        if self.classes:
-            learn, judge = self.labels
-            known = learn >= 0
-            answers = {
-                "knn": neighbours.classify(train[known], learn[known], test, neighbours=self.config.neighbours),
-                "probe": probe.linear_probe(train[known], learn[known], test, len(self.classes)),
-            }
-            if seen.test.logits is not None and [*classes] == self.classes:
-                answers["classifier"] = seen.test.logits.argmax(1)
-            for name, answer in answers.items():
-                row.setdefault(name, []).append(_accuracy(answer, judge))
-        if self.config.diagnostics:
-            for name, figure in self._diagnose(seen).items():
-                row.setdefault(name, []).append(figure)
-        if self.config.quantity:
-            row.setdefault("quantity", []).append(self._quantity_error(train, test))
+        network = replace(seen, classes=classes)
         if teacher is not None:
-            spaces = {"map": _linear_map(seen, teacher)}
-            if model is not None and (shared := self._in_heads(model, seen, teacher)) is not None:
-                spaces["heads"] = shared
-            for space, (ours, theirs) in spaces.items():
-                for way, pair in {"to_teacher": (ours, theirs), "to_student": (theirs, ours)}.items():
-                    for k, share in retrieval.recalls(*pair, at=self.config.retrieve_at).items():
-                        row.setdefault(f"{space}.{way}.R@{k}", []).append(share)
+            spaces, features = self._spaces(model, seen, teacher), (teacher.train, teacher.test)
+            network = replace(network, spaces=spaces, teacher=features)
+        row = self.rows.setdefault(who, {})
+        for key, evaluation in self._active.items():
+            declared = {metric.name for metric in evaluation.metrics()}
+            for name, value in evaluation.measure(network, self._pairs).items():
+                if name not in declared or not math.isfinite(value):
+                    raise ValueError(f"metrics.{key} measured {name!r} of {who} as {value}; a metric must be declared "
+                                     "and finite")  # fmt: skip
+                row.setdefault(name, []).append(value)
 
-    def _diagnose(self, seen: NetworkFeatures) -> dict[str, float]:
-        asked, (learn, judge) = self.config.diagnostics, self.labels
-        assert asked is not None
-        count = asked.per_class if self.classes else 10 * asked.per_class
-        picked = few_labels.pick_labelled(judge if self.classes else torch.zeros_like(judge), count, 0)
-        crop = Crop(**asdict(asked.crop))
-        figures = diagnose_encoder(seen.encoder, seen.view, self.test, picked, crop=crop, device=self.device)
-        if self.classes:
-            rows, known = (seen.train.embedding[learn >= 0], seen.test.embedding[judge >= 0]), judge[judge >= 0]
-            figures["best_knn"] = diagnostics.best_neighbours(rows[0], learn[learn >= 0], rows[1], known)
-        return figures
+    def _spaces(self, model: Model | None, seen: Network, teacher: Network) -> dict[str, tuple[Tensor, Tensor]]:
+        """Both sides of the test pairs in each space that a network shares with the teacher."""
+        spaces = {"map": _linear_map(seen, teacher)}
+        if model is not None and (shared := self._in_heads(model, seen, teacher)) is not None:
+            spaces["heads"] = shared
+        return spaces
 
-    def _in_heads(self, model: Model, seen: NetworkFeatures, teacher: NetworkFeatures) -> tuple[Tensor, Tensor] | None:
+    def _in_heads(self, model: Model, seen: Network, teacher: Network) -> tuple[Tensor, Tensor] | None:
         """Both sides of the test pairs in the space the objective trained, if it has one."""
         with torch.inference_mode():
             for name, head in model.heads.items():
@@ -219,34 +247,7 @@ class Evaluation(Subjects):
                     return found
         return None
 
-    @cached_property
-    def _quantities(self) -> tuple[Tensor, Tensor]:
-        quantity = self.config.quantity
-        assert quantity is not None
-        found = []
-        for shards in (self.train, self.test):
-            rows = [_read_quantity(shards, index, quantity.fact, quantity.columns) for index in range(len(shards))]
-            found.append(torch.tensor(rows, dtype=torch.float32))
-        return found[0], found[1]
-
-    def _quantity_error(self, train: Tensor, test: Tensor) -> float:
-        """Mean distance between the truth and the neighbours' mean, in the quantity's unit."""
-        assert self.config.quantity is not None
-        known, truth = self._quantities
-        answer = neighbours.regress(train, known, test, neighbours=self.config.quantity.neighbours)
-        return (answer - truth).norm(dim=1).mean().item()
-
-    def _chance(self) -> dict[str, float]:
-        found = {}
-        if self.classes:
-            judge = self.labels[1][self.labels[1] >= 0]
-            found["accuracy"] = judge.bincount().max().item() / len(judge)
-        if self.config.quantity:
-            known, truth = self._quantities
-            found["quantity"] = (known.mean(0) - truth).norm(dim=1).mean().item()
-        return found | {f"R@{k}": min(1.0, k / len(self.test)) for k in self.config.retrieve_at}
-
-    def _few_labels(self, teacher: NetworkFeatures | None) -> None:
+    def _few_labels(self, teacher: Network | None) -> None:
         """The few-label curves: whole encoders trained from the student and from scratch, and frozen ones probed."""
         assert self.config.few_labels
         learn, judge = self.labels
@@ -267,12 +268,12 @@ class Evaluation(Subjects):
                     answer = probe.linear_probe(
                         seen.train.embedding[chosen], learn[chosen], seen.test.embedding, len(self.classes)
                     )
-                    self._point(who, count, _accuracy(answer, judge))
+                    self._point(who, count, accuracy(answer, judge))
                 for who, encoder in self._starts(mine, seed).items():
                     self._tune(encoder, chosen, seed)
                     logits = self._features(encoder, self.view, self.test).logits
                     assert logits is not None
-                    self._point(who, count, _accuracy(logits.argmax(1), judge))
+                    self._point(who, count, accuracy(logits.argmax(1), judge))
                     if who == "scratch" and count is None:
                         seen = self._embed(encoder, self.view)
                         self._describe("scratch, all labels", seen, teacher, classes=self.classes)
@@ -288,14 +289,14 @@ class Evaluation(Subjects):
             starts[f"{name}, fine-tuned"] = model.card.build_from(model.encoder, classes)
         return starts if whole == "none" else {**starts, "scratch": self._new(seed, classes)}
 
-    def _scratch_on_quantity(self, fact: str, teacher: NetworkFeatures | None) -> None:
-        """The same encoder from scratch, trained on the quantity itself of all training pairs."""
-        known = self._quantities[0]
-        targets = _standardised(known)
+    def _scratch_on(self, targets: Targets, teacher: Network | None) -> None:
+        """The students' encoder from scratch, trained on the targets of all training pairs."""
+        known = targets.values
+        standardised = _standardised(known)
         for seed in range(self.config.seeds):
             encoder = self._new(seed, known.shape[1])
-            self._tune(encoder, list(range(len(known))), seed, targets=targets, loss=F.smooth_l1_loss)
-            self._describe(f"scratch, trained on {fact}", self._embed(encoder, self.view), teacher)
+            self._tune(encoder, list(range(len(known))), seed, targets=standardised, loss=F.smooth_l1_loss)
+            self._describe(f"scratch, trained on {targets.name}", self._embed(encoder, self.view), teacher)
 
     def _tune(
         self,
@@ -326,7 +327,7 @@ class Evaluation(Subjects):
     def _point(self, who: str, count: int | None, accuracy: float) -> None:
         self.curves.setdefault(who, {}).setdefault("all" if count is None else str(count), []).append(accuracy)
 
-    def _save_examples(self, teacher: NetworkFeatures | None) -> None:
+    def _save_examples(self, teacher: Network | None) -> None:
         """Test embeddings of the first student, in its space with the teacher, and what some queries retrieve there."""
         seen = self._see(self.first)
         examples = {"student": seen.test.embedding, "label": self.labels[1]}
@@ -349,16 +350,11 @@ def _standardised(known: Float[Tensor, "pairs numbers"]) -> Float[Tensor, "pairs
     return torch.where(spread > rounding, (known - known.mean(0)) / spread, 0.0)
 
 
-def _linear_map(seen: NetworkFeatures, teacher: NetworkFeatures) -> tuple[Tensor, Tensor]:
+def _linear_map(seen: Network, teacher: Network) -> tuple[Tensor, Tensor]:
     """Both sides of the test pairs in the teacher's centred space, by a ridge map fitted on the training pairs."""
     centre = teacher.train.embedding.mean(0)
     weights = retrieval.ridge(seen.train.embedding, teacher.train.embedding - centre)
     return retrieval.apply_map(seen.test.embedding, weights), teacher.test.embedding - centre
-
-
-def _accuracy(answer: Tensor, truth: Tensor) -> float:
-    labelled = truth >= 0
-    return (answer[labelled] == truth[labelled]).double().mean().item()
 
 
 def _summaries(figures: Figures) -> dict[str, dict[str, Any]]:
@@ -371,19 +367,3 @@ def _summaries(figures: Figures) -> dict[str, dict[str, Any]]:
         }
         for name, runs in figures.items()
     }
-
-
-def _read_quantity(shards: Shards, index: int, fact: str, columns: Sequence[int]) -> list[float]:
-    """The numbers of a pair's fact that are asked for."""
-    facts, (path, row) = shards.facts(index), shards.locate(index)
-    pair = f"pair {row.key!r} of {path}"
-    if fact not in facts:
-        raise ConfigError([f"quantity.fact: {pair} has no {fact!r}; it has {', '.join(facts)}"])
-    found: dict[int, Any] = dict(enumerate(facts[fact])) if isinstance(facts[fact], list) else {}
-    numbers: list[Any] = [found.get(column) for column in columns]
-    if not all(type(number) in (int, float) and math.isfinite(number) for number in numbers):
-        asked = ", ".join(map(str, columns))
-        raise ConfigError(
-            [f"quantity.columns: {pair} must have finite numbers in {fact!r} at {asked}, got {str(facts[fact])[:200]}"]
-        )
-    return numbers

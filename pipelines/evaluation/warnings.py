@@ -27,14 +27,9 @@ def shortfalls(config: Config, parts: tuple[Shards, Shards], labels: tuple[Tenso
             if (known := sum(found.values())) < len(part):
                 yield f"only {known} of the {len(part)} pairs of {part.folder} have labels, and accuracy is of these"
         yield from absent_classes(learn, judge, trained=str(train.folder), judged=str(test.folder))
-        if (known := sum(learn.values())) < config.neighbours:
-            yield f"neighbours: all {known} training pairs with labels vote, for there are no {config.neighbours}"
         yield from _few_labels(config.few_labels, learn, labels[0])
     elif config.few_labels:
         yield "few_labels: not measured, for the pairs have no classes"
-    if config.quantity and len(train) < config.quantity.neighbours:
-        yield (f"quantity.neighbours: the mean is of all {len(train)} training pairs, for there are no "
-               f"{config.quantity.neighbours}")  # fmt: skip
 
 
 def _few_labels(config: FewLabelsConfig | None, learn: Mapping[str, int], labels: Tensor) -> Iterator[str]:

@@ -17,7 +17,6 @@ from crossmodal.checkpoint import write
 from crossmodal.data.reader import join, read_pair
 from crossmodal.data.shards import Shards
 from crossmodal.data.views import Crop, View
-from pipelines.schemas.measures import heading_of, is_better_low
 
 matplotlib.rcParams["text.parse_math"] = False  # a $ in a user's name is a $
 
@@ -124,24 +123,24 @@ def draw_few_labels(curves: Mapping[str, Mapping[str, Mapping[str, Any]]], chanc
 
 
 def draw_rows(results: Mapping[str, Any]) -> Figure:
-    """The first measure of a comparison: every row's runs with mean and spread, and what they are compared with."""
-    measure = results["measures"][0]
-    rows = {name: row["figures"][measure] for name, row in results["rows"].items() if row["figures"][measure]}
+    """The first metric of a comparison: every row's runs with mean and spread, and what they are compared with."""
+    name, metric = next(iter(results["metrics"].items()))
+    rows = {who: row["figures"][name] for who, row in results["rows"].items() if row["figures"][name]}
     figure = Figure(figsize=(7, 0.35 * len(rows) + 1.2))
     axes = figure.subplots()
-    factor = 1 if is_better_low(measure) else 100
+    factor = 100 if metric["percent"] else 1
     for place, row in enumerate(rows.values()):
         axes.errorbar(
             factor * row["mean"], place, xerr=factor * (row["std"] or 0.0), fmt="o", capsize=3, color=COLOURS[0]
         )
         axes.scatter([factor * value for value in row["runs"]], [place] * len(row["runs"]), s=8, color=COLOURS[5])
-    against = {name: figures[measure]["mean"] for name, figures in results["baselines"].items() if figures[measure]}
-    for number, (name, value) in enumerate({**against, "chance": results["chance"][measure]}.items(), 1):
+    against = {who: figures[name]["mean"] for who, figures in results["baselines"].items() if figures[name]}
+    for number, (who, value) in enumerate({**against, "chance": metric["chance"]}.items(), 1):
         if value is not None:
-            axes.axvline(factor * value, label=name, ls="--", lw=1, color=COLOURS[number])
+            axes.axvline(factor * value, label=who, ls="--", lw=1, color=COLOURS[number])
     axes.set_yticks(range(len(rows)), list(rows))
     axes.invert_yaxis()
-    axes.set_xlabel(heading_of(measure) + ("" if is_better_low(measure) else ", %"))
+    axes.set_xlabel(metric["heading"] + (", %" if metric["percent"] else ""))
     axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     axes.spines[["top", "right"]].set_visible(False)
     return figure

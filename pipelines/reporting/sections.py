@@ -13,7 +13,7 @@ from sklearn.manifold import TSNE
 from crossmodal import export
 from crossmodal.data.views import View
 from pipelines.building.data import networks_of, open_shards, open_views
-from pipelines.config import load
+from pipelines.config import ConfigError, load
 from pipelines.evaluation.students import open_data, taught
 from pipelines.reporting.pictures import (
     draw_certificates,
@@ -58,6 +58,10 @@ def describe_run(folder: Path, layout: str) -> dict[str, Any]:
         "compare": _compare,
         "certify": _certify,
     }
+    if report["pipeline"] in ("evaluate", "compare") and not isinstance(report["figures"].get("metrics"), dict):
+        again = {"evaluate": "crossmodal evaluate with a new output", "compare": "crossmodal compare"}
+        raise ConfigError([f"runs: {folder} was written by an earlier version, whose report has no headings; run "
+                           f"{again[report['pipeline']]} again"])  # fmt: skip
     if report["pipeline"] in drawers:
         drawers[report["pipeline"]](section, folder, layout)
     return section
@@ -89,8 +93,14 @@ def _training(section: dict[str, Any], folder: Path, layout: str) -> None:
 def _evaluate(section: dict[str, Any], folder: Path, layout: str) -> None:
 
     figures = section["figures"]
+    section["columns"] = {
+        name: metric
+        for name, metric in figures["metrics"].items()
+        if any(name in row for row in figures["table"].values())
+    }
     if figures["few_labels"]:
-        drawn = draw_few_labels(figures["few_labels"], figures["chance"]["accuracy"])
+        count = next(iter(next(iter(figures["few_labels"].values()))))
+        drawn = draw_few_labels(figures["few_labels"], figures["metrics"][f"frozen@{count}"]["chance"])
         section["pictures"]["Accuracy over the number of labels"] = embed_png(drawn)
     examples = load_file(folder / "examples.safetensors")
     asked = load(evaluate.Config, folder / "config.yaml", stored=True)

@@ -3,42 +3,43 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipelines.schemas.measures import heading_of, is_better_low
-
 Results = Mapping[str, Any]  # of a comparison, as plain content
 
 
 def rows_of(results: Results) -> list[list[str]]:
     """A heading and a row for every entry, best first, then what they are compared with; every cell is text."""
-    measures, has_search = results["measures"], results["search"] is not None
-    heading = ["", *map(heading_of, measures), "seeds", *(["tuned"] * has_search), "ms a step", "peak MB"]
+    metrics, has_search = results["metrics"], results["search"] is not None
+    columns = [metric["heading"] for metric in metrics.values()]
+    heading = ["", *columns, "seeds", *(["tuned"] * has_search), "ms a step", "peak MB"]
     table = [heading]
     for name, row in results["rows"].items():
-        shown = [_cell(row["figures"][measure], measure) for measure in measures]
+        shown = [cell(row["figures"][key], metric) for key, metric in metrics.items()]
         if not row["trained"]:
             shown[0] = "diverged"
         seeds = f"{row['trained']} of {row['trained'] + row['diverged']}" if row["diverged"] else str(row["trained"])
         tuned = _factors(row["chosen"]) if row["trials"] and row["chosen"] else "-"
         costs = [_number(row["milliseconds_per_step"], ".1f"), _number(row["peak_memory_mb"], ".0f")]
         table.append([name, *shown, seeds, *([tuned] * has_search), *costs])
-    against = {name: [_cell(figures[measure], measure) for measure in measures]
+    against = {name: [cell(figures[key], metric) for key, metric in metrics.items()]
                for name, figures in results["baselines"].items()}  # fmt: skip
-    against["chance"] = [_cell({"mean": results["chance"][measure], "std": None}, measure) for measure in measures]
-    empty = [""] * (len(heading) - len(measures) - 1)
+    against["chance"] = [cell({"mean": metric["chance"], "std": None}, metric) for metric in metrics.values()]
+    empty = [""] * (len(heading) - len(metrics) - 1)
     return table + [[name, *shown, *empty] for name, shown in against.items()]
 
 
 def caption_of(results: Results) -> str:
     """What one must know to read the table, in a few sentences."""
-    shared, unit = results["shared"], ", errors in their unit" if "quantity" in results["measures"] else ""
+    shared, metrics = results["shared"], [*results["metrics"].values()]
+    percent = [metric["heading"] for metric in metrics if metric["percent"]]
+    unit = "" if not percent else ", in %" if len(percent) == len(metrics) else f", in % for {', '.join(percent)}"
     told = [
-        f"Mean ± standard deviation over seeds {', '.join(map(str, results['seeds']))}, in %{unit}.",
+        f"Mean ± standard deviation over seeds {', '.join(map(str, results['seeds']))}{unit}.",
         f"{shared['steps']} steps each on {shared['pairs']} pairs, judged on {shared['test_pairs']} others; "
         f"{shared['processes']} x {shared['device']}, {shared['seconds'] / 60:.0f} minutes in all.",
     ]
     if shared["search"]:
         told.append(
-            f"Tuned by {heading_of(results['measures'][0])} on {shared['search']['held_out_pairs']} pairs held out of "
+            f"Tuned by {metrics[0]['heading']} on {shared['search']['held_out_pairs']} pairs held out of "
             f"training, {shared['search']['steps']} steps a trial: {_axes(results['search'])}."
         )
     if shared["device"] == "cpu":
@@ -58,10 +59,11 @@ def markdown(table: Sequence[Sequence[str]]) -> str:
     return "\n".join([lines[0], "|" + "---|" * len(table[0]), *lines[1:]]) + "\n"
 
 
-def _cell(figure: Mapping[str, Any] | None, measure: str) -> str:
+def cell(figure: Mapping[str, Any] | None, metric: Mapping[str, Any]) -> str:
+    """A number with its spread, as tables show the metric."""
     if figure is None or figure["mean"] is None:
         return "-"
-    factor, form = (1, ".3f") if is_better_low(measure) else (100, ".1f")
+    factor, form = (100, ".1f") if metric["percent"] else (1, ".3f")
     spread = "" if figure["std"] is None else f" ± {factor * figure['std']:{form}}"
     return f"{factor * figure['mean']:{form}}{spread}"
 

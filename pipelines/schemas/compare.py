@@ -10,7 +10,6 @@ from modalities.common.catalogue import suggest
 from pipelines.config import FieldError, number, runtime_only
 from pipelines.schemas import evaluate, report, transfer
 from pipelines.schemas.common import HeldOutConfig, ObjectiveConfig
-from pipelines.schemas.measures import parts_of, why_not
 
 NAME = re.compile(r"[A-Za-z0-9_+-]+")  # of an entry, which is a folder and a row
 
@@ -54,6 +53,7 @@ class SearchConfig:
 class Config:
     """What `crossmodal compare` reads."""
 
+    RENAMED: ClassVar[Mapping[str, str]] = {"measures": "metrics"}
     PLACEHOLDERS: ClassVar[Mapping[str, Any]] = {
         "transfer.objectives": {},
         "evaluate.data.train": "(transfer.data)",
@@ -73,14 +73,13 @@ class Config:
     evaluate: evaluate.Config  # how they are judged, and data.test; its data.train, students, seeds and output are set
     objectives: dict[str, dict[str, ObjectiveConfig]]  # by row of the table: what is minimised
     beside: dict[str, ObjectiveConfig] = field(default_factory=dict)  # minimised in every row too, at these weights
-    measures: list[str] = field(default_factory=lambda: ["probe", "knn"])  # columns: figures of evaluate, or frozen@10
-    search: SearchConfig | None = field(default_factory=SearchConfig)  # by the first measure; null: nothing is tuned
+    metrics: list[str] = field(default_factory=lambda: ["probe", "knn"])  # columns: metrics of evaluate, or frozen@10
+    search: SearchConfig | None = field(default_factory=SearchConfig)  # by the first metric; null: nothing is tuned
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])  # of the students that are compared
     output: str = runtime_only("runs/compare")  # the run's folder; every training's folder lies in it
 
     def __post_init__(self) -> None:
         self._check_rows()
-        self._check_measures()
         if not self.seeds or len({*self.seeds}) < len(self.seeds):
             raise FieldError("seeds", f"must be one or more different numbers, got {self.seeds}")
         if self.evaluate.data.test is None:
@@ -91,6 +90,7 @@ class Config:
                 self.final(name, Trial(), self.seeds[0])
             except FieldError as error:
                 raise FieldError(error.key.replace("objectives", f"objectives.{name}", 1), error.problem) from error
+        self._check_metrics()
 
     def _check_features(self) -> None:
         kept = [f"transfer.teachers.{name}.features" for name, teacher in self.transfer.teachers.items()
@@ -115,19 +115,27 @@ class Config:
             for twice in own.keys() & self.beside.keys():
                 raise FieldError(f"objectives.{name}.{twice}", "is beside every row already; give it another name")
 
-    def _check_measures(self) -> None:
-        if not self.measures:
-            raise FieldError("measures", "must name at least one figure")
+    def _check_metrics(self) -> None:
+        """Last of all checks, for it imports torch."""
+        if not self.metrics or len({*self.metrics}) < len(self.metrics):
+            raise FieldError("metrics", f"must be one or more different metrics, got {self.metrics}")
         teacher = self.evaluate.teacher
         if teacher is not None and teacher not in self.transfer.teachers:
             raise FieldError("evaluate.teacher", f"must be of the transfer's teachers, got {teacher!r}"
                              f"{suggest(teacher, list(self.transfer.teachers))}")  # fmt: skip
-        for place, name in enumerate(self.measures):
-            problem = why_not(name, self.evaluate, first=place == 0)
-            if problem:
-                raise FieldError(f"measures.{place}", problem)
-            if parts_of(name)["space"] and not self.transfer.teachers:
-                raise FieldError(f"measures.{place}", "needs a teacher to retrieve, and transfer.teachers has none")
+        try:
+            columns = self.evaluate.columns()
+        except FieldError as error:
+            raise FieldError(f"evaluate.{error.key}", error.problem) from error
+        for place, name in enumerate(self.metrics):
+            if name not in columns:
+                raise FieldError(f"metrics.{place}", f"must be a metric that evaluate.metrics or evaluate.few_labels "
+                                 f"measures, got {name!r}{suggest(name, list(columns))}")  # fmt: skip
+            needs = columns[name].needs
+            if "teacher" in needs and not self.transfer.teachers:
+                raise FieldError(f"metrics.{place}", f"is {name}, which needs a teacher; transfer.teachers has none")
+            if "heads" in needs and place == 0:
+                raise FieldError("metrics.0", f"is {name}, which objectives without heads lack; put another one first")
 
     def is_blind(self, name: str) -> bool:
         """Whether a row trains alike at any weight: AdamW divides a gradient by its size, and nothing else is there."""
@@ -152,19 +160,26 @@ class Config:
         )
 
     def judge_trials(self, students: dict[str, list[str]]) -> evaluate.Config:
-        """The evaluation of trials: the first measure, on the pairs held out, and no more than it needs."""
+        """The evaluation of trials: the first metric, on the pairs held out, and no more than it needs."""
         assert self.search is not None
-        told, few = parts_of(self.measures[0]), None
-        labels = told["labels"]
-        if labels and self.evaluate.few_labels:
-            whole: Literal["all", "none"] = "all" if told["way"] == "fine-tuned" else "none"
-            few = replace(self.evaluate.few_labels, labels=[None if labels == "all" else int(labels)], whole=whole)
+        first, few, metrics = self.metrics[0], None, dict[str, evaluate.EvaluationConfig]()
+        asked = self.evaluate.few_labels
+        if asked is not None and first in asked.columns():
+            way, count = asked.columns()[first]
+            whole: Literal["all", "none"] = "all" if way == "fine-tuned" else "none"
+            few = replace(asked, labels=[count], whole=whole)
+        else:
+            metrics = {
+                key: self.evaluate.metrics[key]
+                for key, evaluation in self.evaluate.evaluations().items()
+                if first in [metric.name for metric in evaluation.metrics()]
+            }
         return replace(
             self.evaluate,
             data=evaluate.DataConfig(self.transfer.data, held_out=self.search.held_out),
             students=students,
+            metrics=metrics,
             few_labels=few,
-            quantity=self.evaluate.quantity if told["plain"] == "quantity" else None,
             seeds=len(self.seeds),
             output=f"{self.output}/search/evaluation",
         )

@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pipelines.config import FieldError, number, runtime_only
+from crossmodal import EVALUATIONS
+from pipelines.config import FieldError, choice, number, options_of, runtime_only
 from pipelines.schemas.common import CropConfig, HeldOutConfig
 
 if TYPE_CHECKING:
+    from crossmodal.evaluation import Evaluation, Metric
     from pipelines.schemas import certify, pretrain, supervise, transfer
 
     Trained = transfer.Config | supervise.Config | pretrain.Config | certify.Config
@@ -41,6 +43,11 @@ class FewLabelsConfig:
     weight_decay: float = number(0.05, least=0)  # of AdamW
     crop: CropConfig = field(default_factory=CropConfig)  # the random window of training samples
 
+    def columns(self) -> dict[str, tuple[str, int | None]]:
+        """Columns by name, as in frozen@10 and fine-tuned@all: how the encoder is used, and labels a class."""
+        ways = ["frozen", "fine-tuned"] if self.whole == "all" else ["frozen"]
+        return {f"{way}@{'all' if count is None else count}": (way, count) for way in ways for count in self.labels}
+
     def __post_init__(self) -> None:
         if self.crop.windows is not None:
             raise FieldError("crop.windows", f"must be null, a new window every time, got {self.crop.windows}")
@@ -49,50 +56,76 @@ class FewLabelsConfig:
 
 
 @dataclass(frozen=True)
-class QuantityConfig:
-    """A quantity read off the embedding by its nearest neighbours."""
+class EvaluationConfig:
+    """A group of metrics; further keys are its options."""
 
-    fact: str  # its name in the pairs' JSON, a list of numbers
-    columns: list[int] = number(least=0)  # which of these numbers
-    unit: str = ""  # for the report
-    neighbours: int = number(5, least=1)  # training pairs whose mean is the answer
+    name: str = choice("evaluations", from_key=True)  # see crossmodal list evaluations; by default the entry's own key
+    options: dict[str, Any] = options_of("name")
 
 
-@dataclass(frozen=True)
-class DiagnosticsConfig:
-    """Five figures that tell why an encoder falls behind, on test pairs and two random looks at each."""
-
-    RENAMED: ClassVar[Mapping[str, str]] = {"look": "crop"}
-    per_class: int = number(50, least=2)  # pairs of a class; without classes, so many pairs times 10
-    crop: CropConfig = field(default_factory=lambda: CropConfig(scale=(0.2, 1.0)))  # the random windows
-
-    def __post_init__(self) -> None:
-        if self.crop.windows is not None:
-            raise FieldError("crop.windows", f"must be null, a new window every time, got {self.crop.windows}")
+def _usual() -> dict[str, EvaluationConfig]:
+    return {name: EvaluationConfig(name) for name in ("classification", "retrieval")}
 
 
 @dataclass(frozen=True)
 class Config:
     """What `crossmodal evaluate` reads."""
 
+    RENAMED: ClassVar[Mapping[str, str]] = {
+        "quantity": "metrics.regression",
+        "diagnostics": "metrics.diagnostics",
+        "retrieve_at": "metrics.retrieval.at",
+        "neighbours": "metrics.classification.neighbours",
+    }
     data: DataConfig  # the two folders of shards
     students: dict[str, list[str]]  # by name, folders of finished runs that train; several differ by their seeds alone
     teacher: str | None = None  # name of the teacher in transfers' configs to compare with; null: the first
+    metrics: dict[str, EvaluationConfig] = field(default_factory=_usual)  # what is measured; replaces the default whole
     few_labels: FewLabelsConfig | None = field(default_factory=FewLabelsConfig)  # null: not measured
-    quantity: QuantityConfig | None = None  # null: none
-    diagnostics: DiagnosticsConfig | None = None  # null: not measured
-    retrieve_at: list[int] = number([1, 5, 10], least=1)  # k of recall at k; only a pair's own other side is right
-    neighbours: int = number(20, least=1)  # of the kNN classifier
     seeds: int = number(3, least=1)  # repetitions: label choices, new weights, and students where there are several
     workers: int = number(2, least=0, runtime_only=True)  # processes that read and decode
     output: str = runtime_only("runs/evaluate")  # the run's folder
 
     def __post_init__(self) -> None:
-        if len({*self.retrieve_at}) < len(self.retrieve_at):
-            raise FieldError("retrieve_at", f"must be different numbers, got {self.retrieve_at}")
+        if not self.metrics and self.few_labels is None:
+            raise FieldError("metrics", "must name at least one evaluation where few_labels is null")
         if not self.students:
             raise FieldError("students", "must name at least one finished run")
         for name, folders in self.students.items():
             if not 1 <= len(folders) <= self.seeds:
                 raise FieldError(f"students.{name}", f"must have from 1 folder to one for each of the {self.seeds} "
                                  f"seeds, got {len(folders)}")  # fmt: skip
+
+    def evaluations(self) -> dict[str, "Evaluation"]:
+        """The evaluations by their keys in `metrics`; this imports torch.
+
+        Raises:
+            FieldError: an option is out of its range, or two metrics have one name.
+        """
+        found: dict[str, Evaluation] = {}
+        for key, asked in self.metrics.items():
+            try:
+                found[key] = EVALUATIONS.get(asked.name)(**asked.options)
+            except ValueError as error:
+                raise FieldError(f"metrics.{key}", f"cannot be built: {error}") from error
+        owners: dict[str, str] = dict.fromkeys(self.few_labels.columns() if self.few_labels else (), "few_labels")
+        for key, evaluation in found.items():
+            for metric in evaluation.metrics():
+                if (other := owners.setdefault(metric.name, key)) != key:
+                    raise FieldError(f"metrics.{key}", f"has a metric {metric.name!r}, as has {other}; leave one out")
+        return found
+
+    def columns(self) -> dict[str, "Metric"]:
+        """Everything that may be measured, by name; this imports torch.
+
+        Raises:
+            FieldError: see `evaluations`.
+        """
+        from crossmodal.evaluation import Metric
+
+        found = {metric.name: metric for each in self.evaluations().values() for metric in each.metrics()}
+        few = self.few_labels.columns() if self.few_labels else {}
+        for name, (way, count) in few.items():
+            labels = "all labels" if count is None else f"{count} labels a class"
+            found[name] = Metric(name, f"{way}, {labels}", needs=("labels",))
+        return found

@@ -12,10 +12,10 @@ from crossmodal.data.reader import sweep_parts, to_batch
 from crossmodal.data.shards import Shards
 from crossmodal.data.views import Crop, View
 from crossmodal.encoders import Encoder
-from crossmodal.evaluation import neighbours
+from crossmodal.evaluation.common.diagnosis import diagnose_encoder
+from crossmodal.metrics import neighbours
 from crossmodal.modules.collapse import warn
 from pipelines.config.errors import printable
-from pipelines.evaluation.diagnosis import diagnose_encoder
 from pipelines.runs.folder import METRICS, RunFolder
 from pipelines.schemas.pretrain import Config
 

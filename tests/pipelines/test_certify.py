@@ -23,8 +23,8 @@ from crossmodal.data.held_out import hold_out
 from crossmodal.data.shards import Shards
 from crossmodal.data.writer import write_shards
 from crossmodal.encoders import Encoder
-from crossmodal.evaluation.mean_classifier import class_means, mean_classifier
-from crossmodal.evaluation.tuples import Examples
+from crossmodal.metrics.mean_classifier import class_means, mean_classifier
+from crossmodal.modules.certified_risk import Examples
 from modalities.common.random import generator
 from pipelines.__main__ import main
 from pipelines.certification.certification import Certification

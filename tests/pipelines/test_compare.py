@@ -16,11 +16,10 @@ from commands import assert_equal, launch, start, weights, write
 from crossmodal.data.shards import Shards
 from pipelines import compare, transfer
 from pipelines.__main__ import main
-from pipelines.comparison.comparison import Comparison
+from pipelines.comparison.comparison import Comparison, figure_of
 from pipelines.config import ConfigError, load
 from pipelines.reporting.table import markdown, rows_of
 from pipelines.schemas.compare import Trial
-from pipelines.schemas.measures import figure_of, why_not
 
 ENCODER = {"name": "convnet", "width": 8, "stages": 2}
 VIEWS = {"rgb": {"modality": "rgb", "size": 16}, "depth": {"modality": "depth", "size": 16, "max_m": 8.0}}
@@ -43,7 +42,7 @@ def files(synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(folder / "compare.yaml", {
         "transfer": {"base": "transfer.yaml"}, "evaluate": {"base": "evaluate.yaml"},
         "objectives": ROWS, "beside": {"cross_entropy": {"weight": 0.5}}, "seeds": [3, 4],
-        "measures": ["probe", "frozen@2", "classifier", "map.to_teacher.R@5", "heads.to_teacher.R@5"],
+        "metrics": ["probe", "frozen@2", "classifier", "map.to_teacher.R@5", "heads.to_teacher.R@5"],
         "search": {"weights": [0.1, 4], "epochs": 1, "held_out": {"share": 0.25}}, "output": str(folder / "out"),
     })  # fmt: skip
 
@@ -165,7 +164,7 @@ def test_a_finished_comparison_is_not_repeated_and_a_row_is_added_alone(
     assert {name: rows[name] for name in before["rows"]} == before["rows"]
     assert rows["flow"]["preparation_steps"] == 8 and rows["kd"]["preparation_steps"] is None
     assert "Prepared before: flow in 8 steps." in (folder / "table.md").read_text()
-    stage = {"pipeline": "compare", "config": config.name, "set": {"measures": ["probe"]}}
+    stage = {"pipeline": "compare", "config": config.name, "set": {"metrics": ["probe"]}}
     whole_file = write(config.parent / "run.yaml", {"stages": {folder.name: stage}, "output": str(folder.parent)})
     trained.clear()
     assert main(["run", str(whole_file)]) == 0
@@ -205,7 +204,7 @@ def test_two_processes_compare_together(config: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_objectives_without_a_teacher_are_compared(files: Path, tmp_path: Path) -> None:
     words = ["objectives={~kd: , ~crd+kd: }", "objectives.smooth={wide: {name: cross_entropy, smoothing: 0.1}}",
-             "transfer.teachers={~rgb: }", "measures=[probe]", "seeds=[3]", f"output={tmp_path / 'out'}"]  # fmt: skip
+             "transfer.teachers={~rgb: }", "metrics=[probe]", "seeds=[3]", f"output={tmp_path / 'out'}"]  # fmt: skip
     assert main(["compare", str(files), *words]) == 0
     found = results(tmp_path / "out")
     assert {name: row["trained"] for name, row in found["rows"].items()} == {"labels": 1, "smooth": 1}
@@ -268,10 +267,10 @@ def test_rows_that_cannot_be_built_are_all_named_before_anything_is_trained(
     assert "row flow: objectives.fsp compares" in told and "Traceback" not in told
     assert main(["compare", str(config), "objectives.odd={kd: {temperature: -1}}", f"output={tmp_path / 'out'}"]) == 2
     assert "row odd: objectives.kd: " in capsys.readouterr().err
-    words = ["~beside", "~objectives.labels", "objectives.sp={sp: {}}", "measures=[classifier]"]
+    words = ["~beside", "~objectives.labels", "objectives.sp={sp: {}}", "metrics=[classifier]"]
     assert main(["compare", str(config), *words, f"output={tmp_path / 'out'}"]) == 2
     assert capsys.readouterr().err == (
-        "row sp: measures.0 is classifier, and no objective here trains one; add cross_entropy\n"
+        "row sp: metrics.0 is classifier, and no objective here trains a classifier; add cross_entropy\n"
     )
     for share, told in (
         ("0.0001", "search.held_out: a share of 0.0001 holds out none"),
@@ -302,14 +301,15 @@ def test_rows_that_cannot_be_built_are_all_named_before_anything_is_trained(
         ("seeds=[1, 1]", "seeds must be one or more different numbers, got [1, 1]"),
         ("search.weights=[1.0, 1.0]", "search.weights must be one or more different factors, got [1.0, 1.0]"),
         ("search.weights=[0]", "search.weights must each be above 0, got [0.0]"),
-        ("measures=[]", "measures must name at least one figure"),
-        ("measures=[prob]", "measures.0 must be knn, probe, classifier, quantity, (map or heads)"),
-        ("measures=[quantity]", "measures.0 needs evaluate.quantity to be given"),
-        ("measures=[map.to_teacher.R@7]", "measures.0 needs evaluate.retrieve_at to have 7"),
-        ("measures=[frozen@3]", "measures.0 needs evaluate.few_labels.labels to have 3"),
-        ("measures=[knn, fine-tuned@2]", "measures.1 needs evaluate.few_labels.whole: all"),
-        ("measures=[heads.to_teacher.R@5]", "measures.0 needs not to come first, for objectives without heads lack it"),
-        ("transfer.teachers={~rgb: }", "measures.3 needs a teacher to retrieve, and transfer.teachers has none"),
+        ("metrics=[]", "metrics must be one or more different metrics, got []"),
+        ("metrics=[prob]", "metrics.0 must be a metric that evaluate.metrics or evaluate.few_labels measures"),
+        ("metrics=[prob]", "got 'prob'; did you mean 'probe'? (known: knn, probe, classifier, map.to_teacher.R@1"),
+        ("metrics=[error.pose]", "got 'error.pose' (known: knn, probe, classifier, "),
+        ("metrics=[map.to_teacher.R@7]", "got 'map.to_teacher.R@7'; did you mean 'map.to_"),
+        ("metrics=[frozen@3]", "got 'frozen@3'; did you mean 'frozen@2'?"),
+        ("metrics=[knn, fine-tuned@2]", "got 'fine-tuned@2'; did you mean"),
+        ("metrics=[heads.to_teacher.R@5]", "metrics.0 is heads.to_teacher.R@5, which objectives without heads lack"),
+        ("transfer.teachers={~rgb: }", "metrics.3 is map.to_teacher.R@5, which needs a teacher; transfer.teachers "),
         ("evaluate.teacher=rbg", "evaluate.teacher must be of the transfer's teachers, got 'rbg'; did you mean 'rgb'"),
         ("evaluate.data={test: null, held_out: {}}", "evaluate.data.test must be given: what is compared in the end"),
         ("transfer.teachers.rgb.features=f", "transfer.teachers.rgb.features must be null where there are sev"),
@@ -324,13 +324,13 @@ def test_what_cannot_be_compared_is_said_with_its_place(files: Path, override: s
 
 
 @pytest.mark.parametrize(("search", "rest"), [("search.seed=0", " that are not held out"), ("search=null", "")])
-def test_a_class_must_have_the_labels_that_a_measure_is_of(
+def test_a_class_must_have_the_labels_that_a_metric_is_of(
     config: Path, tmp_path: Path, search: str, rest: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["evaluate.few_labels.labels=[30]", "measures=[frozen@30]", search]
+    words = ["evaluate.few_labels.labels=[30]", "metrics=[frozen@30]", search]
     assert main(["compare", str(config), *words, f"output={tmp_path / 'new'}"]) == 2
     told = capsys.readouterr().err
-    assert "measures.0 is frozen@30, but class " in told and told.endswith(f" training pairs{rest}\n")
+    assert "metrics.0 is frozen@30, but class " in told and told.endswith(f" training pairs{rest}\n")
     assert not (tmp_path / "new").exists()
 
 
@@ -406,7 +406,7 @@ def test_a_trial_differs_from_the_end_by_its_factors_epochs_pairs_and_seed(files
 
 def test_the_search_measures_no_more_than_it_needs(files: Path) -> None:
     assert load(compare.Config, files).judge_trials({"a": ["b"]}).few_labels is None
-    few = load(compare.Config, files, ["measures=[frozen@all]"]).judge_trials({"a": ["b"]}).few_labels
+    few = load(compare.Config, files, ["metrics=[frozen@all]"]).judge_trials({"a": ["b"]}).few_labels
     assert few is not None and few.labels == [None] and few.whole == "none"
 
 
@@ -421,10 +421,24 @@ def test_figures_are_found_by_name() -> None:
         assert figure_of({"table": table, "few_labels": curves}, who, measure) == expected
 
 
-def test_a_figure_that_can_be_had_has_nothing_wrong(files: Path) -> None:
-    judge = load(compare.Config, files).evaluate
-    for measure in ("probe", "knn", "map.to_student.R@10", "frozen@2", "frozen@all"):
-        assert why_not(measure, judge, first=True) == ""
+@pytest.mark.parametrize("name", ["probe", "knn", "map.to_student.R@10", "frozen@2", "frozen@all"])
+def test_every_metric_of_the_evaluation_can_be_the_first(files: Path, name: str) -> None:
+    assert load(compare.Config, files, [f"metrics=[{name}]"]).metrics == [name]
+
+
+def test_trials_are_judged_by_the_evaluation_of_the_first_metric_alone(files: Path) -> None:
+    asked = load(compare.Config, files, ["metrics=[map.to_teacher.R@5, probe]"]).judge_trials({"a": ["b"]})
+    assert list(asked.metrics) == ["retrieval"] and asked.few_labels is None
+
+
+def test_the_old_name_of_the_metrics_is_refused_with_the_new_one(files: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(compare.Config, files, ["measures=[knn]", "evaluate.quantity.fact=x", "evaluate.neighbours=3"])
+    assert caught.value.problems == [
+        "override evaluate.quantity.fact=x: evaluate.quantity is now evaluate.metrics.regression",
+        "override evaluate.neighbours=3: evaluate.neighbours is now evaluate.metrics.classification.neighbours",
+        "override measures=[knn]: measures is now metrics",
+    ]
 
 
 def test_the_best_trial_is_chosen_and_of_equals_the_one_nearest_to_the_config() -> None:

@@ -103,7 +103,7 @@ def test_a_pretrained_encoder_teaches_is_judged_and_shown(
         "data": {"train": str(synthetic / "train"), "test": str(synthetic / "test")}, "seeds": 1, "workers": 0,
         "students": {"alone": [str(tmp_path / "run")], "together": [str(tmp_path / "both" / "depth")]},
         "few_labels": {"labels": [2], "steps": 4, "least_steps": 2},
-        "diagnostics": {"per_class": 3}, "output": str(tmp_path / "figures"),
+        "metrics": {"classification": {}, "diagnostics": {"per_class": 3}}, "output": str(tmp_path / "figures"),
     })  # fmt: skip
     assert main(["evaluate", str(evaluation), f"students.alone=[{tmp_path / 'both'}]"]) == 2
     assert f"give one of {tmp_path / 'both' / 'depth'}, {tmp_path / 'both' / 'rgb'}" in capsys.readouterr().err

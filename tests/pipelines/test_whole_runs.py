@@ -20,7 +20,8 @@ from crossmodal.data.shards import Shards
 from crossmodal.data.views import View
 from crossmodal.data.writer import write_shards
 from crossmodal.encoders import Encoder, Features
-from crossmodal.evaluation import few_labels
+from crossmodal.evaluation import classification, diagnostics, retrieval
+from crossmodal.metrics import few_labels
 from crossmodal.sources import Pair
 from modalities.common.random import generator
 from modalities.depth import Depth
@@ -28,9 +29,9 @@ from modalities.rgb import Rgb
 from modalities.synthetic.scene import draw_scene
 from pipelines import evaluate, report
 from pipelines.__main__ import main
-from pipelines.config import ConfigError, load
+from pipelines.config import load
 from pipelines.evaluation import decoded, evaluator
-from pipelines.evaluation.evaluator import Evaluation, _read_quantity
+from pipelines.evaluation.evaluator import Evaluator
 from pipelines.reporting import pictures
 from pipelines.runs.folder import RunFolder
 
@@ -112,7 +113,7 @@ def test_the_table_compares_with_scratch_random_teacher_and_chance(whole: Path) 
     assert {f"heads.to_{way}.R@{k}" for way in ("teacher", "student") for k in (1, 5, 10)} < set(
         figures["table"]["crd"]
     )
-    assert figures["chance"]["R@5"] == pytest.approx(5 / 48)
+    assert figures["metrics"]["heads.to_teacher.R@5"]["chance"] == pytest.approx(5 / 48)
     assert len(figures["table"]["random weights"]["knn"]["runs"]) == 2
     # crd trains no classifier, and random weights have none
     assert {who for who, row in figures["table"].items() if "classifier" in row} == {"teacher", "scratch, all labels"}
@@ -125,10 +126,10 @@ def test_the_table_compares_with_scratch_random_teacher_and_chance(whole: Path) 
 
 
 def test_chance_is_at_most_everything(whole: Path, tmp_path: Path) -> None:
-    words = [f"data={{train: {whole}/out/pairs/train, test: {whole}/out/pairs/test}}", "retrieve_at=[12, 100]"]
+    words = [f"data={{train: {whole}/out/pairs/train, test: {whole}/out/pairs/test}}", "metrics.retrieval.at=[12, 100]"]
     asked = load(evaluate.Config, whole / "evaluation.yaml", [*words, f"students={{crd: [{whole}/out/student]}}"])
-    chance = Evaluation(asked, RunFolder.of(tmp_path / "new", "evaluate", asked, {}))._chance()
-    assert (chance["R@12"], chance["R@100"]) == (0.25, 1.0)
+    columns = Evaluator(asked, RunFolder.of(tmp_path / "new", "evaluate", asked, {}))._columns()
+    assert [columns[f"map.to_teacher.R@{k}"]["chance"] for k in (12, 100)] == [0.25, 1.0]
 
 
 def test_the_page_works_offline(whole: Path) -> None:
@@ -380,7 +381,7 @@ def test_label_counts_that_a_class_does_not_have_are_left_out_and_shown_nowhere(
         ("teacher=rbg", "was not taught by 'rbg'; did you mean 'rgb'?"),
         ("data.test=OUT/pairs", "pairs holds the shards of test, train: name one of them"),
         ("few_labels.labels=[5, null, 5]", "few_labels.labels must be different counts, got [5, None, 5]"),
-        ("retrieve_at=[1, 1]", "retrieve_at must be different numbers, got [1, 1]"),
+        ("metrics.retrieval.at=[1, 1]", "metrics.retrieval cannot be built: at must be one or more different numbers"),
     ],
 )
 def test_what_cannot_be_compared_is_said_before_anything_is_measured(
@@ -420,22 +421,26 @@ def test_an_evaluation_learns_from_training_pairs_and_judges_by_test_pairs_alone
 ) -> None:
     """Embeddings carry which part they are of in their first number: 1 for training pairs, -1 for test pairs."""
     calls: dict[str, list[list[Any]]] = {}
-    features = Evaluation._features
+    features = Evaluator._features
 
-    def tag(self: Evaluation, encoder: Encoder, view: View, shards: Shards) -> Features:
+    def tag(self: Evaluator, encoder: Encoder, view: View, shards: Shards) -> Features:
         found = features(self, encoder, view, shards)
         number = 1.0 if shards.folder.name == "train" else -1.0
         return found._replace(embedding=found.embedding.index_fill(1, torch.tensor([0]), number))
 
-    monkeypatch.setattr(Evaluation, "_features", tag)
-    for name in ("neighbours", "probe", "retrieval", "diagnostics", "few_labels"):
-        monkeypatch.setattr(evaluator, name, Recorded(getattr(evaluator, name), calls))
+    monkeypatch.setattr(Evaluator, "_features", tag)
+    for module, names in {
+        classification: ("neighbours", "probe"), retrieval: ("retrieval",), diagnostics: ("diagnostics", "few_labels"),
+        evaluator: ("probe", "retrieval", "few_labels"),
+    }.items():  # fmt: skip
+        for name in names:
+            monkeypatch.setattr(module, name, Recorded(getattr(module, name), calls))
     out = whole / "out"
     words = [f"data={{train: {out}/pairs/train, test: {out}/pairs/test}}", f"students={{crd: [{out}/student]}}",
-             "diagnostics={per_class: 4}"]  # fmt: skip
+             "metrics={classification: {}, retrieval: {}, diagnostics: {per_class: 4}}"]  # fmt: skip
     asked = load(evaluate.Config, whole / "evaluation.yaml", words)
-    evaluation = Evaluation(asked, RunFolder.of(tmp_path / "new", "evaluate", asked, {}))
-    monkeypatch.setattr(evaluator, "diagnose_encoder", lambda *_, **__: {})
+    evaluation = Evaluator(asked, RunFolder.of(tmp_path / "new", "evaluate", asked, {}))
+    monkeypatch.setattr(diagnostics, "diagnose_encoder", lambda *_, **__: {})
     evaluation.measure()
     learnt, judged = {1.0}, {-1.0}
     for name, expected in {
@@ -516,7 +521,7 @@ def test_fine_tuning_does_not_depend_on_what_else_is_asked_for(
             tuned.append((weights, torch.rand(3)))  # as dropout would draw
 
         monkeypatch.setattr(few_labels, "train_on", keep)
-        Evaluation(asked, RunFolder.of(tmp_path / "new", "evaluate", asked, {}))._few_labels(None)
+        Evaluator(asked, RunFolder.of(tmp_path / "new", "evaluate", asked, {}))._few_labels(None)
         found[labels] = tuned[-2:]
     torch.testing.assert_close(*found.values(), rtol=0, atol=0)
 
@@ -548,7 +553,7 @@ def test_a_student_of_two_teachers_is_compared_through_the_head_of_the_one_asked
     words = [f"data={{train: {out}/pairs/train, test: {out}/pairs/test}}", f"students={{crd: [{tmp_path}/two]}}"]
     for teacher in ("rgb", "depth"):
         asked = load(evaluate.Config, whole / "evaluation.yaml", [*words, f"teacher={teacher}"])
-        evaluation = Evaluation(asked, RunFolder.of(tmp_path / teacher, "evaluate", asked, {}))
+        evaluation = Evaluator(asked, RunFolder.of(tmp_path / teacher, "evaluate", asked, {}))
         ours = evaluation._embed(evaluation.first.encoder, evaluation.view)
         theirs = evaluation._embed(evaluation.teacher.encoder, evaluation.teacher_view)
         found = evaluation._in_heads(evaluation.first, ours, theirs)
@@ -563,7 +568,7 @@ def test_a_student_sees_the_data_once_where_its_features_are_few(
     out = whole / "out"
     words = [f"data={{train: {out}/pairs/train, test: {out}/pairs/test}}", f"students={{crd: [{out}/student]}}"]
     asked = load(evaluate.Config, whole / "evaluation.yaml", words)
-    evaluation = Evaluation(asked, RunFolder.of(tmp_path / "new", "evaluate", asked, {}))
+    evaluation = Evaluator(asked, RunFolder.of(tmp_path / "new", "evaluate", asked, {}))
     kept = evaluation._see(evaluation.first)
     assert evaluation._see(evaluation.first) is kept
     evaluation.seen.clear()
@@ -602,7 +607,7 @@ def test_signals_are_decoded_when_asked_for_and_few_are_kept(whole: Path, monkey
     assert all(torch.equal(one, two) for one, two in zip(first, again, strict=True))
 
 
-def test_a_recording_without_labels_is_judged_by_a_quantity(
+def test_a_recording_without_labels_is_judged_by_numbers_that_come_with_the_pairs(
     recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     members = {"rgb": {"modality": "rgb", "files": "{key}.color.jpg"},
@@ -619,7 +624,7 @@ def test_a_recording_without_labels_is_judged_by_a_quantity(
     asked = {
         "data": {"train": str(tmp_path / "pairs" / "train"), "test": str(tmp_path / "pairs" / "test")},
         "students": {"crd": [str(tmp_path / "student")]},
-        "quantity": {"fact": "pose", "columns": [0, 1], "unit": "m"},
+        "metrics": {"retrieval": {}, "regression": {"fact": "pose", "columns": [0, 1], "unit": "m"}},
         "few_labels": {"steps": 60, "least_steps": 60, "batch_size": 16},
         "seeds": 2,
         "workers": 0,
@@ -628,32 +633,14 @@ def test_a_recording_without_labels_is_judged_by_a_quantity(
     assert main(["evaluate", evaluation]) == 0
     figures = json.loads((tmp_path / "evaluation" / "report.json").read_text())["figures"]
     assert set(figures["table"]) == {"teacher", "crd", "random weights", "scratch, trained on pose"}
-    assert figures["table"]["scratch, trained on pose"]["quantity"]["mean"] < 0.7 * figures["chance"]["quantity"]
-    assert len(figures["table"]["scratch, trained on pose"]["quantity"]["runs"]) == 2
-    assert not figures["few_labels"] and "accuracy" not in figures["chance"]
+    scratch = figures["table"]["scratch, trained on pose"]["error.pose"]
+    assert scratch["mean"] < 0.7 * figures["metrics"]["error.pose"]["chance"] and len(scratch["runs"]) == 2
+    assert not figures["few_labels"] and figures["metrics"]["frozen@1"]["chance"] is None
     page = write(tmp_path / "r.yaml", {"runs": [str(tmp_path / "evaluation")], "output": str(tmp_path / "page")})
     assert main(["report", page]) == 0
-    assert "mean error of pose in m" in (tmp_path / "page" / "report.html").read_text()
-    assert main(["evaluate", evaluation, "quantity.fact=psoe", f"output={tmp_path / 'new'}"]) == 2
-    assert "000000.tar has no 'psoe'; it has group, label, pose" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("fact", "columns", "words"),
-    [
-        ("psoe", [0], r"quantity.fact: pair 'a' of .*000000.tar has no 'psoe'; it has group, label, pose"),
-        ("pose", [0, 2], r"quantity.columns: pair 'a' of .* finite numbers in 'pose' at 0, 2, got \[None, 2.0\]"),
-        ("pose", [0], r"quantity.columns: pair 'a' of .* finite numbers in 'pose' at 0, got \[None, 2.0\]"),
-        ("label", [0], r"quantity.columns: pair 'a' of .* finite numbers in 'label' at 0, got -1"),
-    ],
-)
-def test_a_pair_without_the_quantity_is_named(tmp_path: Path, fact: str, columns: list[int], words: str) -> None:
-    rgb = Rgb()
-    pair = Pair("a", {"rgb.jpg": rgb.encode(torch.zeros(3, 8, 8))}, facts={"pose": [None, 2.0]})
-    write_shards(iter([pair]), tmp_path, fields={"rgb": rgb}, classes=())
-    assert _read_quantity(Shards.open(tmp_path), 0, "pose", [1]) == [2.0]
-    with pytest.raises(ConfigError, match=words):
-        _read_quantity(Shards.open(tmp_path), 0, fact, columns)
+    assert "<th>error of pose, m</th>" in (tmp_path / "page" / "report.html").read_text()
+    assert main(["evaluate", evaluation, "metrics.regression.fact=psoe", f"output={tmp_path / 'new'}"]) == 2
+    assert "000000.tar has no fact 'psoe'; it has group, label, pose" in capsys.readouterr().err
 
 
 def test_shards_are_checked_and_described(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

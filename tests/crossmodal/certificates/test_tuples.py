@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from crossmodal.certificates.tuples import Tuples, hinge, logistic, margins, simclr, zero_one
-from crossmodal.evaluation.mean_classifier import class_means, mean_classifier
+from crossmodal.metrics.mean_classifier import class_means, mean_classifier
 from modalities.common.random import generator
 
 LABELS = torch.tensor([0, 1, 2, 3] * 30)

@@ -12,7 +12,7 @@ from crossmodal.data.reader import open_view
 from crossmodal.data.shards import Shards
 from crossmodal.data.views import Crop
 from crossmodal.encoders import Encoder, Features, Leave, Spec, stay
-from crossmodal.evaluation.tuples import Examples
+from crossmodal.modules.certified_risk import Examples
 from crossmodal.modules.certifying import ExampleViews
 from crossmodal.objectives import Batch
 from modalities.common.random import generator

@@ -13,7 +13,7 @@ from crossmodal.certificates.tuples import Tuples
 from crossmodal.data.reader import open_view, read_pair, to_batch
 from crossmodal.data.shards import Shards
 from crossmodal.encoders import Features
-from crossmodal.evaluation.tuples import Examples
+from crossmodal.modules.certified_risk import Examples
 from crossmodal.modules.certifying import Certifying, ExampleViews, Penalty, Projected, project_teacher
 from crossmodal.objectives import Batch
 from modalities.common.random import generator

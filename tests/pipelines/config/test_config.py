@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 
 import pytest
 
-from crossmodal import ENCODERS, OBJECTIVES, SOURCES
+from crossmodal import ENCODERS, EVALUATIONS, OBJECTIVES, SOURCES
 from crossmodal.contrast.options import Negatives
 from modalities import MODALITIES
 from modalities.common.catalogue import Catalogue, Option
@@ -791,7 +791,7 @@ def test_an_option_that_no_config_can_give_is_a_defect_of_the_entry(annotation: 
 def test_every_option_of_every_entry_can_be_given_by_a_config() -> None:
     checked = [
         evaluate(option)
-        for catalogue in (MODALITIES, ENCODERS, OBJECTIVES, SOURCES)
+        for catalogue in (MODALITIES, ENCODERS, OBJECTIVES, SOURCES, EVALUATIONS)
         for name in catalogue.names()
         for option in catalogue.options(name).values()
     ]

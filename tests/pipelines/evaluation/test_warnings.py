@@ -11,7 +11,7 @@ from crossmodal import SOURCES
 from crossmodal.data.shards import Shards
 from crossmodal.data.writer import write_shards
 from pipelines.evaluation.warnings import shortfalls
-from pipelines.schemas.evaluate import Config, DataConfig, FewLabelsConfig, QuantityConfig
+from pipelines.schemas.evaluate import Config, DataConfig, FewLabelsConfig
 
 
 def told(folder: Path, train: Sequence[int], test: Sequence[int], classes: Sequence[str], **options: Any) -> list[str]:
@@ -22,7 +22,7 @@ def told(folder: Path, train: Sequence[int], test: Sequence[int], classes: Seque
         pairs = (replace(pair, label=label) for pair, label in zip(source.pairs("train"), labels, strict=True))
         write_shards(pairs, folder / name, fields=source.fields(), classes=tuple(classes))
         parts[name] = Shards.open(folder / name)
-    config = Config(DataConfig("train", "test"), {"s": ["run"]}, **{"few_labels": None, "neighbours": 1, **options})
+    config = Config(DataConfig("train", "test"), {"s": ["run"]}, **{"few_labels": None, **options})
     return list(shortfalls(config, (parts["train"], parts["test"]), (parts["train"].labels(), parts["test"].labels())))
 
 
@@ -36,9 +36,6 @@ ENOUGH = [0, 1] * 4
         (ENOUGH, [0, 1, 2, 2, 2], {}, "TRAIN has no pair of these classes of TEST, so no answer to them is right: "
          "c (3 pairs)"),
         (ENOUGH, [0, 0, 0], {}, "TEST has no pair of these classes of TRAIN: b (4 pairs); it judges 1 of 2 classes"),
-        (ENOUGH, ENOUGH, {"neighbours": 9}, "neighbours: all 8 training pairs with labels vote, for there are no 9"),
-        (ENOUGH, ENOUGH, {"quantity": QuantityConfig("x", [0], neighbours=9)}, "quantity.neighbours: the mean is of "
-         "all 8 training pairs, for there are no 9"),
         ([0, 0, 0, 1, 1], ENOUGH, {"few_labels": FewLabelsConfig([2, 3, 50, None])}, "few_labels.labels: without 3, "
          "50, for class 'b' has only 2 training pairs"),
     ],
@@ -57,4 +54,4 @@ def test_pairs_without_classes_have_no_few_labels(tmp_path: Path) -> None:
 
 
 def test_enough_is_enough(tmp_path: Path) -> None:
-    assert told(tmp_path, ENOUGH, ENOUGH, "abc", neighbours=8, few_labels=FewLabelsConfig([4, None])) == []
+    assert told(tmp_path, ENOUGH, ENOUGH, "abc", few_labels=FewLabelsConfig([4, None])) == []

@@ -91,7 +91,7 @@ def test_another_teacher_to_compare_with_makes_another_evaluation(tmp_path: Path
 
 def test_a_comparison_begun_before_its_record_lost_what_counts_for_nothing_is_the_same(file: Path) -> None:
     path = file.parent / "c.yaml"
-    path.write_text("transfer: {base: x.yaml}\nevaluate: {data: {test: t}}\nobjectives: {kd: {kd: }}\nmeasures: [knn]")
+    path.write_text("transfer: {base: x.yaml}\nevaluate: {data: {test: t}}\nobjectives: {kd: {kd: }}\nmetrics: [knn]")
 
     def compared(*overrides: str) -> RunFolder:
         found = load(compare.Config, path, overrides)
@@ -277,9 +277,9 @@ def test_a_run_of_before_under_old_keys_is_the_same_run(tmp_path: Path) -> None:
     RunFolder.of(tmp_path / "run", "pretrain", config, {"data": "1"}).begin()
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     plain = record["config"]
-    plain["looks"], plain["watch"] = plain.pop("crops"), plain.pop("monitor")
-    plain["train"]["look"] = plain["train"].pop("crop")
-    for looks in (3, 2):
-        plain["looks"] = looks
+    plain["crops"], plain["watch"] = plain.pop("crops"), plain.pop("monitor")
+    plain["train"]["crop"] = plain["train"].pop("crop")
+    for crops in (3, 2):
+        plain["crops"] = crops
         (tmp_path / "run" / "run.json").write_text(json.dumps(record))
-        assert RunFolder.of(tmp_path / "run", "pretrain", config, {"data": "1"}).is_same == (looks == 3)
+        assert RunFolder.of(tmp_path / "run", "pretrain", config, {"data": "1"}).is_same == (crops == 3)

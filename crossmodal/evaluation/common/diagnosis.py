@@ -7,7 +7,7 @@ from crossmodal.data.reader import join, read_pair, to_batch
 from crossmodal.data.shards import Shards
 from crossmodal.data.views import Crop, View
 from crossmodal.encoders import Encoder
-from crossmodal.evaluation.diagnostics import diagnose
+from crossmodal.metrics.diagnostics import diagnose
 
 BATCH = 256  # samples at a time
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from crossmodal.evaluation import diagnostics
+from crossmodal.metrics import diagnostics
 from modalities.common.random import generator
 
 RANDOM = torch.randn(600, 128, generator=generator("diagnostics"))

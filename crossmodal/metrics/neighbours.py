@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from crossmodal.evaluation.retrieval import SCORES
+from crossmodal.metrics.retrieval import SCORES
 
 
 def classify(

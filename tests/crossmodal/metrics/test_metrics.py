@@ -11,7 +11,7 @@ from torchmetrics.retrieval import RetrievalHitRate
 
 from crossmodal.data.views import Crop
 from crossmodal.encoders import Encoder, Features, Leave, Spec, stay
-from crossmodal.evaluation import few_labels, neighbours, probe, retrieval
+from crossmodal.metrics import few_labels, neighbours, probe, retrieval
 from modalities import MODALITIES
 from modalities.common.random import generator
 

@@ -1,0 +1,160 @@
+"""The interface of an evaluation: named metrics of a trained network, measured on pairs it never saw."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from crossmodal.data.shards import Shards
+from crossmodal.data.views import View
+from crossmodal.encoders import Encoder, Features
+
+Need = Literal["labels", "teacher", "heads", "classifier"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number of an evaluation: a key of report.json and a column of the tables."""
+
+    name: str  # the key, unique among all evaluations of a run
+    heading: str  # of the column
+    higher_is_better: bool = True
+    percent: bool = True  # whether tables show it times 100
+    needs: tuple[Need, ...] = ()  # a network is measured only where there are all of these; see `Network.provides`
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The two parts of the data. Both have the same classes, each has a labelled pair if there are classes."""
+
+    train: Shards  # to learn from
+    test: Shards  # to judge by: no network has seen them
+    has_teacher: bool = False  # whether networks are compared with a teacher
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))  # where encoders run
+    read: dict[tuple[str, tuple[int, ...]], tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes; empty where the pairs have none."""
+        return self.train.manifest.classes
+
+    @cached_property
+    def labels(self) -> tuple[Int[Tensor, " train"], Int[Tensor, " test"]]:
+        """The class of every pair of both parts, -1 where it has none."""
+        return self.train.labels(), self.test.labels()
+
+    def provides(self) -> set[Need]:
+        """What there is for every network but the teacher itself, without what a network must bring."""
+        there: dict[Need, bool] = {"labels": bool(self.classes), "teacher": self.has_teacher}
+        return {need for need, given in there.items() if given}
+
+    @cached_property
+    def majority(self) -> float:
+        """Accuracy of the constant answer that is right most often: the share of the largest class of test pairs."""
+        labels = self.labels[1][self.labels[1] >= 0]
+        return labels.bincount().max().item() / len(labels)
+
+    def facts(
+        self, name: str, columns: tuple[int, ...]
+    ) -> tuple[Float[Tensor, "train columns"], Float[Tensor, "test columns"]]:
+        """Numbers that come with the pairs in their JSON, of both parts; they are read once.
+
+        Raises:
+            ValueError: a pair does not have them.
+        """
+        key = name, columns
+        if key not in self.read:
+            parts = (_read_facts(shards, name, columns) for shards in (self.train, self.test))
+            self.read[key] = next(parts), next(parts)
+        return self.read[key]
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network to measure, with the features that it gives of both parts, on the CPU."""
+
+    encoder: Encoder  # in evaluation mode
+    view: View
+    train: Features  # without maps
+    test: Features
+    classes: Sequence[str] = ()  # names of its logits; empty: it has none
+    # The test pairs in one space, as this network and as the teacher embed them: `map` is a linear map fitted on the
+    # training pairs, `heads` is the space that the objective trained. Empty where there is no teacher.
+    spaces: Mapping[str, tuple[Float[Tensor, "test _"], Float[Tensor, "test _"]]] = field(default_factory=dict)
+    teacher: tuple[Features, Features] | None = None  # the teacher's features of both parts, if there is a teacher
+
+    def provides(self, pairs: Pairs) -> set[Need]:
+        """What there is for this network."""
+        own: dict[Need, bool] = {
+            "labels": bool(pairs.classes),
+            "teacher": "map" in self.spaces,
+            "heads": "heads" in self.spaces,
+            "classifier": self.test.logits is not None and bool(pairs.classes) and [*self.classes] == pairs.classes,
+        }
+        return {need for need, given in own.items() if given}
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What a baseline is trained on: the students' encoder from scratch, on the answers of all training pairs."""
+
+    name: str  # the baseline is the row "scratch, trained on <name>"
+    values: Float[Tensor, "train out"]  # standardised by whoever trains on them
+
+
+class Evaluation(ABC):
+    """A group of metrics. Entries are frozen dataclasses whose fields are the options that a config may set."""
+
+    @abstractmethod
+    def metrics(self) -> tuple[Metric, ...]:
+        """All that may be measured with these options, in the order of the columns."""
+
+    @abstractmethod
+    def chance(self, pairs: Pairs) -> dict[str, float]:
+        """What an embedding without information reaches, by metric, where this is known.
+
+        It is called before anything is measured, and only where the pairs have what some metric needs.
+
+        Raises:
+            ValueError: the options do not fit the pairs.
+        """
+
+    @abstractmethod
+    def measure(self, network: Network, pairs: Pairs) -> dict[str, float]:
+        """The metrics of a network: all finite: those of whose `needs` the network provides every one.
+
+        What is fitted is fitted on training pairs; test pairs are only judged by.
+        """
+
+    def notes(self, pairs: Pairs) -> Iterator[str]:  # most entries have none
+        """Sentences on what can be measured only with less than was asked for; the report shows them."""
+        yield from ()
+
+    def targets(self, pairs: Pairs) -> Targets | None:
+        """What the students' encoder is trained on from scratch as a baseline; None where there is no such baseline."""
+        return None
+
+
+def _read_facts(shards: Shards, name: str, columns: tuple[int, ...]) -> Tensor:
+    return torch.tensor([_read_fact(shards, index, name, columns) for index in range(len(shards))], dtype=torch.float32)
+
+
+def _read_fact(shards: Shards, index: int, name: str, columns: tuple[int, ...]) -> list[float]:
+    facts, (path, row) = shards.facts(index), shards.locate(index)
+    pair = f"pair {row.key!r} of {path}"
+    if name not in facts:
+        raise ValueError(f"{pair} has no fact {name!r}; it has {', '.join(facts)}")
+    there: dict[int, Any] = dict(enumerate(facts[name])) if isinstance(facts[name], list) else {}
+    numbers: list[Any] = [there.get(column) for column in columns]
+    if not all(type(number) in (int, float) and math.isfinite(number) for number in numbers):
+        asked = ", ".join(map(str, columns))
+        raise ValueError(
+            f"{pair} must have finite numbers in {name!r} at columns {asked}, got {str(facts[name])[:200]}"
+        )
+    return numbers

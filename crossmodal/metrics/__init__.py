@@ -1,0 +1,1 @@
+"""Pure functions of embeddings: accuracies, retrieval, geometry, and training on few labels."""
