@@ -326,7 +326,7 @@ def test_weights_of_nobody_knows_where_are_refused(
     moved = tmp_path / "moved.safetensors"
     moved.write_bytes(loose.read_bytes())
     assert main(["certify", config, f"encoder.weights={moved}"]) == 2
-    assert "is no folder of a finished run, so that nobody knows what it saw" in capsys.readouterr().err
+    assert "is no folder of a finished run, so its training pairs are unknown" in capsys.readouterr().err
     vouched = [f"encoder.weights={moved}", "prior.unseen=true"]
     assert main(["certify", config, *vouched, "encoder.encoder.width=16"]) == 2
     assert "is not made for this ConvNet" in capsys.readouterr().err

@@ -183,7 +183,7 @@ def test_a_folder_takes_one_process_at_a_time(config: Path, tmp_path: Path, caps
     log = tmp_path / "run" / "metrics.jsonl"
     before = log.read_text()
     assert main(["transfer", str(config), "train.epochs=200"]) == 2
-    assert "another process is at it" in capsys.readouterr().err
+    assert "another process is writing here" in capsys.readouterr().err
     first.kill()
     first.wait()
     assert log.read_text().startswith(before)
@@ -195,7 +195,7 @@ def test_of_two_that_begin_one_folder_the_first_has_it(config: Path, tmp_path: P
     assert not first.is_done() and not second.is_done()
     first.begin()
     described = (tmp_path / "run" / "run.json").stat()
-    with pytest.raises(ConfigError, match="another process is at it"):
+    with pytest.raises(ConfigError, match="another process is writing here"):
         second.begin()
     assert (tmp_path / "run" / "run.json").stat() == described
     first.locks.clear()  # it was killed
@@ -210,14 +210,14 @@ def test_a_folder_that_another_process_is_at_is_not_put_aside_nor_renewed(config
     begun = RunFolder.of(tmp_path / "run", "transfer", asked, {})
     begun.begin()
     changed = replace(asked, seed=7)
-    with pytest.raises(ConfigError, match="another process is at it"):
+    with pytest.raises(ConfigError, match="another process is writing here"):
         RunFolder.of(tmp_path / "run", "transfer", changed, {}).make_room()
-    with pytest.raises(ConfigError, match="another process is at it"):
+    with pytest.raises(ConfigError, match="another process is writing here"):
         RunFolder.of(tmp_path / "run", "transfer", changed, {}).renew()
     assert [folder.name for folder in tmp_path.iterdir() if folder.is_dir()] == ["run"]
     begun.locks.clear()
     renewed = RunFolder.of(tmp_path / "run", "transfer", changed, {}).renew()
-    with pytest.raises(ConfigError, match="another process is at it"):  # though it has not begun
+    with pytest.raises(ConfigError, match="another process is writing here"):  # though it has not begun
         RunFolder.of(tmp_path / "run", "transfer", changed, {}).begin()
     renewed.begin()
 
