@@ -343,7 +343,7 @@ def test_unreadable_pairs_are_named_and_counted_over_all_processes(
     assert launched.returncode == 0, launched.stderr
     figures = json.loads((tmp_path / "run" / "report.json").read_text())["figures"]
     assert figures["unreadable_replaced"] == 2  # once an epoch, whichever process met it
-    assert "another pair stands in: " in launched.stderr and "000002.tar: pair" in launched.stderr
+    assert "another pair replaces an unreadable one: " in launched.stderr and "000002.tar: pair" in launched.stderr
 
 
 def test_other_starting_weights_are_another_run(
@@ -743,7 +743,7 @@ def test_a_stop_after_the_loss_was_lost_says_that_nothing_was_saved(
         assert main([*words, f"train.save_every={saved}"]) == 128 + signal.SIGTERM
     run_folder = tmp_path / "run"
     assert (
-        f"{run_folder}: stopped at step 3 of 18; no checkpoint was written, for the loss is no longer finite; "
+        f"{run_folder}: stopped at step 3 of 18; no checkpoint was written, because the loss is no longer finite; "
         + (told.format(run_folder))
         in capsys.readouterr().out
     )
