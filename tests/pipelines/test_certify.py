@@ -398,7 +398,7 @@ def test_batch_norm_without_data_gives_way_and_no_model_is_claimed(
     monkeypatch.setattr("pipelines.certification.certification.without_running_statistics", record)
     assert main(["certify", config, "encoder.encoder.norm=batch", "prior.share=0"]) == 0
     assert norms
-    assert "no model is exported, for group norm stands for" in capsys.readouterr().out
+    assert "no model is exported, because group norm replaces" in capsys.readouterr().out
     assert not (tmp_path / "run" / "model").exists()
     assert (tmp_path / "run" / "posterior.safetensors").is_file()
 
