@@ -55,7 +55,7 @@ def origin(config: Taught, name: str, crop: CropConfig, shards: Shards, views: M
         "look": {key: value for key, value in to_plain(crop).items() if key != "windows"},
         "seed": config.seed,
         "crops": 2,  # version of the rule that draws them; version 1 clipped crops that did not fit
-    }  # fmt: skip
+    }
     return json.loads(json.dumps(decisive))
 
 

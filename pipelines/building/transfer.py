@@ -39,8 +39,8 @@ def build_parts(config: transfer.Config) -> Components:
         shards, config.views, networks_of(config.teachers, config.student),
         repeating={teacher.view for teacher in config.teachers.values()},
     )  # fmt: skip
-    kept = open_features(config, config.train, shards, views)
-    teachers = build_any_teachers(config.teachers, views, kept, chunk=config.train.chunk)
+    cached = open_features(config, config.train, shards, views)
+    teachers = build_any_teachers(config.teachers, views, cached, chunk=config.train.chunk)
     seed_everything(config.seed, "weights")
     classes = student_classes(config.objectives, shards.manifest.classes, teachers)
     student = build_student(config.student, views, len(classes))
@@ -49,4 +49,4 @@ def build_parts(config: transfer.Config) -> Components:
     preparation, module = build_phases(student, config.student.view, terms, chunk=config.train.chunk)
     if preparation is not None:
         open_features(config, config.prepare.over(config.train), shards, views)  # refuses too few windows for it
-    return Components(shards, views, kept, teachers, classes, preparation, module)
+    return Components(shards, views, cached, teachers, classes, preparation, module)

@@ -107,8 +107,8 @@ class Certification:
     def split(self) -> Split:
         """The shards by use."""
         config = self.config
-        rest, held = open_parts(config.data, config.held_out, "data" if config.test else "held_out")
-        test = held or open_shards(config.test or "", "test")
+        rest, held_out = open_parts(config.data, config.held_out, "data" if config.test else "held_out")
+        test = held_out or open_shards(config.test or "", "test")
         ours, theirs = rest.manifest.classes, test.manifest.classes
         if ours and theirs and ours != theirs:
             raise ConfigError([f"test: {test.folder} must have the same classes as data, {rest.folder}, or none"])

@@ -363,14 +363,14 @@ class Training:
                                         "lower train.lr, or set train.clip_norm")  # fmt: skip
 
     def _figures(self, plan: Plan) -> dict[str, Any]:
-        seen = self.steps * plan.batch_size
+        pairs = self.steps * plan.batch_size
         return {
             "steps": self.steps,
             "pairs": plan.pairs,
             "processes": self.accelerator.num_processes,
             "device": str(self.accelerator.device),
             "seconds": round(self.progress.seconds, 1),
-            "pairs_per_second": round(seen / self.progress.seconds, 1) if self.progress.seconds else None,
+            "pairs_per_second": round(pairs / self.progress.seconds, 1) if self.progress.seconds else None,
             "milliseconds_per_step": round(1000 * statistics.median(self.progress.paces), 2),  # with reading
             "peak_memory_mb": self._peak_mb,  # of rank 0; see `memory.peak_mb`
             "unreadable_replaced": self.progress.replaced,
