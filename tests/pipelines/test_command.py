@@ -139,7 +139,7 @@ def test_a_flag_inspects_a_path_and_gives_its_code(capsys: pytest.CaptureFixture
             ["probe", "x.yaml", "batc=3"],
             "override batc=3: batc is not known; did you mean 'batch'? (known: data, batch",
         ),
-        (["list", "encoder"], "crossmodal list: 'encoder' is not known; did you mean 'encoders'? (known: modalities, "),
+        (["list", "encoder"], "crossmodal list: 'encoder' is not known; did you mean 'encoders'? (known: "),
         (
             ["list"],
             "crossmodal list: expected one of modalities, encoders, objectives, multiview, sources, evaluations",

@@ -274,9 +274,9 @@ def test_objectives_on_maps_that_are_not_kept_are_refused_by_name(
     assert main([*words, "objectives.at={}"]) == 2
     told = capsys.readouterr().err
     assert "objectives.at: at" in told
-    assert "Of 'rgb' only embedding, logits are kept: keep more (crossmodal features with maps=true" in told
+    assert "Only embedding, logits of 'rgb' are cached: cache more (crossmodal features with maps=true" in told
     assert main([*words, "objectives.kd.temperature=0"]) == 2  # no map would help here
-    assert "are kept" not in capsys.readouterr().err
+    assert "are cached" not in capsys.readouterr().err
 
 
 # --- stale features ---
@@ -308,7 +308,7 @@ def test_features_of_something_else_are_refused_and_the_command_that_is_told_ren
     told = capsys.readouterr().err
     assert f"teachers.rgb.features: {extracted / 'rgb'} holds other features than this transfer needs" in told
     assert differs in told and not (config.parent / "run").exists()
-    command = shlex.split(told.split("make them anew: ")[1].splitlines()[0])
+    command = shlex.split(told.split("to make them again: ")[1].splitlines()[0])
     assert command[0] == "crossmodal" and main(command[1:]) == 0
     assert main([*words, f"teachers.rgb.features={extracted}.renewed/rgb"]) == 0
 
@@ -345,7 +345,7 @@ def test_features_of_other_data_and_weights_are_refused(
     }.items():
         assert f'{key}: "{digests[0]}" before, "{digests[1]}" now' in told
     assert "or set train.crop.windows" not in told  # that alone would not help
-    assert main(shlex.split(told.split("make them anew: ")[1].splitlines()[0])[1:]) == 0
+    assert main(shlex.split(told.split("to make them again: ")[1].splitlines()[0])[1:]) == 0
     assert main([*words, f"teachers.rgb.features={extracted}.renewed/rgb"]) == 0
 
 

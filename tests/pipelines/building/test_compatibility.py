@@ -44,7 +44,7 @@ def test_a_student_s_beginning_tells_what_it_was_trained_to_see(
     config = StudentConfig("own", EncoderConfig("convnet", network), weights=str(tmp_path))
     for weights in (tmp_path, tmp_path / "model", tmp_path / "model" / "model.safetensors"):
         build_student(replace(config, weights=str(weights)), {"own": View(given)}, 0)
-        assert capsys.readouterr().out == f"student begins from {weights}{told}\n"
+        assert capsys.readouterr().out == f"student starts from {weights}{told}\n"
 
 
 def test_a_model_of_an_earlier_version_was_shown_stretched_pictures(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_a_file_of_weights_alone_tells_nothing_of_what_it_saw(
     torch.save(ENCODER.trunk.state_dict(), tmp_path / "weights.pth")
     config = StudentConfig("own", EncoderConfig("convnet", {"width": 4, "stages": 2}), str(tmp_path / "weights.pth"))
     build_student(config, {"own": View(MODALITIES.get("depth")())}, 0)
-    assert capsys.readouterr().out == f"student begins from {tmp_path / 'weights.pth'}\n"
+    assert capsys.readouterr().out == f"student starts from {tmp_path / 'weights.pth'}\n"
 
 
 @pytest.mark.parametrize(("modality", "options"), [("thermal", {}), ("depth", {"side": 32})])
@@ -75,7 +75,7 @@ def test_a_beginning_of_another_version_is_refused_by_its_card(
 ) -> None:
     save_model(tmp_path, Card("convnet", {"width": 4, "stages": 2}, (1, 32, 32), [], modality, options), ENCODER, {})
     config = StudentConfig("own", EncoderConfig("convnet", {"width": 4, "stages": 2}), str(tmp_path))
-    with pytest.raises(ConfigError, match=r"student.weights: .*model.json asks for what this version does not have: "):
+    with pytest.raises(ConfigError, match=r"student.weights: .*model.json names something unknown to this version: "):
         build_student(config, {"own": View(MODALITIES.get("depth")())}, 0)
 
 

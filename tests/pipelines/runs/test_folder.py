@@ -160,7 +160,7 @@ def test_a_lock_is_not_held_by_processes_that_outlive_its_owner(tmp_path: Path) 
         os._exit(0)
     worker = int(os.read(reader, 20))
     try:
-        with pytest.raises(ConfigError, match="another process is at it"):
+        with pytest.raises(ConfigError, match="another process is writing here"):
             Lock(tmp_path)
         os.kill(owner, signal.SIGKILL)
         os.waitpid(owner, 0)
