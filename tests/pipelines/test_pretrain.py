@@ -214,7 +214,7 @@ def test_a_single_positive_is_cautioned_about(config: str, capsys: pytest.Captur
         (["objectives.infonce.temperature=0"], "objectives.infonce: infonce needs a finite temperature from"),
         (["objectives.infonce={negatives: queue, every_view: true}"], "set every_view: false"),
         (["objectives={~infonce: }"], "objectives: objectives must name at least one objective"),
-        (["objectives.infonce.weight=0"], "objectives: nothing is trained where all weights are 0 (infonce)"),
+        (["objectives.infonce.weight=0"], "objectives: all weights are 0 (infonce), so nothing is trained"),
         (["encoders={pop: {view: rgb, encoder: convnet}}"], "encoders: an encoder cannot be called 'pop'"),
         (["encoders={~depth: }"], "encoders must name at least one encoder"),
     ],

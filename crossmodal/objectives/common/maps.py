@@ -31,7 +31,7 @@ def pair_maps(
     for mine, other in chosen:
         if not (0 <= mine < ours and 0 <= other < theirs):
             raise ValueError(
-                f"{name}: maps must be pairs of a student map from 0 to {ours - 1} and a teacher map from 0 to "
+                f"{name}: maps must be pairs of a student's map from 0 to {ours - 1} and a teacher's from 0 to "
                 f"{theirs - 1}, got [{mine}, {other}]"
             )
     if not chosen:

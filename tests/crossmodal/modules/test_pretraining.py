@@ -170,7 +170,7 @@ def test_chunks_without_gradient_are_the_whole_batch() -> None:
     ],
 )
 def test_chunks_refuse_batch_norm_by_name(options: dict[str, object], name: str) -> None:
-    with pytest.raises(ValueError, match=f"but {name} is batch normalisation; take norm: group"):
+    with pytest.raises(ValueError, match=f"but {name} is batch normalisation; set norm: group"):
         build("rgb", chunk=4, **options)
 
 
