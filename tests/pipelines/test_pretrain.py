@@ -201,7 +201,7 @@ def test_a_single_positive_is_cautioned_about(config: str, capsys: pytest.Captur
     ("options", "told"),
     [
         (["crops=1"], "objectives.infonce: no two views meet; take two looks, or two encoders"),
-        (["graph=across"], "graph: no two views meet; take graph: full, or two encoders"),
+        (["graph=across"], "graph: no two views are compared; set graph: full, or"),
         (["train.accumulate=32"], "train.batch_size must give every part of a step two pairs to compare, got 1"),
         (["head.width=0.001"], "head.width must leave hidden layers a number: 0.001 times"),
         (["train.mixed_precision=bf16", "encoders.depth.encoder.stages=4"], "trunk.stages.3.0 strides over a map one"),
