@@ -166,7 +166,7 @@ def snap(
 
 
 def _standardise(posterior: Gaussian, prior: Gaussian) -> dict[str, tuple[Tensor, Tensor]]:
-    """By parameter: the mean's shift in the prior's stds, and the ratio of stds, both in the mean's shape."""
+    """The mean's shift in the prior's stds and the ratio of stds, by parameter, both in the mean's shape."""
     _check_names(posterior.mean, prior.mean, "posterior and prior")
     standardised = {}
     for name, mean in posterior.mean.items():

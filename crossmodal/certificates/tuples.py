@@ -160,13 +160,13 @@ class Tuples:
         """The training loss of a batch, and the certified loss of its examples without gradient."""
         if self.loss == "simclr":
             first = ~(index == index[:, None]).tril(-1).any(1)  # a pair that occurs twice would be its own negative
-            found = simclr(anchors[first][None], others[first][None], 1 / self.scale).squeeze()
-            return found, found.detach()
+            loss = simclr(anchors[first][None], others[first][None], 1 / self.scale).squeeze()
+            return loss, loss.detach()
         rows, positives, negatives = (each.to(anchors.device) for each in self.within(index, labels, seed))
-        found = margins(anchors[rows], others[positives], others[negatives]) * self.scale
-        loss = logistic(found) if self.loss == "logistic" else hinge(found)
+        values = margins(anchors[rows], others[positives], others[negatives]) * self.scale
+        loss = logistic(values) if self.loss == "logistic" else hinge(values)
         share = 1 / max(len(rows), 1)  # a batch without an example has loss 0
-        return loss.sum() * share, zero_one(found.detach()).sum() * share
+        return loss.sum() * share, zero_one(values.detach()).sum() * share
 
     def _of_classes(self, labels: Tensor, random: torch.Generator) -> Int[Tensor, "examples pairs"]:
         """Draws classes for every example, then pairs of these; examples whose classes are used up are left out."""

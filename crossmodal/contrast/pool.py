@@ -83,8 +83,8 @@ class Relation:
                 apart = anchors.index[piece, None] != _cut(index, piece)
                 counts = apart if counts is None else apart & counts
             if halves is not None:
-                met = halves[0][piece, None] == halves[1][None]
-                counts = met if counts is None else met & counts
+                same_half = halves[0][piece, None] == halves[1][None]
+                counts = same_half if counts is None else same_half & counts
             if not self.keyed:
                 return None, None if counts is None else _with_match(counts, matched=False)
             assert key is not None

@@ -59,10 +59,10 @@ class Candidates:
 
     def pieces(self, anchors: Float[Tensor, "batch dim"]) -> list[slice]:
         """Slices of the anchors, so that each slice's scores or gathered rows fit in memory."""
-        budget, held = PIECE if anchors.device.type == "cpu" else WIDER * PIECE, self.columns
+        budget, entries = PIECE if anchors.device.type == "cpu" else WIDER * PIECE, self.columns
         if self.picked is not None and not _lie_ready(self.rows, anchors) and _are_few(self.picked, self.rows):
-            held = self.picked.shape[1] * anchors.shape[1]
-        size = max(1, budget // max(held, 1))
+            entries = self.picked.shape[1] * anchors.shape[1]
+        size = max(1, budget // max(entries, 1))
         return [slice(start, start + size) for start in range(0, max(len(anchors), 1), size)]
 
 

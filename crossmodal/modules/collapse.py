@@ -30,8 +30,8 @@ def watch(views: Views, owners: Sequence[str]) -> dict[str, Tensor]:
     several = len(set(owners)) > 1
     for anchor in views.anchors:
         whose = f".{owners[anchor]}" if several else ""
-        kept = slice(None) if views.present is None else views.present[anchor]
-        for name, value in _measure_place(views.queries[anchor][kept][:SEEN]).items():
+        valid = slice(None) if views.present is None else views.present[anchor]
+        for name, value in _measure_place(views.queries[anchor][valid][:SEEN]).items():
             figures[f"{name}{whose}"].append(value)
     for anchor, other in views.pairings:
         whose = "".join(f".{name}" for name in dict.fromkeys(owners[view] for view in sorted((anchor, other))))

@@ -58,7 +58,7 @@ def go_local(
     """One forward pass in which each stage's loss trains that stage and the `unit` - 1 stages before it, and no other.
 
     Stages of several units get the sum of their gradients. A stage's graph is freed as soon as its last unit is done,
-    so at most `unit` stages are held. `unit` 1 is greedy InfoMax; as many as there are stages is end-to-end training.
+    so at most `unit` graphs are held. `unit` 1 is greedy InfoMax; as many as there are stages is end-to-end training.
     Without gradients, only the losses are computed.
 
     Args:
@@ -73,26 +73,26 @@ def go_local(
 
     Source: Xiong, Ren, Urtasun 2020, https://arxiv.org/abs/2008.01342, section 3.
     """
-    held: list[tuple[Tensor | None, Tensor]] = []  # inputs and outputs of the last stages; their graphs are separate
+    pending: list[tuple[Tensor | None, Tensor]] = []  # inputs and outputs of the last stages; their graphs are separate
     entered: Tensor | None = None
     losses: list[Tensor] = []
     units = len(encoder.spec.maps) - unit + 1
 
     def leave(picture: Tensor) -> Tensor:
         nonlocal entered
-        held.append((entered, picture))
+        pending.append((entered, picture))
         entered = picture.detach().requires_grad_()
-        if len(held) == unit:
+        if len(pending) == unit:
             left = picture.detach().requires_grad_()
             loss = judge(unit - 1 + len(losses), left)
             losses.append(loss.detach())
             if torch.is_grad_enabled():
                 slope = accumulator.pull([loss], [None], also=[left], keep=False)
-                for came, left in reversed(held[1:]):
-                    assert came is not None
-                    slope = accumulator.pull([left], slope, also=[came], keep=len(losses) < units)
-                accumulator.pull([held[0][1]], slope, keep=False)
-            held.pop(0)
+                for entry, left in reversed(pending[1:]):
+                    assert entry is not None
+                    slope = accumulator.pull([left], slope, also=[entry], keep=len(losses) < units)
+                accumulator.pull([pending[0][1]], slope, keep=False)
+            pending.pop(0)
         return entered
 
     encoder(batch, leave)

@@ -176,8 +176,8 @@ class Pretraining(TrainingModule):
     def _compare(self, queries: Tensor, keys: Tensor, batch: Batch) -> Losses:
         with torch.autocast(queries.device.type, enabled=False):
             ours = queries.transpose(0, 1)
-            owners = [name for name, seen in self.seen.items() for _ in seen]
-            named = [view for seen in self.seen.values() for view in seen.values()]
+            owners = [name for name, crops in self.seen.items() for _ in crops]
+            named = [view for crops in self.seen.values() for view in crops.values()]
             present = torch.stack([batch.present[view] for view in named]) if batch.present else None
             views = Views(ours, ours if keys is queries else keys.transpose(0, 1), self.pairings, batch.index,
                           batch.label, present, batch.seed)  # fmt: skip

@@ -101,5 +101,5 @@ def everyone(views: Views, *, gathers: bool) -> tuple[Float[Tensor, "rows dim"],
             present = gather(present.T.long()).T.bool()
         keys = gather_with_gradient(keys.transpose(0, 1).flatten(1)).unflatten(1, (len(keys), -1)).transpose(0, 1)
         index, label = gather(index), gather(label)
-    there = None if present is None else present.flatten()
-    return keys.flatten(0, 1), PairIds(index.repeat(len(keys)), label.repeat(len(keys)), there)
+    mask = None if present is None else present.flatten()
+    return keys.flatten(0, 1), PairIds(index.repeat(len(keys)), label.repeat(len(keys)), mask)

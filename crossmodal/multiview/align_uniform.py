@@ -54,8 +54,8 @@ class AlignUniform(Multiview):
     def _uniformity(self, rows: Tensor, different: Bool[Tensor, " twos"]) -> Tensor:
         exponents = -self.t * torch.pdist(gather_with_gradient(rows)).square()
         count = different.sum()
-        kept = exponents.masked_fill(~different, torch.finfo(exponents.dtype).min).logsumexp(0)
-        return torch.where(count > 0, kept - count.clamp(min=1).double().log().to(kept), 0.0)
+        total = exponents.masked_fill(~different, torch.finfo(exponents.dtype).min).logsumexp(0)
+        return torch.where(count > 0, total - count.clamp(min=1).double().log().to(total), 0.0)
 
 
 def _squares(ours: Tensor, theirs: Tensor) -> Tensor:

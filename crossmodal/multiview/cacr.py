@@ -129,11 +129,11 @@ class CACR(Multiview):
         weights = self._weights(costs, -self.t_minus, valid, log=True)
         near = (weights - self.rbf_t * costs).masked_fill(~valid, torch.finfo(costs.dtype).min).logsumexp(1)
         near, has = gather_with_gradient(near[:, None]).squeeze(1), gather(has)
-        kept = (
+        total = (
             near.masked_fill(~has, torch.finfo(costs.dtype).min).logsumexp(0)
             - has.sum().clamp(min=1).to(near.dtype).log()
         )
-        return torch.where(has.any(), kept, 0.0)
+        return torch.where(has.any(), total, 0.0)
 
     def _weighted(self, costs: Tensor, t: float, valid: Tensor | None) -> Float[Tensor, " batch"]:
         return (self._weights(costs, t, valid) * costs).sum(1)

@@ -63,7 +63,7 @@ class CRD(Objective):
         positive: Literal["bank", "live", "related"] = "bank",  # live: batch (collapsed on doom); related: same label
         z: Literal["closed", "first", "running", "learned"] = "closed",  # closed form, measured once, running, trained
         directions: Literal["student", "both"] | None = None,  # null: student; both also trains the teacher's head
-        compat: Literal["repdistiller"] | None = None,  # as in the published code; null: recommended
+        compat: Literal["repdistiller"] | None = None,  # as in the published code; null: the recommended form
     ) -> None:
         super().__init__()
         source = negatives.source or "bank"

@@ -12,13 +12,11 @@ from crossmodal.objectives import Batch, Objective, Outcome
 from crossmodal.objectives.common.logits import need_same_classes
 from crossmodal.objectives.common.projections import widen
 
-EPSILON = (
-    1e-8  # as published: added to norms, so that what is constant correlates with nothing, and not as rounding has it
-)
+EPSILON = 1e-8  # as published: added to norms, so that constant rows correlate with nothing despite rounding
 
 
 class DIST(Objective):
-    """temperature^2 times 1 - Pearson's correlation of both networks' class probabilities, by sample and by class.
+    """temperature^2 * (1 - Pearson's correlation) of both networks' class probabilities, by sample and by class.
 
     The loss has two weighted means: over samples, each correlated over its classes (inter-class relation), and over
     classes, each correlated over the samples of all ranks (intra-class relation). Correlation leaves the student free

@@ -41,7 +41,7 @@ class FitNet(Objective):
         *,
         on: Literal["maps", "embedding"] = "maps",  # features to compare; maps need spatially aligned views
         maps: list[tuple[int, int]] | None = None,  # map indices [student, teacher] to compare; null: all, in order
-        activation: Literal["relu", "none"] = "relu",  # on maps; none: if the teacher's maps can be negative
+        activation: Literal["relu", "none"] = "relu",  # on maps; use none if teacher maps can be negative
     ) -> None:
         super().__init__()
         if teacher is None:

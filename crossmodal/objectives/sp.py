@@ -19,7 +19,7 @@ class SP(Objective):
     A sample's similarities are the dot products of its features with those of all samples on all ranks, scaled to unit
     length. Only relations between samples are compared, so sizes and modalities may differ.
 
-    By default the features are embeddings: every encoder has them, and they are what is used later. `of: map` takes the
+    By default the features are embeddings: every encoder has them, and later uses rely on them. `of: map` takes the
     last map, as published: samples are then similar if they show the same at the same place, each network within its
     own view.
 

@@ -34,8 +34,8 @@ class ViewPools(nn.Module):
         """Stores each view's keys in its pool."""
         index, label, rows, *present = memo
         for column, view in enumerate(self.views):
-            kept = present[0][:, column] if present else slice(None)
-            self[view].remember(rows[kept, column], PairIds(index[kept], label[kept]))
+            valid = present[0][:, column] if present else slice(None)
+            self[view].remember(rows[valid, column], PairIds(index[valid], label[valid]))
 
     def memory(self) -> dict[str, Tensor]:
         """The pools' live tensors."""

@@ -176,7 +176,7 @@ def test_temperatures_out_of_range_are_refused(name: str, temperature: float) ->
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
-        ("infonce", {"negatives": Negatives("queue"), "every_view": True}, "every_view needs negatives of source batch"),
+        ("infonce", {"negatives": Negatives("queue"), "every_view": True}, "every_view needs negatives of source"),
         ("infonce", {"negatives": Negatives(apart="group")}, "infonce: negatives.apart must be pair or label, got "),
         ("nce", {"negatives": Negatives(apart="group")}, "nce: negatives.apart must be pair or label, got group"),
         ("supcon", {"base_temperature": 0.0}, "base_temperature must be above 0, got 0.0"),
