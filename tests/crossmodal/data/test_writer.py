@@ -130,7 +130,7 @@ METRES = np.linspace(3, 40, 64, dtype=np.float32).reshape(8, 8)
 def test_floating_distances_need_their_unit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_array(tmp_path, METRES)
     assert pack(tmp_path, {"depth": ARRAYS}) == 2
-    told = f"{tmp_path}/train/a.npy (split 'train', key 'a') holds floating numbers of a unit that it does not tell"
+    told = f"{tmp_path}/train/a.npy (split 'train', key 'a') holds floating-point numbers without a unit"
     assert f"{told}; set members.depth.scale_m: 1 for metres, 0.001 for millimetres" in capsys.readouterr().err
     assert pack(tmp_path, {"depth": {**ARRAYS, "scale_m": 1}}) == 0
     statistics = Shards.open(tmp_path / "pairs" / "train").manifest.statistics["depth"]
