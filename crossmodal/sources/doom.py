@@ -48,10 +48,7 @@ _RATES_HZ = (11025, 22050, 44100)  # the rates the engine can record
 _PAIRS_PER_RUN = 75  # in one level per run of the engine: five of each creature
 _RUN_LIMIT_S = 300  # a run normally takes three seconds
 _GAME = Path(__file__).parent / "common" / "doom_game.py"
-_OPENAL_PACKAGES = {
-    "cyal": "libopenal.so*",
-    "pyalsoft": "_native/libopenal.so*",
-}  # package -> path of the library in it
+_OPENAL_PACKAGES = {"cyal": "libopenal.so*", "pyalsoft": "_native/libopenal.so*"}  # package -> path of the library
 _INSTALL = "pip install 'crossmodal-transfer[doom]'"
 
 
