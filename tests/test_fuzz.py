@@ -224,7 +224,7 @@ def test_an_index_that_the_manifest_takes_and_that_is_none_is_refused(shards: Pa
     index = index_path(shards / "000000.tar")
     index.write_bytes(b"PK\x03\x04" + bytes(100))
     (shards / MANIFEST).write_bytes(FUZZ["_agreeing"](shards / MANIFEST, index, index.read_bytes()))
-    with pytest.raises(ShardError, match=r"index\.npy: it is no table of name, offset, size and crc32"):
+    with pytest.raises(ShardError, match=r"index\.npy: it is not a table of name, offset, size and crc32"):
         Shards.open(shards).read(0, ["json"])
 
 

