@@ -1,4 +1,4 @@
-"""Synthetic scenes: a few solids before a wall, from which every modality renders what its sensor would say."""
+"""Synthetic scenes: one or two solids in front of a wall, which every modality renders as its sensor would."""
 
 from dataclasses import dataclass
 
@@ -15,30 +15,30 @@ class Solid:
     x: float  # centre, in [-1, 1] of the picture's width, right positive
     y: float  # centre, in [-1, 1] of the picture's height, down positive
     radius: float  # half its size, in [0, 1] of half the picture's height
-    distance_m: float  # of its centre from the camera
+    distance_m: float  # distance of its centre from the camera
     colour: tuple[float, float, float]  # linear RGB in [0, 1]
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What there is to see and hear; the first solid gives the scene its class."""
+    """One scene; the shape of the first solid is its class."""
 
     solids: tuple[Solid, ...]
     wall_m: float  # distance of the wall
     wall_colour: tuple[float, float, float]  # RGB in [0, 1]
     light: float  # brightness, 1 is neutral
-    size: int = 64  # pixels of the picture's height
+    size: int = 64  # height of the rendered picture, in pixels
     duration_s: float = 0.5
     width: int | None = None  # pixels of the picture's width; None: as many as its height
 
     @property
     def label(self) -> int:
-        """The class: position of the first solid's shape in SHAPES."""
+        """The class: the position of the first solid's shape in SHAPES."""
         return SHAPES.index(self.solids[0].shape)
 
 
 def draw_scene(generator: torch.Generator, *, size: int = 64, width: int | None = None) -> Scene:
-    """A random scene: one solid that gives the class, and up to one smaller, farther distractor of any class."""
+    """A random scene: one solid that determines the class, and at most one smaller, farther distractor."""
 
     def uniform(low: float, high: float) -> float:
         return low + (high - low) * torch.rand((), generator=generator).item()

@@ -408,7 +408,7 @@ def test_an_entry_of_the_users_own_that_is_none_is_named(plugins: Path, capsys: 
     assert f"{plugins / 'mine.py'} must hold one class of base Objective, got 0" in capsys.readouterr().err
     (plugins / "mine.py").rename(plugins / "crd.py")
     assert command.main(["list", "objectives"]) == 1
-    assert f"{plugins / 'crd.py'} has the name of" in capsys.readouterr().err
+    assert f"{plugins / 'crd.py'} has the same name as" in capsys.readouterr().err
 
 
 def test_names_cannot_command_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -310,7 +310,7 @@ def test_what_needs_whole_pairs_says_what_is_lacking(
     manifest = (partial / "manifest.json").read_text()
     (partial / "manifest.json").write_text(manifest.replace('"depth": 12', '"depth": 11'))
     assert main(["shards", "--check", str(partial)]) == 1
-    assert "11 pairs must be without 'depth' by the manifest, got 12" in capsys.readouterr().out
+    assert "11 pairs must lack 'depth' by the manifest, got 12" in capsys.readouterr().out
 
 
 def test_pairs_that_are_held_out_are_not_pretrained_on(config: str, monkeypatch: pytest.MonkeyPatch) -> None:

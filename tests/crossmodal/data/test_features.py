@@ -421,7 +421,7 @@ def test_the_folder_of_the_whole_run_is_no_teachers(
     config: Path, kept: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["transfer", str(config), f"teachers.rgb.features={kept.parent}"]) == 2
-    assert "manifest.json is missing; it is in the folder of a teacher: rgb" in capsys.readouterr().err
+    assert "manifest.json is missing; give the folder of one teacher: rgb" in capsys.readouterr().err
 
 
 def test_a_record_of_another_pair_is_refused(kept: Path) -> None:

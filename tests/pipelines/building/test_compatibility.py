@@ -75,7 +75,7 @@ def test_a_beginning_of_another_version_is_refused_by_its_card(
 ) -> None:
     save_model(tmp_path, Card("convnet", {"width": 4, "stages": 2}, (1, 32, 32), [], modality, options), ENCODER, {})
     config = StudentConfig("own", EncoderConfig("convnet", {"width": 4, "stages": 2}), str(tmp_path))
-    with pytest.raises(ConfigError, match=r"student.weights: .*model.json names something unknown to this version: "):
+    with pytest.raises(ConfigError, match=r"student.weights: .*model.json needs what this version does not have: "):
         build_student(config, {"own": View(MODALITIES.get("depth")())}, 0)
 
 
