@@ -174,7 +174,7 @@ def test_a_card_that_asks_for_what_its_weights_are_not_is_refused_at_once(
 ) -> None:
     card = {**json.loads((model / CARD).read_text()), **change}
     (model / CARD).write_text(json.dumps(card))
-    with pytest.raises(ExportError, match=f"model.json asks for what this version does not have: .*{words}"):
+    with pytest.raises(ExportError, match=f"model.json names something unknown to this version: .*{words}"):
         load_model(model)
 
 

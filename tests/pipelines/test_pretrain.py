@@ -188,7 +188,7 @@ def test_a_queue_of_fast_encoders_is_cautioned_about(
 ) -> None:
     command = ["pretrain", config, f"objectives={{{objective}}}", "train.epochs=1"]
     assert main(command) == 0
-    assert ": its queue holds what the encoders said before they changed" in capsys.readouterr().out
+    assert ": its queue holds embeddings of earlier weights" in capsys.readouterr().out
     assert main([*command, "momentum={}", "output=" + config.replace("pretrain.yaml", "slow")]) == 0
     assert "its queue" not in capsys.readouterr().out
 
@@ -201,15 +201,15 @@ def test_a_single_positive_is_cautioned_about(config: str, capsys: pytest.Captur
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (["crops=1"], "objectives.infonce: no two views meet; take two looks, or two encoders"),
+        (["crops=1"], "objectives.infonce: no two views form a positive pair; set crops=2, or add an encoder"),
         (["graph=across"], "graph: no two views meet; take graph: full, or two encoders"),
         (["train.accumulate=32"], "train.batch_size must give every part of a step two pairs to compare, got 1"),
-        (["head.width=0.001"], "head.width must leave hidden layers a number: 0.001 times"),
+        (["head.width=0.001"], "head.width is too small: 0.001 times"),
         (["train.mixed_precision=bf16", "encoders.depth.encoder.stages=4"], "trunk.stages.3.0 strides over a map one"),
         (["graph=core"], "graph: core must be one of the encoders, depth"),
         (["encoders.depth.view=deph"], "encoders.depth.view must be one of the views, got 'deph'; did you mean 'dep"),
         (["gradients.unit=4"], "gradients.unit: unit must be from 1 to the encoder's 3 stages, got 4"),
-        (["gradients.unit=2", "momentum={}"], "gradients.unit takes one encoder, without momentum"),
+        (["gradients.unit=2", "momentum={}"], "gradients.unit needs a single encoder, no momentum"),
         (["train.chunk=4", "encoders.depth.encoder.norm=batch"], "train: chunk needs rows that do not depend"),
         (["objectives={~infonce: , knn: {name: infonce}}"], "objectives.knn needs another name"),
         (["objectives.infonce.temperature=0"], "objectives.infonce: infonce needs a finite temperature from"),

@@ -204,10 +204,10 @@ def test_the_report_draws_both_phases(config: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["~objectives.ab", "~objectives.ft"], "prepare: none of the objectives wants a preparation (ab, fsp and ft"),
+        (["~objectives.ab", "~objectives.ft"], "prepare: no objective has a preparation phase (ab, fsp and ft"),
         (
             ["~objectives.ft", "~objectives.cross_entropy"],
-            "objectives: ab is for the preparation only, so that nothing",
+            "objectives: ab trains in the preparation only, so the main phase",
         ),
         (["prepare.epocs=2"], "prepare.epocs is not known; did you mean 'epochs'?"),
         (["prepare.epochs=0"], "prepare.epochs must be at least 1, got 0"),

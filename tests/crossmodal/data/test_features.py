@@ -274,9 +274,9 @@ def test_objectives_on_maps_that_are_not_kept_are_refused_by_name(
     assert main([*words, "objectives.at={}"]) == 2
     told = capsys.readouterr().err
     assert "objectives.at: at" in told
-    assert "Of 'rgb' only embedding, logits are kept: keep more (crossmodal features with maps=true" in told
+    assert "Only embedding, logits of 'rgb' are cached: cache more (crossmodal features with maps=true" in told
     assert main([*words, "objectives.kd.temperature=0"]) == 2  # no map would help here
-    assert "are kept" not in capsys.readouterr().err
+    assert "are cached" not in capsys.readouterr().err
 
 
 # --- stale features ---
@@ -308,9 +308,25 @@ def test_features_of_something_else_are_refused_and_the_command_that_is_told_ren
     told = capsys.readouterr().err
     assert f"teachers.rgb.features: {extracted / 'rgb'} holds other features than this transfer needs" in told
     assert differs in told and not (config.parent / "run").exists()
-    command = shlex.split(told.split("make them anew: ")[1].splitlines()[0])
+    command = shlex.split(told.split("to make them again: ")[1].splitlines()[0])
     assert command[0] == "crossmodal" and main(command[1:]) == 0
     assert main([*words, f"teachers.rgb.features={extracted}.renewed/rgb"]) == 0
+
+
+def test_features_of_an_earlier_version_are_of_stretched_pictures(
+    config: Path, extracted: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = extracted / "rgb" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    for name in ("fit", "height", "width"):
+        del manifest["origin"]["preprocessing"][name]
+    path.write_text(json.dumps(manifest))
+    words = ["transfer", str(config), "train.crop.windows=3", f"teachers.rgb.features={extracted / 'rgb'}"]
+
+    assert main(words) == 2
+    told = capsys.readouterr().err
+    assert 'preprocessing.fit: "stretch" before, "crop" now' in told and "preprocessing.height" not in told
+    assert main([*words, "views.rgb.fit=stretch"]) == 0
 
 
 def test_features_of_other_data_and_weights_are_refused(
@@ -329,7 +345,7 @@ def test_features_of_other_data_and_weights_are_refused(
     }.items():
         assert f'{key}: "{digests[0]}" before, "{digests[1]}" now' in told
     assert "or set train.crop.windows" not in told  # that alone would not help
-    assert main(shlex.split(told.split("make them anew: ")[1].splitlines()[0])[1:]) == 0
+    assert main(shlex.split(told.split("to make them again: ")[1].splitlines()[0])[1:]) == 0
     assert main([*words, f"teachers.rgb.features={extracted}.renewed/rgb"]) == 0
 
 
@@ -495,16 +511,16 @@ def test_the_example_in_the_docs_is_an_extraction(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "answer"),
     [
-        (["crop.windows=null"], "crop.windows must be given: how many windows of each pair to keep"),
+        (["crop.windows=null"], "crop.windows must be given: the number of crops per pair to cache"),
         (["crop.windows=0"], "crop.windows must be at least 1, got 0"),
         (["teachers.rgb.view=rbg"], "teachers.rgb.view must be one of the views, got 'rbg'; did you mean 'rgb'?"),
-        (["teachers.rgb.features=x"], "teachers.rgb.features must be null: they are what is made here"),
+        (["teachers.rgb.features=x"], "teachers.rgb.features must be null: this pipeline computes"),
         (["~teachers.rgb"], "teachers must name at least one teacher"),
         (
             ["teachers={a.b: {view: rgb, weights: x}}"],
-            "teachers.a.b needs another name: a folder's, of letters, digits",
+            "teachers.a.b needs another name: use letters, digits",
         ),
-        (["preactivations=true"], "preactivations must be false, or maps true"),
+        (["preactivations=true"], "preactivations needs maps: true"),
         (["teachers.rgb.weights=nowhere"], "teachers.rgb.weights: nowhere holds no exported model"),
         (["views.rgb.size=16"], "the teacher was trained on Rgb of shape (3, 32, 32), the view gives Rgb of shape"),
         (["data=nowhere"], "data: nowhere/manifest.json is missing"),

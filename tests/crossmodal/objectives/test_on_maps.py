@@ -351,7 +351,7 @@ def test_vid_starts_at_the_variance_asked_for_and_is_least_at_the_mean_squared_e
 def test_exported_heads_on_chosen_maps_come_back(name: str, tmp_path: Path) -> None:
     encoder, options = ENCODERS.get("convnet")((1, 8, 8), 0, width=4, stages=2), {"maps": [(1, 0)]}
     head = build(name, TEACHER, encoder.spec, **options).float()
-    card = Card("convnet", {"width": 4, "stages": 2}, (1, 8, 8), [], "depth", {"size": 8},
+    card = Card("convnet", {"width": 4, "stages": 2}, (1, 8, 8), [], "depth", {"size": 8, "fit": "crop"},
                 {"one": Head(name, options, "rgb", TEACHER)})  # fmt: skip
     save_model(tmp_path, card, encoder, {"one": head})
     back = load_model(tmp_path).heads["one"]

@@ -160,7 +160,7 @@ def test_a_lock_is_not_held_by_processes_that_outlive_its_owner(tmp_path: Path) 
         os._exit(0)
     worker = int(os.read(reader, 20))
     try:
-        with pytest.raises(ConfigError, match="another process is at it"):
+        with pytest.raises(ConfigError, match="another process is writing here"):
             Lock(tmp_path)
         os.kill(owner, signal.SIGKILL)
         os.waitpid(owner, 0)
@@ -280,3 +280,15 @@ def test_a_run_of_before_under_old_keys_is_the_same_run(tmp_path: Path) -> None:
         plain["crops"] = crops
         (tmp_path / "run" / "run.json").write_text(json.dumps(record))
         assert RunFolder.of(tmp_path / "run", "pretrain", config, {"data": "1"}).is_same == (crops == 3)
+
+
+def test_a_run_of_before_without_an_option_of_today_is_another_run(tmp_path: Path) -> None:
+    views, encoders = {"rgb": {"modality": "rgb"}}, {"a": {"view": "rgb", "encoder": "convnet"}}
+    content = {"data": "d", "views": views, "encoders": encoders, "objectives": {"infonce": {}}}
+    (tmp_path / "x.yaml").write_text(yaml.safe_dump(content))
+    config = load(pretrain.Config, tmp_path / "x.yaml")
+    RunFolder.of(tmp_path / "run", "pretrain", config, {"data": "1"}).begin()
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    del record["config"]["views"]["rgb"]["fit"]  # pictures were stretched then
+    (tmp_path / "run" / "run.json").write_text(json.dumps(record))
+    assert not RunFolder.of(tmp_path / "run", "pretrain", config, {"data": "1"}).is_same

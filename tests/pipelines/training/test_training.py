@@ -186,7 +186,7 @@ def test_a_folder_takes_one_process_at_a_time(config: Path, tmp_path: Path, caps
     log = tmp_path / "run" / "metrics.jsonl"
     before = log.read_text()
     assert main(["transfer", str(config), "train.epochs=200"]) == 2
-    assert "another process is at it" in capsys.readouterr().err
+    assert "another process is writing here" in capsys.readouterr().err
     first.kill()
     first.wait()
     assert log.read_text().startswith(before)
@@ -198,7 +198,7 @@ def test_of_two_that_begin_one_folder_the_first_has_it(config: Path, tmp_path: P
     assert not first.is_done() and not second.is_done()
     first.begin()
     described = (tmp_path / "run" / "run.json").stat()
-    with pytest.raises(ConfigError, match="another process is at it"):
+    with pytest.raises(ConfigError, match="another process is writing here"):
         second.begin()
     assert (tmp_path / "run" / "run.json").stat() == described
     first.locks.clear()  # it was killed
@@ -213,14 +213,14 @@ def test_a_folder_that_another_process_is_at_is_not_put_aside_nor_renewed(config
     begun = RunFolder.of(tmp_path / "run", "transfer", asked, {})
     begun.begin()
     changed = replace(asked, seed=7)
-    with pytest.raises(ConfigError, match="another process is at it"):
+    with pytest.raises(ConfigError, match="another process is writing here"):
         RunFolder.of(tmp_path / "run", "transfer", changed, {}).make_room()
-    with pytest.raises(ConfigError, match="another process is at it"):
+    with pytest.raises(ConfigError, match="another process is writing here"):
         RunFolder.of(tmp_path / "run", "transfer", changed, {}).renew()
     assert [folder.name for folder in tmp_path.iterdir() if folder.is_dir()] == ["run"]
     begun.locks.clear()
     renewed = RunFolder.of(tmp_path / "run", "transfer", changed, {}).renew()
-    with pytest.raises(ConfigError, match="another process is at it"):  # though it has not begun
+    with pytest.raises(ConfigError, match="another process is writing here"):  # though it has not begun
         RunFolder.of(tmp_path / "run", "transfer", changed, {}).begin()
     renewed.begin()
 
@@ -343,7 +343,7 @@ def test_unreadable_pairs_are_named_and_counted_over_all_processes(
     assert launched.returncode == 0, launched.stderr
     figures = json.loads((tmp_path / "run" / "report.json").read_text())["figures"]
     assert figures["unreadable_replaced"] == 2  # once an epoch, whichever process met it
-    assert "another pair stands in: " in launched.stderr and "000002.tar: pair" in launched.stderr
+    assert "another pair replaces an unreadable one: " in launched.stderr and "000002.tar: pair" in launched.stderr
 
 
 def test_other_starting_weights_are_another_run(
@@ -408,13 +408,13 @@ def test_a_folder_with_other_things_in_it_is_not_written_into(
             "views.rgb.size=16",
             "the teacher was trained on Rgb of shape (3, 32, 32), the view gives Rgb of shape (3, 16",
         ),
-        ("views.rgb.mean=[0,0,0]", "so that the same scene would reach it as other numbers; give it a view of its own"),
+        ("views.rgb.mean=[0,0,0]", "so it would get other numbers for the same scene; give it a view of"),
         ("student.view=deptth", "student.view must be one of the views, got 'deptth'; did you mean 'depth'? (known"),
         ("student.weights=none.pth", "student.weights: there is no file of weights at"),
         ("train.mixed_precision=fp16", "train.mixed_precision must be no or bf16 on a CPU, got fp16"),
         ("objectives.type.name=infonce", "objectives: an objective cannot be called 'type'; give it another name"),
         ("objectives.loss.name=infonce", "objectives.loss needs another name"),
-        ("views.window={modality: rgb}", "views.window needs another name: the window that views share is"),
+        ("views.window={modality: rgb}", "views.window needs another name: window is reserved"),
         ("views.depth.scale_m=0.01", "views.depth: scale_m must be 0.001, as the manifest of"),
         ("views.depth.max_m=0.001", "views.depth: "),
         ("train.batch_size=500", "train.batch_size must be from 1 to the number of pairs, 96, got 500"),
@@ -423,10 +423,10 @@ def test_a_folder_with_other_things_in_it_is_not_written_into(
             "train.batch_size must give every part of a step two pairs, for batch norm takes their",
         ),
         ("teachers.rgb.sha256=abc", "teachers.rgb.weights: "),
-        ("teachers.rgb.classes=7", "teachers.rgb.classes is of a published file and its encoder"),
-        ("teachers.rgb.first_layer=mean", "teachers.rgb.first_layer is of a published file and its encoder"),
+        ("teachers.rgb.classes=7", "teachers.rgb.classes needs published weights with encoder"),
+        ("teachers.rgb.first_layer=mean", "teachers.rgb.first_layer needs published weights with encoder"),
         ("teachers.rgb.weight=0", "objectives.crd: its teachers, rgb, all weigh 0; raise teachers.NAME.weight"),
-        ("student.sha256=abc", "student.sha256 is of a file of weights, and weights names none"),
+        ("student.sha256=abc", "student.sha256 applies to a weights file, but weights is not given"),
         ("train.accumulate=5", "train.accumulate must divide the 32 pairs a process takes a step, got 5"),
         ("objectives.crd.temperature=0", "objectives.crd: crd needs a finite temperature from 0.001"),
         (
@@ -436,13 +436,16 @@ def test_a_folder_with_other_things_in_it_is_not_written_into(
         ("objectives.crd.negatives.count=0", "count must be at least 1 and momentum from 0 to below 1, got 0 and 0.5"),
         ("objectives.crd.negatives={place: host, draw: all}", "a bank in host memory needs draw: shared"),
         ("objectives.crd.negatives={apart: group}", "objectives.crd needs groups, and the pairs have none"),
-        ("objectives.kd.teachers=[depth]", "objectives.kd.teachers must be of the teachers, got 'depth' (known: rgb)"),
+        (
+            "objectives.kd.teachers=[depth]",
+            "objectives.kd.teachers must be one of the teachers, got 'depth' (known: rgb)",
+        ),
         ("objectives.kd.teachers=[rgb, rgb]", "objectives.kd.teachers must name each teacher once, got rgb, rgb"),
         (
             "objectives.cross_entropy={teachers: [rgb]}",
             "objectives.cross_entropy.teachers: cross_entropy compares with no teacher; leave it out",
         ),
-        ("teachers={a.b: {view: rgb, weights: w}}", "teachers.a.b needs another name: of letters, digits, _ and -"),
+        ("teachers={a.b: {view: rgb, weights: w}}", "teachers.a.b needs another name: use letters, digits, _ and -"),
     ],
 )
 def test_a_users_mistake_is_one_clear_line(
@@ -728,7 +731,7 @@ def test_a_stop_after_the_loss_was_lost_says_that_nothing_was_saved(
         assert main([*words, f"train.save_every={saved}"]) == 128 + signal.SIGTERM
     run_folder = tmp_path / "run"
     assert (
-        f"{run_folder}: stopped at step 3 of 18; no checkpoint was written, for the loss is no longer finite; "
+        f"{run_folder}: stopped at step 3 of 18; no checkpoint was written, because the loss is no longer finite; "
         + (told.format(run_folder))
         in capsys.readouterr().out
     )
