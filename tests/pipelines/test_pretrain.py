@@ -202,7 +202,7 @@ def test_a_single_positive_is_cautioned_about(config: str, capsys: pytest.Captur
     ("options", "told"),
     [
         (["crops=1"], "objectives.infonce: no two views form a positive pair; set crops=2, or add an encoder"),
-        (["graph=across"], "graph: no two views meet; take graph: full, or two encoders"),
+        (["graph=across"], "graph: no two views are compared; set graph: full, or"),
         (["train.accumulate=32"], "train.batch_size must give every part of a step two pairs to compare, got 1"),
         (["head.width=0.001"], "head.width is too small: 0.001 times"),
         (["train.mixed_precision=bf16", "encoders.depth.encoder.stages=4"], "trunk.stages.3.0 strides over a map one"),
@@ -215,7 +215,7 @@ def test_a_single_positive_is_cautioned_about(config: str, capsys: pytest.Captur
         (["objectives.infonce.temperature=0"], "objectives.infonce: infonce needs a finite temperature from"),
         (["objectives.infonce={negatives: queue, every_view: true}"], "set every_view: false"),
         (["objectives={~infonce: }"], "objectives: objectives must name at least one objective"),
-        (["objectives.infonce.weight=0"], "objectives: nothing is trained where all weights are 0 (infonce)"),
+        (["objectives.infonce.weight=0"], "objectives: all weights are 0 (infonce), so nothing is trained"),
         (["encoders={pop: {view: rgb, encoder: convnet}}"], "encoders: an encoder cannot be called 'pop'"),
         (["encoders={~depth: }"], "encoders must name at least one encoder"),
     ],

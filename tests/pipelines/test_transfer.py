@@ -213,7 +213,7 @@ def test_the_report_draws_both_phases(config: Path, tmp_path: Path) -> None:
         (["prepare.epochs=0"], "prepare.epochs must be at least 1, got 0"),
         (["objectives.ab.when=after"], "objectives.ab.when must be one of"),
         (["views.depth.aligned=false"], "objectives.ab compares maps place by place, so views 'depth' and 'rgb'"),
-        (["objectives.fsp.when=both"], "objectives.fsp: fsp compares channels with channels, so both networks must"),
+        (["objectives.fsp.when=both"], "objectives.fsp: fsp compares channel by channel, so both networks need"),
     ],
 )
 def test_a_users_mistake_is_one_clear_line(

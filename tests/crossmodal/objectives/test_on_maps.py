@@ -372,8 +372,8 @@ def test_maps_need_alignment_and_embeddings_do_not(name: str) -> None:
     ("name", "options", "words"),
     [
         ("at", {"power": 0.5}, "at needs a finite power of at least 1, got 0.5"),
-        ("fitnet", {"on": "embedding", "maps": [(0, 0)]}, "fitnet takes maps with on: maps, got on: embedding"),
-        ("vid", {"on": "embedding", "maps": [(0, 0)]}, "vid takes maps with on: maps, got on: embedding"),
+        ("fitnet", {"on": "embedding", "maps": [(0, 0)]}, "fitnet: maps needs on: maps, got on: embedding"),
+        ("vid", {"on": "embedding", "maps": [(0, 0)]}, "vid: maps needs on: maps, got on: embedding"),
         ("vid", {"variance": 0.0}, "vid needs a finite variance above 1e-05, got 0.0"),
         ("at", {"maps": [(0, 2)]}, r"at: maps must be pairs .* teacher's from 0 to 1, got \[0, 2\]"),
     ],
@@ -391,7 +391,7 @@ def test_unequal_numbers_of_maps_are_refused(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["at", "nst"])
 def test_maps_without_extent_are_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=f"{name} compares where maps are strong, but all of these meet at 1x1"):
+    with pytest.raises(ValueError, match=f"{name} compares where maps are strong, but the common size .* is 1x1"):
         build(name, Spec(7, ((3, 1, 1), (5, 1, 1)), 0))
 
 
