@@ -126,7 +126,19 @@ def read_card(path: str | Path) -> Card:
         card = build(Card, parse((folder / CARD).read_bytes()))
     except ValueError as error:
         raise ExportError(f"{folder / CARD} is not the card of an exported model: {error}") from error
-    return replace(card, modality_options={name: _frozen(value) for name, value in card.modality_options.items()})
+    options = {name: _frozen(value) for name, value in card.modality_options.items()}
+    return replace(card, modality_options=name_fit(card.modality, options))
+
+
+def name_fit(modality: str, options: dict[str, Any]) -> dict[str, Any]:
+    """All options of a trained network's view; where an earlier version wrote them, pictures were stretched.
+
+    Args:
+        modality: of the view.
+        options: as a model's card or a run's config names them, which is all that the version knew.
+    """
+    fits = modality in MODALITIES.names() and "fit" in MODALITIES.options(modality)
+    return {"fit": "stretch"} | options if fits else options
 
 
 def load_model(path: str | Path) -> Model:

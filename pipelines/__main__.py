@@ -1,6 +1,6 @@
-"""The command `crossmodal`, which is also `python -m pipelines`: finds the pipeline, checks its config, runs it.
+"""The command `crossmodal`, also `python -m pipelines`: finds the pipeline, checks its config and runs it.
 
-Exit codes: 0 done, 1 the run failed, 2 the command or config is wrong, 130 interrupted.
+Exit codes: 0 success, 1 the run failed, 2 the command or config is wrong, 130 interrupted.
 """
 
 import importlib.metadata
@@ -19,20 +19,20 @@ from pipelines.config.fields import CATALOGUES
 from pipelines.runs import distributed
 
 PACKAGES = ("modalities", "crossmodal", "pipelines")
-SCREEN = 20  # problems shown at once
+SCREEN = 20  # most problems shown
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and gives its exit code."""
+    """Runs one command and returns its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a name that the terminal's encoding lacks is no error
+            stream.reconfigure(errors="backslashreplace")  # names that the terminal cannot encode
     try:
         return _dispatch([word for word in words if word != "--debug"])
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # the reader, as in `crossmodal list encoders | head`, has had enough
+    except BrokenPipeError:  # the reader has stopped, as in `crossmodal list encoders | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             raise
         if isinstance(error, SharedError):
-            distributed.part()  # the others come here too, and the first has printed by then
+            distributed.part()  # all processes come here, after the first has printed
         return 2 if isinstance(error, ConfigError) else 1
 
 
@@ -73,8 +73,8 @@ def _list(words: list[str]) -> int:
 
     kinds = [*CATALOGUES, "pipelines"]
     if {"--help", "-h"} & {*words}:
-        print(f"crossmodal list KIND           all entries of a kind, with their options: {', '.join(kinds)}\n"
-              "crossmodal list KIND NAME ...  some of them; of a pipeline, every field of its config")  # fmt: skip
+        print(f"crossmodal list KIND           list all entries of a kind with their options: {', '.join(kinds)}\n"
+              "crossmodal list KIND NAME ...  list only these entries, or the config fields of a pipeline")  # fmt: skip
         return 0
     if not words:
         raise ConfigError([f"crossmodal list: expected one of {', '.join(kinds)}"])
@@ -112,13 +112,13 @@ def _run(name: str, words: list[str]) -> int:
             raise ConfigError([f"expected crossmodal {name} {words[0]} PATH, got {len(words) - 1} paths"])
         return pipeline.inspect(words[0], Path(words[1]))
     if "=" in words[0] and not Path(words[0]).exists():
-        raise ConfigError([f"expected crossmodal {name} CONFIG [key=value ...], got {words[0]} in the place of CONFIG"])
+        raise ConfigError([f"expected crossmodal {name} CONFIG [key=value ...], got {words[0]} instead of CONFIG"])
     path, code = Path(words[0]), 0
     try:
         pipeline.run(distributed.together(lambda: load(pipeline.Config, path, words[1:])), path)
     except FinishedError as finished:
         print(printable(str(finished)), flush=True)
-    except SystemExit as stopped:  # a signal came, and every process heard of it
+    except SystemExit as stopped:  # a signal stopped all processes
         code = int(stopped.code or 0)
     distributed.part()
     return code
@@ -130,7 +130,7 @@ def _must_know(kind: str, name: str, known: list[str]) -> None:
 
 
 def _is_users(error: Exception) -> bool:
-    """Whether the message is for the user and says it all; anything else is a defect and shows its traceback."""
+    """True if the message tells the user enough; any other error is a defect and keeps its traceback."""
     if isinstance(error, RunError | OSError | ModuleNotFoundError):
         return True
     if _is_ours(type(error).__module__):
@@ -144,7 +144,7 @@ def _is_ours(module: str) -> bool:
 
 
 def _complain(problems: list[str], *, every_rank: bool = False) -> None:
-    """Prints to stderr: once where all ranks find the same, on `every_rank` where one may fail alone."""
+    """Prints to stderr, on rank 0 only or, with `every_rank`, on every rank that fails."""
     rank = os.environ.get("RANK", "0")
     if rank != "0" and not every_rank:
         return

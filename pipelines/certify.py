@@ -1,4 +1,4 @@
-"""Certify an encoder: train a posterior over its weights beside a prior, and bound its contrastive risk."""
+"""Train a posterior over the weights of an encoder and certify a bound on its contrastive risk."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,24 +7,24 @@ from pipelines.schemas.certify import Config
 
 
 def inputs(config: Config) -> Mapping[str, str]:
-    """Digests of what the run reads."""
+    """Digests of the inputs of the run."""
     from pipelines.building.data import open_shards
     from pipelines.building.encoders import student_digest
     from pipelines.building.teachers import teacher_digest
     from pipelines.config import at
 
-    found = {"data": open_shards(config.data, "data").manifest.digest}
+    digests = {"data": open_shards(config.data, "data").manifest.digest}
     if config.test is not None:
-        found["test"] = open_shards(config.test, "test").manifest.digest
-    found |= student_digest(config.encoder, "encoder")
+        digests["test"] = open_shards(config.test, "test").manifest.digest
+    digests |= student_digest(config.encoder, "encoder")
     if config.teacher is not None:
         with at("teacher.weights"):
-            found["teacher"] = teacher_digest(config.teacher)
-    return found
+            digests["teacher"] = teacher_digest(config.teacher)
+    return digests
 
 
 def run(config: Config, path: Path) -> None:
-    """Trains prior and posteriors, certifies each, and exports the selected one."""
+    """Trains the prior and the posteriors, certifies each, and exports the selected posterior."""
     from pipelines.certification.certification import Certification
     from pipelines.runs.folder import RunFolder
 

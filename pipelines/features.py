@@ -1,4 +1,4 @@
-"""Compute what frozen teachers say of every pair, once, for transfers that read it instead of running them."""
+"""Cache the outputs of frozen teachers for all pairs, so that a transfer reads them instead of running the teachers."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,33 +6,33 @@ from pathlib import Path
 from pipelines.schemas.features import Config
 
 flags = {
-    "--check": "read every byte of a folder of features; name everything that is wrong",
-    "--info": "what a folder of features holds, and what it was made from",
+    "--check": "read every byte of a folder of features and list all problems",
+    "--info": "describe a folder of features and its origin",
 }
 
 
 def inputs(config: Config) -> Mapping[str, str]:
-    """Digests of what the run reads."""
+    """Digests of the inputs of the run."""
     from pipelines.building.data import open_shards
     from pipelines.building.teachers import teacher_digest
     from pipelines.config import at
 
-    found = {"data": open_shards(config.data, "data").manifest.digest}
+    digests = {"data": open_shards(config.data, "data").manifest.digest}
     for name, teacher in config.teachers.items():
         with at(f"teachers.{name}.weights"):
-            found[f"teachers.{name}"] = teacher_digest(teacher)
-    return found
+            digests[f"teachers.{name}"] = teacher_digest(teacher)
+    return digests
 
 
 def run(config: Config, path: Path) -> None:
-    """Writes a folder of features for every teacher."""
+    """Writes one folder of features per teacher."""
     from pipelines.extraction.extraction import Extraction, clean
     from pipelines.runs import distributed
     from pipelines.runs.folder import RunFolder
 
     run = RunFolder.open("features", config, inputs)
     if run.is_done():
-        clean(config, run)  # of one that was killed after its report
+        clean(config, run)  # a run may have been killed after its report
         return
     distributed.meet()
     extraction = Extraction.of(config, run)
@@ -42,14 +42,14 @@ def run(config: Config, path: Path) -> None:
 
 
 def inspect(flag: str, path: Path) -> int:
-    """Looks at features that are there; 1 where --check finds something wrong."""
+    """Describes or checks features; returns 1 if --check finds a problem."""
     from crossmodal.data.features import read_manifest
     from crossmodal.data.manifest import MANIFEST
     from crossmodal.data.verify import check_tars
     from pipelines.config.errors import printable
 
-    inside = sorted(found.parent for found in path.glob(f"*/{MANIFEST}"))
-    folders = [path] if (path / MANIFEST).is_file() or not inside else inside
+    subfolders = sorted(manifest.parent for manifest in path.glob(f"*/{MANIFEST}"))
+    folders = [path] if (path / MANIFEST).is_file() or not subfolders else subfolders
     if flag == "--info":
         print(printable("\n".join(_describe(folder) for folder in folders)))
         return 0

@@ -1,4 +1,4 @@
-"""Pretrain encoders without a teacher: several looks at a sample, several modalities, with labels or without."""
+"""Pretrain encoders without a teacher, from augmented crops of one or more modalities, with or without labels."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,23 +14,23 @@ if TYPE_CHECKING:
 
 
 def inputs(config: Config) -> Mapping[str, str]:
-    """Digests of what the run reads."""
+    """Digests of the inputs of the run."""
     from pipelines.building.data import open_shards
     from pipelines.building.encoders import student_digest
 
-    found = {"data": open_shards(config.data, "data").manifest.digest}
+    digests = {"data": open_shards(config.data, "data").manifest.digest}
     for name, encoder in config.encoders.items():
-        found |= student_digest(encoder, f"encoders.{name}")
-    return found
+        digests |= student_digest(encoder, f"encoders.{name}")
+    return digests
 
 
 def step(model: "nn.Module", batch: "Batch") -> "Losses":
-    """All looks meet."""
+    """The losses of a batch."""
     return model(batch)
 
 
 def run(config: Config, path: Path) -> None:
-    """Trains the encoders and exports each."""
+    """Trains and exports the encoders."""
     from crossmodal.data.held_out import thin_out
     from pipelines.building.data import open_parts, open_views
     from pipelines.building.exporting import export_encoder

@@ -1,4 +1,4 @@
-"""Which pipelines there are: the modules of this package that are commands, and those of plug-ins."""
+"""The catalogue of pipelines: the commands in this package and in plug-ins."""
 
 from types import ModuleType
 
@@ -9,7 +9,7 @@ PIPELINES = Catalogue("pipelines", "", "pipeline", beside=("registry",))
 
 
 def find_pipeline(name: str) -> ModuleType:
-    """The module of a pipeline, with its `Config` and `run`.
+    """The module of a pipeline, which has `Config` and `run`.
 
     Raises:
         ConfigError: there is no such pipeline.

@@ -1,4 +1,4 @@
-"""One HTML file of finished runs that works offline: figures, curves, pictures, configs, versions."""
+"""Write an HTML page of finished runs that works offline: metrics, curves, images, configs, versions."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,7 +8,7 @@ from pipelines.schemas.report import Config
 
 
 def inputs(config: Config) -> Mapping[str, str]:
-    """Digests of the runs' reports and figures."""
+    """Digests of the reports of the runs."""
     from pipelines.runs.folder import REPORT, digest_of
 
     problems = [f"runs: {path} holds no finished run" for path in config.runs if not (Path(path) / REPORT).is_file()]
@@ -18,7 +18,7 @@ def inputs(config: Config) -> Mapping[str, str]:
 
 
 def run(config: Config, path: Path) -> None:
-    """Draws and writes the page."""
+    """Writes the page."""
     import jinja2
 
     from crossmodal.checkpoint import write

@@ -1,4 +1,4 @@
-"""Run several stages from one file; a stage whose config and inputs have not changed is not run again."""
+"""Run several stages from one file; stages whose config and inputs have not changed are skipped."""
 
 import json
 from collections.abc import Mapping
@@ -22,21 +22,21 @@ class Stage:
     pipeline: str
     module: ModuleType
     config: Any
-    path: Path  # of its config file
+    path: Path  # config file
 
 
 def run(config: Config, path: Path) -> None:
     """Checks every stage's config, then runs the stages in order."""
     stages = distributed.together(lambda: _stages(config, path))
-    from pipelines.runs.folder import RunFolder, agree  # torch, which no mistake in a config should wait for
+    from pipelines.runs.folder import RunFolder, agree  # these import torch, which a config error need not wait for
 
-    told = {stage.name: {"pipeline": stage.pipeline, **to_dict(stage.config)} for stage in stages}
-    agree({"pipeline": "run", "config": {"stages": [*told], "stage": told}, "inputs": {}})
+    configs = {stage.name: {"pipeline": stage.pipeline, **to_dict(stage.config)} for stage in stages}
+    agree({"pipeline": "run", "config": {"stages": [*configs], "stage": configs}, "inputs": {}})
     for stage in stages:
         distributed.wait()
         with within(f"stage {stage.name}"):
             run = RunFolder.open(stage.pipeline, stage.config, stage.module.inputs)
-            if stage.pipeline != "compare":  # which keeps the trainings that are still part of it
+            if stage.pipeline != "compare":  # compare reuses finished trainings in its folder
                 run.make_room()
             try:
                 stage.module.run(stage.config, stage.path)
@@ -45,45 +45,45 @@ def run(config: Config, path: Path) -> None:
 
 
 def _stages(config: Config, path: Path) -> list[Stage]:
-    """All stages, checked before any runs.
+    """All stages with their configs, checked before any stage runs.
 
     Raises:
-        ConfigError: everything that is wrong in any stage.
+        ConfigError: all problems of all stages.
     """
     problems: list[str] = []
-    found: list[Stage] = []
+    stages: list[Stage] = []
     for name, stage in config.stages.items():
         try:
             with within(f"stage {name}"):
-                found.append(_stage(name, stage, config, path))
+                stages.append(_stage(name, stage, config, path))
         except ConfigError as error:
             problems += error.problems
     if problems:
         raise ConfigError(problems)
-    _refuse_unknown_parts(config, {stage.name: stage for stage in found})
-    return found
+    _refuse_unknown_parts(config, {stage.name: stage for stage in stages})
+    return stages
 
 
 def _refuse_unknown_parts(config: Config, stages: Mapping[str, Stage]) -> None:
-    """Refuses "@NAME/part" where the config of the stage says that it makes other parts.
+    """Checks every "@NAME/part" against the parts that the config of stage NAME makes.
 
     Raises:
-        ConfigError: all of them.
+        ConfigError: all unknown parts.
     """
     problems: list[str] = []
     for name, stage in config.stages.items():
         for key, value in settings(stage.set, ""):
-            for told, part in references(value):
-                parts = _parts(stages[told]) if part else []
+            for target, part in references(value):
+                parts = _parts(stages[target]) if part else []
                 if parts and part not in parts:
-                    problems.append(f"stages.{name}.set.{key}: stage {told!r} makes {', '.join(parts)}, but not "
+                    problems.append(f"stages.{name}.set.{key}: stage {target!r} makes {', '.join(parts)}, but not "
                                     f"{part!r}{suggest(part, parts)}")  # fmt: skip
     if problems:
         raise ConfigError(problems)
 
 
 def _parts(stage: Stage) -> list[str]:
-    """The folders that a stage makes in its own, where its config tells; else none."""
+    """The subfolders that a stage makes, if its config determines them; otherwise none."""
     if stage.pipeline == "features":
         return [*stage.config.teachers]
     if stage.pipeline == "shards":
@@ -93,7 +93,7 @@ def _parts(stage: Stage) -> list[str]:
             source = SOURCES.get(stage.config.source.name)(**stage.config.source.options)
             return stage.config.splits or [*source.splits()]
         except (ValueError, LookupError, OSError, ModuleNotFoundError):
-            return []  # the stage itself tells what is wrong with its source
+            return []  # the stage reports the problem itself
     return []
 
 
@@ -109,7 +109,7 @@ def _stage(name: str, stage: StageConfig, config: Config, path: Path) -> Stage:
 
 
 def _resolve(value: Any, output: str) -> Any:
-    """`@NAME/part` -> the folder of that stage; lists item by item."""
+    """The folder of `@NAME/part`, also inside lists; other values are unchanged."""
     if isinstance(value, list):
         return [_resolve(item, output) for item in value]
     return f"{output}/{value[1:]}" if isinstance(value, str) and value.startswith("@") else value

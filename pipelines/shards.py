@@ -1,4 +1,4 @@
-"""Make paired shards from a source; check them, describe them, show what is in them."""
+"""Write paired shards from a source; check, describe and show them."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     from modalities import Modality
 
 flags = {
-    "--check": "read and decode every byte of a folder of shards; name everything that is wrong",
-    "--info": "what a folder of shards holds: counts, fields, units, classes, statistics",
-    "--sheet": "write a contact sheet (sheet.png) of what each network would see",
+    "--check": "read and decode every byte of a folder of shards and list all problems",
+    "--info": "describe a folder of shards: counts, fields, units, classes, statistics",
+    "--sheet": "write a contact sheet (sheet.png) of a folder of shards",
 }
 
 
 def inputs(config: Config) -> Mapping[str, str]:
-    """Digest of what the source would read."""
+    """Digest of the input of the source."""
     from crossmodal import SOURCES
     from pipelines.config import at
 
@@ -28,7 +28,7 @@ def inputs(config: Config) -> Mapping[str, str]:
 
 
 def run(config: Config, path: Path) -> None:
-    """Writes every part of the source as shards with a manifest."""
+    """Writes the splits of the source as shards, each with a manifest."""
     import sys
 
     from tqdm import tqdm
@@ -60,7 +60,7 @@ def run(config: Config, path: Path) -> None:
                 pairs_per_shard=config.pairs_per_shard,
                 partial=source.partial,
                 progress=lambda number, bar=bar: bar.update(),  # type: ignore[misc]
-                warn=lambda said, split=split: say(f"{run.path / split}: {said}"),  # type: ignore[misc]
+                warn=lambda warning, split=split: say(f"{run.path / split}: {warning}"),  # type: ignore[misc]
             )
         size = sum(shard.bytes for shard in manifest.shards) / 1e6
         lacking = "".join(f"; {count} without {name}" for name, count in manifest.lacking.items())
@@ -68,8 +68,8 @@ def run(config: Config, path: Path) -> None:
         say(f"{run.path / split}: {manifest.pairs} pairs in {len(manifest.shards)} shards, {size:.1f} MB{lacking}")
         counts[split] = {name: manifest.labels.get(name, 0) for name in manifest.classes}
         written[split] = {"pairs": manifest.pairs, "megabytes": round(size, 2), "digest": manifest.digest}
-    for said in _absent(counts, run.path):
-        say(said)
+    for warning in _absent(counts, run.path):
+        say(warning)
     for split in written if config.sheet else ():
         _sheet(run.path / split, config.sheet)
     if dropped := source.dropped():
@@ -80,38 +80,38 @@ def run(config: Config, path: Path) -> None:
 
 
 def _say_unmatched(unmatched: Mapping[Path, str], output: Path) -> None:
-    """Says how many files belong to no pair, without those of the output; shows three, with a reason first."""
+    """Prints how many files outside the output belong to no pair, with three examples, those with a reason first."""
     from pipelines.runs.console import say
 
     others = [(path, why) for path, why in unmatched.items() if not path.absolute().is_relative_to(output.absolute())]
     if others:
         shown = sorted(others, key=lambda other: not other[1])[:3]
-        told = "; ".join(f"{path} ({why})" if why else str(path) for path, why in shown)
+        examples = "; ".join(f"{path} ({why})" if why else str(path) for path, why in shown)
         more = f"; and {len(others) - 3} more" if others[3:] else ""
-        say(f"{output}: {len(others)} files below the source's root belong to no pair: {told}{more}")
+        say(f"{output}: {len(others)} files below the source's root belong to no pair: {examples}{more}")
 
 
 def inspect(flag: str, path: Path) -> int:
-    """Looks at shards that are there; 1 where --check finds something wrong."""
+    """Describes, checks or draws shards; returns 1 if --check finds a problem."""
     from crossmodal.data.manifest import MANIFEST, ShardError, read_manifest
     from crossmodal.data.verify import check
     from pipelines.config.errors import printable
 
-    inside = {found.parent for pattern in (MANIFEST, "*.tar") for found in path.glob(f"*/{pattern}")}
-    folders = [path] if (path / MANIFEST).is_file() else sorted(inside)  # one without a manifest is refused by name
+    subfolders = {file.parent for pattern in (MANIFEST, "*.tar") for file in path.glob(f"*/{pattern}")}
+    folders = [path] if (path / MANIFEST).is_file() else sorted(subfolders)  # one without a manifest is an error
     if not folders:
         raise ShardError(f"{path} holds no shards: there is no {MANIFEST} in it or one level below")
     if flag == "--check":
         problems = [
-            problem for folder in folders for problem in check(folder, warn=lambda said: print(printable(said)))
+            problem for folder in folders for problem in check(folder, warn=lambda warning: print(printable(warning)))
         ]
         if len(folders) > 1 and not problems:
             manifests = {folder.name: read_manifest(folder) for folder in folders}
             counts = {
-                part: {name: held.labels.get(name, 0) for name in held.classes} for part, held in manifests.items()
+                part: {name: each.labels.get(name, 0) for name in each.classes} for part, each in manifests.items()
             }
-            for said in _absent(counts, path):
-                print(printable(said))
+            for warning in _absent(counts, path):
+                print(printable(warning))
         print(printable("\n".join(problems) or f"{path}: nothing wrong"))
         return 1 if problems else 0
     for folder in folders:
@@ -123,12 +123,12 @@ def inspect(flag: str, path: Path) -> int:
 
 
 def _absent(counts: Mapping[str, Mapping[str, int]], path: Path) -> list[str]:
-    """What "train" and the other parts of a folder lack of each other's classes."""
+    """Warnings about classes that only train or only another split of the folder has."""
     from crossmodal.data.splits import absent_classes
 
     names = [part for part in counts if part != "train" and "train" in counts]
-    told = [absent_classes(counts["train"], counts[part], trained="train", judged=part) for part in names]
-    return [f"{path}: {line}" for lines in told for line in lines]
+    warnings = [absent_classes(counts["train"], counts[part], trained="train", judged=part) for part in names]
+    return [f"{path}: {line}" for lines in warnings for line in lines]
 
 
 def _describe(folder: Path) -> str:
@@ -169,20 +169,20 @@ def _sheet(folder: Path, views: Mapping[str, ViewConfig]) -> Path:
     for name, view in views.items():
         with at(f"sheet.{name}"):
             opened[name] = open_view(shards, view.modality, aligned=view.aligned, **view.options)
-    fields = {} if views else shards.manifest.fields  # shown as they are, in or out of a view's range
+    fields = {} if views else shards.manifest.fields  # drawn as stored, whatever the range of a view
     whole = {name: View(open_field(name, spec)) for name, spec in fields.items()}
     try:
         return contact_sheet(shards, opened or whole, folder / "sheet.png")
     except UnevenError as error:
         if opened:
             raise
-        say(f"{error}; the sheet shows each with a window of its own")
+        say(f"{error}; the sheet shows each with its own crop")
     apart = {name: replace(view, aligned=False) for name, view in whole.items()}
     return contact_sheet(shards, apart, folder / "sheet.png")
 
 
 def _check_sheet(views: Mapping[str, ViewConfig], fields: Mapping[str, "Modality"]) -> None:
-    """Refuses before anything is packed what is known to be wrong then: whether a view fits the signals is not."""
+    """Checks the views before any shard is written; only whether a view fits the signals shows later."""
     from modalities import MODALITIES
     from pipelines.config import at
 

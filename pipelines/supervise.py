@@ -1,4 +1,4 @@
-"""Train an encoder with labels: a teacher in the making, or a supervised baseline."""
+"""Train an encoder with labels, as a teacher or as a supervised baseline."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def inputs(config: Config) -> Mapping[str, str]:
-    """Digests of what the run reads."""
+    """Digests of the inputs of the run."""
     from pipelines.building.data import open_shards
     from pipelines.building.encoders import student_digest
 
@@ -23,7 +23,7 @@ def inputs(config: Config) -> Mapping[str, str]:
 
 
 def step(model: "nn.Module", batch: "Batch") -> "Losses":
-    """The student meets the labels."""
+    """The losses of a batch."""
     return model(batch, {})
 
 
@@ -46,9 +46,9 @@ def run(config: Config, path: Path) -> None:
     views = open_views(shards, config.views, {"student": config.student})
     counts = {name: count for name, count in shards.manifest.labels.items() if count}
     if len(counts) < 2:
-        told = ", ".join(f"{count} of {name}" for name, count in counts.items()) or "none"
+        labels = ", ".join(f"{count} of {name}" for name, count in counts.items()) or "none"
         raise ConfigError(
-            [f"data: pairs of {config.data} must have labels of two or more classes to supervise with, got {told}"]
+            [f"data: pairs of {config.data} must have labels of two or more classes to supervise with, got {labels}"]
         )
     labelled = sum(counts.values())
     if labelled < len(shards):

@@ -1,13 +1,11 @@
-"""Teach a student encoder on one modality with frozen teachers on others."""
+"""Train a student encoder on one modality with frozen teachers on others."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.config import ConfigError
-from pipelines.schemas.common import (
-    PrepareConfig,
-)
+from pipelines.schemas.common import PrepareConfig
 from pipelines.schemas.transfer import Config
 
 if TYPE_CHECKING:
@@ -19,25 +17,25 @@ if TYPE_CHECKING:
 
 
 def inputs(config: Config) -> Mapping[str, str]:
-    """Digests of what the run reads."""
+    """Digests of the inputs of the run."""
     from crossmodal.data.features import read_manifest
     from pipelines.building.data import open_shards
     from pipelines.building.encoders import student_digest
     from pipelines.building.teachers import teacher_digest
     from pipelines.config import at
 
-    found = {"data": open_shards(config.data, "data").manifest.digest}
+    digests = {"data": open_shards(config.data, "data").manifest.digest}
     for name, teacher in config.teachers.items():
         with at(f"teachers.{name}.weights"):
-            found[f"teachers.{name}"] = teacher_digest(teacher)
+            digests[f"teachers.{name}"] = teacher_digest(teacher)
         if teacher.features is not None:
             with at(f"teachers.{name}.features"):
-                found[f"teachers.{name}.features"] = read_manifest(Path(teacher.features)).digest
-    return found | student_digest(config.student)
+                digests[f"teachers.{name}.features"] = read_manifest(Path(teacher.features)).digest
+    return digests | student_digest(config.student)
 
 
 def step(model: "nn.Module", batch: "Batch", teachers: "Mapping[str, AnyTeacher]") -> "Losses":
-    """Teacher, student and losses meet: each teacher looks at its own view of the batch, the student at its own."""
+    """The losses of a batch. Each teacher and the student read their own view of it."""
     return model(batch, {name: teacher.forward(batch) for name, teacher in teachers.items()})
 
 
@@ -58,19 +56,19 @@ def run(config: Config, path: Path) -> None:
     accelerator = open_accelerator(config.train, run.path)
     parts = build_parts(config)
     if parts.preparation is None and config.prepare != PrepareConfig():
-        raise ConfigError(["prepare: none of the objectives wants a preparation (ab, fsp and ft do, at a weight above "
-                           "0), so leave it out"])  # fmt: skip
+        raise ConfigError(["prepare: no objective has a preparation phase (ab, fsp and ft do, at a weight above 0); "
+                           "leave it out"])  # fmt: skip
     running = [teacher for teacher in parts.teachers.values() if isinstance(teacher, Teacher)]
     for teacher in running:
         teacher.encoder.to(accelerator.device)
-    looked_at = {config.student.view, *(teacher.view for teacher in running)}
-    seen = {name: view for name, view in parts.views.items() if name in looked_at}  # what nobody looks at is not read
-    shared = (partial(step, teachers=parts.teachers), parts.shards, seen, config.seed, parts.kept)
+    names = {config.student.view, *(teacher.view for teacher in running)}
+    views = {name: view for name, view in parts.views.items() if name in names}  # unused views are not read
+    shared = (partial(step, teachers=parts.teachers), parts.shards, views, config.seed, parts.kept)
     figures = {}
     if parts.preparation is not None:
         before = config.prepare.over(config.train)
         figures["preparation"] = Training(accelerator, run, before, parts.preparation, *shared, phase="prepare").fit()
-        accelerator = open_accelerator(config.train, run.path)  # the next phase's loss scale is its own
+        accelerator = open_accelerator(config.train, run.path)  # each phase has its own loss scale
     figures |= Training(accelerator, run, config.train, parts.module, *shared).fit()
     if accelerator.is_main_process:
         modality = parts.views[config.student.view].modality

@@ -34,7 +34,7 @@ class Crop:
     """
 
     scale: tuple[float, float] = (0.6, 1.0)  # share of the area that is kept
-    ratio: tuple[float, float] = (0.8, 1.25)  # width over height of the window, relative to the picture's
+    ratio: tuple[float, float] = (0.8, 1.25)  # width over height of the window, relative to the view's
     flip: float = 0.5  # probability of mirroring left to right
     windows: int | None = None  # different ones that a pair has, in turn; None: a new one every epoch
     shift: float = 0.0  # share of the sample's sides by which the window may leave it; there it shows 0
@@ -78,9 +78,10 @@ class Crop:
             if max(height, width) > 1:  # the whole sample, cut to the nearest allowed ratio
                 ratio = min(max(1.0, self.ratio[0]), self.ratio[1])
                 height, width, top, left = min(1.0, 1 / ratio), min(1.0, ratio), 0.5, 0.5
+        down, across = top, left
         top = top * (1 - height + 2 * self.shift) - self.shift
         left = left * (1 - width + 2 * self.shift) - self.shift
-        return CropBox(top, left, height, width, flip < self.flip, start)
+        return CropBox(top, left, height, width, flip < self.flip, start, down, across)
 
 
 TRIES = 10  # as torchvision's RandomResizedCrop

@@ -46,7 +46,7 @@ class CifarVGG(Encoder):
         if classes:
             self.trunk["classifier"] = nn.Linear(_WIDTHS[-1], classes)
         draw_weights(self.trunk, linear_std=0.01)
-        self.pools = [1, 2, 3, 4] if shape[1] >= _SIDE else [1, 2, 3]
+        self.pools = [1, 2, 3, 4] if min(shape[1:]) >= _SIDE else [1, 2, 3]
         self.spec = finish(self, shape)
 
     def forward(self, batch: Float[Tensor, "batch channels height width"], leave: Leave = stay) -> Features:

@@ -52,7 +52,8 @@ class Timm(Encoder):
             refuse_cut_edges(self.trunk, shape)
             self.spec = finish(self, shape)
         except (RuntimeError, AssertionError, TypeError, IndexError) as error:  # each model fails in its own way
-            raise ValueError(f"timm's {model} does not take pictures of shape {shape}: {error}") from error
+            fitting = "" if card is None else f"; {' x '.join(map(str, card.input_size[1:]))} fits"
+            raise ValueError(f"timm's {model} does not take pictures of shape {shape}: {error}{fitting}") from error
         # a few models have several first or last layers: then this names no weight, and `load_pretrained` refuses
         self.stem = f"{self.trunk.pretrained_cfg['first_conv']}.weight"
         self.classifier = f"{self.trunk.pretrained_cfg['classifier']}."

@@ -104,7 +104,7 @@ class Doom(Source):
 
     def fields(self) -> dict[str, Modality]:
         """Colour, depth in millimetre steps, stereo sound: those of `views`."""
-        every = {
+        every: dict[str, Modality] = {
             "rgb": Rgb(size=self.size),
             "depth": Depth(size=self.size, scale_m=0.001),
             "audio": Audio(rate_hz=self.rate_hz, channels=2),

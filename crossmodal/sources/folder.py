@@ -18,8 +18,9 @@ from crossmodal.sources.common.division import divide
 from crossmodal.sources.common.listing import Entry, all_files, by_key, complete, list_files, list_lines, with_any
 from crossmodal.sources.common.patterns import Pattern, composed, extension_of
 from modalities import MODALITIES, DecodeError, Modality
+from modalities.codecs.depth import stored_readings
 from modalities.common.catalogue import suggest
-from modalities.depth import Depth, stored_readings
+from modalities.depth import Depth
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,13 @@ from typing import Any
 from crossmodal.sources import Pair, Source, SourceError
 from modalities import MODALITIES, Modality
 from modalities.common.catalogue import suggest
+from modalities.common.picture import PictureSize
 from modalities.common.random import generator
 from modalities.synthetic.scene import SHAPES, draw_scene
 
 
 @dataclass(frozen=True)
-class Synthetic(Source):
+class Synthetic(PictureSize, Source):
     """Solids before a wall, seen, ranged and heard; what the first solid is, is the class.
 
     A pair depends on the seed, its part and its number alone: more pairs begin with the same ones.
@@ -27,7 +28,9 @@ class Synthetic(Source):
     modalities: tuple[str, ...] = ("rgb", "depth", "audio")  # which sensors; those that share a member give one
     train_pairs: int = 512  # pairs of the part "train"
     test_pairs: int = 256  # pairs of the part "test"; 0: there is none
-    size: int = 64  # pixels of the rendered pictures, square
+    size: int | None = None  # pixels a side of square pictures; null: 64, unless height and width are given
+    height: int | None = None  # of the pictures, pixels, with width in place of size
+    width: int | None = None  # of the pictures, pixels, with height in place of size
     seed: int = 0  # of everything drawn
     labelled: bool = True  # false: the pairs have no class
 
@@ -41,8 +44,10 @@ class Synthetic(Source):
             raise SourceError(
                 f"train_pairs must be above 0 and test_pairs at least 0, got {self.train_pairs} and {self.test_pairs}"
             )
-        if self.size < 8:
-            raise SourceError(f"size must be at least 8 pixels, got {self.size}")
+        try:
+            self.check_size(least=8)
+        except ValueError as error:
+            raise SourceError(str(error)) from None
 
     def fields(self) -> dict[str, Modality]:
         """What the modalities asked for read, each stored by the modality that is called as the member is."""
@@ -58,7 +63,8 @@ class Synthetic(Source):
 
     def digest(self) -> str:
         """Names the options."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        told = {name: value for name, value in asdict(self).items() if value is not None}
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
     def dropped(self) -> list[str]:
         """None: every pair is whole."""
@@ -73,7 +79,8 @@ class Synthetic(Source):
         if split not in self.splits():
             raise SourceError(f"split {split!r} is not known{suggest(split, list(self.splits()))}")
         for index in range(self.train_pairs if split == "train" else self.test_pairs):
-            scene = draw_scene(generator(self.seed, split, index), size=self.size)
+            height, width = self.sides
+            scene = draw_scene(generator(self.seed, split, index), size=height, width=width)
             yield Pair(
                 key=f"{split}_{index:06d}",
                 members={

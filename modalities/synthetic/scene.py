@@ -9,12 +9,12 @@ SHAPES = ("ball", "cube", "cone", "ring", "cross", "pillar", "disc", "star")  # 
 
 @dataclass(frozen=True)
 class Solid:
-    """One object in a scene."""
+    """One object in a scene; it is round where it should be, whatever the picture's width over height."""
 
     shape: str  # one of SHAPES
     x: float  # centre, in [-1, 1] of the picture's width, right positive
     y: float  # centre, in [-1, 1] of the picture's height, down positive
-    radius: float  # half its size, in [0, 1] of half the picture
+    radius: float  # half its size, in [0, 1] of half the picture's height
     distance_m: float  # of its centre from the camera
     colour: tuple[float, float, float]  # linear RGB in [0, 1]
 
@@ -27,8 +27,9 @@ class Scene:
     wall_m: float  # distance of the wall
     wall_colour: tuple[float, float, float]  # RGB in [0, 1]
     light: float  # brightness, 1 is neutral
-    size: int = 64  # pixels, square
+    size: int = 64  # pixels of the picture's height
     duration_s: float = 0.5
+    width: int | None = None  # pixels of the picture's width; None: as many as its height
 
     @property
     def label(self) -> int:
@@ -36,7 +37,7 @@ class Scene:
         return SHAPES.index(self.solids[0].shape)
 
 
-def draw_scene(generator: torch.Generator, *, size: int = 64) -> Scene:
+def draw_scene(generator: torch.Generator, *, size: int = 64, width: int | None = None) -> Scene:
     """A random scene: one solid that gives the class, and up to one smaller, farther distractor of any class."""
 
     def uniform(low: float, high: float) -> float:
@@ -52,4 +53,4 @@ def draw_scene(generator: torch.Generator, *, size: int = 64) -> Scene:
     main = Solid(shape(), uniform(-0.4, 0.4), uniform(-0.4, 0.4), uniform(0.35, 0.6), uniform(1.0, 3.0), colour())
     other = Solid(shape(), uniform(-0.9, 0.9), uniform(-0.9, 0.9), uniform(0.1, 0.2), uniform(3.0, 3.8), colour())
     solids = (main, other) if uniform(0, 1) < 0.5 else (main,)
-    return Scene(solids, wall_m, colour(), uniform(0.5, 1.2), size=size)
+    return Scene(solids, wall_m, colour(), uniform(0.5, 1.2), size=size, width=width)

@@ -80,7 +80,15 @@ def _open(config: Taught, name: str, train: TrainConfig, shards: Shards, views: 
         features = FeatureShards.open(folder, shards.places)
     wanted = min(train.epochs, train.crop.windows or train.epochs)
     needed = {"windows": wanted, **origin(config, name, train.crop, shards, views)}
-    cached = {"windows": min(features.manifest.windows, wanted), **features.manifest.origin}
+    # earlier versions stretched every picture to a square and did not record it
+    unrecorded = {"fit": "stretch", "height": None, "width": None}
+    preprocessing = {key: value for key, value in unrecorded.items() if key in needed["preprocessing"]}
+    preprocessing |= features.manifest.origin["preprocessing"]
+    cached = (
+        {"windows": min(features.manifest.windows, wanted)}
+        | features.manifest.origin
+        | {"preprocessing": preprocessing}
+    )
     if cached != needed:
         named = [{"crop" if key == "look" else key: each[key] for key in each} for each in (cached, needed)]
         only_few = cached | {"windows": wanted} == needed

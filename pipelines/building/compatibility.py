@@ -25,8 +25,10 @@ def refuse_other_view(trained: Modality, given: Modality, key: str) -> None:
             ]
         )
     if not torch.equal(_sight(trained), _sight(given)):
-        raise ConfigError([f"{key}.view: the teacher was trained on {trained}, the view gives {given}, so the teacher "
-                           "would get other numbers for the same scene; give it a view of its own"])  # fmt: skip
+        raise ConfigError([
+            f"{key}.view: the teacher was trained on {type(trained).__name__} with {_differences(trained, given)}, so "
+            "it would get other numbers for the same scene; give it a view of its own"
+        ])  # fmt: skip
 
 
 def describe_other_view(weights: Path, given: Modality) -> str:
@@ -47,12 +49,15 @@ def describe_other_view(weights: Path, given: Modality) -> str:
         return f", trained on {type(trained).__name__} (here {type(given).__name__})"
     if torch.equal(_sight(trained), _sight(given)):
         return ""
-    old, new = vars(trained), vars(given)
-    differing = [f"{name}={old[name]!r} (here {new[name]!r})" for name in new if old[name] != new[name]]
-    return f", trained on {type(given).__name__} with {', '.join(differing)}"
+    return f", trained on {type(given).__name__} with {_differences(trained, given)}"
+
+
+def _differences(trained: Modality, given: Modality) -> str:
+    theirs, ours = vars(trained), vars(given)
+    return ", ".join(f"{name}={theirs[name]!r} (here {ours[name]!r})" for name in ours if theirs[name] != ours[name])
 
 
 def _sight(modality: Modality) -> torch.Tensor:
-    """The network's input for one fixed synthetic scene."""
-    signal = modality.render(draw_scene(generator("sight")))
+    """The network's input for one fixed synthetic scene, wide so that the fit of pictures matters."""
+    signal = modality.render(draw_scene(generator("sight"), width=96))
     return modality.normalise(modality.adapt(signal, CropBox())[None])

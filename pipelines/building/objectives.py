@@ -6,10 +6,11 @@ from typing import Any
 from crossmodal import OBJECTIVES
 from crossmodal.data.features import sizes
 from crossmodal.data.manifest import Manifest
-from crossmodal.data.views import View
+from crossmodal.data.views import Picture, View
 from crossmodal.encoders import Encoder, Spec
 from crossmodal.modules.transfer import Term, Transfer
 from crossmodal.objectives import Objective
+from modalities import Modality
 from pipelines.building.teachers import AnyTeacher, Teacher
 from pipelines.config import ConfigError, at
 from pipelines.schemas.common import ObjectiveConfig
@@ -144,6 +145,21 @@ def check_alignment(
                 f"{key} compares maps place by place, so views {student!r} and {other!r} must both be aligned "
                 "(aligned: true); or take an objective on embeddings"
             ])  # fmt: skip
+        if not _show_one_region(own.modality, view.modality):
+            told = [f"{name!r} ({each.shape[-2]} x {each.shape[-1]}, fit: {each.fit})"
+                    for name, each in ((student, own.modality), (other, view.modality))]  # fmt: skip
+            raise ConfigError([
+                f"{key} compares maps place by place, but views {told[0]} and {told[1]} show different regions of a "
+                "picture; give both the same height : width and the same fit, or take an objective on embeddings"
+            ])  # fmt: skip
+
+
+def _show_one_region(one: Modality, other: Modality) -> bool:
+    """Whether two views of pictures show the same region of any picture."""
+    if one.plane != "picture" or one.fit == other.fit == "stretch":
+        return True
+    (*_, height, width), (*_, tall, wide) = one.shape, other.shape
+    return one.fit == other.fit and Picture(width, height).fits(wide, tall)
 
 
 def build_transfer(student: Encoder, view: str, terms: dict[str, Term], *, chunk: int | None = None) -> Transfer:

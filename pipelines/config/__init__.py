@@ -1,13 +1,13 @@
-"""Configs: frozen dataclasses are the schema, YAML and `key=value` the content; every problem is found before work.
+"""Configs: a frozen dataclass is the schema, YAML and `key=value` are the content. All problems are reported at once.
 
-A schema's fields are int, float, bool, str, `X | None`, Literal, tuple, list, dict[str, X], frozen dataclasses, and the
-marked ones: `choice`, `options_of`, `number`, `runtime_only`. A config may leave out a nested dataclass without a
-default if that has no required field. Three class variables of a schema say more:
+The fields of a schema are int, float, bool, str, `X | None`, Literal, tuple, list, dict[str, X], frozen dataclasses and
+the marked fields `choice`, `options_of`, `number` and `runtime_only`. A config may leave out a nested dataclass without
+required fields. A schema may have three class variables:
 
-- `PLACEHOLDERS` holds plain values by dotted key. They stand where a config leaves out what the code sets.
-- `DERIVED` says by dotted key what sets a field. A base may name such a field, and its value is not used.
-- `RENAMED` maps a key of an earlier version to the dotted key that replaces it, both relative to the dataclass. The
-  old key is refused with the new one named. An entry of a catalogue may have `RENAMED` for its options.
+- `PLACEHOLDERS` maps dotted keys to plain values, which stand in for fields that the code sets.
+- `DERIVED` maps the dotted key of a field to what sets it. A base file may give such a field; the value is ignored.
+- `RENAMED` maps an old key to the dotted key that replaces it, both relative to the dataclass. The old key is an
+  error that names the new one. An entry of a catalogue may have `RENAMED` for its options.
 """
 
 from pipelines.config.errors import ConfigError, FieldError

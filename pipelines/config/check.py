@@ -1,4 +1,4 @@
-"""The strict walk: a tree of values against a schema, every problem collected."""
+"""Check a tree of values against a schema and collect all problems."""
 
 import math
 import types
@@ -29,8 +29,8 @@ from pipelines.config.parse import Node, place, plain
 class Walk:
     """One pass over a config."""
 
-    problems: list[str]  # grows; each names the place, the key, what was expected and what came
-    stored: bool = False  # whether keys under an old name are read as their new ones
+    problems: list[str]  # grows; each names the place, the key, the expected and the given value
+    stored: bool = False  # read old names of keys as the new ones
 
     def read(self, kind: Any, node: Node, key: str) -> Any:
         """The value of type `kind` at the dotted `key`; None after a problem."""
@@ -51,14 +51,14 @@ class Walk:
         return value
 
     def _scalar(self, kind: Any, node: Node, key: str) -> Any:
-        if kind is str and node.value is None:  # as typed it is text, "null" or "", which nobody means
+        if kind is str and node.value is None:  # nobody means the text "null" or ""
             return self._refuse(node, f"{key} must be text, got {'nothing' if node.text == '' else 'null'}")
         for value in (node.value, node.text):
             if get_origin(kind) is Literal:
                 if any(type(value) is type(known) and value == known for known in get_args(kind)):
                     return value
             elif kind is str and type(value) is str:
-                # a path, which not every shell has expanded in `output=~/x`
+                # not every shell expands a path in `output=~/x`
                 return str(Path(value).expanduser()) if value.startswith("~/") else value
             elif kind is type(value) and kind in (int, float, bool):
                 return value
@@ -72,7 +72,7 @@ class Walk:
             return None
         kinds = [member for member in members if member is not type(None)]
         if len(kinds) == 1 and (is_dataclass(kinds[0]) or get_origin(kinds[0]) in (dict, list, tuple)):
-            return self.read(kinds[0], node, key)  # its inner problems say more
+            return self.read(kinds[0], node, key)  # its inner problems are more specific
         for attempt in (replace(node, text=None), node):
             for kind in kinds:
                 trial = Walk([], self.stored)
@@ -95,9 +95,9 @@ class Walk:
         return values if get_origin(kind) is list else tuple(values)
 
     def _member(self, kind: Any, name: str, node: Node, key: str) -> Any:
-        if name == "base":  # given by an override, for a file's names files; once written, it would too
-            return self._refuse(node, f"{_dotted(key, name)} needs another name: base is what a config is based on")
-        if node.value is None and is_dataclass(kind):  # an entry whose options all have their defaults: `crd: `
+        if name == "base":  # from an override; in a written config it would name files
+            return self._refuse(node, f"{_dotted(key, name)} needs another name: base is reserved for base files")
+        if node.value is None and is_dataclass(kind):  # an entry with default options: `crd: `
             node = replace(node, value={}, text=None)
         chosen = choice_field(kind) if is_dataclass(kind) and isinstance(kind, type) else None
         if chosen is not None and chosen.metadata["from_key"]:
@@ -107,7 +107,7 @@ class Walk:
     def _dataclass(self, schema: type, node: Node, key: str) -> Any:
         node, before = _spell_out(schema, node), len(self.problems)
         if not isinstance(node.value, dict):
-            hint = "; leave it out, and all in it is as by default" if node.value is None else ""
+            hint = "; leave it out to use its defaults" if node.value is None else ""
             return self._refuse(node, f"{key} must be a mapping, got {show(plain(node))}{hint}")
         for path, value in getattr(schema, "PLACEHOLDERS", {}).items():
             node = _fill(node, path, value)
@@ -131,15 +131,15 @@ class Walk:
             chosen = values.get(name_field.name, name_field.default)
             if isinstance(chosen, str):
                 values[rest.name] = self._options(schema, chosen, others, key)
-            elif type(None) in get_args(kinds[name_field.name]):  # nothing chosen; else the name has been refused
+            elif type(None) in get_args(kinds[name_field.name]):  # no entry is chosen; a wrong name has been reported
                 self._unknown(others, [*known], key, renamed)
         if len(self.problems) > before:
             return None
         try:
             return schema(**values)
         except FieldError as error:  # the schema's own checks
-            found = _descend(node, error.key)
-            places = found.where if found is node and not key else found.places
+            field = _descend(node, error.key)
+            places = field.where if field is node and not key else field.places
             self.problems.append(f"{places}: {_dotted(key, error.key)} {error.problem}")
         except ValueError as error:
             self.problems.append(f"{node.places if key else node.where}: {f'{key}: ' * bool(key)}{error}")
@@ -162,7 +162,7 @@ class Walk:
         return value
 
     def _absent(self, schema: type, item: Field[Any], kind: Any, node: Node, key: str) -> Any:
-        if is_dataclass(kind):  # its own required fields are the ones to name
+        if is_dataclass(kind):  # report its required fields instead
             return self.read(kind, Node({}, node.where), key)
         wanted = CATALOGUES[item.metadata["catalogue"]].names() if "catalogue" in item.metadata else []
         expected = f"one of {', '.join(wanted)}" if wanted else describe(kind)
@@ -175,7 +175,7 @@ class Walk:
         own = {item.name: item for item in fields(schema) if item is not rest}
         catalogue = CATALOGUES[own[rest.metadata["options_of"]].metadata["catalogue"]]
         if chosen not in catalogue.names():
-            return {}  # the name has been refused, so its options mean nothing
+            return {}  # the name has been reported
         taken = {*own, *rest.metadata["supplied"]}
         options = {name: option for name, option in catalogue.options(chosen).items() if name not in taken}
         renamed = {**getattr(schema, "RENAMED", {}), **catalogue.renamed(chosen)}
@@ -193,14 +193,14 @@ class Walk:
         given = {name: child for name, child in node.value.items() if name in options}
         for name, child in given.items():
             self._refuse_nonfinite(child, _dotted(key, name))
-        found = {name: self.read(evaluate(options[name]), child, _dotted(key, name)) for name, child in given.items()}
-        for name, value in found.items():
+        values = {name: self.read(evaluate(options[name]), child, _dotted(key, name)) for name, child in given.items()}
+        for name, value in values.items():
             if value == "" and options[name].default not in ("''", '""'):
                 self._refuse(given[name], f"{_dotted(key, name)} must be text that is not empty")
-        return found
+        return values
 
     def _refuse_nonfinite(self, node: Node, key: str) -> None:
-        """NaN and infinities: most pass the entries' own checks, and show as a loss that is not finite."""
+        """Reports NaN and infinities, which pass most checks of the entries and only show in the loss."""
         inner = dict(enumerate(node.value)) if isinstance(node.value, list) else node.value
         for name, child in inner.items() if isinstance(inner, dict) else ():
             self._refuse_nonfinite(child, f"{key}.{name}")
@@ -208,7 +208,7 @@ class Walk:
             self._refuse(node, f"{key} must be finite, got {show(node.value)}")
 
     def _renew(self, node: Node, renamed: Mapping[str, str], kinds: Mapping[str, Any]) -> Node:
-        """The mapping of a stored config with its old keys under their new names; others are left as they are."""
+        """The mapping with old keys of a stored config under their new names; unchanged for other configs."""
         for old, new in renamed.items() if self.stored else ():
             node = _move(node, old, new, kinds)
         return node
@@ -233,7 +233,7 @@ def _spell_out(schema: type, node: Node) -> Node:
 
 
 def _named(node: Node, field: str, name: str) -> Node:
-    """The entry with the name that its key gives it where it has none of its own; of old, it may have had that too."""
+    """The entry with its key as the default name; `lapsed` records the key if the entry has another name now."""
     if not isinstance(node.value, dict):
         return node
     before, beside = node.lapsed.get(field, (None, frozenset[str]()))
@@ -243,13 +243,13 @@ def _named(node: Node, field: str, name: str) -> Node:
 
 
 def _lapsed(node: Node, field: str) -> frozenset[str]:
-    """Keys of a mapping that older files gave to the entry which `field` named before; none where it named none."""
+    """Keys that older files gave to the entry that `field` named before; empty if it named none."""
     before, beside = node.lapsed.get(field, (None, frozenset[str]()))
     return frozenset() if before is None else beside
 
 
 def _fill(node: Node, key: str, value: Any) -> Node:
-    """The node with a value, plain or a node, at a dotted key that it does not have."""
+    """The node with a value (plain or a node) at a dotted key, unless the key is given."""
     if not isinstance(node.value, dict):
         return node
     name, _, rest = key.partition(".")
@@ -259,14 +259,14 @@ def _fill(node: Node, key: str, value: Any) -> Node:
 
 
 def _is_under_old_name(name: str, node: Node, renamed: Mapping[str, str]) -> bool:
-    """Whether a mapping gives the field `name`, or a part of it, by a key that has another name now."""
+    """True if the mapping gives the field `name`, or a part of it, under an old key."""
     return any(old in node.value and new.partition(".")[0] == name for old, new in renamed.items())
 
 
 def _move(node: Node, old: str, new: str, kinds: Mapping[str, Any]) -> Node:
-    """The mapping with what stands at the key `old` at the dotted key `new`, unless something stands there already.
+    """The mapping with the value of `old` moved to the dotted key `new`, unless `new` is given.
 
-    A null is left out where `new` names an entry of a mapping, in which null would be an entry with default options.
+    A null is dropped if `new` is an entry of a mapping, because there null means an entry with default options.
     """
     if old not in node.value:
         return node
@@ -277,7 +277,7 @@ def _move(node: Node, old: str, new: str, kinds: Mapping[str, Any]) -> Node:
 
 
 def _descend(node: Node, key: str) -> Node:
-    """The node at a dotted key, or the last one on the way to it that was written."""
+    """The node at a dotted key, or its nearest ancestor that was written."""
     for part in key.split("."):
         if not isinstance(node.value, dict) or part not in node.value:
             break

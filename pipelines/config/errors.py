@@ -1,10 +1,10 @@
-"""What goes wrong by the user's doing: said on stderr in a few lines, without a traceback."""
+"""Errors that a user can cause. The command prints their message to stderr, without a traceback."""
 
 from collections.abc import Sequence
 
 
 def printable(text: str) -> str:
-    """The text without what a terminal would obey: control characters and bytes that are no text show as escapes."""
+    """The text with control characters and undecodable bytes as escapes, so that no terminal obeys them."""
     return "".join(
         sign if sign in "\n\t" or not (ord(sign) < 32 or 127 <= ord(sign) < 160 or 0xD800 <= ord(sign) < 0xE000)
         else ascii(sign)[1:-1]
@@ -13,7 +13,7 @@ def printable(text: str) -> str:
 
 
 class ConfigError(ValueError):
-    """Everything that is wrong with a config, found before any work; one problem a line, each with its place."""
+    """All problems of a config, found before any work; one problem a line, each with its place."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__(problems)
@@ -24,15 +24,15 @@ class ConfigError(ValueError):
 
 
 class SharedError(ConfigError):
-    """A mistake that every process of a launch raises at the same point; the first one prints it."""
+    """A mistake that all processes of a launch raise at the same point. The first process prints it."""
 
 
 class FieldError(ValueError):
-    """A field that does not fit what stands beside it; raised by a config's `__post_init__`.
+    """A field that contradicts another one; raised by a config's `__post_init__`.
 
     Args:
-        key: the field, dotted from the config that raises.
-        problem: what follows the key in the message: "must rise, got [1, 0]".
+        key: dotted key of the field, relative to the config that raises.
+        problem: the message after the key: "must be above 0, got -1".
     """
 
     def __init__(self, key: str, problem: str) -> None:
@@ -41,12 +41,12 @@ class FieldError(ValueError):
 
 
 class RunError(Exception):
-    """A run that cannot go on, with a message for the user."""
+    """A run cannot continue; the message is for the user."""
 
 
 class FinishedError(RunError):
-    """Another process finished this very run while this one was getting ready: nothing is left to do."""
+    """Another process finished the same run while this one was starting, so nothing is left to do."""
 
 
 class DivergedError(RunError):
-    """A training whose loss, or a weight it would export, is no longer a finite number."""
+    """The loss, or a weight to export, is no longer finite."""

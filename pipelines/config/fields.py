@@ -1,4 +1,4 @@
-"""How a schema is written: markers for the fields of a pipeline's frozen dataclasses, and what can be read off them."""
+"""Markers for the fields of config dataclasses, and functions that read them."""
 
 import ast
 import inspect
@@ -24,7 +24,7 @@ CATALOGUES: dict[str, Catalogue] = {
     "evaluations": crossmodal.EVALUATIONS,
 }
 _NAMES = {"int": int, "float": float, "bool": bool, "str": str, "tuple": tuple, "list": list, "dict": dict}
-_GROUPS = {"Negatives": Negatives}  # options that belong together: dataclasses that entries take
+_GROUPS = {"Negatives": Negatives}  # dataclasses of options that several entries share
 _SPELT = {None: "null", True: "true", False: "false"}
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
 
@@ -32,29 +32,29 @@ _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: 
 def choice(catalogue: str, default: Any = MISSING, *, from_key: bool = False) -> Any:
     """A field that names an entry of a catalogue.
 
-    Where a dataclass with such a field is expected, a plain name stands for it: `encoder: convnet`.
+    A plain name is short for a dataclass with such a field: `encoder: convnet`.
 
     Args:
         catalogue: "modalities", "encoders", "objectives", "multiview", "sources" or "evaluations".
-        default: the entry where none is named; left out, one must be named.
-        from_key: in a mapping of these dataclasses, the key is the name where none is given: `crd: {}`.
+        default: the default entry; without it, the field is required.
+        from_key: in a mapping of such dataclasses, the key is the default name: `crd: {}`.
     """
     assert catalogue in CATALOGUES, f"catalogue must be one of {', '.join(CATALOGUES)}, got {catalogue!r}"
     return field(default=default, metadata={"catalogue": catalogue, "from_key": from_key})
 
 
 def options_of(name_field: str, *, supplied: tuple[str, ...] = ()) -> Any:
-    """A field that takes every key the dataclass does not name, checked against the entry that `name_field` chose.
+    """A field that takes all other keys as options of the entry that `name_field` names.
 
     Args:
         name_field: the `choice` field beside it.
-        supplied: options that code gives: a config need not, and may not.
+        supplied: options that the code sets; a config must not give them.
     """
     return field(default_factory=dict, metadata={"options_of": name_field, "supplied": supplied})
 
 
 def runtime_only(default: Any = MISSING, *, factory: Callable[[], Any] | None = None) -> Any:
-    """A field that does not change results (an output path, the number of workers)."""
+    """A field that does not change results, such as an output path or the number of workers."""
     if factory is not None:
         return field(default_factory=factory, metadata={"free": True})
     return field(default=default, metadata={"free": True})
@@ -69,15 +69,15 @@ def number(
     below: float | None = None,
     runtime_only: bool = False,
 ) -> Any:
-    """A field whose number, or each of whose numbers, must be finite and lie in a range; null is not measured.
+    """A field of finite numbers in a range; null is not checked.
 
     Args:
         default: a number, null, or a tuple or list of numbers.
-        least: the smallest that is taken; `above` is not taken itself.
-        above: see `least`.
-        most: the greatest that is taken; `below` is not taken itself.
-        below: see `most`.
-        runtime_only: see the marker `runtime_only`.
+        least: inclusive lower bound.
+        above: exclusive lower bound.
+        most: inclusive upper bound.
+        below: exclusive upper bound.
+        runtime_only: the field does not change results.
     """
     metadata = {"free": True} if runtime_only else {}
     bounds = {"at least": least, "above": above, "at most": most, "below": below}
@@ -88,12 +88,12 @@ def number(
 
 
 def bounds_of(item: Field[Any]) -> str:
-    """The range of a `number` in words: "at least 0 and below 1"; empty for other fields."""
+    """The range of a `number` in words, such as "at least 0 and below 1"; empty for other fields."""
     return " and ".join(f"{word} {bound:g}" for word, bound in item.metadata.get("bounds", {}).items())
 
 
 def is_within(item: Field[Any], value: Any) -> bool:
-    """Whether all numbers of a value lie in the field's range."""
+    """True if all numbers of the value lie in the field's range."""
     tests = {"at least": operator.ge, "above": operator.gt, "at most": operator.le, "below": operator.lt}
     numbers = value if isinstance(value, list | tuple) else [value]
     return all(
@@ -105,22 +105,22 @@ def is_within(item: Field[Any], value: Any) -> bool:
 
 
 def choice_field(schema: type) -> Field[Any] | None:
-    """The field that a plain name stands for: the first `choice`."""
+    """The field that a plain name sets: the first `choice`."""
     return next((item for item in fields(schema) if "catalogue" in item.metadata), None)
 
 
 def short_field(schema: type) -> Field[Any] | None:
-    """The field that a plain word stands for: a `choice`, or one that says so."""
+    """The field that a plain word sets: a `choice`, or a field marked `short`."""
     return choice_field(schema) or next((item for item in fields(schema) if "short" in item.metadata), None)
 
 
 def options_field(schema: type) -> Field[Any] | None:
-    """The field that takes all other keys."""
+    """The field that takes all other keys as options."""
     return next((item for item in fields(schema) if "options_of" in item.metadata), None)
 
 
 def is_required(item: Field[Any]) -> bool:
-    """Whether the field has no default."""
+    """True if the field has no default."""
     return item.default is MISSING and item.default_factory is MISSING
 
 
@@ -128,7 +128,7 @@ def evaluate(option: Option) -> Any:
     """The type of a catalogue entry's option.
 
     Raises:
-        TypeError: it is not one that a config can give.
+        TypeError: a config cannot give a value of this type.
     """
     try:
         kind = eval(option.annotation, {"__builtins__": {}}, {**_NAMES, **_GROUPS, "Literal": Literal, "Any": Any})
@@ -136,32 +136,32 @@ def evaluate(option: Option) -> Any:
         kind = ...
     if not _is_readable(kind):
         raise TypeError(
-            f"option {option.name} has the type {option.annotation!r}, which no config can give; "
-            f"options are made of {', '.join(_NAMES)}, Literal and None"
+            f"option {option.name} has the type {option.annotation!r}, which a config cannot give; "
+            f"use {', '.join(_NAMES)}, Literal and None"
         )
     return kind
 
 
 def group_of(option: Option) -> type | None:
-    """The dataclass that a catalogue entry's option is, if it is one."""
+    """The dataclass that is the type of a catalogue entry's option; None for other types."""
     return _GROUPS.get(option.annotation)
 
 
 @cache
 def declared(schema: type) -> dict[str, Option]:
-    """Every field as its source states it, comment included, in the dataclass and in those it derives from."""
-    found: dict[str, Option] = {}
+    """The fields of a dataclass and its bases as written in the source, with their comments."""
+    options: dict[str, Option] = {}
     for part in reversed(schema.__mro__):
         if is_dataclass(part):
             source = textwrap.dedent(inspect.getsource(part))
             node = ast.parse(source).body[0]
             assert isinstance(node, ast.ClassDef)
-            found.update(read_options(source, node))
-    return found
+            options.update(read_options(source, node))
+    return options
 
 
 def describe(kind: Any) -> str:
-    """A type in words, for messages: "a list of whole numbers"."""
+    """A type in words, for messages: "a list, each a whole number"."""
     origin, inner = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
         return " or ".join(describe(member) for member in inner)
@@ -177,7 +177,7 @@ def describe(kind: Any) -> str:
 
 
 def show(value: Any) -> str:
-    """A value as a config would spell it."""
+    """A value as written in a config."""
     if isinstance(value, Mapping):
         return "a mapping" if value else "an empty mapping"
     if isinstance(value, list | tuple):

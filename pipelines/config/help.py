@@ -1,4 +1,4 @@
-"""What the command line says of itself: read from sources and schemas, so that it imports nothing heavy."""
+"""The help pages of the command line, read from sources and schemas so that nothing heavy is imported."""
 
 import ast
 import json
@@ -17,16 +17,19 @@ _USAGE = """\
 Moves knowledge between sensors: a teacher network on one modality teaches a student on another.
 
   crossmodal PIPELINE CONFIG [key=value ...]   run a pipeline
-  crossmodal PIPELINE --help                   every field of its config
-  crossmodal list KIND [NAME]                  what there is: {kinds}
+  crossmodal PIPELINE --help                   list the fields of its config
+  crossmodal list KIND [NAME]                  list what can be chosen: {kinds}
   crossmodal --version
-  crossmodal ... --debug                       with tracebacks of errors
+  crossmodal ... --debug                       show tracebacks of errors
 
-CONFIG is a YAML file that says what differs from the defaults. train.lr=0.1 sets a field (the value is YAML),
-~train.lr removes what the file says of it. Mappings are joined: 'objectives={{kd: }}' adds kd to what the file has and
-'objectives={{~crd: , kd: }}' takes crd out too; student.encoder.name=resnet drops the options that the file gives to
-another encoder. In the file, or a mapping in it, `base: other.yaml` begins from another file; ${{train.lr}} is another
-value and ${{oc.env:NAME,default}} the environment's. On several devices: torchrun -m pipelines PIPELINE ...
+CONFIG is a YAML file with the settings that differ from the defaults. Overrides change it:
+  train.lr=0.1                  set a field; the value is YAML
+  ~train.lr                     remove the file's value, so that the default applies
+  'objectives={{kd: }}'           add kd; mappings are merged
+  'objectives={{~crd: , kd: }}'   add kd and remove crd
+  student.encoder.name=resnet   use another encoder, without the options that the file gives to the old one
+In the file, `base: other.yaml` starts from another file, also in a mapping; ${{train.lr}} refers to another
+value, ${{oc.env:NAME,default}} to an environment variable. On several devices: torchrun -m pipelines PIPELINE ...
 
 Pipelines:
 {pipelines}"""
@@ -39,13 +42,13 @@ def usage(pipelines: Catalogue) -> str:
 
 
 def list_pipelines(pipelines: Catalogue) -> str:
-    """Every pipeline with the first line of its docstring."""
+    """All pipelines, each with the first line of its docstring."""
     sources = {name: (pipelines.folder / f"{name}.py").read_text(encoding="utf-8") for name in pipelines.names()}
     return "\n".join(_row(name, summary(ast.parse(source)), column=16) for name, source in sources.items())
 
 
 def list_entries(catalogue: Catalogue, names: list[str]) -> str:
-    """Entries of a catalogue with their summaries and options."""
+    """Entries of a catalogue, each with its summary and options."""
     return "\n\n".join(
         "\n".join([_row(name, catalogue.summary(name), 16), *_options(catalogue, name)]) for name in names
     )
@@ -61,7 +64,7 @@ def describe_pipeline(name: str, pipeline: ModuleType) -> str:
         "",
         (pipeline.__doc__ or "").strip(),
         "",
-        "Fields of the config, with type and default; * marks those that must be given where their parent is:",
+        "Fields of the config, with type and default; * required:",
         *(_row(head, comment) for head, comment in _fields(pipeline.Config, hidden=filled)),
     ]
     used = {item.metadata["catalogue"] for item in _all_fields(pipeline.Config) if "catalogue" in item.metadata}
@@ -69,9 +72,9 @@ def describe_pipeline(name: str, pipeline: ModuleType) -> str:
     if names:
         parts += [
             "",
-            "Names to choose from (crossmodal list KIND [NAME] shows their options); a plain name stands for a",
+            "Names to choose from (crossmodal list KIND [NAME] shows their options); a plain name is short for a",
         ]
-        parts += ["mapping that gives only the name: `encoder: convnet` is `encoder: {name: convnet}`"]
+        parts += ["mapping with only the name: `encoder: convnet` is `encoder: {name: convnet}`"]
         parts += [_row(kind, known, column=16) for kind, known in names]
     return "\n".join(parts)
 
@@ -79,17 +82,14 @@ def describe_pipeline(name: str, pipeline: ModuleType) -> str:
 def _fields(
     schema: type, key: str = "", given: object = None, *, hidden: Collection[str] = ()
 ) -> Iterator[tuple[str, str]]:
-    """Heads such as "train.lr: float = 0.1", with comments, but those of `hidden` paths.
-
-    `given` holds defaults that differ from the schema's.
-    """
+    """Rows such as ("train.lr: float = 0.1", comment), without the `hidden` paths; `given` overrides defaults."""
     for item in fields(schema):
         path, source = f"{key}{item.name}", declared(schema)[item.name]
         if path in hidden:
             continue
         default = _default(item) if given is None else getattr(given, item.name)
         if "options_of" in item.metadata:
-            yield f"{key}<option>", f"any option of what {key}{item.metadata['options_of']} names"
+            yield f"{key}<option>", f"options of {key}{item.metadata['options_of']}"
             continue
         kind = get_type_hints(schema)[item.name]
         comment = "; ".join(part for part in (source.comment, bounds_of(item)) if part)
@@ -101,7 +101,7 @@ def _fields(
 
 
 def _head(path: str, annotation: str, item: Field[Any], default: object, kind: Any) -> str:
-    annotation = re.sub(r"Literal\[(.*?)\]", lambda found: found[1].replace("'", "").replace(", ", "|"), annotation)
+    annotation = re.sub(r"Literal\[(.*?)\]", lambda match: match[1].replace("'", "").replace(", ", " | "), annotation)
     if is_dataclass(default) or (default is MISSING and is_dataclass(kind)):
         return f"{path}:"
     if item.metadata.get("from_key"):
@@ -118,14 +118,14 @@ def _all_fields(schema: type) -> Iterator[Field[Any]]:
 
 
 def _inner(kind: Any) -> type | None:
-    """The dataclass in a type: Teacher of `Teacher | None` and of `dict[str, Teacher]`."""
+    """The dataclass in a type: `Teacher` in `Teacher | None` and in `dict[str, Teacher]`."""
     if is_dataclass(kind) and isinstance(kind, type):
         return kind
-    return next((found for member in get_args(kind) if (found := _inner(member)) is not None), None)
+    return next((inner for member in get_args(kind) if (inner := _inner(member)) is not None), None)
 
 
 def _step(kind: Any) -> str:
-    """How a path goes on below a field of this type."""
+    """The part of a path that follows a field of this type."""
     if getattr(kind, "__origin__", None) is dict:
         return ".<name>" + _step(get_args(kind)[1])
     return ".<number>." if getattr(kind, "__origin__", None) in (list, tuple) else "."
@@ -153,7 +153,7 @@ def _options(catalogue: Catalogue, name: str) -> Iterator[str]:
 
 
 def _row(head: str, comment: str, column: int = _COLUMN) -> str:
-    """Two columns; a head that is too long has its comment on the next lines."""
+    """Two columns; the comment of a long head starts on the next line."""
     lines = textwrap.wrap(comment, _WIDTH - column - 2) or [""]
     first = f"  {head}"
     if len(first) > column - 2:

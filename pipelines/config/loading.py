@@ -1,4 +1,4 @@
-"""Configs from YAML and overrides, and back: as frozen dataclasses, plain content or text."""
+"""Load configs from YAML files and overrides, and convert them to plain values or YAML."""
 
 import inspect
 import json
@@ -18,21 +18,21 @@ Schema = TypeVar("Schema")
 
 
 def load(schema: type[Schema], path: Path, overrides: Sequence[str] = (), *, stored: bool = False) -> Schema:
-    """The config at `path`, over the files it is based on, under the overrides; later beats earlier.
+    """The config at `path`, merged over its base files and under the overrides; the last value of a key counts.
 
-    `a.b=value` sets (the value is YAML; mappings are joined), `~a.b` removes. In a mapping, the key `~name` removes
-    what was there before. Where an entry's name changes, the options that files gave the old one go. `${a.b}` is
-    another value that the files or overrides give, `${oc.env:VAR,default}` the environment's.
+    `a.b=value` sets a value (YAML; mappings are merged) and `~a.b` removes one. In a mapping, the key `~name` removes
+    an earlier entry. If the name of an entry changes, the options that files gave the old entry are dropped. `${a.b}`
+    refers to another value of the files or overrides, `${oc.env:VAR,default}` to an environment variable.
 
     Args:
         schema: the dataclass of the config.
         path: the config file.
         overrides: settings that replace those of the file.
-        stored: whether the file is the config.yaml that an earlier version may have written into a run's folder. Keys
-            that the schema's `RENAMED` lists are then read as their new ones; otherwise they are refused.
+        stored: the file is the config.yaml of a run's folder, perhaps of an earlier version. The old keys in the
+            schema's `RENAMED` are then read as the new ones; otherwise they are errors.
 
     Raises:
-        ConfigError: all that is wrong, each problem with file and line or override.
+        ConfigError: all problems, each with its file and line or override.
     """
     problems: list[str] = []
     try:
@@ -45,21 +45,25 @@ def load(schema: type[Schema], path: Path, overrides: Sequence[str] = (), *, sto
         _refuse_set(schema, root, path, problems)
         config = Walk(problems, stored).read(schema, resolve(root, problems), "")
     except RecursionError as error:
-        raise ConfigError([f"{path}: it or an override has lists or mappings too deep to be read"]) from error
+        raise ConfigError([f"{path}: it or an override has lists or mappings nested too deep"]) from error
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
     return config
 
 
 def renew(schema: type, values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The plain config of an earlier run, from `to_dict`, under the keys of today; unchanged if it does not fit."""
+    """The plain config of an earlier run, from `to_dict`, under the keys of today.
+
+    It is unchanged if it does not fit the schema, or if the schema has new options: what these were is not known.
+    """
     problems: list[str] = []
     config = Walk(problems, stored=True).read(schema, place(dict(values), ""), "")
-    return values if problems else to_dict(config, runtime_only=False, whole=True)
+    renewed = values if problems else to_dict(config, runtime_only=False, whole=True)
+    return renewed if len(leaves(renewed)) == len(leaves(values)) else values
 
 
 def _refuse_set(schema: type, root: Node, path: Path, problems: list[str]) -> None:
-    """What the config itself or an override says where it would count for nothing."""
+    """Reports values that the config or an override gives for fields that the code sets."""
     for key, by in getattr(schema, "DERIVED", {}).items():
         node = find(root, key.split("."))
         own = ("override ", f"{path.as_posix()}:")
@@ -68,11 +72,10 @@ def _refuse_set(schema: type, root: Node, path: Path, problems: list[str]) -> No
 
 
 def to_dict(config: object, *, runtime_only: bool = True, whole: bool = False) -> dict[str, Any]:
-    """The config as mappings, lists and scalars, every default written out, options beside the name they belong to.
+    """The config as mappings, lists and scalars with all defaults, and options beside the name they belong to.
 
-    Fields that `DERIVED` names are left out. Without `runtime_only`, fields with that mark, which do not change the
-    results, are left out too. If `whole`, options that are not given have their defaults; this imports the entries
-    that are named.
+    Fields in `DERIVED` are left out, and without `runtime_only` also the fields with that mark. With `whole`, options
+    that are not given have their defaults, for which the named entries are imported.
     """
     assert is_dataclass(config)
     values: dict[str, Any] = {}
@@ -86,17 +89,17 @@ def to_dict(config: object, *, runtime_only: bool = True, whole: bool = False) -
 
 
 def without(values: Mapping[str, Any], keys: Collection[str], key: str = "") -> dict[str, Any]:
-    """A plain config without what stands at some dotted keys."""
-    found = {name: (f"{key}.{name}" if key else name, child) for name, child in values.items()}
+    """A plain config without some dotted keys."""
+    items = {name: (f"{key}.{name}" if key else name, child) for name, child in values.items()}
     return {
         name: without(child, keys, dotted) if isinstance(child, Mapping) else child
-        for name, (dotted, child) in found.items()
+        for name, (dotted, child) in items.items()
         if dotted not in keys
     }
 
 
 def to_plain(value: object, *, runtime_only: bool = True, whole: bool = False) -> Any:
-    """A value of a config's field as mappings, lists and scalars; see `to_dict`."""
+    """The value of a field as mappings, lists and scalars; see `to_dict`."""
     if is_dataclass(value):
         return to_dict(value, runtime_only=runtime_only, whole=whole)
     if isinstance(value, Mapping):
@@ -109,12 +112,12 @@ def to_plain(value: object, *, runtime_only: bool = True, whole: bool = False) -
 
 
 def to_yaml(config: object, *, whole: bool = False) -> str:
-    """The config as YAML that `load` reads back as an equal config; of `whole`, see `to_dict`."""
+    """The config as YAML, which `load` reads back as an equal config; for `whole`, see `to_dict`."""
     return dump(to_dict(config, whole=whole))
 
 
 def _default_options(config: object, rest: Field[Any]) -> dict[str, Any]:
-    """Defaults of the entry that a config names, but of what the shards know better."""
+    """Defaults of the options of the named entry, without those that the shards store."""
     own = {item.name: item for item in fields(config)}[rest.metadata["options_of"]]  # type: ignore[arg-type]
     name = getattr(config, own.name)
     if name is None:
@@ -130,7 +133,7 @@ def _default_options(config: object, rest: Field[Any]) -> dict[str, Any]:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What two plain configs do not share, as lines: "train.lr: 0.1 before, 0.2 now"."""
+    """The differences of two plain configs as lines such as "train.lr: 0.1 before, 0.2 now"."""
     old, new = leaves(before), leaves(now)
     return [
         f"{key}: {old.get(key, 'absent')} before, {new.get(key, 'absent')} now"
@@ -140,20 +143,20 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def leaves(values: Mapping[str, Any], key: str = "") -> dict[str, str]:
-    """Leaves by dotted key, as JSON: 1 and 1.0 and true differ, as they do in a config."""
-    found: dict[str, str] = {}
+    """The leaves by dotted key, as JSON, so that 1, 1.0 and true differ as they do in a config."""
+    texts: dict[str, str] = {}
     for name, value in values.items():
         dotted = f"{key}.{name}" if key else name
         if isinstance(value, Mapping) and value:
-            found.update(leaves(value, dotted))
+            texts.update(leaves(value, dotted))
         else:
-            found[dotted] = json.dumps(value)
-    return found
+            texts[dotted] = json.dumps(value)
+    return texts
 
 
 @contextmanager
 def at(key: str) -> Iterator[None]:
-    """Names the config key behind a `ValueError` that a constructor raises.
+    """Adds the config key to a `ValueError` that a constructor raises inside.
 
     Raises:
         ConfigError: "views.depth: max_m must be above min_m, got ...".
@@ -168,10 +171,10 @@ def at(key: str) -> Iterator[None]:
 
 @contextmanager
 def within(place: str) -> Iterator[None]:
-    """Names the place of every problem that is found inside: "stage student: ...".
+    """Adds the place to all problems raised inside: "stage student: ...".
 
     Raises:
-        ConfigError: the same, with the place.
+        ConfigError: the problems with the place.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Files over the files they are based on, overrides over files, and what `${...}` refers to: one tree in the end."""
+"""Merge base files, files and overrides into one tree, and resolve `${...}`."""
 
 import os
 from collections.abc import Sequence
@@ -10,25 +10,25 @@ from modalities.common.catalogue import suggest
 from pipelines.config.errors import ConfigError
 from pipelines.config.parse import Node, parse, place, plain, scalar
 
-LONGEST = 200  # characters of a value that a message shows
+LONGEST = 200  # most characters of a value in a message
 
 
 def read(path: Path, problems: list[str]) -> Node:
-    """A file with what it is based on, later files over earlier ones; `base` is a path or a list, from the file's own.
+    """A file merged over its base files, later ones over earlier ones.
 
-    A mapping in it may be based on files too.
+    `base` is a path or a list of paths, relative to the file. Every mapping in the file may have a `base` too.
 
     Raises:
-        ConfigError: a file is absent, unreadable, no YAML, no mapping, or based on itself.
+        ConfigError: a file is missing, unreadable, not YAML, not a mapping, or based on itself.
     """
     return _read(path, path.as_posix(), (), problems)
 
 
 def read_override(text: str, problems: list[str], root: Node) -> Node:
-    """The tree of one `a.b=value` or `~a.b` over `root`; the value is YAML.
+    """The tree of one override of `root`: `a.b=value`, where the value is YAML, or `~a.b`.
 
     Raises:
-        ConfigError: it is neither.
+        ConfigError: the text is neither.
     """
     where = f"override {text}"
     key, equals, value = text.partition("=")
@@ -39,8 +39,7 @@ def read_override(text: str, problems: list[str], root: Node) -> Node:
         node = parse(value, where, problems, lines=False)
         node = node if isinstance(node.value, dict | list) else replace(node, text=value)
         if node.value == {} and (given := find(root, names)) is not None and given.value:
-            problems.append(f"{where}: an empty mapping changes nothing, for mappings are joined; "
-                            f"~{key}.NAME takes an entry out")  # fmt: skip
+            problems.append(f"{where}: an empty mapping changes nothing (mappings merge); ~{key}.NAME removes an entry")
     else:
         node, names[-1] = Node(None, where), f"~{names[-1]}"
     for name in reversed(names):
@@ -49,11 +48,11 @@ def read_override(text: str, problems: list[str], root: Node) -> Node:
 
 
 def merge(first: Node, later: Node, problems: list[str], *, keep_place: bool = False) -> Node:
-    """`later` over `first`: mappings are joined, `~key` removes, anything else replaces.
+    """`later` over `first`: mappings are merged, `~key` removes an entry, any other value replaces the old one.
 
-    With `keep_place`, joined mappings count as written where `first` was, and remember that `later` touched them; else
-    where `later` was. `lapsed` tells of every text that changed what it was before and what files, not overrides, had
-    put beside it, for where it is the name of an entry, those are options of another; which it is the schema knows.
+    With `keep_place`, a merged mapping has the place of `first` and lists `later` in `touched`; otherwise it has the
+    place of `later`. For each text that changed, `lapsed` records the old text and the keys that files (not overrides)
+    gave beside it. If the text is the name of an entry, these keys are options of the old entry.
     """
     if not isinstance(later.value, dict):
         return later
@@ -72,20 +71,20 @@ def merge(first: Node, later: Node, problems: list[str], *, keep_place: bool = F
 
 
 def _lapse(first: Node, later: Node) -> dict[str, tuple[str | None, frozenset[str]]]:
-    """By text that `later` changes in the mapping `first`: what it was; older keys beside it that `later` lacks."""
-    found = {name: (before, beside.difference(later.value)) for name, (before, beside) in first.lapsed.items()}
+    """For each text of `first` that `later` changes: the old text, and the older keys beside it that `later` lacks."""
+    lapsed = {name: (before, beside.difference(later.value)) for name, (before, beside) in first.lapsed.items()}
     files = [name for name, node in first.value.items() if not node.touched and not node.where.startswith("override ")]
     beside = frozenset(files).difference(later.value)
     for name, node in later.value.items():
         before = first.value.get(name, first.short)
         known = None if before is None else before.value
         if isinstance(node.value, str) and (known is None or (isinstance(known, str) and known != node.value)):
-            found[name] = (known, beside)
-    return found
+            lapsed[name] = (known, beside)
+    return lapsed
 
 
 def find(root: Node, names: Sequence[str]) -> Node | None:
-    """What was written at a dotted key; None where nothing was."""
+    """The node at a dotted key; None if there is none."""
     for name in names:
         if not isinstance(root.value, dict) or name not in root.value:
             return None
@@ -94,17 +93,17 @@ def find(root: Node, names: Sequence[str]) -> Node | None:
 
 
 def resolve(root: Node, problems: list[str]) -> Node:
-    """The tree with every `${...}` replaced by what it refers to, as OmegaConf reads it."""
+    """The tree with every `${...}` replaced by the value it refers to, as OmegaConf reads it."""
     if "${" not in str(plain(root)):
         return root
-    from omegaconf import OmegaConf  # only here: it costs more than all the rest of a command's start
+    from omegaconf import OmegaConf  # imported here: it takes longer than the rest of the start
 
     root = _check_grammar(root, problems)
     return _resolve(root, {"": OmegaConf.create(plain(root))}, "", problems)
 
 
 def _read(path: Path, where: str, above: tuple[Path, ...], problems: list[str]) -> Node:
-    """One file with its bases; `where` is what named it, `above` the files that led here."""
+    """One file over its bases; `where` is the place that names it, `above` the files that lead to it."""
     shown = path.as_posix()
     role = f"the base {shown} " if above else ""
     try:
@@ -115,7 +114,7 @@ def _read(path: Path, where: str, above: tuple[Path, ...], problems: list[str]) 
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise ConfigError([f"{where}: {role}cannot be read: {reason}"]) from error
     if path.resolve() in above:
-        raise ConfigError([f"{where}: {role}is based on this very file"])
+        raise ConfigError([f"{where}: {role}is based on itself"])
     node = parse(text, shown, problems)
     if node.value is not None and not isinstance(node.value, dict):
         raise ConfigError([f"{shown}: must be a mapping of settings, got {plain(node)!r}"])
@@ -124,12 +123,12 @@ def _read(path: Path, where: str, above: tuple[Path, ...], problems: list[str]) 
 
 
 def _is_piped(path: Path) -> bool:
-    """Whether a shell or another program writes the file while it is read, as in `crossmodal transfer <(...)`."""
+    """True if another program writes the file while it is read, as in `crossmodal transfer <(...)`."""
     return path.is_fifo() and path.parent.as_posix() in ("/dev", "/dev/fd", "/proc/self/fd")
 
 
 def _over_bases(node: Node, path: Path, above: tuple[Path, ...], problems: list[str]) -> Node:
-    """A mapping of the file at `path`, and every mapping in it, over the files that it is based on."""
+    """A mapping of the file at `path`, and each mapping in it, merged over its base files."""
     if not isinstance(node.value, dict):
         return node
     inner = {name: _over_bases(child, path, above, problems) for name, child in node.value.items() if name != "base"}
@@ -144,11 +143,11 @@ def _over_bases(node: Node, path: Path, above: tuple[Path, ...], problems: list[
 
 
 def _bases(node: Node) -> Sequence[Node]:
-    found = node.value if isinstance(node.value, list) else [node]
-    for base in found:
+    bases = node.value if isinstance(node.value, list) else [node]
+    for base in bases:
         if not isinstance(base.value, str):
             raise ConfigError([f"{base.where}: base must be the path of a config or a list of them, got {plain(base)}"])
-    return found
+    return bases
 
 
 def _check_grammar(node: Node, problems: list[str]) -> Node:
@@ -164,9 +163,9 @@ def _check_grammar(node: Node, problems: list[str]) -> Node:
     try:
         OmegaConf.create([node.value])
     except GrammarParseError:
-        problem = "must refer as ${key} or ${oc.env:NAME,default}, spelt whole"
+        problem = "must contain complete references: ${key} or ${oc.env:NAME,default}"
     except RecursionError:
-        problem = "nests ${...} too deep to be read"
+        problem = "nests ${...} too deep"
     else:
         return node
     problems.append(f"{node.where}: {_shorten(repr(node.value))} {problem}")
@@ -190,13 +189,13 @@ def _resolve(node: Node, container: Any, name: str | int, problems: list[str]) -
     if not isinstance(node.value, str) or "${" not in node.value:
         return node
     try:
-        found = container[name]
-        found = OmegaConf.to_container(found, resolve=True) if OmegaConf.is_config(found) else found
+        value = container[name]
+        value = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
     except (OmegaConfBaseException, RecursionError) as error:
         reason = str(error).splitlines()[0].removeprefix("KeyError raised while resolving interpolation: ")
-        hint = "; files and overrides give what can be referred to" if reason.startswith("Interpolation key") else ""
+        hint = "; it must be set in a file or override" if reason.startswith("Interpolation key") else ""
         problems.append(f"{node.where}: {_shorten(node.value)} cannot be resolved: {_shorten(reason)}{hint}")
         return replace(node, value=None, broken=True)
-    if isinstance(found, str) and "oc.env:" in node.value:  # the environment knows only text
-        return Node(scalar(found), node.where, text=found)
-    return place(found, node.where)
+    if isinstance(value, str) and "oc.env:" in node.value:  # environment variables are text
+        return Node(scalar(value), node.where, text=value)
+    return place(value, node.where)

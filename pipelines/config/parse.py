@@ -1,7 +1,7 @@
-"""YAML text to a tree of values that know their line, and back; nothing in it is ever executed.
+"""Parse YAML into a tree of values with their lines, and write YAML. Nothing in it is executed.
 
-Scalars are read as YAML 1.2 does: only `true` and `false` are booleans (`yes` and `on` are text), `1e-3` is a number,
-`010` and `2024-01-01` are text. Tags, anchors and aliases are refused.
+Scalars follow YAML 1.2: only `true` and `false` are booleans (`yes` and `on` are text), `1e-3` is a number, `010` and
+`2024-01-01` are text. Tags, anchors and aliases are errors.
 """
 
 import re
@@ -30,30 +30,30 @@ class Node:
 
     value: Any  # a mapping of names to nodes, a list of nodes, or a scalar
     where: str  # "configs/x.yaml:12" or "override train.lr=1"
-    text: str | None = None  # as typed, where it came without YAML's quotes: an override, the environment
-    broken: bool = False  # unreadable, which has been said
+    text: str | None = None  # as typed, if unquoted in an override or the environment
+    broken: bool = False  # unreadable; the problem has been reported
     short: "Node | None" = None  # the name this mapping was merged onto: `encoder: convnet`, then `encoder.width=8`
-    touched: tuple[str, ...] = ()  # overrides that were joined into this mapping of a file
-    lapsed: Mapping[str, tuple[str | None, frozenset[str]]] = field(default_factory=dict)  # see `_compose.merge`
+    touched: tuple[str, ...] = ()  # overrides that were merged into this mapping of a file
+    lapsed: Mapping[str, tuple[str | None, frozenset[str]]] = field(default_factory=dict)  # see `merge`
 
     @property
     def places(self) -> str:
-        """All that had a hand in it: "x.yaml:12 and override train.lr=1"."""
+        """All places that contributed to it: "x.yaml:12 and override train.lr=1"."""
         return " and ".join(dict.fromkeys([self.where, *self.touched]))
 
 
 class _Loader(yaml.SafeLoader):
-    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 (pyyaml keeps them in the class; filled below)
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 (pyyaml stores them in the class; filled below)
 
     def compose_node(self, parent: yaml.Node | None, index: object) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):  # a few aliases of aliases would grow without end
+        if self.check_event(yaml.AliasEvent):  # a few nested aliases can expand to gigabytes
             mark = self.peek_event().start_mark
             raise yaml.composer.ComposerError(None, None, "aliases (*name) are not supported; write ${key}", mark)
         return super().compose_node(parent, index)
 
 
 class _Dumper(yaml.SafeDumper):
-    """Puts quotes around what YAML 1.1 or our own reading would take for something other than text."""
+    """Quotes text that YAML 1.1 or this module would read as another type."""
 
 
 for _name, _pattern, _first in _PLAIN:
@@ -62,10 +62,10 @@ for _name, _pattern, _first in _PLAIN:
 
 
 def parse(text: str, place: str, problems: list[str], *, lines: bool = True) -> Node:
-    """The tree of a YAML text; without `lines`, `place` alone is where everything in it was written.
+    """The tree of a YAML text; without `lines`, every place is just `place`.
 
     Raises:
-        ConfigError: it is not YAML.
+        ConfigError: the text is not YAML.
     """
     reader = _Reader(place, lines, problems)
     try:
@@ -78,26 +78,26 @@ def parse(text: str, place: str, problems: list[str], *, lines: bool = True) -> 
 
 
 def plain(node: Node) -> Any:
-    """The values alone."""
+    """The plain values of a tree."""
     if isinstance(node.value, dict):
         return {name: plain(child) for name, child in node.value.items()}
     return [plain(child) for child in node.value] if isinstance(node.value, list) else node.value
 
 
 def place(value: Any, where: str) -> Node:
-    """A plain value as a tree, all of it written at one place."""
+    """A plain value as a tree in which every node has the same place."""
     if isinstance(value, dict):
         return Node({name: place(child, where) for name, child in value.items()}, where)
     return Node([place(child, where) for child in value] if isinstance(value, list) else value, where)
 
 
 def scalar(text: str) -> Any:
-    """What an unquoted `text` means in YAML: null, a boolean, a number or itself."""
+    """The YAML value of an unquoted `text`: null, a boolean, a number or the text itself."""
     return _value(str(_Loader("").resolve(yaml.ScalarNode, text, (True, False))), text)
 
 
 def dump(values: Mapping[str, Any]) -> str:
-    r"""YAML that reads back as the same values; `${` is written as `\${`, so that it refers to nothing."""
+    r"""YAML that reads back as the same values; `${` is written as `\${`, so that it is no reference."""
     return yaml.dump(_escape(values), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
@@ -126,16 +126,16 @@ class _Reader:
         return Node(None, where, broken=True)
 
     def _mapping(self, node: yaml.Node, where: str, key: str) -> Node:
-        found: dict[str, Node] = {}
+        nodes: dict[str, Node] = {}
         for name, child in node.value:
             here, inner = self.where(name.start_mark), f"{key}.{name.value}".removeprefix(".")
             if not isinstance(name, yaml.ScalarNode):
                 self.problems.append(f"{here}: {key or 'the config'} has a list or mapping as a key; keys are names")
                 continue
-            if name.value in found:
-                self.problems.append(f"{here}: {inner} is given twice, first at {found[name.value].where}")
-            found[name.value] = self.read(child, here, inner)
-        return Node(found, where)
+            if name.value in nodes:
+                self.problems.append(f"{here}: {inner} is given twice, first at {nodes[name.value].where}")
+            nodes[name.value] = self.read(child, here, inner)
+        return Node(nodes, where)
 
 
 def _value(tag: str, text: str) -> Any:

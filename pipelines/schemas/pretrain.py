@@ -2,87 +2,83 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pipelines.config import FieldError, choice, number, options_of, runtime_only
 from pipelines.schemas.common import COLUMNS, NAME, HeldOutConfig, StudentConfig, TrainConfig, ViewConfig, check_views
 
-if TYPE_CHECKING:
-    pass
-
-
 SIGNS = ("rank", "spread", "positive", "negative", "found", "chance", "knn",
-         "alignment", "uniformity", "instance", "intra_class")  # in the log beside COLUMNS  # fmt: skip
+         "alignment", "uniformity", "instance", "intra_class")  # further columns of metrics.jsonl  # fmt: skip
 
 
 @dataclass(frozen=True)
 class HeadConfig:
-    """What stands between an embedding and the vectors that are compared; it is not exported."""
+    """The projection head between the embedding and the loss. It is not exported."""
 
-    layers: int = number(2, least=1)  # linear ones, with ReLU between them
-    width: float = number(1.0, above=0)  # of hidden layers, times the embedding's; 2: the wide head of small models
-    dim: int = number(128, least=1)  # of the vectors that are compared
+    layers: int = number(2, least=1)  # linear layers, with ReLU between them
+    width: float = number(1.0, above=0)  # width of hidden layers / embedding dimension; 2: wide, for small models
+    dim: int = number(128, least=1)  # dimension of the output
     norm: bool = False  # batch norm after every linear layer, as in MoCo v3
 
 
 @dataclass(frozen=True)
 class MomentumConfig:
-    """Keys from encoders that follow slowly (MoCo)."""
+    """Keys from momentum encoders (MoCo)."""
 
-    decay: float = number(0.99, least=0, below=1)  # share of the slow weights that stays at a step
-    predictor: bool = False  # a further head on queries only, of two layers, as in MoCo v3
+    decay: float = number(0.99, least=0, below=1)  # decay per step of the moving average of the weights
+    predictor: bool = False  # add a two-layer head to the queries only, as in MoCo v3
 
 
 @dataclass(frozen=True)
 class GradientsConfig:
-    """How gradients reach the encoders."""
+    """End-to-end or local training."""
 
-    unit: int | None = number(None, least=1)  # stages that a loss trains: 2 LoCo, 1 greedy; null: all, end to end
-    block: bool = True  # a residual block before the head of a stage, where there is a unit
+    unit: int | None = number(None, least=1)  # stages per local loss: 2 LoCo, 1 greedy; null: end to end
+    block: bool = True  # with unit: a residual block before the head of each stage
 
 
 @dataclass(frozen=True)
 class MonitorConfig:
-    """What is looked at on the way, to warn early; it changes no weight."""
+    """Warnings and kNN accuracy during training. They change no weight."""
 
-    after: int = number(200, least=1)  # steps until a warning may come
-    pairs: int = number(1000, least=0)  # labelled pairs that kNN is measured with: a half among the other; 0: it is not
-    every: int = number(1, least=1)  # epochs between measurements of kNN, which the last epoch ends with too
-    neighbours: int = number(20, least=1)  # of kNN
-    diagnostics: bool = False  # with kNN also alignment, uniformity, instance discrimination, and within classes
+    after: int = number(200, least=1)  # steps before the first warning
+    pairs: int = number(1000, least=0)  # labelled pairs for online kNN (half index, half queries); 0: no kNN
+    every: int = number(1, least=1)  # epochs between kNN measurements; the last epoch is always measured
+    neighbours: int = number(20, least=1)  # k of kNN
+    diagnostics: bool = False  # with kNN: alignment (also within classes), uniformity, instance discrimination
 
 
 @dataclass(frozen=True)
 class MultiviewConfig:
-    """Something to minimise; further keys are its options."""
+    """A loss with its weight and options."""
 
-    name: str = choice("multiview", from_key=True)  # see crossmodal list multiview; by default the entry's own key
-    weight: float = number(1.0, least=0)  # factor in the sum that is minimised
+    name: str = choice("multiview", from_key=True)  # see crossmodal list multiview; default: the entry's key
+    weight: float = number(1.0, least=0)  # factor in the total loss
     options: dict[str, Any] = options_of("name")
 
 
 @dataclass(frozen=True)
 class Config:
-    """What `crossmodal pretrain` reads."""
+    """The config of `crossmodal pretrain`."""
 
     RENAMED: ClassVar[Mapping[str, str]] = {"looks": "crops", "watch": "monitor"}
-    data: str  # folder of shards, paired where there are several modalities
-    views: dict[str, ViewConfig]  # named uses of modalities, with their augmentation
-    encoders: dict[str, StudentConfig]  # the networks that are trained, by name, each on a view
-    objectives: dict[str, MultiviewConfig]  # what is minimised, by name, each with a weight
-    crops: int = number(2, least=1)  # at a sample, of every encoder: windows and augmentations
-    graph: Literal["full", "across", "core"] = "full"  # which looks meet: all, of different encoders, or with core
-    core: str | None = None  # the encoder in the middle of graph: core
-    symmetric: bool = True  # of two looks that meet both are anchors; false: the first, as in MoCo v2
-    head: HeadConfig = field(default_factory=HeadConfig)  # of every encoder
-    momentum: MomentumConfig | None = None  # null: looks meet one another as they are
-    gradients: GradientsConfig = field(default_factory=GradientsConfig)  # how they reach the encoders
-    monitor: MonitorConfig = field(default_factory=MonitorConfig)  # what is looked at on the way
-    train: TrainConfig = field(default_factory=TrainConfig)  # how they are trained
-    held_out: HeldOutConfig | None = None  # pairs of the data that are not trained on; null: none
-    keep: Literal["all", "linear", "exponential"] = "all"  # of class i of C: all, (i + 1) / C, exp(i + 1 - C)
-    seed: int = 0  # of weights, order, windows, augmentation and negatives
-    output: str = runtime_only("runs/pretrain")  # the run's folder
+    data: str  # folder of shards; paired if there are several modalities
+    views: dict[str, ViewConfig]  # inputs by name, with their augmentation
+    encoders: dict[str, StudentConfig]  # encoders to train, by name, each with its view
+    objectives: dict[str, MultiviewConfig]  # losses by name; the total is their weighted sum
+    crops: int = number(2, least=1)  # augmented crops per sample and encoder
+    graph: Literal["full", "across", "core"] = "full"  # which crops are contrasted: all, across encoders, or with core
+    core: str | None = None  # the encoder that graph: core contrasts with the others
+    symmetric: bool = True  # both crops of a pair are anchors; false: only the first, as in MoCo v2
+    head: HeadConfig = field(default_factory=HeadConfig)  # projection head of every encoder
+    momentum: MomentumConfig | None = None  # momentum encoders for the keys (MoCo); null: none
+    gradients: GradientsConfig = field(default_factory=GradientsConfig)  # end-to-end or local training
+    monitor: MonitorConfig = field(default_factory=MonitorConfig)  # warnings and online kNN
+    train: TrainConfig = field(default_factory=TrainConfig)  # optimisation, data order and checkpoints
+    held_out: HeldOutConfig | None = None  # keep part of the data for tuning; null: train on all
+    keep: Literal["all", "linear", "exponential"] = "all"  # share kept of class i of C: 1, (i + 1) / C, exp(i + 1 - C)
+    seed: int = 0  # seed of weights, order, crops, augmentation and negatives
+    output: str = runtime_only("runs/pretrain")  # folder of the run
 
     def __post_init__(self) -> None:
         if not self.encoders:
@@ -93,7 +89,8 @@ class Config:
             for name in names:
                 if not NAME.fullmatch(name) or name in taken:
                     raise FieldError(
-                        f"{kind}.{name}", f"needs another name: of letters, digits, _ and -, not {', '.join(taken)}"
+                        f"{kind}.{name}",
+                        f"needs another name: use letters, digits, _ and -, not {', '.join(taken)}",
                     )
         self._check_gradients()
 
@@ -101,7 +98,6 @@ class Config:
         if self.gradients.unit is None:
             return
         if len(self.encoders) > 1 or self.momentum is not None or self.train.chunk is not None:
-            raise FieldError("gradients.unit", "takes one encoder, without momentum and without train.chunk")
+            raise FieldError("gradients.unit", "needs a single encoder, no momentum and no train.chunk")
         if self.train.mixed_precision == "fp16":
-            raise FieldError("train.mixed_precision", "must be no or bf16 with gradients.unit, for no loss scale "
-                             "protects it")  # fmt: skip
+            raise FieldError("train.mixed_precision", "must be no or bf16 with gradients.unit: fp16 needs loss scaling")

@@ -8,12 +8,12 @@ from pipelines.config import FieldError, runtime_only
 
 @dataclass(frozen=True)
 class Config:
-    """What `crossmodal report` reads."""
+    """The config of `crossmodal report`."""
 
-    runs: list[str]  # folders of finished runs, in the order in which they are shown
-    title: str = "Cross-modal transfer"  # heading of the page
-    map: Literal["tsne", "pca"] = "tsne"  # how embeddings are laid out in the plane
-    output: str = runtime_only("runs/report")  # folder; the page is report.html in it
+    runs: list[str]  # folders of finished runs, in the order of the page
+    title: str = "Cross-modal transfer"  # title of the page
+    map: Literal["tsne", "pca"] = "tsne"  # projection of the embeddings to 2D
+    output: str = runtime_only("runs/report")  # folder of report.html
 
     def __post_init__(self) -> None:
         if not self.runs:

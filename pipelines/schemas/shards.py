@@ -1,29 +1,26 @@
 """The config of `crossmodal shards`."""
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipelines.config import choice, number, options_of, runtime_only
 from pipelines.schemas.common import ViewConfig
 
-if TYPE_CHECKING:
-    pass
-
 
 @dataclass(frozen=True)
 class SourceConfig:
-    """Where pairs come from; further keys are the source's options."""
+    """A source of pairs with its options."""
 
-    name: str = choice("sources")  # see crossmodal list sources
+    name: str = choice("sources")  # kind of source; see crossmodal list sources
     options: dict[str, Any] = options_of("name")
 
 
 @dataclass(frozen=True)
 class Config:
-    """What `crossmodal shards` reads."""
+    """The config of `crossmodal shards`."""
 
     source: SourceConfig  # where the pairs come from
-    splits: list[str] | None = None  # which of the source's parts to write; null: all
-    pairs_per_shard: int = number(1000, least=1)  # pairs in a tar
-    sheet: dict[str, ViewConfig] = field(default_factory=dict)  # views for a contact sheet beside the shards; {}: none
-    output: str = runtime_only("data/shards")  # folder; every part becomes a folder of shards in it
+    splits: list[str] | None = None  # splits of the source to write; null: all
+    pairs_per_shard: int = number(1000, least=1)  # pairs per tar file
+    sheet: dict[str, ViewConfig] = field(default_factory=dict)  # views to draw on a contact sheet; {}: no sheet
+    output: str = runtime_only("data/shards")  # folder; each split is written to a subfolder

@@ -1,4 +1,4 @@
-"""The configs of pipelines that train, by the pipeline's name."""
+"""The configs of the pipelines that train, by pipeline name."""
 
 from pipelines.schemas import certify, pretrain, supervise, transfer
 

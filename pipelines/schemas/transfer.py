@@ -1,7 +1,6 @@
 """The config of `crossmodal transfer`."""
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from pipelines.config import runtime_only
 from pipelines.schemas.common import (
@@ -15,24 +14,21 @@ from pipelines.schemas.common import (
     check_names,
 )
 
-if TYPE_CHECKING:
-    pass
-
 
 @dataclass(frozen=True)
 class Config:
-    """What `crossmodal transfer` reads."""
+    """The config of `crossmodal transfer`."""
 
     data: str  # folder of paired shards
-    views: dict[str, ViewConfig]  # named uses of modalities; teachers and student each name one
-    teachers: dict[str, TeacherConfig]  # frozen networks by name
-    student: StudentConfig  # the network that learns
-    objectives: dict[str, ObjectiveConfig]  # what is minimised, by name, each with a weight
-    prepare: PrepareConfig = field(default_factory=PrepareConfig)  # what comes before, for objectives that want it
-    train: TrainConfig = field(default_factory=TrainConfig)  # how the student is trained
-    held_out: HeldOutConfig | None = None  # pairs of the data that are not trained on, to tune by; null: none
-    seed: int = 0  # of weights, order, windows, augmentation and negatives
-    output: str = runtime_only("runs/transfer")  # the run's folder
+    views: dict[str, ViewConfig]  # inputs by name; the student and every teacher name one
+    teachers: dict[str, TeacherConfig]  # frozen encoders by name
+    student: StudentConfig  # the encoder that is trained
+    objectives: dict[str, ObjectiveConfig]  # losses by name; the total is their weighted sum
+    prepare: PrepareConfig = field(default_factory=PrepareConfig)  # phase before the main one, for ab, fsp and ft
+    train: TrainConfig = field(default_factory=TrainConfig)  # optimisation, data order and checkpoints
+    held_out: HeldOutConfig | None = None  # keep part of the data for tuning; null: train on all
+    seed: int = 0  # seed of weights, order, crops, augmentation and negatives
+    output: str = runtime_only("runs/transfer")  # folder of the run
 
     def __post_init__(self) -> None:
         check_names(self, self.teachers)

@@ -154,7 +154,7 @@ def test_weights_that_are_not_finite_are_refused_and_nothing_is_changed(tmp_path
 def test_an_export_that_is_not_finite_is_refused(tmp_path: Path, name: str):
     spec = small().spec
     heads = {"vector": Head("regression", {}, "old", spec)}
-    card = Card("convnet", {"width": 8}, (3, 32, 32), list("abcde"), "rgb", {"size": 32}, heads)
+    card = Card("convnet", {"width": 8}, (3, 32, 32), list("abcde"), "rgb", {"size": 32, "fit": "crop"}, heads)
     save_model(tmp_path, card, small(), {"vector": OBJECTIVES.get("regression")(spec, spec, 2)})
     assert load_model(tmp_path).card.heads == heads
     state = load_file(tmp_path / "model.safetensors")

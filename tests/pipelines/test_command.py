@@ -30,7 +30,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from pipelines.config import at, free
+from pipelines.config import at, runtime_only
 from pipelines.schemas.common import EncoderConfig, ObjectiveConfig
 
 flags = {"--check": "look at PATH"}
@@ -56,7 +56,7 @@ class Config:
     )
     encoder: EncoderConfig | None = None  # a network
     objectives: dict[str, ObjectiveConfig] = field(default_factory=dict)  # losses
-    output: str = free("runs/x")  # folder
+    output: str = runtime_only("runs/x")  # folder
 
 def run(config: Config, path: Path) -> None:
     from pipelines.config.errors import RunError
@@ -128,7 +128,7 @@ def test_a_flag_inspects_a_path_and_gives_its_code(capsys: pytest.CaptureFixture
     [
         (["prob"], "pipeline 'prob' is not known; did you mean 'probe'? (known: probe, list)"),
         (["probe"], "expected crossmodal probe CONFIG [key=value ...], got no CONFIG; --help shows its fields"),
-        (["probe", "a=1"], "expected crossmodal probe CONFIG [key=value ...], got a=1 in the place of CONFIG"),
+        (["probe", "a=1"], "expected crossmodal probe CONFIG [key=value ...], got a=1 instead of CONFIG"),
         (
             ["probe", "--chek", "x"],
             "probe: flag '--chek' is not known; did you mean '--check'? (known: --check, --help)",
@@ -139,8 +139,11 @@ def test_a_flag_inspects_a_path_and_gives_its_code(capsys: pytest.CaptureFixture
             ["probe", "x.yaml", "batc=3"],
             "override batc=3: batc is not known; did you mean 'batch'? (known: data, batch",
         ),
-        (["list", "encoder"], "crossmodal list: 'encoder' is not known; did you mean 'encoders'? (known: modalities, "),
-        (["list"], "crossmodal list: expected one of modalities, encoders, objectives, multiview, sources, pipelines"),
+        (["list", "encoder"], "crossmodal list: 'encoder' is not known; did you mean 'encoders'? (known: "),
+        (
+            ["list"],
+            "crossmodal list: expected one of modalities, encoders, objectives, multiview, sources, evaluations",
+        ),
         (["list", "objectives", "cdr"], "objective 'cdr' is not known; did you mean 'crd'? (known: "),
         (["lst"], "pipeline 'lst' is not known; did you mean 'list'? (known: probe, list)"),
         (["list", "pipelines", "list"], "pipeline 'list' is not known"),
@@ -257,13 +260,13 @@ def test_a_pipelines_help_has_every_field_with_type_default_and_comment(
         "fail: str | None = null how to fail",
         "optimiser: what steps",
         "optimiser.lr: float = 0.5 learning rate",
-        'optimiser.kind: sgd|adam = "sgd" which',
+        'optimiser.kind: sgd | adam = "sgd" which',
         'others: dict[str, Optimiser] = {"a": {"lr": 0.1, "kind": "sgd"}}',
         "by name",
         "others.<name>.lr: float = 0.1 learning rate",
         "encoder: EncoderConfig | None = null a network",
-        "encoder.<option> any option of what encoder.name names",
-        "objectives.<name>.weight: float = 1.0 factor in the sum that is minimised; at least 0",
+        "encoder.<option> options of encoder.name",
+        "objectives.<name>.weight: float = 1.0 factor in the total loss; at least 0",
         'output: str = "runs/x" folder',
     } <= lines
     assert any(line.startswith("objectives.<name>.name: str = its key ") for line in lines)
@@ -419,7 +422,7 @@ def test_names_cannot_command_the_terminal(tmp_path: Path, capsys: pytest.Captur
 def test_all_that_is_printed_of_a_run_is_printable() -> None:
     """Every print of the pipelines but the command's own help, which holds no name of a user's."""
     found = []
-    for path in sorted((Path(__file__).parents[1] / "pipelines").glob("*.py")):
+    for path in sorted((Path(__file__).parents[2] / "pipelines").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "print":
                 found.append((path.name, ast.unparse(node.args[0])))

@@ -237,7 +237,7 @@ def test_mistakes_in_any_stage_are_found_before_any_runs(
         "stages.page.set.runs=['@evaluations']": "stages.page.set.runs must name an earlier stage after @, got 'eval",
         "stages.pairs.pipeline=shard": "stages.pairs.pipeline is not known; did you mean 'shards'?",
         "stages.pairs.pipeline=run": "stages.pairs.pipeline is not known",
-        "stages.student.set.output=there": "stages.student.set.output must be left out, for the folder of a stage is",
+        "stages.student.set.output=there": "stages.student.set.output must be left out: a stage writes to",
         "stages.evaluation.set.data.test='@pairs/tst'": "stages.evaluation.set.data.test: stage 'pairs' makes train, "
         "test, but not 'tst'; did you mean 'test'?",
         "stages.pairs.set.splits=[train]": "stages.evaluation.set.data.test: stage 'pairs' makes train, but not 'test'",

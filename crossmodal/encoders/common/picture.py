@@ -104,13 +104,14 @@ def refuse_cut_edges(trunk: nn.Module, shape: tuple[int, ...]) -> None:
     first = next((module for module in trunk.modules() if isinstance(module, nn.Conv2d)), None)
     if first is None or isinstance(first.padding, str) or any(first.padding):
         return
-    for side, patch, stride in zip(shape[1:], first.kernel_size, first.stride, strict=True):
+    names = ("size", "size") if shape[1] == shape[2] else ("height", "width")
+    for name, side, patch, stride in zip(names, shape[1:], first.kernel_size, first.stride, strict=True):
         lost = (side - patch) % stride if stride >= patch else 0
         if lost:
-            below = side - lost
+            fitting = " or ".join(str(each) for each in (side - lost, side - lost + stride) if each)
             raise ValueError(
-                f"{type(trunk).__name__} looks at patches of {patch} pixels, and {side} is no multiple of that: the "
-                f"last {lost} rows or columns would not be seen; take a view of {below} or {below + stride} pixels"
+                f"{type(trunk).__name__} looks at patches of {patch} pixels, and a {name} of {side} is no multiple of "
+                f"that: the last {lost} pixels would not be seen; give the view a {name} of {fitting}"
             )
 
 

@@ -7,7 +7,6 @@ import shlex
 import shutil
 import signal
 import tarfile
-import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 import webdataset
-from commands import ENCODER, launch, lines, start, write
+from commands import ENCODER, launch, lines, start, wait_until, write
 
 from crossmodal import ENCODERS, export
 from crossmodal.checkpoint import WriteError
@@ -314,6 +313,22 @@ def test_features_of_something_else_are_refused_and_the_command_that_is_told_ren
     assert main([*words, f"teachers.rgb.features={extracted}.renewed/rgb"]) == 0
 
 
+def test_features_of_an_earlier_version_are_of_stretched_pictures(
+    config: Path, extracted: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = extracted / "rgb" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    for name in ("fit", "height", "width"):
+        del manifest["origin"]["preprocessing"][name]
+    path.write_text(json.dumps(manifest))
+    words = ["transfer", str(config), "train.crop.windows=3", f"teachers.rgb.features={extracted / 'rgb'}"]
+
+    assert main(words) == 2
+    told = capsys.readouterr().err
+    assert 'preprocessing.fit: "stretch" before, "crop" now' in told and "preprocessing.height" not in told
+    assert main([*words, "views.rgb.fit=stretch"]) == 0
+
+
 def test_features_of_other_data_and_weights_are_refused(
     config: Path, teacher: Path, synthetic: Path, extracted: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -496,16 +511,16 @@ def test_the_example_in_the_docs_is_an_extraction(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "answer"),
     [
-        (["crop.windows=null"], "crop.windows must be given: how many windows of each pair to keep"),
+        (["crop.windows=null"], "crop.windows must be given: the number of crops per pair to cache"),
         (["crop.windows=0"], "crop.windows must be at least 1, got 0"),
         (["teachers.rgb.view=rbg"], "teachers.rgb.view must be one of the views, got 'rbg'; did you mean 'rgb'?"),
-        (["teachers.rgb.features=x"], "teachers.rgb.features must be null: they are what is made here"),
+        (["teachers.rgb.features=x"], "teachers.rgb.features must be null: this pipeline computes"),
         (["~teachers.rgb"], "teachers must name at least one teacher"),
         (
             ["teachers={a.b: {view: rgb, weights: x}}"],
-            "teachers.a.b needs another name: a folder's, of letters, digits",
+            "teachers.a.b needs another name: use letters, digits",
         ),
-        (["preactivations=true"], "preactivations must be false, or maps true"),
+        (["preactivations=true"], "preactivations needs maps: true"),
         (["teachers.rgb.weights=nowhere"], "teachers.rgb.weights: nowhere holds no exported model"),
         (["views.rgb.size=16"], "the teacher was trained on Rgb of shape (3, 32, 32), the view gives Rgb of shape"),
         (["data=nowhere"], "data: nowhere/manifest.json is missing"),
@@ -577,10 +592,7 @@ def test_killed_at_half_the_same_command_goes_on(extraction: Path, tmp_path: Pat
     assert main([*words, f"output={tmp_path / 'whole'}"]) == 0
     folder = tmp_path / "features" / "rgb"
     killed = start(*words, f"output={tmp_path / 'features'}")
-    deadline = time.monotonic() + 200
-    while not (folder / "000000.done").is_file():
-        assert killed.poll() is None and time.monotonic() < deadline
-        time.sleep(0.005)
+    wait_until((folder / "000000.done").is_file, killed)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     assert not (folder / "manifest.json").exists()
@@ -597,7 +609,7 @@ def test_killed_at_half_the_same_command_goes_on(extraction: Path, tmp_path: Pat
 
 @pytest.mark.slow
 def test_two_processes_make_and_read_what_one_does(config: Path, extraction: Path, kept: Path, tmp_path: Path) -> None:
-    launched = launch("-m", "pipelines", "features", str(extraction), f"output={tmp_path / 'features'}")
+    launched = launch("features", str(extraction), f"output={tmp_path / 'features'}")
     assert launched.returncode == 0, launched.stderr
     both = tmp_path / "features" / "rgb"
     assert FeatureShards.open(both).manifest.origin == FeatureShards.open(kept).manifest.origin
@@ -607,7 +619,7 @@ def test_two_processes_make_and_read_what_one_does(config: Path, extraction: Pat
             np.testing.assert_allclose(one[1].astype(float), two[1].astype(float), atol=1e-3)
     words = ["transfer", str(config), f"teachers.rgb.features={kept}", "student.encoder.norm=none"]
     assert main([*words, f"output={tmp_path / 'one'}"]) == 0
-    launched = launch("-m", "pipelines", *words, f"output={tmp_path / 'two'}")
+    launched = launch(*words, f"output={tmp_path / 'two'}")
     assert launched.returncode == 0, launched.stderr
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
 

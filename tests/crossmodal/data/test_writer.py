@@ -233,7 +233,7 @@ def test_pictures_of_other_proportions_are_told_and_refused_as_aligned_views(
     assert main(["shards", "--check", str(folder)]) == 0
     assert f"{folder / '000000.tar'}: {told}; so do 2 of 3 pairs" in capsys.readouterr().out
     assert main(["shards", "--sheet", str(folder)]) == 0
-    assert "the sheet shows each with a window of its own" in capsys.readouterr().out
+    assert "the sheet shows each with its own crop" in capsys.readouterr().out
 
     shards = Shards.open(folder)
     views = {name: open_view(shards, name) for name in ("rgb", "depth")}

@@ -312,7 +312,7 @@ def test_another_name_than_the_key_drops_options_but_not_fields() -> None:
 def test_an_override_with_an_empty_mapping_does_not_pass_for_one_that_empties() -> None:
     for override in ("terms={}", "terms.crd={}"):
         (problem,) = problems("data: d\nterms: {crd: {weight: 2}}", override)
-        assert problem.startswith(f"override {override}: an empty mapping changes nothing, for mappings are joined; ")
+        assert problem.startswith(f"override {override}: an empty mapping changes nothing (mappings merge); ")
     assert read("data: d", "terms={}").terms == {} and read("data: d", "terms.crd={}").terms == {"crd": Term("crd")}
 
 
@@ -401,9 +401,7 @@ def test_options_of_a_shorthand_pass_through_every_base() -> None:
 
 def test_a_mistake_in_a_mappings_base_is_said_with_its_line() -> None:
     Path("part.yaml").write_text("lr: 1\nepoch: 2\nbase: part.yaml")
-    assert problems("data: d\ntrain: {base: part.yaml}") == [
-        "part.yaml:3: the base part.yaml is based on this very file"
-    ]
+    assert problems("data: d\ntrain: {base: part.yaml}") == ["part.yaml:3: the base part.yaml is based on itself"]
     Path("part.yaml").write_text("lr: 1\nepoch: 2")
     (problem,) = problems("data: d\ntrain:\n  base: part.yaml")
     assert problem.startswith("part.yaml:2: train.epoch is not known; did you mean 'epochs'?")
@@ -489,7 +487,7 @@ train:
         ("data: d\nsizes: 3", "x.yaml:2: sizes must be a list, each a whole number, got 3"),
         ("data: d\nsizes:\n- 1\n- a", "x.yaml:4: sizes.1 must be a whole number, got 'a'"),
         ("data: d\ntrain: 3", "x.yaml:2: train must be a mapping, got 3"),
-        ("data: d\ntrain:", "x.yaml:2: train must be a mapping, got null; leave it out, and all in it is as by"),
+        ("data: d\ntrain:", "x.yaml:2: train must be a mapping, got null; leave it out to use its defaults"),
         ("data: d\nterms: {crd: {negatives: null}}", "x.yaml:2: terms.crd.negatives must be a mapping, got null; "),
         ("data: d\nterms: [crd]", "x.yaml:2: terms must be a mapping, got ['crd']"),
         ("data: d\nterms: {crd: 3}", "x.yaml:2: terms.crd must be a mapping, got 3"),
@@ -518,7 +516,7 @@ train:
         ),
         (
             "data: d\noutput: ${dat}",
-            "x.yaml:2: ${dat} cannot be resolved: Interpolation key 'dat' not found; files and overrides give what can",
+            "x.yaml:2: ${dat} cannot be resolved: Interpolation key 'dat' not found; it must be set in a file",
         ),
         ("data: 1\nterms: ${terms}", "x.yaml:2: ${terms} cannot be resolved: "),
         ("data: d\nterms: {crd: '${terms}'}", "x.yaml:2: ${terms} cannot be resolved: "),
@@ -527,7 +525,7 @@ train:
             "x.yaml:1: ${output} cannot be resolved: Recursive interpolation detected",
         ),
         ("data: ${oc.env:ABSENT_VARIABLE}", "\"Environment variable 'ABSENT_VARIABLE' not found\""),
-        ("seed: 1\ndata: ${a", "x.yaml:2: '${a' must refer as ${key} or ${oc.env:NAME,default}, spelt whole"),
+        ("seed: 1\ndata: ${a", "x.yaml:2: '${a' must contain complete references: ${key} or ${oc.env:NAME,default}"),
         ("data: d\nseed: 1\ndata: e", "x.yaml:3: data is given twice, first at x.yaml:1"),
         ("data: d\ntrain: {lr: 1, lr: 2}", "x.yaml:2: train.lr is given twice, first at x.yaml:2"),
         ("data: d\n? [1]\n: 2", "x.yaml:2: the config has a list or mapping as a key; keys are names"),
@@ -538,7 +536,7 @@ train:
         ("data: &d d\noutput: *d", "x.yaml:2: this is not YAML: aliases (*name) are not supported; write ${key}"),
         ("- data", "x.yaml: must be a mapping of settings, got ['data']"),
         ("base: none.yaml\ndata: d", "x.yaml:1: the base none.yaml cannot be read: No such file or directory"),
-        ("data: d\nbase: x.yaml", "x.yaml:2: the base x.yaml is based on this very file"),
+        ("data: d\nbase: x.yaml", "x.yaml:2: the base x.yaml is based on itself"),
         ("base: 3\ndata: d", "x.yaml:1: base must be the path of a config or a list of them, got 3"),
         ("data: d\nterms: {~crd: }", "x.yaml:2: there is no 'crd' to remove (known: )"),
     ],
@@ -625,7 +623,7 @@ def test_what_does_not_fit_together_is_said_where_the_field_was_set() -> None:
 def test_what_a_user_names_is_not_called_base() -> None:
     for override in ("names.base=x", "names={base: x}"):
         assert problems("share: 1\nsizes: []\nnames: {}\nrest: 1", override, schema=Required) == [
-            f"override {override}: names.base needs another name: base is what a config is based on"
+            f"override {override}: names.base needs another name: base is reserved for base files"
         ]
 
 
@@ -696,12 +694,12 @@ def test_a_config_that_is_absent_or_unreadable_is_said() -> None:
      ("data: d", [".".join("a" * 2000) + "=1"]), ("data: ${b}\nb: " + "[" * 150 + "]" * 150, [])],
 )  # fmt: skip
 def test_what_is_too_deep_is_said_in_a_line(text: str, overrides: list[str]) -> None:
-    assert problems(text, *overrides) == ["x.yaml: it or an override has lists or mappings too deep to be read"]
+    assert problems(text, *overrides) == ["x.yaml: it or an override has lists or mappings nested too deep"]
 
 
 def test_bases_in_a_circle_are_refused() -> None:
     Path("a.yaml").write_text("base: x.yaml")
-    assert problems("base: a.yaml\ndata: d") == ["a.yaml:1: the base x.yaml is based on this very file"]
+    assert problems("base: a.yaml\ndata: d") == ["a.yaml:1: the base x.yaml is based on itself"]
 
 
 # what is written
@@ -782,9 +780,7 @@ def test_at_leaves_other_errors_and_named_ones_alone() -> None:
 
 @pytest.mark.parametrize("annotation", ["Tensor", "list[Path]", "__import__('os')", "(", "().__class__"])
 def test_an_option_that_no_config_can_give_is_a_defect_of_the_entry(annotation: str) -> None:
-    with pytest.raises(
-        TypeError, match=r"option size has the type .*, which no config can give; options are made of int"
-    ):
+    with pytest.raises(TypeError, match=r"option size has the type .*, which a config cannot give; use int"):
         evaluate(Option("size", annotation, None, ""))
 
 
@@ -834,7 +830,7 @@ def test_references_nested_too_deep_or_without_an_end_are_named_with_their_line(
     (problem,) = problems(f"seed: 1\ndata: '{piece * 300}{ends * 300}'")
     assert problem.startswith("x.yaml:2: '${") and len(problem) < 400
     assert problem.endswith(
-        ("nests ${...} too deep to be read", "must refer as ${key} or ${oc.env:NAME,default}, spelt whole")
+        ("nests ${...} too deep", "must contain complete references: ${key} or ${oc.env:NAME,default}")
     )
 
 
