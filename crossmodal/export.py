@@ -131,11 +131,11 @@ def read_card(path: str | Path) -> Card:
 
 
 def name_fit(modality: str, options: dict[str, Any]) -> dict[str, Any]:
-    """All options of a trained network's view; where an earlier version wrote them, pictures were stretched.
+    """All options of a trained network's view; options of earlier versions get `fit: stretch`, as they worked.
 
     Args:
-        modality: of the view.
-        options: as a model's card or a run's config names them, which is all that the version knew.
+        modality: the modality of the view.
+        options: the options in a model's card or a run's config.
     """
     fits = modality in MODALITIES.names() and "fit" in MODALITIES.options(modality)
     return {"fit": "stretch"} | options if fits else options

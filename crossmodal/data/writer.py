@@ -71,19 +71,19 @@ def write_shards(
         warn(f"{first}; so do {writer.uneven.total()} of {pairs_written} pairs; crop one of the pictures, or set "
              "aligned: false for one of the views in a run")  # fmt: skip
     extensions = {name.split(".")[0]: name.split(".")[1] for name in writer.extensions}
-    found = {name: modality for name, modality in fields.items() if name in extensions}
+    written = {name: modality for name, modality in fields.items() if name in extensions}
     manifest = Manifest(
         pairs=pairs_written,
         classes=list(classes),
         fields={
             name: Field(_name_of(modality), extensions[name], {key: getattr(modality, key) for key in modality.stored})
-            for name, modality in found.items()
+            for name, modality in written.items()
         },
         shards=writer.shards,
-        statistics={name: writer.statistics[name].summary() for name in found},
+        statistics={name: writer.statistics[name].summary() for name in written},
         labels={classes[label]: count for label, count in sorted(writer.labels.items()) if label >= 0},
         groups=dict(sorted(writer.groups.items())),
-        lacking={name: count for name, count in sorted(writer.lacking.items()) if name in found},
+        lacking={name: count for name, count in sorted(writer.lacking.items()) if name in written},
     )
     write(folder / MANIFEST, json.dumps(asdict(manifest), indent=1) + "\n")
     return manifest

@@ -29,8 +29,8 @@ class Synthetic(PictureSize, Source):
     train_pairs: int = 512  # pairs in the split "train"
     test_pairs: int = 256  # pairs in the split "test"; 0: there is no such split
     size: int | None = None  # side of square pictures, in pixels; null: 64, unless height and width are given
-    height: int | None = None  # height of the pictures in pixels, with width, in place of size
-    width: int | None = None  # width of the pictures in pixels, with height, in place of size
+    height: int | None = None  # height of the pictures in pixels; with width, replaces size
+    width: int | None = None  # width of the pictures in pixels; with height, replaces size
     seed: int = 0  # seed of everything random
     labelled: bool = True  # false: the pairs are unlabelled
 

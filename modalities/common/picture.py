@@ -1,4 +1,4 @@
-"""What modalities with height and width share: their size, crops of pictures, masks and colour maps."""
+"""Code for modalities with height and width: size options, crops of pictures, masks and colour maps."""
 
 import math
 from dataclasses import replace
@@ -11,15 +11,15 @@ from torch import Tensor
 from modalities import CropBox
 from modalities.common.options import check_within
 
-DEFAULT_SIZE = 64  # pixels a side where a config names no size
+DEFAULT_SIZE = 64  # side in pixels if a config has no size
 FITS = ("crop", "stretch")
 
 
 class PictureSize:
-    """Height and width as options: `size` for a square, or both; a base of every modality with pixels.
+    """The options for height and width: `size` for a square, or both; a base of every modality with pixels.
 
     An entry declares the three options itself, so that the catalogue lists them, and calls `check_size` in
-    `__post_init__`. It names this base before the catalogue's interface.
+    `__post_init__`. This base must precede the catalogue's interface.
     """
 
     size: int | None
@@ -28,34 +28,34 @@ class PictureSize:
 
     @property
     def sides(self) -> tuple[int, int]:
-        """Height and width, pixels."""
+        """Height and width in pixels."""
         if self.size is not None:
             return self.size, self.size
         assert self.height is not None and self.width is not None
         return self.height, self.width
 
     def check_size(self, *, least: int = 1) -> None:
-        """Sets `size` to its default where nothing is given.
+        """Checks the options, and sets `size` to its default if none is given.
 
         Raises:
-            ValueError: `size` is given beside `height` or `width`, only one of these is, or one is below `least`.
+            ValueError: `size` is combined with `height` or `width`, one of these is missing, or one is below `least`.
         """
         options = {"size": self.size, "height": self.height, "width": self.width}
         given = {name: value for name, value in options.items() if value is not None} or {"size": DEFAULT_SIZE}
         if [*given] not in (["size"], ["height", "width"]):
-            told = ", ".join(f"{name}={value}" for name, value in given.items())
-            raise ValueError(f"give either size, for a square, or both height and width, got {told}")
+            values = ", ".join(f"{name}={value}" for name, value in given.items())
+            raise ValueError(f"give either size, for a square, or both height and width, got {values}")
         check_within(least, math.inf, **given)
-        object.__setattr__(self, "size", given.get("size"))  # so that an exported model names the default too
+        object.__setattr__(self, "size", given.get("size"))  # so that an exported model records the default too
 
 
 class PictureView(PictureSize):
-    """How a modality sees pictures: its size, and how crops are fitted to it; see `PictureSize`, whose rules hold."""
+    """The options of a view of pictures: its size, and how crops are fitted to it; see `PictureSize`."""
 
     fit: str
 
     def check_view(self) -> None:
-        """Checks and completes the options; see `PictureSize.check_size`.
+        """Checks the options and sets defaults; see `PictureSize.check_size`.
 
         Raises:
             ValueError: an option is out of its range.
@@ -67,24 +67,24 @@ class PictureView(PictureSize):
     def resize_crop(
         self, signal: Float[Tensor, "channels height width"], window: CropBox, *, nearest: bool = False
     ) -> Float[Tensor, "channels {self.sides[0]} {self.sides[1]}"]:
-        """The part of a picture in the crop box, resized to the view; bilinear with antialiasing unless `nearest`."""
+        """The crop of a picture, resized to the view; bilinear with antialiasing unless `nearest`."""
         if self.fit == "crop":
             window = keep_proportions(window, (signal.shape[1], signal.shape[2]), self.sides)
         return resize_crop(signal, window, self.sides, nearest=nearest)
 
 
 def keep_proportions(window: CropBox, picture: tuple[int, int], view: tuple[int, int]) -> CropBox:
-    """The window on the largest region of a picture that has the view's width : height; itself where the two are equal.
+    """The same crop of the picture's largest region with the view's aspect ratio; unchanged if the ratios are equal.
 
-    The window's `down` and `across` say where the region lies.
+    The window's `down` and `across` give the position of the region.
 
     Args:
         window: in fractions of the region.
-        picture: height and width, pixels.
-        view: height and width, pixels.
+        picture: height and width in pixels.
+        view: height and width in pixels.
     """
-    tall, wide = picture[0] * view[1], picture[1] * view[0]  # in proportion to the view
-    height, width = min(1.0, wide / tall), min(1.0, tall / wide)  # of the region, as shares of the picture
+    tall, wide = picture[0] * view[1], picture[1] * view[0]  # relative to the view
+    height, width = min(1.0, wide / tall), min(1.0, tall / wide)  # size of the region, as shares of the picture
     return replace(
         window,
         top=window.down * (1 - height) + height * window.top,
@@ -101,15 +101,15 @@ def resize_crop(
     *,
     nearest: bool = False,
 ) -> Float[Tensor, "channels {sides[0]} {sides[1]}"]:
-    """The part of a picture that `window` shows, resized to `sides`; bilinear with antialiasing unless `nearest`.
+    """The crop of a picture, resized to `sides`; bilinear with antialiasing unless `nearest`.
 
-    What the window shows from outside the picture is 0.
+    The crop is 0 outside the picture.
 
     Args:
         signal: the picture.
         window: in fractions of the picture.
-        sides: height and width of the result, pixels.
-        nearest: every pixel of the result is one of the picture's.
+        sides: height and width of the result in pixels.
+        nearest: use the nearest pixel instead of interpolation.
     """
     height, width = signal.shape[-2:]
     top, bottom = _interval(window.top, window.height, height)
@@ -126,7 +126,7 @@ def resize_crop(
 
 
 def _interval(start: float, extent: float, pixels: int) -> tuple[int, int]:
-    """The nearest whole pixels, at least one; all inside where the interval is."""
+    """The interval in whole pixels, at least one; inside the picture if the interval is."""
     last = round((start + extent) * pixels)
     first = min(round(start * pixels), max(last, pixels) - 1)
     return first, max(last, first + 1)
@@ -135,12 +135,12 @@ def _interval(start: float, extent: float, pixels: int) -> tuple[int, int]:
 def spans(
     places: Float[Tensor, "*shape"], extents: Float[Tensor, "*shape"], length: int
 ) -> Bool[Tensor, "*shape {length}"]:
-    """Marks one stretch in each row of `length`.
+    """A mask of one span in each row of `length`.
 
     Args:
-        places: where it lies in the slack, 0 at the beginning, 1 at the end.
-        extents: its fraction of the length.
-        length: of a row.
+        places: position of the span, from 0 (at the start) to 1 (at the end).
+        extents: length of the span, as a fraction of the row.
+        length: length of a row.
     """
     positions = torch.arange(length, device=places.device)
     width = (extents * length).round()
@@ -149,8 +149,8 @@ def spans(
 
 
 def colour_map(values: Float[Tensor, "height width"], name: str) -> Float[Tensor, "3 height width"]:
-    """Numbers in [0, 1] in the colours of matplotlib's map `name`."""
-    from matplotlib import colormaps  # a third of a second that no worker should wait for
+    """Numbers in [0, 1] as colours of matplotlib's map `name`."""
+    from matplotlib import colormaps  # the import takes 0.3 s, which workers need not wait for
 
     colours = colormaps[name](values.cpu().numpy())[..., :3]
     return torch.from_numpy(colours).permute(2, 0, 1).float()

@@ -9,7 +9,7 @@ SHAPES = ("ball", "cube", "cone", "ring", "cross", "pillar", "disc", "star")  # 
 
 @dataclass(frozen=True)
 class Solid:
-    """One object in a scene; it is round where it should be, whatever the picture's width over height."""
+    """One object in a scene, whose shape does not depend on the picture's aspect ratio."""
 
     shape: str  # one of SHAPES
     x: float  # centre, in [-1, 1] of the picture's width, right positive
@@ -29,7 +29,7 @@ class Scene:
     light: float  # brightness, 1 is neutral
     size: int = 64  # height of the rendered picture, in pixels
     duration_s: float = 0.5
-    width: int | None = None  # pixels of the picture's width; None: as many as its height
+    width: int | None = None  # width of the picture in pixels; None: same as its height
 
     @property
     def label(self) -> int:
