@@ -140,7 +140,7 @@ def test_a_flag_inspects_a_path_and_gives_its_code(capsys: pytest.CaptureFixture
             "override batc=3: batc is not known; did you mean 'batch'? (known: data, batch",
         ),
         (["list", "encoder"], "crossmodal list: 'encoder' is not known; did you mean 'encoders'? (known: modalities, "),
-        (["list"], "crossmodal list: expected one of modalities, encoders, objectives, multiview, sources, evaluations"),
+        (["list"], "crossmodal list: expected one of modalities, encoders, objectives, multiview, sources"),
         (["list", "objectives", "cdr"], "objective 'cdr' is not known; did you mean 'crd'? (known: "),
         (["lst"], "pipeline 'lst' is not known; did you mean 'list'? (known: probe, list)"),
         (["list", "pipelines", "list"], "pipeline 'list' is not known"),
