@@ -62,7 +62,8 @@ def prepare(folder: Path, setting: Setting) -> None:
     source = SOURCES.get("synthetic")(train_pairs=PAIRS, test_pairs=0, modalities=kinds, size=setting.stored)
     write_shards(source.pairs("train"), folder / "pairs", fields=source.fields(), classes=source.classes())
     torch.manual_seed(0)
-    card = Card("resnet", {"depth": 18}, (3, setting.teacher, setting.teacher), [], "rgb", {"size": setting.teacher})
+    side = setting.teacher
+    card = Card("resnet", {"depth": 18}, (3, side, side), [], "rgb", {"size": side, "fit": "crop"})
     save_model(folder / "teacher", card, card.build(), {})
     shared: dict[str, Any] = {
         "data": str(folder / "pairs"),

@@ -31,7 +31,7 @@ def prepare(folder: Path) -> Path:
     """Synthetic shards, an untrained ResNet-18 as the teacher, and the config of a transfer."""
     source = SOURCES.get("synthetic")(train_pairs=PAIRS, test_pairs=1, modalities=("rgb", "depth"))
     write_shards(source.pairs("train"), folder / "pairs", fields=source.fields(), classes=source.classes())
-    card = Card("resnet", {"depth": 18}, (3, 64, 64), [], "rgb", {"size": 64})
+    card = Card("resnet", {"depth": 18}, (3, 64, 64), [], "rgb", {"size": 64, "fit": "crop"})
     save_model(folder / "teacher", card, card.build(), {})
     config = {
         "data": str(folder / "pairs"),

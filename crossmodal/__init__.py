@@ -1,4 +1,4 @@
-"""Layer 2, crossmodal: pairs, networks, objectives and figures. It knows modalities only by their interface."""
+"""Layer 2: paired data, networks, objectives and metrics. It uses modalities only through their interface."""
 
 import modalities
 

@@ -1,4 +1,4 @@
-"""Checkpoints: written aside and renamed, so that what is there is whole; the last one found; loaded without pickle."""
+"""Checkpoints: written atomically, found by their step, and loaded without pickle."""
 
 import errno
 import os
@@ -21,16 +21,16 @@ REMEDIES = {
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint that could not be written or read; the message says what is still there."""
+    """A checkpoint could not be written or read; the message names the checkpoint that is left."""
 
 
 class WriteError(OSError):
-    """A file that the disk refuses to take; the message names the file, the reason and the remedy."""
+    """A file could not be written; the message names the file, the cause and the remedy."""
 
 
 @contextmanager
 def writing(path: Path | str) -> Iterator[None]:
-    """Names the file that is written in what the operating system says of a failure.
+    """Adds the file's name and a remedy to an error of the operating system.
 
     Raises:
         WriteError: an OSError was raised inside.
@@ -41,15 +41,15 @@ def writing(path: Path | str) -> Iterator[None]:
         raise
     except OSError as error:
         reason = error.strerror or error
-        remedy = f"{REMEDIES.get(error.errno or 0, 'mend this')}, then give the same command again"
+        remedy = f"{REMEDIES.get(error.errno or 0, 'correct this')}, then run the same command again"
         raise WriteError(f"could not write {path}: {reason}; {remedy}") from error
 
 
 def save(folder: Path, step: int, state: dict[str, Any], *, keep: int = 2) -> Path:
-    """Writes the state of a step and removes all but the newest `keep`.
+    """Writes the state of a step and deletes all but the newest `keep` checkpoints.
 
     Raises:
-        CheckpointError: it could not be written, for a full disk say; what was there before is untouched.
+        CheckpointError: it could not be written, for example because the disk is full; earlier ones are unchanged.
     """
     path = folder / f"step_{step:09d}.pt"
     aside = path.with_suffix(f".{os.getpid()}.part")
@@ -73,12 +73,12 @@ def save(folder: Path, step: int, state: dict[str, Any], *, keep: int = 2) -> Pa
 
 
 def write(path: Path, content: str | bytes) -> None:
-    """Writes aside, then renames, so that a reader finds the old content or the new one, whole.
+    """Writes a file atomically: a reader gets either the complete old content or the complete new one.
 
-    A link is replaced; what it names stays as it is.
+    A link is replaced; its target does not change.
 
     Raises:
-        WriteError: the file cannot be written, for a full disk say.
+        WriteError: the file cannot be written, for example because the disk is full.
         IsADirectoryError: `path` is a folder.
     """
     if path.is_dir():
@@ -93,19 +93,19 @@ def write(path: Path, content: str | bytes) -> None:
 
 
 def latest(folder: Path) -> Path | None:
-    """The newest checkpoint in a folder, if there is one."""
+    """The newest checkpoint in a folder; None if there is none."""
     return next(reversed(_all(folder)), None)
 
 
 def load(path: Path) -> dict[str, Any]:
-    """The state that was saved, on the CPU.
+    """The saved state, on the CPU.
 
     Raises:
         CheckpointError: the file is damaged.
     """
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever torch says of a damaged file, the user hears which file
+    except Exception as error:  # a damaged file may raise anything; the message names the file
         raise CheckpointError(f"{path} cannot be read ({error}); delete it to continue from the one before") from error
 
 

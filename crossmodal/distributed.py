@@ -1,4 +1,4 @@
-"""Rows of all ranks, in rank order; the rows themselves where there is one rank."""
+"""Gathering of rows from all ranks, in rank order; with one rank, the rows are returned unchanged."""
 
 from typing import Any
 
@@ -16,10 +16,10 @@ def ranks() -> tuple[int, int]:
 
 
 def gather_with_gradient(rows: Shaped[Tensor, "batch dim"]) -> Shaped[Tensor, "all dim"]:
-    """The rows of all ranks; the gradient of every rank's loss flows back to the rank a row came from.
+    """The rows of all ranks; the gradient of every rank's loss flows back to the rank of each row.
 
-    With losses that are means over local rows against gathered columns, and DDP's mean over ranks, the gradient is that
-    of the joint batch. Every rank must bring equally many rows.
+    If each loss is a mean over local rows against gathered columns, and DDP averages over ranks, the gradient equals
+    that of the joint batch. All ranks must have the same number of rows.
     """
     return rows if ranks()[1] == 1 else _Gather.apply(rows)
 
@@ -41,7 +41,7 @@ def mean_over_ranks(value: Shaped[Tensor, ""]) -> Shaped[Tensor, ""]:
 
 
 class _Gather(torch.autograd.Function):
-    """torch.distributed.nn's all_gather, which torch 2.14 deprecates for a private module that 2.11 does not have."""
+    """Replaces torch.distributed.nn's all_gather: torch 2.14 deprecates it for a private module that 2.11 lacks."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""An encoder with all that its use needs, in one folder: weights, how it is built, and its view's preprocessing."""
+"""Export of an encoder into one folder: weights, architecture, and the preprocessing of its input."""
 
 import hashlib
 import json
@@ -23,38 +23,38 @@ from crossmodal.weights import refuse_nonfinite
 from modalities import MODALITIES, Modality
 
 CARD, WEIGHTS = "model.json", "model.safetensors"
-SPARE = 2**20  # numbers that an encoder may use beside its weights: buffers, random rows
+SPARE = 2**20  # numbers that an encoder may allocate besides its weights: buffers, random rows
 
 
 class ExportError(ValueError):
-    """A folder that does not hold an exported encoder."""
+    """A folder does not hold a valid exported encoder."""
 
 
 @dataclass(frozen=True)
 class Head:
-    """An objective whose heads bring this encoder and its teacher into one space."""
+    """An objective whose projection heads map this encoder and its teacher into one space."""
 
     objective: str
     options: dict[str, Any]
-    teacher: str  # name of the teacher it was trained against
+    teacher: str  # name of the teacher it was trained with
     teacher_spec: Spec
 
 
 @dataclass(frozen=True)
 class Card:
-    """How an encoder is built and fed."""
+    """The architecture of an encoder, and the preprocessing of its input."""
 
     encoder: str
     encoder_options: dict[str, Any]
     shape: tuple[int, ...]
-    classes: list[str]  # names of its logits, in order; empty: no classifier
+    classes: list[str]  # names of the logits, in order; empty: no classifier
     modality: str
     modality_options: dict[str, Any]
     heads: dict[str, Head] = field(default_factory=dict)
-    weights: str = ""  # sha256 of the file of weights; empty in folders of earlier versions: it is not compared
+    weights: str = ""  # sha256 of the weights; empty in folders of earlier versions, which are not checked
 
     def build(self, classes: int | None = None) -> Encoder:
-        """The same architecture with new weights; with another number of classes, if asked."""
+        """The architecture with new weights, and with `classes` logits if given."""
         count = len(self.classes) if classes is None else classes
         return ENCODERS.get(self.encoder)(self.shape, count, **self.encoder_options)
 
@@ -62,15 +62,15 @@ class Card:
         """A copy of `encoder`, which this card describes, with a new classifier."""
         copy = self.build(classes)
         classifier = f"trunk.{copy.classifier}"
-        kept = {name: tensor for name, tensor in encoder.state_dict().items() if not name.startswith(classifier)}
-        left = copy.load_state_dict(kept, strict=False)
+        copied = {name: tensor for name, tensor in encoder.state_dict().items() if not name.startswith(classifier)}
+        left = copy.load_state_dict(copied, strict=False)
         assert all(name.startswith(classifier) for name in left.missing_keys) and not left.unexpected_keys
         return copy
 
 
 @dataclass(frozen=True)
 class Model:
-    """An exported encoder, loaded."""
+    """A loaded exported encoder."""
 
     card: Card
     encoder: Encoder
@@ -93,10 +93,10 @@ def save_model(folder: Path, card: Card, encoder: Encoder, heads: dict[str, Obje
 
 
 def find_model(path: str | Path) -> Path:
-    """The folder of an exported encoder: `path`, or the one inside a run's folder.
+    """The folder of an exported encoder: `path` itself, or `model` in the folder of a run.
 
     Raises:
-        ExportError: there is none.
+        ExportError: there is no exported encoder.
     """
     path = Path(path)
     for folder in (path, path / "model"):
@@ -110,7 +110,7 @@ def find_model(path: str | Path) -> Path:
 
 
 def digest(path: str | Path) -> str:
-    """Names an exported encoder by its bytes."""
+    """A hash of an exported encoder's files."""
     folder = find_model(path)
     return hashlib.sha256((folder / WEIGHTS).read_bytes() + (folder / CARD).read_bytes()).hexdigest()
 
@@ -119,22 +119,34 @@ def read_card(path: str | Path) -> Card:
     """The card of an exported encoder.
 
     Raises:
-        ExportError: there is none, or it cannot be read.
+        ExportError: there is no card, or it cannot be read.
     """
     folder = find_model(path)
     try:
         card = build(Card, parse((folder / CARD).read_bytes()))
     except ValueError as error:
         raise ExportError(f"{folder / CARD} is not the card of an exported model: {error}") from error
-    return replace(card, modality_options={name: _frozen(value) for name, value in card.modality_options.items()})
+    options = {name: _frozen(value) for name, value in card.modality_options.items()}
+    return replace(card, modality_options=name_fit(card.modality, options))
+
+
+def name_fit(modality: str, options: dict[str, Any]) -> dict[str, Any]:
+    """All options of a trained network's view; where an earlier version wrote them, pictures were stretched.
+
+    Args:
+        modality: of the view.
+        options: as a model's card or a run's config names them, which is all that the version knew.
+    """
+    fits = modality in MODALITIES.names() and "fit" in MODALITIES.options(modality)
+    return {"fit": "stretch"} | options if fits else options
 
 
 def load_model(path: str | Path) -> Model:
     """An exported encoder in eval mode, with its modality and heads.
 
     Raises:
-        ExportError: the folder holds none, its weights are not those of its card, or the card asks for what there is
-            not.
+        ExportError: the folder holds no exported encoder, its weights do not match its card, or the card needs
+            something that is not available.
         WeightsError: its weights are not finite.
     """
     folder, card = find_model(path), read_card(path)
@@ -152,8 +164,8 @@ def load_model(path: str | Path) -> Model:
         with _Room(sum(tensor.numel() for tensor in state.values()) + math.prod(card.shape)):
             encoder = card.build()
             heads = {name: _head(head, encoder.spec) for name, head in card.heads.items()}
-    except Exception as error:  # entries, the user's own and timm's among them, raise anything of impossible options
-        raise ExportError(f"{folder / CARD} asks for what this version does not have: {error}") from error
+    except Exception as error:  # entries, such as plug-ins and timm, may raise any error for invalid options
+        raise ExportError(f"{folder / CARD} needs what this version does not have: {error}") from error
     try:
         encoder.load_state_dict(_below(state, "encoder."))
         for name, head in heads.items():
@@ -165,9 +177,9 @@ def load_model(path: str | Path) -> Model:
 
 
 class _Room(TorchDispatchMode):
-    """Refuses new tensors once they have many more numbers in all than a file of weights.
+    """Raises an error once new tensors have many more numbers in total than a file of weights.
 
-    So a card that asks for a network of any size costs neither memory nor time.
+    So a card that describes a huge network costs neither memory nor time.
     """
 
     def __init__(self, numbers: int) -> None:
@@ -177,15 +189,15 @@ class _Room(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, kinds: Any, args: Any = (), kwargs: Any = None) -> Any:
         if args and isinstance(args[0], list | tuple) and all(type(size) is int for size in args[0]):
-            self.left -= math.prod(args[0])  # of a tensor that is made from nothing
+            self.left -= math.prod(args[0])  # a factory function such as torch.empty
             if self.left < 0:
-                raise ValueError(f"it takes far more than the {self.numbers} numbers that the weights have")
+                raise ValueError(f"it has far more than the {self.numbers} numbers of its weights")
         return func(*args, **(kwargs or {}))
 
 
 def _head(head: Head, spec: Spec) -> Objective:
-    found: Objective = OBJECTIVES.get(head.objective)(spec, head.teacher_spec, 2, **_options(head))
-    return found
+    objective: Objective = OBJECTIVES.get(head.objective)(spec, head.teacher_spec, 2, **_options(head))
+    return objective
 
 
 def _below(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
@@ -193,7 +205,7 @@ def _below(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tenso
 
 
 def _options(head: Head) -> dict[str, Any]:
-    """Its options as a config gives them, but negatives of no size: they are not needed to compare."""
+    """The options as in a config, but with a single negative, because a comparison needs none."""
     options = {name: list(_frozen(value)) if isinstance(value, list) else value for name, value in head.options.items()}
     return {**options, "negatives": Negatives(count=1)} if "negatives" in options else options
 

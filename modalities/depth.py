@@ -5,36 +5,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from modalities import CropBox, DecodeError, Modality
-from modalities.codecs.arrays import read_array
-from modalities.codecs.raster import (
-    JPEG,
-    MAX_PIXELS,
-    NPY,
-    PNG,
-    colour_map,
-    describe,
-    read_pixels,
-    resize_crop,
-    spans,
-    write_pixels,
-)
+from modalities import CropBox, Modality
+from modalities.codecs.depth import decode_depth, encode_depth
 from modalities.common.options import check_within
+from modalities.common.picture import PictureView, colour_map, spans
 from modalities.common.random import uniform_bits
 from modalities.synthetic.render import render_distance
 from modalities.synthetic.scene import Scene
 
-LARGEST = 65535  # of 16 bits
-PLAUSIBLE_M = (0.005, 1000.0)  # a map whose median lies outside was stored with another scale
-
 
 @dataclass(frozen=True)
-class Depth(Modality):
+class Depth(PictureView, Modality):
     """Distance along the optical axis in metres, 0 where there is no reading, from 16-bit PNG or .npy.
 
     Distances are never guessed and never mixed: 16 bits stay 16 bits, and resizing takes the nearest pixel.
@@ -47,7 +32,10 @@ class Depth(Modality):
     extensions: ClassVar[tuple[str, ...]] = ("png", "npy")
     stored: ClassVar[tuple[str, ...]] = ("scale_m", "invalid")
 
-    size: int = 64  # side of an adapted map, pixels
+    size: int | None = None  # pixels a side of a square view; null: 64, unless height and width are given
+    height: int | None = None  # pixels, with width in place of size
+    width: int | None = None  # pixels, with height in place of size
+    fit: Literal["crop", "stretch"] = "crop"  # a picture of another width : height is cut, or stretched
     scale_m: float = 0.001  # metres that a stored 1 means: 0.001 for millimetres
     invalid: float = 0.0  # stored value of "no reading", beside 0, negative and non-finite ones
     min_m: float = 0.3  # what the encoder sees as nearest, metres; nearer counts as this
@@ -59,7 +47,7 @@ class Depth(Modality):
     hole_side: float = 0.25  # greatest side of a hole, as a fraction of the map's
 
     def __post_init__(self) -> None:
-        check_within(1, math.inf, size=self.size)
+        self.check_view()
         check_within(1e-9, math.inf, scale_m=self.scale_m)
         check_within(0, 1, hole_side=self.hole_side)
         check_within(0, 0.5, drift=self.drift, noise=self.noise)
@@ -71,51 +59,22 @@ class Depth(Modality):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """One distance for each pixel of a square."""
-        return (1, self.size, self.size)
+        """One distance for each pixel."""
+        return (1, *self.sides)
 
     def decode(self, payload: bytes) -> Float[Tensor, "1 height width"]:
-        """Metres, 0 where there is no reading.
-
-        Raises:
-            DecodeError: it is neither a 16-bit single-channel PNG nor a .npy of one number a pixel, is damaged, has too
-                many pixels, or its median is no plausible distance under `scale_m`.
-        """
-        stored = _read_npy(payload) if payload.startswith(NPY) else _read_png(payload)
-        with np.errstate(over="ignore", invalid="ignore"):  # infinity and every kind of NaN are no reading either
-            marked = torch.from_numpy(_is_marked(stored, self.invalid))
-            metres = torch.from_numpy(stored.astype(np.float64, copy=False)).mul_(self.scale_m).float()
-        metres = torch.where(torch.isfinite(metres) & ~marked & (metres > 0), metres, 0.0)
-        self._check_plausible(metres)
-        return metres
+        """Metres, 0 where there is no reading; see `decode_depth`."""
+        return decode_depth(payload, scale_m=self.scale_m, invalid=self.invalid)
 
     def encode(self, signal: Float[Tensor, "1 height width"]) -> bytes:
-        """A 16-bit PNG in steps of `scale_m`; "no reading" is written as 0.
-
-        Raises:
-            ValueError: a distance does not fit 16 bits, or would read as "no reading".
-        """
-        value = (signal.double() / self.scale_m).round()
-        lost = (signal != 0) & (~(value > 0) | value.isinf() | (value == self.invalid))  # NaN is not above 0 either
-        if lost.any():
-            raise ValueError(
-                f"a distance must be finite, stored above 0 and not as invalid={self.invalid:g}, "
-                f"got {signal[lost][0].item():g} m with scale_m={self.scale_m:g}; use a smaller scale_m "
-                f"or another invalid, and 0 for no reading"
-            )
-        if value.max() > LARGEST:
-            largest_m = signal.max().item()
-            raise ValueError(
-                f"distances must fit {LARGEST} steps of scale_m={self.scale_m:g}, got {largest_m:g} m; "
-                f"scale_m={10 ** math.ceil(math.log10(largest_m / LARGEST)):g} would fit"
-            )
-        return write_pixels(value[0].numpy().astype(np.uint16), "PNG")
+        """A 16-bit PNG in steps of `scale_m`; see `encode_depth`."""
+        return encode_depth(signal, scale_m=self.scale_m, invalid=self.invalid)
 
     def adapt(
         self, signal: Float[Tensor, "1 height width"], window: CropBox
-    ) -> Float[Tensor, "1 {self.size} {self.size}"]:
+    ) -> Float[Tensor, "1 {self.sides[0]} {self.sides[1]}"]:
         """The window's part of the map; every pixel is one of the stored ones."""
-        return resize_crop(signal, window, self.size, nearest=True)
+        return self.resize_crop(signal, window, nearest=True)
 
     def draw(self, generator: torch.Generator) -> Float[Tensor, " draws"]:
         """Uniform numbers: two that seed the noise, the drift, and four for each hole."""
@@ -174,19 +133,6 @@ class Depth(Modality):
             "min_m and max_m"
         )
 
-    def _check_plausible(self, metres: Float[Tensor, "1 height width"]) -> None:
-        valid = torch.from_numpy(metres.numpy()[metres.numpy() > 0])  # torch would take 24 bytes a pixel to index
-        if not len(valid):
-            return
-        median = valid[:: 1 + len(valid) // 4096].median().item()  # a few thousand tell the order of magnitude
-        low, high = PLAUSIBLE_M
-        if not low <= median <= high:
-            hint = "millimetres (scale_m=0.001)" if median > high else "metres (scale_m=1)"
-            raise DecodeError(
-                f"the median distance must be from {low} to {high:g} m, got {median:g} m with "
-                f"scale_m={self.scale_m:g}; does the file store {hint}?"
-            )
-
     def _nearness(self, metres: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         clipped = metres.clamp(self.min_m, self.max_m)
         if self.scale == "log":
@@ -206,21 +152,6 @@ class Depth(Modality):
         return (rows[..., None] & columns[..., None, :]).any(1, keepdim=True)
 
 
-def stored_readings(payload: bytes, invalid: float) -> Shaped[np.ndarray, " readings"]:
-    """The numbers of a file as they are stored, whatever their unit, less those that mean "no reading".
-
-    Raises:
-        DecodeError: see `Depth.decode`.
-    """
-    stored = _read_npy(payload) if payload.startswith(NPY) else _read_png(payload)
-    return stored[np.isfinite(stored) & (stored > 0) & ~_is_marked(stored, invalid)]
-
-
-def _is_marked(stored: Shaped[np.ndarray, "*shape"], invalid: float) -> Bool[np.ndarray, "*shape"]:
-    # 99.9 is not the number nearest to it that 32 bits can hold, so floats are compared as they are stored
-    return np.equal(stored, stored.dtype.type(invalid) if stored.dtype.kind == "f" else invalid)
-
-
 def _addressed_noise(
     draws: Float[Tensor, "batch 2"], height: int, width: int
 ) -> Float[Tensor, "batch 1 {height} {width}"]:
@@ -236,28 +167,3 @@ def _addressed_noise(
     sums = (bits & fields).add_((bits >> 13).bitwise_and_(fields))
     total = (sums & 0x3FFF).add_(sums.bitwise_right_shift_(26))
     return total.float().sub_(2 * 0x1FFF).mul_(math.sqrt(3) / 0x2000)
-
-
-def _read_png(payload: bytes) -> Shaped[np.ndarray, "1 height width"]:
-    got = describe(payload)
-    if got == "PNG (16-bit grey)":
-        return read_pixels(payload)[None]
-    why = ": 8 bits or colours cannot hold metres, so this is a preview" if payload.startswith((PNG, JPEG)) else ""
-    raise DecodeError(f"depth must be a 16-bit single-channel PNG or .npy, got {got}{why}")
-
-
-def _read_npy(payload: bytes) -> Shaped[np.ndarray, "1 height width"]:
-    try:
-        array = read_array(payload, MAX_PIXELS)
-    except DecodeError:
-        raise
-    except ValueError as error:
-        raise DecodeError(f".npy array of {len(payload)} bytes is damaged or cut short: {error}") from error
-    if array.ndim == 3 and array.shape[0] != 1 == array.shape[2]:  # [height, width, 1]
-        array = array.transpose(2, 0, 1)
-    plane = array.ndim == 2 or (array.ndim == 3 and len(array) == 1)
-    if array.dtype.kind not in "iuf" or not plane or not array.size:
-        raise DecodeError(
-            f"depth must be an integer or float array [height, width], got {array.dtype} {list(array.shape)}"
-        )
-    return array.reshape(1, *array.shape[-2:])

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -10,15 +10,14 @@ from kornia.enhance import adjust_brightness_accumulative
 from torch import Tensor
 
 from modalities import CropBox, Modality
-from modalities.codecs.colour import LAB_L, factors, to_lab
-from modalities.codecs.raster import decode_colour, encode_colour, resize_crop
+from modalities.codecs.colour import ColourCodec
+from modalities.common.colour import LAB_L, factors, to_lab
 from modalities.common.options import check_within
-from modalities.synthetic.render import render_colour
-from modalities.synthetic.scene import Scene
+from modalities.common.picture import PictureView
 
 
 @dataclass(frozen=True)
-class Luminance(Modality):
+class Luminance(ColourCodec, PictureView, Modality):
     """The lightness L of CIE Lab, in [0, 100], of the pictures that `rgb` stores.
 
     A signal is the colour picture; `adapt` resizes it and then takes L. With `chrominance` it splits one picture into
@@ -29,10 +28,10 @@ class Luminance(Modality):
         ValueError: an option is out of its range.
     """
 
-    field: ClassVar[str] = "rgb"
-    extensions: ClassVar[tuple[str, ...]] = ("jpg", "jpeg", "png")
-
-    size: int = 64  # side of an adapted picture, pixels
+    size: int | None = None  # pixels a side of a square view; null: 64, unless height and width are given
+    height: int | None = None  # pixels, with width in place of size
+    width: int | None = None  # pixels, with height in place of size
+    fit: Literal["crop", "stretch"] = "crop"  # a picture of another width : height is cut, or stretched
     quality: int = 95  # of a JPEG when it is written, 1 to 100
     brightness: float = 0.3  # greatest change, as a fraction
     contrast: float = 0.3  # greatest change, as a fraction
@@ -40,33 +39,21 @@ class Luminance(Modality):
     std: float = 25.0  # divided by, units of L: about its spread in photographs
 
     def __post_init__(self) -> None:
-        check_within(1, math.inf, size=self.size)
+        self.check_view()
         check_within(1, 100, quality=self.quality)
         check_within(0, 1, brightness=self.brightness, contrast=self.contrast)
         check_within(1e-6, math.inf, std=self.std)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """L of a square."""
-        return (1, self.size, self.size)
-
-    def decode(self, payload: bytes) -> Float[Tensor, "3 height width"]:
-        """The colour picture in [0, 1].
-
-        Raises:
-            DecodeError: it is not a readable JPEG or PNG, is too large, or has 16 bits a channel, as depth maps have.
-        """
-        return decode_colour(payload)
-
-    def encode(self, signal: Float[Tensor, "3 height width"]) -> bytes:
-        """The colour picture as a JPEG."""
-        return encode_colour(signal, self.quality)
+        """L, height and width."""
+        return (1, *self.sides)
 
     def adapt(
         self, signal: Float[Tensor, "3 height width"], window: CropBox
-    ) -> Float[Tensor, "1 {self.size} {self.size}"]:
+    ) -> Float[Tensor, "1 {self.sides[0]} {self.sides[1]}"]:
         """L of the window's part of the picture, resized with antialiasing."""
-        return to_lab(resize_crop(signal, window, self.size).clamp(0, 1))[LAB_L]
+        return to_lab(self.resize_crop(signal, window).clamp(0, 1))[LAB_L]
 
     def draw(self, generator: torch.Generator) -> Float[Tensor, "2"]:
         """Two uniform numbers: brightness and contrast."""
@@ -89,7 +76,3 @@ class Luminance(Modality):
     def picture(self, adapted: Float[Tensor, "1 height width"]) -> Float[Tensor, "3 height width"]:
         """L as grey."""
         return (adapted / 100).clamp(0, 1).expand(3, -1, -1)
-
-    def render(self, scene: Scene) -> Float[Tensor, "3 height width"]:
-        """What a colour camera sees of the scene."""
-        return render_colour(scene)

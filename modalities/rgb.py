@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -15,15 +15,14 @@ from kornia.filters import gaussian_blur2d
 from torch import Tensor
 
 from modalities import CropBox, Modality
-from modalities.codecs.colour import factors, turn_hue
-from modalities.codecs.raster import decode_colour, encode_colour, resize_crop
+from modalities.codecs.colour import ColourCodec
+from modalities.common.colour import factors, turn_hue
 from modalities.common.options import check_length, check_within
-from modalities.synthetic.render import render_colour
-from modalities.synthetic.scene import Scene
+from modalities.common.picture import PictureView
 
 
 @dataclass(frozen=True)
-class Rgb(Modality):
+class Rgb(ColourCodec, PictureView, Modality):
     """Colour pictures in [0, 1] from JPEG or PNG of 8 bits a channel.
 
     Augmentation is that of SimCLR (Chen et al. 2020, https://arxiv.org/abs/2002.05709, appendix A) at about its half
@@ -33,10 +32,10 @@ class Rgb(Modality):
         ValueError: an option is out of its range.
     """
 
-    field: ClassVar[str] = "rgb"
-    extensions: ClassVar[tuple[str, ...]] = ("jpg", "jpeg", "png")
-
-    size: int = 64  # side of an adapted picture, pixels
+    size: int | None = None  # pixels a side of a square view; null: 64, unless height and width are given
+    height: int | None = None  # pixels, with width in place of size
+    width: int | None = None  # pixels, with height in place of size
+    fit: Literal["crop", "stretch"] = "crop"  # a picture of another width : height is cut, or stretched
     quality: int = 95  # of a JPEG when it is written, 1 to 100
     jitter: float = 0.8  # chance that brightness, contrast, saturation and hue change
     brightness: float = 0.4  # greatest change, as a fraction
@@ -50,15 +49,17 @@ class Rgb(Modality):
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)  # divided by, of red, green, blue (ImageNet's)
 
     def __post_init__(self) -> None:
-        check_within(1, math.inf, size=self.size)
+        self.check_view()
         check_within(1, 100, quality=self.quality)
         check_within(0, 1, jitter=self.jitter, grey=self.grey, blur=self.blur)
         check_within(0, 1, brightness=self.brightness, contrast=self.contrast, saturation=self.saturation)
         check_within(0, math.pi, hue=self.hue)
         check_within(0.1, 20, blur_px=self.blur_px)
-        if self.blur and self._blur_reach >= self.size:
-            raise ValueError(f"blur_px must be at most {(self.size - 1) / 2:g} for pictures of {self.size} pixels, "
-                             f"got {self.blur_px:g}")  # fmt: skip
+        side = min(self.sides)
+        if self.blur and self._blur_reach >= side:
+            raise ValueError(
+                f"blur_px must be at most {(side - 1) / 2:g} for pictures of {side} pixels, got {self.blur_px:g}"
+            )
         check_length(3, mean=self.mean, std=self.std)
         check_within(1e-6, math.inf, smallest_std=min(self.std))
 
@@ -68,26 +69,14 @@ class Rgb(Modality):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Red, green and blue of a square."""
-        return (3, self.size, self.size)
-
-    def decode(self, payload: bytes) -> Float[Tensor, "3 height width"]:
-        """The picture in [0, 1], turned by its EXIF orientation; grey becomes three equal channels, alpha is dropped.
-
-        Raises:
-            DecodeError: it is not a readable JPEG or PNG, is too large, or has 16 bits a channel, as depth maps have.
-        """
-        return decode_colour(payload)
-
-    def encode(self, signal: Float[Tensor, "3 height width"]) -> bytes:
-        """A JPEG."""
-        return encode_colour(signal, self.quality)
+        """Red, green and blue, height and width."""
+        return (3, *self.sides)
 
     def adapt(
         self, signal: Float[Tensor, "3 height width"], window: CropBox
-    ) -> Float[Tensor, "3 {self.size} {self.size}"]:
+    ) -> Float[Tensor, "3 {self.sides[0]} {self.sides[1]}"]:
         """The window's part of the picture, resized with antialiasing."""
-        return resize_crop(signal, window, self.size).clamp(0, 1)
+        return self.resize_crop(signal, window).clamp(0, 1)
 
     def draw(self, generator: torch.Generator) -> Float[Tensor, "8"]:
         """Eight uniform numbers: the chance and the four strengths of the jitter, grey, blur, its width."""
@@ -116,10 +105,6 @@ class Rgb(Modality):
     def picture(self, adapted: Float[Tensor, "3 height width"]) -> Float[Tensor, "3 height width"]:
         """Itself."""
         return adapted.clamp(0, 1)
-
-    def render(self, scene: Scene) -> Float[Tensor, "3 height width"]:
-        """What a colour camera sees of the scene."""
-        return render_colour(scene)
 
     def _jitter(self, batch: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor, hue: Tensor) -> Tensor:
         batch = adjust_brightness_accumulative(batch, factors(brightness, self.brightness))

@@ -1,13 +1,27 @@
-"""Pipelines as commands, and what a test wants of their folders."""
+"""Pipelines as commands, each in a process of its own, and what a test wants of their folders.
 
+Importing torch takes seconds, so commands are forked from one process that has imported everything (see
+`preloaded.py`); it is started with the first command. What needs a fresh interpreter starts one: see `torchrun`.
+"""
+
+import atexit
 import json
+import multiprocessing
+import multiprocessing.forkserver
 import os
+import resource
+import runpy
+import shutil
+import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 import yaml
@@ -15,6 +29,12 @@ from safetensors.torch import load_file
 
 ENCODER = {"name": "convnet", "width": 8, "stages": 3}  # small enough for a test
 ENVIRONMENT = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+SECONDS = 240  # after which a command is taken to hang
+FORK = multiprocessing.get_context("forkserver")
+FORK.set_forkserver_preload(["preloaded"])
+PRINTED = Path(tempfile.mkdtemp(prefix="commands-"))  # what commands print
+NUMBERS = count()
+atexit.register(shutil.rmtree, PRINTED, ignore_errors=True)
 
 
 def write(path: Path, content: dict[str, Any]) -> Path:
@@ -22,22 +42,133 @@ def write(path: Path, content: dict[str, Any]) -> Path:
     return path
 
 
-def command(*words: str) -> list[str]:
-    return [sys.executable, "-m", "pipelines", *words]
+class Command:
+    """A command in a forked process, with the methods of `subprocess.Popen`.
+
+    Args:
+        words: of the command `crossmodal`; a path of a Python script first runs that instead.
+        variables: of the environment, beside those of this process.
+        new_session: it leads a process group, so that a signal can be sent to all its processes.
+        largest_file: the most bytes that it can write into a file.
+    """
+
+    def __init__(
+        self,
+        *words: str,
+        variables: Mapping[str, str] | None = None,
+        new_session: bool = False,
+        largest_file: int | None = None,
+    ) -> None:
+        root, tests = Path(__file__).parents[1], Path(__file__).parent
+        paths = os.pathsep.join([str(root), str(tests), os.environ.get("PYTHONPATH", "")])
+        with mock.patch.dict(os.environ, {**ENVIRONMENT, "PYTHONPATH": paths}):
+            multiprocessing.forkserver.ensure_running()
+        number = next(NUMBERS)
+        self._printed = [PRINTED / f"{number}.{name}" for name in ("out", "err")]
+        self._process = FORK.Process(
+            target=_run,
+            args=(words, self._printed, Path.cwd(), {**os.environ, **ENVIRONMENT, **(variables or {})}),
+            kwargs={"new_session": new_session, "largest_file": largest_file},
+        )
+        self._process.start()
+        atexit.register(self._process.kill)  # at exit, Python waits for processes that a failed test left behind
+        self.pid: int = self._process.pid
+        self.kill, self.terminate = self._process.kill, self._process.terminate
+
+    @property
+    def returncode(self) -> int | None:
+        """None while it runs; minus the number of the signal that ended it."""
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        """The same."""
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """To this process alone."""
+        os.kill(self.pid, number)
+
+    def wait(self, timeout: float = SECONDS) -> int:
+        """Its code; raises `subprocess.TimeoutExpired` where it goes on."""
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            raise subprocess.TimeoutExpired(f"process {self.pid}", timeout)
+        return self._process.exitcode
+
+    def communicate(self, timeout: float = SECONDS) -> tuple[str, str]:
+        """What it printed to stdout and stderr, once it has ended."""
+        self.wait(timeout)
+        out, err = (path.read_text() for path in self._printed)
+        return out, err
+
+
+def _run(
+    words: Sequence[str],
+    printed: Sequence[Path],
+    place: Path,
+    environment: Mapping[str, str],
+    *,
+    new_session: bool,
+    largest_file: int | None,
+) -> None:
+    """In the forked process: what an interpreter has when it begins, then the command."""
+    if new_session:
+        os.setsid()
+    for number, path in enumerate(printed, 1):
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(file, number)
+        os.close(file)
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(place)
+    if largest_file is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+    if words[0].endswith(".py"):
+        sys.argv = [*words]
+        runpy.run_path(words[0], run_name="__main__")
+    else:
+        from pipelines.__main__ import main
+
+        sys.argv = ["crossmodal", *words]
+        sys.exit(main())
+
+
+def start(*words: str, **options: Any) -> Command:
+    return Command(*words, **options)
 
 
 def run(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(*words), env=ENVIRONMENT, capture_output=True, text=True, timeout=240, check=False, **options
-    )
+    command = Command(*words, **options)
+    out, err = command.communicate()
+    return subprocess.CompletedProcess(words, command.returncode, out, err)
+
+
+def start_ranks(*words: str) -> list[Command]:
+    """A command on two processes, with the variables that torchrun gives them."""
+    with socket.socket() as listener:
+        listener.bind(("localhost", 0))
+        port = str(listener.getsockname()[1])
+    variables = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+    return [Command(*words, variables={**variables, "RANK": rank, "LOCAL_RANK": rank}) for rank in "01"]
 
 
 def launch(*words: str) -> subprocess.CompletedProcess[str]:
-    """The same on two processes."""
+    """What both processes print, and the code of the first that fails."""
+    ranks = start_ranks(*words)
+    try:
+        out, err = ("".join(printed) for printed in zip(*[rank.communicate() for rank in ranks], strict=True))
+    finally:
+        for rank in ranks:
+            rank.kill()
+    return subprocess.CompletedProcess(words, ranks[0].returncode or ranks[1].returncode or 0, out, err)
+
+
+def torchrun(*words: str) -> subprocess.CompletedProcess[str]:
+    """The same by torch's own launcher, in fresh interpreters."""
     return subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv-backend", "c10d",
          "--rdzv-endpoint", "localhost:0", *words],
-        env=ENVIRONMENT, capture_output=True, text=True, timeout=240, check=False,
+        env=ENVIRONMENT, capture_output=True, text=True, timeout=SECONDS, check=False,
     )  # fmt: skip
 
 
@@ -60,13 +191,15 @@ def assert_equal(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor])
         assert torch.equal(tensor, theirs[name]), name
 
 
-def wait_for_step(folder: Path, step: int, process: subprocess.Popen[bytes]) -> None:
-    metrics = folder / "metrics.jsonl"
-    deadline = time.monotonic() + 200
-    while not (metrics.is_file() and len(metrics.read_text().splitlines()) >= step):
-        assert process.poll() is None and time.monotonic() < deadline
+def wait_until(holds: Callable[[], object], process: Command | None = None) -> None:
+    """Returns once it holds; fails where the process has ended before, or after minutes."""
+    deadline = time.monotonic() + SECONDS
+    while not holds():
+        assert process is None or process.poll() is None
+        assert time.monotonic() < deadline
         time.sleep(0.01)
 
 
-def start(*words: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(command(*words), env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def wait_for_step(folder: Path, step: int, process: Command) -> None:
+    metrics = folder / "metrics.jsonl"
+    wait_until(lambda: metrics.is_file() and len(metrics.read_text().splitlines()) >= step, process)

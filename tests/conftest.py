@@ -3,11 +3,13 @@
 import os
 from pathlib import Path
 
+import jaxtyping
 import pytest
-from jaxtyping import install_import_hook
+import typecheck
 
 os.environ["OMP_NUM_THREADS"] = "1"  # sums in one order, in this process and in those it starts; and one core a worker
-install_import_hook(["modalities", "crossmodal", "pipelines"], "typecheck.check")
+jaxtyping.install_import_hook(["modalities", "crossmodal", "pipelines"], "typecheck.check")
+jaxtyping.jaxtyped = typecheck.jaxtyped
 
 
 @pytest.fixture(scope="session")

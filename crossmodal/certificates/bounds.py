@@ -1,12 +1,12 @@
 """PAC-Bayes bounds: from a stochastic network's risk on examples to a bound on its risk, with probability 1 - delta.
 
-All hold for every posterior at once, so one may choose by them among the posteriors of one prior. The letters of the
-papers: risk R(Q) on the examples, the mean of losses in [0, 1] (of a wider loss, divide by its range and multiply the
-bound); kl KL(Q || P) in nats; examples m; lambda the trade-off; union the nats that a union over priors costs, as
-ln(pi^2 j^2 / 6) for place j of `gaussians.ScaleGrid`, 0 where there is one prior.
+All hold for every posterior at once, so one may choose among the posteriors of one prior by them. The letters of the
+papers: R(Q) the risk on the examples, a mean of losses in [0, 1] (divide a wider loss by its range and multiply the
+bound by it); kl KL(Q || P) in nats; m examples; lambda the trade-off; union the cost in nats of a union over priors:
+ln(pi^2 j^2 / 6) for place j of `gaussians.ScaleGrid`, 0 for one prior.
 
-Sources: Maurer 2004, https://arxiv.org/abs/cs/0411099, for ln(2 sqrt m), where m is 8 or more (a test computes the
-rest); Catoni 2007, https://arxiv.org/abs/0712.0248; Nozawa, Germain, Guedj 2020, https://arxiv.org/abs/1910.04464.
+Sources: Maurer 2004, https://arxiv.org/abs/cs/0411099, for ln(2 sqrt m), with m of 8 or more (a test computes smaller
+m); Catoni 2007, https://arxiv.org/abs/0712.0248; Nozawa, Germain, Guedj 2020, https://arxiv.org/abs/1910.04464.
 """
 
 import math
@@ -19,11 +19,11 @@ from crossmodal.certificates.small_kl import kl_inverse_up
 
 
 def complexity(kl: float, examples: int, *, delta: float, union: float = 0.0) -> float:
-    """KL + union + ln(2 sqrt(m) / delta), in nats: m small_kl(R on examples, R) is no more, with probability 1 - delta.
+    """KL + union + ln(2 sqrt(m) / delta), in nats: bounds m small_kl(R on examples, R) with probability 1 - delta.
 
     Raises:
-        ValueError: `kl` or `union` is below 0, `examples` below 1, or `delta` not between 0 and 1; or one is NaN. So
-            all bounds of this file do.
+        ValueError: `kl` or `union` is below 0, `examples` below 1, or `delta` not between 0 and 1; or one is NaN. All
+            bounds of this file raise it for these.
     """
     check_nats(kl, "kl")
     check_nats(union, "union")
@@ -33,7 +33,7 @@ def complexity(kl: float, examples: int, *, delta: float, union: float = 0.0) ->
 
 
 def kl_inverse(risk: float, kl: float, examples: int, *, delta: float, union: float = 0.0) -> float:
-    """The greatest risk that `complexity` allows: the tightest here for independent examples; at most 1.
+    """The greatest risk that `complexity` allows: the tightest bound here for independent examples; at most 1.
 
     Raises:
         ValueError: `risk` is not from 0 to 1; or as `complexity`.
@@ -43,7 +43,7 @@ def kl_inverse(risk: float, kl: float, examples: int, *, delta: float, union: fl
 
 
 def mcallester(risk: float, kl: float, examples: int, *, delta: float, union: float = 0.0) -> float:
-    """R + sqrt(complexity / (2 m)): `kl_inverse` by Pinsker's inequality, so never below it; may exceed 1.
+    """R + sqrt(complexity / (2 m)): `kl_inverse` relaxed by Pinsker's inequality, so never below it; may exceed 1.
 
     Raises:
         ValueError: as `kl_inverse`.
@@ -55,8 +55,8 @@ def mcallester(risk: float, kl: float, examples: int, *, delta: float, union: fl
 def catoni(risk: float, kl: float, examples: int, trade_off: float, *, delta: float, union: float = 0.0) -> float:
     """Catoni's bound, for all lambda at once: [1 - exp(-(lambda R + complexity) / m)] / [1 - exp(-lambda / m)].
 
-    As `complexity` holds ln(2 sqrt m), lambda may be chosen afterwards; for a lambda fixed in advance one could do
-    without it. May exceed 1. Its least value over lambda is `kl_inverse`, p, at lambda = m ln(p (1 - R) / (R (1 - p))).
+    Because `complexity` includes ln(2 sqrt m), lambda may be chosen afterwards; a lambda fixed in advance would not
+    need that term. May exceed 1. Its minimum over lambda is `kl_inverse`, p, at lambda = m ln(p (1 - R) / (R (1 - p))).
 
     Raises:
         ValueError: `trade_off` is not above 0; or as `kl_inverse`.
@@ -68,10 +68,10 @@ def catoni(risk: float, kl: float, examples: int, trade_off: float, *, delta: fl
 
 
 def catoni_minimised(risk: float, kl: float, examples: int, *, delta: float, union: float = 0.0) -> tuple[float, float]:
-    """The least of `catoni` over lambda, and that lambda, by golden section on its logarithm.
+    """The minimum of `catoni` over lambda, and that lambda, by golden-section search on its logarithm.
 
-    It has one minimum: lambda R + m ln(1 - p (1 - exp(-lambda / m))) is convex in lambda, so the lambdas whose bound is
-    below p are an interval. Without risk the bound falls forever, and lambda is where the search ends, 1000 m.
+    There is one minimum: lambda R + m ln(1 - p (1 - exp(-lambda / m))) is convex in lambda, so the lambdas whose bound
+    is below p are an interval. With risk 0 the bound falls forever, and lambda is the end of the search, 1000 m.
 
     Raises:
         ValueError: as `kl_inverse`.
@@ -105,9 +105,9 @@ def catoni_objective(
     delta: float,
     union: Float[Tensor, ""] | float = 0.0,
 ) -> Float[Tensor, ""]:
-    """What is minimised in training: loss + ( KL + union + ln(1 / delta) ) / lambda; gradients flow into all three.
+    """The training objective: loss + ( KL + union + ln(1 / delta) ) / lambda; gradients flow into all three.
 
-    `loss` is a mean and may be any surrogate of the certified one. With `ScaleGrid.union` at a real j this is the
+    `loss` is a mean and may be any surrogate of the certified loss. With `ScaleGrid.union` at a real j this is the
     objective of Nozawa et al. for independent tuples, 2 ln b + 2 ln(ln c - 2 ln s_P) being 2 ln j.
 
     Raises:
@@ -123,16 +123,15 @@ def chi_square(
 ) -> float:
     """R + sqrt( (1 + 4 T) / (4 m delta) * exp(union) * (chi^2 + 1) ), for examples that may depend on T later ones.
 
-    `log_chi_square` is ln(chi^2 + 1), in nats; T is `dependence`, 0 where examples are independent (the published
-    experiment takes the block size). With union ln(pi^2 j^2 / 6) this is
-    R + pi j sqrt( (1 + 4 T) / (24 m delta) (chi^2 + 1) ). Infinite rather than an overflow; says nothing unless chi^2
-    is far below m.
+    `log_chi_square` is ln(chi^2 + 1), in nats. T is `dependence`, 0 for independent examples (the published experiment
+    uses the block size). With union ln(pi^2 j^2 / 6) this is R + pi j sqrt( (1 + 4 T) / (24 m delta) (chi^2 + 1) ). The
+    bound is infinite instead of an overflow, and vacuous unless chi^2 is far below m.
 
-    Why `gaussians.log_chi_square` is chi^2(Q || P), with D(h) the gap of h between its risk and that on the examples:
-    E_Q[D] = E_P[(q / p) D] <= sqrt( E_P[(q / p)^2] E_P[D^2] ), where E_P[(q / p)^2] is the integral of q^2 / p, and
-    P, free of the data, lets Markov's inequality give E_P[D^2] <= Var / delta. Examples more than T apart being
-    independent, Var <= (1 + 2 T) / (4 m), as no covariance of losses in [0, 1] exceeds 1/4; 1 + 4 T is the published
-    constant, and on the safe side.
+    Derivation with `gaussians.log_chi_square`, chi^2(Q || P), and D(h) the gap of h between its risk and that on the
+    examples: E_Q[D] = E_P[(q / p) D] <= sqrt( E_P[(q / p)^2] E_P[D^2] ), where E_P[(q / p)^2] is the integral of q^2 /
+    p. P does not depend on the data, so Markov's inequality gives E_P[D^2] <= Var / delta. Examples more than T apart
+    are independent, so Var <= (1 + 2 T) / (4 m), as no covariance of losses in [0, 1] exceeds 1/4; 1 + 4 T is the
+    published constant, and on the safe side.
 
     Raises:
         ValueError: `dependence` or `log_chi_square` is below 0; or as `kl_inverse`.
@@ -148,5 +147,5 @@ def chi_square(
 
 
 def _catoni(risk: float, nats: float, trade_off: float) -> float:
-    """With the complexity and lambda both divided by m."""
+    """Catoni's bound, with the complexity and lambda both divided by m."""
     return math.expm1(-trade_off * risk - nats) / math.expm1(-trade_off)

@@ -1,4 +1,4 @@
-"""Arguments that several bounds take, refused by name; a NaN is never in any range."""
+"""Range checks of arguments that several bounds share; NaN is outside every range."""
 
 import math
 
@@ -22,7 +22,7 @@ def check_risk(risk: float, name: str = "risk", *, greatest: float = 1.0) -> Non
 
 
 def check_nats(value: float, name: str) -> None:
-    """A divergence or the cost of a union: infinite is allowed, and gives a bound that says nothing."""
+    """Refuses a divergence or union cost below 0; infinity is allowed and gives a vacuous bound."""
     if not value >= 0:
         raise ValueError(f"{name} must be 0 or more, got {value}")
 

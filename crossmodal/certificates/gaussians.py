@@ -1,7 +1,6 @@
-"""Gaussians over a network's parameters, how far one is from another, and the grid on which a prior's scale may lie.
+"""Gaussians over a network's parameters, their divergences, and the grid of a prior's scales.
 
-Tensors go by their parameters' names. All is computed in float64 and differentiable; nothing but `log_chi_square`
-waits for a GPU.
+Tensors are named by parameter. Everything is differentiable float64; only `log_chi_square` waits for a GPU.
 """
 
 import math
@@ -37,13 +36,13 @@ class Gaussian:
 
 
 def spherical(mean: Mapping[str, Tensor], std: Tensor | float) -> Gaussian:
-    """One std, a number or a tensor without dimensions, for all parameters: N(w0, s_P^2 I)."""
+    """The Gaussian N(w0, s_P^2 I): one std, a number or a scalar tensor, for all parameters."""
     one = torch.as_tensor(std, dtype=torch.float64)
     return Gaussian(mean, {name: one.to(tensor.device) for name, tensor in mean.items()})
 
 
 def kl_by_parameter(posterior: Gaussian, prior: Gaussian) -> dict[str, Tensor]:
-    """KL(posterior || prior) in nats, the sum over each parameter's entries by its name.
+    """KL(posterior || prior) in nats, by parameter name, summed over each parameter's entries.
 
     1/2 sum [ (w - w0)^2 / s_P^2 + s^2 / s_P^2 - 1 - ln(s^2 / s_P^2) ]; infinite where a std is 0.
 
@@ -64,32 +63,32 @@ def kl_divergence(posterior: Gaussian, prior: Gaussian) -> Float[Tensor, ""]:
 def log_chi_square(posterior: Gaussian, prior: Gaussian) -> Float[Tensor, ""]:
     """ln( chi^2(posterior || prior) + 1 ) in nats, the log of the integral of q^2 / p, float64.
 
-    With r = s^2 / s_P^2 it is the sum of (w - w0)^2 / (s_P^2 (2 - r)) - 1/2 ln( r (2 - r) ), and exists where every
-    r < 2, that is s^2 < 2 s_P^2: beyond that q^2 / p does not vanish far away. Which way round is derived at
-    `bounds.chi_square`. The code published with Nozawa et al. 2020 integrates p^2 / q, which exists where
-    s^2 > s_P^2 / 2; no bound on the posterior's risk follows from that.
+    With r = s^2 / s_P^2 it is the sum of (w - w0)^2 / (s_P^2 (2 - r)) - 1/2 ln( r (2 - r) ). It exists if every r < 2,
+    that is s^2 < 2 s_P^2: otherwise q^2 / p does not vanish far away. `bounds.chi_square` derives this direction of the
+    divergence. The code published with Nozawa et al. 2020 integrates p^2 / q, which exists if s^2 > s_P^2 / 2; no bound
+    on the posterior's risk follows from that.
 
     Raises:
-        ValueError: posterior and prior are not over the same parameters, or an entry is outside the condition on
-            variances (or NaN); the first is named.
+        ValueError: posterior and prior are not over the same parameters, or a variance violates the condition or is
+            NaN; the message names the first.
     """
-    found = {}
+    parts = {}
     for name, (shift, ratio) in _standardise(posterior, prior).items():
         variance = ratio.square()
         _check_variance(name, variance)
-        found[name] = (shift.square() / (2 - variance) - (-(1 - variance).square()).log1p() / 2).sum()
-    return _total(found)
+        parts[name] = (shift.square() / (2 - variance) - (-(1 - variance).square()).log1p() / 2).sum()
+    return _total(parts)
 
 
 @dataclass(frozen=True)
 class ScaleGrid:
-    """The prior's scales that one union bound covers: s_P^2 = c exp(-j / b) for j = 1, 2, ...
+    """The grid of prior scales that one union bound covers: s_P^2 = c exp(-j / b) for j = 1, 2, ...
 
-    Place j weighs 6 / (pi j)^2, which sums to 1. A scale that was learned must be put back on the grid (`snap`) before
-    anything is certified.
+    Place j weighs 6 / (pi j)^2, which sums to 1. A learned scale must be moved to the grid (`snap`) before anything is
+    certified.
 
     Args:
-        greatest_variance: c, which no s_P^2 reaches.
+        greatest_variance: c, the limit that every s_P^2 stays below.
         steps: b, the number of grid values while s_P^2 falls by a factor of e.
 
     Raises:
@@ -107,20 +106,20 @@ class ScaleGrid:
         check_count(self.steps, "steps")
 
     def std(self, index: Tensor | float) -> Tensor:
-        """s_P at a place j, on the grid or between; of a positive parameter for j, a scale that is always below c."""
+        """The scale s_P at a place j, on the grid or between; its square is below c for every j above 0."""
         place = torch.as_tensor(index, dtype=torch.float64)
         return math.sqrt(self.greatest_variance) * torch.exp(-place / (2 * self.steps))
 
     def index(self, std: Tensor | float) -> Tensor:
-        """The place j = b (ln c - 2 ln s_P) of a scale, a real number; 0 or less where s_P^2 reaches c."""
+        """The place j = b (ln c - 2 ln s_P) of a scale, a real number; 0 or less if s_P^2 reaches c."""
         return self.steps * (math.log(self.greatest_variance) - 2 * torch.as_tensor(std, dtype=torch.float64).log())
 
     def union(self, index: Tensor | float) -> Tensor:
-        """What the union over the grid costs at j, in nats: ln(pi^2 j^2 / 6); differentiable."""
+        """The cost of the union over the grid at j, in nats: ln(pi^2 j^2 / 6); differentiable."""
         return 2 * torch.as_tensor(index, dtype=torch.float64).log() + math.log(math.pi**2 / 6)
 
     def neighbours(self, std: float) -> list[int]:
-        """The places on the grid next to a scale, one or two of them.
+        """The one or two places on the grid next to a scale.
 
         Raises:
             ValueError: `std` is not above 0, or its square reaches the grid's greatest variance.
@@ -134,7 +133,7 @@ class ScaleGrid:
 
 @dataclass(frozen=True)
 class Snapped:
-    """A prior on the grid: its place and scale, the divergence from it and the cost of the union, both in nats."""
+    """A prior on the grid: its place and scale, and in nats the divergence from it and the cost of the union."""
 
     index: int
     std: float
@@ -150,34 +149,34 @@ def snap(
     grid: ScaleGrid | None = None,
     divergence: Callable[[Gaussian, Gaussian], Tensor] = kl_divergence,
 ) -> Snapped:
-    """Puts a learned scale of the prior on the grid: of its two neighbours the one with the smaller divergence + union.
+    """Moves a learned prior scale to the neighbour on the grid with the smaller sum of divergence and union.
 
-    With `log_chi_square` for `divergence` that sum is what `bounds.chi_square` grows with, too.
+    With `log_chi_square` for `divergence`, `bounds.chi_square` also grows with that sum.
 
     Raises:
         ValueError: as `ScaleGrid.neighbours` and the divergence.
     """
     grid = ScaleGrid() if grid is None else grid
-    found = []
+    candidates = []
     for index in grid.neighbours(std):
         scale = grid.std(index).item()
         nats = divergence(posterior, spherical(prior_mean, scale)).item()
-        found.append(Snapped(index, scale, nats, grid.union(index).item()))
-    return min(found, key=lambda place: place.divergence + place.union)
+        candidates.append(Snapped(index, scale, nats, grid.union(index).item()))
+    return min(candidates, key=lambda place: place.divergence + place.union)
 
 
 def _standardise(posterior: Gaussian, prior: Gaussian) -> dict[str, tuple[Tensor, Tensor]]:
-    """By parameter: how many of the prior's stds the mean moved, and the ratio of stds, both in the mean's shape."""
+    """The mean's shift in the prior's stds and the ratio of stds, by parameter, both in the mean's shape."""
     _check_names(posterior.mean, prior.mean, "posterior and prior")
-    found = {}
+    standardised = {}
     for name, mean in posterior.mean.items():
         if mean.shape != prior.mean[name].shape:
             raise ValueError(f"{name} has shape {tuple(mean.shape)} in the posterior and "
                              f"{tuple(prior.mean[name].shape)} in the prior")  # fmt: skip
         scale = prior.std[name].double()
         ratio = (posterior.std[name].double() / scale).expand(mean.shape)
-        found[name] = ((mean.double() - prior.mean[name].double()) / scale, ratio)
-    return found
+        standardised[name] = ((mean.double() - prior.mean[name].double()) / scale, ratio)
+    return standardised
 
 
 def _total(parts: Mapping[str, Tensor]) -> Tensor:

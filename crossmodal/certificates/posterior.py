@@ -1,4 +1,4 @@
-"""Encoders whose weights are drawn: a Gaussian posterior over every parameter, beside its prior."""
+"""Encoders with random weights: a Gaussian posterior over every parameter, with its prior."""
 
 import copy
 import math
@@ -14,18 +14,18 @@ from crossmodal.encoders import Encoder, Features
 
 
 class GaussianPosterior(nn.Module):
-    """An encoder with a mean and a standard deviation for each of its weights; any encoder, without special layers.
+    """Any encoder, with a mean and a standard deviation for each of its weights.
 
-    The prior is N(w0, s_P^2 I): w0 the weights that the encoder comes with, which must not have seen the data that are
-    certified, and s_P learned. Posterior deviations begin at s_P. One draw of all weights serves a batch.
+    The prior is N(w0, s_P^2 I). w0 are the encoder's initial weights, which must not depend on the data that are
+    certified; s_P is learned. Posterior deviations begin at s_P. One draw of all weights serves a batch.
 
-    Batch norm keeps statistics of the data beside the weights, which no bound covers: it must be replaced before, by
+    Batch norm stores statistics of the data beside the weights, which no bound covers: replace it first, by
     `without_running_statistics` or `with_fixed_statistics`.
 
     Args:
-        encoder: a copy is kept, in eval mode; its weights that ask for a gradient are the prior's means, others stay.
+        encoder: copied, in eval mode; its trainable weights are the prior's means, the others stay constant.
         start: the posterior's means, by the parameters' names; None: the prior's.
-        std: s_P to begin with.
+        std: the initial s_P.
 
     Raises:
         ValueError: `std` is not above 0, the encoder has running statistics, or `start` is of another encoder.
@@ -42,7 +42,7 @@ class GaussianPosterior(nn.Module):
                 raise ValueError(f"{name} is a running statistic of the data, which no certificate covers; replace "
                                  "batch norm (norm: group), or fix it")  # fmt: skip
         self.spec = encoder.spec
-        # in a list: its weights are no parameters here
+        # in a list, so that its weights are not registered as parameters
         self._shell = [copy.deepcopy(encoder).eval().requires_grad_(False)]
         given = {name: item for name, item in encoder.named_parameters() if item.requires_grad}
         begin = given if start is None else start
@@ -68,20 +68,20 @@ class GaussianPosterior(nn.Module):
 
     @property
     def prior(self) -> Gaussian:
-        """The prior at its present scale, which must be put on a grid before anything is certified."""
+        """The prior at its current scale, which must be moved to a grid before anything is certified."""
         return spherical(self.prior_mean, self.log_prior_std.double().exp())
 
     def mean(self) -> dict[str, Tensor]:
-        """The posterior's means, by name: the deterministic encoder."""
+        """The posterior's means, by name: the weights of the deterministic encoder."""
         return dict(zip(self.names, self.means, strict=True))
 
     def draw(self, generator: torch.Generator | None = None) -> dict[str, Tensor]:
-        """Weights from the posterior; gradient reaches means and deviations. From the global generator without one."""
-        found = {}
+        """Weights from the posterior, with gradient to means and deviations; None: the global generator."""
+        weights = {}
         for name, mean, log_std in zip(self.names, self.means, self.log_stds, strict=True):
             noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype).to(mean.device)
-            found[name] = mean + log_std.exp() * noise
-        return found
+            weights[name] = mean + log_std.exp() * noise
+        return weights
 
     def forward(self, batch: Tensor, weights: Mapping[str, Tensor] | None = None) -> Features:
         """The encoder's features with the given weights, or with a new draw."""
@@ -101,7 +101,7 @@ def without_running_statistics(encoder: Encoder) -> Encoder:
 
 
 def with_fixed_statistics(encoder: Encoder) -> Encoder:
-    """A copy that computes what the encoder does in eval mode, whose batch norms' statistics are constants.
+    """A copy that computes what the encoder does in eval mode, with batch norm's statistics as constants.
 
     They are part of the function, like the number of layers, so they must come from the prior's data.
     """
@@ -109,7 +109,7 @@ def with_fixed_statistics(encoder: Encoder) -> Encoder:
 
 
 class FixedNorm(nn.Module):
-    """Batch norm that has seen all it ever will: its statistics are constants, its scale and shift are weights."""
+    """Batch norm whose statistics are constants; its scale and shift are weights."""
 
     def __init__(self, norm: nn.BatchNorm2d) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The divergence of two coins and its inverses, exact to 1e-12: the tightest way from a mean to a bound."""
+"""The KL divergence of two Bernoulli distributions and its inverses, exact to 1e-12."""
 
 import math
 
@@ -6,7 +6,7 @@ from crossmodal.certificates.checks import check_nats, check_risk
 
 
 def small_kl(q: float, p: float) -> float:
-    """KL(Bernoulli(q) || Bernoulli(p)) in nats: 0 where they are equal, infinite where p excludes what q allows.
+    """KL(Bernoulli(q) || Bernoulli(p)) in nats: 0 if they are equal, infinite where p excludes what q allows.
 
     Raises:
         ValueError: `q` or `p` is not from 0 to 1.
@@ -48,7 +48,7 @@ def kl_inverse_down(q: float, budget: float) -> float:
 
 
 def _term(q: float, p: float, difference: float) -> float:
-    """Q ln(q / p); log1p where they are close, as the two terms of a divergence then all but cancel."""
+    """Q ln(q / p); log1p if they are close, because the two terms of a divergence then nearly cancel."""
     if q == 0:
         return 0.0
     if p == 0:

@@ -1,12 +1,12 @@
-"""Contrastive examples of which a risk is certified: which pairs make one, and what it loses.
+"""Contrastive examples whose risk is certified: the pairs of an example, and its losses.
 
-An example is an anchor, a block of positives and blocks of negatives; or, for the SimCLR loss, a whole small batch. The
-examples that are certified share no pair, for a bound counts independent ones. Which classes an example is of is drawn
-by the frequencies of the labels; given the labels, examples are independent, and the certified risk is the expectation
-over other pairs of the same classes.
+An example is an anchor, a block of positives and blocks of negatives; for the SimCLR loss it is a whole small batch.
+Certified examples share no pair, because a bound counts independent ones. The classes of an example are drawn by the
+frequencies of the labels; given the labels, examples are independent, and the certified risk is the expectation over
+other pairs of the same classes.
 
 Source: Nozawa, Germain, Guedj 2020, https://arxiv.org/abs/1910.04464, after Arora et al. 2019,
-https://arxiv.org/abs/1902.09229. Their experiments count 50,000 tuples of 50,000 pictures, which overlap.
+https://arxiv.org/abs/1902.09229. Their experiments count 50,000 tuples of 50,000 images, which overlap.
 """
 
 import math
@@ -37,7 +37,7 @@ def zero_one(found: Float[Tensor, "n negatives"]) -> Float[Tensor, " n"]:
 
 
 def logistic(found: Float[Tensor, "n negatives"]) -> Float[Tensor, " n"]:
-    """log2(1 + sum_i exp(-v_i)), never below the zero-one loss."""
+    """log2(1 + sum_i exp(-v_i)), an upper bound of the zero-one loss."""
     return torch.cat([found.new_zeros(len(found), 1), -found], dim=1).logsumexp(1) / math.log(2)
 
 
@@ -49,7 +49,7 @@ def hinge(found: Float[Tensor, "n negatives"]) -> Float[Tensor, " n"]:
 def simclr(
     anchors: Float[Tensor, "n pairs dim"], others: Float[Tensor, "n pairs dim"], temperature: float
 ) -> Float[Tensor, " n"]:
-    """Of every small batch the mean over its pairs of -ln( exp(s_ii / tau) / sum_j exp(s_ij / tau) ), s the cosines."""
+    """The mean over each small batch's pairs of -ln( exp(s_ii / tau) / sum_j exp(s_ij / tau) ), s the cosines."""
     scores = F.normalize(anchors, dim=-1) @ F.normalize(others, dim=-1).transpose(1, 2) / temperature
     own = torch.arange(scores.shape[1], device=scores.device).expand(len(scores), -1)
     return F.cross_entropy(scores.flatten(0, 1), own.flatten(), reduction="none").unflatten(0, own.shape).mean(1)
@@ -57,18 +57,17 @@ def simclr(
 
 @dataclass(frozen=True)
 class Tuples:
-    """What an example is, and its losses.
+    """The pairs of an example, and its losses.
 
     Attributes:
-        positives: class: other pairs of the anchor's class; pair: the anchor's own pair, seen once more, or by another
-            sensor.
-        loss: What is trained; logistic and hinge are certified as zero-one, simclr as itself.
-        negatives: Blocks of negatives; for simclr a batch's pairs but one.
+        positives: class: other pairs of the anchor's class; pair: the anchor's own pair, in another crop or sensor.
+        loss: The training loss; logistic and hinge are certified as zero-one, simclr as itself.
+        negatives: Blocks of negatives; for simclr, the batch's pairs minus one.
         block: Pairs whose embeddings are averaged, of positives and of negatives; 1 for `pair`.
-        scale: Factor of the margins in training; for simclr one over the temperature.
+        scale: Factor of the margins in training; for simclr, one over the temperature.
 
     Raises:
-        ValueError: a number is out of its range, or they do not go together.
+        ValueError: a number is out of range, or two options contradict each other.
     """
 
     positives: Literal["class", "pair"] = "class"
@@ -88,38 +87,38 @@ class Tuples:
 
     @property
     def pairs(self) -> int:
-        """Different pairs in an example."""
+        """The number of different pairs in an example."""
         return 1 + (self.block if self.positives == "class" else 0) + self.negatives * self.block
 
     @property
     def greatest(self) -> float:
-        """What no certified loss exceeds."""
+        """The upper limit of the certified loss."""
         return simclr_range(1 / self.scale, self.pairs) if self.loss == "simclr" else 1.0
 
     def disjoint(self, labels: Int[Tensor, " all"], seed: int) -> Int[Tensor, "examples pairs"]:
         """Examples that share no pair, as positions: the anchor, its positives (of its class), the negatives.
 
         Raises:
-            ValueError: not one can be made.
+            ValueError: the pairs are too few for one example.
         """
         random = generator(seed, "tuples")
         if self.positives == "pair":
             order = torch.randperm(len(labels), generator=random)
-            found = order[: len(order) // self.pairs * self.pairs].view(-1, self.pairs)
+            examples = order[: len(order) // self.pairs * self.pairs].view(-1, self.pairs)
         else:
-            found = self._of_classes(labels, random)
-        if not len(found):
-            raise ValueError(f"{len(labels)} pairs are too few for one example of {self.pairs}, by class where "
-                             "positives are; give more, or lower tuples.negatives")  # fmt: skip
-        return found
+            examples = self._of_classes(labels, random)
+        if not len(examples):
+            raise ValueError(f"{len(labels)} pairs are too few for one example of {self.pairs} (of the right classes "
+                             "with positives: class); use more pairs, or lower tuples.negatives")  # fmt: skip
+        return examples
 
     def within(
         self, index: Int[Tensor, " batch"], labels: Int[Tensor, " batch"], seed: int
     ) -> tuple[Int[Tensor, " n"], Int[Tensor, "n block"], Int[Tensor, "n negatives block"]]:
         """Examples that share the pairs of a training batch; anchors whose class is too rare in it are left out.
 
-        A pair may be in a batch twice, where it stands in for one that cannot be read. It is then neither a positive
-        nor a negative of itself: anchors for which it was drawn as a negative are left out, too.
+        A pair may be in a batch twice, as a replacement for an unreadable one. It is then neither a positive nor a
+        negative of itself: anchors for which it was drawn as a negative are left out, too.
         """
         random, count = generator(seed, "batch"), len(labels)
         rows, labels, index = torch.arange(count), labels.cpu(), index.cpu()
@@ -142,7 +141,7 @@ class Tuples:
     def certified(
         self, anchors: Float[Tensor, "n pairs dim"], others: Float[Tensor, "n pairs dim"]
     ) -> Float[Tensor, " n"]:
-        """The loss of `disjoint` examples, from 0 to `greatest`, by the embeddings of their pairs on either side."""
+        """The loss of `disjoint` examples, from 0 to `greatest`, from the embeddings of their pairs on both sides."""
         if self.loss == "simclr":
             return simclr(anchors, others, 1 / self.scale)
         first = 1 if self.positives == "class" else 0
@@ -158,19 +157,19 @@ class Tuples:
         labels: Int[Tensor, " batch"],
         seed: int,
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-        """What is minimised on a training batch; and the certified loss of its examples, without gradient."""
+        """The training loss of a batch, and the certified loss of its examples without gradient."""
         if self.loss == "simclr":
-            first = ~(index == index[:, None]).tril(-1).any(1)  # a pair that is there twice would be its own negative
-            found = simclr(anchors[first][None], others[first][None], 1 / self.scale).squeeze()
-            return found, found.detach()
+            first = ~(index == index[:, None]).tril(-1).any(1)  # a pair that occurs twice would be its own negative
+            loss = simclr(anchors[first][None], others[first][None], 1 / self.scale).squeeze()
+            return loss, loss.detach()
         rows, positives, negatives = (each.to(anchors.device) for each in self.within(index, labels, seed))
-        found = margins(anchors[rows], others[positives], others[negatives]) * self.scale
-        loss = logistic(found) if self.loss == "logistic" else hinge(found)
-        share = 1 / max(len(rows), 1)  # a batch without an example has no loss
-        return loss.sum() * share, zero_one(found.detach()).sum() * share
+        values = margins(anchors[rows], others[positives], others[negatives]) * self.scale
+        loss = logistic(values) if self.loss == "logistic" else hinge(values)
+        share = 1 / max(len(rows), 1)  # a batch without an example has loss 0
+        return loss.sum() * share, zero_one(values.detach()).sum() * share
 
     def _of_classes(self, labels: Tensor, random: torch.Generator) -> Int[Tensor, "examples pairs"]:
-        """Classes drawn for every example, then pairs of these; examples whose classes have no more are left out."""
+        """Draws classes for every example, then pairs of these; examples whose classes are used up are left out."""
         known = labels[labels >= 0]
         tries, count = 2 * (len(known) // self.pairs), int(labels.max()) + 1
         if not tries:
@@ -185,14 +184,14 @@ class Tuples:
             made.append(bool((needs <= left).all()))
             left -= needs * made[-1]
         wanted = wanted[torch.tensor(made)]
-        found = torch.empty_like(wanted)
+        examples = torch.empty_like(wanted)
         for label, members in enumerate(stock):
             places = wanted == label
-            found[places] = members[: int(places.sum())]
-        return found
+            examples[places] = members[: int(places.sum())]
+        return examples
 
     def _pick(self, allowed: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
-        """A block of different allowed columns of every row, and whether a row has enough of them."""
+        """A block of different allowed columns for every row, and a mask of rows with enough of them."""
         lots = torch.rand(allowed.shape, generator=random).masked_fill(~allowed, -1)
         best = lots.topk(min(self.block, allowed.shape[-1]), dim=-1)
         return best.indices, (best.values >= 0).all(-1) & (allowed.sum(-1) >= self.block)

@@ -1,1 +1,1 @@
-"""The contrast core: where negatives come from, and scores -> losses."""
+"""Contrastive losses, and the pools (batch, queue, bank) that negatives come from."""

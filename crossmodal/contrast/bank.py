@@ -1,4 +1,4 @@
-"""A memory bank: one remembered embedding per pair of the data set."""
+"""A memory bank: one stored embedding per pair of the data set."""
 
 from typing import Literal
 
@@ -13,16 +13,16 @@ from crossmodal.contrast.scores import Candidates
 from crossmodal.distributed import gather, gather_with_gradient
 from modalities.common.random import generator, uniform_bits
 
-CHECKS = 8  # times a pass that one looks whether all rows are written
+CHECKS = 8  # per pass, how often to check that all rows are written
 
 
 class Bank(Pool):
-    """One row per pair, moved by momentum towards what was last seen of it.
+    """One row per pair, a moving average of the pair's embeddings.
 
-    Until its own row is first written, an anchor meets the live batch of all ranks in place of the bank, as in
-    `InBatch`. In the first pass that is every anchor; draws for each pair are shared until all rows are written, so for
-    good where one pair never comes. With `eager`, as published, rows begin as noise, uniform in +-sqrt(3 / dim), that
-    counts at once, and what is drawn for a pair may be the pair itself.
+    Until its own row is first written, an anchor is contrasted with the current batch of all ranks instead of the bank,
+    as in `InBatch`. In the first pass that is every anchor. Draws for each pair are shared until all rows are written,
+    so forever if one pair is never loaded. With `eager`, as published, rows begin as noise, uniform in +-sqrt(3 / dim),
+    that counts at once, and a pair may be drawn as its own negative.
 
     A shared draw leaves out the pairs of the joint batch. A draw of as many rows as there are pairs takes all of them.
     """
@@ -34,7 +34,7 @@ class Bank(Pool):
         dim: int,
         options: Negatives,
         *,
-        name: str,  # address of the noise
+        name: str,  # seeds the noise
         match: Literal["bank", "live", "related"] = "bank",  # related: the row of a random pair with the anchor's key
         eager: bool = False,
     ) -> None:
@@ -42,9 +42,7 @@ class Bank(Pool):
         remembered = {"rows": _draw_rows(pairs, dim, name, dtype) if eager else torch.zeros(pairs, dim, dtype=dtype)}
         if not eager:
             remembered["written"] = torch.zeros(pairs, dtype=torch.bool)
-            remembered["due"] = torch.tensor(
-                -(-pairs // CHECKS)
-            )  # rows until one looks whether all are written; 0: are
+            remembered["due"] = torch.tensor(-(-pairs // CHECKS))  # rows until the next check; 0: all are written
         if relation.keyed:
             remembered["key"] = torch.full((pairs,), -1)
         super().__init__(remembered, in_host_memory=("due", *(("rows",) if options.place == "host" else ())))
@@ -53,16 +51,16 @@ class Bank(Pool):
 
     @property
     def rows(self) -> Float[Tensor, "pairs dim"]:
-        """What is remembered of every pair."""
+        """The stored embedding of every pair."""
         return self.remembered["rows"]
 
     @property
     def is_filling(self) -> bool:
-        """Whether rows may be missing; known without waiting for a GPU."""
+        """True if rows may be missing; known without waiting for a GPU."""
         return not self.eager and self.remembered["due"].item() > 0
 
     def choose(self, known: PairIds, seed: int) -> Choice:
-        """The drawn rows, and each anchor's match."""
+        """The drawn rows, and the row of each anchor's positive."""
         match, pairs, count = self._match(known, seed), len(self.rows), self.options.count
         if self.chooses == "sample" and not self.is_filling:
             picked = draw_negatives(seed, known.index, pairs, count, own=self.eager)
@@ -78,7 +76,7 @@ class Bank(Pool):
         return Choice(masks, match, shared)
 
     def candidates(self, live: Float[Tensor, "batch dim"], choice: Choice) -> Candidates:
-        """The chosen rows, and the live batch where rows are missing; all rows in half precision stay in it."""
+        """The chosen rows, and the current batch where rows are missing; half precision stays if all are chosen."""
         if choice.shared is not None:
             rows = self._take(choice.shared, live)
         else:
@@ -91,11 +89,11 @@ class Bank(Pool):
 
     @torch.no_grad()
     def remember(self, rows: Float[Tensor, "batch dim"], known: PairIds) -> None:
-        """Row <- normalise(momentum * row + (1 - momentum) * new) for the given pairs; others keep their bits.
+        """Row <- normalise(momentum * row + (1 - momentum) * new) for the given pairs; other rows are not touched.
 
-        Of an index that comes several times the last occurrence counts.
+        If an index occurs several times, its last occurrence counts.
         """
-        index, last = known.index, known.last  # CUDA writes repeats in any order, so all write what the last one has
+        index, last = known.index, known.last  # CUDA writes repeats in any order, so all must write the same value
         mixed = torch.lerp(rows[last], self._take(index, rows), self.options.momentum)
         self.rows[index.to(self.rows.device)] = F.normalize(mixed, dim=1).to(self.rows)
         if not self.eager:
@@ -105,7 +103,7 @@ class Bank(Pool):
             self.remembered["key"][index] = known.key[last]
 
     def _look(self, rows: int) -> None:
-        """Waits for the GPU a few times a pass, and never once all rows are written."""
+        """Checks if all rows are written; waits for the GPU a few times per pass, and never again once they are."""
         due, written = self.remembered["due"], self.remembered["written"]
         if self.is_filling and due.sub_(rows) <= 0:
             due.fill_(0 if written.all() else -(-len(written) // CHECKS))
@@ -113,7 +111,7 @@ class Bank(Pool):
     def _choose_beside_batch(
         self, known: PairIds, match: Tensor | None, column: Tensor, shared: Tensor | None
     ) -> Choice:
-        """Anchors whose own row is missing meet the batch of all ranks, the others the written ones of the rows."""
+        """Anchors without a row get the batch of all ranks as candidates, the others the written rows."""
         written = self.remembered["written"]
         key = self.remembered["key"][column] if self.relation.keyed else torch.full_like(column, -1)
         every = join_ids(PairIds(column, key, written[column]), gather_ids(known))
@@ -122,7 +120,7 @@ class Bank(Pool):
         return Choice(self.relation.masks_of(known, every, (fresh, of_batch)), match, shared, fresh=fresh)
 
     def _match(self, known: PairIds, seed: int) -> Int[Tensor, " batch"] | None:
-        """Where what stands for each anchor's pair is remembered."""
+        """The row of each anchor's positive; None: the positive is the current embedding."""
         if self.match == "related":
             return _draw_related(self.remembered["key"], known, seed)
         return known.index if self.match == "bank" else None
@@ -135,7 +133,7 @@ class Bank(Pool):
 
 
 def _draw_rows(pairs: int, dim: int, name: str, dtype: torch.dtype) -> Float[Tensor, "pairs dim"]:
-    """Random directions; a stretch at a time, for all in float32 would take twice a half-precision bank."""
+    """Noise in [-bound, bound], in pieces: all of it in float32 would be twice a half-precision bank."""
     rows, source, bound = torch.empty(pairs, dim, dtype=dtype), generator("bank", name), (3 / dim) ** 0.5
     for part in rows.split(1 << 16):
         part.copy_(torch.empty(part.shape).uniform_(-bound, bound, generator=source))
@@ -145,7 +143,7 @@ def _draw_rows(pairs: int, dim: int, name: str, dtype: torch.dtype) -> Float[Ten
 def draw_negatives(
     seed: int, index: Int[Tensor, " batch"], pairs: int, count: int, *, own: bool = False
 ) -> Int[Tensor, "batch count"]:
-    """Indices uniform over all pairs, with replacement, without each row's `own`; by (seed, index) alone."""
+    """Uniform indices of pairs, with replacement, without each row's own unless `own`; fixed by (seed, index)."""
     column = torch.arange(count, device=index.device)
     bits = uniform_bits(seed, index[:, None], column[None, :])
     if own:
@@ -155,7 +153,7 @@ def draw_negatives(
 
 
 def _draw_related(key: Int[Tensor, " pairs"], known: PairIds, seed: int) -> Int[Tensor, " batch"]:
-    """A pair with each anchor's key, uniform over those remembered; the anchor's own where it has no key."""
+    """A random pair with each anchor's key, among stored ones; the anchor's own pair if it has no key."""
     ordered, order = key.sort()
     first, end = (torch.searchsorted(ordered, known.key, right=right) for right in (False, True))
     drawn = first + uniform_bits(seed, known.index) % (end - first).clamp(min=1)

@@ -1,4 +1,4 @@
-"""Pools from options."""
+"""Builds pools from options."""
 
 from typing import Literal
 
@@ -21,7 +21,7 @@ def build_pool(
     match: Literal["bank", "live", "related"] = "bank",
     eager: bool = False,
 ) -> Pool:
-    """The pool of one side; `match`, `eager` and `pairs` are a bank's alone."""
+    """The pool of one side; only a bank uses `match`, `eager` and `pairs`."""
     if options.source == "queue":
         return Queue(relation, options.count, dim, dtype=getattr(torch, options.dtype))
     if options.source == "bank":

@@ -1,12 +1,12 @@
-"""Heads: from scores of anchors against candidates to losses and their gradients.
+"""Contrastive losses: from scores of anchors against candidates to losses and their gradients.
 
-Scores are cosines over a temperature. `positive` says which candidates belong to an anchor (None: the first, for every
-anchor), `valid` which others count at all (None: all); a candidate that is neither is as if it were not there. An
-anchor without a positive has the loss 0. Everything is finite for finite scores. `bias` is subtracted from all scores
-where the head's value depends on it, so its gradient is minus the sum of the scores'.
+Scores are cosines over a temperature. `positive` masks an anchor's positives (None: the first candidate, for every
+anchor) and `valid` the others that count (None: all). A candidate in neither mask is ignored. An anchor without a
+positive has loss 0. Finite scores give finite results. `bias` is subtracted from all scores if the loss depends on it;
+its gradient is minus the sum of the scores' gradients.
 
-Each gives the anchors' losses and d loss / d scores, and may overwrite the scores: in closed form this takes a few
-passes over memory, where autograd takes and keeps many.
+Each loss returns the anchors' losses and d loss / d scores, and may overwrite the scores. The closed form takes a few
+passes over memory, where autograd takes and stores many.
 """
 
 import math
@@ -22,8 +22,8 @@ Scored = tuple[Float[Tensor, " anchors"], Float[Tensor, "anchors candidates"]]
 
 Head = Callable[[Tensor, Tensor | None, Tensor | None, Tensor], Scored]  # of scores, positive, valid, bias
 
-# log1p of AVX-512 masks the read of a constant that only -0.0 needs. Until something has truly read it, its page is not
-# mapped, and AMD's cores take 150 ns a vector to find that out: softplus is 6 times as fast after this.
+# The AVX-512 log1p masks its read of a constant that only -0.0 needs. Until a real read maps that page, AMD cores spend
+# 150 ns per vector on the masked read: softplus is 6 times as fast after this line.
 torch.log1p(torch.full((16,), -0.0))
 
 
@@ -42,7 +42,7 @@ def infonce(
     own = scores[:, 0].clone() if share is None else (scores * share).sum(1)
     if valid is not None:
         scores.masked_fill_(~which_matter(scores, positive, valid), -math.inf)
-    greatest = scores.amax(1, keepdim=True).clamp_(min=torch.finfo(scores.dtype).min)  # of no candidate it is -inf
+    greatest = scores.amax(1, keepdim=True).clamp_(min=torch.finfo(scores.dtype).min)  # -inf without candidates
     each = scores.sub_(greatest).exp_()
     total = each.sum(1, keepdim=True)
     losses = (total.log() + greatest).squeeze(1) - own
@@ -85,16 +85,16 @@ def nce(
     """CRD's critic: -log h(positive) - sum over K negatives of log(1 - h(negative)), h = sigmoid(s - ln K - bias).
 
     With `bias` = ln(Z / N), the log of the mean of exp(s), this is logistic regression, so dL/ds = h - C. K is the
-    number of valid negatives or, where `negatives` says so, that many drawn from them: each then counts negatives / K
-    times, as in the expectation of such a draw. Several positives share the place of one. `epsilon`, relative to K, is
-    what the published code adds to it in denominators alone, so that a negative costs ln(1 + epsilon) more.
+    number of valid negatives, or `negatives` if given: each valid one then counts negatives / K times, as in the
+    expectation of a draw of that many. Several positives share the weight of one. The published code adds a constant to
+    K in denominators only; `epsilon` is that constant relative to K, so a negative costs ln(1 + epsilon) more.
 
     Source: Tian, Krishnan, Isola 2020, https://arxiv.org/abs/1910.10699, eq. 10-11 and 18, with Z as in the published
     code; the formula without Z saturates.
     """
-    found = _count_negatives(scores, positive, valid)
-    some, extra = found.clamp(min=1), math.log1p(epsilon)
-    wanted, level = (found, some.log()) if negatives is None else (negatives, math.log(negatives))
+    count = _count_negatives(scores, positive, valid)
+    some, extra = count.clamp(min=1), math.log1p(epsilon)
+    wanted, level = (count, some.log()) if negatives is None else (negatives, math.log(negatives))
     losses, gradient = _logistic(scores.sub_(bias + (level + extra)), positive, valid, wanted / some)
     if epsilon:
         losses[:, None].add_(wanted * extra)
@@ -107,10 +107,10 @@ def sigmoid(
     valid: Bool[Tensor, "#anchors candidates"] | None,
     bias: Float[Tensor, ""],
 ) -> Scored:
-    """Every candidate is judged by itself: positive or not; in nats.
+    """Binary classification of every candidate as positive or negative, in nats.
 
     -log of sigmoid(s - bias) for positives and of sigmoid(bias - s) for the rest, summed over an anchor's candidates;
-    several positives share the place of one.
+    several positives share the weight of one.
 
     Source: Zhai et al. 2023, https://arxiv.org/abs/2303.15343, eq. 1, whose b is -`bias`.
     """
@@ -118,13 +118,13 @@ def sigmoid(
 
 
 def _logistic(margin: Tensor, positive: Tensor | None, valid: Tensor | None, weight: Tensor) -> Scored:
-    """Softplus of the margin of negatives, each times its anchor's weight, and of the negative margin of positives."""
+    """Softplus of the negatives' margins, times the anchor's weight, and of minus the positive's margin."""
     if positive is not None:
         return _logistic_of_several(margin, positive, valid, weight)
     own, rest = margin[:, 0], margin[:, 1:]
     own.neg_()
     if valid is not None:
-        rest.masked_fill_(~valid[:, 1:], -math.inf)  # neither loss nor gradient comes of it
+        rest.masked_fill_(~valid[:, 1:], -math.inf)  # adds neither loss nor gradient
     each = F.softplus(margin)
     losses = torch.addcmul(each[:, 0], each[:, 1:].sum(1), weight.squeeze(1))
     margin.sigmoid_()
@@ -148,7 +148,7 @@ def _logistic_of_several(margin: Tensor, positive: Tensor, valid: Tensor | None,
 
 
 def _shares(scores: Tensor, positive: Tensor | None) -> tuple[Tensor | None, Tensor]:
-    """1 / their number at positives and 0 elsewhere, and which anchors have any; no shares where it is the first."""
+    """1 / their number at positives and 0 elsewhere (None if the positive is the first); and which anchors have any."""
     if positive is None:
         return None, torch.ones_like(scores[:, 0], dtype=torch.bool)
     share = positive.to(scores.dtype)

@@ -1,35 +1,35 @@
-"""What a config may say of negatives; needs no torch."""
+"""The options of negatives in a config; needs no torch."""
 
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
-KEEPS: dict[str | None, tuple[str, ...]] = {  # what each source takes besides `apart`
+KEEPS: dict[str | None, tuple[str, ...]] = {  # options of each source besides `apart`
     "batch": (),
     "gathered": (),
     "queue": ("count", "dtype"),
     "bank": ("count", "draw", "momentum", "dtype", "place"),
 }
-HALF_STEPS = {"float16": 2.0**-11, "bfloat16": 2.0**-8}  # of a number, what rounding may undo
-NEAR = 0.05  # of a row's length, how near it must come to what it follows
+HALF_STEPS = {"float16": 2.0**-11, "bfloat16": 2.0**-8}  # largest relative change of a number that rounding can undo
+NEAR = 0.05  # how near, relative to its length, a row must come to the embedding that it follows
 
 
 @dataclass(frozen=True)
 class Negatives:
-    """What a pair is contrasted with besides its own other side.
+    """The source of an anchor's negatives.
 
     Raises:
-        ValueError: an option is out of its range, or means nothing for the chosen source.
+        ValueError: an option is out of range, or does not apply to the chosen source.
     """
 
-    source: Literal["batch", "gathered", "queue", "bank"] | None = field(  # null: the objective's own choice
+    source: Literal["batch", "gathered", "queue", "bank"] | None = field(  # null: the objective's default
         default=None, metadata={"short": True}
     )
-    count: int = 16384  # of a bank: drawn for a pair, a step and a direction; of a queue: embeddings it holds
-    draw: Literal["shared", "sample", "all"] = "shared"  # of a bank: for the batch, for each pair; or all rows
-    apart: Literal["pair", "label", "group"] = "pair"  # what a negative must not share with the anchor
-    momentum: float = 0.5  # of a bank: share of a row that stays when its pair is seen again
-    dtype: Literal["float32", "float16", "bfloat16"] = "float32"  # of a bank's and a queue's rows
-    place: Literal["device", "host"] = "device"  # of a bank: host memory is larger, and its rows travel when drawn
+    count: int = 16384  # bank: negatives drawn per pair, step and direction; queue: its size
+    draw: Literal["shared", "sample", "all"] = "shared"  # bank: one draw per batch, one per pair, or all rows
+    apart: Literal["pair", "label", "group"] = "pair"  # a negative must differ from the anchor in this
+    momentum: float = 0.5  # bank: share of a row that is kept when it is updated
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"  # storage of a bank or queue
+    place: Literal["device", "host"] = "device"  # bank: host memory is larger; drawn rows are copied to the device
 
     def __post_init__(self) -> None:
         taken = ("source", "apart", *KEEPS.get(self.source, [item.name for item in fields(self)]))
@@ -44,10 +44,10 @@ class Negatives:
         lost = HALF_STEPS.get(self.dtype, 0.0) / (1 - self.momentum)
         if self.source in ("bank", None) and lost > NEAR:
             raise ValueError(
-                f"rows in {self.dtype} stop {lost:.0%} short of what they follow at momentum {self.momentum}, for "
-                "rounding undoes smaller steps; take float32, or less momentum"
+                f"rows in {self.dtype} stop {lost:.0%} short of their embeddings at momentum {self.momentum}, because "
+                "rounding undoes smaller steps; use float32, or less momentum"
             )
         if self.place == "host" and self.draw != "shared":
             raise ValueError(
-                f"a bank in host memory needs draw: shared, for other rows are too many to travel, got {self.draw}"
+                f"a bank in host memory needs draw: shared, because other draws copy too many rows, got {self.draw}"
             )

@@ -1,4 +1,4 @@
-"""The interface of what one side's embeddings are gathered in, and how candidates relate to anchors."""
+"""The interface of a pool of embeddings, and the masks that relate its rows to anchors."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -17,49 +17,49 @@ from crossmodal.distributed import gather
 
 @dataclass(frozen=True)
 class PairIds:
-    """What is known of embeddings besides their numbers."""
+    """Identifies the pairs of some embeddings."""
 
-    index: Int[Tensor, " rows"]  # of their pairs, -1 where there is none
-    key: Int[Tensor, " rows"]  # their label or group, -1 where there is none
-    there: Bool[Tensor, " rows"] | None = None  # which of them are; None: all. The others are no candidates
+    index: Int[Tensor, " rows"]  # of their pairs in the data set, -1 without a pair
+    key: Int[Tensor, " rows"]  # their label or group, -1 without one
+    there: Bool[Tensor, " rows"] | None = None  # which rows exist; None: all. The others are no candidates
 
     @cached_property
     def last(self) -> Int[Tensor, " rows"]:
-        """Where each row's pair comes last."""
+        """The position of the last row of each row's pair."""
         ordered, order = torch.sort(self.index, stable=True)
         return order[torch.searchsorted(ordered, self.index, right=True) - 1]
 
 
 def gather_ids(known: PairIds) -> PairIds:
-    """The same of all ranks, in rank order."""
+    """The ids of all ranks, in rank order."""
     there = None if known.there is None else gather(known.there.long()).bool()
     return PairIds(gather(known.index), gather(known.key), there)
 
 
 def join_ids(*parts: PairIds) -> PairIds:
-    """One after the other."""
+    """Concatenates ids."""
     there = [
         part.index.new_ones(len(part.index), dtype=torch.bool) if part.there is None else part.there for part in parts
     ]
     return PairIds(torch.cat([part.index for part in parts]), torch.cat([part.key for part in parts]), torch.cat(there))
 
 
-Facts = Int[Tensor, "#anchors candidates"]  # one row where they are the same for all anchors
+Facts = Int[Tensor, "#anchors candidates"]  # one row if they are equal for all anchors
 
 
 @dataclass(frozen=True)
 class Relation:
-    """Which candidates are an anchor's positives besides its match, and which are valid negatives.
+    """Decides which candidates are an anchor's positives besides its match, and which are valid negatives.
 
-    A row of the anchor's own pair is neither: the match stands for it. Rows that share the anchor's key are positives
-    where keys draw `together`, and nothing where they only keep apart.
+    A row of the anchor's own pair is neither, because the match (the anchor's own positive) represents it. Rows with
+    the anchor's key are positives with `together`, and otherwise neither.
     """
 
-    keyed: bool = False  # whether keys matter at all
+    keyed: bool = False  # True: keys are used
     together: bool = False
 
     def masks_of(self, anchors: PairIds, rows: PairIds, halves: tuple[Tensor, Tensor] | None = None) -> Relate:
-        """`masks` of rows that are the same for all anchors."""
+        """`masks` for rows that are equal for all anchors."""
         valid = None if rows.there is None else rows.there[None]
         return self.masks(anchors, index=rows.index[None], key=rows.key[None], valid=valid, halves=halves)
 
@@ -70,9 +70,9 @@ class Relation:
         index: Facts | None = None,  # None: no row is of an anchor's own pair
         key: Facts | None = None,
         valid: Bool[Tensor, "#anchors candidates"] | None = None,  # None: all
-        halves: tuple[Bool[Tensor, " anchors"], Bool[Tensor, " candidates"]] | None = None,  # met by its own half alone
+        halves: tuple[Bool[Tensor, " anchors"], Bool[Tensor, " candidates"]] | None = None,  # an anchor sees its half
     ) -> Relate:
-        """Of a piece of the anchors: what a head takes as positive and valid, the match's column first."""
+        """A function from a piece of the anchors to their `positive` and `valid` masks, the match's column first."""
         if index is None and not self.keyed:
             alike = None if valid is None else _with_match(valid, matched=False)
             return lambda piece: (None, _cut(alike, piece))
@@ -83,8 +83,8 @@ class Relation:
                 apart = anchors.index[piece, None] != _cut(index, piece)
                 counts = apart if counts is None else apart & counts
             if halves is not None:
-                met = halves[0][piece, None] == halves[1][None]
-                counts = met if counts is None else met & counts
+                same_half = halves[0][piece, None] == halves[1][None]
+                counts = same_half if counts is None else same_half & counts
             if not self.keyed:
                 return None, None if counts is None else _with_match(counts, matched=False)
             assert key is not None
@@ -108,20 +108,20 @@ def _with_match(mask: Bool[Tensor, "anchors rows"], *, matched: bool) -> Bool[Te
 
 @dataclass(frozen=True)
 class Choice:
-    """Which rows a batch's anchors meet, and how they relate; the same in all pools that know the same pairs."""
+    """The rows chosen as candidates of a batch's anchors, and their masks; equal for pools of the same pairs."""
 
     relate: Relate
-    match: Int[Tensor, " batch"] | None = None  # the row of each anchor's pair; None: what is live
-    shared: Int[Tensor, " some"] | None = None  # rows that all anchors meet; None: all rows
-    picked: Int[Tensor, "batch picked"] | None = None  # of these, the ones that each anchor meets; None: all
-    fresh: Bool[Tensor, " batch"] | None = None  # anchors that meet the live batch instead; None: none does
+    match: Int[Tensor, " batch"] | None = None  # row of each anchor's positive; None: its current embedding
+    shared: Int[Tensor, " some"] | None = None  # rows that are candidates of all anchors; None: all rows
+    picked: Int[Tensor, "batch picked"] | None = None  # rows that are candidates of each anchor; None: all of these
+    fresh: Bool[Tensor, " batch"] | None = None  # anchors with the current batch as candidates; None: none
 
 
 class Pool(nn.Module, ABC):
-    """The embeddings of one side with which the other side's anchors are contrasted.
+    """The embeddings of one side, with which the other side's anchors are contrasted.
 
-    What is remembered is no buffer: DDP would overwrite every rank's with the first rank's at each forward. It follows
-    the module's device and is checkpointed by whoever owns the pool.
+    The state is not in buffers: DDP would overwrite every rank's with the first rank's at each forward. It follows the
+    module's device, and the owner of the pool saves it in checkpoints.
     """
 
     def __init__(self, remembered: dict[str, Tensor], *, in_host_memory: tuple[str, ...] = ()) -> None:
@@ -137,20 +137,20 @@ class Pool(nn.Module, ABC):
 
     @property
     def is_filling(self) -> bool:
-        """Whether what anchors meet is still to come."""
+        """True if rows may still be missing."""
         return False
 
     @abstractmethod
     def choose(self, known: PairIds, seed: int) -> Choice:
-        """For the anchors of the batch."""
+        """The rows that are candidates of the batch's anchors."""
 
     @abstractmethod
     def candidates(self, live: Float[Tensor, "batch dim"], choice: Choice) -> Candidates:
-        """For the other side's anchors of the batch whose embeddings on this side are `live`, matches included.
+        """The candidates of the other side's anchors, matches included; `live` is this side's current batch.
 
-        Gradient flows to what is live and not to what is remembered.
+        Gradient flows to live embeddings and not to stored ones.
         """
 
     @abstractmethod
     def remember(self, rows: Float[Tensor, "batch dim"], known: PairIds) -> None:
-        """Learns the embeddings of a step, gathered from all ranks in rank order."""
+        """Stores the embeddings of a step, gathered from all ranks in rank order."""

@@ -1,4 +1,4 @@
-"""A queue: the embeddings of the last steps, however large the data set is."""
+"""A queue: the embeddings of the last steps, of a size independent of the data set."""
 
 from collections.abc import Callable
 
@@ -14,8 +14,8 @@ from crossmodal.distributed import gather_with_gradient
 class Queue(Pool):
     """The last `count` embeddings of all ranks; a place is no negative before it is first filled.
 
-    With `project` it holds what a trained head is given, and asks that head for the rows anew, with gradient, beside
-    the live batch of all ranks: nothing it says is of an earlier step.
+    With `project` the queue holds inputs of a trained head and projects them at every step, with gradient, beside the
+    current batch of all ranks: no projected row is stale.
 
     Source: Momentum Contrast, He et al. 2020, https://arxiv.org/abs/1911.05722, section 3.2; the published code starts
     with random rows that count.
@@ -34,15 +34,15 @@ class Queue(Pool):
             "rows": torch.zeros(count, dim, dtype=dtype),
             "index": torch.full((count,), -1),
             "key": torch.full((count,), -1),
-            "place": torch.zeros((), dtype=torch.int64),  # that is filled next
+            "place": torch.zeros((), dtype=torch.int64),  # next place to fill
         }
-        if project is not None and dtype.itemsize < 4:  # what is no unit vector may leave the range of half precision
+        if project is not None and dtype.itemsize < 4:  # unnormalised rows may exceed the range of half precision
             remembered["size"] = torch.zeros(count, 1)
         super().__init__(remembered)
         self.relation, self.project = relation, project
 
     def choose(self, known: PairIds, seed: int) -> Choice:
-        """All rows; each anchor's match is live."""
+        """All rows; each anchor's positive is its pair in the current batch."""
         index = self.remembered["index"]
         rows = PairIds(index, self.remembered["key"], index >= 0)
         return Choice(self.relation.masks_of(known, join_ids(rows, gather_ids(known)) if self.project else rows))
@@ -58,14 +58,14 @@ class Queue(Pool):
 
     @torch.no_grad()
     def remember(self, rows: Float[Tensor, "batch dim"], known: PairIds) -> None:
-        """Fills the oldest places; of more rows than places the last ones stay."""
+        """Overwrites the oldest places; if there are more rows than places, the last rows are kept."""
         place, count = self.remembered["place"], len(self.remembered["rows"])
         first = max(0, len(rows) - count)
         places = (place + torch.arange(first, len(rows), device=rows.device)) % count
-        came = {"rows": rows, "index": known.index, "key": known.key}
+        entries = {"rows": rows, "index": known.index, "key": known.key}
         if "size" in self.remembered:
             size = rows.abs().amax(1, keepdim=True)
-            came |= {"rows": rows / size.clamp(min=torch.finfo(size.dtype).tiny), "size": size}
-        for name, item in came.items():
+            entries |= {"rows": rows / size.clamp(min=torch.finfo(size.dtype).tiny), "size": size}
+        for name, item in entries.items():
             self.remembered[name][places] = item[first:].to(self.remembered[name].dtype)
         place.add_(len(rows)).remainder_(count)

@@ -1,4 +1,4 @@
-"""The contrast core: anchors against candidates, a head over their scores, piece by piece."""
+"""Scores anchors against candidates and applies a loss, piece by piece."""
 
 import math
 import warnings
@@ -15,60 +15,60 @@ from torch.autograd.function import once_differentiable
 
 from crossmodal.contrast.losses import Head, which_matter
 
-PIECE = 1 << 22  # numbers held at once on a CPU, of scores or gathered rows: 16 MiB of float32
-WIDER = 16  # times as many elsewhere, where small products leave the device idle
-SPARSE = 9  # times more rows than picked ones: from here on only those are read, not all multiplied
-COLDEST = 1e-3  # temperature; a score is at most its inverse, which float32 still tells apart by 6e-5
-IN_PLACE = ("cpu",)  # devices that read picked rows where they lie; others are faster on gathered ones
+PIECE = 1 << 22  # scores, or entries of gathered rows, at once on a CPU: 16 MiB of float32
+WIDER = 16  # times as many on other devices, which small products leave idle
+SPARSE = 9  # from this ratio of rows to picked rows on, only the picked ones are read and multiplied
+COLDEST = 1e-3  # lowest temperature; scores reach its inverse, where float32 resolves 6e-5
+IN_PLACE = ("cpu",)  # devices that read picked rows without gathering them; others are faster on gathered ones
 
-with warnings.catch_warnings():  # torch says once a process that these tensors are in beta state
+with warnings.catch_warnings():  # torch warns once per process that sparse CSR tensors are in beta state
     warnings.simplefilter("ignore")
     torch.sparse_csr_tensor(torch.tensor([0, 0]), torch.tensor([]).long(), torch.tensor([]), check_invariants=False)
 
-Mask = Bool[Tensor, "#anchors candidates"]  # one row where it is the same for all anchors
-Relate = Callable[[slice | Tensor], tuple[Mask | None, Mask | None]]  # of some anchors: positive and valid, for a head
+Mask = Bool[Tensor, "#anchors candidates"]  # one row if it is equal for all anchors
+Relate = Callable[[slice | Tensor], tuple[Mask | None, Mask | None]]  # some anchors -> their positive and valid masks
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """What the anchors of a batch are contrasted with.
+    """The candidates of a batch's anchors.
 
-    An anchor's candidates are its match, where there is one, then the picked rows, or all rows.
+    An anchor's candidates are its match (the positive), if there is one, then its picked rows, or all rows.
     """
 
-    rows: Float[Tensor, "rows dim"]  # those in half precision are widened some at a time
+    rows: Float[Tensor, "rows dim"]  # half precision is converted in blocks
     relate: Relate
     match: Float[Tensor, "batch dim"] | None = None
-    picked: Int[Tensor, "batch picked"] | None = None  # rows that are picked get no gradient
+    picked: Int[Tensor, "batch picked"] | None = None  # picked rows get no gradient
 
     @property
     def columns(self) -> int:
-        """Scores of an anchor."""
+        """The number of candidates of an anchor."""
         return (self.match is not None) + (len(self.rows) if self.picked is None else self.picked.shape[1])
 
     def part(self, piece: slice | Tensor, dtype: torch.dtype) -> "SampleBatch":
-        """What one piece's anchors, of this precision, meet."""
+        """The candidates of one piece of the anchors, whose scores are computed in `dtype`."""
         cut = lambda item: None if item is None else item[piece]  # noqa: E731
         return SampleBatch(self.rows, cut(self.match), cut(self.picked), dtype)
 
     def only(self, chosen: Int[Tensor, " some"]) -> "Candidates":
-        """The same for some of the anchors."""
+        """The candidates of some of the anchors."""
         match = None if self.match is None else self.match[chosen]
         picked = None if self.picked is None else self.picked[chosen]
         return Candidates(self.rows, lambda piece: self.relate(chosen[piece]), match, picked)
 
     def pieces(self, anchors: Float[Tensor, "batch dim"]) -> list[slice]:
-        """Runs of anchors whose scores, or gathered rows, may be held at once."""
-        budget, held = PIECE if anchors.device.type == "cpu" else WIDER * PIECE, self.columns
+        """Slices of the anchors, so that each slice's scores or gathered rows fit in memory."""
+        budget, entries = PIECE if anchors.device.type == "cpu" else WIDER * PIECE, self.columns
         if self.picked is not None and not _lie_ready(self.rows, anchors) and _are_few(self.picked, self.rows):
-            held = self.picked.shape[1] * anchors.shape[1]
-        size = max(1, budget // max(held, 1))
+            entries = self.picked.shape[1] * anchors.shape[1]
+        size = max(1, budget // max(entries, 1))
         return [slice(start, start + size) for start in range(0, max(len(anchors), 1), size)]
 
 
 @dataclass(frozen=True)
 class SampleBatch:
-    """`Candidates` of a piece of the anchors."""
+    """The candidates of one piece of the anchors."""
 
     rows: Float[Tensor, "rows dim"]
     match: Float[Tensor, "anchors dim"] | None
@@ -76,7 +76,7 @@ class SampleBatch:
     dtype: torch.dtype  # of the anchors
 
     def score(self, anchors: Float[Tensor, "anchors dim"]) -> Float[Tensor, "anchors candidates"]:
-        """The products of the anchors with their candidates."""
+        """The dot products of the anchors with their candidates."""
         columns = len(self.rows) if self.picked is None else self.picked.shape[1]
         scores = anchors.new_empty(len(anchors), (self.match is not None) + columns)
         rest = scores if self.match is None else scores[:, 1:]
@@ -87,7 +87,7 @@ class SampleBatch:
         elif not _are_few(self.picked, self.rows):
             torch.gather(self._score_all(anchors, self._every), 1, self.picked, out=rest)
         elif _lie_ready(self.rows, anchors):
-            ends = columns * torch.arange(len(anchors) + 1, dtype=torch.int32)  # faster than int64, by a quarter
+            ends = columns * torch.arange(len(anchors) + 1, dtype=torch.int32)  # a quarter faster than int64
             where = torch.sparse_csr_tensor(ends, self.picked.int().flatten(), rest.new_zeros(self.picked.numel()),
                                             (len(anchors), len(self.rows)), check_invariants=False)  # fmt: skip
             rest.copy_(torch.sparse.sampled_addmm(where, anchors, self.rows.T, beta=0).values().view_as(rest))
@@ -118,7 +118,7 @@ class SampleBatch:
         return sum(pulled[1:], pulled[0])
 
     def _blocks(self) -> Iterator[tuple[slice, Tensor]]:
-        """All rows in the anchors' precision; where they have another, some at a time."""
+        """All rows in the anchors' precision, in blocks if they must be converted."""
         size = len(self.rows) if self.rows.dtype == self.dtype else max(1, PIECE // self.rows.shape[1])
         for start in range(0, len(self.rows), size):
             some = slice(start, start + size)
@@ -126,7 +126,7 @@ class SampleBatch:
 
     @cached_property
     def _every(self) -> Float[Tensor, "anchors rows"]:
-        """Room for a number of each row: memory that is new costs a CPU as much as filling it."""
+        """A reused buffer with a column per row: on a CPU new memory costs as much as filling it."""
         assert self.picked is not None
         return self.rows.new_empty(len(self.picked), len(self.rows), dtype=self.dtype)
 
@@ -137,12 +137,12 @@ class SampleBatch:
 
 
 def _lie_ready(rows: Tensor, like: Tensor) -> bool:
-    """Whether picked rows are read where they lie."""
+    """True if picked rows are read without gathering them."""
     return like.device.type in IN_PLACE and rows.dtype == like.dtype
 
 
 def _are_few(picked: Tensor, rows: Tensor) -> bool:
-    """Whether only the picked rows are read: of fewer, a product with all and a gather of numbers is faster."""
+    """True if only picked rows are read; otherwise a product with all rows and a gather of scores is faster."""
     return len(rows) > SPARSE * picked.shape[1]
 
 
@@ -154,10 +154,10 @@ def contrast(
     scale: Float[Tensor, ""],
     bias: Float[Tensor, ""],
 ) -> Float[Tensor, ""]:
-    """The sum over anchors of a head's losses; scores are products times `scale`, the inverse temperature.
+    """The sum of the anchors' losses; scores are dot products times `scale`, the inverse temperature.
 
-    Gradients reach anchors, rows, match, scale and bias. They are computed with the loss, piece by piece, so that
-    neither all scores nor anything of their size is kept; there is no second derivative.
+    Gradients reach anchors, rows, match, scale and bias. They are computed together with the loss, piece by piece, so
+    that the full matrix of scores is never stored; there is no second derivative.
     """
     return _Contrast.apply(head, candidates, anchors, candidates.rows, candidates.match, scale, bias)
 
@@ -166,7 +166,7 @@ def contrast(
 def log_sum_exp(
     anchors: Float[Tensor, "batch dim"], candidates: Candidates, scale: Float[Tensor, ""]
 ) -> Float[Tensor, "2"]:
-    """Ln of the sum of exp(score) over all anchors and candidates that count, and ln of their number."""
+    """Ln of the sum of exp(score) over all anchors and their positives and negatives, and ln of their number."""
     sums, counts = [], []
     for piece in candidates.pieces(anchors):
         scores = candidates.part(piece, anchors.dtype).score(anchors[piece] * scale)
@@ -181,7 +181,7 @@ class _Contrast(torch.autograd.Function):
     def forward(ctx: Any, head: Head, candidates: Candidates, *given: Tensor | None) -> Tensor:
         anchors, _, _, scale, bias = given
         assert anchors is not None and scale is not None and bias is not None
-        fill, add = torch.empty_like, torch.zeros_like  # a piece has its own anchors and matches
+        fill, add = torch.empty_like, torch.zeros_like  # each piece has its own anchors and matches
         grads = [
             begin(item) if item is not None and want else None
             for begin, item, want in zip((fill, add, fill, add, add), given, ctx.needs_input_grad[2:], strict=True)
@@ -205,7 +205,7 @@ class _Contrast(torch.autograd.Function):
 def _add_gradients(
     grads: list[Tensor | None], slope: Tensor, part: SampleBatch, piece: slice, scored: tuple[Tensor, Tensor]
 ) -> None:
-    """What a piece adds: its scores are the products of candidates with `scored`, its anchors and the scale."""
+    """Adds a piece's gradients; `scored` holds its anchors and the scale, from which its scores were computed."""
     for_anchors, for_rows, for_match, for_scale, for_bias = grads
     anchors, scale = scored
     pulled = part.pull(slope)

@@ -1,1 +1,1 @@
-"""Paired shards: written, described, verified, read in a planned order, as batches of views."""
+"""Paired shards: writing, manifests, checks, the order of reading, and batches of views."""

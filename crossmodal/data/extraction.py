@@ -1,4 +1,4 @@
-"""Shards -> what a frozen network will see of every pair in all of a training, each pair read and decoded once."""
+"""Shards -> every crop of each pair that a frozen teacher sees during a training, decoding each pair once."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,26 +15,26 @@ from crossmodal.data.views import Crop, View
 
 @dataclass(frozen=True)
 class Crops:
-    """Some neighbouring pairs of one shard, through every one of their windows."""
+    """All crops of some consecutive pairs of one shard."""
 
     keys: list[str]
-    problems: list[str | None]  # why a pair cannot be read; None: it can
-    part: SampleBatch | None  # a row for each window of each pair that can be read, pair by pair; None: no pair can
+    problems: list[str | None]  # for each pair, why it cannot be read; None: it can
+    part: SampleBatch | None  # a row for each crop of each readable pair, pair by pair; None: no pair is readable
 
     def pin_memory(self) -> "Crops":
-        """The same in page-locked memory, for the loader."""
+        """A copy in page-locked memory, for the loader."""
         return Crops(self.keys, self.problems, self.part and self.part.pin_memory())
 
 
 @dataclass(frozen=True)
 class Extract(Dataset):
-    """The looks of whole shards, a batch at a time."""
+    """All crops of the pairs of whole shards, one item per batch of pairs."""
 
     shards: Shards
     views: dict[str, View]
-    crop: Crop  # with a number of windows
+    crop: Crop  # its `windows` must be set
     seed: int
-    batches: list[range]  # indices of neighbouring pairs
+    batches: list[range]  # indices of consecutive pairs
     skip_unreadable: bool = False
 
     def __len__(self) -> int:
@@ -48,35 +48,35 @@ class Extract(Dataset):
                 problems.append(None)
             except ShardError as error:
                 if not self.skip_unreadable:
-                    return ShardError(f"{error} (on_error: skip goes on without it, named and counted)")
+                    return ShardError(f"{error} (on_error: skip continues without it, and reports and counts it)")
                 problems.append(str(error))
             keys.append(self._key(index))
         return Crops(keys, problems, join(parts) if parts else None)
 
     def _read(self, index: int) -> SampleBatch:
         epochs = self.crop.windows
-        assert epochs is not None, "a pair must have a number of windows"
+        assert epochs is not None, "crop.windows must be set"
         return read_pair(self.shards, self.views, index, crop=self.crop, address=(self.seed, 0), epochs=epochs)
 
     def _key(self, index: int) -> str:
         try:
             return self.shards.locate(index)[1].key
-        except ShardError:  # a whole shard is unreadable; no pair will ask for the record by its key
+        except ShardError:  # the whole shard is unreadable; no pair reads the record by its key
             return f"unreadable-{index}"
 
 
 def batches_of(shards: Shards, number: int, pairs: int) -> list[range]:
-    """The indices of a shard in runs of at most `pairs`."""
+    """The indices of a shard, in ranges of at most `pairs`."""
     start, stop = int(shards.starts[number]), int(shards.starts[number + 1])
     return [range(first, min(first + pairs, stop)) for first in range(start, stop, pairs)]
 
 
 def crop_batches(extract: Extract, *, workers: int = 0, pin_memory: bool = False) -> Iterator[Crops]:
-    """The looks of every batch, in order.
+    """The crops of every batch, in order.
 
     Raises:
-        ShardError: a pair cannot be read, or lacks what is looked at, and `skip_unreadable` is off.
+        ShardError: a pair cannot be read, or lacks a field of the views, and `skip_unreadable` is off.
     """
-    if not extract.skip_unreadable and (told := tell_lacking(extract.shards, extract.views)):
-        raise ShardError(told)
+    if not extract.skip_unreadable and (message := tell_lacking(extract.shards, extract.views)):
+        raise ShardError(message)
     return load_in_order(extract, workers=workers, pin_memory=pin_memory)

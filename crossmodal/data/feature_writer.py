@@ -1,7 +1,7 @@
-"""Features -> shards: a tar at a time, each by one process, and a manifest when all are there.
+"""Features -> shards: one tar at a time, each by one process, and a manifest when all are complete.
 
-A tar is written aside and renamed; then a mark of the same name says that it is done and what is in it. So several
-processes can write one folder, and one that was killed is continued at the first tar without a mark.
+A tar is written under a temporary name and renamed. Then a mark file of the same name records that it is complete. So
+several processes can write one folder, and an interrupted run continues at the first tar without a mark.
 """
 
 import json
@@ -21,20 +21,20 @@ from crossmodal.data.manifest import MANIFEST, Shard, ShardError
 from crossmodal.data.plain import build, parse
 from crossmodal.data.writer import open_tar
 
-MARK = ".done"  # suffix of what stands beside a tar that is done
+MARK = ".done"  # suffix of the mark file beside a complete tar
 
 
 @dataclass(frozen=True)
 class Mark:
-    """What a mark says of its tar."""
+    """The content of a mark file."""
 
-    unreadable: int  # records of pairs that could not be read
+    unreadable: int  # number of records of pairs that could not be read
     shard: Shard
 
 
 @dataclass
 class FeatureTar:
-    """One tar being written; used in a `with` block, whose end without an error marks it as done."""
+    """One tar that is being written, as a context manager; leaving it without an error marks the tar as complete."""
 
     path: Path
     pairs: int = 0
@@ -48,11 +48,11 @@ class FeatureTar:
             self.tar = open_tar(self._aside)
 
     def add(self, key: str, members: Mapping[str, np.ndarray]) -> None:
-        """The features of a pair: arrays of shape [windows, *size]."""
+        """Adds the features of a pair: arrays of shape [windows, *size]."""
         self._write(key, {f"{name}.npy": encode(values) for name, values in members.items()})
 
     def add_unreadable(self, key: str, problem: str) -> None:
-        """A record that keeps the place of a pair that could not be read, and says why."""
+        """Adds a record in place of a pair that could not be read, with the reason."""
         self._write(key, {"json": json.dumps({"unreadable": problem}).encode()})
         self.unreadable += 1
 
@@ -69,8 +69,8 @@ class FeatureTar:
             with (
                 suppress(*() if kind is None else (OSError,)),
                 writing(self.path),
-            ):  # the block's own error is the first
-                with closing(self.tar.stream):  # which it leaves open where it fails
+            ):  # the error of the `with` block has priority
+                with closing(self.tar.stream):  # close() leaves it open if it fails
                     self.tar.close()
                 if kind is None:
                     self._aside.replace(self.path)
@@ -83,7 +83,7 @@ class FeatureTar:
 
 
 def is_done(path: Path) -> bool:
-    """Whether a tar has its mark and the size that this tells; a mark that cannot be read is none."""
+    """True if a tar has a readable mark and the size that the mark records."""
     try:
         return path.stat().st_size == _read_mark(path).shard.bytes
     except (ShardError, FileNotFoundError):
@@ -91,12 +91,12 @@ def is_done(path: Path) -> bool:
 
 
 def write_manifest(folder: Path, files: list[str], **facts: Any) -> FeatureManifest:
-    """Gathers the marks of all tars, in their order, into the manifest.
+    """Combines the marks of all tars, in order, into the manifest.
 
     Args:
-        folder: of the tars.
+        folder: the folder of the tars.
         files: their names.
-        facts: the other fields of the manifest that tars do not tell.
+        facts: the remaining fields of the manifest.
     """
     marks = [_read_mark(folder / file) for file in files]
     unreadable = sum(mark.unreadable for mark in marks)
@@ -108,7 +108,7 @@ def write_manifest(folder: Path, files: list[str], **facts: Any) -> FeatureManif
 
 
 def remove_marks(folder: Path) -> None:
-    """For when nothing will be continued any more."""
+    """Removes the marks, once no run needs to be continued."""
     for mark in folder.glob(f"*{MARK}"):
         mark.unlink()
 
@@ -118,7 +118,7 @@ def _read_mark(tar: Path) -> Mark:
     try:
         return build(Mark, parse(path.read_bytes()))
     except ValueError as error:
-        raise ShardError(f"{path} is not the mark of a tar that is done: {error}; delete it") from error
+        raise ShardError(f"{path} is not the mark of a complete tar: {error}; delete it") from error
 
 
 def _mark_path(tar: Path) -> Path:

@@ -1,9 +1,9 @@
-"""Teacher features in shards: what a frozen network says of every pair through each of its windows.
+"""Teacher features in shards: the outputs of a frozen network for every crop of every pair.
 
-A folder of them goes with a folder of paired shards: a tar for each of its tars, a record for each of its pairs, in the
+A folder of features belongs to a folder of paired shards: it has a tar for each tar and a record for each pair, in the
 same order. The members of a record are arrays of shape [windows, *size]: ``000123.embedding.npy``,
-``000123.logits.npy`` and, if they were asked for, ``000123.map0.npy`` and so on. The manifest, written last, says what
-they were made from.
+``000123.logits.npy`` and, if maps are stored, ``000123.map0.npy`` and so on. The manifest, written last, records what
+the features were computed from.
 """
 
 import hashlib
@@ -25,43 +25,43 @@ from crossmodal.data.plain import build, parse
 from crossmodal.data.shards import Shards
 from crossmodal.encoders import Features, Spec
 
-FORMAT = "crossmodal-features/1"  # counted up also where the same pair through the same window comes out differently
+FORMAT = "crossmodal-features/1"  # increased also when the same crop of the same pair gets other values
 DTYPES = {"float16": torch.float16, "float32": torch.float32}
-ROUNDING = 1e-3  # greatest share of a row's magnitude that rounding may cost; float16 costs half of it in its range
+ROUNDING = 1e-3  # maximum rounding error, relative to a row's magnitude; float16 has half of it in its range
 
 
 @dataclass(frozen=True)
 class FeatureManifest:
-    """What a folder of features holds."""
+    """The manifest of a folder of features."""
 
-    origin: dict[str, Any]  # all that decides the numbers: data, network, view, look, seed
-    windows: int  # of each pair: those of the first epochs
-    dtype: str  # of the stored numbers
-    spec: Spec  # of the features as they are stored; maps that were not kept are not in it
-    whole: Spec  # of all that the network gives
-    classes: list[str]  # names of the logits, where they are known
+    origin: dict[str, Any]  # everything the numbers depend on: data, network, view, crop, seed
+    windows: int  # number of crops of each pair: those of the first epochs
+    dtype: str  # type of the stored numbers
+    spec: Spec  # sizes of the stored features; without maps that were not stored
+    whole: Spec  # sizes of all outputs of the network
+    classes: list[str]  # names of the logits, if they are known
     pairs: int
-    unreadable: int  # pairs whose record holds only `json`, which says why they could not be read
+    unreadable: int  # number of pairs whose record has only `json`, with the reason why they could not be read
     shards: list[Shard]
     format: str = FORMAT
 
     @property
     def digest(self) -> str:
-        """Names the features: equal for equal bytes of equal origin."""
-        told = json.dumps([self.origin, [shard.sha256 for shard in self.shards]], sort_keys=True)
-        return hashlib.sha256(told.encode()).hexdigest()
+        """A hash of the features: equal for equal bytes of equal origin."""
+        content = json.dumps([self.origin, [shard.sha256 for shard in self.shards]], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()
 
 
 def read_manifest(folder: Path) -> FeatureManifest:
     """The manifest of a folder of features.
 
     Raises:
-        ShardError: there is none, or it is not one.
+        ShardError: there is no manifest, or it is invalid.
     """
     path = folder / MANIFEST
     if not path.is_file():
-        inside = sorted(found.parent.name for found in folder.glob(f"*/{MANIFEST}"))
-        hint = f"; it is in the folder of a teacher: {', '.join(inside)}" if inside else ""
+        inside = sorted(path.parent.name for path in folder.glob(f"*/{MANIFEST}"))
+        hint = f"; give the folder of one teacher: {', '.join(inside)}" if inside else ""
         raise ShardError(f"{path} is missing{hint or '; make features with: crossmodal features CONFIG'}")
     try:
         content = parse(path.read_bytes())
@@ -81,51 +81,51 @@ def read_manifest(folder: Path) -> FeatureManifest:
 
 @dataclass(frozen=True)
 class FeatureShards:
-    """An opened folder of features: any pair's, by its index in the data, through any of its windows."""
+    """An opened folder of features, with random access by a pair's index in the data and the number of a crop."""
 
     shards: Shards
     manifest: FeatureManifest
 
     @classmethod
     def open(cls, folder: str | Path, places: np.ndarray | None = None) -> "FeatureShards":
-        """Reads the manifest and looks whether every tar is there and whole.
+        """Reads the manifest and checks that every tar exists and has the right size.
 
         Args:
-            folder: of one teacher's features.
-            places: of the pairs that are taken, as in the `Shards` of the data.
+            folder: the features of one teacher.
+            places: positions of the selected pairs, as in the `Shards` of the data.
 
         Raises:
-            ShardError: there is no manifest, it is not one, or a tar is missing or cut short.
+            ShardError: there is no manifest, it is invalid, or a tar is missing or cut short.
         """
         folder = Path(folder)
         manifest = read_manifest(folder)
         for shard in manifest.shards:
             path = folder / shard.file
             if not path.is_file():
-                raise ShardError(f"{path} is missing, though {folder / MANIFEST} lists it; make the features anew")
+                raise ShardError(f"{path} is missing, though {folder / MANIFEST} lists it; make the features again")
             if (size := path.stat().st_size) != shard.bytes:
-                raise ShardError(f"{path} must have {shard.bytes} bytes by its manifest, got {size}; make them anew")
+                raise ShardError(f"{path} must have {shard.bytes} bytes by its manifest, got {size}; make them again")
         return cls(Shards(folder, Manifest(manifest.pairs, [], {}, manifest.shards, {}), places), manifest)
 
     def read(self, index: int, key: str, window: int) -> dict[str, Tensor]:
-        """What the teacher says of a pair through one window, by member, a row each; only these bytes are read.
+        """The features of one crop of a pair, by member, each as one row; no other bytes are read.
 
         Raises:
             ShardError: the record is of another pair than `key`, lacks a member, or a member has another size or
                 numbers that are not finite.
-            IndexError: there is no such window.
+            IndexError: there is no such crop.
         """
         if not 0 <= window < self.manifest.windows:
             raise IndexError(f"window must be from 0 to {self.manifest.windows - 1}, got {window}")
         names = [f"{name}.npy" for name in self._frames]
-        found, descriptor, spans = self.shards.spans(index, names)
+        stored, descriptor, spans = self.shards.spans(index, names)
         self.shards.compare_once(index, names)
-        if found != key:
-            raise ShardError(f"{self.shards.locate(index)[0]}: record {index} must be of pair {key!r}, got {found!r}")
+        if stored != key:
+            raise ShardError(f"{self.shards.locate(index)[0]}: record {index} must be of pair {key!r}, got {stored!r}")
         read = {}
         for (name, frame), (offset, size) in zip(self._frames.items(), spans, strict=True):
             payload = b""
-            if size == frame.header + self.manifest.windows * frame.stride:  # a damaged manifest may tell of any size
+            if size == frame.header + self.manifest.windows * frame.stride:  # a damaged manifest may claim any size
                 start = offset + frame.header + window * frame.stride
                 payload = self.shards.read_bytes(index, descriptor, frame.stride, start)
             if len(payload) != frame.stride:
@@ -136,12 +136,12 @@ class FeatureShards:
             read[name] = torch.frombuffer(bytearray(payload), dtype=frame.dtype).view(frame.shape)
             if not read[name].isfinite().all():
                 raise ShardError(f"{self.shards.locate(index)[0]}: pair {key!r} has numbers in {name}.npy that are not "
-                                 "finite; make the features anew")  # fmt: skip
+                                 "finite; make the features again")  # fmt: skip
         return read
 
     @cached_property
     def _frames(self) -> "dict[str, _Frame]":
-        """How each member lies in its file."""
+        """The layout of each member in its file."""
         return {
             name: _Frame.of((self.manifest.windows, *size), DTYPES[self.manifest.dtype])
             for name, size in sizes(self.manifest.spec).items()
@@ -150,11 +150,11 @@ class FeatureShards:
 
 @dataclass(frozen=True)
 class _Frame:
-    """The layout of a member: a header, then equal pieces, one a window."""
+    """The layout of a member: a header, then equal pieces, one per crop."""
 
     header: int  # bytes
-    stride: int  # bytes a window
-    shape: tuple[int, ...]  # of one window's piece, as a row
+    stride: int  # bytes per crop
+    shape: tuple[int, ...]  # shape of one crop's piece, as a row
     dtype: torch.dtype
 
     @classmethod
@@ -164,57 +164,57 @@ class _Frame:
 
 
 def sizes(spec: Spec) -> dict[str, tuple[int, ...]]:
-    """The members of a record, each with its size for one window."""
-    found: dict[str, tuple[int, ...]] = {"embedding": (spec.dim,)}
+    """The members of a record, each with its size for one crop."""
+    members: dict[str, tuple[int, ...]] = {"embedding": (spec.dim,)}
     if spec.classes:
-        found["logits"] = (spec.classes,)
+        members["logits"] = (spec.classes,)
     if spec.stem is not None:
-        found["stem"] = spec.stem
-    found |= {f"map{number}": size for number, size in enumerate(spec.maps)}
+        members["stem"] = spec.stem
+    members |= {f"map{number}": size for number, size in enumerate(spec.maps)}
     if spec.preactivations:
-        found |= {f"preactivation{number}": size for number, size in enumerate(spec.maps)}
-    return found
+        members |= {f"preactivation{number}": size for number, size in enumerate(spec.maps)}
+    return members
 
 
 def kept(spec: Spec, *, maps: bool, preactivations: bool) -> Spec:
-    """The sizes of what is stored of an encoder's features."""
+    """The sizes of the features to store of an encoder."""
     if not maps:
         return replace(spec, maps=(), stem=None, preactivations=False)
     return replace(spec, preactivations=spec.preactivations and preactivations)
 
 
 def take_apart(features: Features, spec: Spec) -> dict[str, Tensor]:
-    """What is stored of a batch's features, by member."""
+    """The features of a batch to store, by member."""
     given = {"embedding": features.embedding, "logits": features.logits, "stem": features.stem}
     given |= {f"map{number}": item for number, item in enumerate(features.maps)}
     given |= {f"preactivation{number}": item for number, item in enumerate(features.preactivations)}
-    found = {}
+    members = {}
     for name in sizes(spec):
         item = given[name]
         assert item is not None, f"the encoder's spec promises {name}"
-        found[name] = item
-    return found
+        members[name] = item
+    return members
 
 
 def put_together(members: Mapping[str, Tensor]) -> Features:
-    """The inverse of `take_apart`, in float32; what was not stored is absent."""
+    """The inverse of `take_apart`, in float32; features that were not stored are absent."""
     wide = {name: item.float() for name, item in members.items()}
     series = [tuple(item for name, item in wide.items() if name.startswith(word)) for word in ("map", "preactivation")]
     return Features(wide["embedding"], series[0], wide.get("logits"), wide.get("stem"), series[1])
 
 
 def round_rows(values: Tensor, dtype: torch.dtype) -> Tensor:
-    """The rows in another precision.
+    """The rows as another type.
 
     Raises:
-        ValueError: a number is not finite, or a row lies outside the range in which `dtype` is precise.
+        ValueError: a number is not finite, or a row is outside the range in which `dtype` is precise.
     """
     wide = values.float()
     rounded = wide.to(dtype)
     if not wide.isfinite().all():
         raise ValueError("got numbers that are not finite")
     lost, whole = ((item.flatten(1).abs().sum(1)) for item in (rounded.float() - wide, wide))
-    bad = lost > ROUNDING * whole  # an overflow is infinite here, and what vanishes is lost
+    bad = lost > ROUNDING * whole  # an overflow is an infinite loss here, and an underflow a loss of the whole number
     if bad.any():
         worst = wide[bad].abs().amax()
         raise ValueError(f"got numbers up to {worst:.3g} in a row, which {_name(dtype)} cannot hold")
@@ -238,5 +238,5 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def to_json(manifest: FeatureManifest) -> str:
-    """The manifest as it is written."""
+    """The manifest as JSON text."""
     return json.dumps(asdict(manifest), indent=1) + "\n"

@@ -1,4 +1,4 @@
-"""Where the members of a tar lie: from its headers, or from the index that was written beside it."""
+"""The positions of the members of a tar, from its headers or from the index beside it."""
 
 import hashlib
 import io
@@ -16,18 +16,18 @@ from crossmodal.checkpoint import write
 from crossmodal.data.manifest import Shard, ShardError, sha256_of
 from modalities.codecs.arrays import read_array
 
-LARGEST = 2**62  # bytes of a member, so that its end can be counted
-LONGEST_HEADER = 1 << 20  # bytes of a long name or of extended attributes in a tar
+LARGEST = 2**62  # maximum bytes of a member, so that its end does not overflow
+LONGEST_HEADER = 1 << 20  # maximum bytes of a long name or of extended attributes in a tar
 
 
 @dataclass(frozen=True)
 class Row:
-    """Where the members of one pair lie in its shard."""
+    """The positions of one pair's members in its shard."""
 
     key: str
     members: dict[str, tuple[int, int]]  # "rgb.jpg" -> offset and size in bytes
-    problems: list[str] = field(default_factory=list)  # why it cannot be read, as in "has an empty member 'rgb.jpg'"
-    sums: dict[str, int] = field(default_factory=dict)  # CRC-32 of each member; empty where there is no index
+    problems: list[str] = field(default_factory=list)  # why it is unreadable, such as "has an empty member 'rgb.jpg'"
+    sums: dict[str, int] = field(default_factory=dict)  # CRC-32 of each member; empty if there is no index
 
 
 class Member(NamedTuple):
@@ -36,11 +36,11 @@ class Member(NamedTuple):
     name: str
     offset: int
     size: int
-    crc32: int | None = None  # None where it is not known
+    crc32: int | None = None  # None: not known
 
 
 def scan(path: Path) -> tuple[list[Row], list[str]]:
-    """The rows of a shard from its headers alone, and what is wrong with the shard as a whole, each in one sentence."""
+    """The rows of a shard, from its headers alone, and the problems of the whole shard, each in one sentence."""
     reason: list[str] = []
     rows, problems = rows_of(path, _members(path, reason), path.stat().st_size)
     if reason and not rows:
@@ -51,7 +51,7 @@ def scan(path: Path) -> tuple[list[Row], list[str]]:
 
 
 def rows_of(path: Path, members: Iterable[Member], size: int) -> tuple[list[Row], list[str]]:
-    """The rows that a shard's members make, in a file of `size` bytes; see `scan`."""
+    """The rows of a shard's members, in a file of `size` bytes; see `scan`."""
     rows: list[Row] = []
     problems: list[str] = []
     seen: set[str] = set()
@@ -59,7 +59,7 @@ def rows_of(path: Path, members: Iterable[Member], size: int) -> tuple[list[Row]
         key, _, name = member.name.rpartition("/")[2].partition(".")
         if not rows or rows[-1].key != key:
             if key in seen:
-                problems.append(f"{path}: pair {key!r} is interleaved: {name!r} lies apart from its other members")
+                problems.append(f"{path}: pair {key!r} is interleaved: {name!r} is separated from its other members")
             seen.add(key)
             rows.append(Row(key, {}))
         rows[-1].problems.extend(_problems(rows[-1], name, member, size))
@@ -70,11 +70,11 @@ def rows_of(path: Path, members: Iterable[Member], size: int) -> tuple[list[Row]
 
 
 def _members(path: Path, reason: list[str]) -> Iterator[Member]:
-    """The files in a tar by its headers; why they end too early, if they do, is added to `reason`."""
+    """The files in a tar, from its headers; if these end too early, the cause is added to `reason`."""
     try:
         with path.open("rb") as file, tarfile.open(fileobj=cast(BinaryIO, _Headers(file)), mode="r:") as tar:
             while (entry := tar.next()) is not None:
-                tar.members = []  # type: ignore[attr-defined]  # it would keep them all
+                tar.members = []  # type: ignore[attr-defined]  # tarfile would keep all of them in memory
                 if not 0 <= entry.size <= LARGEST:
                     reason.append(f"a header gives {entry.name!r} a size of {entry.size} bytes")
                     return
@@ -82,15 +82,15 @@ def _members(path: Path, reason: list[str]) -> Iterator[Member]:
                     yield Member(entry.name, entry.offset_data, entry.size)
     except OSError:
         raise
-    except Exception as error:  # of damaged headers tarfile raises many kinds, RecursionError and KeyError among them
+    except Exception as error:  # damaged headers raise many kinds of error, such as RecursionError and KeyError
         reason.append(str(error) or type(error).__name__)
 
 
 class _Headers(io.RawIOBase):
-    """A tar of which only headers are read: a header that tells of an absurd size costs no memory.
+    """A tar from which only headers can be read, so that an absurd size in a header costs no memory.
 
     Raises:
-        tarfile.ReadError: more is asked for than a header may have.
+        tarfile.ReadError: a read is larger than a header may be.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -111,12 +111,12 @@ class _Headers(io.RawIOBase):
 
 
 def index_path(path: Path) -> Path:
-    """The index of a tar."""
+    """The path of a tar's index."""
     return path.with_suffix(".index.npy")
 
 
 def seal(path: Path, pairs: int) -> Shard:
-    """Writes the index of a tar that is done, and gives what a manifest says of the tar.
+    """Writes the index of a complete tar, and returns the tar's entry in the manifest.
 
     Raises:
         ShardError: the tar cannot be read.
@@ -147,25 +147,25 @@ def make_index(path: Path) -> bytes:
 
 
 def read_index(payload: bytes) -> list[Member]:
-    """The members that an index tells.
+    """The members in an index.
 
     Raises:
-        ValueError: it is no index.
+        ValueError: it is not an index.
     """
     try:
         table = read_array(payload)
         columns = [table[name].tolist() for name in ("offset", "size", "crc32")]
         names = [name.decode() for name in table["name"].tolist()]
         members = [Member(*row) for row in zip(names, *columns, strict=True)]
-    except Exception as error:  # numpy raises many kinds, among them SyntaxError and MemoryError
-        raise ValueError(f"it is no table of name, offset, size and crc32: {error}") from error
+    except Exception as error:  # numpy raises many kinds of error, such as SyntaxError and MemoryError
+        raise ValueError(f"it is not a table of name, offset, size and crc32: {error}") from error
     if any(type(value) is not int or value < 0 for column in columns for value in column):
         raise ValueError("offset, size and crc32 must be whole numbers from 0")
     return members
 
 
 def _problems(row: Row, name: str, member: Member, size: int) -> Iterator[str]:
-    """What is wrong with a row's next member, in a file of `size` bytes."""
+    """The problems of a row's next member, in a file of `size` bytes."""
     if name in row.members:
         yield f"has a duplicated member {name!r}"
     if member.size == 0:
@@ -176,24 +176,24 @@ def _problems(row: Row, name: str, member: Member, size: int) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of a shard at about 150 bytes each, a fifth of what a `Row` takes, so that every shard's may be kept."""
+    """The rows of a shard in about 150 bytes each, a fifth of a `Row`, so that those of all shards fit in memory."""
 
     keys: list[str]
-    names: list[tuple[str, ...]]  # of each row's members; rows that are alike share one tuple
-    starts: np.ndarray  # each row's first span
+    names: list[tuple[str, ...]]  # names of each row's members; equal rows share one tuple
+    starts: np.ndarray  # position of each row's first span
     spans: np.ndarray  # offset and size in bytes of every member, row by row
-    sums: np.ndarray  # CRC-32 of every member; empty where there is no index
-    problems: dict[int, list[str]]  # of the rows that have any
+    sums: np.ndarray  # CRC-32 of every member; empty if there is no index
+    problems: dict[int, list[str]]  # by the number of the row
 
     @classmethod
     def pack(cls, rows: list[Row]) -> "Rows":
         """The rows of a shard, in their order."""
         names = [tuple(row.members) for row in rows]
-        shared = {found: found for found in names}
+        shared = {each: each for each in names}
         return cls(
             [row.key for row in rows],
-            [shared[found] for found in names],
-            np.cumsum([0] + [len(found) for found in names], dtype=np.int64),
+            [shared[each] for each in names],
+            np.cumsum([0] + [len(each) for each in names], dtype=np.int64),
             np.array([span for row in rows for span in row.members.values()], dtype=np.int64).reshape(-1, 2),
             np.array([row.sums[name] for row in rows for name in row.members if row.sums], dtype=np.uint32),
             {number: row.problems for number, row in enumerate(rows) if row.problems},

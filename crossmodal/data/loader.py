@@ -1,4 +1,4 @@
-"""A data set's items, in order, from worker processes; reports a worker that ends, stalls or lacks shared memory."""
+"""Loads items in order with worker processes; reports a worker that ends, stalls or lacks shared memory."""
 
 import errno
 import logging
@@ -23,14 +23,14 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from crossmodal.data.manifest import ShardError
 
 LOG = logging.getLogger(__name__)
-SAY_SECONDS = 60.0  # between two messages about a wait
-GRACE_SECONDS = 2.0  # in which workers end by themselves; then they get SIGTERM, and SIGKILL after as long again
+SAY_SECONDS = 60.0  # interval between messages about a wait
+GRACE_SECONDS = 2.0  # time for workers to end; then they get SIGTERM, and SIGKILL after the same time again
 SHARED = Path("/dev/shm")
 STATES = {
     "T": "is stopped by a signal; `kill -CONT` continues it",
     "D": "waits for a disk or a network file system",
     "R": "is computing",
-    "S": "sleeps, as a process does that waits for a lock or a network",
+    "S": "sleeps, and may be waiting for a lock or a network",
 }
 CAUSES = {
     signal.SIGKILL: "most likely the kernel or the container ran out of memory; use fewer workers or smaller batches",
@@ -39,17 +39,17 @@ CAUSES = {
 
 
 class LoaderError(RuntimeError):
-    """A worker process ended, or cannot hand over what it read; the message says why."""
+    """A worker process ended, or cannot hand over its data; the message has the cause."""
 
 
 def load_in_order(dataset: Dataset, *, workers: int, **options: Any) -> Iterator[Any]:
-    """What the dataset gives, in order, made by worker processes (in this one where there are none).
+    """The items of the dataset in order, loaded by worker processes, or by this process if `workers` is 0.
 
-    A wait of more than a minute is reported on stderr, with the worker that is waited for, and again each minute.
+    After each minute of waiting, a message on stderr names the worker that is waited for.
 
     Raises:
-        ShardError: the dataset gave one.
-        LoaderError: a worker process ended, or has no shared memory for what it read.
+        ShardError: the dataset returned one.
+        LoaderError: a worker process ended, or has no shared memory for its data.
     """
     ahead = options.get("prefetch_factor") or 2
     loader = DataLoader(
@@ -57,16 +57,16 @@ def load_in_order(dataset: Dataset, *, workers: int, **options: Any) -> Iterator
         worker_init_fn=_begin_worker, **options,
     )  # fmt: skip
     others, handler = {*multiprocessing.active_children()}, signal.getsignal(signal.SIGCHLD)
-    found: Any = iter(loader)
+    items: Any = iter(loader)
     if workers and threading.current_thread() is threading.main_thread():
-        # torch's handler raises wherever the main thread is, as in the middle of writing a checkpoint
+        # torch's handler would raise anywhere in the main thread, even while it writes a checkpoint
         signal.signal(signal.SIGCHLD, handler)
     started = sorted({*multiprocessing.active_children()} - others, key=lambda child: child.pid or 0)
     watchdog = _Watchdog(started)
     watchdog.start()
     try:
         while True:
-            part = watchdog.next(found)
+            part = watchdog.next(items)
             if isinstance(part, ShardError | LoaderError):
                 raise part
             if part is None:
@@ -75,38 +75,38 @@ def load_in_order(dataset: Dataset, *, workers: int, **options: Any) -> Iterator
     finally:
         watchdog.ended.set()
         if workers:
-            _end(found, started)
+            _end(items, started)
 
 
 class _Watchdog(threading.Thread):
-    """Says once a minute what the loader waits for."""
+    """Reports once a minute what the loader waits for."""
 
     def __init__(self, workers: Sequence[BaseProcess]) -> None:
         super().__init__(daemon=True)
         self.workers, self.ended = workers, threading.Event()
-        self.turn = 0  # number of items that have come; workers take turns
-        self.since: float | None = None  # when the present wait began
+        self.turn = 0  # number of items received; workers take turns
+        self.since: float | None = None  # start of the current wait
 
     def next(self, found: Iterator[Any]) -> Any:
         """The next item; None after the last."""
         self.since = time.monotonic()
         try:
             return next(found, None)
-        except Exception as error:  # torch's own words, or whatever a torn connection gives
-            if told := self._why_ended(error):
-                raise LoaderError(told) from error
+        except Exception as error:  # torch's error, or any error of a broken connection
+            if cause := self._why_ended(error):
+                raise LoaderError(cause) from error
             raise
         finally:
             self.since = None
             self.turn += 1
 
     def run(self) -> None:
-        told = 0.0  # when the last message was
+        reported = 0.0  # time of the last message
         while not self.ended.wait(min(1.0, SAY_SECONDS / 4)):
             since, now = self.since, time.monotonic()
-            if since is not None and now - max(since, told) >= SAY_SECONDS:
-                told = now
-                LOG.warning("no data for %.0f s: %s", now - since, self._whom())  # to stderr, unless a program asks
+            if since is not None and now - max(since, reported) >= SAY_SECONDS:
+                reported = now
+                LOG.warning("no data for %.0f s: %s", now - since, self._whom())  # to stderr unless configured
 
     def _whom(self) -> str:
         who = f"rank {os.environ['RANK']}: " if "RANK" in os.environ else ""
@@ -114,18 +114,18 @@ class _Watchdog(threading.Thread):
             return f"{who}process {os.getpid()} is still reading or decoding its next pairs"
         number = self.turn % len(self.workers)
         child = self.workers[number]
-        told = f"{who}worker {number} (process {child.pid}) gave none; it {STATES.get(_state(child), _state(child))}"
-        for other, child in enumerate(self.workers):  # one that stopped can hold the lock that all hand over by
+        text = f"{who}worker {number} (process {child.pid}) gave none; it {STATES.get(_state(child), _state(child))}"
+        for other, child in enumerate(self.workers):  # a stopped one can hold the lock that all need
             if other != number and _state(child) in ("T", "D"):
-                told += f"; worker {other} (process {child.pid}) {STATES[_state(child)]}"
-        return told
+                text += f"; worker {other} (process {child.pid}) {STATES[_state(child)]}"
+        return text
 
     def _why_ended(self, error: Exception) -> str:
-        """What to say of a worker that has ended, where one has."""
+        """A message about a worker that has ended; empty if none has."""
         if not self.workers:
             return ""
         unexpected = "exited unexpectedly" in str(error)
-        torn = isinstance(error, ConnectionError | EOFError | FileNotFoundError)  # sockets close before it has ended
+        torn = isinstance(error, ConnectionError | EOFError | FileNotFoundError)  # sockets close before it ends
         wait([child.sentinel for child in self.workers], timeout=0 if unexpected else 30 if torn else 1)
         for number, child in enumerate(self.workers):
             code = child.exitcode
@@ -135,10 +135,10 @@ class _Watchdog(threading.Thread):
 
 
 def _state(child: BaseProcess) -> str:
-    """The letter of its state on Linux, a key of `STATES` or another; elsewhere words."""
+    """The process's state: on Linux a letter, such as the keys of `STATES`; elsewhere a phrase."""
     try:
         return Path(f"/proc/{child.pid}/stat").read_text().rpartition(") ")[2][0]
-    except OSError:  # not Linux, or it has just ended
+    except OSError:  # not Linux, or the process has just ended
         return "is running" if child.is_alive() else "has ended"
 
 
@@ -151,7 +151,7 @@ def _ending(code: int) -> str:
 
 
 def _end(found: Any, workers: Sequence[BaseProcess]) -> None:
-    """Ends the workers, those included that are stopped or stalled; Python would wait for them at exit for ever."""
+    """Ends the workers, also stopped or stalled ones, for which Python would wait at exit for ever."""
     done = threading.Event()
 
     def insist() -> None:
@@ -163,15 +163,15 @@ def _end(found: Any, workers: Sequence[BaseProcess]) -> None:
 
     thread = threading.Thread(target=insist, daemon=True)
     thread.start()
-    found._shutdown_workers()  # torch has no public name for it, and else calls it when the last reference is gone
+    found._shutdown_workers()  # torch has no public name for it
     done.set()
 
 
 def _hand_over(part: Any, *, ahead: int) -> Any:
-    """In a worker, what it made, already in shared memory.
+    """Moves a worker's item into shared memory.
 
-    Otherwise a thread of the worker would move it there; where that fails, the thread drops the part and the main
-    process waits for it for ever.
+    Otherwise a thread of the worker would do so; if that fails, the thread drops the item and the main process waits
+    for it for ever.
     """
     worker = get_worker_info()
     if worker is None:
@@ -184,7 +184,7 @@ def _hand_over(part: Any, *, ahead: int) -> Any:
 
 
 class _Sent:
-    """A pickled part, which is the part again once it has been received."""
+    """A pickled item, which unpickles to the item itself."""
 
     def __init__(self, payload: bytes) -> None:
         self.payload = payload
@@ -194,31 +194,31 @@ class _Sent:
 
 
 def _why_not_shared(error: Exception, worker: int, size: int, parts: int) -> str:
-    told = f"worker {worker} of the data loader cannot hand over a batch part of {size / 2**20:.1f} MB: "
+    text = f"worker {worker} of the data loader cannot hand over a batch part of {size / 2**20:.1f} MB: "
     if getattr(error, "errno", None) == errno.EMFILE or "Too many open files" in str(error):
-        return f"{told}too many open files ({error}); raise the limit with `ulimit -n`, or use fewer workers"
+        return f"{text}too many open files ({error}); raise the limit with `ulimit -n`, or use fewer workers"
     if "No space left" not in str(error) or not SHARED.is_dir():
-        return f"{told}{error}"
+        return f"{text}{error}"
     room = shutil.disk_usage(SHARED)
     return (
-        f"{told}{SHARED} is full, with {room.total / 2**20:.0f} MB in all and {room.free / 2**20:.0f} MB free; this "
+        f"{text}{SHARED} is full, with {room.total / 2**20:.0f} MB in all and {room.free / 2**20:.0f} MB free; this "
         f"process keeps up to {parts} parts there, {parts * size / 2**20:.0f} MB. Give it more "
         "(`docker run --shm-size=2g`), or use fewer workers (0 needs none)"
     )
 
 
 def _begin_worker(worker: int) -> None:
-    """Hands over quickly what is ready, and leaves SIGINT and SIGTERM to the main process.
+    """Speeds up the hand-over of tensors, and leaves SIGINT and SIGTERM to the main process.
 
-    The thread that hands a tensor over wants Python's lock several times, and waits for it at the default 5 ms a time.
+    The thread that hands over a tensor takes Python's lock several times, and waits 5 ms each time by default.
 
-    Ctrl-C, torchrun and SLURM signal the workers as well. The main process needs them to go on until it has saved; when
-    it is gone, a worker ends by itself. Its own SIGTERM is obeyed: so Python ends its children at exit after an error,
-    and then waits for them, for ever if they ignored it.
+    Ctrl-C, torchrun and SLURM also signal the workers, but the main process needs them until it has saved. A worker
+    ends by itself when the main process is gone. It obeys the main process's SIGTERM: Python ends its children with it
+    at exit after an error, then waits for them, for ever if they ignored it.
     """
     sys.setswitchinterval(5e-4)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if sys.platform == "linux":  # elsewhere a signal does not tell its sender
+    if sys.platform == "linux":  # elsewhere a signal does not have its sender
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_end_by, args=(os.getppid(),), daemon=True).start()
 
@@ -226,4 +226,4 @@ def _begin_worker(worker: int) -> None:
 def _end_by(sender: int) -> None:
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != sender:
         pass
-    os._exit(0)  # another code would be an error to the loader
+    os._exit(0)  # the loader would report any other code as an error

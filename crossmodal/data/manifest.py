@@ -1,4 +1,4 @@
-"""The manifest of a folder of shards: what it holds, checked for types and ranges when it is read."""
+"""The manifest of a folder of shards, checked for types and ranges when it is read."""
 
 import hashlib
 import json
@@ -12,21 +12,21 @@ from modalities.common.catalogue import UnknownNameError
 
 MANIFEST = "manifest.json"
 FORMAT = "crossmodal-shards/2"
-MOMENTS = ("mean", "std", "min", "max")  # of a field's signal; none where it is 0 everywhere
-SMALLEST = 1024  # bytes of a pair in a tar: a header and a block of content
-EARLIER = "crossmodal-shards/1"  # without indexes
+MOMENTS = ("mean", "std", "min", "max")  # statistics of a field's signal; absent if it is 0 everywhere
+SMALLEST = 1024  # minimum bytes of a pair in a tar: a header and a block of content
+EARLIER = "crossmodal-shards/1"  # has no indexes
 
 
 class ShardError(ValueError):
-    """A shard or manifest that is not what it should be; the message names shard, key and field."""
+    """A shard or manifest is missing or invalid; the message names the shard, key and field."""
 
 
 @dataclass(frozen=True)
 class Field:
-    """What a member of the pairs is."""
+    """The type of a field of the pairs."""
 
     modality: str  # catalogue name
-    extension: str  # of its members, without the dot
+    extension: str  # extension of its members, without the dot
     stored: dict[str, float]  # the modality's options that describe the bytes: unit scale, invalid value
 
 
@@ -38,45 +38,45 @@ class Shard:
     pairs: int
     bytes: int
     sha256: str
-    index: str = ""  # sha256 of the index beside it; empty: there is none
+    index: str = ""  # sha256 of the index beside it; empty: there is no index
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a folder of shards holds."""
+    """The manifest of a folder of shards."""
 
     pairs: int
     classes: list[str]
     fields: dict[str, Field]
     shards: list[Shard]
-    statistics: dict[str, dict[str, float]]  # of each field's signal, in its physical unit
-    labels: dict[str, int] = field(default_factory=dict)  # pairs of each class
-    groups: dict[str, int] = field(default_factory=dict)  # pairs of each group
-    lacking: dict[str, int] = field(default_factory=dict)  # pairs without a field, where some may lack it
+    statistics: dict[str, dict[str, float]]  # statistics of each field's signal, in its physical unit
+    labels: dict[str, int] = field(default_factory=dict)  # number of pairs of each class
+    groups: dict[str, int] = field(default_factory=dict)  # number of pairs of each group
+    lacking: dict[str, int] = field(default_factory=dict)  # number of pairs without each field that some lack
     format: str = FORMAT
 
     @property
     def digest(self) -> str:
-        """Names the data: equal for equal bytes, read in the same way."""
+        """A hash of the data: equal for equal bytes that are read in the same way."""
         fields = {name: asdict(spec) for name, spec in self.fields.items()}
-        told = json.dumps([fields, self.classes, [shard.sha256 for shard in self.shards]], sort_keys=True)
-        return hashlib.sha256(told.encode()).hexdigest()
+        content = json.dumps([fields, self.classes, [shard.sha256 for shard in self.shards]], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()
 
 
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of a folder of shards.
 
     Raises:
-        ShardError: there is none, it is not one, or its pairs are not the sum of its shards'.
+        ShardError: there is no manifest, or it is invalid.
     """
     path = folder / MANIFEST
     if not path.is_file():
-        if parts := sorted(found.parent.name for found in folder.glob(f"*/{MANIFEST}")):
+        if splits := sorted(path.parent.name for path in folder.glob(f"*/{MANIFEST}")):
             raise ShardError(
-                f"{folder} holds the shards of {', '.join(parts)}: name one of them, as {folder / parts[-1]}"
+                f"{folder} holds the shards of {', '.join(splits)}: name one of them, as {folder / splits[-1]}"
             )
-        there = "the folder exists but its shards were not finished" if folder.is_dir() else "there is no such folder"
-        raise ShardError(f"{path} is missing ({there}); make shards with: crossmodal shards CONFIG")
+        cause = "the folder exists but its shards were not finished" if folder.is_dir() else "there is no such folder"
+        raise ShardError(f"{path} is missing ({cause}); make shards with: crossmodal shards CONFIG")
     try:
         return _manifest(parse(path.read_bytes()))
     except ValueError as error:
@@ -91,7 +91,7 @@ def _manifest(content: Any) -> Manifest:
         raise ValueError(f"pairs must be the sum of its shards', {total}, got {manifest.pairs!r}")
     for name, spec in manifest.fields.items():
         if not _is_name(name) or not _is_name(spec.extension) or "." in name:
-            raise ValueError(f"fields must be named by letters that a file name may have, got {name!r}")
+            raise ValueError(f"fields must have names that are valid in a file name, got {name!r}")
         if name not in manifest.statistics:
             raise ValueError(f"statistics lack the field {name!r}")
         lacking = [item for item in MOMENTS if item not in manifest.statistics[name]]
@@ -105,10 +105,10 @@ def _manifest(content: Any) -> Manifest:
 
 
 def open_field(name: str, spec: Field) -> Modality:
-    """The modality of a field's bytes, with the options that describe them.
+    """The modality of a field, with the options of its stored bytes.
 
     Raises:
-        ShardError: the modality is not known, or the options are not those that it has.
+        ShardError: the modality is not known, or its options are invalid.
     """
     try:
         kind = MODALITIES.get(spec.modality)
@@ -118,52 +118,52 @@ def open_field(name: str, spec: Field) -> Modality:
         raise ShardError(f"field {name!r}: stored must have {', '.join(kind.stored) or 'no options'}, as the modality "
                          f"{spec.modality!r} needs, got {', '.join(spec.stored) or 'none'}")  # fmt: skip
     try:
-        found: Modality = kind(**spec.stored)
+        modality: Modality = kind(**spec.stored)
     except ValueError as error:
         raise ShardError(f"field {name!r}: stored: {error}") from error
-    return found
+    return modality
 
 
 def check_format(content: Any, *known: str) -> None:
-    """Refuses the content of a manifest of another format, before anything else is said of it.
+    """Refuses a manifest of another format, before any other check.
 
     Raises:
-        ValueError: it is no mapping, or its format is none of those that are known, the newest of which comes first.
+        ValueError: it is not a mapping, or its format is not among `known`, which has the newest first.
     """
-    found = content.get("format") if isinstance(content, dict) else None
-    if found not in known:
-        raise ValueError(f"format must be {known[0]!r}, got {str(found)[:80]!r}")
+    actual = content.get("format") if isinstance(content, dict) else None
+    if actual not in known:
+        raise ValueError(f"format must be {known[0]!r}, got {str(actual)[:80]!r}")
 
 
 def check_files(shards: list[Shard]) -> None:
-    """Refuses the shards of a manifest that are not different files of its own folder, or have more pairs than fit.
+    """Refuses shards that are not different files in the manifest's folder, or have more pairs than fit.
 
     Raises:
-        ValueError: a name is that of another folder, or comes twice; or a shard has too few bytes for its pairs.
+        ValueError: a file is in another folder or is listed twice, or a shard has too few bytes for its pairs.
     """
-    seen: set[str] = set()
+    names: set[str] = set()
     for shard in shards:
         if not _is_name(shard.file):
             raise ValueError(f"file of a shard must be the name of a file in the same folder, got {shard.file!r}")
-        if shard.file in seen:
+        if shard.file in names:
             raise ValueError(f"shards must be different files, got {shard.file!r} twice")
-        seen.add(shard.file)
+        names.add(shard.file)
         if shard.pairs * SMALLEST > shard.bytes:
             raise ValueError(f"pairs of {shard.file} must be at most {shard.bytes // SMALLEST}, as many as fit into "
                              f"{shard.bytes} bytes, got {shard.pairs}")  # fmt: skip
 
 
 def _is_name(text: str) -> bool:
-    """Whether it names one file of a folder."""
+    """True if a text can name a file in a folder."""
     return text.isprintable() and text not in ("", ".", "..") and not {"/", "\\"} & {*text}
 
 
 def parse_facts(payload: bytes, classes: int) -> dict[str, Any]:
-    """A JSON member: label (-1 where there is none), group, and whatever the source knew.
+    """The facts in a pair's JSON member: label (-1: unlabelled), group, and further values of the source.
 
     Raises:
-        ValueError: it is no object with a whole label and a group of text, the label is none of the classes (where
-            there are any), or a number in it is not finite.
+        ValueError: it is not an object with an integer label and a text as group, the label is out of range, or a
+            number in it is not finite.
     """
     try:
         facts = parse(payload)
@@ -172,7 +172,7 @@ def parse_facts(payload: bytes, classes: int) -> dict[str, Any]:
         if "finite" in str(error):
             raise
         label = None
-    # a bool is an int to Python, and 1.0 or "1" to int()
+    # True is an int in Python, and int() accepts 1.0 and "1"
     if type(label) is not int or not -1 <= label < (classes or 1 << 31):
         upper = f"to {classes - 1}" if classes else "up"
         raise ValueError(f"json must be an object with a whole 'label' from -1 {upper}, got {payload[:80]!r}")
@@ -183,7 +183,7 @@ def parse_facts(payload: bytes, classes: int) -> dict[str, Any]:
 
 
 def sha256_of(path: Path) -> str:
-    """The digest of a file's bytes, in hexadecimal."""
+    """The SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         digest = hashlib.sha256()
         while block := file.read(1 << 20):

@@ -1,8 +1,8 @@
-"""The order of a run's pairs, planned from the manifest alone: the same for any number of ranks and workers.
+"""The order of a run's pairs, computed from the manifest alone: the same for any number of ranks and workers.
 
-An epoch is laid out on a fixed number of *lanes*, each a run of neighbouring pairs; a global batch takes an equal chunk
-from every lane, and ranks and workers host lanes. A run that begins at step n sees what it would have seen: the plan is
-computed, not replayed.
+An epoch is divided into a fixed number of *lanes*, each a run of consecutive pairs. A global batch takes equally many
+pairs from every lane, and each rank and worker reads some of the lanes. A run resumed at step n sees the same pairs as
+an uninterrupted one, without replaying the steps before.
 """
 
 from dataclasses import dataclass
@@ -17,14 +17,14 @@ from modalities.common.random import generator
 
 @dataclass(frozen=True)
 class Plan:
-    """The order of a run's pairs: which indices form the global batch of any step."""
+    """The order of a run's pairs: the indices in the global batch of each step."""
 
-    pairs: int  # in the data set
-    batch_size: int  # pairs a step, over all ranks
+    pairs: int  # number of pairs in the data set
+    batch_size: int  # pairs per step, over all ranks
     seed: int = 0
-    lanes: int = 16  # at most; the largest divisor of the batch size up to this is taken
-    shuffle_block: int = 8192  # pairs of a lane that are shuffled among one another
-    shard_starts: tuple[int, ...] = ()  # whole shards change places; empty: one shard
+    lanes: int = 16  # maximum number of lanes; the largest divisor of batch_size up to this is used
+    shuffle_block: int = 8192  # consecutive pairs of a lane that are shuffled together
+    shard_starts: tuple[int, ...] = ()  # index of each shard's first pair, to shuffle whole shards; empty: one shard
 
     def __post_init__(self) -> None:
         if not 1 <= self.batch_size <= self.pairs:
@@ -32,16 +32,16 @@ class Plan:
 
     @property
     def width(self) -> int:
-        """Number of lanes in use."""
+        """The number of lanes in use."""
         return max(lane for lane in range(1, self.lanes + 1) if self.batch_size % lane == 0)
 
     @property
     def steps(self) -> int:
-        """Steps an epoch; the pairs left over, another few each epoch, wait for the next one."""
+        """Steps per epoch; a few left-over pairs, others in each epoch, are not used in it."""
         return (self.pairs // self.width) // (self.batch_size // self.width)
 
     def epoch(self, epoch: int) -> np.ndarray:
-        """Indices of an epoch, [steps, lanes, chunk]; no index comes twice."""
+        """The indices of an epoch, [steps, lanes, pairs per lane]; each occurs at most once."""
         return _epoch(self, epoch)
 
 

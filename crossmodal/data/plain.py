@@ -1,4 +1,4 @@
-"""JSON text -> plain content -> frozen dataclasses, with every type and range checked on the way."""
+"""JSON text -> plain content -> frozen dataclasses, with checks of every type and range."""
 
 import json
 import math
@@ -8,11 +8,11 @@ from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
 Kind = TypeVar("Kind")
-LARGEST = 2**63 - 1  # of whole numbers: what a tensor of int64 holds
+LARGEST = 2**63 - 1  # maximum integer, as in a tensor of int64
 
 
 def parse(text: str | bytes) -> Any:
-    """The content of a JSON text.
+    """The content of JSON text.
 
     Raises:
         ValueError: it is not JSON in UTF-8, has a number that is not finite, or is nested too deeply.
@@ -26,12 +26,12 @@ def parse(text: str | bytes) -> Any:
 def build(kind: type[Kind], content: Any) -> Kind:
     """A dataclass from plain content.
 
-    The fields of `kind` are int, float, bool, str, `X | None`, list, tuple, dict[str, X], dataclasses or Any. Whole
-    numbers are counts and sizes: from 0 to `LARGEST`. Lists become tuples where the annotation says so.
+    The fields of `kind` are int, float, bool, str, `X | None`, list, tuple, dict[str, X], dataclasses or Any. Integers
+    are counts and sizes, from 0 to `LARGEST`. Lists become tuples if the annotation is a tuple.
 
     Args:
         kind: the dataclass.
-        content: what `parse` gives.
+        content: the result of `parse`.
 
     Raises:
         ValueError: the content is of another type, lacks a field, or has an unknown one; the message names its key.
@@ -40,10 +40,10 @@ def build(kind: type[Kind], content: Any) -> Kind:
 
 
 def check_text(content: Any, place: str) -> None:
-    """Refuses what is no text that can be written as UTF-8.
+    """Refuses anything but text that can be encoded in UTF-8.
 
     Raises:
-        ValueError: it is not; the message names its `place`.
+        ValueError: it is not such text; the message names `place`.
     """
     _expect(isinstance(content, str) and not any("\ud800" <= letter <= "\udfff" for letter in content), place,
             "text in Unicode", content)  # fmt: skip
@@ -76,7 +76,7 @@ def _build(kind: Any, content: Any, place: str) -> Any:
     elif kind is bool:
         _expect(isinstance(content, bool), place, "true or false", content)
     else:
-        assert kind is Any, f"{kind} is no type of plain content"
+        assert kind is Any, f"{kind} is not a type of plain content"
     return value
 
 
@@ -93,14 +93,14 @@ def _dataclass(kind: Any, content: Any, place: str) -> Any:
 
 def _expect(holds: bool, place: str, expected: str, content: Any) -> None:
     if not holds:
-        told = repr(content)
-        raise ValueError(f"{place or 'it'} must be {expected}, got {told[:80]}{'...' if told[80:] else ''}")
+        text = repr(content)
+        raise ValueError(f"{place or 'it'} must be {expected}, got {text[:80]}{'...' if text[80:] else ''}")
 
 
 def _is_finite(value: float) -> bool:
     try:
         return math.isfinite(value)
-    except OverflowError:  # a whole number beyond the range of floats
+    except OverflowError:  # an integer beyond the range of floats
         return False
 
 

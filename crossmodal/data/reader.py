@@ -1,4 +1,4 @@
-"""Shards -> batches: read in the planned order, decode, draw a look, adapt, collate."""
+"""Shards -> batches: read in the planned order, decode, draw a crop, adapt, collate."""
 
 import hashlib
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -24,30 +24,30 @@ from crossmodal.objectives import Batch
 from modalities import MODALITIES, Modality
 from modalities.common.random import generator
 
-AUGMENTED = 1 << 20  # numbers augmented at once on a CPU: it takes several times their memory
-WIDER = 16  # times as many elsewhere, where small operators leave the device idle
-STAND_INS = 100  # tries to replace an unreadable pair; where nine in ten are unreadable, this fails for 3 in 100,000
+AUGMENTED = 1 << 20  # numbers to augment at once on a CPU, because augmentation takes several times their memory
+WIDER = 16  # factor of `AUGMENTED` on other devices, which small operators leave idle
+STAND_INS = 100  # tries to replace an unreadable pair; with nine in ten unreadable, 3 in 100,000 of these searches fail
 
 
 class UnevenError(ShardError):
-    """Aligned views of one pair whose pictures have other proportions."""
+    """The pictures of a pair's aligned views have different proportions."""
 
 
 @dataclass(frozen=True)
 class SampleBatch:
-    """What one worker makes of its lanes for one step."""
+    """The pairs that one worker reads from its lanes for one step."""
 
     adapted: dict[str, Tensor]
     draws: dict[str, Tensor]
     index: Tensor
     label: Tensor
-    group: Tensor  # number of each pair's group, -1 where it has none
-    replaced: tuple[str, ...] = ()  # why pairs could not be read, one message for each that another stands in for
-    features: dict[tuple[str, str], Tensor] = field(default_factory=dict)  # kept of teachers, by name and member
-    present: dict[str, Tensor] = field(default_factory=dict)  # by view, whether it is there; empty: all are
+    group: Tensor  # number of each pair's group, -1: no group
+    replaced: tuple[str, ...] = ()  # a message for each unreadable pair that was replaced
+    features: dict[tuple[str, str], Tensor] = field(default_factory=dict)  # cached, by teacher and member
+    present: dict[str, Tensor] = field(default_factory=dict)  # view -> true for pairs that have it; empty: no gaps
 
     def each(self, change: Callable[[Tensor], Tensor]) -> "SampleBatch":
-        """The same with every tensor changed, as in taking some of the rows."""
+        """A copy with `change` applied to every tensor, such as a selection of rows."""
         return replace(
             self,
             adapted={name: change(tensor) for name, tensor in self.adapted.items()},
@@ -60,11 +60,11 @@ class SampleBatch:
         )
 
     def pin_memory(self) -> "SampleBatch":
-        """The same in page-locked memory, for the loader."""
+        """A copy in page-locked memory, for the loader."""
         return self.each(Tensor.pin_memory)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """All tensors travel between processes as one: each costs a meeting with a worker that is busy decoding."""
+        """Sends all tensors between processes as one, because each transfer waits for the busy worker."""
         tensors = {
             (name, key): tensor
             for name, item in vars(self).items()
@@ -75,20 +75,20 @@ class SampleBatch:
 
 
 def pack(tensors: Sequence[Tensor]) -> tuple[Tensor, list[tuple[torch.dtype, torch.Size]]]:
-    """Several tensors' bytes as one tensor, and what they were."""
+    """The bytes of several tensors as one tensor, and their types and shapes."""
     rows = [tensor.contiguous().flatten().view(torch.uint8) for tensor in tensors]
-    padded = [F.pad(row, (0, -len(row) % 8)) for row in rows]  # whatever follows is aligned for any of them
+    padded = [F.pad(row, (0, -len(row) % 8)) for row in rows]  # so that the next tensor is aligned for every type
     return torch.cat(padded), [(tensor.dtype, tensor.shape) for tensor in tensors]
 
 
 def unpack(packed: Tensor, told: list[tuple[torch.dtype, torch.Size]]) -> list[Tensor]:
-    """The tensors again; they share the one's memory."""
-    found, start = [], 0
+    """The inverse of `pack`; the tensors share the memory of `packed`."""
+    tensors, start = [], 0
     for dtype, shape in told:
         size = shape.numel() * dtype.itemsize
-        found.append(packed[start : start + size].view(dtype).view(shape))
+        tensors.append(packed[start : start + size].view(dtype).view(shape))
         start += size + -size % 8
-    return found
+    return tensors
 
 
 def _unpack(
@@ -104,11 +104,11 @@ def _unpack(
 
 
 def open_view(shards: Shards, modality: str, *, aligned: bool = True, **options: object) -> View:
-    """A view whose modality knows how the shards' bytes are stored.
+    """A view of a field of the shards, with the options of the stored bytes from the manifest.
 
     Raises:
-        ShardError: the shards lack the field, hold another modality there (one that reads another field) or an unknown
-            one, contradict an option about their bytes, or hold signals of which it would show hardly anything.
+        ShardError: the shards lack the field or have another or unknown modality there, an option contradicts the
+            manifest, or the view would show almost nothing of the signals.
     """
     kind = MODALITIES.get(modality)
     spec = shards.manifest.fields.get(kind.field)
@@ -116,23 +116,21 @@ def open_view(shards: Shards, modality: str, *, aligned: bool = True, **options:
         raise ShardError(f"modality {modality!r} reads {kind.field!r}, but {shards.folder} has "
                          f"{', '.join(shards.manifest.fields)}")  # fmt: skip
     try:
-        held = open_field(kind.field, spec)
+        stored_as = open_field(kind.field, spec)
     except ShardError as error:
         raise ShardError(f"{shards.folder / MANIFEST}: {error}") from error
-    if held.field != kind.field:
-        raise ShardError(
-            f"modality {modality!r} reads {kind.field!r}, but {shards.folder} holds {spec.modality!r} there"
-        )
+    if stored_as.field != kind.field:
+        raise ShardError(f"modality {modality!r} reads {kind.field!r}, but {shards.folder} has {spec.modality!r} there")
     stored = {name: value for name, value in spec.stored.items() if name in kind.stored}
     for name, value in stored.items():
         if options.get(name, value) != value:
             raise ShardError(f"{name} must be {value}, as the manifest of {shards.folder} says, got {options[name]}")
-    found = kind(**{**options, **stored})
+    view = kind(**{**options, **stored})
     try:
-        found.refuse_unseen(shards.manifest.statistics.get(kind.field, {}))
+        view.refuse_unseen(shards.manifest.statistics.get(kind.field, {}))
     except ValueError as error:
         raise ShardError(f"{kind.field} of {shards.folder}: {error}") from error
-    return View(found, aligned)
+    return View(view, aligned)
 
 
 def read_pair(
@@ -146,16 +144,17 @@ def read_pair(
     kept: Mapping[str, FeatureShards] = MappingProxyType({}),
     masks: bool = False,
 ) -> SampleBatch:
-    """One pair as a part of one row, or of several: as `epochs` epochs see it; with its augmentation draws.
+    """One pair with its augmentation draws, as a row for each of `epochs` epochs.
 
-    `address` is (seed, epoch), of the first row; with it, the pair's key and the view's name decide every draw. Where
-    `crop.windows` is set, windows of aligned views, and all draws of views that repeat, are those of the epoch's turn.
-    Without a `crop` the whole sample is seen and nothing is drawn. What is `kept` of teachers, by their names, comes
-    along, of the same windows. Where it `masks`, a view that the pair comes without is all 0 and not `present`.
+    `address` is (seed, epoch) of the first row; together with the pair's key and the view's name it determines every
+    draw. If `crop.windows` is set, the crops of aligned views, and all draws of views that repeat, are those of
+    `crop.turn(epoch)`. Without a `crop`, the whole sample is used and nothing is drawn. `kept` has the cached features
+    of teachers by name; those of the same crops are added. With `masks`, a view that the pair lacks is all 0 and not
+    `present`.
 
     Raises:
-        ShardError: the pair, or what is kept of it, cannot be read; names shard, key and field.
-        UnevenError: with a `crop`, two aligned views have pictures of other proportions.
+        ShardError: the pair or its cached features cannot be read; the message names shard, key and field.
+        UnevenError: there is a `crop`, and the pictures of two aligned views have different proportions.
     """
     members = {name: shards.member(view.modality.field) for name, view in views.items()}
     absent = {member for member in members.values() if masks and shards.lacks(index, member)}
@@ -163,7 +162,7 @@ def read_pair(
                                         "json"])  # fmt: skip
     rows = [Draws(crop, address[0], epoch, key) for epoch in range(address[1], address[1] + epochs)]
     adapted, draws = {}, {}
-    signals: dict[Modality, Tensor] = {}  # views that look at the same several times share it
+    signals: dict[Modality, Tensor] = {}  # shared by views of the same modality
     for name, view in views.items():
         if members[name] in absent:
             adapted[name] = torch.zeros(epochs, *view.modality.shape)
@@ -175,7 +174,7 @@ def read_pair(
                 signals[view.modality] = view.modality.decode(payloads[members[name]])
             signal = signals[view.modality]
             adapted[name] = torch.stack([view.modality.adapt(signal, row.window(name, view)) for row in rows])
-        except Exception as error:  # a DecodeError, what cannot be adapted, or whatever a library raises of damage
+        except Exception as error:  # a DecodeError, an error of adapt, or any error of a library
             raise ShardError(f"{shards.locate(index)[0]}: pair {key!r}, {members[name]}: {error}") from error
         if crop:
             draws[name] = torch.stack([view.modality.draw(row.generator(name, view)) for row in rows])
@@ -188,9 +187,9 @@ def read_pair(
     group = _number_of(str(facts.get("group") or ""))
     ones = torch.ones(epochs, dtype=torch.int64)
     features: dict[tuple[str, str], Tensor] = {}
-    for teacher, held in kept.items():
-        told = [held.read(index, key, row.turn) for row in rows]
-        features |= {(teacher, member): torch.cat([each[member] for each in told]) for member in told[0]}
+    for teacher, cache in kept.items():
+        read = [cache.read(index, key, row.turn) for row in rows]
+        features |= {(teacher, member): torch.cat([each[member] for each in read]) for member in read[0]}
     present = {name: ones.bool() & (member not in absent) for name, member in members.items()} if masks else {}
     return SampleBatch(
         adapted, draws, index * ones, facts["label"] * ones, group * ones, features=features, present=present
@@ -204,12 +203,12 @@ def _tell_uneven(views: Mapping[str, View], signals: Mapping[Modality, Tensor]) 
 
 
 def _number_of(group: str) -> int:
-    """A number that stands for a group's name, -1 for none; two names share one with a chance of 2**-63."""
+    """A hash of a group's name, -1 for none; two names share one with a probability of 2**-63."""
     return int.from_bytes(hashlib.blake2b(group.encode(), digest_size=8).digest(), "little") >> 1 if group else -1
 
 
 class PairStream(IterableDataset):
-    """The parts of a training run from one step to another, of one rank, in each worker for its lanes."""
+    """The batches of one rank from one training step to another; each worker reads some of the rank's lanes."""
 
     def __init__(
         self,
@@ -230,10 +229,10 @@ class PairStream(IterableDataset):
             fitting = [str(lanes) for lanes in range(ranks, plan.batch_size + 1, ranks) if plan.batch_size % lanes == 0]
             raise ValueError(
                 f"batch_size {plan.batch_size} gives {plan.width} lanes, which {ranks} processes cannot share evenly; "
-                + (f"set lanes: {' or '.join(fitting[:8])}" if fitting else f"take a batch_size that {ranks} divides")
+                + (f"set lanes: {' or '.join(fitting[:8])}" if fitting else f"use a batch_size that {ranks} divides")
             )
-        if not (masks or skip_unreadable) and (told := tell_lacking(shards, views)):
-            raise ValueError(f"on_error must be skip where pairs lack what is read, got stop: {told}")
+        if not (masks or skip_unreadable) and (lacking := tell_lacking(shards, views)):
+            raise ValueError(f"on_error must be skip if pairs lack a field of the views, got stop: {lacking}")
         self.shards, self.views, self.plan, self.crop = shards, views, plan, crop
         self.first_step, self.last_step = first_step, last_step
         self.lanes = range(rank * plan.width // ranks, (rank + 1) * plan.width // ranks)
@@ -247,13 +246,13 @@ class PairStream(IterableDataset):
                 epoch, within = divmod(step, self.plan.steps)
                 yield self._part(self.plan.epoch(epoch)[within, lanes].ravel().tolist(), epoch)
         except ShardError as error:
-            yield error  # raised where the user can read it, not inside a worker's traceback
+            yield error  # the main process raises it, without a worker's traceback
 
     def _part(self, indices: list[int], epoch: int) -> SampleBatch:
         return join([self._readable(index, epoch) for index in indices])
 
     def _readable(self, index: int, epoch: int) -> SampleBatch:
-        """The pair at `index` or, if the user chose so, a readable one drawn from all pairs in its place."""
+        """The pair at `index`, or with `skip_unreadable` a random readable pair in its place."""
         address = (self.plan.seed, epoch)
         read = partial(read_pair, self.shards, self.views, crop=self.crop, address=address, kept=self.kept,
                        masks=self.masks)  # fmt: skip
@@ -261,30 +260,30 @@ class PairStream(IterableDataset):
             return read(index)
         except ShardError as error:
             if not self.skip_unreadable:
-                raise ShardError(f"{error} (on_error: skip takes another pair, named and counted)") from error
+                raise ShardError(f"{error} (on_error: skip uses another pair, and reports and counts it)") from error
             problem = str(error)
         for attempt in range(STAND_INS):
-            # not the next pair: all pairs of a broken shard would fall on the one behind it
+            # not the next pair, which would replace every pair of a broken shard before it
             drawn = torch.randint(len(self.shards), (), generator=generator(*address, index, attempt))
             try:
                 return replace(read(int(drawn)), replaced=(problem,))
             except ShardError:
                 continue
-        raise ShardError(f"{problem}; nor is any of {STAND_INS} pairs readable that were drawn in its place")
+        raise ShardError(f"{problem}; {STAND_INS} pairs drawn in its place are unreadable too")
 
 
 def train_parts(
     stream: PairStream, *, workers: int = 0, pin_memory: bool = False
 ) -> Generator[SampleBatch, None, None]:
-    """The rank's part of every step, in order, whatever the number of workers.
+    """The rank's batch of every step, in order, the same for any number of workers.
 
     Raises:
-        ShardError: a pair cannot be read and `skip_unreadable` is off, or hardly any pair can.
-        LoaderError: a worker process ended, or has no shared memory for what it read.
+        ShardError: a pair cannot be read and `skip_unreadable` is off, or hardly any pair can be read.
+        LoaderError: a worker process ended, or has no shared memory for its data.
     """
     workers = min(workers, len(stream.lanes))
     pieces: list[SampleBatch] = []
-    # workers take turns, so `workers` pieces in a row make one step
+    # workers take turns, so `workers` consecutive pieces are one step
     for piece in load_in_order(stream, workers=workers, pin_memory=pin_memory, prefetch_factor=4 if workers else None):
         pieces.append(piece)
         if len(pieces) == max(workers, 1):
@@ -293,7 +292,7 @@ def train_parts(
 
 
 def join(pieces: list[SampleBatch]) -> SampleBatch:
-    """Several parts as one, in their order."""
+    """The concatenation of several pieces, in order."""
     first = pieces[0]
     return SampleBatch(
         adapted={name: torch.cat([piece.adapted[name] for piece in pieces]) for name in first.adapted},
@@ -308,7 +307,7 @@ def join(pieces: list[SampleBatch]) -> SampleBatch:
 
 
 def to_batch(part: SampleBatch, views: dict[str, View], device: torch.device | str, *, seed: int = 0) -> Batch:
-    """A part on the device: augmented by its draws (where it has any) and normalised."""
+    """The batch on the device, augmented with its draws (if any) and normalised."""
     part = part.each(lambda tensor: tensor.to(device, non_blocking=True))
     inputs = {}
     for name, view in views.items():
@@ -316,30 +315,30 @@ def to_batch(part: SampleBatch, views: dict[str, View], device: torch.device | s
     members: dict[str, dict[str, Tensor]] = {}
     for (teacher, member), tensor in part.features.items():
         members.setdefault(teacher, {})[member] = tensor
-    features = {teacher: put_together(found) for teacher, found in members.items()}
+    features = {teacher: put_together(each) for teacher, each in members.items()}
     return Batch(inputs, part.index, part.label, seed, part.group, features, part.present)
 
 
 def _prepare(modality: Modality, adapted: Tensor, draws: Tensor | None) -> Tensor:
-    """Augmented where there are draws, and normalised; piece by piece, for every row has its own draws."""
+    """Augments (if there are draws) and normalises; in pieces, which is the same because each row has its own draws."""
     if draws is None:
         return modality.normalise(adapted)
-    held = AUGMENTED if adapted.device.type == "cpu" else WIDER * AUGMENTED
-    rows = max(1, held // max(adapted[0].numel(), 1))
+    limit = AUGMENTED if adapted.device.type == "cpu" else WIDER * AUGMENTED
+    rows = max(1, limit // max(adapted[0].numel(), 1))
     whole: Tensor | None = None
     for start in range(0, len(adapted), rows):
         piece = slice(start, start + rows)
-        found = modality.normalise(modality.augment(adapted[piece], draws[piece]))
-        if len(found) == len(adapted):
-            return found
-        whole = found.new_empty(len(adapted), *found.shape[1:]) if whole is None else whole
-        whole[piece] = found
+        prepared = modality.normalise(modality.augment(adapted[piece], draws[piece]))
+        if len(prepared) == len(adapted):
+            return prepared
+        whole = prepared.new_empty(len(adapted), *prepared.shape[1:]) if whole is None else whole
+        whole[piece] = prepared
     assert whole is not None
     return whole
 
 
 class _Sweep(Dataset):
-    """Whole samples by position, for evaluation: each pair once, no draws."""
+    """Whole samples by position, for evaluation: each pair once, without random draws."""
 
     def __init__(self, shards: Shards, views: dict[str, View], batches: list[list[int]]) -> None:
         self.shards, self.views, self.batches = shards, views, batches
@@ -362,13 +361,13 @@ def sweep_parts(
     workers: int = 0,
     indices: list[int] | None = None,
 ) -> Iterator[SampleBatch]:
-    """Every pair (or those at `indices`) once, whole and without augmentation, in order.
+    """Every pair (or those at `indices`) once, in order, whole and without augmentation.
 
     Raises:
-        ShardError: a pair cannot be read; where all are asked for, before any is.
+        ShardError: a pair cannot be read; if `indices` is None, pairs that lack fields are an error before the first.
     """
-    if indices is None and (told := tell_lacking(shards, views)):
-        raise ShardError(told)
+    if indices is None and (lacking := tell_lacking(shards, views)):
+        raise ShardError(lacking)
     wanted = list(range(len(shards))) if indices is None else indices
     batches = [wanted[start : start + batch_size] for start in range(0, len(wanted), batch_size)]
     yield from load_in_order(_Sweep(shards, views, batches), workers=workers)

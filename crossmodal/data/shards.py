@@ -1,9 +1,9 @@
 """Paired WebDataset shards and their manifest: open, index, read any pair.
 
 A shard is a tar in WebDataset's layout: ``000123.rgb.jpg``, ``000123.depth.png``, ``000123.json``, the members of a
-pair side by side. A folder of shards holds `MANIFEST`, written last, so that a folder without one is known to be
-unfinished. Beside every tar lies an index: name, offset, size and CRC-32 of every member. Any pair is one read away,
-and a member whose bytes are not those that were packed is refused; WebDataset reads the tars as a stream.
+pair side by side. A folder of shards has a `MANIFEST`, which is written last, so a folder without one is unfinished.
+Beside every tar is an index with the name, offset, size and CRC-32 of every member, so that any pair is one read away
+and changed bytes are refused. WebDataset can read the tars as a stream.
 """
 
 import errno
@@ -24,8 +24,8 @@ from torch import Tensor
 from crossmodal.data.index import Row, Rows, index_path, read_index, rows_of, scan
 from crossmodal.data.manifest import MANIFEST, Manifest, Shard, ShardError, parse_facts, read_manifest, sha256_of
 
-OPEN_SHARE = 8  # a folder holds open as many shards as this share of the files that the process may open
-MOST_OPEN = 4096  # where the process may open any number
+OPEN_SHARE = 8  # each folder keeps up to 1 / OPEN_SHARE of the process's file limit open
+MOST_OPEN = 4096  # maximum, also if the process may open any number
 
 
 def _close(descriptors: dict[int, int]) -> None:
@@ -35,18 +35,18 @@ def _close(descriptors: dict[int, int]) -> None:
 
 @dataclass(frozen=True)
 class Shards:
-    """An opened folder of shards, or some of its pairs: any of them by its index, its position among them."""
+    """An opened folder of shards, or a subset of its pairs, with random access by index."""
 
     folder: Path
-    manifest: Manifest  # of the pairs that are taken; `shards` in it are the whole ones
-    places: np.ndarray | None = field(default=None, compare=False, repr=False)  # of the pairs taken, rising; None: all
+    manifest: Manifest  # of the selected pairs; its `shards` are the whole shards
+    places: np.ndarray | None = field(default=None, compare=False, repr=False)  # ascending; None: all
 
     @classmethod
     def open(cls, folder: str | Path) -> "Shards":
         """Reads the manifest; shards are opened when they are first needed.
 
         Raises:
-            ShardError: there is no manifest, or it is not one.
+            ShardError: there is no manifest, or it is invalid.
         """
         return cls(Path(folder), read_manifest(Path(folder)))
 
@@ -55,12 +55,12 @@ class Shards:
 
     @cached_property
     def starts(self) -> np.ndarray:
-        """Index of each shard's first pair, and at the end the number of pairs."""
+        """The index of each shard's first pair; the last element is the number of pairs."""
         return self._starts if self.places is None else np.searchsorted(self.places, self._starts)
 
     @cached_property
     def _starts(self) -> np.ndarray:
-        """Place of each shard's first pair in the folder."""
+        """The position of each shard's first pair in the folder."""
         return np.cumsum([0] + [shard.pairs for shard in self.manifest.shards])
 
     @cached_property
@@ -69,11 +69,11 @@ class Shards:
 
     @cached_property
     def _refused(self) -> dict[int, str]:
-        return {}  # of the shards that cannot be indexed: why
+        return {}  # of the shards that cannot be indexed, with the reason
 
     @cached_property
     def _compared(self) -> dict[int, np.ndarray]:
-        return {}  # of each shard, whether a row's members have been compared with their checksums
+        return {}  # shard -> true for rows whose members have been compared with their checksums
 
     @cached_property
     def _most_open(self) -> int:
@@ -82,16 +82,16 @@ class Shards:
 
     @cached_property
     def _descriptors(self) -> dict[int, int]:
-        held: dict[int, int] = {}  # of the shards held open, the one used last at the end
-        weakref.finalize(self, _close, held)
-        return held
+        descriptors: dict[int, int] = {}  # of the open shards, the most recently used last
+        weakref.finalize(self, _close, descriptors)
+        return descriptors
 
     def __getstate__(self) -> dict[str, object]:
-        # file handles stay in their process
+        # file descriptors are not valid in another process
         return {"folder": self.folder, "manifest": self.manifest, "places": self.places}
 
     def locate(self, index: int) -> tuple[Path, Row]:
-        """Shard and row of a pair.
+        """The shard and row of a pair.
 
         Raises:
             ShardError: the shard as a whole is missing or broken.
@@ -102,11 +102,11 @@ class Shards:
         return self._path(number), self._rows[number][row]
 
     def read(self, index: int, names: list[str]) -> tuple[str, dict[str, bytes]]:
-        """Key and members (such as "rgb.jpg") of a pair.
+        """The key and members (such as "rgb.jpg") of a pair.
 
         Raises:
-            ShardError: the shard as a whole is missing or broken, or the pair is, or lacks a member; or the bytes are
-                not those that were packed.
+            ShardError: the whole shard or the pair is missing or broken, the pair lacks a member, or bytes have changed
+                since they were packed.
         """
         key, descriptor, spans = self.spans(index, names)
         payloads = [self.read_bytes(index, descriptor, size, offset) for offset, size in spans]
@@ -120,7 +120,7 @@ class Shards:
         return key, dict(zip(names, payloads, strict=True))
 
     def compare_once(self, index: int, names: list[str]) -> None:
-        """Reads members and compares them with their checksums where this process has not; then pieces may be read.
+        """Compares members with their checksums, once per process, so that pieces of them may be read.
 
         Raises:
             ShardError: see `read`.
@@ -132,10 +132,10 @@ class Shards:
             done[row] = True
 
     def read_bytes(self, index: int, descriptor: int, size: int, offset: int) -> bytes:
-        """Some bytes of a pair's shard, which `spans` opened.
+        """Bytes of a pair's shard, which `spans` opened.
 
         Raises:
-            ShardError: the system does not give them.
+            ShardError: they cannot be read.
         """
         try:
             return os.pread(descriptor, size, offset)
@@ -143,7 +143,7 @@ class Shards:
             raise ShardError(f"{self._path(self._where(index)[0])} cannot be read: {error.strerror}") from error
 
     def spans(self, index: int, names: list[str]) -> tuple[str, int, list[tuple[int, int]]]:
-        """Key of a pair, its shard as an open file, and where in that its members lie: offset and size in bytes.
+        """The key of a pair, the descriptor of its shard, and the offset and size in bytes of its members.
 
         Raises:
             ShardError: see `read`.
@@ -157,7 +157,7 @@ class Shards:
         return row.key, self._descriptor(self._where(index)[0]), [row.members[name] for name in names]
 
     def lacks(self, index: int, member: str) -> bool:
-        """Whether a pair comes without a member that others have, as its manifest says of some.
+        """True if a pair lacks a member, which the manifest must allow.
 
         Raises:
             ShardError: the shard as a whole is missing or broken.
@@ -165,14 +165,14 @@ class Shards:
         return member.partition(".")[0] in self.manifest.lacking and member not in self.locate(index)[1].members
 
     def facts(self, index: int) -> dict[str, Any]:
-        """The JSON member of a pair: label, group, and whatever the source knew."""
+        """The JSON member of a pair: label, group, and further values of the source."""
         return self.parse(index, self.read(index, ["json"])[1]["json"])
 
     def parse(self, index: int, payload: bytes) -> dict[str, Any]:
-        """A JSON member that has been read, by `parse_facts`.
+        """The facts in the bytes of a pair's JSON member, see `parse_facts`.
 
         Raises:
-            ShardError: it is not readable, or has no label of the manifest's classes.
+            ShardError: it is not valid, or its label is not one of the manifest's classes.
         """
         try:
             return parse_facts(payload, len(self.manifest.classes))
@@ -181,13 +181,13 @@ class Shards:
             raise ShardError(f"{path}: pair {row.key!r}: {error}") from error
 
     def labels(self) -> Tensor:
-        """Class of every pair in order, -1 where there is none; where none has any, nothing is read."""
+        """The class of every pair in order, -1: unlabelled; if no pair has a label, nothing is read."""
         if not any(self.manifest.labels.values()):
             return torch.full((len(self),), -1)
         return torch.tensor([self.facts(index)["label"] for index in range(len(self))], dtype=torch.int64)
 
     def member(self, name: str) -> str:
-        """The member of a field: "depth" -> "depth.png".
+        """The member name of a field: "depth" -> "depth.png".
 
         Raises:
             ShardError: the shards have no such field.
@@ -201,7 +201,7 @@ class Shards:
         return f"see crossmodal shards --check {self.folder}, then copy or pack the shards again"
 
     def _where(self, index: int) -> tuple[int, int]:
-        """Number of a pair's shard, and its row there."""
+        """The number of a pair's shard, and its row there."""
         place = index if self.places is None else int(self.places[index])
         number = int(np.searchsorted(self._starts, place, side="right")) - 1
         return number, place - int(self._starts[number])
@@ -210,13 +210,13 @@ class Shards:
         return self.folder / self.manifest.shards[number].file
 
     def _descriptor(self, number: int) -> int:
-        found = self._descriptors.pop(number, None)
-        if found is None:
-            found = self._open(number)
-        self._descriptors[number] = found
+        descriptor = self._descriptors.pop(number, None)
+        if descriptor is None:
+            descriptor = self._open(number)
+        self._descriptors[number] = descriptor
         if len(self._descriptors) > self._most_open:
             self._close_oldest()
-        return found
+        return descriptor
 
     def _open(self, number: int) -> int:
         while True:
@@ -231,7 +231,7 @@ class Shards:
         os.close(self._descriptors.pop(next(iter(self._descriptors))))
 
     def _index(self, number: int) -> None:
-        """Scans a shard, once: rows and refusals are kept."""
+        """Scans a shard once, and remembers its rows or the reason why it is refused."""
         if number not in self._refused:
             rows, refusal = self._scan(number)
             if refusal is None:
@@ -241,7 +241,7 @@ class Shards:
         raise ShardError(self._refused[number])
 
     def _scan(self, number: int) -> tuple[list[Row], str | None]:
-        """The rows of a shard, and why none of them can be trusted, if so."""
+        """The rows of a shard, and the reason why all of them are refused, if any."""
         path, expected = self._path(number), self.manifest.shards[number]
         try:
             rows, problems = self._listed(path, expected)
@@ -258,10 +258,10 @@ class Shards:
         return rows, None
 
     def _listed(self, path: Path, expected: Shard) -> tuple[list[Row], list[str]]:
-        """The rows of a shard by its index; where there is none, from its headers, once its sha256 is found right.
+        """The rows of a shard from its index, or without one from its headers, after a check of its sha256.
 
         Raises:
-            ValueError: the index or the shard is not what the manifest says.
+            ValueError: the index or the shard differs from the manifest.
         """
         if not path.is_file():
             raise ValueError(f"{path} is missing, though {self.folder / MANIFEST} lists it")

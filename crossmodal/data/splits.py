@@ -1,4 +1,4 @@
-"""Which pairs a share takes: whole groups, some of every class, and no near copies on both sides."""
+"""Selection of a share of pairs: whole groups, some of every class, and near copies on one side only."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,21 +11,21 @@ from modalities.common.random import generator
 def take_share(
     labels: Sequence[int], groups: Sequence[str], share: float, *, seed: int, at_end: bool = False
 ) -> list[int]:
-    """Positions of the pairs that a share takes, in no order.
+    """Positions of the pairs selected for a share, in no particular order.
 
-    Pairs of one group stay together. Groups pass in random order, class after class, and a group is taken where that
-    brings the number of taken pairs nearer to the share of those that have passed.
+    Pairs of one group stay together. Groups are visited in random order, class by class; a group is selected if that
+    brings the number of selected pairs nearer to the share of the visited ones.
 
-    Pairs without a group may be the frames of a video, where neighbours are near copies. So each class gives one run of
-    consecutive pairs, at a random place or the last ones with `at_end`. It keeps at least one pair, and gives at least
-    one if it has two and the share is at least half a pair. Where no pair has a label, all of them are one class.
+    Pairs without a group may be frames of a video, whose neighbours are near copies. So one run of consecutive pairs is
+    selected from each class: at a random position, or its last pairs with `at_end`. Each class keeps at least one pair,
+    and gives at least one if it has two and the share is at least half a pair. Unlabelled pairs form one class.
 
     Args:
-        labels: class of each pair; -1 where there is none.
-        groups: group of each pair, such as a recording; empty where there is none.
-        share: of the pairs, above 0 and below 1.
-        seed: decides every draw, together with the pairs.
-        at_end: whether the run of a class is its last pairs.
+        labels: class of each pair; -1: unlabelled.
+        groups: group of each pair, such as a recording; empty: no group.
+        share: fraction of the pairs, above 0 and below 1.
+        seed: determines every draw, together with the pairs.
+        at_end: select the last pairs of each class instead of a random run.
     """
     units: dict[str, list[int]] = {}
     runs: dict[int, list[int]] = {}
@@ -59,25 +59,25 @@ def _take_groups(units: list[list[int]], labels: Sequence[int], share: float, ra
 
 
 def absent_classes(learn: Mapping[str, int], judge: Mapping[str, int], *, trained: str, judged: str) -> list[str]:
-    """A sentence for the classes that only one of two parts has, with their numbers of pairs; none if there are none.
+    """A sentence for the classes that only one of two splits has, with their numbers of pairs; empty if none.
 
     Args:
-        learn: pairs of each class in the part that is learnt from.
-        judge: pairs of each class in the part that judges.
-        trained: what the message calls the first part.
-        judged: what the message calls the second part.
+        learn: number of pairs of each class in the training split.
+        judge: number of pairs of each class in the evaluation split.
+        trained: name of the training split in the message.
+        judged: name of the evaluation split in the message.
     """
-    said: list[str] = []
+    messages: list[str] = []
     if not (any(learn.values()) and any(judge.values())):
-        return said
+        return messages
     if unknown := [f"{name} ({count} pairs)" for name, count in judge.items() if count and not learn.get(name)]:
-        said.append(f"{trained} has no pair of these classes of {judged}, so no answer to them is right: "
+        messages.append(f"{trained} has no pair of these classes of {judged}, so no prediction of them is right: "
                     f"{_some(unknown)}")  # fmt: skip
     if missing := [f"{name} ({count} pairs)" for name, count in learn.items() if count and not judge.get(name)]:
         left = sum(map(bool, judge.values()))
-        said.append(f"{judged} has no pair of these classes of {trained}: {_some(missing)}; it judges {left} of "
+        messages.append(f"{judged} has no pair of these classes of {trained}: {_some(missing)}; it evaluates {left} of "
                     f"{left + len(missing)} classes")  # fmt: skip
-    return said
+    return messages
 
 
 def _some(names: list[str]) -> str:

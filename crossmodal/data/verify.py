@@ -1,4 +1,4 @@
-"""Everything that can be wrong with a folder of shards, named."""
+"""Checks of a folder of shards that name every problem."""
 
 import os
 from collections import Counter
@@ -14,13 +14,13 @@ from crossmodal.data.shards import Shards
 from crossmodal.data.views import Picture, View, tell_turned, tell_uneven
 from modalities import Modality
 
-Readers = Mapping[str, Callable[[bytes], object]]  # "rgb.jpg" -> what raises ValueError where the bytes are none
+Readers = Mapping[str, Callable[[bytes], object]]  # "rgb.jpg" -> a function that raises ValueError for invalid bytes
 
 
-def check(folder: Path, *, warn: Callable[[str], None] = lambda said: None) -> list[str]:
-    """Everything that is wrong with a folder of shards, each in one sentence; reads and decodes every byte.
+def check(folder: Path, *, warn: Callable[[str], None] = lambda message: None) -> list[str]:
+    """The problems of a folder of shards, each in one sentence; reads and decodes every byte.
 
-    Pictures of other proportions are not wrong unless a run takes them for aligned: `warn` hears of the first pair.
+    Pictures of different proportions are a problem only for runs with aligned views: the first pair goes to `warn`.
     """
     shards = Shards.open(folder)
     fields, problems = dict[str, Modality](), list[str]()
@@ -36,18 +36,18 @@ def check(folder: Path, *, warn: Callable[[str], None] = lambda said: None) -> l
     for first, count in uneven.items():
         warn(f"{first}; so do {count} of {manifest.pairs} pairs; set aligned: false for one of the views in a run")
     return problems + [
-        f"{folder}: {count} pairs must be without {name!r} by the manifest, got {absent[name]}"
+        f"{folder}: {count} pairs must lack {name!r} by the manifest, got {absent[name]}"
         for name, count in manifest.lacking.items()
         if count != absent[name]
     ]
 
 
 def tell_lacking(shards: Shards, views: Mapping[str, View]) -> str:
-    """How many pairs come without what views read, by the manifest, in a sentence; empty where none does."""
+    """A sentence with the number of pairs that lack fields of the views, by the manifest; empty if none does."""
     read = dict.fromkeys(view.modality.field for view in views.values())
-    found = {field: shards.manifest.lacking[field] for field in read if shards.manifest.lacking.get(field)}
-    told = " and ".join(f"{count} without {field}" for field, count in found.items())
-    return f"{shards.folder} has {told}, of {len(shards)} pairs; pack them with missing: drop" if told else ""
+    counts = {field: shards.manifest.lacking[field] for field in read if shards.manifest.lacking.get(field)}
+    text = " and ".join(f"{count} without {field}" for field, count in counts.items())
+    return f"{shards.folder} has {text}, of {len(shards)} pairs; pack them with missing: drop" if text else ""
 
 
 def check_tars(
@@ -59,13 +59,13 @@ def check_tars(
     absent: Counter[str] | None = None,
     uneven: Counter[str] | None = None,
 ) -> list[str]:
-    """Everything that is wrong with the tars of a folder, by its manifest and by `readers` of their members.
+    """The problems of the tars of a folder, by its manifest and by the `readers` of their members.
 
-    Fields that pairs `may_lack` are counted in `absent` where they do, and pairs whose pictures have other proportions
-    in `uneven`, all under the first of them.
+    `absent` counts the pairs without each of the fields that they `may_lack`. `uneven` counts the pairs whose pictures
+    have different proportions, under a message about the first.
     """
-    seen = _Seen(may_lack, Counter() if absent is None else absent, Counter() if uneven is None else uneven)
-    problems = [problem for shard in shards for problem in _check_shard(folder / shard.file, shard, readers, seen)]
+    earlier = _Seen(may_lack, Counter() if absent is None else absent, Counter() if uneven is None else uneven)
+    problems = [problem for shard in shards for problem in _check_shard(folder / shard.file, shard, readers, earlier)]
     listed = {shard.file for shard in shards}
     return problems + [
         f"{path}: not in the manifest" for path in sorted(folder.glob("*.tar")) if path.name not in listed
@@ -86,16 +86,16 @@ def _look_at(payload: bytes, modality: Modality) -> Picture | None:
 
 @dataclass
 class _Seen:
-    """What is known of the tars before."""
+    """The counts and keys of the tars checked so far."""
 
     may_lack: Container[str]
-    absent: Counter[str]  # pairs without a field that they may lack
-    uneven: Counter[str]  # pairs whose pictures have other proportions, by what is said of the first
+    absent: Counter[str]  # number of pairs without a field that they may lack
+    uneven: Counter[str]  # number of pairs with pictures of different proportions, by a message about the first
     first: dict[str, Path] = field(default_factory=dict)  # where each key was first seen
 
 
 def _check_shard(path: Path, shard: Shard, readers: Readers, seen: _Seen) -> Iterator[str]:
-    """Problems of one shard."""
+    """The problems of one shard."""
     if not path.is_file():
         yield f"{path}: missing, though the manifest lists it"
         return
@@ -104,7 +104,7 @@ def _check_shard(path: Path, shard: Shard, readers: Readers, seen: _Seen) -> Ite
     elif sha256_of(path) != shard.sha256:
         yield f"{path}: its bytes changed since it was written (sha256 differs from the manifest's)"
     if shard.index and not (index := index_path(path)).is_file():
-        yield f"{index}: missing, so that every process reads the whole shard before its first pair"
+        yield f"{index}: missing, so every process must read the whole shard before its first pair"
     elif shard.index and sha256_of(index) != shard.index:
         yield f"{index}: its bytes changed since it was written (sha256 differs from the manifest's)"
     rows, broken = scan(path)
@@ -131,17 +131,17 @@ def _check_row(file: BinaryIO, row: Row, readers: Readers, seen: _Seen) -> Itera
             continue
         offset, size = row.members[member]
         if not size or offset + size > os.fstat(file.fileno()).st_size:
-            continue  # the scan has named it; nothing is read, for a damaged header may tell of any size
+            continue  # the scan has reported it; nothing is read, because a damaged header may claim any size
         file.seek(offset)
         payload = file.read(size)
         try:
-            found = read(payload)
-        except Exception as error:  # of damaged bytes a decoder may raise anything, MemoryError included
+            content = read(payload)
+        except Exception as error:  # for damaged bytes a decoder may raise anything, even MemoryError
             yield f"has an unreadable {member!r}: {error or type(error).__name__}"
             continue
-        if isinstance(found, Picture):
-            pictures[name] = found
-    if told := tell_turned(pictures):
-        yield f"has pictures that disagree: {told}"
-    if told := tell_uneven(pictures):
-        seen.uneven[next(iter(seen.uneven), f"{file.name}: pair {row.key!r}: {told}")] += 1
+        if isinstance(content, Picture):
+            pictures[name] = content
+    if message := tell_turned(pictures):
+        yield f"has pictures that disagree: {message}"
+    if message := tell_uneven(pictures):
+        seen.uneven[next(iter(seen.uneven), f"{file.name}: pair {row.key!r}: {message}")] += 1

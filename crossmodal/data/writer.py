@@ -1,4 +1,4 @@
-"""Pairs -> shards: packed in order, inspected on the way, with a manifest written last."""
+"""Pairs -> shards: checked, packed in order, and described by a manifest that is written last."""
 
 import json
 import re
@@ -20,9 +20,9 @@ from crossmodal.data.views import Picture, tell_turned, tell_uneven
 from crossmodal.sources import Pair
 from modalities import DecodeError, Modality
 
-DAMAGED = 5  # unreadable members that are named at once
+DAMAGED = 5  # maximum number of unreadable members to report at once
 KEY = re.compile(r"[A-Za-z0-9_-]+")
-PIECE = 1 << 22  # numbers of a signal whose moments are computed at a time, in float64
+PIECE = 1 << 22  # numbers of a signal whose moments are computed at once, in float64
 
 
 def write_shards(
@@ -34,19 +34,18 @@ def write_shards(
     pairs_per_shard: int = 1000,
     partial: bool = False,
     progress: Callable[[int], None] = lambda written: None,
-    warn: Callable[[str], None] = lambda said: None,
+    warn: Callable[[str], None] = lambda message: None,
 ) -> Manifest:
-    """Packs pairs into shards, with the same bytes for the same pairs, and writes the manifest last.
+    """Packs pairs into shards and writes the manifest last; equal pairs give equal bytes.
 
-    Every member is decoded once on the way, for its statistics and so that nothing unreadable is packed; of what is
-    unreadable, the first `DAMAGED` are named, though pairs have to be looked at to the end to find them. With `partial`
-    a pair may lack fields, but not all; the manifest does not know a field that no pair has. An option about stored
-    bytes that changes none of the signals, such as a value of "no reading" that never comes, is said to `warn`, and so
-    are pairs whose pictures have other proportions, with the first of them.
+    Every member is decoded once, for its statistics and so that nothing unreadable is packed. The first `DAMAGED`
+    unreadable members are reported together. With `partial`, a pair may lack fields, but not all; the manifest omits a
+    field that no pair has. `warn` gets an option of stored bytes that changes no signal, such as an invalid value that
+    never occurs, and the first pair whose pictures have different proportions.
 
     Raises:
-        ShardError: a pair lacks a field, has an illegal or repeated key, a member does not decode, its EXIF tag turns a
-            picture away from another, a fact is no JSON, or the disk refuses.
+        ShardError: a pair lacks a field, has an invalid or repeated key or an EXIF tag that rotates only one picture, a
+            member does not decode, a fact is not JSON, or the disk is full.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MANIFEST).unlink(missing_ok=True)
@@ -66,7 +65,7 @@ def write_shards(
         raise ShardError(f"no pairs came from the source; nothing was written to {folder}")
     for name, option in writer.idle:
         value = getattr(fields[name], option)
-        warn(f"{name}.{option}={value:g} changes nothing of these pairs; is this how their files are stored?")
+        warn(f"{name}.{option}={value:g} changes nothing in these pairs; is this how their files are stored?")
     pairs_written = sum(shard.pairs for shard in writer.shards)
     for first in writer.uneven:
         warn(f"{first}; so do {writer.uneven.total()} of {pairs_written} pairs; crop one of the pictures, or set "
@@ -91,14 +90,14 @@ def write_shards(
 
 
 def open_tar(path: Path) -> webdataset.TarWriter:
-    """A tar in WebDataset's layout that has the same bytes for the same members; a link there is replaced."""
+    """A writer of a tar in WebDataset's layout; equal members give equal bytes, and a link at `path` is replaced."""
     if path.is_symlink():
-        path.unlink()  # to open it would overwrite what it names
+        path.unlink()  # opening it would overwrite the link's target
     return webdataset.TarWriter(str(path), encoder=False, mtime=0, user="", group="")
 
 
 class _Writer:
-    """Shards being written: one open tar, and the counts of what went into it."""
+    """Shards that are being written: one open tar, and the counts for the manifest."""
 
     def __init__(self, folder: Path, fields: dict[str, Modality], pairs_per_shard: int, partial: bool) -> None:
         self.folder, self.fields, self.pairs_per_shard, self.partial = folder, fields, pairs_per_shard, partial
@@ -109,8 +108,8 @@ class _Writer:
         self.lacking: Counter[str] = Counter()
         self.extensions: set[str] = set()
         self.damaged: list[str] = []  # members that do not decode
-        self.uneven: Counter[str] = Counter()  # pairs whose pictures have other proportions
-        self.idle = dict(_without_options(fields))  # those that have changed no signal yet
+        self.uneven: Counter[str] = Counter()  # number of pairs with pictures of different proportions
+        self.idle = dict(_without_options(fields))  # options that have changed no signal yet
         self._keys: set[str] = set()
         self._last = ""  # key of the pair written last
         self._tar: webdataset.TarWriter | None = None
@@ -118,19 +117,19 @@ class _Writer:
 
     def add(self, pair: Pair) -> None:
         if not KEY.fullmatch(pair.key):
-            raise ShardError(f"key {pair.key!r} must be of letters, digits, '_' and '-' (a dot begins a member's name)")
+            raise ShardError(f"key {pair.key!r} must be of letters, digits, '_' and '-' (a dot starts the field name)")
         if pair.key in self._keys:
-            raise ShardError(f"key {pair.key!r} comes twice from the source; keys must be unique in a split")
+            raise ShardError(f"key {pair.key!r} appears twice in the source; keys must be unique in a split")
         self._keys.add(pair.key)
         self._inspect(pair)
         if self.damaged:
-            return  # nothing will come of these shards; further pairs are looked at, so that damage is told at once
+            return  # no shards will be written; the remaining pairs are only checked, to report all damage at once
         facts = {"label": pair.label, "group": pair.group, **pair.facts}
         try:
-            told = json.dumps(facts, sort_keys=True, allow_nan=False)
+            text = json.dumps(facts, sort_keys=True, allow_nan=False)
         except (TypeError, ValueError) as error:
             raise ShardError(f"pair {pair.key!r}: its facts must be JSON with finite numbers: {error}") from error
-        members = {**pair.members, "json": told.encode()}
+        members = {**pair.members, "json": text.encode()}
         self._last = pair.key
         with writing(self._place):
             self._tar = self._tar or open_tar(self._path)
@@ -145,7 +144,7 @@ class _Writer:
     def close(self) -> None:
         if self._tar is None:
             return
-        with writing(self._place), closing(self._tar.stream):  # which it leaves open where it fails
+        with writing(self._place), closing(self._tar.stream):  # close() leaves it open if it fails
             self._tar.close()
         with writing(self._place):
             self.shards.append(seal(self._path, self._in_tar))
@@ -184,12 +183,12 @@ class _Writer:
             except DecodeError as error:
                 place = f" ({pair.paths[present[name]]})" if present[name] in pair.paths else ""
                 self.damaged.append(f"pair {pair.key!r}, field {present[name]}{place}: {error}")
-        if told := tell_turned(pictures):
+        if message := tell_turned(pictures):
             places = ", ".join(pair.paths[present[name]] for name in pictures if present[name] in pair.paths)
-            self.damaged.append(f"pair {pair.key!r}{f' ({places})' if places else ''}: {told}")
-        if told := tell_uneven(pictures):
+            self.damaged.append(f"pair {pair.key!r}{f' ({places})' if places else ''}: {message}")
+        if message := tell_uneven(pictures):
             # the first is named, the others are counted
-            self.uneven[next(iter(self.uneven), f"pair {pair.key!r}: {told}")] += 1
+            self.uneven[next(iter(self.uneven), f"pair {pair.key!r}: {message}")] += 1
         self.extensions |= set(pair.members)
         if len({name.split(".")[0] for name in self.extensions}) != len(self.extensions):
             raise ShardError(
@@ -199,7 +198,7 @@ class _Writer:
 
 @dataclass
 class _Statistics:
-    """Running moments of a field's signals; exact zeros (no reading, silence) are counted apart."""
+    """Running moments of a field's signals; exact zeros (no reading, silence) are counted separately."""
 
     count: int = 0
     zeros: int = 0
@@ -213,7 +212,7 @@ class _Statistics:
             self._add(piece.numpy())
 
     def _add(self, signal: np.ndarray) -> None:
-        values = torch.from_numpy(signal[signal != 0]).double()  # torch would take 24 bytes a number to index
+        values = torch.from_numpy(signal[signal != 0]).double()  # indexing in torch would take 24 bytes per number
         self.zeros += signal.size - values.numel()
         if values.numel():
             self.count += values.numel()
@@ -235,7 +234,7 @@ class _Statistics:
 
 
 def _without_options(fields: dict[str, Modality]) -> Iterator[tuple[tuple[str, str], Modality]]:
-    """Each field's modality without one of the options about stored bytes that are set, by field and option."""
+    """For each field and option of its stored bytes that is set: the modality with the default instead."""
     for name, modality in fields.items():
         for option in modality.stored:
             value = getattr(modality, option)

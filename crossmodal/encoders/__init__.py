@@ -1,4 +1,4 @@
-"""The catalogue of encoders: a file a family."""
+"""The catalogue of encoders: each file is one family of networks."""
 
 from typing import TYPE_CHECKING
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from crossmodal.encoders import Encoder, Features, Leave, stay
 from crossmodal.encoders.common.picture import draw_weights, finish, read_channels
 
-_GROUPS = (  # channels at width 1, blocks, stride of the first; the paper's table 2 with less stride
+_GROUPS = (  # channels at width 1, blocks, stride of the first block; the paper's table 2 with smaller strides
     (16, 1, 1),
     (24, 2, 1),
     (32, 3, 2),
@@ -15,19 +15,19 @@ _GROUPS = (  # channels at width 1, blocks, stride of the first; the paper's tab
     (160, 3, 2),
     (320, 1, 1),
 )
-_ENDS = (1, 2, 4, 6)  # groups that give a map: the last at each resolution
-_EXPANSION = 6  # of a block's hidden channels; 1 in the first group
+_ENDS = (1, 2, 4, 6)  # groups whose output is a map: the last at each resolution
+_EXPANSION = 6  # factor of a block's hidden channels; 1 in the first group
 
 
 class CifarMobileNet(Encoder):
-    """Inverted residuals; four maps, one a resolution from half to a sixteenth; then 1280 channels and their mean.
+    """MobileNetV2 for small pictures; four maps, from 1/2 to 1/16 of the size; an embedding of 1280 numbers.
 
-    At `width` 0.5 it is MobileNetV2 of the benchmark of CRD (Tian et al. 2020, https://arxiv.org/abs/1910.10699);
-    files of its weights are taken as they are. Its blocks are linear at their end, so maps have both signs and are
-    their own `preactivations`.
+    With `width` 0.5 it is MobileNetV2 of the CRD benchmark (Tian et al. 2020, https://arxiv.org/abs/1910.10699) and
+    loads its weights unchanged. Its blocks have no ReLU at the end, so maps have both signs and are also the
+    `preactivations`. The embedding is the mean over the picture of the channels above the last map.
 
     Raises:
-        ValueError: `width` leaves a layer without channels, or the shape is not that of a picture.
+        ValueError: `width` is below 1/16, or the shape is not that of a picture.
     """
 
     stem = "conv1.0.weight"
@@ -40,7 +40,7 @@ class CifarMobileNet(Encoder):
         shape: tuple[int, ...],
         classes: int = 0,
         *,
-        width: float = 0.5,  # factor of the channels, but for the 1280 unless above 1; published: 0.5
+        width: float = 0.5,  # factor of the channels; the last 1280 grow only above 1; published: 0.5
     ) -> None:
         super().__init__()
         channels = read_channels(shape, classes)
@@ -70,7 +70,7 @@ class CifarMobileNet(Encoder):
         self.spec = finish(self, shape)
 
     def forward(self, batch: Float[Tensor, "batch channels height width"], leave: Leave = stay) -> Features:
-        """The last map at each resolution, the mean of the 1280 channels, and logits where there are classes."""
+        """The last map at each resolution, the mean of the 1280 channels, and logits if there are classes."""
         trunk, maps = self.trunk, []
         picture = stem = trunk["conv1"](batch)
         for number, group in enumerate(trunk["blocks"].children()):
@@ -84,7 +84,7 @@ class CifarMobileNet(Encoder):
 
 
 class _Block(nn.Module):
-    """Widen, convolve each channel by itself, narrow; added to its input where both have one shape."""
+    """Inverted residual: expand, depthwise convolution, project; plus the input if the shape is unchanged."""
 
     def __init__(self, before: int, after: int, stride: int, expansion: int) -> None:
         super().__init__()

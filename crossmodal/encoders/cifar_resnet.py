@@ -8,11 +8,11 @@ from crossmodal.encoders.common.picture import climb, draw_weights, finish, read
 
 
 class CifarResNet(Encoder):
-    """Three stages of 16, 32 and 64 channels at full, half and quarter resolution; the embedding is the last's mean.
+    """ResNet for small pictures: three maps of 16, 32 and 64 channels; the embedding is the mean of the last.
 
-    The benchmark of CRD (Tian et al. 2020, https://arxiv.org/abs/1910.10699) calls `depth` 20 at `width` 1 resnet20 and
-    `depth` 32 at `width` 4 resnet32x4; files of its weights are taken as they are. Unlike the first paper's,
-    shortcuts that change the shape have weights.
+    The maps have full, half and quarter resolution. In the CRD benchmark (Tian et al. 2020,
+    https://arxiv.org/abs/1910.10699), `depth` 20, `width` 1 is resnet20 and `depth` 32, `width` 4 is resnet32x4; its
+    weights load unchanged. Unlike in He et al., shortcuts that change the shape have weights.
 
     Raises:
         ValueError: `depth` is not 6 n + 2, `width` is below 1, or the shape is not that of a picture.
@@ -28,7 +28,7 @@ class CifarResNet(Encoder):
         classes: int = 0,
         *,
         depth: int = 20,  # layers with weights, 6 n + 2; published: 8, 20, 32, 56, 110
-        width: int = 1,  # factor of the stages' channels; published: 1, 4
+        width: int = 1,  # factor of the channels; published: 1, 4
     ) -> None:
         super().__init__()
         channels = read_channels(shape, classes)
@@ -36,7 +36,7 @@ class CifarResNet(Encoder):
             raise ValueError(f"depth must be 6 n + 2, such as 8, 20, 32, 56 or 110, got {depth}")
         if width < 1:
             raise ValueError(f"width must be at least 1, got {width}")
-        first = max(16, 8 * width)  # the published networks of width 4 begin with 32 channels, not 64
+        first = max(16, 8 * width)  # the published networks of width 4 start with 32 channels, not 64
         blocks = (depth - 2) // 6
         self.trunk = nn.ModuleDict(
             {
@@ -53,7 +53,7 @@ class CifarResNet(Encoder):
         self.spec = finish(self, shape)
 
     def forward(self, batch: Float[Tensor, "batch channels height width"], leave: Leave = stay) -> Features:
-        """The three stages' maps, the mean of the last, and logits where there are classes."""
+        """The maps of the three stages, the mean of the last, and logits if there are classes."""
         trunk = self.trunk
         stem = trunk["bn1"](trunk["conv1"](batch)).relu()
         picture, maps, before = climb(stem, (trunk["layer1"], trunk["layer2"], trunk["layer3"]), leave)
@@ -62,7 +62,7 @@ class CifarResNet(Encoder):
 
 
 class _Block(nn.Module):
-    """Two convolutions beside a shortcut, without the ReLU after their sum."""
+    """Two convolutions plus a shortcut, without the ReLU after the sum."""
 
     def __init__(self, before: int, after: int, stride: int) -> None:
         super().__init__()

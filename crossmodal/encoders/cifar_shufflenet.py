@@ -8,15 +8,15 @@ from crossmodal.encoders import Encoder, Features, Leave, stay
 from crossmodal.encoders.common.picture import climb, finish, read_channels, shuffle
 
 _FIRST = 24  # channels of the stem
-_STAGES = ((240, 4), (480, 8), (960, 4))  # channels and blocks; the paper's for three groups
+_STAGES = ((240, 4), (480, 8), (960, 4))  # channels and blocks, as in the paper for three groups
 _GROUPS = 3
 
 
 class CifarShuffleNet(Encoder):
-    """Grouped 1x1 convolutions with a shuffle between; three maps of 240, 480 and 960 channels, from half size down.
+    """ShuffleNet for small pictures; three maps of 240, 480 and 960 channels, from 1/2 to 1/8 of the size.
 
-    It is ShuffleV1 of the benchmark of CRD (Tian et al. 2020, https://arxiv.org/abs/1910.10699); files of its weights
-    are taken as they are. The embedding is the mean of the last map.
+    It is ShuffleV1 of the CRD benchmark (Tian et al. 2020, https://arxiv.org/abs/1910.10699), whose weights load
+    unchanged. The embedding is the mean of the last map.
 
     Raises:
         ValueError: the shape is not that of a picture.
@@ -40,7 +40,7 @@ class CifarShuffleNet(Encoder):
         self.spec = finish(self, shape)
 
     def forward(self, batch: Float[Tensor, "batch channels height width"], leave: Leave = stay) -> Features:
-        """The three stages' maps, the mean of the last, and logits where there are classes."""
+        """The maps of the three stages, the mean of the last, and logits if there are classes."""
         trunk = self.trunk
         stem = trunk["bn1"](trunk["conv1"](batch)).relu()
         picture, maps, before = climb(stem, (trunk["layer1"], trunk["layer2"], trunk["layer3"]), leave)
@@ -49,9 +49,9 @@ class CifarShuffleNet(Encoder):
 
 
 class _Block(nn.Module):
-    """Narrow, shuffle, convolve each channel by itself, widen; without its last ReLU.
+    """Grouped 1x1 convolution, shuffle, depthwise convolution, grouped 1x1 convolution; without the last ReLU.
 
-    Where the channels change it halves the picture and stands beside its pooled input, else it is added to its input.
+    If the channels change, it halves the picture and is concatenated with its pooled input; else the input is added.
     """
 
     def __init__(self, before: int, after: int) -> None:
@@ -59,7 +59,7 @@ class _Block(nn.Module):
         self.halves = before != after
         own = after - before if self.halves else after
         hidden = own // 4
-        self.groups = 1 if before == _FIRST else _GROUPS  # the stem's few channels are not grouped
+        self.groups = 1 if before == _FIRST else _GROUPS  # the stem has too few channels for groups
         self.conv1 = nn.Conv2d(before, hidden, 1, groups=self.groups, bias=False)
         self.bn1 = nn.BatchNorm2d(hidden)
         self.conv2 = nn.Conv2d(hidden, hidden, 3, 2 if self.halves else 1, 1, groups=hidden, bias=False)
@@ -69,7 +69,7 @@ class _Block(nn.Module):
 
     def forward(self, picture: Tensor) -> Tensor:
         hidden = shuffle(self.bn1(self.conv1(picture)).relu(), self.groups)
-        # the paper has no ReLU after the depthwise convolution; the published benchmark does
+        # the paper has no ReLU after the depthwise convolution, but the published benchmark has one
         widened = self.bn3(self.conv3(self.bn2(self.conv2(hidden)).relu()))
         if not self.halves:
             return widened + picture

@@ -8,8 +8,8 @@ from crossmodal.encoders import Encoder, Features, Leave, stay
 from crossmodal.encoders.common.picture import choose, climb, finish, read_channels, shuffle
 
 _FIRST = 24  # channels of the stem
-_BLOCKS = (3, 7, 3)  # of each stage, after the one that halves
-_WIDTHS = {  # channels of the three stages and of the last layer, of the paper's table 5
+_BLOCKS = (3, 7, 3)  # blocks of each stage after the one that halves the picture
+_WIDTHS = {  # channels of the three stages and of the last layer, from the paper's table 5
     0.5: (48, 96, 192, 1024),
     1.0: (116, 232, 464, 1024),
     1.5: (176, 352, 704, 1024),
@@ -18,13 +18,13 @@ _WIDTHS = {  # channels of the three stages and of the last layer, of the paper'
 
 
 class CifarShuffleNetV2(Encoder):
-    """Blocks that work on half of the channels and shuffle both halves; three maps, from half size down.
+    """ShuffleNetV2 for small pictures; three maps, from 1/2 to 1/8 of the size.
 
-    At `width` 1 it is ShuffleV2 of the benchmark of CRD (Tian et al. 2020, https://arxiv.org/abs/1910.10699); files of
-    its weights are taken as they are. The embedding is the mean of 1024 channels above the last map.
+    With `width` 1 it is ShuffleV2 of the CRD benchmark (Tian et al. 2020, https://arxiv.org/abs/1910.10699) and loads
+    its weights unchanged. The embedding is the mean of the 1024 (`width` 2: 2048) channels above the last map.
 
     Raises:
-        ValueError: `width` is not one of the known, or the shape is not that of a picture.
+        ValueError: `width` is not one of the published, or the shape is not that of a picture.
     """
 
     stem = "conv1.weight"
@@ -37,7 +37,7 @@ class CifarShuffleNetV2(Encoder):
         shape: tuple[int, ...],
         classes: int = 0,
         *,
-        width: float = 1.0,  # factor of the stages' channels, about: 0.5, 1, 1.5 or 2; published: 1
+        width: float = 1.0,  # approximate factor of the channels: 0.5, 1, 1.5 or 2; published: 1
     ) -> None:
         super().__init__()
         channels = read_channels(shape, classes)
@@ -55,7 +55,7 @@ class CifarShuffleNetV2(Encoder):
         self.spec = finish(self, shape)
 
     def forward(self, batch: Float[Tensor, "batch channels height width"], leave: Leave = stay) -> Features:
-        """The three stages' maps, the mean of the last layer, and logits where there are classes."""
+        """The maps of the three stages, the mean of the last layer, and logits if there are classes."""
         trunk = self.trunk
         stem = trunk["bn1"](trunk["conv1"](batch)).relu()
         picture, maps, before = climb(stem, (trunk["layer1"], trunk["layer2"], trunk["layer3"]), leave)
@@ -64,10 +64,10 @@ class CifarShuffleNetV2(Encoder):
 
 
 class _Block(nn.Module):
-    """The second half of the channels through three convolutions, then both shuffled; without the last ReLU.
+    """Three convolutions on the second half of the channels, then a shuffle of both; without the last ReLU.
 
-    The first half has met its ReLU in the block before and meets it again unchanged. The published code shuffles maps
-    but not what it gives as their pre-activations; here both have one order of channels.
+    A second ReLU does not change the first half, which the block before has passed through one. The published code
+    shuffles maps but not their pre-activations; here both have the same order of channels.
     """
 
     def __init__(self, channels: int) -> None:
@@ -81,13 +81,13 @@ class _Block(nn.Module):
         self.bn3 = nn.BatchNorm2d(half)
 
     def forward(self, picture: Tensor) -> Tensor:
-        kept, worked = picture.chunk(2, dim=1)
-        hidden = self.bn2(self.conv2(self.bn1(self.conv1(worked)).relu()))
-        return shuffle(torch.cat([kept, self.bn3(self.conv3(hidden))], dim=1), 2)
+        unchanged, changed = picture.chunk(2, dim=1)
+        hidden = self.bn2(self.conv2(self.bn1(self.conv1(changed)).relu()))
+        return shuffle(torch.cat([unchanged, self.bn3(self.conv3(hidden))], dim=1), 2)
 
 
 class _Halving(nn.Module):
-    """All channels through two branches that halve the picture, both shuffled; without the last ReLU."""
+    """Two branches over all channels that halve the picture, then a shuffle of both; without the last ReLU."""
 
     def __init__(self, before: int, after: int) -> None:
         super().__init__()

@@ -8,12 +8,12 @@ from crossmodal.encoders.common.picture import draw_weights, finish, read_channe
 
 
 class CifarWRN(Encoder):
-    """Three stages of 16, 32 and 64 times `width` channels at full, half and quarter resolution, without dropout.
+    """Wide residual network for small pictures: three maps of 16, 32 and 64 times `width` channels.
 
-    Batch norm and ReLU stand before the convolutions, so a stage ends in a plain sum: that is its map, as the benchmark
-    of CRD (Tian et al. 2020, https://arxiv.org/abs/1910.10699) compares it. `preactivations` are the sums after the
-    next batch norm; the embedding is the mean of the last of them after its ReLU. `depth` 40 at `width` 2 is that
-    benchmark's wrn_40_2; files of its weights are taken as they are.
+    The maps have full, half and quarter resolution; there is no dropout. Batch norm and ReLU precede the convolutions,
+    so a stage ends in a plain sum, which is its map, as in the CRD benchmark (Tian et al. 2020,
+    https://arxiv.org/abs/1910.10699). `preactivations` are the sums after the next batch norm; the embedding is the
+    mean of the last one's ReLU. `depth` 40, `width` 2 is the benchmark's wrn_40_2, whose weights load unchanged.
 
     Raises:
         ValueError: `depth` is not 6 n + 4, `width` is below 1, or the shape is not that of a picture.
@@ -30,7 +30,7 @@ class CifarWRN(Encoder):
         classes: int = 0,
         *,
         depth: int = 16,  # layers with weights, 6 n + 4; published: 16, 40
-        width: int = 2,  # factor of the stages' channels; published: 1, 2
+        width: int = 2,  # factor of the channels; published: 1, 2
     ) -> None:
         super().__init__()
         channels = read_channels(shape, classes)
@@ -55,7 +55,7 @@ class CifarWRN(Encoder):
         self.spec = finish(self, shape)
 
     def forward(self, batch: Float[Tensor, "batch channels height width"], leave: Leave = stay) -> Features:
-        """The three stages' sums, the pooled end, and logits where there are classes."""
+        """The sums of the three stages, the embedding, and logits if there are classes."""
         trunk, maps, norms = self.trunk, [], []
         picture = stem = trunk["conv1"](batch)
         for stage in (trunk["block1"], trunk["block2"], trunk["block3"]):
@@ -70,10 +70,10 @@ class CifarWRN(Encoder):
 
 
 class _Block(nn.Module):
-    """Two convolutions beside a shortcut; gives its input after the first batch norm, and the sum.
+    """Two convolutions plus a shortcut; returns its input after the first batch norm, and the sum.
 
-    So a stage's pre-activation is what the next block computes anyway. The published code calls that block's batch norm
-    once more, which counts every batch twice in its statistics.
+    The first is the preceding stage's pre-activation. The published code calls the batch norm a second time for it,
+    which counts every batch twice in the running statistics.
     """
 
     def __init__(self, before: int, after: int, stride: int) -> None:
@@ -92,7 +92,7 @@ class _Block(nn.Module):
 
 
 class _Stage(nn.Module):
-    """Blocks of one width, of which the first may change the shape; gives the first one's norm, and the last sum."""
+    """Blocks of one width, the first of which may change the shape; returns its norm, and the last sum."""
 
     def __init__(self, before: int, after: int, stride: int, blocks: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A small convolutional network for small pictures, quick enough to train on two CPU cores."""
+"""A small convolutional network for small pictures, fast enough to train on two CPU cores."""
 
 import math
 from itertools import pairwise
@@ -10,17 +10,17 @@ from torch import Tensor, nn
 from crossmodal.encoders import Encoder, Features, Leave, stay
 from crossmodal.encoders.common.picture import choose, finish, read_channels
 
-MOST_STAGES = 16  # a picture of 2**17 pixels has become one pixel by then
+MOST_STAGES = 16  # these reduce a side of 2**17 pixels to one
 
 
 class ConvNet(Encoder):
-    """Plain 3x3 convolutions that halve the picture once in the stem and once a stage; for 16 to 128 pixels.
+    """A small convolutional network for pictures of 16 to 128 pixels; stem and stages each halve the size.
 
     The embedding is the mean of the last map: `width` * 2 ** (`stages` - 1) numbers, 256 by default.
 
     Raises:
-        ValueError: `width` is odd or below 2, or `stages` is below 1 or above `MOST_STAGES`, or the shape is not that
-            of a picture.
+        ValueError: `width` is odd or below 2, `stages` is not from 1 to `MOST_STAGES`, or the shape is not that of a
+            picture.
     """
 
     stem = "stem.0.weight"
@@ -32,9 +32,9 @@ class ConvNet(Encoder):
         shape: tuple[int, ...],
         classes: int = 0,
         *,
-        width: int = 32,  # channels of the first stage; each further stage has twice as many
-        stages: int = 4,  # each halves height and width, and gives one map
-        norm: Literal["batch", "group", "none"] = "batch",  # group: also for batches of a few samples
+        width: int = 32,  # channels of the first stage; each further stage doubles them
+        stages: int = 4,  # number of stages, each with one map
+        norm: Literal["batch", "group", "none"] = "batch",  # normalisation; group also works with small batches
     ) -> None:
         super().__init__()
         if width < 2 or width % 2:
@@ -55,14 +55,14 @@ class ConvNet(Encoder):
         self.spec = finish(self, shape)
 
     def forward(self, batch: Float[Tensor, "batch channels height width"], leave: Leave = stay) -> Features:
-        """One map a stage, the mean of the last one, and logits where there are classes."""
+        """One map per stage, the mean of the last, and logits if there are classes."""
         picture = stem = self.trunk["stem"](batch)
         maps, before = [], []
         for stage in self.trunk["stages"].children():
             for layer in list(stage.children())[:-1]:
                 picture = layer(picture)
             before.append(picture)
-            picture = picture.relu()  # not the stage's own, which would overwrite what is before it
+            picture = picture.relu()  # not the stage's own, which works in place and would overwrite `before`
             maps.append(picture)
             picture = leave(picture)
         embedding = picture.mean(dim=(2, 3))

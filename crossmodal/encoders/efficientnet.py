@@ -17,14 +17,14 @@ _VARIANTS = {
     "b3": models.efficientnet_b3,
     "v2_s": models.efficientnet_v2_s,
 }
-_SIZES = {"b0": 224, "b1": 240, "b2": 288, "b3": 300, "v2_s": 384}  # pixels, of torchvision's evaluation
+_SIZES = {"b0": 224, "b1": 240, "b2": 288, "b3": 300, "v2_s": 384}  # pixels, in torchvision's evaluation
 
 
 class EfficientNet(Encoder):
-    """Torchvision's EfficientNet B0 to B3 and V2-S; five maps, one a resolution; the embedding is the mean of the last.
+    """EfficientNet B0 to B3 and V2-S of torchvision; five maps; the embedding is the mean of the last.
 
-    All maps but the last come from linear bottlenecks. Takes the files that torchvision publishes; those networks were
-    trained on RGB in [0, 1], normalised by mean (0.485, 0.456, 0.406) and deviation (0.229, 0.224, 0.225).
+    All maps but the last are outputs of linear bottlenecks. It loads torchvision's published weights, which expect
+    RGB in [0, 1], normalised by mean (0.485, 0.456, 0.406) and deviation (0.229, 0.224, 0.225).
 
     Raises:
         ValueError: the shape is not that of a picture, or `dropout` is not in [0, 1].
@@ -39,9 +39,9 @@ class EfficientNet(Encoder):
         shape: tuple[int, ...],
         classes: int = 0,
         *,
-        variant: Literal["b0", "b1", "b2", "b3", "v2_s"] = "b0",  # 4.0, 6.5, 7.7, 10.7, 20.2 million weights
-        dropout: float = 0.0,  # share of the embedding dropped before the classifier in training; published: 0.2, 0.3
-        drop_path: float = 0.0,  # chance that the last residual branch is skipped in training; published: 0.2
+        variant: Literal["b0", "b1", "b2", "b3", "v2_s"] = "b0",  # millions of weights: 4.0, 6.5, 7.7, 10.7, 20.2
+        dropout: float = 0.0,  # dropout probability before the classifier; published: 0.2, 0.3
+        drop_path: float = 0.0,  # probability of skipping the last residual branch in training; published: 0.2
     ) -> None:
         super().__init__()
         channels = read_channels(shape, classes)
@@ -55,11 +55,11 @@ class EfficientNet(Encoder):
 
     @classmethod
     def published(cls, **options: Any) -> Published | None:
-        """Torchvision's ImageNet statistics, and the variant's size."""
+        """Torchvision's ImageNet statistics, and the size of the variant."""
         return replace(IMAGENET, size=_SIZES.get(options.get("variant", "b0"), 224))
 
     def forward(self, batch: Float[Tensor, "batch channels height width"], leave: Leave = stay) -> Features:
-        """The last map at each resolution, the mean of the last one, and logits where there are classes."""
+        """The last map at each resolution, the mean of the last one, and logits if there are classes."""
         picture = stem = self.trunk.features[0](batch)
         maps = []
         ends = (1, 2, 3, 5, len(self.trunk.features) - 1)  # last layer at each resolution, the same in all variants

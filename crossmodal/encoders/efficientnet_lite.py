@@ -23,15 +23,14 @@ _STAGES = (  # blocks, kernel, stride, expansion, channels
     (4, 5, 2, 6, 192),
     (1, 3, 1, 6, 320),
 )
-_ENDS = (0, 2, 4, 10)  # last block at each resolution but the smallest, whose map is the head's
+_ENDS = (0, 2, 4, 10)  # last block at each resolution except the smallest, whose map is the head's output
 
 
 class EfficientNetLite(Encoder):
-    """EfficientNet-Lite0; five maps, one a resolution; the embedding is the mean of the last, 1280 numbers.
+    """EfficientNet-Lite0; five maps; the embedding is the mean of the last, 1280 numbers.
 
-    All maps but the last come from linear bottlenecks. The published network was trained on 224 x 224 pixels, resized
-    bicubically and scaled to (x * 255 - 127) / 128, see `published`. Its training's drop path is
-    left out.
+    All maps but the last are outputs of linear bottlenecks. The published network was trained on 224 x 224 pixels,
+    resized bicubically and scaled to (x * 255 - 127) / 128, see `published`. The drop path of its training is omitted.
 
     Raises:
         ValueError: the shape is not that of a picture.
@@ -52,7 +51,7 @@ class EfficientNetLite(Encoder):
         return Published((127 / 255,) * 3, (128 / 255,) * 3)
 
     def forward(self, batch: Float[Tensor, "batch channels height width"], leave: Leave = stay) -> Features:
-        """The last map at each resolution, the mean of the last one, and logits where there are classes."""
+        """The last map at each resolution, the mean of the last one, and logits if there are classes."""
         trunk, maps = self.trunk, []
         picture = stem = F.relu6(trunk._bn0(_same(trunk._conv_stem, batch)))
         for position, block in enumerate(trunk._blocks):
@@ -66,7 +65,7 @@ class EfficientNetLite(Encoder):
 
 
 class _Trunk(nn.Module):
-    """The layers, by their published names."""
+    """The layers, with their published names."""
 
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
@@ -82,7 +81,7 @@ class _Trunk(nn.Module):
 
 
 class _Block(nn.Module):
-    """Expand, look around in each channel, project; with a shortcut where the shape stays the same."""
+    """Expand, depthwise convolution, project; plus the input if the shape is unchanged."""
 
     def __init__(self, before: int, after: int, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -108,11 +107,11 @@ def _conv(before: int, after: int, kernel: int, stride: int = 1, groups: int = 1
 
 
 def _norm(channels: int) -> nn.BatchNorm2d:
-    return nn.BatchNorm2d(channels, eps=1e-3)  # as published; running statistics follow at torch's pace, not at 0.01
+    return nn.BatchNorm2d(channels, eps=1e-3)  # eps as published; the momentum is torch's 0.1, not the published 0.01
 
 
 def _same(conv: nn.Conv2d, picture: Float[Tensor, "batch _ _ _"]) -> Float[Tensor, "batch _ _ _"]:
-    """TensorFlow's "same" padding: an odd pixel goes to the bottom and right, where torch's would shift the picture."""
+    """TensorFlow's "same" padding: an odd pixel is added at the bottom and right; torch's would shift the picture."""
     stride, kernel = conv.stride[0], conv.kernel_size[0]
     if stride == 1:
         return conv(picture)

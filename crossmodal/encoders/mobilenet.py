@@ -1,4 +1,4 @@
-"""MobileNetV3 (Howard et al. 2019, https://arxiv.org/abs/1905.02244), torchvision's."""
+"""MobileNetV3 (Howard et al. 2019, https://arxiv.org/abs/1905.02244) of torchvision."""
 
 from typing import Any, Literal
 
@@ -13,12 +13,12 @@ _ENDS = {"small": (0, 1, 3, 8, 12), "large": (1, 3, 6, 12, 16)}  # last layer at
 
 
 class MobileNet(Encoder):
-    """Torchvision's MobileNetV3; five maps, one a resolution; the embedding is the mean of the last.
+    """MobileNetV3 of torchvision; five maps; the embedding is the mean of the last.
 
-    Its classifier has a hidden layer of its own, which is part of the network only where there are classes. All maps
-    but the last come from linear bottlenecks or the stem; of size small, the stem gives the first map, and none enters
-    it. Takes the files that torchvision publishes; those networks were trained on RGB in [0, 1], normalised by mean
-    (0.485, 0.456, 0.406) and deviation (0.229, 0.224, 0.225).
+    The classifier, which has a hidden layer, exists only if there are classes. All maps but the last are outputs of
+    linear bottlenecks or of the stem; with size small, the stem's output is the first map, so `Features.stem` is None.
+    It loads torchvision's published weights, which expect RGB in [0, 1], normalised by mean (0.485, 0.456, 0.406) and
+    deviation (0.229, 0.224, 0.225).
 
     Raises:
         ValueError: the shape is not that of a picture, or `dropout` is not in [0, 1].
@@ -33,8 +33,8 @@ class MobileNet(Encoder):
         shape: tuple[int, ...],
         classes: int = 0,
         *,
-        size: Literal["small", "large"] = "small",  # 0.9 or 3.0 million weights below the classifier
-        dropout: float = 0.0,  # share of the classifier's hidden units dropped in training; published: 0.2
+        size: Literal["small", "large"] = "small",  # 0.9 or 3.0 million weights without the classifier
+        dropout: float = 0.0,  # dropout probability in the classifier's hidden layer; published: 0.2
     ) -> None:
         super().__init__()
         channels = read_channels(shape, classes)
@@ -52,7 +52,7 @@ class MobileNet(Encoder):
         return IMAGENET
 
     def forward(self, batch: Float[Tensor, "batch channels height width"], leave: Leave = stay) -> Features:
-        """The last map at each resolution, the mean of the last one, and logits where there are classes."""
+        """The last map at each resolution, the mean of the last one, and logits if there are classes."""
         picture = self.trunk.features[0](batch)
         maps, stem = ([picture], None) if 0 in self.ends else ([], picture)
         picture = leave(picture) if maps else picture

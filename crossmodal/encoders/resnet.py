@@ -1,4 +1,4 @@
-"""Residual networks (He et al. 2016, https://arxiv.org/abs/1512.03385), torchvision's."""
+"""Residual networks (He et al. 2016, https://arxiv.org/abs/1512.03385) of torchvision."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -13,11 +13,11 @@ from crossmodal.encoders.common.picture import choose, finish, read_channels, wi
 
 
 class ResNet(Encoder):
-    """Torchvision's ResNet of 18, 34 or 50 layers; four maps; the embedding is the mean of the last.
+    """ResNet of torchvision with 18, 34 or 50 layers; four maps; the embedding is the mean of the last.
 
-    Takes the files that torchvision publishes. Those networks were trained on RGB in [0, 1], normalised by mean
-    (0.485, 0.456, 0.406) and deviation (0.229, 0.224, 0.225). With 50 layers and the small stem it is ResNet50 of the
-    benchmark of CRD (Tian et al. 2020, https://arxiv.org/abs/1910.10699), and takes files of its weights too.
+    It loads torchvision's published weights, which expect RGB in [0, 1], normalised by mean (0.485, 0.456, 0.406) and
+    deviation (0.229, 0.224, 0.225). With 50 layers and the small stem it is ResNet50 of the CRD benchmark (Tian et al.
+    2020, https://arxiv.org/abs/1910.10699), and loads its weights.
 
     Raises:
         ValueError: the shape is not that of a picture.
@@ -26,7 +26,7 @@ class ResNet(Encoder):
     stem = "conv1.weight"
     classifier = "fc."
     trunk: models.ResNet
-    other_names: Mapping[str, str] = {"shortcut.": "downsample.", "linear.": "fc."}  # of the benchmark's ResNet50
+    other_names: Mapping[str, str] = {"shortcut.": "downsample.", "linear.": "fc."}  # in the benchmark's ResNet50
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class ResNet(Encoder):
         classes: int = 0,
         *,
         depth: Literal[18, 34, 50] = 18,  # layers with weights
-        stem: Literal["imagenet", "small"] = "imagenet",  # small: 3x3, no stride, no pooling; for 32 pixels or so
+        stem: Literal["imagenet", "small"] = "imagenet",  # small: 3x3 without stride or pooling, for about 32 pixels
     ) -> None:
         super().__init__()
         channels = read_channels(shape, classes)
@@ -52,11 +52,11 @@ class ResNet(Encoder):
 
     @classmethod
     def published(cls, **options: Any) -> Published | None:
-        """Torchvision's ImageNet statistics; of networks with the small stem there is no common file."""
+        """Torchvision's ImageNet statistics; None with the small stem, which has no common published weights."""
         return IMAGENET if options.get("stem", "imagenet") == "imagenet" else None
 
     def forward(self, batch: Float[Tensor, "batch channels height width"], leave: Leave = stay) -> Features:
-        """The maps of layer1 to layer4, the mean of the last, and logits where there are classes."""
+        """The maps of layer1 to layer4, the mean of the last, and logits if there are classes."""
         trunk, maps, before = self.trunk, [], []
         picture = stem = trunk.maxpool(trunk.relu(trunk.bn1(trunk.conv1(batch))))
         for layer in (trunk.layer1, trunk.layer2, trunk.layer3, trunk.layer4):
@@ -73,7 +73,7 @@ class ResNet(Encoder):
 
 
 def _without_last_relu(block: BasicBlock | Bottleneck, picture: Tensor) -> Tensor:
-    """What torchvision's block gives, before its last ReLU, which overwrites it there."""
+    """The output of torchvision's block before its last ReLU, which works in place there."""
     hidden = block.bn2(block.conv2(block.relu(block.bn1(block.conv1(picture)))))
     if isinstance(block, Bottleneck):
         hidden = block.bn3(block.conv3(block.relu(hidden)))

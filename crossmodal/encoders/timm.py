@@ -1,4 +1,4 @@
-"""Any network of timm (Wightman 2019, https://github.com/huggingface/pytorch-image-models), by its name there."""
+"""Any network of timm (Wightman 2019, https://github.com/huggingface/pytorch-image-models), by its timm name."""
 
 from typing import Any
 
@@ -14,19 +14,19 @@ MODEL = "vit_tiny_patch16_224"
 
 
 class Timm(Encoder):
-    """A network of timm; one map a stage or block where timm gives them; the embedding is what its classifier sees.
+    """Any network of timm, by name; one map per stage or block if timm has them; a pooled embedding.
 
-    What enters the first stage, and maps before their last non-linearity, have no common name there and are not told.
-    Nothing is downloaded: published weights are given as a file, for the same picture size where the network has
-    position embeddings. Their normalisation is in `published`; timm's ``pretrained_cfg`` also names the interpolation.
+    The embedding is the classifier's input. `stem` and `preactivations` are not available, because timm has no common
+    name for them. Nothing is downloaded: give published weights as a file; a network with position embeddings needs
+    weights for its picture size. `published` has their normalisation, and timm's ``pretrained_cfg`` the interpolation.
 
     Raises:
         LookupError: timm has no such model.
-        ValueError: it does not take pictures of this shape, or its patches do not divide them; or there are classes,
-            and its logits are not one linear layer on one embedding.
+        ValueError: the model does not accept pictures of this shape, its patches do not divide them, or there are
+            classes and its classifier is not one linear layer on one embedding.
     """
 
-    trunk: Any  # timm's models share functions, not a class
+    trunk: Any  # timm's models have common functions, but no common class
     leaves = False
 
     def __init__(
@@ -34,13 +34,13 @@ class Timm(Encoder):
         shape: tuple[int, ...],
         classes: int = 0,
         *,
-        model: str = MODEL,  # timm.list_models() names them all
+        model: str = MODEL,  # name of the model; timm.list_models() lists all
     ) -> None:
         super().__init__()
         channels = read_channels(shape, classes)
         if not timm.is_model(model):
             near = suggest(model, timm.list_models()).partition(" (")[0]
-            raise LookupError(f"timm has no model {model!r}{near}; timm.list_models() names them all")
+            raise LookupError(f"timm has no model {model!r}{near}; timm.list_models() lists all")
         card = timm.get_pretrained_cfg(model)
         sized = {"img_size": shape[1:]} if card is not None and card.fixed_input_size else {}
         try:
@@ -51,22 +51,23 @@ class Timm(Encoder):
             self.has_logits = classes > 0
             refuse_cut_edges(self.trunk, shape)
             self.spec = finish(self, shape)
-        except (RuntimeError, AssertionError, TypeError, IndexError) as error:  # each model fails in its own way
-            raise ValueError(f"timm's {model} does not take pictures of shape {shape}: {error}") from error
-        # a few models have several first or last layers: then this names no weight, and `load_pretrained` refuses
+        except (RuntimeError, AssertionError, TypeError, IndexError) as error:  # models raise various errors
+            fitting = "" if card is None else f"; {' x '.join(map(str, card.input_size[1:]))} fits"
+            raise ValueError(f"timm's {model} does not take pictures of shape {shape}: {error}{fitting}") from error
+        # of a model with several first or last layers this names no weight, and `load_pretrained` raises an error
         self.stem = f"{self.trunk.pretrained_cfg['first_conv']}.weight"
         self.classifier = f"{self.trunk.pretrained_cfg['classifier']}."
 
     @classmethod
     def published(cls, **options: Any) -> Published | None:
-        """What timm's ``pretrained_cfg`` says; of several sets of weights, of the one of the tag in the name."""
+        """The values in timm's ``pretrained_cfg``, for the weights of the tag in the model's name."""
         card = timm.get_pretrained_cfg(options.get("model", MODEL), allow_unregistered=True)
         if card is None or len(card.mean) != 3 or len(card.std) != 3:
             return None
         return Published(tuple(card.mean), tuple(card.std), card.input_size[-1])
 
     def forward(self, batch: Float[Tensor, "batch channels height width"], leave: Leave = stay) -> Features:
-        """The maps, the pooled features, and logits where there are classes."""
+        """The maps, the pooled features, and logits if there are classes."""
         if self.gives_maps:
             final, maps = self.trunk.forward_intermediates(batch)
         else:
@@ -76,9 +77,9 @@ class Timm(Encoder):
 
 
 def _ends_in_one_layer(trunk: Any) -> bool:
-    """Whether the classifier on the embedding gives timm's own logits: not so with two heads, or convolutions.
+    """True if the classifier on the embedding computes timm's logits; false with two heads, or convolutions.
 
-    Of one model from each family of timm 1.0.31, 75 pass and all of these agree with timm's forward; VOLO, which adds
-    a second head's logits, would not and is refused.
+    Among one model from each family of timm 1.0.31, 75 pass, and all of these agree with timm's forward. VOLO, which
+    adds the logits of a second head, would not agree and is refused.
     """
     return isinstance(trunk.pretrained_cfg["classifier"], str) and isinstance(trunk.get_classifier(), nn.Linear)

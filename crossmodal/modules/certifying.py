@@ -1,4 +1,4 @@
-"""Training encoders of which a risk is certified: first the prior, then a posterior that pays for leaving it."""
+"""Training encoders for a risk certificate: first the prior, then a posterior with a penalty for leaving the prior."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,11 +20,11 @@ Network = Encoder | GaussianPosterior
 
 @dataclass(frozen=True)
 class Penalty:
-    """What leaving the prior costs in training: ( KL + union + ln(1 / delta) ) / trade_off."""
+    """The cost of leaving the prior in training: ( KL + union + ln(1 / delta) ) / trade_off."""
 
     trade_off: float  # lambda
     delta: float
-    grid: ScaleGrid | None  # of the prior's scales; None: it stays as it is, and no union is paid
+    grid: ScaleGrid | None  # grid of the prior's scales; None: the scale is fixed, and no union is paid
 
     def __call__(self, network: GaussianPosterior, loss: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss with its penalty, and figures for the log; a learned scale stays below the grid's limit."""
@@ -39,11 +39,11 @@ class Penalty:
 
 @dataclass(frozen=True)
 class ExampleViews:
-    """What an example's two sides are of a batch: anchors and their pairs as a network embeds them, and the others."""
+    """The two sides of a batch's examples: anchors, embedded by the network, and the others."""
 
-    anchor: str  # view that the network sees anchors by
-    other: str  # view of positives and negatives, which may be the same
-    fixed: Callable[[Batch], Tensor] | None = None  # embeds the others where the network does not: a frozen teacher
+    anchor: str  # view of the anchors
+    other: str  # view of positives and negatives; may be the same
+    fixed: Callable[[Batch], Tensor] | None = None  # embeds the others with a frozen teacher; None: the network does
 
     def embed(self, encode: Callable[[Tensor], Features], batch: Batch) -> tuple[Tensor, Tensor]:
         """The embeddings of both sides, in float32."""
@@ -55,7 +55,7 @@ class ExampleViews:
 
 
 class Certifying(TrainingModule):
-    """A network that learns from contrastive examples; of a stochastic one, each step draws the weights anew.
+    """A network that learns from contrastive examples; a stochastic network draws new weights at each step.
 
     One draw serves a step, as in the source; see `crossmodal.certificates.tuples`.
     """
@@ -70,7 +70,7 @@ class Certifying(TrainingModule):
         return {"encoder": self.network}
 
     def forward(self, batch: Batch) -> Losses:
-        """The loss of the batch's examples, with the penalty of a posterior."""
+        """The loss of the batch's examples, with a posterior's penalty."""
         network = self.network
         weights = network.draw() if isinstance(network, GaussianPosterior) else None
 
@@ -88,10 +88,10 @@ class Certifying(TrainingModule):
 
 
 class Projected(Encoder):
-    """A student and the head by which it is compared with its teacher, as one encoder; what does not count is frozen.
+    """A student with the head that compares it with its teacher, as one encoder; weights without effect are frozen.
 
     Raises:
-        ValueError: the objective has no space in which it compares.
+        ValueError: the objective has no common space.
     """
 
     leaves = False
@@ -106,18 +106,18 @@ class Projected(Encoder):
             weight.requires_grad_(False)
 
     def forward(self, batch: Tensor, leave: Leave = stay) -> Features:
-        """The student's features, its embedding in the space of the comparison."""
-        seen = self.student(batch, leave)
-        found = self.head.project(seen, Features(self.nothing.expand(len(batch), -1), (), None))
-        if found is None:
-            raise ValueError("the student's objective has no space in which it is compared with its teacher")
-        return seen._replace(embedding=found[0])
+        """The student's features, with the embedding projected into the common space."""
+        features = self.student(batch, leave)
+        sides = self.head.project(features, Features(self.nothing.expand(len(batch), -1), (), None))
+        if sides is None:
+            raise ValueError("the student's objective has no common space for student and teacher")
+        return features._replace(embedding=sides[0])
 
 
 @torch.no_grad()
 def project_teacher(head: Objective, student_dim: int, teacher: Features) -> Float[Tensor, "batch dim"]:
-    """The teacher's side of the same space."""
+    """The teacher's side in the common space."""
     nobody = Features(teacher.embedding.new_zeros(len(teacher.embedding), student_dim), (), None)
-    found = head.project(nobody, teacher)
-    assert found is not None
-    return found[1].float()
+    sides = head.project(nobody, teacher)
+    assert sides is not None
+    return sides[1].float()

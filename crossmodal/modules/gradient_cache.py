@@ -1,4 +1,4 @@
-"""Gradients that are computed in the forward pass, piece by piece, and handed out in the backward pass."""
+"""Gradients that are computed piece by piece in the forward pass and handed out in the backward pass."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from crossmodal.encoders import Encoder
 
 
 class GradientAccumulator:
-    """Sums of gradients, one for each parameter that asks for one."""
+    """Sums of gradients, one for each trainable parameter."""
 
     def __init__(self, module: nn.Module) -> None:
         self.parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
@@ -19,19 +19,19 @@ class GradientAccumulator:
     def pull(
         self, outputs: Sequence[Tensor], slopes: Sequence[Tensor | None], *, also: Sequence[Tensor] = (), keep: bool
     ) -> list[Tensor | None]:
-        """Adds what the outputs' slopes give the parameters; gives those of `also`. `keep`: the graph is used again."""
-        with torch.autocast(outputs[0].device.type, enabled=False):  # else float32 layers go backward in half precision
-            found = torch.autograd.grad(
+        """Adds the parameters' gradients from the outputs' slopes; returns those of `also`. `keep`: keep the graph."""
+        with torch.autocast(outputs[0].device.type, enabled=False):  # float32 layers must not go backward in half
+            gradients = torch.autograd.grad(
                 outputs, [*self.parameters, *also], slopes, retain_graph=keep, allow_unused=True
             )
-        for number, gradient in enumerate(found[: len(self.parameters)]):
+        for number, gradient in enumerate(gradients[: len(self.parameters)]):
             if gradient is not None:
                 before = self.sums[number]
                 self.sums[number] = gradient if before is None else before + gradient
-        return list(found[len(self.parameters) :])
+        return list(gradients[len(self.parameters) :])
 
     def hand_out(self, loss: Tensor) -> Tensor:
-        """The loss, whose backward gives every parameter its sum: once, so that ranks need to agree only once."""
+        """The loss; its backward gives every parameter its sum at once, so ranks synchronise only once."""
         return _HandOut.apply(loss.detach(), self.sums, *self.parameters)
 
 
@@ -43,7 +43,7 @@ class _HandOut(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> Any:
-        sums, ctx.sums = ctx.sums, None  # a step of several parts keeps its losses
+        sums, ctx.sums = ctx.sums, None  # a step of several micro-batches keeps its losses
         return None, None, *(None if gradient is None else gradient * slope for gradient in sums)
 
 
@@ -55,17 +55,17 @@ def go_local(
     unit: int,
     accumulator: GradientAccumulator,
 ) -> list[Tensor]:
-    """One forward pass in which a loss at each stage trains that stage and the `unit` - 1 before it, and no other.
+    """One forward pass in which each stage's loss trains that stage and the `unit` - 1 stages before it, and no other.
 
-    Stages that belong to several units get the sum of their gradients. A stage's graph is given up as soon as its last
-    unit is done, so that no more than `unit` stages are held. With `unit` of 1 this is greedy InfoMax; with as many as
-    there are stages it is end-to-end training. Where gradients are off, there are only the losses.
+    Stages of several units get the sum of their gradients. A stage's graph is freed as soon as its last unit is done,
+    so at most `unit` graphs are held. `unit` 1 is greedy InfoMax; as many as there are stages is end-to-end training.
+    Without gradients, only the losses are computed.
 
     Args:
-        encoder: that `leaves`.
-        batch: what it eats.
+        encoder: an encoder that calls `leave`.
+        batch: its input.
         judge: the loss on the map of a stage, by the stage's number; called for stages from `unit` - 1 on.
-        unit: stages that a loss trains.
+        unit: number of stages that each loss trains.
         accumulator: of a module that holds the encoder and all that `judge` uses.
 
     Returns:
@@ -73,26 +73,26 @@ def go_local(
 
     Source: Xiong, Ren, Urtasun 2020, https://arxiv.org/abs/2008.01342, section 3.
     """
-    held: list[tuple[Tensor | None, Tensor]] = []  # what entered and left the last stages; their graphs are apart
+    pending: list[tuple[Tensor | None, Tensor]] = []  # inputs and outputs of the last stages; their graphs are separate
     entered: Tensor | None = None
     losses: list[Tensor] = []
     units = len(encoder.spec.maps) - unit + 1
 
     def leave(picture: Tensor) -> Tensor:
         nonlocal entered
-        held.append((entered, picture))
+        pending.append((entered, picture))
         entered = picture.detach().requires_grad_()
-        if len(held) == unit:
+        if len(pending) == unit:
             left = picture.detach().requires_grad_()
             loss = judge(unit - 1 + len(losses), left)
             losses.append(loss.detach())
             if torch.is_grad_enabled():
                 slope = accumulator.pull([loss], [None], also=[left], keep=False)
-                for came, left in reversed(held[1:]):
-                    assert came is not None
-                    slope = accumulator.pull([left], slope, also=[came], keep=len(losses) < units)
-                accumulator.pull([held[0][1]], slope, keep=False)
-            held.pop(0)
+                for entry, left in reversed(pending[1:]):
+                    assert entry is not None
+                    slope = accumulator.pull([left], slope, also=[entry], keep=len(losses) < units)
+                accumulator.pull([pending[0][1]], slope, keep=False)
+            pending.pop(0)
         return entered
 
     encoder(batch, leave)
@@ -107,28 +107,28 @@ def go_cached(
     chunk: int,
     accumulator: GradientAccumulator,
 ) -> Tensor:
-    """The loss of a whole batch whose encoders see `chunk` rows at a time: gradient caching.
+    """Gradient caching: the loss of a whole batch whose encoders see `chunk` rows at a time.
 
-    Rows are embedded without gradient, the loss gives the slope of every embedding, and each chunk is embedded again to
-    pull its slopes back, with the same random numbers. Equal to the whole batch where rows do not depend on one
-    another, so not with batch normalisation in training mode.
+    Rows are embedded without gradient; the loss gives the slope of every embedding; then each chunk is embedded again,
+    with the same random numbers, to backpropagate its slopes. This equals the whole batch if rows are independent, so
+    not with batch norm in training mode.
 
     Args:
         embed: some rows' embeddings, rows first.
         judge: the loss on the embeddings of all rows.
-        rows: in the batch.
-        chunk: rows seen at a time.
+        rows: number of rows in the batch.
+        chunk: rows per forward pass.
         accumulator: of a module that holds all that `embed` and `judge` use.
 
     Source: Gao et al. 2021, https://arxiv.org/abs/2101.06983, section 3.2.
     """
     pieces = [slice(start, min(start + chunk, rows)) for start in range(0, rows, chunk)]
-    states, found = [], []
+    states, embeddings = [], []
     with torch.no_grad():
         for piece in pieces:
             states.append(_random_state())
-            found.append(embed(piece))
-    whole = torch.cat(found).requires_grad_()
+            embeddings.append(embed(piece))
+    whole = torch.cat(embeddings).requires_grad_()
     loss = judge(whole)
     (slopes,) = accumulator.pull([loss], [None], also=[whole], keep=False)
     assert slopes is not None
@@ -141,7 +141,7 @@ def go_cached(
 
 
 def is_batch_norm(module: nn.Module) -> bool:
-    """Whether the rows of a batch depend on one another in it."""
+    """True if the module makes the rows of a batch depend on one another."""
     return isinstance(module, nn.modules.batchnorm._BatchNorm)
 
 
@@ -154,7 +154,7 @@ def refuse_norms(module: nn.Module) -> None:
     for name, part in module.named_modules():
         if is_batch_norm(part):
             raise ValueError(f"chunk needs rows that do not depend on one another, but {name} is batch normalisation; "
-                             "take norm: group, or another encoder")  # fmt: skip
+                             "set norm: group, or use another encoder")  # fmt: skip
 
 
 def _random_state() -> tuple[Tensor, Tensor | None]:

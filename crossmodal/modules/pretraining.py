@@ -1,4 +1,4 @@
-"""Encoders that teach one another: several looks at a sample, several modalities, or both."""
+"""Pretraining: encoders that learn from several crops of a sample, several modalities, or both."""
 
 import copy
 from collections.abc import Iterator, Mapping
@@ -21,28 +21,28 @@ from crossmodal.objectives import Batch, Outcome
 
 
 def name_crop(view: str, crop: int) -> str:
-    """What a view is called that sees look number `crop`."""
+    """The name of the view that is crop number `crop` of a view."""
     return f"{view}.{crop}"
 
 
 def find_pairings(
     encoders: list[str], crops: int, *, graph: Literal["full", "across", "core"], core: str | None, symmetric: bool
 ) -> Pairings:
-    """Which views meet, as (anchor, candidate); the views of the first encoder come first, look by look.
+    """The views to compare, as (anchor, candidate); views are numbered encoder by encoder, crop by crop.
 
     Args:
         encoders: by name.
-        crops: at a sample, of each encoder.
-        graph: full: all views; across: those of different encoders (CMC's full graph, with one look); core: those of
-            the encoder `core` with those of others (CMC's core view).
-        core: the encoder in the middle of that graph.
-        symmetric: both of two views are anchors; else the one that comes first, as in MoCo v2.
+        crops: number of crops of a sample, for each encoder.
+        graph: full: all views; across: views of different encoders (CMC's full graph, with one crop); core: views of
+            `core` with those of others (CMC's core view).
+        core: the encoder in the centre of the graph `core`.
+        symmetric: both of two views are anchors; otherwise only the first, as in MoCo v2.
 
     Raises:
-        ValueError: of several views no two meet, or `core` is not one of the encoders where the graph wants it.
+        ValueError: several views have no pairing, or `core` is not one of the encoders where the graph needs it.
     """
     if (graph == "core") != (core is not None) or (core is not None and core not in encoders):
-        raise ValueError(f"core must be one of the encoders, {', '.join(encoders)}, with graph: core and only there, "
+        raise ValueError(f"core must be one of the encoders, {', '.join(encoders)}, with graph: core and only then, "
                          f"got graph: {graph} and core: {core}")  # fmt: skip
     owner = [encoder for encoder in encoders for _ in range(crops)]
     pairings = tuple(
@@ -53,13 +53,13 @@ def find_pairings(
         and (graph != "core" or core in (owner[one], owner[other]))
     )
     if not pairings and len(owner) > 1:
-        raise ValueError("no two views meet; take graph: full, or two encoders")
+        raise ValueError("no two views are compared; set graph: full, or use two encoders")
     return pairings
 
 
 @dataclass(frozen=True)
 class Branch:
-    """An encoder, the view it sees, and the head through which it is compared."""
+    """An encoder, its input view, and its projection head."""
 
     encoder: Encoder
     view: str
@@ -67,16 +67,16 @@ class Branch:
 
 
 class Pretraining(TrainingModule):
-    """Encoders, heads and multiview objectives; all looks of an encoder pass it as one batch.
+    """Encoders, heads and multiview objectives; all crops of an encoder pass it as one batch.
 
-    With `momentum`, keys come from encoders and heads that follow these slowly, and a `predictor` stands between a head
-    and its queries where one is given (MoCo v3); each embeds only what is compared. With `chunk`, gradients are cached:
-    encoders see that many pairs at a time and the objectives the whole batch. Where fewer than two pairs have a view,
-    batch norm uses its running statistics and leaves them as they are.
+    With `momentum`, keys come from momentum encoders and heads, which follow these slowly; a `predictor`, if given,
+    follows the head of the queries (MoCo v3). Each side embeds only the views it needs. With `chunk`, gradients are
+    cached: encoders see that many pairs at a time and the objectives the whole batch. If fewer than two pairs have a
+    view, batch norm uses its running statistics and does not update them.
 
     Raises:
-        ValueError: an option is out of its range or contradicts another, an encoder would learn nothing, or `chunk`
-            meets batch normalisation.
+        ValueError: an option is out of range or contradicts another, an encoder would learn nothing, or `chunk` is
+            combined with batch normalisation.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class Pretraining(TrainingModule):
         for name, views in self.seen.items():
             if self.asking.isdisjoint(views):
                 raise ValueError(f"encoder {name} would learn nothing: with momentum only anchors do, and none of its "
-                                 "looks is one; take symmetric: true")  # fmt: skip
+                                 "crops is one; set symmetric: true")  # fmt: skip
         if chunk is not None:
             refuse_norms(self)
 
@@ -125,7 +125,7 @@ class Pretraining(TrainingModule):
         return dict(self.encoders.items())
 
     def forward(self, batch: Batch) -> Losses:
-        """What the objectives say of all views; nothing is remembered."""
+        """The objectives' losses over all views; no objective's state changes."""
 
         def judge(queries: Tensor) -> Losses:
             return self._compare(queries, queries if self.momentum is None else self._slow_keys(batch), batch)
@@ -136,7 +136,7 @@ class Pretraining(TrainingModule):
         return self.by_chunks(lambda piece: self._embed(batch, piece), judge, count, self.chunk)
 
     def remember(self, losses: list[Losses]) -> None:
-        """Objectives learn their memos, and slow encoders follow; their running statistics are their own."""
+        """Hands objectives their memos and moves the momentum encoders, which keep their own running statistics."""
         super().remember(losses)
         if self.momentum is not None:
             quick = [*self.encoders.parameters(), *self.heads.parameters()]
@@ -145,27 +145,27 @@ class Pretraining(TrainingModule):
                     slow.lerp_(now, 1 - self.momentum)
 
     def _embed(self, batch: Batch, piece: slice, *, slow: bool = False) -> Float[Tensor, "batch views dim"]:
-        """Unit vectors of some pairs, of all views in their order; zeros of views that are not compared."""
+        """Unit vectors of some pairs, for all views in order; zeros for views that are not compared."""
         encoders, heads = (self.slow["encoders"], self.slow["heads"]) if slow else (self.encoders, self.heads)
         wanted = self.answering if slow else self.asking
-        found: dict[int, Tensor] = {}
+        vectors: dict[int, Tensor] = {}
         for name, views in self.seen.items():
             numbers = sorted(wanted & views.keys())
             if not numbers:
                 continue
             crops = [batch.inputs[views[number]][piece] for number in numbers]
-            there = _chosen(batch.present.get(views[numbers[0]]), piece)
-            seen = torch.cat(crops if there is None else [crop[there] for crop in crops])
+            present = _chosen(batch.present.get(views[numbers[0]]), piece)
+            inputs = torch.cat(crops if present is None else [crop[present] for crop in crops])
             passed = [encoders[name], heads[name]]  # type: ignore[index]
             if name in self.predictors and not slow:
                 passed.append(self.predictors[name])
-            with nullcontext() if there is None or len(there) > 1 else _resting_norms(passed):
-                unit = _unit_vectors(seen, *passed).unflatten(0, (len(numbers), -1))
-            if there is not None:
-                unit = unit.new_zeros(len(numbers), len(crops[0]), unit.shape[2]).index_copy(1, there, unit)
-            found |= dict(zip(numbers, unit, strict=True))
+            with nullcontext() if present is None or len(present) > 1 else _resting_norms(passed):
+                unit = _unit_vectors(inputs, *passed).unflatten(0, (len(numbers), -1))
+            if present is not None:
+                unit = unit.new_zeros(len(numbers), len(crops[0]), unit.shape[2]).index_copy(1, present, unit)
+            vectors |= dict(zip(numbers, unit, strict=True))
         none = torch.zeros_like(unit[0])
-        return torch.stack([found.get(number, none) for views in self.seen.values() for number in views], 1)
+        return torch.stack([vectors.get(number, none) for views in self.seen.values() for number in views], 1)
 
     @torch.no_grad()
     def _slow_keys(self, batch: Batch) -> Float[Tensor, "batch views dim"]:
@@ -176,8 +176,8 @@ class Pretraining(TrainingModule):
     def _compare(self, queries: Tensor, keys: Tensor, batch: Batch) -> Losses:
         with torch.autocast(queries.device.type, enabled=False):
             ours = queries.transpose(0, 1)
-            owners = [name for name, seen in self.seen.items() for _ in seen]
-            named = [view for seen in self.seen.values() for view in seen.values()]
+            owners = [name for name, crops in self.seen.items() for _ in crops]
+            named = [view for crops in self.seen.values() for view in crops.values()]
             present = torch.stack([batch.present[view] for view in named]) if batch.present else None
             views = Views(ours, ours if keys is queries else keys.transpose(0, 1), self.pairings, batch.index,
                           batch.label, present, batch.seed)  # fmt: skip
@@ -186,20 +186,20 @@ class Pretraining(TrainingModule):
 
 
 class LocalPretraining(TrainingModule):
-    """One encoder of which each `unit` of neighbouring stages is trained by objectives of its own (LoCo).
+    """Local pretraining of one encoder: each `unit` of neighbouring stages has objectives of its own (LoCo).
 
-    Objectives are named after the stage that they look at; the loss is their sum.
+    Objectives are named after their stage; the loss is their sum.
 
     Args:
         branch: encoder and view, and the heads of the stages from `unit` - 1 on, an `nn.ModuleList`.
         objectives: by name, one for each of these stages.
         weights: of the objectives, by name.
-        crops: at a sample.
-        pairings: which of them meet.
-        unit: stages that a loss trains: 2 as published, 1 for greedy InfoMax.
+        crops: number of crops of a sample.
+        pairings: the crops to compare.
+        unit: stages that each loss trains: 2 as published, 1 for greedy InfoMax.
 
     Raises:
-        ValueError: `check_stages` refuses the encoder, or heads or objectives are not one for each stage.
+        ValueError: `check_stages` refuses the encoder, or there is not one head and one objective for each stage.
     """
 
     def __init__(
@@ -242,14 +242,14 @@ class LocalPretraining(TrainingModule):
             views = Views(vectors, vectors, self.pairings, batch.index, batch.label, seed=batch.seed)
             names = [f"{kind}.stage{stage + 1}" for kind in self.kinds]
             with torch.autocast(vectors.device.type, enabled=False):
-                found: dict[str, Outcome] = {name: self.objectives[name.replace(".", "/")](views) for name in names}
-            outcomes.update({name: replace(outcome, loss=outcome.loss.detach()) for name, outcome in found.items()})
+                results: dict[str, Outcome] = {name: self.objectives[name.replace(".", "/")](views) for name in names}
+            outcomes.update({name: replace(outcome, loss=outcome.loss.detach()) for name, outcome in results.items()})
             signs = watch(views, ["encoder"] * len(self.seen))
             others.update({f"{name}.stage{stage + 1}": value for name, value in signs.items()})
-            return torch.stack([self.weights[name] * outcome.loss for name, outcome in found.items()]).sum()
+            return torch.stack([self.weights[name] * outcome.loss for name, outcome in results.items()]).sum()
 
-        seen = torch.cat([batch.inputs[view] for view in self.seen])
-        losses = go_local(self.encoder, seen, judge, unit=self.unit, accumulator=accumulator)
+        inputs = torch.cat([batch.inputs[view] for view in self.seen])
+        losses = go_local(self.encoder, inputs, judge, unit=self.unit, accumulator=accumulator)
         return Losses(accumulator.hand_out(torch.stack(losses).sum()), outcomes, others)
 
 
@@ -257,14 +257,14 @@ def check_stages(encoder: Encoder, unit: int) -> None:
     """Refuses an encoder whose stages cannot be trained by units.
 
     Raises:
-        ValueError: it cannot be taken apart, has weights that no stage's loss reaches, or fewer stages than a unit.
+        ValueError: it has no separable stages, weights that no stage's loss reaches, or fewer stages than a unit.
     """
     if not encoder.leaves:
-        raise ValueError(f"{type(encoder).__name__} cannot be taken apart into stages; take convnet, resnet "
+        raise ValueError(f"{type(encoder).__name__} cannot be split into stages; use convnet, resnet "
                          "or another of this project's encoders")  # fmt: skip
     if not encoder.ends_in_map:
         raise ValueError(f"{type(encoder).__name__} has weights between its last map and the embedding, which no "
-                         "stage's loss would train; take another encoder")  # fmt: skip
+                         "stage's loss would train; use another encoder")  # fmt: skip
     if not 1 <= unit <= len(encoder.spec.maps):
         raise ValueError(f"unit must be from 1 to the encoder's {len(encoder.spec.maps)} stages, got {unit}")
 
@@ -279,19 +279,19 @@ def _unit_vectors(seen: Tensor, encoder: nn.Module, *heads: nn.Module) -> Float[
 
 
 def _chosen(present: Tensor | None, piece: slice) -> Tensor | None:
-    """The rows of a piece that an encoder sees, None for all: where none is there the first, so that it has a gradient.
+    """The rows of a piece that have the view (None: all), or the first, so that the encoder gets a gradient.
 
-    It is 0, as what is absent is compared with nothing.
+    The first row's gradient is 0, because absent views are not compared.
     """
     if present is None:
         return None
-    there = present[piece].nonzero()[:, 0]
-    return there if len(there) else there.new_zeros(1)
+    rows = present[piece].nonzero()[:, 0]
+    return rows if len(rows) else rows.new_zeros(1)
 
 
 @contextmanager
 def _resting_norms(modules: list[nn.Module]) -> Iterator[None]:
-    """Batch norm takes its running statistics, and does not move them."""
+    """Makes batch norm use its running statistics without updating them."""
     norms = [part for module in modules for part in module.modules() if is_batch_norm(part) and part.training]
     for norm in norms:
         norm.eval()

@@ -1,33 +1,33 @@
-"""Heads of pretraining: from an encoder's embedding or map to the vectors that are compared."""
+"""Projection heads of pretraining: from an encoder's embedding or map to the vectors that are compared."""
 
 import torch
 from torch import Tensor, nn
 
 
 class Projector(nn.Sequential):
-    """Linear layers with ReLU between them; with `norm`, batch norm before each ReLU and, without scale, at the end.
+    """Linear layers with ReLU between them; `norm` adds batch norm before each ReLU and, without scale, at the end.
 
-    Two layers are SimCLR's head, with a wide hidden layer that of the recipe for small models; three with `norm` are
-    that of MoCo v3 (Chen, Xie, He 2021, https://arxiv.org/abs/2104.02057, appendix).
+    Two layers are SimCLR's head; a wide hidden layer follows its recipe for small models. Three layers with `norm` are
+    the head of MoCo v3 (Chen, Xie, He 2021, https://arxiv.org/abs/2104.02057, appendix).
     """
 
     def __init__(self, before: int, *, layers: int, hidden: int, dim: int, norm: bool) -> None:
         widths = [before, *[hidden] * (layers - 1), dim]
-        found: list[nn.Module] = []
+        modules: list[nn.Module] = []
         for number in range(layers):
             last = number == layers - 1
-            found.append(nn.Linear(widths[number], widths[number + 1], bias=not norm))
+            modules.append(nn.Linear(widths[number], widths[number + 1], bias=not norm))
             if norm:
-                found.append(nn.BatchNorm1d(widths[number + 1], affine=not last))
+                modules.append(nn.BatchNorm1d(widths[number + 1], affine=not last))
             if not last:
-                found.append(nn.ReLU(inplace=True))
-        super().__init__(*found)
+                modules.append(nn.ReLU(inplace=True))
+        super().__init__(*modules)
 
 
 class MapProjector(nn.Module):
-    """A map to a vector: a residual block that halves it, the mean, and a projector (LoCo's decoder).
+    """From a map to a vector: a residual block that halves the map, the mean, and a projector (LoCo's decoder).
 
-    The projector computes in float32 or better under autocast, the block as the encoder does.
+    The projector computes in float32 or better under autocast, the block in the encoder's precision.
 
     Source: Xiong, Ren, Urtasun 2020, https://arxiv.org/abs/2008.01342, section 3.2.
     """
@@ -40,7 +40,7 @@ class MapProjector(nn.Module):
         self.projector = Projector(shape[0], layers=layers, hidden=hidden, dim=dim, norm=norm)
 
     def forward(self, picture: Tensor) -> Tensor:
-        """One vector for each picture."""
+        """One vector for each image."""
         pooled = self.block(picture).mean(dim=(2, 3))
         with torch.autocast(pooled.device.type, enabled=False):
             return self.projector(pooled if pooled.dtype == torch.float64 else pooled.float())

@@ -1,4 +1,4 @@
-"""A student, and the objectives that compare it with its teachers."""
+"""A student and the objectives that compare it with its teachers."""
 
 from dataclasses import dataclass
 
@@ -13,22 +13,22 @@ from crossmodal.objectives import Batch, Objective
 
 @dataclass(frozen=True)
 class Term:
-    """An objective's place in the sum that is minimised."""
+    """An objective in the weighted sum."""
 
     objective: Objective
     weight: float = 1.0
-    teacher: str | None = None  # whose features it compares with
+    teacher: str | None = None  # the teacher to compare with; None: without one
 
 
 class Transfer(TrainingModule):
-    """Student and objectives. Teachers stay outside; their features come in.
+    """Student and objectives. Teachers stay outside; forward takes their features.
 
-    The student sees nothing, so that its running statistics stay, where no objective looks at it. With `chunk` it sees
-    that many pairs at a time, and the objectives its embeddings and logits of the whole batch, but no maps.
+    If no objective uses the student, it is not run, so its running statistics do not change. With `chunk`, the student
+    sees that many pairs at a time, and the objectives get embeddings and logits of the whole batch, but no maps.
 
     Raises:
-        ValueError: there is nothing to minimise, a weight is negative, all are 0, a name is one of torch's, or `chunk`
-            meets a student with batch normalisation.
+        ValueError: there is no objective, a weight is negative, all are 0, a name is reserved by torch, or `chunk` is
+            combined with batch normalisation.
     """
 
     def __init__(self, student: Encoder, view: str, terms: dict[str, Term], *, chunk: int | None = None) -> None:
@@ -47,7 +47,7 @@ class Transfer(TrainingModule):
         return {"student": self.student}
 
     def forward(self, batch: Batch, teachers: dict[str, Features]) -> Losses:
-        """The student's features meet each term's teacher; nothing is remembered."""
+        """Compares the student's features with each term's teacher."""
         inputs, spec = batch.inputs[self.view], self.student.spec
         if self.chunk is None or not self.uses_student or not torch.is_grad_enabled():
             return self._compare(self.student(inputs) if self.uses_student else None, batch, teachers)

@@ -1,4 +1,4 @@
-"""The catalogue of multiview objectives, by which encoders are pretrained: a file a method."""
+"""The catalogue of multiview objectives, which pretrain encoders: one file per method."""
 
 from typing import TYPE_CHECKING
 

@@ -18,26 +18,26 @@ from crossmodal.objectives import Outcome
 class CACR(Multiview):
     """Pulls an anchor's farther positives harder and pushes its closer negatives harder.
 
-    With the cost c = |x - y|^2, an anchor's K positives (its pair in the views that it meets) and its negatives (other
-    pairs in one of these views, of all ranks; the mean over them):
+    The cost is c = |x - y|^2. An anchor's K positives are its pair in the candidate views. Its negatives are other
+    pairs in one of these views, on all ranks; the loss is a mean over the views:
 
         pi+ = softmax(t_plus * c over positives)        attraction = sum pi+ c
         pi- = softmax(-t_minus * c over negatives)      repulsion = -sum pi- c
         loss = alpha * attraction + beta * repulsion, the mean over anchors
 
-    t multiplies distances: 0 gives uniform weights, infinity the hardest one. `rbf` takes ln sum pi- exp(-t c) as the
-    repulsion, which with uniform weights is alignment and uniformity between views. In the published code the weights
-    carry gradient for small pictures (`graph`, the default: pi (1 + t (c - mean c)) reaches a cost), and are constants
-    for ImageNet (`detached`: pi). Source: the paper's eq. 3 to 6.
+    t multiplies distances: 0 gives uniform weights, infinity the hardest example alone. `rbf` uses ln sum pi- exp(-t c)
+    as the repulsion, which with uniform weights is alignment and uniformity between views. In the published code the
+    weights carry gradient for small images (`graph`, the default: pi (1 + t (c - mean c)) reaches a cost), and are
+    constants for ImageNet (`detached`: pi). Source: the paper's eq. 3 to 6.
 
-    Departures from the published small-scale code: repulsion is computed for both orders of every two views, there for
-    x < y alone. With `tau_plus` (p), repulsion is -(sum pi- c - p * mean positive cost) / (1 - p): the positives' share
-    is taken off what is pushed away; the published code has the opposite sign there.
+    Departures from the published small-scale code: repulsion is computed for both orders of every two views, there only
+    for x < y. With `tau_plus` (p), repulsion is -(sum pi- c - p * mean positive cost) / (1 - p), which subtracts the
+    positives' share; the published code has the opposite sign there.
 
-    An anchor without a negative, as in a batch of one, has the repulsion 0.
+    An anchor without a negative, as in a batch of one, has repulsion 0.
 
     Raises:
-        ValueError: an option is out of its range, or `tau_plus` meets `rbf`.
+        ValueError: an option is out of range, or `tau_plus` is combined with `rbf`.
     """
 
     def __init__(
@@ -46,15 +46,15 @@ class CACR(Multiview):
         pairings: Pairings,
         pairs: int,
         *,
-        t_plus: float = 1.0,  # inverse temperature of attraction; without effect where an anchor has one positive
+        t_plus: float = 1.0,  # inverse temperature of attraction; no effect if anchors have one positive
         t_minus: float = 2.0,  # inverse temperature of repulsion
         alpha: float = 1.0,  # weight of attraction
         beta: float = 1.0,  # weight of repulsion
-        cost: Literal["euclidean", "rbf"] = "euclidean",  # of repulsion
+        cost: Literal["euclidean", "rbf"] = "euclidean",  # cost of repulsion
         rbf_t: float = 2.0,  # inverse width of rbf
-        weights: Literal["graph", "detached"] = "graph",  # whether gradient flows through pi
-        tau_plus: float = 0.0,  # share of negatives that are of the anchor's class: what they add is taken off again
-        queue: int = 0,  # keys of earlier steps that are negatives too, of each view; 0: none
+        weights: Literal["graph", "detached"] = "graph",  # graph: gradient flows through pi; detached: it does not
+        tau_plus: float = 0.0,  # expected share of negatives of the anchor's class, which is subtracted
+        queue: int = 0,  # per view, number of keys from earlier steps as more negatives; 0: none
     ) -> None:
         super().__init__()
         finite = all(0 <= number < math.inf for number in (t_plus, t_minus, alpha, beta, queue))
@@ -65,7 +65,7 @@ class CACR(Multiview):
         if cost not in ("euclidean", "rbf") or weights not in ("graph", "detached"):
             raise ValueError(f"cost must be euclidean or rbf and weights graph or detached, got {cost} and {weights}")
         if tau_plus and cost == "rbf":
-            raise ValueError(f"tau_plus takes cost: euclidean, got {tau_plus} with rbf")
+            raise ValueError(f"tau_plus needs cost: euclidean, got {tau_plus} with rbf")
         self.t_plus, self.t_minus, self.alpha, self.beta = t_plus, t_minus, alpha, beta
         self.rbf_t = rbf_t if cost == "rbf" else None
         self.detaches, self.tau_plus = weights == "detached", tau_plus
@@ -75,7 +75,7 @@ class CACR(Multiview):
         self.lonely = any(len([view for view, _ in pairings if view == anchor]) == 1 for anchor, _ in pairings)
 
     def forward(self, views: Views) -> Outcome:
-        """The loss; figures are attraction and repulsion, unweighted."""
+        """The loss; the figures are attraction and repulsion before their weights."""
         attractions, repulsions = [], []
         rows_of_all, known = everyone(views, gathers=True)
         keys = rows_of_all.unflatten(0, (len(views.keys), -1))
@@ -88,9 +88,9 @@ class CACR(Multiview):
             for other in partners:
                 candidates, numbers = keys[other], index
                 if len(self.queues):
-                    held = self.queues[other].remembered
-                    candidates = torch.cat([candidates, held["rows"]])
-                    numbers = torch.cat([numbers, held["index"]])
+                    queued = self.queues[other].remembered
+                    candidates = torch.cat([candidates, queued["rows"]])
+                    numbers = torch.cat([numbers, queued["index"]])
                 valid = (views.index[:, None] != numbers) & (numbers >= 0)
                 repulsions.append(self._repel(rows, candidates, valid, positive))
         attraction, repulsion = torch.stack(attractions).mean(), torch.stack(repulsions).mean()
@@ -98,19 +98,19 @@ class CACR(Multiview):
         return Outcome(self.alpha * attraction + self.beta * repulsion, self.queues.memo(views), figures)
 
     def remember(self, *memo: Tensor) -> None:
-        """Every view's queue learns its keys."""
+        """Adds each view's keys to its queue."""
         self.queues.remember(*memo)
 
     def memory(self) -> dict[str, Tensor]:
-        """The queues, where there are any."""
+        """The queues' live tensors."""
         return self.queues.memory()
 
     def cautions(self) -> list[str]:
-        """Where attraction has a single positive, so that its weights do nothing."""
+        """A warning if an anchor has a single positive, so that the weights of attraction have no effect."""
         if not self.lonely or self.t_plus == 0:
             return []
-        return ["an anchor has one positive, so that attraction is plain alignment whatever t_plus; take crops: 4 or "
-                "more, as published"]  # fmt: skip
+        return ["an anchor has one positive, so attraction is plain alignment for any t_plus; set crops: 4 or more, "
+                "as published"]  # fmt: skip
 
     def _repel(
         self,
@@ -129,17 +129,17 @@ class CACR(Multiview):
         weights = self._weights(costs, -self.t_minus, valid, log=True)
         near = (weights - self.rbf_t * costs).masked_fill(~valid, torch.finfo(costs.dtype).min).logsumexp(1)
         near, has = gather_with_gradient(near[:, None]).squeeze(1), gather(has)
-        kept = (
+        total = (
             near.masked_fill(~has, torch.finfo(costs.dtype).min).logsumexp(0)
             - has.sum().clamp(min=1).to(near.dtype).log()
         )
-        return torch.where(has.any(), kept, 0.0)
+        return torch.where(has.any(), total, 0.0)
 
     def _weighted(self, costs: Tensor, t: float, valid: Tensor | None) -> Float[Tensor, " batch"]:
         return (self._weights(costs, t, valid) * costs).sum(1)
 
     def _weights(self, costs: Tensor, t: float, valid: Tensor | None, *, log: bool = False) -> Tensor:
-        """Softmax of t times the costs over what is valid; 0 (or the logarithm of nearly 0) where nothing is."""
+        """Softmax of t times the costs over valid entries; other entries get 0 (or the log of nearly 0)."""
         sharp = t * (costs.detach() if self.detaches else costs)
         if valid is not None:
             sharp = sharp.masked_fill(~valid, torch.finfo(sharp.dtype).min)

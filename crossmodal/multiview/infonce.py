@@ -11,17 +11,17 @@ from crossmodal.objectives import Outcome
 
 
 class InfoNCE(Multiview):
-    """-ln softmax of an anchor's own pair in another view, among other pairs; in nats.
+    """-ln softmax of an anchor's own pair in another view, against other pairs; in nats.
 
-    With two looks of one encoder and negatives of every view it is NT-Xent, the loss of SimCLR (Chen et al. 2020,
-    https://arxiv.org/abs/2002.05709, eq. 1). With momentum keys it is MoCo's (He et al. 2020,
-    https://arxiv.org/abs/1911.05722, eq. 1), from a queue, or of v3, gathered. Over views of several modalities it is
-    CMC's (Tian et al. 2020, https://arxiv.org/abs/1906.05849, eq. 4), whose code draws negatives from a bank.
+    With two crops, one encoder and negatives of every view it is NT-Xent, the loss of SimCLR (Chen et al. 2020,
+    https://arxiv.org/abs/2002.05709, eq. 1). With momentum keys it is the loss of MoCo (He et al. 2020,
+    https://arxiv.org/abs/1911.05722, eq. 1) from a queue, and of MoCo v3 gathered. Over several modalities it is CMC
+    (Tian et al. 2020, https://arxiv.org/abs/1906.05849, eq. 4), whose code draws negatives from a bank.
 
-    A pair that lacks one of two views is no anchor there, and what it lacks is no candidate.
+    A pair that lacks one of two views is neither an anchor nor a candidate there.
 
     Raises:
-        ValueError: an option is out of its range, or contradicts another.
+        ValueError: an option is out of range, or contradicts another.
     """
 
     masks = True
@@ -33,8 +33,8 @@ class InfoNCE(Multiview):
         pairs: int,
         *,
         temperature: float = 0.1,  # divides cosines
-        negatives: Negatives = Negatives(),  # where they come from; the default source is gathered
-        every_view: bool | None = None,  # negatives of all views, not only of the other one; null: if of the batch
+        negatives: Negatives = Negatives(),  # source of negatives; default: gathered
+        every_view: bool | None = None,  # negatives from all views, not only one; null: for batch and gathered
     ) -> None:
         super().__init__()
         self.pairwise = Pairwise("infonce", dim, pairings, pairs, temperature=temperature, negatives=negatives,
@@ -46,9 +46,9 @@ class InfoNCE(Multiview):
         return self.pairwise.contrast(infonce, views, torch.zeros_like(self.pairwise.scale))
 
     def remember(self, *memo: Tensor) -> None:
-        """Queues or banks learn every view."""
+        """Stores every view in its queue or bank."""
         self.pairwise.pools.remember(*memo)
 
     def memory(self) -> dict[str, Tensor]:
-        """Queues or banks, if that is where negatives come from."""
+        """The state of the queues or banks; empty without them."""
         return self.pairwise.pools.memory()

@@ -1,4 +1,4 @@
-"""Noise-contrastive estimation between views, the first form of CMC (Tian et al. 2020)."""
+"""Noise-contrastive estimation between views, the first version of CMC (Tian et al. 2020)."""
 
 from functools import partial
 
@@ -15,15 +15,15 @@ from crossmodal.objectives import Outcome
 class NCE(Multiview):
     """Logistic regression: an anchor's own pair in another view against K pairs of a bank; in nats.
 
-    ln Z is its closed form for random directions to second order, as in the objective crd, which says where it holds;
-    the published code measures it on its first batch.
+    ln Z has its closed form for random directions to second order (see the objective crd for when it is accurate); the
+    published code measures it on its first batch.
 
     Source: https://arxiv.org/abs/1906.05849, section 3.4; memory bank and Z as in its published code.
 
-    A pair that lacks one of two views is no anchor there, and what it lacks is no candidate.
+    A pair that lacks one of two views is neither an anchor nor a candidate there.
 
     Raises:
-        ValueError: an option is out of its range.
+        ValueError: an option is out of range.
     """
 
     log_z: Tensor  # ln(Z / N)
@@ -37,7 +37,7 @@ class NCE(Multiview):
         pairs: int,
         *,
         temperature: float = 0.07,  # divides cosines
-        negatives: Negatives = Negatives(),  # where they come from; the default source is bank
+        negatives: Negatives = Negatives(),  # source of negatives; default: a bank
     ) -> None:
         super().__init__()
         self.pairwise = Pairwise(
@@ -48,13 +48,13 @@ class NCE(Multiview):
         self.register_buffer("log_z", torch.tensor(1 / (2 * dim * temperature**2)), persistent=False)
 
     def forward(self, views: Views) -> Outcome:
-        """The loss; a sum over negatives and a mean over anchors."""
+        """The loss, a sum over negatives and a mean over anchors."""
         return self.pairwise.contrast(partial(nce, negatives=self.count), views, self.log_z)
 
     def remember(self, *memo: Tensor) -> None:
-        """Banks or queues learn every view."""
+        """Stores every view in its bank or queue."""
         self.pairwise.pools.remember(*memo)
 
     def memory(self) -> dict[str, Tensor]:
-        """Banks or queues, if that is where negatives come from."""
+        """The state of the banks or queues; empty without them."""
         return self.pairwise.pools.memory()

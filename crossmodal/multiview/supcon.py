@@ -14,19 +14,19 @@ from crossmodal.objectives import Outcome
 
 
 class SupCon(Multiview):
-    """An anchor's positives are the other views of its pair and all views of pairs with its label; in nats.
+    """Supervised contrastive loss: the positives are an anchor's other views and all views of its class; in nats.
 
     `out` is the mean over positives of -ln softmax (eq. 2), `in` the -ln of their mean softmax (eq. 3), which is never
-    above it. Candidates are all rows of the joint batch, of its own view and of those that it meets, but its own row.
-    With classes collapsed and far apart `out` ends at the ln of the number of positives, not at 0. Where no two pairs
+    larger. Candidates are all rows of the joint batch in the anchor's own view and its candidate views, except its own
+    row. With classes collapsed and far apart, `out` ends at ln of the number of positives, not at 0. If no two pairs
     share a label and there are two views, it is NT-Xent.
 
-    A pair without a label has only its own views. The mean is over anchors that have a positive, which with a single
-    view are those that share a label; the published code counts all, and multiplies by temperature / 0.07, which
-    `base_temperature` does here.
+    An unlabelled pair has only its own views as positives. The mean is over anchors with a positive; with a single view
+    these are the pairs that share a label. The published code counts all anchors, and multiplies by temperature / 0.07,
+    as `base_temperature` does here.
 
     Raises:
-        ValueError: an option is out of its range.
+        ValueError: an option is out of range.
     """
 
     scale: Tensor  # inverse temperature
@@ -41,8 +41,8 @@ class SupCon(Multiview):
         pairs: int,
         *,
         temperature: float = 0.1,  # divides cosines
-        form: Literal["out", "in"] = "out",  # mean of the logarithms, as published the better, or logarithm of the mean
-        base_temperature: float | None = None,  # the loss times temperature over this; null: as it is
+        form: Literal["out", "in"] = "out",  # out: mean of logarithms (better, as published); in: logarithm of the mean
+        base_temperature: float | None = None,  # multiplies the loss by temperature / base_temperature; null: no factor
     ) -> None:
         super().__init__()
         if form not in ("out", "in"):
@@ -54,26 +54,26 @@ class SupCon(Multiview):
         self.factor = 1.0 if base_temperature is None else temperature / base_temperature
 
     def forward(self, views: Views) -> Outcome:
-        """The loss over all views that meet others or, where there is but one view, over that by labels alone."""
+        """The loss over all anchor views; a single view without pairings is compared by labels alone."""
         rows, known = everyone(views, gathers=True)
         by_view = rows.unflatten(0, (len(views.keys), -1))
         label = known.key[: by_view.shape[1]]
         losses, counts = [], []
         for anchor in views.anchors:
-            seen = sorted({anchor, *views.partners(anchor)})
-            picked = rows if len(seen) == len(by_view) else by_view[seen].flatten(0, 1)
-            own = torch.arange(len(seen)).repeat_interleave(len(label)) == seen.index(anchor)
-            held = PairIds(known.index[: len(label)].repeat(len(seen)), label.repeat(len(seen)))
-            candidates = Candidates(picked, _relate(views.known, held, own.to(label.device)))
+            chosen = sorted({anchor, *views.partners(anchor)})
+            picked = rows if len(chosen) == len(by_view) else by_view[chosen].flatten(0, 1)
+            own = torch.arange(len(chosen)).repeat_interleave(len(label)) == chosen.index(anchor)
+            candidate_ids = PairIds(known.index[: len(label)].repeat(len(chosen)), label.repeat(len(chosen)))
+            candidates = Candidates(picked, _relate(views.known, candidate_ids, own.to(label.device)))
             losses.append(contrast(self.head, views.queries[anchor], candidates, scale=self.scale,
                                    bias=torch.zeros_like(self.scale)))  # fmt: skip
-            counts.append(_anchors(held, len(label), alone=len(seen) == 1))
+            counts.append(_anchors(candidate_ids, len(label), alone=len(chosen) == 1))
         ranks = len(label) // len(views.index)
         return Outcome(self.factor * torch.stack(losses).sum() * ranks / torch.stack(counts).sum().clamp(min=1))
 
 
 def _relate(anchors: PairIds, candidates: PairIds, own: Bool[Tensor, " candidates"]) -> Relate:
-    """Positive and valid candidates of some anchors, whose `own` view's row of their pair is neither."""
+    """Positive and valid candidates of some anchors; an anchor's own row, in view `own`, is neither."""
 
     def relate(piece: slice | Tensor) -> tuple[Mask, Mask]:
         pair = anchors.index[piece, None] == candidates.index
@@ -85,7 +85,7 @@ def _relate(anchors: PairIds, candidates: PairIds, own: Bool[Tensor, " candidate
 
 
 def _anchors(known: PairIds, pairs: int, *, alone: bool) -> Tensor:
-    """How many rows of a view have a positive; where there is no other view, those that share another pair's label."""
+    """How many rows of a view have a positive; with a single view, only rows that share another pair's label."""
     index, label = known.index[:pairs], known.key[:pairs]
     if not alone:
         return label.new_tensor(pairs)

@@ -1,4 +1,4 @@
-"""The catalogue of objectives: a file a method."""
+"""The catalogue of objectives: one file per method."""
 
 from typing import TYPE_CHECKING
 

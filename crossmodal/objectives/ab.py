@@ -14,22 +14,22 @@ from crossmodal.objectives.common.projections import BatchNorm, widen
 
 
 class AB(Objective):
-    """The student's neurons must be on where the teacher's are and off where they are off, each by a margin.
+    """Trains the student's neurons to be active where the teacher's are and inactive elsewhere, by a margin.
 
-    A neuron's loss is max(0, margin - s)^2 where the teacher's value is above 0, and max(0, margin + s)^2 where it is
-    not (eq. 5), of values before the non-linearity. Where sizes differ, the larger map is averaged down; where channels
-    or sizes differ, the student's map then passes a connector, a 1x1 convolution with batch norm.
+    A neuron costs max(0, margin - s)^2 where the teacher's value is above 0, and max(0, margin + s)^2 elsewhere (eq.
+    5). Values are taken before the non-linearity. If sizes differ, the larger map is average-pooled to the smaller. If
+    channels or sizes differ, the student's map then passes a connector: a 1x1 convolution with batch norm.
 
-    The loss is a mean over the batch and over a map's neurons, and a sum over the maps. The paper's is a sum over
-    neurons, by `compat: paper`; the published code's too, times 0.003 and half as much for each earlier map, by
-    `compat: repdistiller`. The default is the mean because sums grow with the picture, far beyond other losses. The
-    published weight 1 is 12.3 here for teachers with maps of 16384, 8192 and 4096 neurons, as CIFAR's ResNet-56 has.
+    The loss is a mean over the batch and a map's neurons, and a sum over the maps. `compat: paper` sums over neurons.
+    `compat: repdistiller` does so too, times 0.003, and halves the weight for each earlier map. The default is the
+    mean, because sums grow with the image, far beyond other losses. The published weight 1 equals 12.3 here for teacher
+    maps of 16384, 8192 and 4096 neurons (ResNet-56 on CIFAR).
 
-    As published, this trains the student's trunk in a preparation, and is left out when the other objectives come.
+    As published, it trains the student's trunk in a preparation phase and is left out of the main phase.
 
     Raises:
-        ValueError: there is no teacher, a network does not tell what its maps are before their non-linearity, maps
-            cannot meet, or `margin` is not above 0.
+        ValueError: there is no teacher, an encoder does not return its maps before the non-linearity, the maps cannot
+            be paired, or `margin` is not above 0.
     """
 
     needs_alignment = True
@@ -40,10 +40,10 @@ class AB(Objective):
         teacher: Spec | None,
         pairs: int,
         *,
-        margin: float = 1.0,  # distance from 0 beyond which a neuron on the right side costs nothing
-        maps: list[tuple[int, int]] | None = None,  # numbers of student's and teacher's map to compare; null: in order
-        compat: Literal["paper", "repdistiller"] | None = None,  # sums over neurons as there; null: means
-        when: Literal["before", "beside", "both"] = "before",  # or beside the other objectives, or both
+        margin: float = 1.0,  # how far past 0, on the correct side, a neuron's value must be to cost nothing
+        maps: list[tuple[int, int]] | None = None,  # map indices [student, teacher] to compare; null: all, in order
+        compat: Literal["paper", "repdistiller"] | None = None,  # sum over neurons as in either source; null: mean
+        when: Literal["before", "beside", "both"] = "before",  # before the main phase, within it, or both
     ) -> None:
         super().__init__()
         self.only_prepares, self.prepares = when == "before", when != "beside"
@@ -70,14 +70,14 @@ class AB(Objective):
             return Outcome(torch.stack(losses).sum())
 
     def preparation(self) -> Objective | None:
-        """The student's trunk is trained by this alone first, if so asked."""
+        """This objective trains the student's trunk alone first, unless `when` is beside."""
         return self if self.prepares else None
 
     def _compare(
         self, ours: Float[Tensor, "batch channels height width"], theirs: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, ""]:
-        """The sum over a map's neurons, mean over the batch."""
-        right = torch.where(theirs > 0, ours, -ours)  # how far a neuron is on the teacher's side of 0
+        """The sum over a map's neurons and the mean over the batch."""
+        right = torch.where(theirs > 0, ours, -ours)  # above 0 where the neuron is on the teacher's side of 0
         return (self.margin - right).relu().square().sum() / len(ours)
 
 
@@ -86,7 +86,7 @@ def _connect(ours: int, theirs: int) -> nn.Module:
 
 
 def _scale(compat: str | None, neurons: int, later: int) -> float:
-    """What a map's sum is multiplied by; `later` is the number of maps that come after it."""
+    """The factor of a map's sum; `later` counts the maps after it."""
     return {None: 1 / neurons, "paper": 1.0, "repdistiller": 0.003 / 2**later}[compat]
 
 
@@ -94,6 +94,6 @@ def _refuse_silent(student: Spec, teacher: Spec) -> None:
     for name, spec in (("student", student), ("teacher", teacher)):
         if not spec.preactivations:
             raise ValueError(
-                f"ab compares maps before their last non-linearity, and the {name}'s encoder does not tell them; take "
-                "one that does, such as convnet, or an objective on maps, such as at"
+                f"ab compares maps before their last non-linearity, and the {name}'s encoder does not return them; use "
+                "one that does, such as convnet, or another objective on maps, such as at"
             )

@@ -15,19 +15,19 @@ from crossmodal.objectives.common.projections import widen
 
 
 class AT(Objective):
-    """The student's maps must be strong where the teacher's are, whatever their channels.
+    """Matches where the student's and the teacher's maps are strong, whatever their channels.
 
-    A map's attention is the sum over channels of |value|^power, as a vector of unit length over all places. The loss is
-    half the length of the difference of student's and teacher's attention (eq. 2): mean over the batch, sum over the
-    pairs of maps, from 0 to 0.71 for each. The paper's weight, which it divides by the batch, is 1000 / (height *
-    width) here: 15.6 for maps of 8 x 8.
+    A map's attention is the sum over channels of |value|^power, flattened over places and scaled to unit length. The
+    loss is half the length of the difference of student's and teacher's attention (eq. 2), a mean over the batch and a
+    sum over pairs of maps, each from 0 to 0.71. The paper's weight, which it divides by the batch, equals 1000 /
+    (height * width) here: 15.6 for maps of 8 x 8.
 
-    `compat: repdistiller` is the mean of the squared difference over batch and places, with the published weight 1000;
-    and where sizes differ, that code averages the larger map down before it takes attention, not after. That loss
-    falls with the number of places, so one weight means less on larger maps; hence the paper's form is the default.
+    `compat: repdistiller` is the mean squared difference over batch and places, with the published weight 1000. If
+    sizes differ, it pools the larger map before attention. Its value falls with the number of places; hence the
+    default.
 
     Raises:
-        ValueError: there is no teacher, maps cannot meet, all of them meet in one point, or `power` is below 1.
+        ValueError: there is no teacher, the maps cannot be paired, all common sizes are 1x1, or `power` is below 1.
     """
 
     needs_alignment = True
@@ -38,9 +38,9 @@ class AT(Objective):
         teacher: Spec | None,
         pairs: int,
         *,
-        power: float = 2.0,  # of a map's absolute values; the higher, the more the strongest places count
-        maps: list[tuple[int, int]] | None = None,  # numbers of student's and teacher's map to compare; null: in order
-        compat: Literal["repdistiller"] | None = None,  # as the published code computes; null: as the paper
+        power: float = 2.0,  # exponent of a map's absolute values; higher values emphasise the strongest places
+        maps: list[tuple[int, int]] | None = None,  # map indices [student, teacher] to compare; null: all, in order
+        compat: Literal["repdistiller"] | None = None,  # as in the published code; null: as in the paper
     ) -> None:
         super().__init__()
         self.maps = pair_maps("at", student, teacher, maps)
@@ -64,5 +64,5 @@ class AT(Objective):
         return difference.square().mean() if self.compat else torch.linalg.vector_norm(difference, dim=1).mean() / 2
 
     def _strength(self, item: Float[Tensor, "batch _ height width"]) -> Float[Tensor, "batch 1 height width"]:
-        """The sum of |value|^power over channels; as a norm it keeps nothing of the map's size for backward."""
+        """The sum of |value|^power over channels; computed as a norm, so autograd stores no copy of the map."""
         return torch.linalg.vector_norm(item, self.power, dim=1, keepdim=True).pow(self.power)

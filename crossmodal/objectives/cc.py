@@ -14,27 +14,27 @@ from crossmodal.objectives import Batch, Objective, Outcome
 from crossmodal.objectives.common.projections import widen
 from crossmodal.objectives.common.relations import relate
 
-NARROWEST = 20  # gamma: the squares of the kernel's values, down to exp(-4 gamma), are numbers in float32
+NARROWEST = 20  # limit of gamma: squares of kernel values, down to exp(-4 gamma), must be representable in float32
 
 
 class CC(Objective):
-    """Squared distance between both networks' correlations of samples, mean over pairs of all ranks' samples.
+    """Squared difference of student's and teacher's correlations between samples, mean over sample pairs on all ranks.
 
-    A correlation is the Gaussian kernel exp(-gamma |x - y|^2) of two unit embeddings, its Taylor series in their cosine
-    up to a power: exp(-2 gamma) times the sum of (2 gamma cosine)^p / p! over p <= order.
+    A correlation is the Gaussian kernel exp(-gamma |x - y|^2) of two unit embeddings, as the Taylor series in their
+    cosine: exp(-2 gamma) times the sum of (2 gamma cosine)^p / p! over p <= order.
 
-    By default nothing is trained but the student. Correlations are taken within a network, so no head is needed to
-    bring both into one space. With heads on both sides, as published, the target can move: both send all samples to one
-    point, and the loss is 0 whatever the student is (a test shows it). A head on the student alone cannot do that, but
-    what it does for the loss the embedding that is used later need not do.
+    By default only the student is trained: correlations are computed within each network, so no head is needed for a
+    common space. With heads on both sides, as published, the target can collapse: both heads map all samples to one
+    point, and the loss is 0 for any student (a test shows it). A head on the student alone cannot do that, but it can
+    lower the loss without improving the embedding that is used later.
 
-    The published code computes something else, which `compat` gives: the sum over dimensions of |x| |y| of residuals
-    x and y, student minus teacher through linear heads, of samples that are neighbours in the batch; a mean over
-    neighbours. It depends on the batch's order, and on nothing but residuals. Its weight, 0.02, is for that form at any
-    batch size; the kernel's values are at most 1 and have their own.
+    The published code, `compat: repdistiller`, computes something else. Residuals are student minus teacher, each
+    through a linear head; the loss is the sum over dimensions of |x| |y| for residuals x and y of neighbouring samples
+    in the batch, a mean over neighbours. It depends on the order of the batch. The published weight 0.02 belongs to
+    this form, at any batch size; the kernel's values are at most 1 and need their own weight.
 
     Raises:
-        ValueError: there is no teacher, or an option is out of its range, or the published form lacks a common space.
+        ValueError: there is no teacher, an option is out of range, or the published form lacks a common space.
     """
 
     relates_pairs = True
@@ -45,12 +45,11 @@ class CC(Objective):
         teacher: Spec | None,
         pairs: int,
         *,
-        gamma: float = 0.4,  # of the kernel, on unit embeddings
-        order: int = 2,  # highest power of the kernel's series
-        heads: Literal["none", "student", "both"] | None = None,  # that are trained; null: none, with compat both
-        dim: int = 128,  # of the space of heads on both sides; a student's alone leads to the teacher's
-        compat: Literal["repdistiller"]
-        | None = None,  # neighbours' residuals as the published code; null: as the paper
+        gamma: float = 0.4,  # inverse width of the Gaussian kernel on unit embeddings
+        order: int = 2,  # highest power of the kernel's Taylor series
+        heads: Literal["none", "student", "both"] | None = None,  # trained heads; null: none, or both with compat
+        dim: int = 128,  # output size with heads on both sides; a head on the student alone has the teacher's size
+        compat: Literal["repdistiller"] | None = None,  # neighbours' residuals, as in the published code; null: paper
     ) -> None:
         super().__init__()
         heads = heads or ("none" if compat is None else "both")
@@ -64,7 +63,7 @@ class CC(Objective):
         if compat is not None and heads == "none" and student.dim != teacher.dim:
             raise ValueError(
                 f"cc: compat subtracts embeddings, and the student's has {student.dim} numbers and the teacher's "
-                f"{teacher.dim}; take heads: student or both"
+                f"{teacher.dim}; set heads: student or both"
             )
         self.gamma, self.order, self.subtracts = gamma, order, compat is not None
         into = dim if heads == "both" else teacher.dim

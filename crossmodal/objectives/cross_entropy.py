@@ -10,7 +10,7 @@ from crossmodal.objectives.common.projections import widen
 
 
 class CrossEntropy(Objective):
-    """-log softmax(logits)[label], mean over a step's labelled rows on all ranks, in nats; 0 where none has a label.
+    """-log softmax(logits)[label], mean over a step's labelled rows on all ranks, in nats; 0 without labelled rows.
 
     Raises:
         ValueError: the student has no classifier, or `smoothing` is not in [0, 1).
@@ -26,7 +26,7 @@ class CrossEntropy(Objective):
         teacher: Spec | None,
         pairs: int,
         *,
-        smoothing: float = 0.0,  # share of the target that is spread over all classes
+        smoothing: float = 0.0,  # label smoothing: share of the target spread evenly over all classes
     ) -> None:
         super().__init__()
         if student.classes < 2:
@@ -36,7 +36,7 @@ class CrossEntropy(Objective):
         self.smoothing = smoothing
 
     def forward(self, student: Features, teacher: Features | None, batch: Batch) -> Outcome:
-        """The loss, and the share of labelled rows that are classified rightly: NaN where there are none."""
+        """The loss, and the accuracy on labelled rows, which is NaN without labelled rows."""
         assert student.logits is not None
         logits = widen(student.logits)
         labelled = batch.label >= 0

@@ -12,21 +12,19 @@ from crossmodal.objectives import Batch, Objective, Outcome
 from crossmodal.objectives.common.logits import need_same_classes
 from crossmodal.objectives.common.projections import widen
 
-EPSILON = (
-    1e-8  # as published: added to norms, so that what is constant correlates with nothing, and not as rounding has it
-)
+EPSILON = 1e-8  # as published: added to norms, so that constant rows correlate with nothing despite rounding
 
 
 class DIST(Objective):
-    """temperature^2 times 1 - Pearson's correlation of both networks' class probabilities, in two weighted means.
+    """temperature^2 * (1 - Pearson's correlation) of both networks' class probabilities, by sample and by class.
 
-    The first is over samples, each correlated over its classes (inter-class relation); the second over classes, each
-    correlated over the samples of all ranks (intra-class relation). Correlations leave the student free to be more or
-    less sure than the teacher is. Each mean is from 0 to 2; what is constant, such as every class in a batch of one,
-    correlates with nothing and has 1. The published weights apply as they are.
+    The loss has two weighted means: over samples, each correlated over its classes (inter-class relation), and over
+    classes, each correlated over the samples of all ranks (intra-class relation). Correlation leaves the student free
+    to be more or less confident than the teacher. Each mean is from 0 to 2. A constant row correlates with nothing and
+    costs 1, as does every class in a batch of one. The published weights apply as they are.
 
     Raises:
-        ValueError: an option is out of its range, or student and teacher do not share their classes.
+        ValueError: an option is out of range, or student and teacher do not have the same classes.
     """
 
     needs_logits = True
@@ -39,7 +37,7 @@ class DIST(Objective):
         *,
         inter: float = 2.0,  # weight of the mean over samples: the paper's beta
         intra: float = 2.0,  # weight of the mean over classes: the paper's gamma
-        temperature: float = 4.0,  # divides logits; the paper takes 4 on CIFAR-100 and 1 on ImageNet
+        temperature: float = 4.0,  # divides logits; the paper uses 4 on CIFAR-100 and 1 on ImageNet
     ) -> None:
         super().__init__()
         if not (0 < temperature < math.inf and 0 <= inter < math.inf and 0 <= intra < math.inf):
@@ -64,6 +62,6 @@ class DIST(Objective):
 
 
 def _correlate(ours: Float[Tensor, "rows _"], theirs: Float[Tensor, "rows _"]) -> Float[Tensor, " rows"]:
-    """Pearson's correlation of each row with the other's row."""
+    """Pearson's correlation of each row with the same row of the other."""
     ours, theirs = ours - ours.mean(1, keepdim=True), theirs - theirs.mean(1, keepdim=True)
     return (ours * theirs).sum(1) / (ours.norm(dim=1) * theirs.norm(dim=1) + EPSILON)

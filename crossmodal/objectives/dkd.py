@@ -14,18 +14,18 @@ from crossmodal.objectives.common.projections import widen
 
 
 class DKD(Objective):
-    """temperature^2 times two weighted KL(teacher || student): of the label against the rest, and within the rest.
+    """temperature^2 times two weighted KL(teacher || student): label against the rest, and within the rest; in nats.
 
-    KD is their sum with weights 1 and the teacher's probability of the rest, which is small where the teacher is sure
-    (section 3.2); here the second has a weight of its own. In nats.
+    KD is their sum with weight 1 for the first and the teacher's probability of the rest for the second, which is small
+    where the teacher is confident (section 3.2). Here the second has its own weight.
 
-    The mean is over a step's labelled rows on all ranks, 0 where no row has a label: a row without one has nothing to
-    decouple, and counts as if it were not there. The published weights apply as they are; the published runs raise the
-    objective's weight from 0 over their first 20 epochs.
+    The loss is a mean over a step's labelled rows on all ranks, 0 without labelled rows. Unlabelled rows are ignored.
+    The published weights apply as they are; the published runs raise the objective's weight from 0 over the first 20
+    epochs.
 
     Raises:
-        ValueError: an option is out of its range, student and teacher do not share their classes, or there are fewer
-            than two.
+        ValueError: an option is out of range, student and teacher do not have the same classes, or there are fewer than
+            two classes.
     """
 
     needs_logits = True
@@ -38,7 +38,7 @@ class DKD(Objective):
         pairs: int,
         *,
         target: float = 1.0,  # weight of the label against the rest: the paper's alpha
-        others: float = 8.0,  # weight within the rest: the paper's beta, of most of its CIFAR-100 runs
+        others: float = 8.0,  # weight within the rest: the paper's beta in most of its CIFAR-100 runs
         temperature: float = 4.0,  # divides logits
     ) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class DKD(Objective):
             )
         need_same_classes("dkd", student, teacher)
         if student.classes < 2:
-            raise ValueError("dkd tells a label from the rest, so it needs at least 2 classes, got 1")
+            raise ValueError("dkd separates the label from the rest, so it needs at least 2 classes, got 1")
         self.target, self.others, self.temperature = target, others, temperature
 
     def forward(self, student: Features, teacher: Features | None, batch: Batch) -> Outcome:
@@ -68,7 +68,7 @@ class DKD(Objective):
 def _decouple(
     logits: Float[Tensor, "batch classes"], is_target: Bool[Tensor, "batch classes"]
 ) -> tuple[Float[Tensor, "batch 2"], Float[Tensor, "batch classes"]]:
-    """Log-probabilities of the label and of the rest, and of the classes within the rest, where the label has -inf."""
+    """Log-probabilities of label and rest, and of the classes within the rest, where the label has -inf."""
     every = F.log_softmax(logits, dim=1)
     among = every.masked_fill(is_target, -math.inf)
     rest = among.logsumexp(1)
@@ -77,6 +77,6 @@ def _decouple(
 
 
 def _divergence(ours: Float[Tensor, "batch _"], theirs: Float[Tensor, "batch _"]) -> Float[Tensor, " batch"]:
-    """KL(theirs || ours) of log-probabilities, row by row; what has -inf on both sides adds nothing."""
+    """KL(theirs || ours) of log-probabilities, row by row; entries with -inf on both sides add nothing."""
     nothing = theirs == -math.inf
     return (theirs.exp() * (theirs.masked_fill(nothing, 0.0) - ours.masked_fill(nothing, 0.0))).sum(1)

@@ -16,21 +16,21 @@ Size = tuple[int, int, int]
 
 
 class FitNet(Objective):
-    """A regressor on the student's features, trained with it, must give the teacher's: mean squared difference.
+    """A regressor on the student's features predicts the teacher's features; mean squared error.
 
-    On maps the regressor is a convolution, batch norm and ReLU. Where one map is a multiple of the other in size, the
-    convolution's stride makes up for it; else it is 1x1, and the larger map is averaged down. On the embedding the
-    regressor is linear, and the views need not be aligned, nor even be pictures.
+    On maps the regressor is a convolution, batch norm and ReLU. If one map's size is a multiple of the other's, the
+    convolution is strided to match; otherwise it is 1x1 and the larger map is average-pooled. On embeddings the
+    regressor is linear, and the views need not be aligned or be images.
 
-    The loss is a mean over the batch and a map's numbers, and a sum over the pairs of maps: the published code's, with
-    its weight 100. The paper's (eq. 3) is half the sum over a map's numbers: channels * height * width / 2 times this.
-    Both give one hint, from a middle stage: `maps: [[1, 1]]` of three; another objective must then train the stages
-    after it. The paper takes hints first and trains on labels after that; here, as in the published code, all terms are
-    minimised together. Where sizes differ otherwise than by a factor of 2, that code has a convolution without padding,
-    whose kernel can be nearly as large as the map.
+    The loss is a mean over the batch and a map's entries and a sum over pairs of maps, as in the published code, with
+    its weight 100. The paper's (eq. 3) is half the sum over a map's entries: channels * height * width / 2 times this.
+    Both give one hint, from a middle stage: `maps: [[1, 1]]` of three. Another objective must then train the later
+    stages. The paper trains on hints first and on labels afterwards; here, as in the published code, all terms are
+    minimised together. If sizes differ by another factor than 2, that code uses an unpadded convolution, whose kernel
+    can be nearly as large as the map.
 
     Raises:
-        ValueError: there is no teacher, maps cannot meet, or `maps` are chosen for embeddings.
+        ValueError: there is no teacher, the maps cannot be paired, or `maps` are given for embeddings.
     """
 
     def __init__(
@@ -39,15 +39,15 @@ class FitNet(Objective):
         teacher: Spec | None,
         pairs: int,
         *,
-        on: Literal["maps", "embedding"] = "maps",  # what is compared; maps need aligned views
-        maps: list[tuple[int, int]] | None = None,  # numbers of student's and teacher's map to compare; null: in order
-        activation: Literal["relu", "none"] = "relu",  # of the regressor on maps; none where the teacher's go below 0
+        on: Literal["maps", "embedding"] = "maps",  # features to compare; maps need spatially aligned views
+        maps: list[tuple[int, int]] | None = None,  # map indices [student, teacher] to compare; null: all, in order
+        activation: Literal["relu", "none"] = "relu",  # on maps; use none if teacher maps can be negative
     ) -> None:
         super().__init__()
         if teacher is None:
             raise ValueError("fitnet gives the student a teacher's features to predict, and no teacher is named")
         if on == "embedding" and maps is not None:
-            raise ValueError("fitnet takes maps with on: maps, got on: embedding")
+            raise ValueError("fitnet: maps needs on: maps, got on: embedding")
         self.needs_alignment = on == "maps"
         self.maps = pair_maps("fitnet", student, teacher, maps) if on == "maps" else []
         self.regressors = nn.ModuleList(
@@ -68,7 +68,7 @@ class FitNet(Objective):
             return Outcome(torch.stack(losses).sum())
 
     def project(self, student: Features, teacher: Features) -> tuple[Tensor, Tensor] | None:
-        """On embeddings: the student's through the regressor and the teacher's as it is, unit length."""
+        """The student's embedding through the regressor and the teacher's as it is, unit length; None on maps."""
         if self.head is None:
             return None
         return (
@@ -78,7 +78,7 @@ class FitNet(Objective):
 
 
 class _MapRegressor(nn.Module):
-    """From the student's map to the teacher's."""
+    """Predicts the teacher's map from the student's."""
 
     def __init__(self, ours: Size, theirs: Size, activation: str) -> None:
         super().__init__()
@@ -88,19 +88,19 @@ class _MapRegressor(nn.Module):
     def forward(
         self, ours: Float[Tensor, "batch _ _ _"], theirs: Float[Tensor, "batch channels _ _"]
     ) -> tuple[Float[Tensor, "batch channels height width"], Float[Tensor, "batch channels height width"]]:
-        """What is predicted, and what it should be, at the size where they meet."""
+        """The prediction and its target, at their common size."""
         predicted, theirs = meet(self.conv(ours), theirs)
         return self.activation(self.norm(predicted)), theirs
 
 
 def _convolution(ours: Size, theirs: Size) -> nn.Module:
-    """To the teacher's channels, and to its height and width where both are the same multiple or part of the student's.
+    """A convolution to the teacher's channels, strided if both sides differ by the same whole factor.
 
-    For factors 1 and 2 these are the published kernels: 1x1, 3x3 with stride 2, transposed 4x4 with stride 2.
+    Factors 1 and 2 give the published kernels: 1x1, 3x3 with stride 2, transposed 4x4 with stride 2.
     """
     down, up = max(ours[1] // theirs[1], 1), max(theirs[1] // ours[1], 1)
     if ours[1:] == (down * theirs[1], down * theirs[2]):
-        return nn.Conv2d(ours[0], theirs[0], 2 * down - 1, down, down - 1, bias=False)  # batch norm undoes a bias
+        return nn.Conv2d(ours[0], theirs[0], 2 * down - 1, down, down - 1, bias=False)  # batch norm cancels a bias
     if theirs[1:] == (up * ours[1], up * ours[2]):
         return nn.ConvTranspose2d(ours[0], theirs[0], 2 * up - up % 2, up, up // 2, bias=False)
     return nn.Conv2d(ours[0], theirs[0], 1, bias=False)

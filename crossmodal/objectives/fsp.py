@@ -17,19 +17,19 @@ from crossmodal.objectives.common.projections import widen
 
 
 class FSP(Objective):
-    """Between any two stages that follow one another, the student's channels must go together as the teacher's do.
+    """Matches how the channels of consecutive stages correlate in the student and in the teacher.
 
-    A sample's matrix for two stages holds the mean over places of the product of every channel of the one with every
-    channel of the other (eq. 1); what enters the first stage counts as a stage. Where the two differ in size, the
-    larger is averaged down. The loss is the squared difference of student's and teacher's matrices (eq. 2), mean over
-    the batch and a matrix's entries, sum over the matrices: the published code's, with its weight 50. The paper's is a
-    sum over entries, by `compat: paper`; the default is the mean because sums grow with the channels.
+    A sample's matrix for two consecutive stages holds, for every channel of one and every channel of the other, the
+    mean over places of their product (eq. 1). The input of the first stage counts as a stage. If the two differ in
+    size, the larger is average-pooled. The loss is the squared difference of the student's and the teacher's matrices
+    (eq. 2), a mean over the batch and a matrix's entries and a sum over matrices, as in the published code, with its
+    weight 50. `compat: paper` sums over entries; the default is the mean, because sums grow with the channels.
 
-    As published, this trains the student's trunk in a preparation, and is left out when the other objectives come.
+    As published, it trains the student's trunk in a preparation phase and is left out of the main phase.
 
     Raises:
-        ValueError: there is no teacher, a network does not tell what enters its first stage, or the two do not have the
-            same channels at every stage.
+        ValueError: there is no teacher, an encoder does not return the input of its first stage, or the two networks
+            differ in channels at some stage.
     """
 
     needs_alignment = True
@@ -40,8 +40,8 @@ class FSP(Objective):
         teacher: Spec | None,
         pairs: int,
         *,
-        compat: Literal["paper"] | None = None,  # a sum over a matrix's entries as there; null: their mean
-        when: Literal["before", "beside", "both"] = "before",  # or beside the other objectives, or both
+        compat: Literal["paper"] | None = None,  # sum over a matrix's entries, as in the paper; null: mean
+        when: Literal["before", "beside", "both"] = "before",  # before the main phase, within it, or both
     ) -> None:
         super().__init__()
         self.only_prepares, self.prepares = when == "before", when != "beside"
@@ -50,9 +50,9 @@ class FSP(Objective):
         ours, theirs = _channels("student", student), _channels("teacher", teacher)
         if ours != theirs:
             raise ValueError(
-                "fsp compares channels with channels, so both networks must have the same ones from the first stage's "
-                f"input on; got a student with {ours} and a teacher with {theirs}. Change the student's width, or take "
-                "an objective that projects, such as ab"
+                "fsp compares channel by channel, so both networks need the same channels at the first stage's input "
+                f"and at every stage; got a student with {ours} and a teacher with {theirs}. Change the student's "
+                "width, or use an objective that projects, such as ab"
             )
         self.compat = compat
 
@@ -65,25 +65,25 @@ class FSP(Objective):
             return Outcome(torch.stack(losses).sum())
 
     def preparation(self) -> Objective | None:
-        """The student's trunk is trained by this alone first, if so asked."""
+        """This objective trains the student's trunk alone first, unless `when` is beside."""
         return self if self.prepares else None
 
 
 def _channels(name: str, spec: Spec) -> list[int]:
-    """Of what enters the first stage, and of every stage."""
+    """The number of channels at the first stage's input and at every stage."""
     if spec.stem is None or not spec.maps:
         raise ValueError(
-            f"fsp compares stages from the first one's input on, and the {name}'s encoder does not tell "
-            f"{'what enters it' if spec.maps else 'any map'}; take one that does, such as convnet"
+            f"fsp compares the first stage's input and all stages, and the {name}'s encoder does not return "
+            f"{'that input' if spec.maps else 'any map'}; use one that does, such as convnet"
         )
     return [size[0] for size in (spec.stem, *spec.maps)]
 
 
 def _flow(features: Features) -> list[Float[Tensor, "batch _ _"]]:
-    """One matrix for every two stages in a row, as a product of matrices over places."""
+    """One matrix for every two consecutive stages, computed as a matrix product over places."""
     assert features.stem is not None
-    found = []
+    matrices = []
     for lower, upper in pairwise((features.stem, *features.maps)):
         first, second = (item.flatten(2) for item in meet(widen(lower), widen(upper)))
-        found.append(first @ second.mT / first.shape[2])
-    return found
+        matrices.append(first @ second.mT / first.shape[2])
+    return matrices

@@ -15,21 +15,21 @@ from crossmodal.objectives.common.projections import widen
 
 
 class FT(Objective):
-    """A translation of the student's last map must be the factors by which the teacher's last map can be told.
+    """Trains the student's last map, through a translator, to predict compressed factors of the teacher's last map.
 
-    A paraphraser, an autoencoder, learns the teacher's factors in a preparation (eq. 1) and is frozen then; the
-    translator, three convolutions with batch norm, is trained with the student. Where sizes differ, the larger factors
-    are averaged down. The loss is the sum of absolute differences of both sides' factors, each a vector of unit length
-    (eq. 3 with p = 1), mean over the batch.
+    A paraphraser, an autoencoder, learns the teacher's factors in a preparation phase (eq. 1) and is then frozen. The
+    translator, three convolutions with batch norm, is trained with the student. If sizes differ, the larger factors are
+    average-pooled. The loss is the sum of absolute differences of both sides' factors, each scaled to unit length (eq.
+    3 with p = 1), a mean over the batch.
 
-    `compat: repdistiller` takes the mean over places of the difference of attentions, which are the factors' means of
-    squares over channels, at unit length; its published weight is 200. It is blind to the order and the sign of
-    factors, hence the paper's form is the default: a sum, so that a weight that was meant for the mean of all absolute
-    differences is to be divided by channels * height * width of the factors.
+    `compat: repdistiller` is the mean over places of the absolute difference of attentions, the factors' means of
+    squares over channels at unit length; its published weight is 200. It ignores the order and the sign of factors, so
+    the default is the paper's form. That is a sum: divide a weight meant for the mean of absolute differences by
+    channels * height * width of the factors.
 
     Raises:
-        ValueError: there is no teacher, a network has no map, `rate` leaves no factor, or, as published, the maps meet
-            in one point.
+        ValueError: there is no teacher, a network has no map, `rate` leaves no factor, or, with `compat`, the common
+            size of the maps is 1x1.
     """
 
     needs_alignment = True
@@ -40,8 +40,8 @@ class FT(Objective):
         teacher: Spec | None,
         pairs: int,
         *,
-        rate: float = 0.5,  # factors for each of the teacher's channels
-        compat: Literal["repdistiller"] | None = None,  # as the published code computes; null: as the paper
+        rate: float = 0.5,  # number of factors per teacher channel
+        compat: Literal["repdistiller"] | None = None,  # as in the published code; null: as in the paper
     ) -> None:
         super().__init__()
         if teacher is None:
@@ -49,15 +49,15 @@ class FT(Objective):
         if not (student.maps and teacher.maps):
             raise ValueError(
                 f"ft compares last maps, but the student has {len(student.maps)} and the teacher {len(teacher.maps)} "
-                "maps; take an encoder with maps, or an objective on embeddings"
+                "maps; use an encoder with maps, or an objective on embeddings"
             )
         ours, theirs = student.maps[-1], teacher.maps[-1]
         factors = int(theirs[0] * rate)
         if factors < 1:
-            raise ValueError(f"ft needs a rate that leaves a factor of the teacher's {theirs[0]} channels, got {rate}")
+            raise ValueError(f"ft: rate must give at least one factor for {theirs[0]} teacher channels, got {rate}")
         if compat and common_size(ours, theirs) == (1, 1):
-            raise ValueError("ft: compat: repdistiller compares where factors are strong, but the last maps meet at "
-                             "1x1; take compat: null")  # fmt: skip
+            raise ValueError("ft: compat: repdistiller compares factors by place, but the common size of the last maps "
+                             "is 1x1; set compat: null")  # fmt: skip
         self.paraphraser = Paraphraser(theirs[0], factors)
         self.translator = convolve(ours[0], ours[0], factors, factors, norm=True)
         self.compat = compat
@@ -73,7 +73,7 @@ class FT(Objective):
             return Outcome(difference.mean() if self.compat else difference.sum(1).mean())
 
     def preparation(self) -> Objective:
-        """The paraphraser is trained first."""
+        """The paraphraser, which is trained first."""
         return self.paraphraser
 
     def _unit(self, factors: Float[Tensor, "batch _ _ _"]) -> Float[Tensor, "batch _"]:

@@ -15,15 +15,15 @@ from crossmodal.objectives.common.contrastive import Sides
 class InfoNCE(Objective):
     """Mean of the student-to-teacher and teacher-to-student cross-entropies over all ranks' pairs, in nats.
 
-    Both embeddings pass a linear head and are made unit length. By default each rank scores its rows against the
-    columns of all ranks, with gradient, which equals the joint batch; a queue or a bank gives negatives beyond it.
+    Both embeddings pass a linear head and are scaled to unit length. By default each rank scores its rows against those
+    of all ranks, with gradient, which equals the joint batch. A queue or a bank adds negatives from outside it.
 
     With `positives: label` it is supervised contrastive learning (SupCon, Khosla et al. 2020,
-    https://arxiv.org/abs/2004.11362, eq. 2, L_out) with the two networks as the two views: the mean over the pair's own
-    other side and that of every pair with its label. A pair without a label has only its own.
+    https://arxiv.org/abs/2004.11362, eq. 2, L_out), with the two networks as the two views: the positives are the
+    pair's own other side and that of every pair with its label. An unlabelled pair has only its own.
 
     Raises:
-        ValueError: an option is out of its range, or there is no teacher.
+        ValueError: an option is out of range, or there is no teacher.
     """
 
     def __init__(
@@ -32,10 +32,10 @@ class InfoNCE(Objective):
         teacher: Spec | None,
         pairs: int,
         *,
-        dim: int = 128,  # of the space in which both sides are compared
+        dim: int = 128,  # size of the space in which both sides are compared
         temperature: float = 0.07,  # divides cosines
-        positives: Literal["pair", "label"] = "pair",  # what an anchor should find; label: also all of its class
-        negatives: Negatives = Negatives(),  # where they come from; the default source is gathered
+        positives: Literal["pair", "label"] = "pair",  # positives of an anchor: its own pair, or all pairs of its class
+        negatives: Negatives = Negatives(),  # source of negatives; default: gathered
     ) -> None:
         super().__init__()
         self.sides = Sides("infonce", student, teacher, pairs, dim=dim, temperature=temperature, negatives=negatives,
@@ -52,11 +52,11 @@ class InfoNCE(Objective):
         return Outcome(loss, memo)
 
     def remember(self, *memo: Tensor) -> None:
-        """Queues or banks learn both sides."""
+        """Stores both sides in the queues or banks."""
         self.sides.remember(*memo)
 
     def memory(self) -> dict[str, Tensor]:
-        """Queues or banks, if that is where negatives come from."""
+        """The state of the queues or banks; empty without them."""
         return self.sides.memory()
 
     def project(self, student: Features, teacher: Features) -> tuple[Tensor, Tensor]:

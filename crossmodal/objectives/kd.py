@@ -15,7 +15,7 @@ class KD(Objective):
     """temperature^2 * KL(teacher || student) of the softened class probabilities, mean over the batch, in nats.
 
     Raises:
-        ValueError: `temperature` is not above 0 and finite, or student and teacher do not share their classes.
+        ValueError: `temperature` is not above 0 and finite, or student and teacher do not have the same classes.
     """
 
     needs_logits = True

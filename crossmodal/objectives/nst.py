@@ -16,19 +16,19 @@ Channels = Float[Tensor, "batch _ places"]
 
 
 class NST(Objective):
-    """The student's channels must be spread, over what they are selective to, as the teacher's are.
+    """Matches what the student's and the teacher's channels respond to, by the maximum mean discrepancy (MMD).
 
-    The channels of one sample's map, each a vector of unit length over all places, are drawn from a distribution. The
-    loss is the squared maximum mean discrepancy of the student's and the teacher's: mean k(s, s') + mean k(t, t') -
-    2 mean k(s, t), each over all pairs of channels (also of a channel with itself); mean over the batch, sum over the
-    pairs of maps. With x.y the product of two channels, k is x.y ("linear"), (x.y)^2 ("polynomial", the paper's d = 2
-    and c = 0), or exp(-|x - y|^2 / 2v) ("gaussian"), v the sample's mean |s - t|^2, a constant for gradients. The
-    polynomial one is what the published code computes; its weight 50 applies as it is.
+    A sample's channels, each scaled to unit length over all places, are samples from a distribution. The loss is the
+    squared MMD of the student's s and the teacher's t: mean k(s, s') + mean k(t, t') - 2 mean k(s, t), each over all
+    pairs of channels (including a channel with itself); a mean over the batch and a sum over pairs of maps. With x.y
+    the dot product of two channels, k is x.y ("linear"), (x.y)^2 ("polynomial", the paper's d = 2 and c = 0), or
+    exp(-|x - y|^2 / 2v) ("gaussian"), v the sample's mean |s - t|^2, without gradient. "polynomial" is the published
+    code's kernel; its weight 50 applies as it is.
 
-    All are matrix products: no tensor has more than channels^2 or channels * places numbers a sample.
+    Everything is a matrix product: per sample, no tensor exceeds channels^2 or channels * places entries.
 
     Raises:
-        ValueError: there is no teacher, maps cannot meet, or all of them meet in one point.
+        ValueError: there is no teacher, the maps cannot be paired, or all pairs have a common size of 1x1.
     """
 
     needs_alignment = True
@@ -39,8 +39,8 @@ class NST(Objective):
         teacher: Spec | None,
         pairs: int,
         *,
-        kernel: Literal["polynomial", "linear", "gaussian"] = "polynomial",  # in which channels are compared
-        maps: list[tuple[int, int]] | None = None,  # numbers of student's and teacher's map to compare; null: in order
+        kernel: Literal["polynomial", "linear", "gaussian"] = "polynomial",  # kernel that compares channels
+        maps: list[tuple[int, int]] | None = None,  # map indices [student, teacher] to compare; null: all, in order
     ) -> None:
         super().__init__()
         self.maps = pair_maps("nst", student, teacher, maps)
@@ -53,8 +53,8 @@ class NST(Objective):
         with torch.autocast(student.embedding.device.type, enabled=False):
             losses = []
             for mine, other in self.maps:
-                met = meet(widen(student.maps[mine]), widen(teacher.maps[other]))
-                ours, theirs = (F.normalize(item.flatten(2), dim=2) for item in met)
+                pair = meet(widen(student.maps[mine]), widen(teacher.maps[other]))
+                ours, theirs = (F.normalize(item.flatten(2), dim=2) for item in pair)
                 losses.append(self.discrepancy(ours, theirs).mean())
         return Outcome(torch.stack(losses).sum())
 
@@ -68,7 +68,7 @@ def _polynomial(ours: Channels, theirs: Channels) -> Float[Tensor, " batch"]:
 
 
 def _squares(first: Channels, second: Channels) -> Float[Tensor, " batch"]:
-    """The mean of squared products, through the smaller of two matrices: channel by channel, or place by place."""
+    """The mean of squared dot products, by the smaller of two matrix products: over channels or over places."""
     products, places = first.shape[1] * second.shape[1], first.shape[2] ** 2
     if products <= places:
         return (first @ second.mT).square().mean((1, 2))
@@ -77,13 +77,13 @@ def _squares(first: Channels, second: Channels) -> Float[Tensor, " batch"]:
 
 def _gaussian(ours: Channels, theirs: Channels) -> Float[Tensor, " batch"]:
     between = _distances(ours, theirs)
-    smallest = torch.finfo(between.dtype).tiny  # where all channels are the same
+    smallest = torch.finfo(between.dtype).tiny  # the mean is 0 where all channels are equal
     double = 2 * between.detach().mean((1, 2), keepdim=True).clamp_min(smallest)
     similar = [(-each / double).exp().mean((1, 2)) for each in (_distances(ours, ours), _distances(theirs, theirs))]
     return similar[0] + similar[1] - 2 * (-between / double).exp().mean((1, 2))
 
 
 def _distances(first: Channels, second: Channels) -> Float[Tensor, "batch _ _"]:
-    """Squared, without the difference of every two channels; a channel of zeros has length 0, not 1."""
+    """Squared distances, without a tensor of differences; a channel of zeros has length 0, not 1."""
     lengths = first.square().sum(2)[:, :, None] + second.square().sum(2)[:, None, :]
-    return (lengths - 2 * first @ second.mT).clamp_min(0)  # rounding can give less
+    return (lengths - 2 * first @ second.mT).clamp_min(0)  # rounding can make it negative

@@ -12,19 +12,19 @@ from crossmodal.objectives import Batch, Objective, Outcome
 from crossmodal.objectives.common.projections import widen
 from crossmodal.objectives.common.relations import relate, selves
 
-EPSILON = 1e-7  # least of a kernel: that of opposite embeddings is 0, whose logarithm is not finite; and as published
-NEVER = -1e4  # ln of odds that vanish beside all others, and with which a row that is alone still picks itself
+EPSILON = 1e-7  # minimum of the kernel, as published: opposite embeddings have 0, whose logarithm is infinite
+NEVER = -1e4  # log odds of a row picking itself: negligible beside others, yet finite for a row that is alone
 
 
 class PKT(Objective):
     """KL(teacher || student) of the probabilities with which a sample picks another of the batch, mean over the batch.
 
     In each network a sample picks another with a probability proportional to (cosine + 1) / 2 of their embeddings, so
-    that sizes and modalities may differ. The batch is that of all ranks; in nats.
+    sizes and modalities may differ. The batch is that of all ranks. The loss is in nats.
 
-    The published code takes the mean over pairs instead of samples, which divides by the batch once more: its weight
-    30000 at batch 64 is 468.75 here. It also lets a sample pick itself, which the paper leaves out and which is no
-    relation between samples, so the default is the paper's form; and it adds 1e-7 to probabilities in the logarithm.
+    The published code, `compat: repdistiller`, takes a mean over pairs instead of samples, which divides by the batch
+    once more: its weight 30000 at batch 64 equals 468.75 here. It also lets a sample pick itself, which relates no two
+    samples, and adds 1e-7 to probabilities in the logarithm. The default is the paper's form.
 
     Raises:
         ValueError: there is no teacher.
@@ -38,7 +38,7 @@ class PKT(Objective):
         teacher: Spec | None,
         pairs: int,
         *,
-        compat: Literal["repdistiller"] | None = None,  # as the published code computes; null: as the paper
+        compat: Literal["repdistiller"] | None = None,  # as in the published code; null: as in the paper
     ) -> None:
         super().__init__()
         if teacher is None:
@@ -56,7 +56,7 @@ class PKT(Objective):
             return Outcome(F.kl_div(ours.log_softmax(1), theirs.log_softmax(1), reduction="batchmean", log_target=True))
 
     def _log_odds(self, rows: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch all"]:
-        """Ln of what the probabilities with which a row picks others are proportional to."""
+        """Ln of the unnormalised probabilities with which each row picks the others."""
         kernel = (relate(F.normalize(widen(rows), dim=1)) + 1) / 2
         log_kernel = kernel.clamp(min=EPSILON).log()
         return log_kernel if self.is_published else log_kernel.masked_fill(selves(kernel), NEVER)

@@ -12,8 +12,8 @@ from crossmodal.objectives.common.projections import widen
 class Regression(Objective):
     """1 - cosine between a linear map of the student's embedding and the teacher's, mean over the batch; from 0 to 2.
 
-    The oldest way to move features between modalities (Gupta, Hoffman, Malik 2016, https://arxiv.org/abs/1507.00448),
-    with the cosine for their squared distance so that the teacher's scale does not matter.
+    The oldest transfer of features between modalities (Gupta, Hoffman, Malik 2016, https://arxiv.org/abs/1507.00448)
+    uses squared distance; with the cosine, the teacher's scale does not matter.
 
     Raises:
         ValueError: there is no teacher.

@@ -16,28 +16,27 @@ from crossmodal.objectives import Batch, Objective, Outcome
 from crossmodal.objectives.common.projections import widen
 from crossmodal.objectives.common.relations import own
 
-PIECE = 1 << 20  # cosines held at once, so that they stay in a CPU's cache; some seven tensors of this size are needed
-ROUNDING = 8  # squared distances of so many units in the last place are of equal rows
+PIECE = 1 << 20  # cosines computed at once, to fit a CPU's cache; about seven tensors of this size are needed
+ROUNDING = 8  # squared distances below this many units in the last place count as 0
 
 Squares = Float[Tensor, "rows rows"]  # squared distances between rows
 
 
 class RKD(Objective):
-    """Huber losses between both networks' distances of samples, and between the cosines of their angles.
+    """Huber losses between student's and teacher's distances of samples, and between the cosines of their angles.
 
-    Distances are divided by the network's mean distance (with gradient through the mean), and the cosine is that of the
-    angle at a sample between two others: sizes and modalities may differ. The batch is that of all ranks.
+    Distances are divided by the network's mean distance (with gradient through the mean). An angle is taken at one
+    sample between two others. Sizes and modalities may differ. The batch is that of all ranks.
 
-    Each loss is a mean over what can differ: ordered pairs of different samples, and for angles triplets. The published
-    code also counts the pairs and triplets that hold a sample twice and are 0, so its values are (B - 1) / B and
-    (B - 1) (B - 2) / B^2 of ours: the published weight 1, of 25 and 50, at batch 64 is `distance: 24.6` and
-    `angle: 47.7` with weight 1 here.
+    Each loss is a mean over ordered pairs, or triplets, of different samples. The published code also counts pairs and
+    triplets that repeat a sample and are always 0, so its values are (B - 1) / B and (B - 1) (B - 2) / B^2 of these.
+    Its weight 1 with 25 and 50, at batch 64, is `distance: 24.6` and `angle: 47.7` with weight 1 here.
 
-    Angles come from distances by the law of cosines, some vertices at a time and with their gradient: at 1024 samples
-    and any number of dimensions this takes about 150 MB, forward and backward. There is no second derivative.
+    Angles are computed from distances by the law of cosines, some vertices at a time, together with their gradient:
+    1024 samples of any dimension take about 150 MB, forward and backward. There is no second derivative.
 
     Raises:
-        ValueError: there is no teacher, or a weight is below 0, or both are 0.
+        ValueError: there is no teacher, a weight is below 0, or both are 0.
     """
 
     relates_pairs = True
@@ -48,8 +47,8 @@ class RKD(Objective):
         teacher: Spec | None,
         pairs: int,
         *,
-        distance: float = 25.0,  # weight of the loss on distances, as in the paper for classes
-        angle: float = 50.0,  # weight of the loss on angles; at 0 none are computed
+        distance: float = 25.0,  # weight of the loss on distances; the paper's for classification
+        angle: float = 50.0,  # weight of the loss on angles; 0 skips their computation
     ) -> None:
         super().__init__()
         if teacher is None:
@@ -61,7 +60,7 @@ class RKD(Objective):
         self.distance, self.angle = distance, angle
 
     def forward(self, student: Features, teacher: Features | None, batch: Batch) -> Outcome:
-        """The loss, and both its parts before their weights; gradient reaches the student."""
+        """The loss, and both terms before their weights; gradient reaches the student."""
         assert teacher is not None
         with torch.autocast(student.embedding.device.type, enabled=False):
             ours, theirs = (
@@ -75,18 +74,18 @@ class RKD(Objective):
 
 
 def square_distances(rows: Float[Tensor, "rows dim"]) -> Squares:
-    """Squared distances between all rows; those that rounding cannot tell from 0 are 0 and have no gradient."""
-    centred = rows - rows.mean(0)  # what all rows share would cost digits
+    """Squared distances between all rows; those within rounding of 0 are 0 and have no gradient."""
+    centred = rows - rows.mean(0)  # a common offset would cost digits
     squares = centred.square().sum(1)
     scale = squares[:, None] + squares
-    found = scale - 2 * centred @ centred.T
-    none = found <= ROUNDING * torch.finfo(rows.dtype).eps * scale
+    squared = scale - 2 * centred @ centred.T
+    none = squared <= ROUNDING * torch.finfo(rows.dtype).eps * scale
     none.fill_diagonal_(True)
-    return found.masked_fill(none, 0.0)
+    return squared.masked_fill(none, 0.0)
 
 
 def _distance_loss(ours: Squares, theirs: Squares) -> Float[Tensor, ""]:
-    """The mean over pairs of different rows; the diagonal is 0 on both sides."""
+    """The mean over ordered pairs of different rows; the diagonal is 0 on both sides."""
     count = max(len(ours) * (len(ours) - 1), 1)
     mine, other = (squares * _inverse(squares) for squares in (ours, theirs))
     tiny = torch.finfo(mine.dtype).tiny
@@ -95,7 +94,7 @@ def _distance_loss(ours: Squares, theirs: Squares) -> Float[Tensor, ""]:
 
 
 def _angle_loss(ours: Squares, theirs: Squares, vertices: slice) -> Float[Tensor, ""]:
-    """The mean over angles at some of the rows."""
+    """The mean over all angles at the given vertices."""
     total, others = _Angles.apply(ours, theirs, vertices), len(ours) - 1
     return total / max((vertices.stop - vertices.start) * others * (others - 1), 1)
 
@@ -135,7 +134,7 @@ class _Angles(torch.autograd.Function):
 
 
 def _cosines(squares: Squares, vertices: slice) -> Iterator[Float[Tensor, "vertices rows rows"]]:
-    """Of the angles at some of the vertices between every two rows; 0 where a leg has no length."""
+    """The cosines of the angles at the vertices between every two rows; 0 where a leg has length 0."""
     inverse = _inverse(squares)
     for piece in _pieces(vertices, squares):
         legs, over = squares[piece], inverse[piece]
@@ -144,7 +143,7 @@ def _cosines(squares: Squares, vertices: slice) -> Iterator[Float[Tensor, "verti
 
 
 def _inverse(squares: Squares) -> Squares:
-    """1 over distances, and 0 where they are 0."""
+    """1 / distance from squared distances, and 0 where they are 0."""
     none = squares == 0
     return squares.masked_fill(none, 1.0).rsqrt().masked_fill(none, 0.0)
 

@@ -19,24 +19,22 @@ from crossmodal.objectives.common.projections import widen
 
 
 class SEED(Objective):
-    """The student must find its pair as like each embedding of a queue as the teacher does; mean over the batch.
+    """Matches the similarities of the student's embedding to a queue of teacher embeddings; cross-entropy in nats.
 
-    The queue holds the teacher's last embeddings of all ranks; beside it stands the pair's own. Both the student's
-    embedding and the teacher's own are compared with all of these by cosine, and the softmax over the teacher's
-    cosines is the target of the softmax over the student's. The loss, in nats, is the entropy of the target at best.
-    No label is used, and no pair is called a negative: what is like the pair for the teacher shall be so for the
-    student.
+    The queue holds the latest teacher embeddings of all ranks; the pair's own teacher embedding is added. Student and
+    teacher embeddings are compared with all of these by cosine. The softmax of the teacher's cosines is the target for
+    the softmax of the student's. The loss is a mean over the batch and at least the entropy of the target. No label is
+    used and no pair is a negative: pairs that are similar for the teacher should be similar for the student.
 
-    The student's embedding passes a linear head into the teacher's space (in the published code, one of two layers);
-    the teacher's is as it is, unit length. Gradient reaches the student and its head. Scores are never all held at
-    once.
+    The student's embedding passes a linear head into the teacher's space (two layers in the published code); both have
+    unit length. Gradient reaches the student and its head. Scores are computed in pieces and never all stored.
 
-    Departures from the published code: a place of the queue does not count before it is filled, nor does an older
-    embedding of the pair itself, for its own stands for it; the queue has no more places than there are pairs. Until
-    it holds something the loss is 0. The published weight 1 applies.
+    Departures from the published code: queue places do not count before they are filled, nor does an older embedding of
+    the pair itself; the queue has no more places than there are pairs. The loss is 0 while the queue is empty. The
+    published weight 1 applies.
 
     Raises:
-        ValueError: there is no teacher, or an option is out of its range.
+        ValueError: there is no teacher, or an option is out of range.
     """
 
     def __init__(
@@ -45,10 +43,10 @@ class SEED(Objective):
         teacher: Spec | None,
         pairs: int,
         *,
-        count: int = 65536,  # teacher embeddings in the queue, at most one for each pair
+        count: int = 65536,  # size of the queue of teacher embeddings, at most the number of pairs
         student_temperature: float = 0.2,  # divides the student's cosines
-        teacher_temperature: float = 0.01,  # divides the teacher's cosines: its neighbours are few and near
-        dtype: Literal["float32", "float16", "bfloat16"] = "float32",  # of the queue
+        teacher_temperature: float = 0.01,  # divides the teacher's cosines; low, so that few near neighbours count
+        dtype: Literal["float32", "float16", "bfloat16"] = "float32",  # storage of the queue
     ) -> None:
         super().__init__()
         if teacher is None:
@@ -63,7 +61,7 @@ class SEED(Objective):
         self.queue = Queue(Relation(), min(count, pairs), teacher.dim, dtype=getattr(torch, dtype))
 
     def forward(self, student: Features, teacher: Features | None, batch: Batch) -> Outcome:
-        """The loss; the memo is what the queue learns."""
+        """The loss; the memo holds the rows for the queue."""
         assert teacher is not None
         with torch.autocast(student.embedding.device.type, enabled=False):
             ours, theirs = self.project(student, teacher)
@@ -74,12 +72,12 @@ class SEED(Objective):
         return Outcome(loss, (known.index, known.key, theirs))
 
     def remember(self, *memo: Tensor) -> None:
-        """The queue learns the teacher's embeddings."""
+        """Adds the teacher's embeddings to the queue."""
         index, label, theirs = memo
         self.queue.remember(theirs, PairIds(index, label))
 
     def memory(self) -> dict[str, Tensor]:
-        """The queue; the live tensors."""
+        """The queue's live tensors."""
         return {f"teacher_{name}": item for name, item in self.queue.remembered.items()}
 
     def project(
@@ -92,12 +90,12 @@ class SEED(Objective):
         )
 
     def _with_target(self, candidates: Candidates, theirs: Float[Tensor, "batch dim"]) -> Candidates:
-        """The candidates that tell the head, in the place of positives, the teacher's distribution."""
+        """The candidates with the teacher's distribution in place of a mask of positives."""
 
         def relate(piece: slice | Tensor) -> tuple[Tensor, Tensor]:
             _, valid = candidates.relate(piece)
             assert valid is not None
-            valid[:, 0] = True  # the pair's own embedding, which a mask of negatives leaves out
+            valid[:, 0] = True  # the pair's own embedding, which the mask of negatives excludes
             scores = candidates.part(piece, theirs.dtype).score(theirs[piece] / self.teacher_temperature)
             return scores.masked_fill_(~valid, -math.inf).softmax(1), valid
 
@@ -110,8 +108,8 @@ def _cross_entropy(
     valid: Bool[Tensor, "anchors candidates"] | None,
     bias: Float[Tensor, ""],
 ) -> Scored:
-    """A head of `contrast`: -sum of target log softmax(scores), over valid candidates; `bias` cancels."""
+    """A loss for `contrast`: -sum of target log softmax(scores) over valid candidates; `bias` cancels."""
     assert target is not None and valid is not None
-    found = scores.masked_fill_(~valid, -math.inf).log_softmax(1)
-    losses = -(target * found.masked_fill(~valid, 0.0)).sum(1)
-    return losses, found.exp_().sub_(target)
+    log_probabilities = scores.masked_fill_(~valid, -math.inf).log_softmax(1)
+    losses = -(target * log_probabilities.masked_fill(~valid, 0.0)).sum(1)
+    return losses, log_probabilities.exp_().sub_(target)

@@ -1,4 +1,4 @@
-"""The sigmoid loss of image and text pretraining (Zhai et al. 2023, https://arxiv.org/abs/2303.15343)."""
+"""The sigmoid loss of image-text pretraining (SigLIP; Zhai et al. 2023, https://arxiv.org/abs/2303.15343)."""
 
 import math
 
@@ -13,13 +13,13 @@ from crossmodal.objectives.common.contrastive import Sides
 
 
 class Sigmoid(Objective):
-    """Every pair of a student's and a teacher's embedding is judged by itself: same pair or not; eq. 1, in nats.
+    """Classifies each student-teacher combination by itself as the same pair or not (eq. 1), in nats.
 
-    A sum over candidates and a mean over anchors of all ranks, the mean of both directions, which over a batch are
-    equal. Temperature and bias are learned, the former through its logarithm.
+    The loss is a sum over candidates, a mean over the anchors of all ranks and a mean over both directions, which are
+    equal within a batch. Bias and temperature are learned, the temperature through its logarithm.
 
     Raises:
-        ValueError: an option is out of its range, or there is no teacher.
+        ValueError: an option is out of range, or there is no teacher.
     """
 
     def __init__(
@@ -28,10 +28,10 @@ class Sigmoid(Objective):
         teacher: Spec | None,
         pairs: int,
         *,
-        dim: int = 128,  # of the space in which both sides are compared
-        temperature: float = 0.1,  # divides cosines; where learning begins
-        bias: float = -10.0,  # added to scores; where learning begins
-        negatives: Negatives = Negatives(),  # where they come from; the default source is gathered
+        dim: int = 128,  # size of the space in which both sides are compared
+        temperature: float = 0.1,  # divides cosines; learned from this initial value
+        bias: float = -10.0,  # added to scores; learned from this initial value
+        negatives: Negatives = Negatives(),  # source of negatives; default: gathered
     ) -> None:
         super().__init__()
         self.sides = Sides("sigmoid", student, teacher, pairs, dim=dim, temperature=temperature, negatives=negatives,
@@ -51,11 +51,11 @@ class Sigmoid(Objective):
         return Outcome(loss, memo, figures)
 
     def remember(self, *memo: Tensor) -> None:
-        """Queues or banks learn both sides."""
+        """Stores both sides in the queues or banks."""
         self.sides.remember(*memo)
 
     def memory(self) -> dict[str, Tensor]:
-        """Queues or banks, if that is where negatives come from."""
+        """The state of the queues or banks; empty without them."""
         return self.sides.memory()
 
     def project(self, student: Features, teacher: Features) -> tuple[Tensor, Tensor]:

@@ -16,17 +16,17 @@ from crossmodal.objectives.common.relations import relate
 class SP(Objective):
     """Squared distance between a sample's similarities to the batch in both networks, mean over the batch; 0 to 4.
 
-    A sample's similarities are the products of its features with those of all samples of all ranks, and are made unit
-    length. Only the samples are compared, so sizes and modalities may differ.
+    A sample's similarities are the dot products of its features with those of all samples on all ranks, scaled to unit
+    length. Only relations between samples are compared, so sizes and modalities may differ.
 
-    The features are embeddings by default: every encoder has them, whatever its modality, and they are what is
-    compared later. `of: map` takes the last map as published: samples are then similar that show the same at the same
-    place, each network within its own view.
+    By default the features are embeddings: every encoder has them, and later uses rely on them. `of: map` takes the
+    last map, as published: samples are then similar if they show the same at the same place, each network within its
+    own view.
 
-    The paper and the published code divide by the batch twice: the published weight 3000 at batch 64 is 46.9 here.
+    The paper and the published code divide by the batch twice: the published weight 3000 at batch 64 equals 46.9 here.
 
     Raises:
-        ValueError: there is no teacher, or a network has no map to take.
+        ValueError: there is no teacher, or a network has no map for `of: map`.
     """
 
     relates_pairs = True
@@ -37,7 +37,7 @@ class SP(Objective):
         teacher: Spec | None,
         pairs: int,
         *,
-        of: Literal["embedding", "map"] = "embedding",  # features that are compared; map: the last one, as published
+        of: Literal["embedding", "map"] = "embedding",  # features to compare; map: the last map, as published
     ) -> None:
         super().__init__()
         if teacher is None:
@@ -45,7 +45,7 @@ class SP(Objective):
         if of == "map" and not (student.maps and teacher.maps):
             raise ValueError(
                 f"sp: of: map needs maps on both sides, but the student has {len(student.maps)} and the teacher "
-                f"{len(teacher.maps)}; take of: embedding"
+                f"{len(teacher.maps)}; set of: embedding"
             )
         self.of = of
 

@@ -13,23 +13,23 @@ from crossmodal.objectives import Batch, Objective, Outcome
 from crossmodal.objectives.common.maps import meet, pair_maps
 from crossmodal.objectives.common.projections import widen
 
-LEAST = 1e-5  # of a variance, as published: a channel that is always right must not divide by zero
+LEAST = 1e-5  # minimum variance, as published: avoids division by 0 for a perfectly predicted channel
 
 
 class VID(Objective):
-    """The teacher's features must be likely given the student's, by a Gaussian whose mean and variance are learned.
+    """Maximises the likelihood of the teacher's features under a Gaussian predicted from the student's features.
 
-    The loss is ((t - mean(s))^2 / v + ln v) / 2 with one variance v = softplus(rho) + 1e-5 a channel: a bound on the
-    mutual information, in nats without its constants. Channels that cannot be known from the student cost little, for
-    their variance grows. The mean is three 1x1 convolutions with ReLU between them, or linear layers where embeddings
-    are compared, which need no aligned views. Where maps differ in size, the larger is averaged down.
+    The loss is ((t - mean(s))^2 / v + ln v) / 2, with a variance v = softplus(rho) + 1e-5 per channel: a bound on the
+    mutual information, in nats without its constants. Channels that the student cannot predict cost little, because
+    their variance grows. The mean is three 1x1 convolutions with ReLU between them; for embeddings it is linear layers,
+    and the views need not be aligned. If maps differ in size, the larger is average-pooled.
 
-    It is a mean over the batch and a map's numbers, and a sum over the pairs of maps: the published code's, with its
-    weight 1. The paper's is a sum over a map's numbers: channels * height * width times this. It can be below 0.
+    The loss is a mean over the batch and a map's entries and a sum over pairs of maps, as in the published code, with
+    its weight 1. The paper's is a sum over entries: channels * height * width times this. It can be negative.
 
     Raises:
-        ValueError: there is no teacher, maps cannot meet, `maps` are chosen for embeddings, or `variance` is not above
-            1e-5.
+        ValueError: there is no teacher, the maps cannot be paired, `maps` are given for embeddings, or `variance` is
+            not above 1e-5.
     """
 
     def __init__(
@@ -38,15 +38,15 @@ class VID(Objective):
         teacher: Spec | None,
         pairs: int,
         *,
-        on: Literal["maps", "embedding"] = "maps",  # what is compared; maps need aligned views
-        maps: list[tuple[int, int]] | None = None,  # numbers of student's and teacher's map to compare; null: in order
-        variance: float = 5.0,  # of every channel at the start
+        on: Literal["maps", "embedding"] = "maps",  # features to compare; maps need spatially aligned views
+        maps: list[tuple[int, int]] | None = None,  # map indices [student, teacher] to compare; null: all, in order
+        variance: float = 5.0,  # initial variance of every channel
     ) -> None:
         super().__init__()
         if teacher is None:
             raise ValueError("vid predicts a teacher's features, and no teacher is named")
         if on == "embedding" and maps is not None:
-            raise ValueError("vid takes maps with on: maps, got on: embedding")
+            raise ValueError("vid: maps needs on: maps, got on: embedding")
         if not LEAST < variance < math.inf:
             raise ValueError(f"vid needs a finite variance above {LEAST}, got {variance}")
         self.needs_alignment = on == "maps"
@@ -63,17 +63,17 @@ class VID(Objective):
         assert teacher is not None
         with torch.autocast(student.embedding.device.type, enabled=False):
             if self.maps:
-                met = [meet(widen(student.maps[mine]), widen(teacher.maps[other])) for mine, other in self.maps]
+                compared = [meet(widen(student.maps[mine]), widen(teacher.maps[other])) for mine, other in self.maps]
             else:
-                met = [(_point(student.embedding), _point(teacher.embedding))]
+                compared = [(_point(student.embedding), _point(teacher.embedding))]
             losses = [
                 _surprise(mean(ours), theirs, F.softplus(rho) + LEAST)
-                for (ours, theirs), mean, rho in zip(met, self.means, self.rhos, strict=True)
+                for (ours, theirs), mean, rho in zip(compared, self.means, self.rhos, strict=True)
             ]
             return Outcome(torch.stack(losses).sum())
 
     def project(self, student: Features, teacher: Features) -> tuple[Tensor, Tensor] | None:
-        """On embeddings: the student's through the mean and the teacher's as it is, unit length."""
+        """The predicted mean and the teacher's embedding, unit length; None on maps."""
         if self.maps:
             return None
         predicted = self.means[0](_point(student.embedding)).flatten(1)
@@ -81,13 +81,13 @@ class VID(Objective):
 
 
 def _mean(ours: int, theirs: int) -> nn.Module:
-    """As published: the hidden layers are as wide as the teacher's map."""
+    """The predictor of the mean; as published, its hidden layers are as wide as the teacher's map."""
     first, second, third = (nn.Conv2d(before, theirs, 1, bias=False) for before in (ours, theirs, theirs))
     return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), third)
 
 
 def _point(embedding: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim 1 1"]:
-    """As a map of one place, where a 1x1 convolution is a linear layer."""
+    """An embedding as a 1x1 map, on which a 1x1 convolution is a linear layer."""
     return widen(embedding)[:, :, None, None]
 
 

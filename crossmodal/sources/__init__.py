@@ -1,4 +1,4 @@
-"""The catalogue of sources: a file a place that pairs come from."""
+"""The catalogue of sources: each file reads one kind of paired data set."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""The interface of a source: where pairs come from before they are shards."""
+"""The interface of a source, which reads paired data to be packed into shards."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -9,57 +9,57 @@ from modalities import Modality
 
 
 class SourceError(ValueError):
-    """A source that cannot give its pairs: missing files, unpaired views, a wrong pattern."""
+    """A source cannot read its pairs: files are missing, views are unpaired, or an option is wrong."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One moment as all its sensors saw it, encoded."""
+    """One moment, recorded by several sensors, as encoded files."""
 
-    key: str  # unique in its split; letters, digits, "_" and "-" (a dot would start a member's name)
-    members: dict[str, bytes]  # "rgb.jpg" -> bytes: field and extension
-    label: int = -1  # class, -1 where there is none
-    group: str = ""  # what must not be split: a level, a video, a room
-    facts: dict[str, object] = field(default_factory=dict)  # further JSON values: a pose, a time
-    paths: dict[str, str] = field(default_factory=dict, compare=False)  # member -> its file, for messages
+    key: str  # unique in its split; letters, digits, "_" and "-" (a dot would start the field name)
+    members: dict[str, bytes]  # "rgb.jpg" (field and extension) -> bytes
+    label: int = -1  # class; -1: unlabelled
+    group: str = ""  # pairs of one group (a level, a video, a room) stay in one split
+    facts: dict[str, object] = field(default_factory=dict)  # further JSON values, such as a pose or a time
+    paths: dict[str, str] = field(default_factory=dict, compare=False)  # member -> path of its file, for messages
 
 
 class Source(ABC):
-    """Where pairs come from. Entries are frozen dataclasses whose fields are the options a config may set."""
+    """A reader of paired data. Entries are frozen dataclasses; their fields are the options of a config."""
 
     @abstractmethod
     def fields(self) -> dict[str, Modality]:
-        """The members every pair has, by field name; the modality's stored options describe the bytes."""
+        """The fields of every pair by name; each modality's stored options describe the bytes."""
 
     @abstractmethod
     def classes(self) -> tuple[str, ...]:
-        """Class names in label order; empty where there are no labels."""
+        """Class names in label order; empty if the data is unlabelled."""
 
     @abstractmethod
     def splits(self) -> tuple[str, ...]:
-        """The parts it comes in, such as "train" and "test"."""
+        """Names of the splits, such as "train" and "test"."""
 
     @abstractmethod
     def digest(self) -> str:
-        """Names what it would give: another name when options or files have changed."""
+        """An identifier of the data; it changes when the options or the files change."""
 
     @abstractmethod
     def dropped(self) -> list[str]:
-        """The pairs left out because a file is missing and the user asked for that, each with what it lacks."""
+        """Pairs left out at the user's request because a file is missing, each with the missing files."""
 
     def unmatched(self) -> dict[Path, str]:
-        """The files that lie where the source looks and belong to no pair, each with why where that is known."""
+        """Files in the source's folder that belong to no pair, each with the reason if it is known."""
         return {}
 
     @property
     def partial(self) -> bool:
-        """Whether pairs may lack members because the user asked for that."""
+        """True if the user allows pairs that lack some fields."""
         return False
 
     @abstractmethod
     def pairs(self, split: str) -> Iterator[Pair]:
-        """The pairs of a part, always the same in the same order.
+        """The pairs of a split, the same pairs in the same order at every call.
 
         Raises:
-            SourceError: they cannot be had.
+            SourceError: the split is unknown, or its files cannot be read.
         """

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009, https://www.cs.toronto.edu/~kriz/cifar.html), from their binary versions."""
+"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009, https://www.cs.toronto.edu/~kriz/cifar.html), in their binary versions."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,16 +15,16 @@ from modalities.codecs.raster import write_pixels
 from modalities.common.catalogue import suggest
 
 SIDE = 32  # pixels
-PIXELS = 3 * SIDE * SIDE  # bytes of a picture in a row: all red, all green, all blue
+PIXELS = 3 * SIDE * SIDE  # bytes of a picture in a row: first all red, then all green, then all blue
 
 
 @dataclass(frozen=True)
 class _Archive:
-    """One of the two data sets, as its archive unpacks."""
+    """The file layout of one of the two data sets."""
 
-    files: dict[str, tuple[str, ...]]  # of each part
-    names: dict[str, tuple[str, int]]  # kinds of labels: file of the class names, and the label's place in a row
-    labels: int  # bytes of labels at the beginning of a row
+    files: dict[str, tuple[str, ...]]  # split -> file names
+    names: dict[str, tuple[str, int]]  # kind of label -> file of class names, and the label's byte in a row
+    labels: int  # number of label bytes at the start of a row
 
 
 _CIFAR10 = _Archive(
@@ -41,51 +41,51 @@ _CIFAR100 = _Archive(
 
 @dataclass(frozen=True)
 class Cifar(Source):
-    """60,000 colour photographs of 32 pixels in 10 or 100 classes, as PNG: no number changes.
+    """CIFAR-10 or CIFAR-100: 60,000 colour photographs of 32 x 32 pixels, stored as PNG without loss.
 
-    `root` is the unpacked folder of the archive "binary version (suitable for C programs)": cifar-10-batches-bin or
-    cifar-100-binary. The Python version holds pickles, which could run code, and is not read.
+    `root` is the unpacked "binary version (suitable for C programs)": cifar-10-batches-bin or cifar-100-binary. The
+    Python version is not read, because it holds pickles, which could run code.
 
     Raises:
-        SourceError: `root` does not hold such a version, or has no labels of this kind.
+        SourceError: `root` does not hold the binary version, or the data set has no such labels.
     """
 
-    root: str  # folder that holds train.bin and test.bin, or data_batch_1.bin and so on
-    labels: Literal["fine", "coarse"] = "fine"  # coarse: the 20 groups of CIFAR-100's classes
+    root: str  # folder with train.bin and test.bin (CIFAR-100), or data_batch_1.bin etc. (CIFAR-10)
+    labels: Literal["fine", "coarse"] = "fine"  # coarse: CIFAR-100's 20 superclasses instead of its 100 classes
 
     def __post_init__(self) -> None:
         if self.labels not in self._archive.names:
-            raise SourceError(f"labels must be fine, for CIFAR-10 has no groups of classes, got {self.labels}")
+            raise SourceError(f"labels must be fine, because CIFAR-10 has no superclasses, got {self.labels}")
 
     def fields(self) -> dict[str, Modality]:
         """Colour pictures."""
         return {"rgb": MODALITIES.get("rgb")()}
 
     def classes(self) -> tuple[str, ...]:
-        """The names that come with the archive, in its order."""
+        """The class names in the archive, in its order."""
         path = Path(self.root) / self._archive.names[self.labels][0]
         if not path.is_file():
-            raise SourceError(f"root: {path} with the names of the classes is missing; unpack the archive again")
+            raise SourceError(f"root: {path} with the class names is missing; unpack the archive again")
         return tuple(path.read_text(encoding="utf-8").split())
 
     def splits(self) -> tuple[str, ...]:
-        """The published ones, "train" and "test"."""
+        """The published splits, "train" and "test"."""
         return tuple(self._archive.files)
 
     def digest(self) -> str:
-        """Names the kind of labels, and every file by name, size and time; reads none."""
+        """A hash of the kind of labels and of each file's name, size and time; no file is read."""
         names = [name for part in self._archive.files.values() for name in part] + [self._archive.names[self.labels][0]]
         return digest_of(self.labels, map(self._existing, names))
 
     def dropped(self) -> list[str]:
-        """None: every row is whole."""
+        """Empty: no row is incomplete."""
         return []
 
     def pairs(self, split: str) -> Iterator[Pair]:
-        """The pictures of a part, in the archive's order; a key is the part and the place in it.
+        """The pictures of a split, in the archive's order; the key is the split and the position in it.
 
         Raises:
-            SourceError: the part is unknown, or a file is missing, cut short, or has a label beyond the classes.
+            SourceError: the split is unknown, or a file is missing, cut short, or has an invalid label.
         """
         if split not in self.splits():
             raise SourceError(f"split {split!r} is not known{suggest(split, list(self.splits()))}")
@@ -98,7 +98,7 @@ class Cifar(Source):
 
     @cached_property
     def _archive(self) -> _Archive:
-        """Which of the two it is, by the files that are there."""
+        """The layout of the data set whose files are in `root`."""
         root = Path(self.root)
         for archive in (_CIFAR10, _CIFAR100):
             if any((root / name).is_file() for part in archive.files.values() for name in part):
@@ -115,7 +115,7 @@ class Cifar(Source):
         return path
 
     def _rows(self, path: Path, classes: int) -> Iterator[tuple[int, np.ndarray]]:
-        """Label and pixels of every row of a file."""
+        """The label and pixels of each row of a file."""
         row, place = self._archive.labels + PIXELS, self._archive.names[self.labels][1]
         payload = np.fromfile(path, np.uint8)
         if not len(payload) or len(payload) % row:
@@ -125,15 +125,15 @@ class Cifar(Source):
         rows = payload.reshape(-1, row)
         for number, label in enumerate(rows[:, place].tolist()):
             if label >= classes:
-                raise SourceError(f"{path}: row {number} has label {label}, and there are {classes} classes")
+                raise SourceError(f"{path}: row {number} has label {label}, but there are {classes} classes")
             yield label, rows[number, self._archive.labels :]
 
 
 def _what_is_there(root: Path) -> str:
     if not root.is_dir():
-        return "is no folder"
+        return "is not a folder"
     if any((root / name).is_file() for name in ("data_batch_1", "meta", "train")):
-        return "holds the Python version, which is pickled and not read"
+        return "holds the Python version, whose pickles are not read"
     inside = [name for name in ("cifar-100-binary", "cifar-10-batches-bin") if (root / name).is_dir()]
     return (
         f"holds a folder {inside[0]}, which is the root" if inside else "holds neither train.bin nor data_batch_1.bin"

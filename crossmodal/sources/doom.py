@@ -1,12 +1,12 @@
-"""Creatures of a game, seen, ranged and heard at the same moment; the engine is ViZDoom, its levels are Freedoom's.
+"""Colour, depth and sound of creatures in a game, recorded with ViZDoom in Freedoom's levels.
 
-The parts "train" and "validation" are of different levels of Freedoom Phase 2, the part "test" of levels of Phase 1,
-another game with the same creatures. Settings are chosen by the validation part; the test part is for reporting.
+The splits "train" and "validation" use different levels of Freedoom Phase 2. The split "test" uses levels of Phase 1,
+another game with the same creatures. Choose settings on the validation split and report results on the test split.
 
 ViZDoom (Wydmuch, Kempka and Jaskowski 2018, https://arxiv.org/abs/1809.03470) renders without a display. Depth comes
 from its 8-bit buffer: fitted on 1,844 objects of four levels at 0.7 to 29 m, the distance along the view axis is
 7.342 value + 5.265 map units, that is ``0.2294 value + 0.1645`` metres, with an error of at most 0.12 m (rms 0.066 m,
-which is the quantisation). 127 is the engine's mark for sky, 255 its limit and 0 too near; these have no reading.
+which is the quantisation). 127 marks the sky, 255 the far limit and 0 a surface too near; these give no reading.
 """
 
 import ctypes.util
@@ -37,47 +37,47 @@ from modalities.common.catalogue import suggest
 from modalities.depth import Depth
 from modalities.rgb import Rgb
 
-# Every third level is for validation, so that both parts have all of Phase 2's themes. 7, 30, 31 and 32 are special.
+# Every third level is for validation, so both splits have all of Phase 2's themes. 7, 30, 31 and 32 are special.
 VALIDATION_LEVELS = tuple(f"MAP{number:02d}" for number in range(3, 30, 3))
 TRAIN_LEVELS = tuple(name for n in range(1, 30) if n != 7 and (name := f"MAP{n:02d}") not in VALIDATION_LEVELS)
 TEST_LEVELS = tuple(f"E{episode}M{number}" for number in (2, 4, 6) for episode in (1, 2, 3, 4))  # of Phase 1
 LEVELS = {"train": TRAIN_LEVELS, "validation": VALIDATION_LEVELS, "test": TEST_LEVELS}
-GAME_WAD, TEST_WAD = "freedoom2.wad", "freedoom1.wad"  # art and sounds are Phase 2's in all parts
+GAME_WAD, TEST_WAD = "freedoom2.wad", "freedoom1.wad"  # art and sounds are Phase 2's in all splits
 VIEWS = ("rgb", "depth", "audio", "mask")
-_RATES_HZ = (11025, 22050, 44100)  # the engine's
-_PAIRS_PER_RUN = 75  # of the engine, in one level: five of each creature
-_RUN_LIMIT_S = 300  # a run takes three seconds
+_RATES_HZ = (11025, 22050, 44100)  # the rates the engine can record
+_PAIRS_PER_RUN = 75  # in one level per run of the engine: five of each creature
+_RUN_LIMIT_S = 300  # a run normally takes three seconds
 _GAME = Path(__file__).parent / "common" / "doom_game.py"
-_OPENAL_PACKAGES = {"cyal": "libopenal.so*", "pyalsoft": "_native/libopenal.so*"}  # and where the library is in them
+_OPENAL_PACKAGES = {"cyal": "libopenal.so*", "pyalsoft": "_native/libopenal.so*"}  # package -> path of the library
 _INSTALL = "pip install 'crossmodal-transfer[doom]'"
 
 
 @dataclass(frozen=True)
 class Doom(Source):
-    """Fifteen creatures in the levels of a free game: colour, depth and stereo sound of the same moment.
+    """Colour, depth and stereo sound of 15 kinds of creature in the levels of a free game (Freedoom).
 
-    A creature is put somewhere in a level, wakes, walks and calls, and is cropped as a detector might have done. The
-    three parts are of different levels: choose settings by "validation" and report "test". Besides the fields, a pair
-    has a member "mask.png" (255 where the creature is seen) and the facts "distance_m" (along the view axis),
-    "bearing_rad" (right of the view axis is positive), "crop" (left, top, right, bottom in the engine's 320 x 240
-    picture) and "seed" (of its run).
+    Each pair shows one creature, which was placed in a level and then woke, walked and called. The picture is cropped
+    around it, as a detector would. The three splits use different levels: choose settings on "validation" and report
+    "test". A pair also has "mask.png" (255 where the creature is visible) and the facts "distance_m" (along the view
+    axis), "bearing_rad" (positive to the right), "crop" (left, top, right, bottom in the engine's 320 x 240 picture)
+    and "seed" (the seed of the engine's run).
 
     Raises:
         SourceError: an option is out of its range.
     """
 
-    views: tuple[str, ...] = VIEWS  # what is recorded, of rgb, depth, audio and mask
-    train_pairs: int = 3000  # pairs of the part "train"; more of them begin with the same
-    validation_pairs: int = 900  # pairs of the part "validation"
-    test_pairs: int = 900  # pairs of the part "test"
-    size: int = 64  # pixels of the stored pictures, square
-    rate_hz: int = 11025  # of the stored sound: 11025, 22050 or 44100
-    sound_s: float = 1.0  # seconds of sound, ending at the moment of the picture
-    near_m: float = 2.0  # least distance from the camera to the creature's edge, when it appears
-    far_m: float = 8.0  # greatest such distance
-    crop: tuple[float, float] = (1.15, 1.7)  # least and greatest side of the picture over the creature's larger extent
-    seed: int = 0  # of everything drawn
-    processes: int = 2  # games played at a time; the pairs do not depend on it
+    views: tuple[str, ...] = VIEWS  # what to record: any of rgb, depth, audio and mask
+    train_pairs: int = 3000  # pairs in the split "train"; a larger number starts with the same pairs
+    validation_pairs: int = 900  # pairs in the split "validation"
+    test_pairs: int = 900  # pairs in the split "test"
+    size: int = 64  # side of the stored pictures, in pixels
+    rate_hz: int = 11025  # sampling rate of the stored sound: 11025, 22050 or 44100
+    sound_s: float = 1.0  # seconds of sound, which end when the picture is taken
+    near_m: float = 2.0  # minimum distance from the camera to the creature's edge, in metres, when it is placed
+    far_m: float = 8.0  # maximum such distance, in metres
+    crop: tuple[float, float] = (1.15, 1.7)  # range of the picture's side relative to the creature's larger side
+    seed: int = 0  # seed of everything random
+    processes: int = 2  # number of games that run at the same time; the pairs do not depend on it
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.views) - set(VIEWS))
@@ -92,9 +92,9 @@ class Doom(Source):
             (0.1 <= self.sound_s <= 3, f"sound_s must be from 0.1 to 3 seconds, got {self.sound_s}"),
             (
                 0.5 <= self.near_m < self.far_m <= 25,
-                f"0.5 <= near_m < far_m <= 25 is needed, got {self.near_m} and {self.far_m}",
+                f"near_m and far_m must satisfy 0.5 <= near_m < far_m <= 25, got {self.near_m} and {self.far_m}",
             ),
-            (1 <= self.crop[0] <= self.crop[1] <= 4, f"crop must rise within 1 to 4, got {self.crop}"),
+            (1 <= self.crop[0] <= self.crop[1] <= 4, f"crop must be from 1 to 4, low to high, got {self.crop}"),
             (0 <= self.seed < 2**32, f"seed must be from 0 to 2**32 - 1, got {self.seed}"),
             (self.processes > 0, f"processes must be above 0, got {self.processes}"),
         )
@@ -103,8 +103,8 @@ class Doom(Source):
                 raise SourceError(message)
 
     def fields(self) -> dict[str, Modality]:
-        """Colour, depth in millimetre steps, stereo sound: those of `views`."""
-        every = {
+        """Colour, depth in steps of 1 mm and stereo sound, as far as `views` has them."""
+        every: dict[str, Modality] = {
             "rgb": Rgb(size=self.size),
             "depth": Depth(size=self.size, scale_m=0.001),
             "audio": Audio(rate_hz=self.rate_hz, channels=2),
@@ -112,33 +112,33 @@ class Doom(Source):
         return {name: modality for name, modality in every.items() if name in self.views}
 
     def classes(self) -> tuple[str, ...]:
-        """The creatures."""
+        """The kinds of creature."""
         return tuple(CREATURES)
 
     def splits(self) -> tuple[str, ...]:
-        """A part to train on, and two of other levels: one to choose settings by and one to report."""
+        """The splits "train", "validation" (to choose settings) and "test" (to report results)."""
         return tuple(LEVELS)
 
     def digest(self) -> str:
-        """Names options, engine and levels.
+        """A hash of the options, the engine's version and the levels.
 
         Raises:
             SourceError: the engine is not installed.
         """
         sizes = [_wad(name).stat().st_size for name in (GAME_WAD, TEST_WAD)]
         options = {name: value for name, value in asdict(self).items() if name != "processes"}
-        told = json.dumps([options, version("vizdoom"), sizes, LEVELS], sort_keys=True)
-        return hashlib.sha256(told.encode()).hexdigest()
+        content = json.dumps([options, version("vizdoom"), sizes, LEVELS], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()
 
     def dropped(self) -> list[str]:
-        """None: every pair is whole."""
+        """Empty: every pair is complete."""
         return []
 
     def pairs(self, split: str) -> Iterator[Pair]:
-        """The pairs of a part, classes in turn, level after level.
+        """The pairs of a split, level by level; the classes take turns.
 
         Raises:
-            SourceError: the part is unknown; the engine or its sound library is not installed, or failed.
+            SourceError: the split is unknown, or the engine or its sound library is not installed or failed.
         """
         if split not in self.splits():
             raise SourceError(f"split {split!r} is not known{suggest(split, list(self.splits()))}")
@@ -152,11 +152,11 @@ class Doom(Source):
             try:
                 for played in runs:
                     yield from played
-            finally:  # when the caller has had enough
+            finally:  # also if the caller stops early
                 pool.shutdown(wait=False, cancel_futures=True)
 
     def _sessions(self, split: str) -> list[Session]:
-        """The runs of the engine that make up a part; none depends on another."""
+        """The independent runs of the engine that make up a split."""
         total, levels = getattr(self, f"{split}_pairs"), LEVELS[split]
         wad, levels_wad = str(_wad(GAME_WAD)), str(_wad(TEST_WAD if split == "test" else GAME_WAD))
         names, part = self.classes(), self.splits().index(split)
@@ -179,7 +179,7 @@ class Doom(Source):
         ]
 
     def _play(self, session: Session, folder: Path, environment: dict[str, str]) -> list[Pair]:
-        """One run of the engine, encoded."""
+        """The encoded pairs of one run of the engine."""
         samples = _run_engine(session, folder, environment)
         return [
             self._pair(session, number, {name: array[number] for name, array in samples.items()})
@@ -224,7 +224,7 @@ def _encode_mask(mask: np.ndarray) -> bytes:
 
 
 def _wad(name: str) -> Path:
-    """A file of levels, art and sounds, which comes with the engine."""
+    """The path of a file with levels, art and sounds, which is installed with the engine."""
     spec = importlib.util.find_spec("vizdoom")
     if spec is None or spec.origin is None:
         raise SourceError(f"the source doom needs the package vizdoom, which is not installed: {_INSTALL}")
@@ -232,7 +232,7 @@ def _wad(name: str) -> Path:
 
 
 def _environment(folder: Path, *, with_sound: bool) -> dict[str, str]:
-    """Of the engine's process: no sound card, no settings of the user, and OpenAL where the engine looks for it."""
+    """The engine's environment: no sound card, no user settings, and OpenAL where the engine searches for it."""
     quiet = {"HOME": str(folder), "ALSOFT_DRIVERS": "null", "ALSOFT_CONF": os.devnull}
     library = _openal() if with_sound else None
     if library is None:
@@ -242,7 +242,7 @@ def _environment(folder: Path, *, with_sound: bool) -> dict[str, str]:
 
 
 def _openal() -> Path | None:
-    """The sound library inside a Python package, so that bytes do not depend on the system's; None: the system's."""
+    """The OpenAL of a Python package, so that the bytes do not depend on the system; None: use the system's."""
     for package, pattern in _OPENAL_PACKAGES.items():
         spec = importlib.util.find_spec(package)
         if spec is not None and spec.origin is not None:
@@ -266,8 +266,8 @@ def _run_engine(session: Session, folder: Path, environment: dict[str, str]) -> 
                 command, cwd=name, env=environment, check=True, capture_output=True, text=True, timeout=_RUN_LIMIT_S
             )
         except subprocess.CalledProcessError as error:
-            said = (error.stderr.strip() or "nothing was said").splitlines()[-1]
-            raise SourceError(f"the game failed in {session.level}: {said}") from error
+            reason = (error.stderr.strip() or "it printed no error").splitlines()[-1]
+            raise SourceError(f"the game failed in {session.level}: {reason}") from error
         except subprocess.TimeoutExpired as error:
             raise SourceError(f"the game took more than {_RUN_LIMIT_S} s in {session.level}") from error
         with np.load(reply) as arrays:

@@ -1,4 +1,4 @@
-"""Files on disk, paired by what their paths share or by the lines of a CSV file."""
+"""Files on disk, paired by common parts of their paths or by the lines of a CSV file."""
 
 import hashlib
 import json
@@ -18,34 +18,33 @@ from crossmodal.sources.common.division import divide
 from crossmodal.sources.common.listing import Entry, all_files, by_key, complete, list_files, list_lines, with_any
 from crossmodal.sources.common.patterns import Pattern, composed, extension_of
 from modalities import MODALITIES, DecodeError, Modality
+from modalities.codecs.depth import stored_readings
 from modalities.common.catalogue import suggest
-from modalities.depth import Depth, stored_readings
+from modalities.depth import Depth
 
 
 @dataclass(frozen=True)
 class Folder(Source):
-    """Your own files, passed on byte for byte.
+    """Your own files, paired by path patterns or a CSV file and packed byte for byte.
 
     A pattern is a path relative to `root` with placeholders: "{split}/{label}/{key}.jpg". Each of {key}, {label},
-    {split} and {group} stands for a piece of the path without "/"; files with equal pieces make a pair. Or every line
-    of a CSV file is a pair: a column for each field, with paths relative to `root`, and where wanted the columns key,
-    label (may be empty), split and group. Pairs come in natural order of group, key and label (frame2 before frame10),
-    or in the CSV file's. Class names are sorted, as torchvision's ImageFolder does.
+    {split} and {group} matches a piece of the path without "/"; files with equal pieces form a pair. With a CSV file,
+    every line is a pair: one column for each field holds paths relative to `root`; the columns key, label (cells may be
+    empty), split and group are optional. Pairs are in natural order of group, key and label (frame2 before frame10), or
+    in the order of the CSV file. Class names are sorted, as in torchvision's ImageFolder.
 
     Raises:
         SourceError: an option is misspelt or contradicts another.
     """
 
-    root: str  # folder that holds the files
-    members: dict[str, dict[str, Any]]  # by field: {files: pattern, modality: name, and how its bytes are stored}
-    csv: str | None = None  # file relative to root that lists the pairs; members then have no patterns
-    facts: dict[str, str] = field(default_factory=dict)  # patterns of text files of numbers: {pose: "{key}.pose.txt"}
-    test_share: float = (
-        0.0  # share of every class for testing: whole groups, else each class's last pairs; needs no split
-    )
-    test_seed: int = 0  # draws the groups of test_share
-    test_groups: tuple[str, ...] = ()  # groups for testing, in place of a share
-    missing: Literal["error", "drop", "keep"] = "error"  # a pair that lacks a file; drop: left out; keep: without it
+    root: str  # folder with the files
+    members: dict[str, dict[str, Any]]  # field: {files: pattern, modality: name, options of the stored bytes}
+    csv: str | None = None  # CSV file, relative to root, that lists the pairs; members then omit files
+    facts: dict[str, str] = field(default_factory=dict)  # name: pattern of files of numbers, pose: "{key}.pose.txt"
+    test_share: float = 0.0  # share to hold out as "test": whole groups, or the last pairs of each class
+    test_seed: int = 0  # seed that draws the groups of test_share
+    test_groups: tuple[str, ...] = ()  # groups to hold out as "test", instead of a share
+    missing: Literal["error", "drop", "keep"] = "error"  # pairs that lack a file; drop: omit; keep: pack without it
 
     def __post_init__(self) -> None:
         if not self.members:
@@ -60,24 +59,24 @@ class Folder(Source):
         self._check_placeholders()
 
     def fields(self) -> dict[str, Modality]:
-        """The members, with the options that describe their bytes."""
+        """The members, with the options of their stored bytes."""
         return dict(self._modalities)
 
     @property
     def partial(self) -> bool:
-        """Whether a pair may lack some of its files."""
+        """True if a pair may lack some of its files."""
         return self.missing == "keep"
 
     def classes(self) -> tuple[str, ...]:
-        """What stood for {label}, sorted."""
+        """The values of {label}, sorted."""
         return tuple(sorted({entry.values.get("label", "") for entry in self._complete} - {""}))
 
     def splits(self) -> tuple[str, ...]:
-        """What stood for {split}, "train" first; else "train", and "test" where a share or groups were asked for."""
+        """The values of {split}, "train" first; without {split}, "train" and, if pairs are held out, "test"."""
         return tuple(self._parts)
 
     def digest(self) -> str:
-        """Names the options except `root`, and every file by path, size and time; reads no signal."""
+        """A hash of the options except `root` and of each file's path, size and time; no signal is read."""
         options = {name: value for name, value in asdict(self).items() if name != "root"}
         files = {
             split: [
@@ -88,11 +87,11 @@ class Folder(Source):
         return hashlib.sha256(json.dumps([options, files], sort_keys=True).encode()).hexdigest()
 
     def dropped(self) -> list[str]:
-        """The pairs, of all parts together, that were left out because they lack a file, each with which."""
+        """The pairs of all splits that were left out because a file is missing, each with the missing files."""
         return self._divided[1]
 
     def unmatched(self) -> dict[Path, str]:
-        """The files below `root` that no pattern matches, or no line of the CSV file lists."""
+        """The files below `root` that no pattern matches and no line of the CSV file lists."""
         root = Path(self.root)
         matched = {os.path.normpath(path) for entry in self._entries for path in entry.files.values()}
         matched |= {
@@ -108,12 +107,11 @@ class Folder(Source):
         return f"its extension differs from {near.option} only in case" if near else ""
 
     def pairs(self, split: str) -> Iterator[Pair]:
-        """The pairs of a part.
+        """The pairs of a split.
 
         Raises:
-            SourceError: the part is unknown; the root, a column or files are missing, files are empty or not of their
-                modality, distances are of an unknown unit, keys collide, or a fact is not of finite
-                numbers.
+            SourceError: the split is unknown, a folder, file or column is missing, a file is empty or not of its
+                modality, the unit of depth is not given, keys collide, or a fact has numbers that are not finite.
         """
         if split not in self._parts:
             raise SourceError(f"split {split!r} is not known{suggest(split, list(self._parts))}")
@@ -135,12 +133,14 @@ class Folder(Source):
 
     @cached_property
     def _patterns(self) -> dict[str, Pattern]:
-        """Of the members; none where a CSV file lists them."""
+        """The patterns of the members; empty if a CSV file lists the files."""
         for name, options in self.members.items():
             if self.csv is not None and "files" in options:
-                raise SourceError(f"members.{name}.files: {self.csv} lists the files; take files out, or csv")
+                raise SourceError(
+                    f"members.{name}.files: {self.csv} lists the files already; remove either files or csv"
+                )
             if self.csv is None and not isinstance(options.get("files"), str):
-                raise SourceError(f"members.{name}.files must be a pattern such as '{{key}}.{name}.png', or give a csv")
+                raise SourceError(f"members.{name}.files must be a pattern like '{{key}}.{name}.png'; or set csv")
         return {
             name: Pattern(options["files"], f"members.{name}.files")
             for name, options in self.members.items()
@@ -154,16 +154,16 @@ class Folder(Source):
     def _check_placeholders(self) -> None:
         for name in self.facts:
             if name in ("label", "group", *self.members):
-                raise SourceError(f"facts.{name}: {name!r} is taken; call it something else")
+                raise SourceError(f"facts.{name}: {name!r} is already in use; choose another name")
         if self.csv is not None:
             return
         first, *others = self._patterns.values()
         if "key" not in first.names:
-            raise SourceError(f"{first.option}: {first.text!r} must hold {{key}}, which tells the pairs apart")
+            raise SourceError(f"{first.option}: {first.text!r} must contain {{key}}, which identifies the pair")
         for other in others:
             if other.names != first.names:
                 raise SourceError(
-                    f"{other.option}: {other.text!r} must have the placeholders of {first.option} "
+                    f"{other.option}: {other.text!r} must have the same placeholders as {first.option} "
                     f"({', '.join(first.names)}), got {', '.join(other.names) or 'none'}"
                 )
         for fact in self._fact_patterns.values():
@@ -171,7 +171,7 @@ class Folder(Source):
 
     @cached_property
     def _entries(self) -> list[Entry]:
-        """All pairs, complete or not, with the paths of facts filled in."""
+        """All pairs, complete or not, with the paths of their facts."""
         root = Path(self.root)
         if not root.is_dir():
             raise SourceError(f"root: there is no folder {root.absolute()}")
@@ -190,8 +190,8 @@ class Folder(Source):
                 entry,
                 files=entry.files
                 | {
-                    name: found.get(tuple(entry.values[piece] for piece in fact.names), fact.fill(entry.values))
-                    for name, (fact, found) in facts.items()
+                    name: paths.get(tuple(entry.values[piece] for piece in fact.names), fact.fill(entry.values))
+                    for name, (fact, paths) in facts.items()
                 },
             )
             for entry in entries
@@ -199,46 +199,46 @@ class Folder(Source):
 
     @cached_property
     def _complete(self) -> list[Entry]:
-        found = self._divided[0]
-        self._refuse_unknown_units(found)
-        return found
+        entries = self._divided[0]
+        self._refuse_unknown_units(entries)
+        return entries
 
     @cached_property
     def _divided(self) -> tuple[list[Entry], list[str]]:
-        """The pairs that are taken, and why the others are not."""
+        """The pairs to pack, and for each other pair why it is left out."""
         root, members = Path(self.root), [*self.members]
         if not self.partial:
             return complete(root, self._entries, [*members, *self.facts], drop=self.missing == "drop")
-        found, without = with_any(root, self._entries, members)
-        return complete(root, found, [*self.facts], drop=False)[0], without
+        entries, without = with_any(root, self._entries, members)
+        return complete(root, entries, [*self.facts], drop=False)[0], without
 
     def _refuse_unknown_units(self, entries: list[Entry]) -> None:
-        """Refuses distances without a `scale_m`; says what the first file with readings would hold in common units."""
+        """Refuses depth without a `scale_m`; the error gives the first file's median in common units."""
         if "scale_m" in self.members.get(Depth.field, {"scale_m": None}):
             return
         for entry in (entry for entry in entries if Depth.field in entry.files):
             try:
                 readings = stored_readings(self._read(entry, Depth.field), self.members[Depth.field].get("invalid", 0))
             except DecodeError:
-                continue  # packing decodes it again and says what is wrong
+                continue  # packing decodes the file again and reports the error
             if not readings.size:
                 continue
             path, option = Path(self.root) / entry.files[Depth.field], f"members.{Depth.field}.scale_m"
             if readings.dtype.kind == "f":
                 raise SourceError(
-                    f"{path} ({entry.where}) holds floating numbers of a unit that it does not tell; set "
+                    f"{path} ({entry.where}) holds floating-point numbers without a unit; set "
                     f"{option}: 1 for metres, 0.001 for millimetres"
                 )
             median = float(np.median(readings))
             raise SourceError(
-                f"{option} must be given, the metres that a stored 1 means: the median reading of {path} "
+                f"{option} must be given, the metres of a stored 1: the median reading of {path} "
                 f"({entry.where}) is {median:g}, which is {median * 0.001:g} m with scale_m: 0.001 (millimetres) and "
                 f"{median * 0.0002:g} m with scale_m: 0.0002 (1/5000 m, as in the TUM data)"
             )
 
     @cached_property
     def _parts(self) -> dict[str, dict[str, Entry]]:
-        """The pairs of every part, by key."""
+        """The pairs of each split, by key."""
         groups = tuple(composed(group) for group in self.test_groups)
         parts = divide(self._complete, test_share=self.test_share, test_groups=groups, test_seed=self.test_seed)
         for entries in parts.values():
@@ -246,8 +246,8 @@ class Folder(Source):
         return {split: by_key(entries) for split, entries in parts.items()}
 
     def _stamp(self, path: str) -> tuple[str, int, int]:
-        found = (Path(self.root) / path).stat()
-        return path, found.st_size, found.st_mtime_ns
+        status = (Path(self.root) / path).stat()
+        return path, status.st_size, status.st_mtime_ns
 
     def _read(self, entry: Entry, name: str) -> bytes:
         path = Path(self.root) / entry.files[name]
@@ -265,7 +265,7 @@ class Folder(Source):
                 raise ValueError("it holds zero bytes, as UTF-16 does; save it as UTF-8")
             numbers = [float(word) for word in _words(text)]
         except UnicodeDecodeError as error:
-            raise SourceError(f"{place} must be a text file of numbers in UTF-8; save it as that") from error
+            raise SourceError(f"{place} must be a text file of numbers in UTF-8; save it in that encoding") from error
         except ValueError as error:
             raise SourceError(f"{place} must be a text file of numbers: {error}") from error
         if not numbers:
@@ -279,10 +279,10 @@ class Folder(Source):
 
 
 def _words(text: str) -> list[str]:
-    """The numbers of a text, which spaces, line ends, semicolons or commas separate.
+    """The words of a text, separated by white space, semicolons or commas.
 
     Raises:
-        ValueError: a comma may be a decimal one.
+        ValueError: a comma may be a decimal comma.
     """
     for line in text.splitlines():
         words = re.split(r"[\s;]+", line.strip("; \t"))
@@ -290,27 +290,27 @@ def _words(text: str) -> list[str]:
             separates = len(words) == 1 and ("." in word or word.count(",") > 1)
             if re.search(r"\d,\d", word) and not separates:
                 raise ValueError(
-                    f"the comma of {word!r} may be a decimal one; write 1.25 instead of 1,25, or put a space after a "
+                    f"the comma in {word!r} may be a decimal comma; write 1.25 instead of 1,25, or put a space after a "
                     "comma that separates numbers"
                 )
     return re.split(r"[\s;,]+", text.strip("; \t\r\n,")) if text.strip("; \t\r\n,") else []
 
 
 def _open_modality(name: str, options: Mapping[str, Any]) -> Modality:
-    """The modality of a field, made with its stored options."""
+    """The modality of a field, with the options of its stored bytes."""
     chosen, place = options.get("modality"), f"members.{name}"
     if chosen not in MODALITIES.names():
         raise SourceError(f"{place}.modality: {chosen!r} is not known{suggest(str(chosen), MODALITIES.names())}")
     kind: type[Any] = MODALITIES.get(chosen)
     if kind.field != name:
-        raise SourceError(f"{place}: modality {chosen} is stored as {kind.field!r}; call this member {kind.field}")
+        raise SourceError(f"{place}: modality {chosen} is stored as {kind.field!r}; rename this member to {kind.field}")
     for option in options:
         if option not in ("files", "modality", *kind.stored):
             raise SourceError(
                 f"{place}.{option} is not known{suggest(option, ['files', 'modality', *kind.stored])}; "
-                "what a network sees of it is set with the views of a run"
+                "options of the network's input belong to the views of a run"
             )
-    for option in kind.stored:  # a text is never equal to a stored number, so no reading would be left out
+    for option in kind.stored:  # a string never equals a stored number, so no reading would be invalid
         if option in options and not _is_finite(options[option]):
             raise SourceError(f"{place}.{option} must be a finite number, got {options[option]!r}")
     try:
@@ -327,23 +327,23 @@ def _check_extension(path: str, name: str, modality: Modality, where: str) -> No
     if extension_of(path) not in modality.extensions:
         raise SourceError(
             f"{where}: {name} must be one of {', '.join(modality.extensions)}, got {path!r}; "
-            "files are passed on as they are, so convert these first"
+            "files are packed unchanged, so convert them first"
         )
 
 
 def _check_alike(entries: list[Entry], members: list[str]) -> None:
-    """Refuses members whose files have several extensions in one part: shards know one of each."""
+    """Refuses members with several extensions in one split: shards have one extension for a field."""
     for name in members:
-        held = [entry for entry in entries if name in entry.files]
-        for entry in held:
-            if extension_of(entry.files[name]) != extension_of(held[0].files[name]):
+        present = [entry for entry in entries if name in entry.files]
+        for entry in present:
+            if extension_of(entry.files[name]) != extension_of(present[0].files[name]):
                 raise SourceError(
-                    f"{entry.where}: {name} must have one extension in all pairs of a part, as {held[0].files[name]!r} "
-                    f"({held[0].where}), got {entry.files[name]!r}; rename or convert files"
+                    f"{entry.where}: {name} must have the extension of {present[0].files[name]!r} ({present[0].where}) "
+                    f"in all pairs of a split, got {entry.files[name]!r}; rename or convert the files"
                 )
 
 
 def _check_known(fact: Pattern, known: tuple[str, ...], where: str) -> None:
     unknown = [name for name in fact.names if name not in known]
     if unknown:
-        raise SourceError(f"{fact.option}: {fact.text!r} needs {{{unknown[0]}}}, which {where} does not give")
+        raise SourceError(f"{fact.option}: {fact.text!r} needs {{{unknown[0]}}}, which is not in {where}")

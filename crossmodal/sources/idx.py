@@ -1,4 +1,4 @@
-"""MNIST (LeCun et al. 1998), Fashion-MNIST (Xiao et al. 2017, https://arxiv.org/abs/1708.07747), from IDX files."""
+"""MNIST (LeCun et al. 1998), Fashion-MNIST (Xiao et al. 2017, https://arxiv.org/abs/1708.07747), as IDX files."""
 
 import gzip
 import math
@@ -40,20 +40,20 @@ NAMES = {
 
 @dataclass(frozen=True)
 class Idx(Source):
-    """Grey pictures of 10 classes, 60,000 and 10,000 of 28 pixels as published, as PNG: no number changes.
+    """MNIST, Fashion-MNIST or other grey pictures in IDX files, in 10 classes, stored as PNG without loss.
 
-    `root` holds the four files, each as it is published (.gz) or unpacked; of two that differ in that alone, the
-    unpacked one is read. Debian's package dataset-fashion-mnist puts them in /usr/share/datasets/fashion-mnist.
+    `root` holds the four files, each packed (.gz) or unpacked; if both exist, the unpacked one is read. Debian's
+    package dataset-fashion-mnist puts them into /usr/share/datasets/fashion-mnist.
 
-    A file is two bytes of 0, a byte for the type (8: bytes), one for the number of dimensions, then each dimension's
-    size in four bytes, the highest first, then all numbers, the last dimension's side by side.
+    A file starts with two zero bytes, a byte for the type (8: bytes) and a byte for the number of dimensions. The size
+    of each dimension follows in four bytes (big-endian), then all numbers in C order.
 
     Raises:
         SourceError: `root` lacks a file.
     """
 
-    root: str  # folder that holds train-images-idx3-ubyte.gz and so on
-    names: Literal["digits", "fashion"] = "digits"  # of the classes: "0" to "9", or the clothes of Fashion-MNIST
+    root: str  # folder with train-images-idx3-ubyte.gz and the other three files
+    names: Literal["digits", "fashion"] = "digits"  # class names: "0" to "9", or those of Fashion-MNIST
 
     def __post_init__(self) -> None:
         for part in FILES.values():
@@ -61,7 +61,7 @@ class Idx(Source):
                 self._existing(name)
 
     def fields(self) -> dict[str, Modality]:
-        """The pictures; `luminance` reads the same member."""
+        """The pictures, as `rgb`; the modality `luminance` reads the same files."""
         return {"rgb": MODALITIES.get("rgb")()}
 
     def classes(self) -> tuple[str, ...]:
@@ -69,33 +69,33 @@ class Idx(Source):
         return NAMES[self.names]
 
     def splits(self) -> tuple[str, ...]:
-        """The published ones, "train" and "test"."""
+        """The published splits, "train" and "test"."""
         return tuple(FILES)
 
     def digest(self) -> str:
-        """Names the classes' names, and every file by name, size and time; reads none."""
+        """A hash of `names` and of each file's name, size and time; no file is read."""
         return digest_of(self.names, (self._existing(name) for part in FILES.values() for name in part))
 
     def dropped(self) -> list[str]:
-        """None: every picture is whole."""
+        """Empty: no picture is incomplete."""
         return []
 
     def pairs(self, split: str) -> Iterator[Pair]:
-        """The pictures of a part, in the file's order; a key is the part and the place in it.
+        """The pictures of a split, in the file's order; the key is the split and the position in it.
 
         Raises:
-            SourceError: the part is unknown, or a file is no IDX file of these dimensions, is damaged or cut short,
-                does not fit its companion, or has a label beyond the classes.
+            SourceError: the split is unknown, or a file is not an IDX file of these dimensions, is damaged, has
+                another number of rows than its companion, or has an invalid label.
         """
         if split not in self.splits():
             raise SourceError(f"split {split!r} is not known{suggest(split, list(self.splits()))}")
         images, labels = (self._existing(name) for name in FILES[split])
         pictures, known = _read(images, 3), _read(labels, 1)
         if len(pictures) != len(known):
-            raise SourceError(f"{labels} has {len(known)} labels, and {images.name} has {len(pictures)} pictures")
+            raise SourceError(f"{labels} has {len(known)} labels, but {images.name} has {len(pictures)} pictures")
         for number in np.flatnonzero(known >= len(self.classes()))[:1]:
             raise SourceError(
-                f"{labels}: picture {number} has label {known[number]}, and there are {len(self.classes())} classes"
+                f"{labels}: picture {number} has label {known[number]}, but there are {len(self.classes())} classes"
             )
         for number, (label, pixels) in enumerate(zip(known.tolist(), pictures, strict=True)):
             yield Pair(f"{split}_{number:05d}", {"rgb.png": write_pixels(pixels, "PNG")}, label)
@@ -111,7 +111,7 @@ class Idx(Source):
 
 
 def _read(path: Path, dimensions: int) -> UInt8[np.ndarray, "..."]:
-    """The bytes of an IDX file, in its shape."""
+    """The numbers of an IDX file, in its shape."""
     payload = _unpack(path)
     start, header = bytes([0, 0, 8, dimensions]), 4 + 4 * dimensions
     if not payload.startswith(start):
@@ -137,4 +137,4 @@ def _unpack(path: Path) -> bytes:
     try:
         return gzip.decompress(payload)
     except (EOFError, OSError, zlib.error) as error:
-        raise SourceError(f"{path} is no gzip file, is damaged or cut short: {error}; fetch it again") from error
+        raise SourceError(f"{path} is not a gzip file, or is damaged or cut short: {error}; fetch it again") from error

@@ -1,4 +1,4 @@
-"""STL-10 (Coates et al. 2011, https://cs.stanford.edu/~acoates/stl10/), from its binary files."""
+"""STL-10 (Coates et al. 2011, https://cs.stanford.edu/~acoates/stl10/), in its binary files."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,23 +15,23 @@ from modalities.codecs.raster import write_pixels
 from modalities.common.catalogue import suggest
 
 SIDE = 96  # pixels
-PIXELS = 3 * SIDE * SIDE  # bytes of a picture: all red, all green, all blue, each column after column
+PIXELS = 3 * SIDE * SIDE  # bytes of a picture: first all red, then all green, then all blue, each column by column
 NAMES = "class_names.txt"
 FILES = ("train_X.bin", "train_y.bin", "test_X.bin", "test_y.bin", "unlabeled_X.bin", NAMES)
 
 
 @dataclass(frozen=True)
 class Stl10(Source):
-    """13,000 colour photographs of 96 pixels in 10 classes and 100,000 without a label, as PNG: no number changes.
+    """STL-10: 13,000 colour photographs of 96 x 96 pixels in 10 classes and 100,000 unlabelled, as lossless PNG.
 
     `root` is the unpacked folder of stl10_binary.tar.gz. Its fold_indices.txt is not read.
 
     Raises:
-        SourceError: `root` does not hold these files, or one is not as long as its pictures or labels are.
+        SourceError: `root` lacks a file, or a file's size does not fit its pictures or labels.
     """
 
-    root: str  # folder that holds train_X.bin, unlabeled_X.bin and so on
-    train: Literal["labelled", "both"] = "labelled"  # both: then the unlabelled ones follow in the part "train"
+    root: str  # folder with train_X.bin, train_y.bin, unlabeled_X.bin and the other files
+    train: Literal["labelled", "both"] = "labelled"  # both: the split "train" also has the unlabelled pictures
 
     def __post_init__(self) -> None:
         root = Path(self.root)
@@ -51,26 +51,26 @@ class Stl10(Source):
         return {"rgb": MODALITIES.get("rgb")()}
 
     def classes(self) -> tuple[str, ...]:
-        """The names that come with the archive, in its order."""
+        """The class names in the archive, in its order."""
         return tuple((Path(self.root) / NAMES).read_text(encoding="utf-8").split())
 
     def splits(self) -> tuple[str, ...]:
-        """The published ones, "train", "test" and "unlabeled"; where `train` is both, "train" and "test"."""
+        """The published splits, "train", "test" and "unlabeled"; only "train" and "test" if `train` is both."""
         return tuple(self._kinds)
 
     def digest(self) -> str:
-        """Names what the part "train" holds, and every file by name, size and time; reads none."""
+        """A hash of the option `train` and of each file's name, size and time; no file is read."""
         return digest_of(self.train, (Path(self.root) / name for name in FILES))
 
     def dropped(self) -> list[str]:
-        """None: every picture is whole."""
+        """Empty: no picture is incomplete."""
         return []
 
     def pairs(self, split: str) -> Iterator[Pair]:
-        """The pictures of a part, in the files' order; a key is the file and the place in it, for either `train`.
+        """The pictures of a split, in the files' order; the key is the file and the position in it.
 
         Raises:
-            SourceError: the part is unknown, or a label is none of the classes.
+            SourceError: the split is unknown, or a label is invalid.
         """
         if split not in self.splits():
             raise SourceError(f"split {split!r} is not known{suggest(split, list(self.splits()))}")
@@ -83,7 +83,7 @@ class Stl10(Source):
 
     @property
     def _kinds(self) -> dict[str, tuple[str, ...]]:
-        """What a part is put together from: the beginnings of files' names."""
+        """The name prefixes of the files that make up each split."""
         if self.train == "both":
             return {"train": ("train", "unlabeled"), "test": ("test",)}
         return {kind: (kind,) for kind in ("train", "test", "unlabeled")}
@@ -102,26 +102,26 @@ class Stl10(Source):
             )
 
     def _pictures(self, kind: str) -> UInt8[np.ndarray, "count 96 96 3"]:
-        """[count, height, width, colour], a view of the file: the unlabelled ones are 2.8 GB."""
+        """A memory map [count, height, width, colour] of the file; the unlabelled pictures take 2.8 GB."""
         path = Path(self.root) / f"{kind}_X.bin"
         return np.memmap(path, np.uint8, "r").reshape(-1, 3, SIDE, SIDE).transpose(0, 3, 2, 1)
 
     def _labels(self, kind: str) -> list[int]:
-        """Of all pictures; the files count from 1."""
+        """The labels of all pictures, from 0; the files count from 1."""
         path, classes = Path(self.root) / f"{kind}_y.bin", len(self.classes())
         labels = np.fromfile(path, np.uint8)
         for number in np.flatnonzero((labels < 1) | (labels > classes))[:1]:
             raise SourceError(
-                f"{path}: picture {number} has label {labels[number]}, and {NAMES} gives names to 1 to {classes}"
+                f"{path}: picture {number} has label {labels[number]}, but {NAMES} has names for labels 1 to {classes}"
             )
         return [int(label) - 1 for label in labels]
 
 
 def _what_is_there(root: Path) -> str:
     if not root.is_dir():
-        return "is no folder"
+        return "is not a folder"
     if (root / "stl10_binary").is_dir():
         return "holds a folder stl10_binary, which is the root"
     if (root / "train.mat").is_file():
-        return "holds the version for Matlab, which is not read"
+        return "holds the Matlab version, which is not read"
     return "holds no train_X.bin"

@@ -1,4 +1,4 @@
-"""Rendered scenes: the same few solids as every modality's sensor would tell of them. For tests and first runs."""
+"""Rendered scenes of a few solids, as the sensor of each modality would record them; for tests and first runs."""
 
 import hashlib
 import json
@@ -10,26 +10,29 @@ from typing import Any
 from crossmodal.sources import Pair, Source, SourceError
 from modalities import MODALITIES, Modality
 from modalities.common.catalogue import suggest
+from modalities.common.picture import PictureSize
 from modalities.common.random import generator
 from modalities.synthetic.scene import SHAPES, draw_scene
 
 
 @dataclass(frozen=True)
-class Synthetic(Source):
-    """Solids before a wall, seen, ranged and heard; what the first solid is, is the class.
+class Synthetic(PictureSize, Source):
+    """Rendered scenes of one or two solids in front of a wall; the class is the shape of the first.
 
-    A pair depends on the seed, its part and its number alone: more pairs begin with the same ones.
+    A pair depends only on the seed, its split and its number, so a larger data set starts with the same pairs.
 
     Raises:
-        SourceError: an option is out of its range, or a modality unknown.
+        SourceError: an option is out of its range, or a modality is unknown.
     """
 
-    modalities: tuple[str, ...] = ("rgb", "depth", "audio")  # which sensors; those that share a member give one
-    train_pairs: int = 512  # pairs of the part "train"
-    test_pairs: int = 256  # pairs of the part "test"; 0: there is none
-    size: int = 64  # pixels of the rendered pictures, square
-    seed: int = 0  # of everything drawn
-    labelled: bool = True  # false: the pairs have no class
+    modalities: tuple[str, ...] = ("rgb", "depth", "audio")  # what to record; modalities may share a stored field
+    train_pairs: int = 512  # pairs in the split "train"
+    test_pairs: int = 256  # pairs in the split "test"; 0: there is no such split
+    size: int | None = None  # side of square pictures, in pixels; null: 64, unless height and width are given
+    height: int | None = None  # height of the pictures in pixels, with width, in place of size
+    width: int | None = None  # width of the pictures in pixels, with height, in place of size
+    seed: int = 0  # seed of everything random
+    labelled: bool = True  # false: the pairs are unlabelled
 
     def __post_init__(self) -> None:
         if not self.modalities:
@@ -41,39 +44,43 @@ class Synthetic(Source):
             raise SourceError(
                 f"train_pairs must be above 0 and test_pairs at least 0, got {self.train_pairs} and {self.test_pairs}"
             )
-        if self.size < 8:
-            raise SourceError(f"size must be at least 8 pixels, got {self.size}")
+        try:
+            self.check_size(least=8)
+        except ValueError as error:
+            raise SourceError(str(error)) from None
 
     def fields(self) -> dict[str, Modality]:
-        """What the modalities asked for read, each stored by the modality that is called as the member is."""
+        """The fields that `modalities` read; each is stored by the modality of the same name as the field."""
         return dict(self._modalities)
 
     def classes(self) -> tuple[str, ...]:
-        """The shapes, or nothing."""
+        """The shapes; empty if `labelled` is false."""
         return SHAPES if self.labelled else ()
 
     def splits(self) -> tuple[str, ...]:
-        """A part to train on and, unless it has no pairs, one to test on."""
+        """The split "train" and, unless `test_pairs` is 0, "test"."""
         return ("train", "test") if self.test_pairs else ("train",)
 
     def digest(self) -> str:
-        """Names the options."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        """A hash of the options."""
+        given = {name: value for name, value in asdict(self).items() if value is not None}
+        return hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()
 
     def dropped(self) -> list[str]:
-        """None: every pair is whole."""
+        """Empty: every pair is complete."""
         return []
 
     def pairs(self, split: str) -> Iterator[Pair]:
-        """The pairs of a part, rendered as they are asked for.
+        """The pairs of a split, rendered one by one.
 
         Raises:
-            SourceError: the part is unknown.
+            SourceError: the split is unknown.
         """
         if split not in self.splits():
             raise SourceError(f"split {split!r} is not known{suggest(split, list(self.splits()))}")
         for index in range(self.train_pairs if split == "train" else self.test_pairs):
-            scene = draw_scene(generator(self.seed, split, index), size=self.size)
+            height, width = self.sides
+            scene = draw_scene(generator(self.seed, split, index), size=height, width=width)
             yield Pair(
                 key=f"{split}_{index:06d}",
                 members={
@@ -87,5 +94,5 @@ class Synthetic(Source):
     def _modalities(self) -> dict[str, Modality]:
         known = MODALITIES.names()
         kinds: list[type[Any]] = [MODALITIES.get(name) for name in self.modalities]
-        # luminance and chrominance store what rgb does; a manifest should call that rgb
+        # luminance and chrominance store what rgb stores; the manifest should name it rgb
         return {kind.field: (MODALITIES.get(kind.field) if kind.field in known else kind)() for kind in kinds}

@@ -1,56 +1,45 @@
-"""Colour on batches: per-sample changes of appearance, and CIE Lab."""
+"""Colour pictures: JPEG and PNG <-> sRGB in [0, 1]."""
 
-import functools
+from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
-from kornia.color import lab_to_rgb, rgb_to_lab
 from torch import Tensor
 
-LAB_L, LAB_AB = slice(0, 1), slice(1, 3)  # channels: lightness in [0, 100]; green-red and blue-yellow
-# luma and two chroma axes, NTSC's YIQ; the rows of chroma sum to 0, so that a grey has none
-_YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.595716, -0.274453, -0.321263], [0.211456, -0.522591, 0.311135]])
-_RGB = torch.linalg.inv(_YIQ)
+from modalities import DecodeError
+from modalities.codecs.raster import JPEG, PNG, describe, read_pixels, write_pixels
+from modalities.synthetic.render import render_colour
+from modalities.synthetic.scene import Scene
 
 
-def to_lab(picture: Float[Tensor, "3 height width"]) -> Float[Tensor, "3 height width"]:
-    """CIE Lab (D65) of sRGB in [0, 1]."""
-    return rgb_to_lab(picture)
+class ColourCodec:
+    """How colour pictures are stored; a base of every modality that sees some part of them, before `Modality`."""
 
+    field: ClassVar[str] = "rgb"
+    extensions: ClassVar[tuple[str, ...]] = ("jpg", "jpeg", "png")
 
-def from_lab(lab: Float[Tensor, "3 height width"]) -> Float[Tensor, "3 height width"]:
-    """SRGB of CIE Lab, clipped to what a screen can show."""
-    return lab_to_rgb(lab).clamp(0, 1)
+    quality: int  # of a JPEG, 1 to 100
 
+    def decode(self, payload: bytes) -> Float[Tensor, "3 height width"]:
+        """The picture in [0, 1], turned by its EXIF orientation; grey becomes three equal channels, alpha is dropped.
 
-def factors(draws: Float[Tensor, " batch"], strength: float) -> Float[Tensor, " batch"]:
-    """Uniform numbers in [0, 1) as factors around 1, within `strength` of it."""
-    return 1 + (2 * draws - 1) * strength
+        Raises:
+            DecodeError: it is not a readable JPEG or PNG, is too large, or has 16 bits a channel, as depth maps have.
+        """
+        if not payload.startswith((PNG, JPEG)):
+            raise DecodeError(f"a colour picture must be a JPEG or PNG, got {describe(payload)}")
+        if payload.startswith(PNG) and payload[24:25] == b"\x10":  # Pillow would cut it to 8 bits in silence
+            raise DecodeError(
+                f"a colour picture must have 8 bits a channel, got {describe(payload)}: "
+                f"if it is a depth map, store it as the member 'depth'; if not, convert it to 8 bits"
+            )
+        return torch.from_numpy(read_pixels(payload, mode="RGB")).permute(2, 0, 1).contiguous().float().div_(255)
 
+    def encode(self, signal: Float[Tensor, "3 height width"]) -> bytes:
+        """A JPEG; as usual, colour is stored at half the resolution of lightness (4:2:0)."""
+        pixels = (signal.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).contiguous()
+        return write_pixels(pixels.numpy(), "JPEG", quality=self.quality, subsampling="4:2:0")
 
-def turn_hue(
-    batch: Float[Tensor, "batch 3 height width"], angles: Float[Tensor, " batch"]
-) -> Float[Tensor, "batch 3 height width"]:
-    """Turns the chroma of each picture by its angle, in radians, keeping its luma; clipped to [0, 1].
-
-    A matrix per picture in YIQ. The turn through HSV (torchvision, kornia) costs 25 times as much on a CPU and differs
-    in that it keeps the largest channel, not the luma.
-    """
-    turn = F.pad(rotations(angles), (1, 0, 1, 0))
-    turn[:, 0, 0] = 1
-    yiq, rgb = _axes(batch.device, batch.dtype)
-    matrices = rgb @ turn @ yiq
-    return (matrices @ batch.flatten(2)).unflatten(2, batch.shape[2:]).clamp(0, 1)
-
-
-@functools.cache
-def _axes(device: torch.device, dtype: torch.dtype) -> tuple[Float[Tensor, "3 3"], Float[Tensor, "3 3"]]:
-    """To YIQ and back; kept, because a copy to a GPU waits for all queued work."""
-    return _YIQ.to(device, dtype), _RGB.to(device, dtype)
-
-
-def rotations(angles: Float[Tensor, " batch"]) -> Float[Tensor, "batch 2 2"]:
-    """Turns of the plane by angles in radians."""
-    sine, cosine = torch.sin(angles), torch.cos(angles)
-    return torch.stack([cosine, -sine, sine, cosine], dim=-1).unflatten(-1, (2, 2))
+    def render(self, scene: Scene) -> Float[Tensor, "3 height width"]:
+        """The scene as a colour camera sees it."""
+        return render_colour(scene)

@@ -1,4 +1,4 @@
-"""What the modalities with pixels share: pictures from and to bytes, looks, masks and colour maps."""
+"""Pixels from and to the bytes of PNG and JPEG files."""
 
 import io
 import re
@@ -7,13 +7,9 @@ import zlib
 from collections.abc import Iterator
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from jaxtyping import Bool, Float
 from PIL import ExifTags, Image
-from torch import Tensor
 
-from modalities import CropBox, DecodeError
+from modalities import DecodeError
 from modalities.common.options import Limit
 
 PNG, NPY, JPEG = b"\x89PNG\r\n\x1a\n", b"\x93NUMPY", b"\xff\xd8\xff"
@@ -216,77 +212,3 @@ def write_pixels(pixels: np.ndarray, kind: str, **options: int | str) -> bytes:
     with io.BytesIO() as file:
         Image.fromarray(pixels).save(file, kind, **options)
         return file.getvalue()
-
-
-def decode_colour(payload: bytes) -> Float[Tensor, "3 height width"]:
-    """A colour picture in [0, 1], turned by its EXIF orientation; grey ones get three equal channels, alpha is dropped.
-
-    Raises:
-        DecodeError: it is not a readable JPEG or PNG, or has 16 bits a channel, as depth maps have.
-    """
-    if not payload.startswith((PNG, JPEG)):
-        raise DecodeError(f"a colour picture must be a JPEG or PNG, got {describe(payload)}")
-    if payload.startswith(PNG) and payload[24:25] == b"\x10":  # Pillow would cut it to 8 bits in silence
-        raise DecodeError(
-            f"a colour picture must have 8 bits a channel, got {describe(payload)}: "
-            f"if it is a depth map, store it as the member 'depth'; if not, convert it to 8 bits"
-        )
-    return torch.from_numpy(read_pixels(payload, mode="RGB")).permute(2, 0, 1).contiguous().float().div_(255)
-
-
-def encode_colour(signal: Float[Tensor, "3 height width"], quality: int) -> bytes:
-    """A JPEG; as usual, colour is stored at half the resolution of lightness (4:2:0)."""
-    pixels = (signal.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).contiguous()
-    return write_pixels(pixels.numpy(), "JPEG", quality=quality, subsampling="4:2:0")
-
-
-def resize_crop(
-    signal: Float[Tensor, "channels height width"], window: CropBox, size: int, *, nearest: bool = False
-) -> Float[Tensor, "channels {size} {size}"]:
-    """The part of a picture that `window` shows, resized to a square; bilinear with antialiasing unless `nearest`.
-
-    What the window shows from outside the picture is 0.
-    """
-    height, width = signal.shape[-2:]
-    top, bottom = _interval(window.top, window.height, height)
-    left, right = _interval(window.left, window.width, width)
-    above, before = max(-top, 0), max(-left, 0)
-    if above or before or bottom > height or right > width:
-        signal = F.pad(signal, (before, max(right - width, 0), above, max(bottom - height, 0)))
-    part = signal[None, :, top + above : bottom + above, left + before : right + before]
-    if nearest:
-        part = F.interpolate(part, (size, size), mode="nearest-exact")
-    else:
-        part = F.interpolate(part, (size, size), mode="bilinear", antialias=True, align_corners=False)
-    return part[0].flip(-1) if window.flip else part[0]
-
-
-def _interval(start: float, extent: float, pixels: int) -> tuple[int, int]:
-    """The nearest whole pixels, at least one; all inside where the interval is."""
-    last = round((start + extent) * pixels)
-    first = min(round(start * pixels), max(last, pixels) - 1)
-    return first, max(last, first + 1)
-
-
-def spans(
-    places: Float[Tensor, "*shape"], extents: Float[Tensor, "*shape"], length: int
-) -> Bool[Tensor, "*shape {length}"]:
-    """Marks one stretch in each row of `length`.
-
-    Args:
-        places: where it lies in the slack, 0 at the beginning, 1 at the end.
-        extents: its fraction of the length.
-        length: of a row.
-    """
-    positions = torch.arange(length, device=places.device)
-    width = (extents * length).round()
-    first = (places * (length - width)).round()
-    return (positions >= first[..., None]) & (positions < (first + width)[..., None])
-
-
-def colour_map(values: Float[Tensor, "height width"], name: str) -> Float[Tensor, "3 height width"]:
-    """Numbers in [0, 1] in the colours of matplotlib's map `name`."""
-    from matplotlib import colormaps  # a third of a second that no worker should wait for
-
-    colours = colormaps[name](values.cpu().numpy())[..., :3]
-    return torch.from_numpy(colours).permute(2, 0, 1).float()

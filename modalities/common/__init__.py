@@ -1,1 +1,1 @@
-"""Catalogues, options and random numbers, for all packages."""
+"""Catalogues, options and random numbers for all packages."""

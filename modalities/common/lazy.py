@@ -1,4 +1,4 @@
-"""Packages whose public names are imported when they are first asked for, so that listing entries needs no torch."""
+"""Packages that import their public names at first use, so that listing entries needs no torch."""
 
 import importlib
 from collections.abc import Callable
@@ -10,7 +10,7 @@ def lazily(package: str, **modules: tuple[str, ...]) -> Callable[[str], Any]:
 
     Args:
         package: its `__name__`.
-        modules: modules in it, each with the names that it gives to the package.
+        modules: for each module in it, the names to export.
     """
     owners = {name: module for module, names in modules.items() for name in names}
 

@@ -8,27 +8,27 @@ from modalities import DecodeError
 
 @dataclass(frozen=True)
 class Limit:
-    """The most that a file may claim to hold, checked before memory is taken for it.
+    """The maximum size that a file may claim, checked before memory is allocated.
 
-    It is set by an environment variable, so that it holds for every command and does not belong to a run's identity.
+    An environment variable can change it, which applies to every command and does not change a run's identity.
     """
 
-    variable: str  # environment variable that sets another one
+    variable: str  # environment variable that sets another limit
     usual: int
     unit: str
 
     def check(self, claimed: int, what: str) -> None:
-        """Refuses a file that claims more.
+        """Refuses a file that claims more than the limit.
 
         Raises:
-            DecodeError: it does, or the environment variable is not a whole number above 0.
+            DecodeError: it claims more, or the environment variable is not a whole number above 0.
         """
-        told = os.environ.get(self.variable, str(self.usual))
-        if not (told.isascii() and told.isdigit() and int(told)):
-            raise DecodeError(f"the environment variable {self.variable} must be a whole number above 0, got {told!r}")
-        if claimed > int(told):
+        limit = os.environ.get(self.variable, str(self.usual))
+        if not (limit.isascii() and limit.isdigit() and int(limit)):
+            raise DecodeError(f"the environment variable {self.variable} must be a whole number above 0, got {limit!r}")
+        if claimed > int(limit):
             raise DecodeError(
-                f"{what} has {claimed} {self.unit}, more than the {int(told)} allowed; if that is right, set the "
+                f"{what} has {claimed} {self.unit}, more than the {int(limit)} allowed; if that is right, set the "
                 f"environment variable {self.variable}={claimed} or higher"
             )
 

@@ -1,4 +1,4 @@
-"""Random numbers with an address: equal wherever, whenever and in whatever company they are drawn."""
+"""Random numbers with an address, which do not depend on the device, the process or earlier draws."""
 
 import hashlib
 
@@ -6,15 +6,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-GAMMA = 0x9E3779B97F4A7C15  # odd, so that counters never fall together
+GAMMA = 0x9E3779B97F4A7C15  # odd, so that different counters stay different
 FACTORS = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 
 
 def generator(*address: int | str) -> torch.Generator:
-    """A generator on the CPU that depends on the address alone, as in `generator(seed, epoch, key, view)`.
+    """A CPU generator that depends only on the address, as in `generator(seed, epoch, key, view)`.
 
-    Parts count by value and type: 1 and "1" are two addresses. Torch keeps 32 bits of a seed, so of 100,000 addresses
-    about one pair shares its numbers; for augmentation that is harmless.
+    1 and "1" are different addresses. Torch uses 32 bits of a seed, so among 100,000 addresses about one pair gets the
+    same numbers, which is harmless for augmentation.
     """
     digest = hashlib.blake2b(repr(address).encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
@@ -23,10 +23,10 @@ def generator(*address: int | str) -> torch.Generator:
 def uniform_bits(seed: int, *counters: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
     """Hashes of the broadcast counters: integers in [0, 2**53), equal on every device.
 
-    The finaliser of SplitMix64 (Steele et al. 2014, https://doi.org/10.1145/2660193.2660195, fig. 17), once for the
-    seed and once for each counter: the position of a counter matters, and `counters` on a GPU are hashed there.
+    It applies the finaliser of SplitMix64 (Steele et al. 2014, https://doi.org/10.1145/2660193.2660195, fig. 17) to the
+    seed and to each counter in turn, so the order of the counters matters. Counters on a GPU are hashed there.
     """
-    # the seed's state has no dimension, so a GPU takes it as a bare number: moving it there would wait for queued work
+    # the state is a CPU scalar, which GPU operators accept; moving it to the GPU would wait for queued work
     state = torch.tensor(_signed(_mix_seed(seed % 2**64)))
     for counter in counters:
         state = _mix(torch.add(state + _signed(GAMMA), counter.long(), alpha=_signed(GAMMA)))
@@ -34,7 +34,7 @@ def uniform_bits(seed: int, *counters: Int[Tensor, "..."]) -> Int[Tensor, "..."]
 
 
 def uniform(seed: int, *counters: Int[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """Float32 numbers in [0, 1) from `uniform_bits`: multiples of 2**-24, so that 1 is never reached."""
+    """Float32 numbers in [0, 1) from `uniform_bits`: multiples of 2**-24, so they never round to 1."""
     return (uniform_bits(seed, *counters) >> 29).float() * 2.0**-24
 
 
@@ -51,7 +51,7 @@ def _mix(state: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
 
 
 def _shift(state: Int[Tensor, "*shape"], places: int) -> Int[Tensor, "*shape"]:
-    """Shifts right without copying the sign, which `>>` on int64 does."""
+    """A logical right shift; `>>` on int64 would copy the sign bit."""
     return (state >> places).bitwise_and_((1 << (64 - places)) - 1)
 
 

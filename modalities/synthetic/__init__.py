@@ -1,1 +1,1 @@
-"""Synthetic scenes, and how sensors would record them."""
+"""Synthetic scenes and their rendering for simulated sensors."""

@@ -1,7 +1,7 @@
-"""Synthetic scenes as a camera sees them: one geometry for every modality with pixels.
+"""Rendering of synthetic scenes by a camera, with one geometry for every modality with pixels.
 
-The camera looks along z with 60 degrees of view. A solid is a height field over its silhouette: how far each of its
-points bulges towards the camera, in units of its radius. Nothing here is random.
+The camera looks along z with a vertical field of view of 60 degrees. A solid is a height field over its silhouette: the
+distance by which each point bulges towards the camera, in units of its radius. Nothing here is random.
 """
 
 import math
@@ -13,16 +13,16 @@ from torch import Tensor
 
 from modalities.synthetic.scene import Scene, Solid
 
-HALF_VIEW = math.tan(math.radians(30))  # half the picture's width at 1 m, metres
+HALF_VIEW = math.tan(math.radians(30))  # half the picture's height at 1 m, in metres
 LIGHT = (-0.45, -0.55, 0.70)  # towards the lamp: left, up, and from the camera's side; of length 1
-AMBIENT = 0.35  # least share of the light that reaches a surface
-GAMMA = 2.2  # of the picture; colours of a scene are linear
-SHADOW_M = 0.05  # a step in distance from which the farther pixel at its left has no reading
+AMBIENT = 0.35  # minimum share of the light that reaches a surface
+GAMMA = 2.2  # gamma of the picture; colours of a scene are linear
+SHADOW_M = 0.05  # minimum step in distance at which the farther pixel on the left has no reading
 
-Grid = Float[Tensor, "size size"]
+Grid = Float[Tensor, "height width"]
 
 
-def render_colour(scene: Scene) -> Float[Tensor, "3 {scene.size} {scene.size}"]:
+def render_colour(scene: Scene) -> Float[Tensor, "3 {scene.size} _"]:
     """The scene as a colour camera sees it, in [0, 1]: lit from the upper left, hard silhouettes."""
     _, owner, slope = _rasterise(scene)
     colours = torch.tensor([scene.wall_colour, *(solid.colour for solid in scene.solids)])
@@ -31,10 +31,10 @@ def render_colour(scene: Scene) -> Float[Tensor, "3 {scene.size} {scene.size}"]:
     return linear.clamp(0, 1) ** (1 / GAMMA)
 
 
-def render_distance(scene: Scene) -> Float[Tensor, "1 {scene.size} {scene.size}"]:
+def render_distance(scene: Scene) -> Float[Tensor, "1 {scene.size} _"]:
     """The scene as a depth camera sees it, in metres; 0 (no reading) in every other pixel at a left silhouette.
 
-    Such shadows are where the projector of a structured-light camera does not reach.
+    These are the shadows of the projector in a structured-light camera.
     """
     distance, owner, _ = _rasterise(scene)
     step = distance[:, :-1] - distance[:, 1:] > SHADOW_M
@@ -43,37 +43,39 @@ def render_distance(scene: Scene) -> Float[Tensor, "1 {scene.size} {scene.size}"
     return torch.where(shadow, 0.0, distance)[None]
 
 
-def silhouettes(scene: Scene) -> Int[Tensor, "{scene.size} {scene.size}"]:
-    """Which solid each pixel shows; -1 is the wall."""
+def silhouettes(scene: Scene) -> Int[Tensor, "{scene.size} _"]:
+    """The number of the solid that each pixel shows; -1: the wall."""
     return _rasterise(scene)[1]
 
 
-def _rasterise(scene: Scene) -> tuple[Grid, Int[Tensor, "size size"], Float[Tensor, "2 size size"]]:
-    """Distance in metres, the solid seen (-1: wall), and the surface's slope down and to the right."""
-    centres = (torch.arange(scene.size) + 0.5) / scene.size * 2 - 1
-    down, right = torch.meshgrid(centres, centres, indexing="ij")
+def _rasterise(scene: Scene) -> tuple[Grid, Int[Tensor, "height width"], Float[Tensor, "2 height width"]]:
+    """Distance in metres, number of the visible solid (-1: wall), and slope of the surface down and to the right."""
+    height, width = scene.size, scene.width or scene.size
+    aspect = width / height
+    centres = [(torch.arange(side) + 0.5) / side * 2 - 1 for side in (height, width)]
+    down, right = torch.meshgrid(centres[0], centres[1] * aspect, indexing="ij")  # in units of half the height
     distance = torch.full_like(down, scene.wall_m)
     owner = torch.full_like(down, -1, dtype=torch.long)
-    slope = torch.zeros(2, scene.size, scene.size)
+    slope = torch.zeros(2, height, width)
     for number, solid in enumerate(scene.solids):
-        inside, bulge = _form(solid, (right - solid.x) / solid.radius, (down - solid.y) / solid.radius)
+        inside, bulge = _form(solid, (right - solid.x * aspect) / solid.radius, (down - solid.y) / solid.radius)
         surface = solid.distance_m * (1 - bulge * solid.radius * HALF_VIEW)
-        seen = inside & (surface < distance)
-        distance, owner = torch.where(seen, surface, distance), torch.where(seen, number, owner)
+        visible = inside & (surface < distance)
+        distance, owner = torch.where(visible, surface, distance), torch.where(visible, number, owner)
         spacing = 2 / scene.size / solid.radius
-        slope = torch.where(seen, torch.stack(torch.gradient(bulge, spacing=spacing)), slope)
+        slope = torch.where(visible, torch.stack(torch.gradient(bulge, spacing=spacing)), slope)
     return distance, owner, slope
 
 
-def _lit(slope: Float[Tensor, "2 size size"]) -> Grid:
+def _lit(slope: Float[Tensor, "2 height width"]) -> Grid:
     """Lambert's law: the cosine between the surface and the lamp, relative to a surface that faces the camera."""
     down, right = slope
     facing = LIGHT[2] - LIGHT[0] * right - LIGHT[1] * down
     return (facing / (1 + down**2 + right**2).sqrt() / LIGHT[2]).clamp(0, 1.4)
 
 
-def _form(solid: Solid, u: Grid, v: Grid) -> tuple[Bool[Tensor, "size size"], Grid]:
-    """Silhouette and bulge over coordinates in which the solid fills [-1, 1]; the bulge is 0 outside."""
+def _form(solid: Solid, u: Grid, v: Grid) -> tuple[Bool[Tensor, "height width"], Grid]:
+    """Silhouette and bulge at coordinates in which the solid fills [-1, 1]; the bulge is 0 outside."""
     inside, bulge = _FORMS[solid.shape](u, v)
     return inside, torch.where(inside, bulge, 0.0)
 

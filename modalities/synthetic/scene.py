@@ -1,4 +1,4 @@
-"""Synthetic scenes: a few solids before a wall, from which every modality renders what its sensor would say."""
+"""Synthetic scenes: one or two solids in front of a wall, which every modality renders as its sensor would."""
 
 from dataclasses import dataclass
 
@@ -9,35 +9,36 @@ SHAPES = ("ball", "cube", "cone", "ring", "cross", "pillar", "disc", "star")  # 
 
 @dataclass(frozen=True)
 class Solid:
-    """One object in a scene."""
+    """One object in a scene; it is round where it should be, whatever the picture's width over height."""
 
     shape: str  # one of SHAPES
     x: float  # centre, in [-1, 1] of the picture's width, right positive
     y: float  # centre, in [-1, 1] of the picture's height, down positive
-    radius: float  # half its size, in [0, 1] of half the picture
-    distance_m: float  # of its centre from the camera
+    radius: float  # half its size, in [0, 1] of half the picture's height
+    distance_m: float  # distance of its centre from the camera
     colour: tuple[float, float, float]  # linear RGB in [0, 1]
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What there is to see and hear; the first solid gives the scene its class."""
+    """One scene; the shape of the first solid is its class."""
 
     solids: tuple[Solid, ...]
     wall_m: float  # distance of the wall
     wall_colour: tuple[float, float, float]  # RGB in [0, 1]
     light: float  # brightness, 1 is neutral
-    size: int = 64  # pixels, square
+    size: int = 64  # height of the rendered picture, in pixels
     duration_s: float = 0.5
+    width: int | None = None  # pixels of the picture's width; None: as many as its height
 
     @property
     def label(self) -> int:
-        """The class: position of the first solid's shape in SHAPES."""
+        """The class: the position of the first solid's shape in SHAPES."""
         return SHAPES.index(self.solids[0].shape)
 
 
-def draw_scene(generator: torch.Generator, *, size: int = 64) -> Scene:
-    """A random scene: one solid that gives the class, and up to one smaller, farther distractor of any class."""
+def draw_scene(generator: torch.Generator, *, size: int = 64, width: int | None = None) -> Scene:
+    """A random scene: one solid that determines the class, and at most one smaller, farther distractor."""
 
     def uniform(low: float, high: float) -> float:
         return low + (high - low) * torch.rand((), generator=generator).item()
@@ -52,4 +53,4 @@ def draw_scene(generator: torch.Generator, *, size: int = 64) -> Scene:
     main = Solid(shape(), uniform(-0.4, 0.4), uniform(-0.4, 0.4), uniform(0.35, 0.6), uniform(1.0, 3.0), colour())
     other = Solid(shape(), uniform(-0.9, 0.9), uniform(-0.9, 0.9), uniform(0.1, 0.2), uniform(3.0, 3.8), colour())
     solids = (main, other) if uniform(0, 1) < 0.5 else (main,)
-    return Scene(solids, wall_m, colour(), uniform(0.5, 1.2), size=size)
+    return Scene(solids, wall_m, colour(), uniform(0.5, 1.2), size=size, width=width)

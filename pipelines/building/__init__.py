@@ -1,1 +1,1 @@
-"""Configs -> the library's objects: each is opened and checked once, and a mistake names its key."""
+"""Builds the library's objects from configs: each is opened and checked once, and an error names its config key."""

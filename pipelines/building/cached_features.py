@@ -1,4 +1,4 @@
-"""Whether kept features are what a transfer's teacher would say, and if not, what differs and what makes them anew."""
+"""Checks that cached features are what a transfer's teacher would compute; if not, names the differences."""
 
 import json
 import shlex
@@ -17,7 +17,7 @@ from pipelines.schemas.common import CropConfig, TeacherConfig, TrainConfig, Vie
 
 @runtime_checkable
 class Taught(Protocol):
-    """What the configs of `features` and `transfer` share."""
+    """The fields that the configs of `features` and `transfer` share."""
 
     @property
     def data(self) -> str:
@@ -37,15 +37,15 @@ class Taught(Protocol):
 
 
 def origin(config: Taught, name: str, crop: CropConfig, shards: Shards, views: Mapping[str, View]) -> dict[str, Any]:
-    """All that decides what a teacher says of every pair, but for the number of windows, as JSON gives it back."""
+    """Everything that decides a teacher's features, except the number of windows, in JSON's types."""
     teacher, view = config.teachers[name], views[config.teachers[name].view]
     published = {key: to_plain(getattr(teacher, key)) for key in ("encoder", "classes", "first_layer")}
     with at(f"teachers.{name}.weights"):
         weights = teacher_digest(teacher)
-    told = {
+    decisive = {
         "data": shards.manifest.digest,
         "weights": weights,
-        "network": published if teacher.encoder else None,  # a run's folder knows its own, and its digest covers it
+        "network": published if teacher.encoder else None,  # a run's folder records its own, and its digest covers it
         "view": teacher.view,
         "preprocessing": {
             "modality": config.views[teacher.view].modality,
@@ -54,18 +54,18 @@ def origin(config: Taught, name: str, crop: CropConfig, shards: Shards, views: M
         },
         "look": {key: value for key, value in to_plain(crop).items() if key != "windows"},
         "seed": config.seed,
-        "crops": 2,  # the rule by which they are drawn; 1 clipped those that did not fit
-    }  # fmt: skip
-    return json.loads(json.dumps(told))
+        "crops": 2,  # version of the rule that draws them; version 1 clipped crops that did not fit
+    }
+    return json.loads(json.dumps(decisive))
 
 
 def open_features(
     config: Taught, train: TrainConfig, shards: Shards, views: Mapping[str, View]
 ) -> dict[str, FeatureShards]:
-    """The kept features of every teacher that has them, known to be what it would say in this transfer.
+    """The cached features of every teacher that has them, checked to be what it would compute in this transfer.
 
     Raises:
-        ConfigError: they are of something else, or of too few windows.
+        ConfigError: they were computed from something else, or have too few windows.
     """
     return {
         name: _open(config, name, train, shards, views)
@@ -77,39 +77,47 @@ def open_features(
 def _open(config: Taught, name: str, train: TrainConfig, shards: Shards, views: Mapping[str, View]) -> FeatureShards:
     key, folder = f"teachers.{name}.features", Path(str(config.teachers[name].features))
     with at(key):
-        found = FeatureShards.open(folder, shards.places)
+        features = FeatureShards.open(folder, shards.places)
     wanted = min(train.epochs, train.crop.windows or train.epochs)
     needed = {"windows": wanted, **origin(config, name, train.crop, shards, views)}
-    kept = {"windows": min(found.manifest.windows, wanted), **found.manifest.origin}
-    if kept != needed:
-        only_few = kept | {"windows": wanted} == needed
+    # earlier versions stretched every picture to a square and did not record it
+    unrecorded = {"fit": "stretch", "height": None, "width": None}
+    preprocessing = {key: value for key, value in unrecorded.items() if key in needed["preprocessing"]}
+    preprocessing |= features.manifest.origin["preprocessing"]
+    cached = (
+        {"windows": min(features.manifest.windows, wanted)}
+        | features.manifest.origin
+        | {"preprocessing": preprocessing}
+    )
+    if cached != needed:
+        only_few = cached | {"windows": wanted} == needed
         raise ConfigError([
             f"{key}: {folder} holds other features than this transfer needs. What differs:",
-            *(f"  {line}" for line in differences(kept, needed)),
-            f"make them anew: {_renewal(folder, config, name, kept, needed)}",
-            *([f"or set train.crop.windows={found.manifest.windows}"] if only_few else []),
+            *(f"  {line}" for line in differences(cached, needed)),
+            f"to make them again: {_renewal(folder, config, name, cached, needed)}",
+            *([f"or set train.crop.windows={features.manifest.windows}"] if only_few else []),
         ])  # fmt: skip
-    return found
+    return features
 
 
 def _renewal(folder: Path, config: Taught, name: str, kept: dict[str, Any], needed: dict[str, Any]) -> str:
-    """The command that makes the features which are needed, beside the ones that are there."""
+    """The command that makes the needed features in a new folder beside the old one."""
     teacher, view, run = f"teachers.{folder.name}", config.teachers[name].view, folder.parent
     network = to_plain(replace(config.teachers[name], features=None))
     before = kept["preprocessing"] if kept["view"] == view else {}  # another view may not be in the config yet
-    eyes = {option: value for option, value in needed["preprocessing"].items() if before.get(option, ...) != value}
+    options = {option: value for option, value in needed["preprocessing"].items() if before.get(option, ...) != value}
     settings = {
         "windows": {"crop.windows": needed["windows"]},
         "data": {"data": config.data},
         "weights": {teacher: network},
         "network": {teacher: network},
-        "view": {f"views.{view}": eyes, f"{teacher}.view": view},
-        "preprocessing": {f"views.{view}": eyes},
+        "view": {f"views.{view}": options, f"{teacher}.view": view},
+        "preprocessing": {f"views.{view}": options},
         "look": {"look": needed["look"]},
         "seed": {"seed": config.seed},
     }
     changed: dict[str, Any] = {}
     for group, values in settings.items():
         changed |= values if kept.get(group) != needed[group] else {}
-    words = [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in changed.items()]
-    return shlex.join(["crossmodal", "features", str(run / "config.yaml"), *words, f"output={run}.renewed"])
+    arguments = [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in changed.items()]
+    return shlex.join(["crossmodal", "features", str(run / "config.yaml"), *arguments, f"output={run}.renewed"])

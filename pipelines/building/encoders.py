@@ -1,4 +1,4 @@
-"""Encoders from configs, with new or earlier weights."""
+"""Encoders from configs, with random or loaded weights."""
 
 from collections.abc import Mapping
 
@@ -11,31 +11,28 @@ from pipelines.building.compatibility import describe_other_view
 from pipelines.building.normalisation import tell_published
 from pipelines.config import at
 from pipelines.runs.console import say
-from pipelines.schemas.common import (
-    EncoderConfig,
-    StudentConfig,
-)
+from pipelines.schemas.common import EncoderConfig, StudentConfig
 
 
 def build_encoder(config: EncoderConfig, shape: tuple[int, ...], classes: int, key: str) -> Encoder:
-    """An encoder with new weights."""
+    """An encoder with random weights."""
     with at(key):
         return ENCODERS.get(config.name)(shape, classes, **config.options)
 
 
 def build_student(config: StudentConfig, views: Mapping[str, View], classes: int, *, key: str = "student") -> Encoder:
-    """The network that learns, from new or earlier weights."""
+    """The network that is trained, with random or loaded weights."""
     encoder = build_encoder(config.encoder, views[config.view].modality.shape, classes, f"{key}.encoder")
     if config.weights is not None:
         with at(f"{key}.weights"):
-            left = load_pretrained(encoder, config.weights, sha256=config.sha256, first_layer=config.first_layer)
-            seen = describe_other_view(find_weights(config.weights), views[config.view].modality)
-        say(f"{key} begins from {config.weights}{seen}" + (f"; new: {', '.join(left)}" if left else ""))
+            new = load_pretrained(encoder, config.weights, sha256=config.sha256, first_layer=config.first_layer)
+            trained_on = describe_other_view(find_weights(config.weights), views[config.view].modality)
+        say(f"{key} starts from {config.weights}{trained_on}" + (f"; new: {', '.join(new)}" if new else ""))
         tell_published(key, config, views[config.view].modality)
     return encoder
 
 
 def student_digest(config: StudentConfig, key: str = "student") -> dict[str, str]:
-    """Names the weights that a student begins from by their bytes; empty for new ones."""
+    """The sha256 of the weights that a student starts from; empty for random weights."""
     with at(f"{key}.weights"):
         return {} if config.weights is None else {f"{key}.weights": sha256_of(find_weights(config.weights))}

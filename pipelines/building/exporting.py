@@ -1,4 +1,4 @@
-"""Exported folders of trained encoders."""
+"""Exports trained encoders to folders."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -12,11 +12,7 @@ from crossmodal.modules.transfer import Transfer
 from modalities import Modality
 from pipelines.building.teachers import AnyTeacher
 from pipelines.config import to_dict
-from pipelines.schemas.common import (
-    StudentConfig,
-    Trained,
-    ViewConfig,
-)
+from pipelines.schemas.common import StudentConfig, Trained, ViewConfig
 
 
 def export_student(
@@ -28,7 +24,7 @@ def export_student(
     classes: list[str],
     teachers: Mapping[str, AnyTeacher],
 ) -> None:
-    """The student in a folder of its own, with the heads by which it can be compared with its teachers."""
+    """Writes the student to a folder, with the heads that compare it with its teachers."""
     heads, specs = {}, {}
     for name, term in module.terms.items():
         if term.teacher is not None and any(True for _ in term.objective.parameters()):
@@ -42,7 +38,7 @@ def export_student(
 def export_encoder(
     folder: Path, config: StudentConfig, views: Mapping[str, ViewConfig], opened: Mapping[str, View], encoder: Encoder
 ) -> None:
-    """A pretrained encoder in a folder of its own."""
+    """Writes a pretrained encoder to a folder."""
     export.save_model(folder, _card(config, views[config.view], opened[config.view].modality), encoder, {})
 
 

@@ -1,4 +1,4 @@
-"""The normalisation and the size of pictures that published weights expect of an RGB view."""
+"""The normalisation and picture size that published weights expect of an RGB view."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,13 +15,13 @@ from pipelines.schemas.common import StudentConfig, TeacherConfig, ViewConfig
 def published_normalisation(
     view: str, config: ViewConfig, networks: Mapping[str, TeacherConfig | StudentConfig]
 ) -> dict[str, Any]:
-    """Mean and std of the published networks that see an RGB view; empty where there are none.
+    """The mean and std that published networks add to an RGB view's options; empty if there are none.
 
     Raises:
-        ConfigError: a teacher's are not the view's own, or not those of another network that sees the view; or a
-            teacher that is a finished run is given a normalisation.
+        ConfigError: a teacher's mean or std differs from the view's own, or from that of another network on the
+            view; or `normalisation` is set for a teacher that is a finished run.
     """
-    found: dict[str, Any] = {}
+    added: dict[str, Any] = {}
     source = f"views.{view} sets"
     settings: dict[str, Any] = {
         option: config.options[option] for option in ("mean", "std") if option in config.options
@@ -34,7 +34,7 @@ def published_normalisation(
         for option, value in settings.items():
             if _is_near(value, theirs[option]):
                 continue
-            if not isinstance(network, TeacherConfig):  # it trains on, so the config decides
+            if not isinstance(network, TeacherConfig):  # a student adapts in training, so the config decides
                 say(f"{key} begins from weights published for {option}={_round(theirs[option])}, but {source} "
                     f"{option}={_round(value)}")  # fmt: skip
                 continue
@@ -47,13 +47,13 @@ def published_normalisation(
         new = {option: value for option, value in theirs.items() if option not in settings}
         if new:
             source = f"{key} needs"
-            found.update(new)
+            added.update(new)
             settings.update(new)
-    return found
+    return added
 
 
 def tell_published(key: str, network: TeacherConfig | StudentConfig, modality: Modality) -> None:
-    """Says where a network with published weights sees another modality than RGB, or pictures of another size."""
+    """Prints a note if a network with published weights sees another modality than RGB, or another picture size."""
     own = _published(key, network)
     if own is None:
         return
@@ -66,7 +66,7 @@ def tell_published(key: str, network: TeacherConfig | StudentConfig, modality: M
 
 
 def _published(key: str, network: TeacherConfig | StudentConfig) -> Published | None:
-    """What a network's weights expect of RGB, where they are published ones and not an exported model's."""
+    """The RGB normalisation and size that published weights expect; None for other weights."""
     if network.weights is None:
         return None
     path = Path(network.weights)
@@ -75,16 +75,16 @@ def _published(key: str, network: TeacherConfig | StudentConfig) -> Published | 
         if is_run:
             raise ConfigError([
                 f"{key}.normalisation: view is for published weights, but {key}.weights, {network.weights}, is a "
-                "finished run, which knows what its view was normalised with; leave normalisation out"
+                "finished run, which records its own normalisation; leave normalisation out"
             ])  # fmt: skip
         return None
-    if network.encoder is None or is_run:  # one of our own models, whose card tells what it saw
+    if network.encoder is None or is_run:  # an exported model, whose card records its view
         return None
     return ENCODERS.get(network.encoder.name).published(**network.encoder.options)
 
 
 def _is_near(given: Any, own: Sequence[float]) -> bool:
-    """Whether two normalisations are one, rounded to three digits."""
+    """True if two normalisations agree to three digits."""
     return len(given) == len(own) and all(abs(a - b) < 1e-3 for a, b in zip(given, own, strict=True))
 
 

@@ -1,4 +1,4 @@
-"""Objectives from configs, and the module that is trained by them."""
+"""Objectives from configs, and the module that trains with them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,40 +6,39 @@ from typing import Any
 from crossmodal import OBJECTIVES
 from crossmodal.data.features import sizes
 from crossmodal.data.manifest import Manifest
-from crossmodal.data.views import View
+from crossmodal.data.views import Picture, View
 from crossmodal.encoders import Encoder, Spec
 from crossmodal.modules.transfer import Term, Transfer
 from crossmodal.objectives import Objective
+from modalities import Modality
 from pipelines.building.teachers import AnyTeacher, Teacher
 from pipelines.config import ConfigError, at
-from pipelines.schemas.common import (
-    ObjectiveConfig,
-)
+from pipelines.schemas.common import ObjectiveConfig
 
 
 def student_classes(
     objectives: Mapping[str, ObjectiveConfig], labels: list[str], teachers: Mapping[str, AnyTeacher]
 ) -> list[str]:
-    """Names of the student's logits: the data's classes or, where it has none, those of the teachers it copies.
+    """Names of the student's logits: the data's classes or, if it has none, those of the teachers it copies.
 
-    They are empty where no objective reads logits, for DDP wants a gradient for every weight.
+    The list is empty if no objective reads logits, because DDP needs a gradient for every weight.
 
     Raises:
         ConfigError: a teacher whose logits are copied has other classes.
     """
-    found: list[str] = []
+    classes: list[str] = []
     for name, config in objectives.items():
         kind = OBJECTIVES.get(config.name)
         if not kind.needs_logits:
             continue
-        found = found or labels
+        classes = classes or labels
         for teacher in (config.teachers or teachers) if kind.uses_teacher else ():
             theirs = teachers[teacher].classes
-            found = found or theirs or [str(number) for number in range(teachers[teacher].spec.classes)]
-            if theirs and theirs != found:
+            classes = classes or theirs or [str(number) for number in range(teachers[teacher].spec.classes)]
+            if theirs and theirs != classes:
                 raise ConfigError([f"objectives.{name}: the classes of teacher {teacher!r}, {', '.join(theirs)}, "
-                                   f"must be the student's, {', '.join(found)}"])  # fmt: skip
-    return found
+                                   f"must be the student's, {', '.join(classes)}"])  # fmt: skip
+    return classes
 
 
 def build_terms(
@@ -50,20 +49,20 @@ def build_terms(
     *,
     chunk: int | None = None,
 ) -> dict[str, Term]:
-    """Every objective, once per teacher it compares with, with the product of both weights: teachers add up.
+    """Every objective, once for each of its teachers; its weight is multiplied by the teacher's.
 
-    With `chunk` they see no maps of the student.
+    With `chunk`, objectives see no maps of the student.
 
     Raises:
-        ConfigError: an objective cannot be built, or needs what the pairs do not have.
+        ConfigError: an objective cannot be built, or needs something that the pairs lack.
     """
     if chunk is not None:
         try:
             return build_terms(configs, Spec(student.dim, (), student.classes), teachers, held)
         except ConfigError as error:
-            build_terms(configs, student, teachers, held)  # what is wrong anyway is said as it is
-            told = [f"{problem} (with train.chunk objectives see no maps)" for problem in error.problems]
-            raise ConfigError(told) from error
+            build_terms(configs, student, teachers, held)  # an error that has another cause is raised as it is
+            problems = [f"{problem} (with train.chunk objectives see no maps)" for problem in error.problems]
+            raise ConfigError(problems) from error
     terms, pairs = {}, held.pairs
     for name, config in configs.items():
         kind = OBJECTIVES.get(config.name)
@@ -91,7 +90,7 @@ def build_terms(
 
 
 def _refuse_lacking(name: str, objective: Objective | type[Objective], held: Manifest) -> None:
-    """Refuses an objective that needs what the pairs do not have; its class alone knows less of it."""
+    """Refuses an objective that needs something the pairs lack; an instance may need more than its class."""
     if objective.needs_labels and not any(held.labels.values()):
         raise ConfigError([f"objectives.{name} needs labels, and the pairs have none"])
     if objective.needs_groups and not held.groups:
@@ -104,7 +103,7 @@ def _build_objective(
     """An objective on a teacher's features.
 
     Raises:
-        ValueError: it cannot be built; says so where it could if more of the features were kept.
+        ValueError: it cannot be built; the message says if it could with more of the features cached.
     """
     try:
         return kind(student, teacher.spec, pairs, **options)
@@ -116,18 +115,18 @@ def _build_objective(
         except ValueError:
             raise error from None
         raise ValueError(
-            f"{error}. Of {teacher.name!r} only {', '.join(sizes(teacher.spec))} are kept: keep more (crossmodal "
-            "features with maps=true, and preactivations=true where they are needed), or let it run (features: null)"
+            f"{error}. Only {', '.join(sizes(teacher.spec))} of {teacher.name!r} are cached: cache more (crossmodal "
+            "features with maps=true, and preactivations=true if needed), or run the teacher (features: null)"
         ) from error
 
 
 def check_alignment(
     terms: Mapping[str, Term], student: str, teachers: Mapping[str, AnyTeacher], views: Mapping[str, View]
 ) -> None:
-    """Refuses objectives that compare maps place by place between views that do not show the same at one place.
+    """Refuses objectives that compare maps place by place between views that are not aligned.
 
     Raises:
-        ConfigError: the first of them, with both views.
+        ConfigError: names the first of them and both views.
     """
     own = views[student]
     for name, term in terms.items():
@@ -146,10 +145,25 @@ def check_alignment(
                 f"{key} compares maps place by place, so views {student!r} and {other!r} must both be aligned "
                 "(aligned: true); or take an objective on embeddings"
             ])  # fmt: skip
+        if not _show_one_region(own.modality, view.modality):
+            told = [f"{name!r} ({each.shape[-2]} x {each.shape[-1]}, fit: {each.fit})"
+                    for name, each in ((student, own.modality), (other, view.modality))]  # fmt: skip
+            raise ConfigError([
+                f"{key} compares maps place by place, but views {told[0]} and {told[1]} show different regions of a "
+                "picture; give both the same height : width and the same fit, or take an objective on embeddings"
+            ])  # fmt: skip
+
+
+def _show_one_region(one: Modality, other: Modality) -> bool:
+    """Whether two views of pictures show the same region of any picture."""
+    if one.plane != "picture" or one.fit == other.fit == "stretch":
+        return True
+    (*_, height, width), (*_, tall, wide) = one.shape, other.shape
+    return one.fit == other.fit and Picture(width, height).fits(wide, tall)
 
 
 def build_transfer(student: Encoder, view: str, terms: dict[str, Term], *, chunk: int | None = None) -> Transfer:
-    """The one module that is trained."""
+    """The module that is trained."""
     with at("objectives" if chunk is None else "train"):
         return Transfer(student, view, terms, chunk=chunk)
 
@@ -157,23 +171,23 @@ def build_transfer(student: Encoder, view: str, terms: dict[str, Term], *, chunk
 def build_phases(
     student: Encoder, view: str, terms: dict[str, Term], *, chunk: int | None = None
 ) -> tuple[Transfer | None, Transfer]:
-    """What is trained before the main phase, if anything is, and in it; weights that both have are the same tensors.
+    """The modules of the preparation (or None) and of the main phase; shared weights are the same tensors.
 
-    What weighs 0 is not prepared.
+    An objective of weight 0 is not prepared.
 
     Raises:
-        ConfigError: nothing is left for the main phase.
+        ConfigError: no objective is left for the main phase.
     """
     before, main = {}, {}
     for name, term in terms.items():
         prepared = term.objective.preparation()
         if prepared is not None and term.weight:
-            weight = term.weight if prepared is term.objective else 1.0  # nothing else trains what it trains
+            weight = term.weight if prepared is term.objective else 1.0  # no other objective trains its weights
             before[name] = Term(prepared, weight, term.teacher)
         if not term.objective.only_prepares:
             main[name] = term
     if before and not main:
-        raise ConfigError([f"objectives: {', '.join(before)} is for the preparation only, so that nothing is left to "
-                           "train by after it; add another objective, or set its option when to both"])  # fmt: skip
+        raise ConfigError([f"objectives: {', '.join(before)} trains in the preparation only, so the main phase has "
+                           "no objective; add another objective, or set its option when to both"])  # fmt: skip
     first = build_transfer(student, view, before, chunk=chunk) if before else None
-    return first, build_transfer(student, view, main or terms, chunk=chunk)  # terms: refused, for all weigh 0
+    return first, build_transfer(student, view, main or terms, chunk=chunk)  # terms: all weigh 0, which is refused

@@ -1,4 +1,4 @@
-"""What a pretraining's config names, built and checked."""
+"""Builds and checks the module of a pretraining from its config."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -18,11 +18,11 @@ from pipelines.building.encoders import build_student
 from pipelines.config import ConfigError, at
 from pipelines.schemas.pretrain import Config, MultiviewConfig
 
-STALE = "its queue holds what the encoders said before they changed, and drifts away from them; set momentum"
+STALE = "its queue holds embeddings of earlier weights, which drift away from the current ones; set momentum"
 
 
 def spread_views(config: Config, views: Mapping[str, View]) -> dict[str, View]:
-    """Every encoder's view, once for each look."""
+    """Every encoder's view, once for each crop."""
     named = dict.fromkeys(encoder.view for encoder in config.encoders.values())
     return {name_crop(name, crop): replace(views[name], crop=crop) for name in named for crop in range(config.crops)}
 
@@ -30,10 +30,10 @@ def spread_views(config: Config, views: Mapping[str, View]) -> dict[str, View]:
 def build_pretraining(
     config: Config, views: dict[str, View], held: Manifest
 ) -> tuple[TrainingModule, dict[str, Encoder], list[str]]:
-    """The module that is trained, its encoders by name, and what a user should know of the config.
+    """The module that is trained, its encoders by name, and cautions about the config for the user.
 
     Raises:
-        ConfigError: it cannot be built, or needs what the pairs do not have.
+        ConfigError: it cannot be built, or needs something that the pairs lack.
     """
     _check_whole(config, views, held)
     for name in config.encoders:
@@ -42,7 +42,7 @@ def build_pretraining(
     with at("graph"):
         pairings = find_pairings([*config.encoders], config.crops, graph=config.graph, core=config.core,
                            symmetric=config.symmetric)  # fmt: skip
-    encoders = {name: build_student(asked, views, 0, key=f"encoders.{name}") for name, asked in config.encoders.items()}
+    encoders = {name: build_student(each, views, 0, key=f"encoders.{name}") for name, each in config.encoders.items()}
     build_any = _build_whole if config.gradients.unit is None else _build_local
     module, objectives = build_any(config, encoders, pairings, held)
     cautions = [(name, caution) for name, objective in objectives.items() for caution in objective.cautions()]
@@ -53,21 +53,21 @@ def build_pretraining(
 
 
 def _check_whole(config: Config, views: dict[str, View], held: Manifest) -> None:
-    """Refuses pairs that lack views where something needs whole ones.
+    """Refuses pairs that lack views if local gradients or an objective need complete pairs.
 
     Raises:
-        ConfigError: the first that does, with what is lacking.
+        ConfigError: names the first that needs them, and what is lacking.
     """
     fields = dict.fromkeys(views[encoder.view].modality.field for encoder in config.encoders.values())
     lacking = [f"{held.lacking[name]} pairs without {name}" for name in fields if name in held.lacking]
     if not lacking:
         return
-    said = f"needs pairs that have all views, and {config.data} has {', '.join(lacking)}"
+    problem = f"needs pairs that have all views, and {config.data} has {', '.join(lacking)}"
     if config.gradients.unit is not None:
-        raise ConfigError([f"gradients.unit {said}"])
-    for name, asked in config.objectives.items():
-        if not MULTIVIEW.get(asked.name).masks:
-            raise ConfigError([f"objectives.{name} {said}; infonce and nce take pairs that lack some"])
+        raise ConfigError([f"gradients.unit {problem}"])
+    for name, each in config.objectives.items():
+        if not MULTIVIEW.get(each.name).masks:
+            raise ConfigError([f"objectives.{name} {problem}; infonce and nce accept pairs that lack views"])
 
 
 def _build_whole(
@@ -84,12 +84,12 @@ def _build_whole(
             name: Projector(dim, layers=2, hidden=_hidden(config, encoder.spec.dim), dim=dim, norm=head.norm)
             for name, encoder in encoders.items()
         }
-    objectives = {name: _build_objective(name, asked, dim, pairings, held) for name, asked in config.objectives.items()}
+    objectives = {name: _build_objective(name, each, dim, pairings, held) for name, each in config.objectives.items()}
     with at("train" if config.train.chunk else "objectives"):
         module = Pretraining(
             branches,
             objectives,
-            {name: asked.weight for name, asked in config.objectives.items()},
+            {name: each.weight for name, each in config.objectives.items()},
             crops=config.crops,
             pairings=pairings,
             momentum=None if momentum is None else momentum.decay,
@@ -114,14 +114,14 @@ def _build_local(
         for shape in stages
     )  # fmt: skip
     objectives = {
-        name: [_build_objective(name, asked, head.dim, pairings, held) for _ in stages]
-        for name, asked in config.objectives.items()
+        name: [_build_objective(name, each, head.dim, pairings, held) for _ in stages]
+        for name, each in config.objectives.items()
     }
     with at("objectives"):
         module = LocalPretraining(
             Branch(encoder, only.view, heads),
             objectives,
-            {name: asked.weight for name, asked in config.objectives.items()},
+            {name: each.weight for name, each in config.objectives.items()},
             crops=config.crops,
             pairings=pairings,
             unit=unit,
@@ -137,7 +137,7 @@ def _projector(config: Config, dim: int) -> Projector:
 def _hidden(config: Config, dim: int) -> int:
     hidden = round(dim * config.head.width)
     if hidden < 1:
-        raise ConfigError([f"head.width must leave hidden layers a number: {config.head.width:g} times {dim} is none"])
+        raise ConfigError([f"head.width is too small: {config.head.width:g} times {dim} hidden units rounds to 0"])
     return hidden
 
 
@@ -145,7 +145,7 @@ def _build_objective(name: str, asked: MultiviewConfig, dim: int, pairings: Pair
     with at(f"objectives.{name}"):
         objective = MULTIVIEW.get(asked.name)(dim, pairings, held.pairs, **asked.options)
         if not (pairings or objective.takes_one_view):
-            raise ValueError("no two views meet; take two looks, or two encoders")
+            raise ValueError("no two views form a positive pair; set crops=2, or add an encoder")
     if objective.needs_labels and not any(held.labels.values()):
         raise ConfigError([f"objectives.{name} needs labels, and the pairs have none"])
     return objective

@@ -16,9 +16,7 @@ from pipelines.building.compatibility import refuse_other_view
 from pipelines.building.encoders import build_encoder
 from pipelines.building.normalisation import tell_published
 from pipelines.config import ConfigError, at
-from pipelines.schemas.common import (
-    TeacherConfig,
-)
+from pipelines.schemas.common import TeacherConfig
 
 
 @dataclass(frozen=True)
@@ -27,9 +25,9 @@ class Teacher:
 
     encoder: Encoder
     view: str
-    classes: list[str]  # names of its logits, where they are known
+    classes: list[str]  # names of its logits, if known
     weight: float = 1.0
-    chunk: int | None = None  # pairs it sees at a time; None: all
+    chunk: int | None = None  # pairs per forward pass; None: all
 
     @property
     def spec(self) -> Spec:
@@ -54,16 +52,16 @@ class CachedTeacher:
 
     @property
     def spec(self) -> Spec:
-        """The sizes of the features that are kept."""
+        """The sizes of the cached features."""
         return self.kept.spec
 
     @property
     def classes(self) -> list[str]:
-        """Names of its logits, where they are known."""
+        """Names of its logits, if known."""
         return self.kept.classes
 
     def forward(self, batch: Batch) -> Features:
-        """What was kept of it for a batch."""
+        """The cached features of a batch."""
         return batch.features[self.name]
 
 
@@ -71,7 +69,7 @@ AnyTeacher = Teacher | CachedTeacher
 
 
 def build_teachers(configs: Mapping[str, TeacherConfig], views: Mapping[str, View]) -> dict[str, Teacher]:
-    """The frozen networks, each checked against the view it is given."""
+    """The frozen networks, each checked against its view."""
     return {name: _build_teacher(config, views, f"teachers.{name}") for name, config in configs.items()}
 
 
@@ -82,7 +80,7 @@ def build_any_teachers(
     *,
     chunk: int | None = None,
 ) -> dict[str, AnyTeacher]:
-    """All teachers in their order; only those whose features are not kept are built."""
+    """All teachers in their order; only those without cached features are built."""
     running = build_teachers({name: config for name, config in configs.items() if name not in kept}, views)
     return {
         name: replace(running[name], chunk=chunk)
@@ -106,13 +104,13 @@ def _build_teacher(config: TeacherConfig, views: Mapping[str, View], key: str) -
             left = load_pretrained(encoder, config.weights, sha256=config.sha256, first_layer=config.first_layer)
         if left:
             raise ConfigError([f"{key}: a teacher needs all its weights, but {config.weights} does not fit "
-                               f"{', '.join(left)}; look at {key}.classes and {key}.first_layer"])  # fmt: skip
+                               f"{', '.join(left)}; check {key}.classes and {key}.first_layer"])  # fmt: skip
         tell_published(key, config, view.modality)
     return Teacher(encoder.eval().requires_grad_(False), config.view, classes, config.weight)
 
 
 def teacher_digest(config: TeacherConfig) -> str:
-    """Names a teacher's weights by their bytes, for a run's identity; refuses others than config.sha256, if given."""
+    """The digest of a teacher's weights, for a run's identity; checks config.sha256, if given."""
     ours = None if config.encoder else export.digest(config.weights)
     if ours is not None and config.sha256 is None:
         return ours

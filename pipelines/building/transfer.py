@@ -1,4 +1,4 @@
-"""What a transfer's config names: opened, built with new weights, and checked against one another."""
+"""Opens, builds and checks the components of a transfer."""
 
 from dataclasses import dataclass
 
@@ -17,30 +17,30 @@ from pipelines.training.loop import seed_everything
 
 @dataclass(frozen=True)
 class Components:
-    """All that a transfer is made of."""
+    """The data, networks and modules of a transfer."""
 
-    shards: Shards  # without the pairs that are held out
+    shards: Shards  # without held-out pairs
     views: dict[str, View]
     kept: dict[str, FeatureShards]  # of the teachers that do not run
     teachers: dict[str, AnyTeacher]
     classes: list[str]  # of the student's logits
-    preparation: Transfer | None  # what is trained before, for objectives that want it
+    preparation: Transfer | None  # trained first, if an objective needs it
     module: Transfer
 
 
 def build_parts(config: transfer.Config) -> Components:
-    """The parts of a transfer; seeds torch's global generators.
+    """The components of a transfer; seeds torch's global generators.
 
     Raises:
-        ConfigError: they cannot be made, or do not go together.
+        ConfigError: they cannot be built, or do not fit together.
     """
     shards, _ = open_parts(config.data, config.held_out, "data")
     views = open_views(
         shards, config.views, networks_of(config.teachers, config.student),
         repeating={teacher.view for teacher in config.teachers.values()},
     )  # fmt: skip
-    kept = open_features(config, config.train, shards, views)
-    teachers = build_any_teachers(config.teachers, views, kept, chunk=config.train.chunk)
+    cached = open_features(config, config.train, shards, views)
+    teachers = build_any_teachers(config.teachers, views, cached, chunk=config.train.chunk)
     seed_everything(config.seed, "weights")
     classes = student_classes(config.objectives, shards.manifest.classes, teachers)
     student = build_student(config.student, views, len(classes))
@@ -48,5 +48,5 @@ def build_parts(config: transfer.Config) -> Components:
     check_alignment(terms, config.student.view, teachers, views)
     preparation, module = build_phases(student, config.student.view, terms, chunk=config.train.chunk)
     if preparation is not None:
-        open_features(config, config.prepare.over(config.train), shards, views)  # refused if of too few windows for it
-    return Components(shards, views, kept, teachers, classes, preparation, module)
+        open_features(config, config.prepare.over(config.train), shards, views)  # refuses too few windows for it
+    return Components(shards, views, cached, teachers, classes, preparation, module)

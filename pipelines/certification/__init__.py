@@ -1,1 +1,1 @@
-"""The work behind `crossmodal certify`."""
+"""The work of `crossmodal certify`."""

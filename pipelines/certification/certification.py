@@ -1,4 +1,4 @@
-"""A certification, from its parts to its report."""
+"""The steps of a certification: split, train, certify, select and export."""
 
 import copy
 import json
@@ -47,13 +47,13 @@ def _step(model: nn.Module, batch: Batch) -> Losses:
     return model(batch)
 
 
-PRIOR = "prior"  # name of the posterior that stays at the prior
-FEW, REPEATS = 5, 5  # pairs of a class behind mu-5, and drawn anew how often
+PRIOR = "prior"  # name of the posterior that equals the prior
+FEW, REPEATS = 5, 5  # pairs of each class for mu-5, and number of draws of them
 
 
 @dataclass(frozen=True)
 class Split:
-    """The pairs by what they are for."""
+    """The shards by use."""
 
     certified: Shards
     validation: Shards | None
@@ -63,27 +63,27 @@ class Split:
 
 @dataclass(frozen=True)
 class Certification:
-    """Prior, posteriors and their certificates.
+    """The prior, the posteriors and their certificates.
 
     Raises:
-        ConfigError: something does not go together, or a prior has seen what is certified.
+        ConfigError: the config is inconsistent, or a prior has seen certified pairs.
     """
 
     config: Config
     run: RunFolder
 
     def certify(self) -> dict[str, Any]:
-        """Trains what is left to train, judges every posterior, exports the selected one; gives the figures."""
+        """Trains the posteriors that are missing, certifies all, exports the selected one; gives the metrics."""
         self._refuse_seen()
         copies, untold = self._count_copies()
-        examples = self.examples["train"]  # what cannot be certified is not trained
+        examples = self.examples["train"]  # refuses before training what cannot be certified
         if self.split.certified.manifest.groups:
             say(f"{self.run.path}: {len(self.split.certified)} pairs of {len(self.split.certified.manifest.groups)} "
-                "groups are certified; the certificate takes them for independent draws")  # fmt: skip
+                "groups are certified; the certificate assumes independent draws")  # fmt: skip
         networks, figures = self._train()
         if not self.accelerator.is_main_process:
             return {}
-        self.run.begin()  # nothing may have been trained
+        self.run.begin()  # if nothing was left to train
         rows = {name: self._judge(name, network, len(networks)) for name, network in networks.items()}
         selected = {rule: self._select(rows, rule) for rule in RULES if rule == "bound" or self.config.validation}
         self._export(networks[selected[self.config.select]])
@@ -98,19 +98,17 @@ class Certification:
             "pairs": {name: len(part) for name, part in vars(self.split).items() if part is not None},
         }  # fmt: skip
 
-    # --- parts ---
-
     @cached_property
     def accelerator(self) -> Any:
-        """The device and the processes of the run."""
+        """The device and processes of the run."""
         return open_accelerator(self.config.train, self.run.path)
 
     @cached_property
     def split(self) -> Split:
-        """The pairs by their use."""
+        """The shards by use."""
         config = self.config
-        rest, held = open_parts(config.data, config.held_out, "data" if config.test else "held_out")
-        test = held or open_shards(config.test or "", "test")
+        rest, held_out = open_parts(config.data, config.held_out, "data" if config.test else "held_out")
+        test = held_out or open_shards(config.test or "", "test")
         ours, theirs = rest.manifest.classes, test.manifest.classes
         if ours and theirs and ours != theirs:
             raise ConfigError([f"test: {test.folder} must have the same classes as data, {rest.folder}, or none"])
@@ -125,12 +123,12 @@ class Certification:
 
     @cached_property
     def tuples(self) -> Tuples:
-        """The certified examples."""
-        asked = self.config.tuples
-        block = asked.block or (2 if asked.positives == "class" else 1)
+        """The form of a certified example: one or more pairs and a loss."""
+        config = self.config.tuples
+        block = config.block or (2 if config.positives == "class" else 1)
         with at("tuples"):
-            return Tuples("class" if asked.positives == "class" else "pair", asked.loss, asked.negatives, block,
-                          asked.scale)  # fmt: skip
+            return Tuples("class" if config.positives == "class" else "pair", config.loss, config.negatives, block,
+                          config.scale)  # fmt: skip
 
     @cached_property
     def _opened(self) -> dict[str, View]:
@@ -142,7 +140,7 @@ class Certification:
 
     @cached_property
     def views(self) -> dict[str, View]:
-        """The opened views of encoder and teacher."""
+        """The opened views of the encoder and the teacher."""
         opened = self._opened
         own = self.config.encoder.view
         if self.config.tuples.positives == "crop":
@@ -155,18 +153,18 @@ class Certification:
 
     @cached_property
     def crop(self) -> Crop | None:
-        """The windows that certified examples are seen by, where looks make their positives."""
+        """The crop of certified examples, if two crops of a pair are positives."""
         return Crop(**asdict(self.config.train.crop)) if self.config.tuples.positives == "crop" else None
 
     @cached_property
     def grid(self) -> ScaleGrid | None:
-        """The scales that the prior may have; None: it has one."""
-        asked = self.config.certificate
-        return ScaleGrid(asked.greatest_variance, asked.steps) if self.config.prior.learned else None
+        """The grid of scales of a learned prior; None for a fixed scale."""
+        settings = self.config.certificate
+        return ScaleGrid(settings.greatest_variance, settings.steps) if self.config.prior.learned else None
 
     @cached_property
     def start(self) -> tuple[Encoder, ExampleViews]:
-        """The network before anything is learnt, and how it and others see examples."""
+        """The network before training, and the views of its examples."""
         config, own = self.config, self.config.encoder.view
         opened = self._opened
         encoder = build_student(config.encoder, opened, 0, key="encoder")
@@ -176,13 +174,13 @@ class Certification:
         teacher = build_teachers({"teacher": config.teacher}, opened)["teacher"]
         teacher.encoder.to(self.accelerator.device)
         if config.encoder.weights is None:
-            raise ConfigError(["encoder.weights: must be the folder of a transfer with teacher given, for its head is "
-                               "what both are compared through"])  # fmt: skip
+            raise ConfigError(["encoder.weights: must be the folder of a transfer if teacher is set, because its head "
+                               "compares both"])  # fmt: skip
         with at("encoder.weights"):
             heads = export.load_model(config.encoder.weights).heads
         if not heads:
-            raise ConfigError([f"encoder.weights: {config.encoder.weights} has no head by which it is compared with "
-                               "a teacher; take a student of crossmodal transfer"])  # fmt: skip
+            raise ConfigError([f"encoder.weights: {config.encoder.weights} has no head that compares it with a "
+                               "teacher; use a student of crossmodal transfer"])  # fmt: skip
         head = next(iter(heads.values())).requires_grad_(True)
         with at("encoder.weights"):
             network = Projected(encoder, head, teacher.spec.dim, opened[own].modality.shape)
@@ -195,7 +193,7 @@ class Certification:
 
     @property
     def _learnt(self) -> bool:
-        """Whether the prior has seen data, from which its batch norms have statistics."""
+        """True if the prior was trained, so that its batch norms have statistics."""
         return self.split.prior is not None or self.config.encoder.weights is not None
 
     @property
@@ -204,8 +202,8 @@ class Certification:
 
     @cached_property
     def examples(self) -> dict[str, Examples]:
-        """Of the certified pairs, of those to judge by and of those to select by."""
-        config, found = self.config, {}
+        """The examples of the certified, test and validation pairs."""
+        config, planned = self.config, {}
         for name, key, shards in (
             ("train", "data", self.split.certified),
             ("test", "test" if config.test else "held_out", self.split.test),
@@ -213,31 +211,29 @@ class Certification:
         ):
             if shards is not None:
                 with at(key):
-                    found[name] = Examples.plan(
+                    planned[name] = Examples.plan(
                         shards, self.views, self.tuples, at_once=config.certificate.at_once, crop=self.crop,
                         seed=config.seed, workers=config.train.workers,
                     )  # fmt: skip
-        return found
+        return planned
 
     def _refuse_seen(self) -> None:
         if self.config.prior.unseen:
             return
-        for key, named in (("encoder", self.config.encoder), ("teacher", self.config.teacher)):
-            if named is not None and named.weights is not None:
-                refuse_seen(named.weights, self.split.certified, f"{key}.weights")
+        for key, network in (("encoder", self.config.encoder), ("teacher", self.config.teacher)):
+            if network is not None and network.weights is not None:
+                refuse_seen(network.weights, self.split.certified, f"{key}.weights")
 
     def _count_copies(self) -> tuple[int, list[str]]:
-        """How many pairs to judge by are among those learnt from; see `count_copies`."""
+        """The number of test pairs that were trained on; see `count_copies`."""
         config = self.config
         if config.test is None:
             return 0, []
-        weights = [named.weights for named in (config.encoder, config.teacher) if named is not None and named.weights]
+        weights = [each.weights for each in (config.encoder, config.teacher) if each is not None and each.weights]
         return count_copies(self.split.test, open_shards(config.data, "data"), weights, "test")
 
-    # --- training ---
-
     def _train(self) -> tuple[dict[str, GaussianPosterior], dict[str, Any]]:
-        """Posteriors by name, the prior itself first, and figures of every training."""
+        """The posteriors by name, first the prior itself, and the metrics of every training."""
         config = self.config
         seed_everything(config.seed, "weights")
         encoder, figures = self.start[0], {}
@@ -246,7 +242,7 @@ class Certification:
         encoder = (with_fixed_statistics if self._learnt else without_running_statistics)(encoder)
         std = config.prior.std
         if self.grid is not None:
-            with at("prior.std"):  # on the grid, so that the posterior which is the prior costs nothing
+            with at("prior.std"):  # on the grid, so that the prior as posterior has divergence 0
                 std = self.grid.std(self.grid.neighbours(std)[-1]).item()
         networks = {PRIOR: GaussianPosterior(encoder, std=std)}
         networks[PRIOR].log_prior_std.requires_grad_(config.prior.learned)
@@ -263,43 +259,41 @@ class Certification:
         return Training(self.accelerator, self.run, config, module, _step, shards, self.views, self.config.seed,
                         phase=name).fit()  # fmt: skip
 
-    # --- certificates ---
-
     def _judge(self, name: str, network: GaussianPosterior, choices: int) -> dict[str, Any]:
-        """All figures of a posterior; kept in a file, for they take a while."""
+        """All metrics of a posterior; cached in a file, because they take long."""
         path = self.run.path / "posteriors" / f"{name}.json"
         if path.is_file():
             return json.loads(path.read_text(encoding="utf-8"))
         examples = self.examples["train"]
         say(f"{self.run.path}: certifying {name} on {examples.count} examples")
-        asked, device, branch = self.config.certificate, self.accelerator.device, self.start[1]
+        settings, device, branch = self.config.certificate, self.accelerator.device, self.start[1]
         network.to(device)
-        risk, draws = examples.risk(network, branch, device=device, draws=asked.draws, name=name)
+        risk, draws = examples.risk(network, branch, device=device, draws=settings.draws, name=name)
         place = self._place(network)
-        # the draws of every posterior must hold, for one is chosen by them; the pairs fail for all of them at once
-        share = asked.delta_monte_carlo / choices
-        # simclr has two bounds over pairs, of which the smaller may be taken
-        over_pairs = (asked.delta - asked.delta_monte_carlo) / (2 if self.tuples.loss == "simclr" else 1)
+        # one posterior is selected, so the bound on draws must hold for all (a union); the bound on pairs does
+        share = settings.delta_monte_carlo / choices
+        # simclr has two bounds over pairs, and the smaller may be used
+        over_pairs = (settings.delta - settings.delta_monte_carlo) / (2 if self.tuples.loss == "simclr" else 1)
         certificate = certify(
             risk, place.divergence, examples=examples.count, draws=draws, union=place.union,
             delta=over_pairs + share, delta_monte_carlo=share, greatest=self.tuples.greatest,
         )  # fmt: skip
-        found = asdict(certificate) | {"shares": certificate.shares(), "prior_std": place.std}
+        values = asdict(certificate) | {"shares": certificate.shares(), "prior_std": place.std}
         if self.tuples.loss == "simclr":
-            found["mcdiarmid"] = self._mcdiarmid(found)
+            values["mcdiarmid"] = self._mcdiarmid(values)
         for part, others in self.examples.items():
-            found[f"{part}_mean_weights"], _ = others.risk(network, branch, device=device)
+            values[f"{part}_mean_weights"], _ = others.risk(network, branch, device=device)
             if part != "train":
-                found[f"{part}_risk"], _ = others.risk(network, branch, device=device, draws=1, name=name)
+                values[f"{part}_risk"], _ = others.risk(network, branch, device=device, draws=1, name=name)
         if all(any(part.manifest.labels.values()) for part in (self.split.certified, self.split.test)):
-            found["classifier"] = self._classify(network)
+            values["classifier"] = self._classify(network)
         path.parent.mkdir(exist_ok=True)
-        write(path, json.dumps(found, indent=1) + "\n")
-        return found
+        write(path, json.dumps(values, indent=1) + "\n")
+        return values
 
     @torch.no_grad()
     def _place(self, network: GaussianPosterior) -> Snapped:
-        """The prior that counts, on the grid where its scale was learned, and how far the posterior is from it."""
+        """The prior's scale, on the grid if it was learned, and the divergence of the posterior from the prior."""
         std = network.log_prior_std.double().exp().item()
         if self.grid is None:
             kl = kl_divergence(network.posterior, spherical(network.prior_mean, std))
@@ -308,7 +302,7 @@ class Certification:
         return snap(network.posterior, network.prior_mean, std, grid=self.grid)
 
     def _mcdiarmid(self, found: dict[str, Any]) -> float:
-        """The other bound on the SimCLR loss, from the same draws."""
+        """The second bound on the SimCLR loss, from the same draws."""
         greatest, batch = found["greatest"], self.tuples.pairs
         upper = greatest * monte_carlo_upper(found["train_risk"] / greatest, found["draws"],
                                              delta=found["delta_monte_carlo"])  # fmt: skip
@@ -318,7 +312,7 @@ class Certification:
         )  # fmt: skip
 
     def _classify(self, network: GaussianPosterior) -> dict[str, dict[str, float]]:
-        """The mean classifier by the mean weights, from all certified pairs and from a few of each class."""
+        """Metrics of the mean classifier on mean weights, from all certified pairs and from a few of each class."""
         train, labels = self._embed(network, self.split.certified)
         test, truth = self._embed(network, self.split.test)
         few = [
@@ -344,7 +338,7 @@ class Certification:
         return min(rows, key=lambda name: rows[name][key])
 
     def _export(self, network: GaussianPosterior) -> None:
-        """The posterior as it is; and its mean weights as a model, where these are those of the config's encoder."""
+        """Writes the posterior; also its mean weights as a model, if they fit the config's encoder."""
         mean, std = ({name: item.detach().cpu() for name, item in items.items()}
                      for items in (network.posterior.mean, network.posterior.std))  # fmt: skip
         tensors = {f"mean.{name}": item.contiguous() for name, item in mean.items()}
@@ -352,8 +346,8 @@ class Certification:
         write(self.run.path / "posterior.safetensors", save(tensors))
         encoder = self.start[0]
         if self._changes_norms:
-            say(f"{self.run.path}: no model is exported, for group norm stands for the encoder's batch norm; choose an "
-                "encoder without it (norm: group) for one")  # fmt: skip
+            say(f"{self.run.path}: no model is exported, because group norm replaces the encoder's batch norm; to get "
+                "one, choose an encoder without batch norm (norm: group)")  # fmt: skip
             return
         encoder.load_state_dict(mean, strict=False)
         encoder = encoder.student if isinstance(encoder, Projected) else encoder

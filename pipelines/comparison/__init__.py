@@ -1,1 +1,1 @@
-"""The work behind `crossmodal compare`."""
+"""The work of `crossmodal compare`."""

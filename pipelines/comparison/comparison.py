@@ -1,4 +1,4 @@
-"""The work behind `crossmodal compare`: check, search, choose, train, and only then open the test set."""
+"""The steps of a comparison: check, search, choose, train, and only then open the test set."""
 
 import json
 import statistics
@@ -23,30 +23,30 @@ from pipelines.schemas.common import PrepareConfig
 from pipelines.schemas.compare import Trial
 
 BASELINES = ("teacher", "scratch", "random weights")
-DIVERGED = "diverged.txt"  # in the folder of a training: why it is not tried again
-Figures = dict[str, Any]  # plain content of a report
+DIVERGED = "diverged.txt"  # in the folder of a training: why it is not repeated
+Figures = dict[str, Any]  # the JSON content of a report
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the table, as it comes to be."""
+    """One row of the table."""
 
-    tried: dict[Trial, Figures | None]  # figures of the trials' trainings; None: diverged
-    scores: dict[Trial, float]  # what the others reach on the pairs held out
+    tried: dict[Trial, Figures | None]  # metrics of each trial's training; None: diverged
+    scores: dict[Trial, float]  # of the other trials, on the held-out pairs
     chosen: Trial | None  # None: every trial diverged
-    trained: dict[int, Figures | None]  # figures of the trainings by seed; None: diverged
+    trained: dict[int, Figures | None]  # metrics of the trainings by seed; None: diverged
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One comparison; every training and evaluation in it is a run of its own, which is continued or kept as it is."""
+    """One comparison; every training and evaluation in it is a run of its own, continued or reused."""
 
     config: compare.Config
     path: Path  # of the config file
-    prepared: set[str] = field(default_factory=set)  # rows whose objectives want a preparation; known once checked
+    prepared: set[str] = field(default_factory=set)  # rows whose objectives need a preparation; set by `_check`
 
     def run(self) -> None:
-        """Writes table.md, results.json, report.json, and a page of it all."""
+        """Writes table.md, results.json, report.json and an HTML page."""
         run = RunFolder.open("compare", self.config, find_pipeline("compare").inputs)
         if (run.before is not None and not run.is_same) or not run.is_done():
             self._check()
@@ -65,7 +65,7 @@ class Comparison:
         """Builds every row's training once on all training pairs, and once as a trial of its search.
 
         Raises:
-            ConfigError: what is wrong with any of them.
+            ConfigError: names every problem of every row.
         """
         problems: list[str] = []
         for name in self.config.objectives:
@@ -83,23 +83,23 @@ class Comparison:
         self._check_label_counts()
 
     def _check_label_counts(self) -> None:
-        """An evaluation leaves out a number of labels that a class does not have."""
+        """Refuses a few-label metric with more labels than a class has; an evaluation would leave it out."""
         search, data = self.config.search, self.config.transfer.data
         few = self.config.evaluate.few_labels
         for place, metric in enumerate(self.config.metrics):
             _, count = few.columns().get(metric, ("", None)) if few else ("", None)
             if count is None:
                 continue
-            held_out = search.held_out if search and place == 0 else None  # by the first metric trials are judged
+            held_out = search.held_out if search and place == 0 else None  # the first metric scores the trials
             labels = open_parts(data, held_out, "search.held_out")[0].manifest.labels
-            name, least = min(((name, found) for name, found in labels.items() if found), key=lambda item: item[1])
+            name, least = min(((name, pairs) for name, pairs in labels.items() if pairs), key=lambda item: item[1])
             if least < count:
                 rest = " that are not held out" if held_out else ""
                 raise ConfigError([f"metrics.{place} is {metric}, but class {name!r} has only {least} training pairs"
                                    f"{rest}"])  # fmt: skip
 
     def _check_trial(self, name: str) -> None:
-        """Builds one of the trials of a row, if it has any; the others differ by factors alone."""
+        """Builds one trial of a row, if it has any; the others differ only in their factors."""
         search, shared = self.config.search, self.config.transfer
         for trial in self.config.trials(name)[:1]:
             assert search is not None
@@ -107,7 +107,7 @@ class Comparison:
             size = shared.train.batch_size
             if size > len(learnt):
                 raise ConfigError([f"search.held_out.share: {search.held_out.share} leaves {len(learnt)} pairs to "
-                                   f"learn from, and transfer.train.batch_size is {size}"])  # fmt: skip
+                                   f"train on, and transfer.train.batch_size is {size}"])  # fmt: skip
             with within(f"search of row {name}"):
                 build_parts(self.config.trial(name, trial))
 
@@ -122,24 +122,24 @@ class Comparison:
 
     @cached_property
     def columns(self) -> dict[str, Metric]:
-        """All metrics that the evaluation may measure."""
+        """All metrics that the evaluation can measure."""
         return self.config.evaluate.columns()
 
     @property
     def sign(self) -> int:
-        """Factor of the first metric that makes a better row have a higher number."""
+        """1 if higher is better for the first metric, else -1."""
         return 1 if self.columns[self.config.metrics[0]].higher_is_better else -1
 
     def _open(self, run: RunFolder) -> RunFolder:
         if run.before is not None and not run.is_same:
-            say(f"{run.path}: config or inputs changed; trainings that are still part of it are kept")
+            say(f"{run.path}: config or inputs changed; trainings that are still part of it are reused")
             run = run.renew()
         distributed.wait()
         run.begin()
         return run
 
     def _compare(self) -> Figures:
-        """Search, choice, training, test: nothing of the test set is read before every choice has been made."""
+        """Searches, chooses, trains and tests; reads nothing of the test set before all choices are made."""
         tried = {name: self._try(name) for name in self.config.objectives}
         scores = self._score(tried)
         chosen = {name: self._choose(trials, scores[name]) for name, trials in tried.items()}
@@ -149,28 +149,28 @@ class Comparison:
         return self._results(rows, judged)
 
     def _try(self, name: str) -> dict[Trial, Figures | None]:
-        """The trainings of a row's search."""
+        """Trains the trials of a row's search."""
         trials, tuned = self.config.trials(name), self.config.search is not None and bool(self.config.objectives[name])
         if tuned and not trials and self.config.is_blind(name):
-            say(f"{name}: not tuned, for adamw trains it alike at any weight with nothing beside it")
+            say(f"{name}: not tuned: with no other objective, adamw trains it alike at any weight")
         return {trial: self._transfer(name, self.config.trial(name, trial)) for trial in trials}
 
     def _train(self, name: str, trial: Trial | None) -> dict[int, Figures | None]:
-        """The trainings of a row that are compared; all are lost where all its trials were."""
+        """Trains a row once per seed, to compare; None for every seed if all its trials diverged."""
         return {
             seed: None if trial is None else self._transfer(name, self.config.final(name, trial, seed))
             for seed in self.config.seeds
         }
 
     def _transfer(self, name: str, config: transfer.Config) -> Figures | None:
-        """The figures of one of a row's trainings, which is taken, continued or kept; None where it diverges."""
+        """The metrics of one training of a row, which is run, continued or reused; None if it diverges."""
         if name not in self.prepared:
             config = replace(config, prepare=PrepareConfig())
         pipeline = find_pipeline("transfer")
         run = RunFolder.open("transfer", config, pipeline.inputs)
         run.make_room()
-        lost = run.path / DIVERGED
-        if run.is_same and distributed.from_main(lost.is_file):
+        marker = run.path / DIVERGED
+        if run.is_same and distributed.from_main(marker.is_file):
             say(f"{run.path}: diverged before")
             return None
         try:
@@ -178,7 +178,7 @@ class Comparison:
         except DivergedError as error:
             say(f"{run.path}: diverged: {error}")
             if is_main():
-                write(lost, f"{error}\n")
+                write(marker, f"{error}\n")
             return None
         distributed.wait()
         return distributed.from_main(lambda: read_report(run.path)["figures"])
@@ -189,13 +189,13 @@ class Comparison:
         pipeline.run(config, self.path)
 
     def _evaluate(self, config: evaluate.Config) -> Figures:
-        """The figures of an evaluation, which is taken or kept."""
+        """The metrics of an evaluation, which is run or reused."""
         self._run_stage("evaluate", config)
         distributed.wait()
         return distributed.from_main(lambda: read_report(config.output)["figures"])
 
     def _score(self, tried: dict[str, dict[Trial, Figures | None]]) -> dict[str, dict[Trial, float]]:
-        """What every trial that did not diverge reaches on the pairs held out."""
+        """The first metric on the held-out pairs, of every trial that did not diverge."""
         alive = {name: [trial for trial, figures in trials.items() if figures] for name, trials in tried.items()}
         students = {f"{name}/{trial}": [self.config.trial(name, trial).output]
                     for name, trials in alive.items() for trial in trials}  # fmt: skip
@@ -211,28 +211,28 @@ class Comparison:
         return scores
 
     def _choose(self, tried: dict[Trial, Figures | None], scores: dict[Trial, float]) -> Trial | None:
-        """The best trial; of equals, the one that departs least from the config."""
+        """The best trial; among equals, the one closest to the config."""
         if not tried:
             return Trial()
         return max(scores, key=lambda trial: (self.sign * scores[trial], -trial.departure), default=None)
 
     def _judge(self, trained: dict[str, dict[int, Figures | None]]) -> Figures:
-        """The figures of all students on the test set.
+        """The metrics of all students on the test set.
 
         Raises:
-            RunError: there is none.
+            RunError: every training diverged.
         """
         students = {name: self._folders(name, runs) for name, runs in trained.items() if any(runs.values())}
         if not students:
-            raise RunError("every training diverged, so that nothing is left to compare; lower transfer.train.lr")
+            raise RunError("every training diverged, so there is nothing to compare; lower transfer.train.lr")
         return self._evaluate(self.config.judge(students))
 
     def _folders(self, name: str, trained: dict[int, Figures | None]) -> list[str]:
-        """Of the students that did not diverge."""
+        """The folders of the students that did not diverge."""
         return [self.config.final(name, Trial(), seed).output for seed, figures in trained.items() if figures]
 
     def _results(self, rows: dict[str, Row], judged: Figures) -> Figures:
-        """Everything that is known in the end, as plain content; the best row first."""
+        """All results as plain content, with the best row first."""
         metrics = self.config.metrics
         described = {name: self._describe(name, row, judged) for name, row in rows.items()}
 
@@ -271,7 +271,7 @@ class Comparison:
         }
 
     def _shared(self, rows: dict[str, Row], judged: Figures) -> Figures:
-        """What all rows have in common, and what everything took."""
+        """The facts that all rows share, and the total time."""
         finals = [figures for row in rows.values() for figures in row.trained.values() if figures]
         trials = [figures for row in rows.values() for figures in row.tried.values() if figures]
         assert len({figures["steps"] for figures in finals}) == 1, "the budget is the same for every row"
@@ -285,10 +285,10 @@ class Comparison:
 
 
 def figure_of(judged: Figures, who: str, metric: str) -> Figures | None:
-    """One number of an evaluation: mean, standard deviation, runs; None where it was not measured.
+    """The mean, standard deviation and runs of one metric of an evaluation; None if it was not measured.
 
-    `who` is a student's name, teacher, random weights, or scratch, which an evaluation calls by what it was trained on;
-    with few labels it is always trained on these.
+    `who` is a student's name, teacher, random weights or scratch. An evaluation names scratch by the labels that it was
+    trained on; the curves of few labels have one scratch, which is trained on those labels.
     """
     way, _, labels = metric.partition("@")
     if way in ("frozen", "fine-tuned"):

@@ -52,10 +52,14 @@ def load(schema: type[Schema], path: Path, overrides: Sequence[str] = (), *, sto
 
 
 def renew(schema: type, values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The plain config of an earlier run (from `to_dict`) with its keys renamed; unchanged if it does not fit."""
+    """The plain config of an earlier run, from `to_dict`, under the keys of today.
+
+    It is unchanged if it does not fit the schema, or if the schema has new options: what these were is not known.
+    """
     problems: list[str] = []
     config = Walk(problems, stored=True).read(schema, place(dict(values), ""), "")
-    return values if problems else to_dict(config, runtime_only=False, whole=True)
+    renewed = values if problems else to_dict(config, runtime_only=False, whole=True)
+    return renewed if len(leaves(renewed)) == len(leaves(values)) else values
 
 
 def _refuse_set(schema: type, root: Node, path: Path, problems: list[str]) -> None:

@@ -1,8 +1,10 @@
 """The students of an evaluation: which runs they come from, who taught them, and whether they may be compared."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
+from crossmodal import export
 from crossmodal.data.shards import Shards
 from modalities.common.catalogue import suggest
 from pipelines.building.data import open_parts, open_shards
@@ -57,7 +59,9 @@ def taught(config: Config, folder: str) -> tuple[str, transfer.Config] | None:
     name = config.teacher or next(iter(found.teachers), "")
     if name not in found.teachers:
         raise ConfigError([f"teacher: {folder} was not taught by {name!r}{suggest(name, list(found.teachers))}"])
-    return name, found
+    views = {key: replace(view, options=export.name_fit(view.modality, view.options))
+             for key, view in found.views.items()}  # fmt: skip
+    return name, replace(found, views=views)
 
 
 def shared_teacher(config: Config) -> dict[str, str]:

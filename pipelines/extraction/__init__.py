@@ -1,1 +1,1 @@
-"""The work behind `crossmodal features`."""
+"""The work of `crossmodal features`."""

@@ -1,4 +1,4 @@
-"""The loop behind `crossmodal features`: shards are dealt to the processes, and each is written once."""
+"""The loop of `crossmodal features`: the processes share the shards, and each shard is written once."""
 
 import contextlib
 import sys
@@ -32,22 +32,22 @@ from pipelines.schemas.features import Config
 
 @dataclass
 class Extraction:
-    """One extraction, of all its teachers at once."""
+    """One extraction, for all teachers in one pass."""
 
     config: Config
     run: RunFolder
     shards: Shards
-    views: dict[str, View]  # those that teachers see
+    views: dict[str, View]  # of the teachers
     teachers: dict[str, Teacher]
-    specs: dict[str, Spec]  # of what is kept
+    specs: dict[str, Spec]  # of the cached features
     state: PartialState = field(default_factory=PartialState)
 
     @classmethod
     def of(cls, config: Config, run: RunFolder) -> "Extraction":
-        """Everything opened, built and checked; nothing is written."""
+        """Opens, builds and checks everything; writes nothing."""
         shards = open_shards(config.data, "data")
-        seen = {teacher.view: config.views[teacher.view] for teacher in config.teachers.values()}
-        views = open_views(shards, seen, networks_of(config.teachers), repeating=seen)
+        used = {teacher.view: config.views[teacher.view] for teacher in config.teachers.values()}
+        views = open_views(shards, used, networks_of(config.teachers), repeating=used)
         teachers = build_teachers(config.teachers, views)
         specs = {
             name: kept(teacher.spec, maps=config.maps, preactivations=config.preactivations)
@@ -56,15 +56,15 @@ class Extraction:
         return cls(config, run, shards, views, teachers, specs)
 
     def extract(self) -> dict[str, Any]:
-        """Writes what is not there yet; gives the figures for the report."""
-        began, files = time.monotonic(), [shard.file for shard in self.shards.manifest.shards]
+        """Writes the shards that are missing; gives the metrics for the report."""
+        start, files = time.monotonic(), [shard.file for shard in self.shards.manifest.shards]
         left = [
             number for number, file in enumerate(files)
             if not all(is_done(self.run.path / name / file) for name in self.teachers)
         ]  # fmt: skip
         say(f"{self.run.path}: {len(self.shards)} pairs, {self.config.crop.windows} windows each; {len(left)} of "
             f"{len(files)} shards to do; {self.state.num_processes} processes on {self.state.device}")  # fmt: skip
-        distributed.wait()  # nothing is written before all have seen what is there
+        distributed.wait()  # no process writes before all have read what exists
         if self.state.is_main_process:
             again = {files[number] for number in left}
             self.run.forget(lambda line: line["shard"] in again)
@@ -72,12 +72,12 @@ class Extraction:
             teacher.encoder.to(self.state.device)
         crops = self._write(left[self.state.process_index :: self.state.num_processes])
         distributed.wait()
-        seconds = time.monotonic() - began
+        seconds = time.monotonic() - start
         teachers = {name: self._finish(name, files) for name in self.teachers} if self.state.is_main_process else {}
         return {"teachers": teachers, "seconds": round(seconds, 1), "looks_per_second": round(crops / seconds, 1)}
 
     def _write(self, numbers: list[int]) -> int:
-        """The tars of these shards; gives the number of looks that this process took at pairs."""
+        """Writes the tars of these shards; gives the number of crops that this process encoded."""
         loaded, total = self._load(numbers), 0
         with self._bar(numbers) as bar:
             for number in numbers:
@@ -87,22 +87,22 @@ class Extraction:
                     tars = {
                         name: stack.enter_context(FeatureTar(self.run.path / name / file)) for name in self.teachers
                     }
-                    for some in islice(loaded, count):
-                        self._add(tars, some)
-                        bar.update(len(some.keys))
-                        crops += 0 if some.part is None else len(some.part.index)
-                    if self.state.is_main_process:  # before the tars are done: a shard that is done has its line
+                    for batch in islice(loaded, count):
+                        self._add(tars, batch)
+                        bar.update(len(batch.keys))
+                        crops += 0 if batch.part is None else len(batch.part.index)
+                    if self.state.is_main_process:  # before the tars close, so that every finished shard has its line
                         self.run.log({"shard": file, "looks": crops, "seconds": round(time.monotonic() - began, 1)})
                 total += crops
         return total
 
     def _add(self, tars: dict[str, FeatureTar], crops: Crops) -> None:
-        """Some pairs to the tar of every teacher, in their order."""
+        """Adds a batch of pairs to the tar of every teacher, in order."""
         features = self._features(crops)
         for problem in crops.problems:
             if problem is not None:
-                told = f"{self.run.path}: left without features: {problem}"
-                print(printable(told), file=sys.stderr, flush=True)
+                text = f"{self.run.path}: left without features: {problem}"
+                print(printable(text), file=sys.stderr, flush=True)
         for name, tar in tars.items():
             row = 0
             for key, problem in zip(crops.keys, crops.problems, strict=True):
@@ -116,11 +116,11 @@ class Extraction:
         """Arrays of shape [readable pairs, windows, *size], by teacher and member."""
         if crops.part is None:
             return {}
-        batch, found = to_batch(crops.part, self.views, self.state.device), {}
+        batch, arrays = to_batch(crops.part, self.views, self.state.device), {}
         for name, teacher in self.teachers.items():
             members = take_apart(teacher.forward(batch), self.specs[name])
-            found[name] = {member: self._round(name, member, values) for member, values in members.items()}
-        return found
+            arrays[name] = {member: self._round(name, member, values) for member, values in members.items()}
+        return arrays
 
     def _round(self, name: str, member: str, values: torch.Tensor) -> np.ndarray:
         try:
@@ -131,7 +131,7 @@ class Extraction:
         return rounded.unflatten(0, (-1, self.config.crop.windows or 1)).cpu().numpy()
 
     def _finish(self, name: str, files: list[str]) -> dict[str, Any]:
-        """The manifest of a teacher's folder; gives its figures."""
+        """Writes the manifest of a teacher's folder; gives its metrics."""
         config = self.config
         manifest = write_manifest(
             self.run.path / name,
@@ -173,7 +173,7 @@ class Extraction:
 
 
 def clean(config: Config, run: RunFolder) -> None:
-    """Removes what only an interrupted run needs."""
+    """Removes files that only an interrupted run needs."""
     if distributed.is_main():
         for name in config.teachers:
             remove_marks(run.path / name)

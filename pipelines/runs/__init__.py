@@ -1,1 +1,1 @@
-"""A run's folder, its lock and lineage, and the processes that share it."""
+"""The folder of a run, its lock and lineage, and the processes of a launch."""

@@ -1,10 +1,10 @@
-"""Lines for the user, printed by the main process."""
+"""Prints lines for the user."""
 
 from pipelines.config.errors import printable
 from pipelines.runs.distributed import is_main
 
 
 def say(text: str) -> None:
-    """One line for the user, from the main process."""
+    """Prints one line for the user, in the main process only."""
     if is_main():
         print(printable(text), flush=True)

@@ -1,4 +1,4 @@
-"""The processes of one launch: they meet, agree on what they run, wait for each other, and part."""
+"""The processes of one launch: opens and closes their group, and shares values and errors."""
 
 import gc
 import os
@@ -10,9 +10,9 @@ from typing import TypeVar
 from pipelines.config.errors import ConfigError, RunError, SharedError
 
 Made = TypeVar("Made")
-MISTAKES = (ValueError, LookupError, OSError, ImportError, RunError)  # that one rank tells the others
+MISTAKES = (ValueError, LookupError, OSError, ImportError, RunError)  # errors that one rank reports to the others
 
-LOST = re.compile(  # what gloo and NCCL say on one process when another is gone
+LOST = re.compile(  # messages of gloo and NCCL on one process when another has ended
     r"closed by peer|reset by peer|connection (was )?(closed|reset|refused)|remote process exited|broken pipe"
     r"|socket closed|communicator was aborted",
     re.IGNORECASE,
@@ -25,24 +25,24 @@ def count() -> int:
 
 
 def is_main() -> bool:
-    """Whether this process speaks for the run."""
+    """True on rank 0, which prints and writes for the run."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
 def meet() -> None:
-    """Opens the group of processes, where a launcher started several."""
+    """Opens the group of processes."""
     from datetime import timedelta
 
     import torch
-    import torch.distributed.nn  # first: its functions keep for good the group that is open when they are defined
+    import torch.distributed.nn  # first: its functions bind the group that is open at import, for good
     from accelerate import PartialState
 
-    cpu = not torch.accelerator.is_available()  # without it, several processes on a CPU are taken for one
-    PartialState(cpu=cpu, timeout=timedelta(hours=12))  # others wait while one evaluates
+    cpu = not torch.accelerator.is_available()  # without it, accelerate takes several CPU processes for one
+    PartialState(cpu=cpu, timeout=timedelta(hours=12))  # the others wait while one evaluates
 
 
 def wait() -> None:
-    """Returns once every process has come here."""
+    """Waits until every process has called this."""
     if count() > 1:
         meet()
         from accelerate import PartialState
@@ -51,7 +51,7 @@ def wait() -> None:
 
 
 def gather(value: Made) -> list[Made]:
-    """The value of every rank, in their order."""
+    """The value of every rank, in rank order."""
     if count() == 1:
         return [value]
     meet()
@@ -61,10 +61,10 @@ def gather(value: Made) -> list[Made]:
 
 
 def together(make: Callable[[], Made]) -> Made:
-    """What `make` returns on this rank, if it succeeds on every rank.
+    """The result of `make` on this rank, if it succeeds on every rank.
 
     Raises:
-        SharedError: it failed on some ranks; every rank raises it, so that none waits for the others.
+        SharedError: it failed on some rank; every rank raises, so that none waits for the others.
     """
     if count() == 1:
         return make()
@@ -72,19 +72,19 @@ def together(make: Callable[[], Made]) -> Made:
         made, failed = make(), None
     except MISTAKES as error:
         made, failed = None, error
-    everyones = gather(_problems(failed))
-    if not any(everyones):
+    by_rank = gather(_problems(failed))
+    if not any(by_rank):
         return made  # type: ignore[return-value]
-    if failed and not isinstance(failed, ConfigError) and all(found == everyones[0] for found in everyones):
+    if failed and not isinstance(failed, ConfigError) and all(problems == by_rank[0] for problems in by_rank):
         raise failed
-    raise SharedError(_by_rank(everyones)) from failed
+    raise SharedError(_by_rank(by_rank)) from failed
 
 
 def from_main(make: Callable[[], Made]) -> Made:
-    """What `make` returns on rank 0, which alone calls it: the others may see an older state of the file system.
+    """The result of `make` on rank 0, the only one to call it: others may see an older state of the file system.
 
     Raises:
-        SharedError: it failed; every rank raises it.
+        SharedError: it failed; every rank raises.
     """
     if count() == 1:
         return make()
@@ -100,20 +100,20 @@ def from_main(make: Callable[[], Made]) -> Made:
 
 
 def is_lost(error: BaseException) -> bool:
-    """Whether an error says no more than that another process of the launch has ended."""
+    """True if an error only reports that another process of the launch has ended."""
     return count() > 1 and isinstance(error, RuntimeError) and LOST.search(str(error)) is not None
 
 
 def name_ranks(numbers: list[int]) -> str:
-    """The words "rank 1" or "ranks 1, 3"."""
+    """For example "rank 1" or "ranks 1, 3"."""
     return f"rank{'s' if numbers[1:] else ''} {', '.join(map(str, numbers))}"
 
 
 def part() -> None:
-    """Closes the group, if one is open: threads that still serve it when Python ends can abort the process."""
+    """Closes the group, if one is open: its threads can abort the process if they still run when Python ends."""
     distributed = sys.modules.get("torch.distributed")
     if distributed and distributed.is_available() and distributed.is_initialized():
-        gc.collect()  # models in cycles keep it too
+        gc.collect()  # models in reference cycles hold the group too
         wait()
         distributed.destroy_process_group()
 
@@ -124,10 +124,10 @@ def _problems(error: BaseException | None) -> list[str]:
     return list(error.problems) if isinstance(error, ConfigError) else [f"{error}" or type(error).__name__]
 
 
-def _by_rank(everyones: list[list[str]]) -> list[str]:
-    """Every problem once; with its ranks, unless all have it."""
-    found = []
-    for problem in dict.fromkeys(problem for problems in everyones for problem in problems):
-        ranks = [rank for rank, problems in enumerate(everyones) if problem in problems]
-        found.append(problem if len(ranks) == len(everyones) else f"{name_ranks(ranks)}: {problem}")
-    return found
+def _by_rank(by_rank: list[list[str]]) -> list[str]:
+    """Every problem once, with its ranks unless all have it."""
+    lines = []
+    for problem in dict.fromkeys(problem for problems in by_rank for problem in problems):
+        ranks = [rank for rank, problems in enumerate(by_rank) if problem in problems]
+        lines.append(problem if len(ranks) == len(by_rank) else f"{name_ranks(ranks)}: {problem}")
+    return lines

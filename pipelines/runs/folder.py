@@ -1,4 +1,4 @@
-"""A run's folder: resolved config, figures as they come, checkpoints, report; begun once, continued, finished."""
+"""A run's folder: resolved config, log of metrics, checkpoints and report."""
 
 import fcntl
 import hashlib
@@ -25,102 +25,102 @@ from pipelines.runs.console import say
 from pipelines.runs.distributed import is_main
 
 RUN, REPORT, METRICS, LOCK = "run.json", "report.json", "metrics.jsonl", ".lock"
-RESULTS = (  # what others read of a finished run
+RESULTS = (  # files of a finished run that other pipelines read
     "model/*", "*/model/*", "*/manifest.json", "*/*.tar", "*.safetensors", "report.html", "results.json", "table.md",
 )  # fmt: skip
-ALONE = ("shards", "evaluate", "report")  # pipelines that the first process runs while the others wait
-ASIDE = re.compile(r"\..+\.\d+|.+\.\d+\.part")  # files that `crossmodal.checkpoint` has not renamed yet
+ALONE = ("shards", "evaluate", "report")  # pipelines that rank 0 runs while the others wait
+ASIDE = re.compile(r"\..+\.\d+|.+\.\d+\.part")  # files that `crossmodal.checkpoint` has not yet renamed
 PACKAGES = ("crossmodal-transfer", "torch", "torchvision", "torchaudio", "accelerate", "numpy")
 
 
 def digest_of(content: object) -> str:
-    """A name for plain content, equal for equal content."""
+    """The sha256 of plain content as JSON."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def read_report(folder: str | Path) -> dict[str, Any]:
-    """The report of a finished run; empty where the folder holds none."""
+    """The report of a finished run; empty if the folder holds none."""
     path = Path(folder) / REPORT
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 class Lock:
-    """Keeps other processes out of a folder for as long as this object, or its process, lives.
+    """Keeps other processes out of a folder while this object and its process live.
 
     Raises:
         ConfigError: another process is writing into the folder.
     """
 
     def __init__(self, folder: Path) -> None:
-        descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT)  # to be written: else NFS refuses
+        descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT)  # writable, or NFS refuses the lock
         close = weakref.finalize(self, os.close, descriptor)
-        os.register_at_fork(after_in_child=close)  # else workers that outlive a killed process would hold its lock
+        os.register_at_fork(after_in_child=close)  # or workers that outlive a killed process hold its lock
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise ConfigError([f"output {folder}: another process is at it; wait for it, or stop it"]) from error
+            raise ConfigError([f"output {folder}: another process is writing here; wait for it, or stop it"]) from error
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Where one run keeps everything."""
+    """The folder of one run."""
 
     path: Path
     pipeline: str
     config: object
-    inputs: Mapping[str, str]  # digests of what is read
-    locks: list[Lock] = field(default_factory=list, repr=False, compare=False)  # the one that is held, once begun
+    inputs: Mapping[str, str]  # digests of the inputs, by config key
+    locks: list[Lock] = field(default_factory=list, repr=False, compare=False)  # the held lock, once begun
 
     @classmethod
     def of(cls, path: str | Path, pipeline: str, config: object, inputs: Mapping[str, str]) -> "RunFolder":
-        """The run that a config and its inputs describe; touches nothing."""
+        """The run that a config and its inputs describe; touches no file."""
         return cls(Path(path), pipeline, config, inputs)
 
     @classmethod
     def open(cls, pipeline: str, config: Any, inputs: Callable[[Any], Mapping[str, str]]) -> "RunFolder":
-        """The run that a config and its inputs describe, the same one on every process of the launch.
+        """The run that a config and its inputs describe, checked to be the same on every process of the launch.
 
         Raises:
             ConfigError: its inputs cannot be read, or the processes were given different runs.
         """
         share = distributed.from_main if pipeline in ALONE else distributed.together
-        found = cls.of(config.output, pipeline, config, share(lambda: inputs(config)))
-        agree(found.identity | {"config": to_dict(config, whole=True)})
-        vars(found)["before"] = distributed.from_main(lambda: found.before)
-        return found
+        run = cls.of(config.output, pipeline, config, share(lambda: inputs(config)))
+        agree(run.identity | {"config": to_dict(config, whole=True)})
+        vars(run)["before"] = distributed.from_main(lambda: run.before)
+        return run
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """What decides the results."""
+        """The pipeline, config values and inputs that decide the results."""
         config = to_dict(self.config, runtime_only=False, whole=True)
         return {"pipeline": self.pipeline, "config": config, "inputs": dict(self.inputs)}
 
     @cached_property
     def before(self) -> dict[str, Any] | None:
-        """What the folder said, when first asked, of the run it holds, if it held one."""
+        """The record of the run in the folder, read once; None if there was none."""
         return self._read()
 
     def _read(self) -> dict[str, Any] | None:
         try:
-            found = json.loads((self.path / RUN).read_text(encoding="utf-8"))
+            record = json.loads((self.path / RUN).read_text(encoding="utf-8"))
         except (FileNotFoundError, NotADirectoryError):
             return None
         except ValueError as error:
             raise ConfigError([f"{self.path / RUN} cannot be read ({error}); choose another output folder"]) from error
-        if not isinstance(found, dict) or not {*self.identity, "environment"} <= set(found):
-            raise ConfigError([f"{self.path / RUN} is not that of a run; choose another output folder"])
-        return {**found, "config": renew(type(self.config), found["config"])}
+        if not isinstance(record, dict) or not {*self.identity, "environment"} <= set(record):
+            raise ConfigError([f"{self.path / RUN} does not describe a run; choose another output folder"])
+        return {**record, "config": renew(type(self.config), record["config"])}
 
     @property
     def is_same(self) -> bool:
-        """Whether the folder holds this very run, wherever what it reads may lie by now."""
+        """True if the folder holds this run; its inputs may have moved."""
         return self.before is not None and self._decisive(self.before) == self._decisive(self.identity)
 
     def _decisive(self, record: Mapping[str, Any]) -> dict[str, Any]:
-        """What decides the results, of a record of this pipeline, without what may differ between the two.
+        """The part of a record that must be equal in the earlier run and in this one.
 
-        That is where something lies whose content is known to be equal, and `on_error`, where the earlier run stopped
-        at an unreadable pair and this one skips it: so far there was none.
+        It leaves out paths of inputs whose content is equal. It also leaves out `on_error` where it changed from stop
+        to skip: the earlier run has read no unreadable pair, or it would have stopped.
         """
         assert self.before is not None
         old, now = leaves(self.before["config"]), leaves(self.identity["config"])
@@ -132,18 +132,18 @@ class RunFolder:
 
     @property
     def is_finished(self) -> bool:
-        """Whether its report is written and what it left is there."""
+        """True if the report is written and the files it lists are present."""
         return (self.path / REPORT).is_file() and not self._gone()
 
     def _gone(self) -> list[str]:
-        """Files that the report lists and that are not there as they were, by their size."""
+        """Files that the report lists and that are missing or have another size."""
         listed: dict[str, int] = read_report(self.path).get("results", {})  # reports of earlier versions have no list
         return [name for name, size in listed.items() if _size(self.path / name) != size]
 
     def is_done(self) -> bool:
-        """Whether there is nothing left to do, as the first process finds; all come here. Writes nothing.
+        """True if there is nothing left to do, as rank 0 sees it; every process must call this. It writes nothing.
 
-        What it left and is not there any more is made again, as after an interruption.
+        If files of a finished run are gone, the run continues as after an interruption and makes them again.
 
         Raises:
             ConfigError: the folder holds another run, or something else.
@@ -159,7 +159,7 @@ class RunFolder:
             say(self._finished)
         elif gone := self._gone():
             more = f" and {len(gone) - 1} more files are" if gone[1:] else " is"
-            say(f"{self.path}: finished before, but {gone[0]}{more} gone or changed in size, so that it is made again")
+            say(f"{self.path}: finished before, but {gone[0]}{more} gone or changed in size, so it is made again")
         return self.is_finished
 
     @property
@@ -167,10 +167,10 @@ class RunFolder:
         return f"{self.path}: finished before; nothing to do (delete the folder or choose another output to repeat it)"
 
     def begin(self) -> None:
-        """Opens the folder, new or to be continued, once; called when all that can be checked has been.
+        """Creates the folder, or continues the run in it; called once every check has passed.
 
         Raises:
-            ConfigError: the folder cannot be made, or another process is writing into it or has begun a run there.
+            ConfigError: the folder cannot be made, or another process is writing into it or has begun a run.
             FinishedError: another process has finished this run since `is_done`.
         """
         if not is_main() or self.locks:
@@ -185,18 +185,18 @@ class RunFolder:
         if self._read() != self.before:
             raise ConfigError([f"output {self.path}: another process began a run there; give the command again"])
         self.locks.append(lock)
-        for left in _asides(self.path):
-            left.unlink()
+        for file in _asides(self.path):
+            file.unlink()
         if self.before is not None:
             say(f"{self.path}: continuing the interrupted run")
-            (self.path / REPORT).unlink(missing_ok=True)  # of a finished run whose results are gone
+            (self.path / REPORT).unlink(missing_ok=True)  # that of a finished run whose results are gone
         if self.before is None or any(self.before[key] != value for key, value in self.identity.items()):
             self._describe()
 
     def _refuse_finished(self) -> None:
-        """Asks again, under the lock, whether there is anything left to do."""
-        found = RunFolder.of(self.path, self.pipeline, self.config, self.inputs)
-        if found.is_same and found.is_finished:
+        """Checks again, under the lock, that there is something left to do."""
+        current = RunFolder.of(self.path, self.pipeline, self.config, self.inputs)
+        if current.is_same and current.is_finished:
             if distributed.count() > 1:  # the others are on their way to the first step
                 raise ConfigError([f"output {self.path}: another process has just finished this run"])
             raise FinishedError(self._finished)
@@ -204,30 +204,30 @@ class RunFolder:
     def finish(self, report: Mapping[str, Any]) -> None:
         """Writes the report, which marks the run as finished."""
         if is_main():
-            found = sorted(path for pattern in RESULTS for path in self.path.glob(pattern))
-            results = {path.relative_to(self.path).as_posix(): _size(path) for path in found}
-            told = {"pipeline": self.pipeline, **report, "results": results, "environment": environment()}
-            _write_json(self.path / REPORT, told)
+            paths = sorted(path for pattern in RESULTS for path in self.path.glob(pattern))
+            results = {path.relative_to(self.path).as_posix(): _size(path) for path in paths}
+            content = {"pipeline": self.pipeline, **report, "results": results, "environment": environment()}
+            _write_json(self.path / REPORT, content)
 
     def log(self, line: Mapping[str, Any]) -> None:
-        """Appends a line to the figures."""
+        """Appends a line to the log of metrics."""
         path = self.path / METRICS
         with writing(path), path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
     def forget(self, is_repeated: Callable[[Mapping[str, Any]], bool]) -> None:
-        """Drops the lines of figures that will be taken again, and a last line that a kill cut short."""
+        """Drops the lines of the log that will be written again, and a last line that a kill cut short."""
         path = self.path / METRICS
         if path.is_file():
             lines = path.read_text(encoding="utf-8").splitlines()
-            kept = [line for line in lines if (found := _line(line)) is not None and not is_repeated(found)]
-            write(path, "".join(f"{line}\n" for line in kept))
+            complete = [line for line in lines if (record := _line(line)) is not None and not is_repeated(record)]
+            write(path, "".join(f"{line}\n" for line in complete))
 
     def make_room(self) -> None:
-        """Puts an earlier run with another config or inputs aside; all processes come here, and leave together.
+        """Renames an earlier run with another config or inputs; every process must call this, and all wait for it.
 
         Raises:
-            ConfigError: another process is at it.
+            ConfigError: another process is writing into the folder.
         """
         distributed.wait()
         if is_main() and self.before is not None and not self.is_same:
@@ -237,10 +237,10 @@ class RunFolder:
         distributed.wait()
 
     def renew(self) -> "RunFolder":
-        """This run in the folder of a changed one of the same pipeline, whose report goes; what else lies there stays.
+        """This run in the folder of a changed one of the same pipeline; deletes its report and keeps the rest.
 
         Raises:
-            ConfigError: the folder holds a run of another pipeline, or another process is at it.
+            ConfigError: the folder holds a run of another pipeline, or another process is writing into it.
         """
         assert self.before is not None
         if self.before["pipeline"] != self.pipeline:
@@ -252,7 +252,7 @@ class RunFolder:
         return RunFolder(self.path, self.pipeline, self.config, self.inputs, self.locks)
 
     def set_aside(self) -> Path:
-        """Renames the folder to make room for a changed run; nothing is deleted."""
+        """Renames the folder to make room for a changed run; gives the new path."""
         number = 1
         while (aside := self.path.with_name(f"{self.path.name}.before-{number}")).exists():
             number += 1
@@ -264,12 +264,12 @@ class RunFolder:
         _write_json(self.path / RUN, {**self.identity, "environment": environment()})
 
     def _refuse_strangers(self) -> None:
-        """A folder with things in it that no run put there is not written into."""
+        """Refuses a folder with files that no run wrote."""
         if self.path.exists() and not self.path.is_dir():
             raise ConfigError([f"output {self.path} is a file; choose a folder"])
         ours = ("config.yaml", LOCK)
         if self.path.is_dir() and any(
-            found.name not in ours and not ASIDE.fullmatch(found.name) for found in self.path.iterdir()
+            path.name not in ours and not ASIDE.fullmatch(path.name) for path in self.path.iterdir()
         ):
             raise ConfigError([f"output {self.path} holds files but no run; choose another output folder"])
 
@@ -288,13 +288,13 @@ class RunFolder:
 
 
 def agree(identity: Mapping[str, Any]) -> None:
-    """Returns if every process of the launch was given the same run, with the same versions of packages.
+    """Checks that every process of the launch has the same run and the same versions of packages.
 
     Args:
-        identity: of a run, as in `RunFolder.identity`.
+        identity: that of a run; see `RunFolder.identity`.
 
     Raises:
-        SharedError: what differs, and on which ranks; every rank raises it.
+        SharedError: names what differs, and on which ranks; every rank raises.
     """
     if distributed.count() == 1:
         return
@@ -304,28 +304,28 @@ def agree(identity: Mapping[str, Any]) -> None:
 
 
 def conflicts(identities: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What the ranks do not share, a sentence each. Where inputs of equal content lie may differ."""
-    first, found = identities[0], []
+    """One sentence for each difference between the ranks; paths of inputs of equal content may differ."""
+    first, problems = identities[0], []
     for name in first["inputs"]:
         ranks = [rank for rank, other in enumerate(identities) if other["inputs"].get(name) != first["inputs"][name]]
         if ranks:
-            found.append(f"every process must read the same, but {name} has other content on "
+            problems.append(f"every process must read the same, but {name} has other content on "
                          f"{distributed.name_ranks(ranks)} than on rank 0")  # fmt: skip
-    places = _places(first["inputs"]) if not found else set()
-    told = [leaves({"pipeline": each["pipeline"], **without(each["config"], places),
+    places = _places(first["inputs"]) if not problems else set()
+    configs = [leaves({"pipeline": each["pipeline"], **without(each["config"], places),
                     "versions": each["packages"]}) for each in identities]  # fmt: skip
-    for key in dict.fromkeys(key for each in told for key in each):
+    for key in dict.fromkeys(key for each in configs for key in each):
         ranks_of: dict[str, list[int]] = {}
-        for rank, each in enumerate(told):
+        for rank, each in enumerate(configs):
             ranks_of.setdefault(each.get(key, "absent"), []).append(rank)
         if len(ranks_of) > 1:
             values = " and ".join(f"{value} on {distributed.name_ranks(ranks)}" for value, ranks in ranks_of.items())
-            found.append(f"every process must be given the same run, but {key} is {values}")
-    return found
+            problems.append(f"every process must be given the same run, but {key} is {values}")
+    return problems
 
 
 def _asides(folder: Path) -> Iterator[Path]:
-    """Files that killed processes left half-written in a run's folder, but not in that of another run below it."""
+    """Files that killed processes left half-written in a run's folder, without those in folders of runs below it."""
     for path in folder.iterdir():
         if path.is_dir() and not path.is_symlink() and not (path / LOCK).exists():
             yield from _asides(path)
@@ -334,13 +334,13 @@ def _asides(folder: Path) -> Iterator[Path]:
 
 
 def _places(inputs: Iterable[str]) -> set[str]:
-    """Keys under which a config has the paths of some inputs; a comparison has those of its trainings in one part."""
-    keys = {key for name in inputs for key in (name, f"{name}.weights")} - {"teacher"}  # which names one, without path
+    """Config keys that hold the paths of some inputs; a comparison has those of its trainings below `transfer`."""
+    keys = {key for name in inputs for key in (name, f"{name}.weights")} - {"teacher"}  # a name, not a path
     return keys | {f"transfer.{key}" for key in keys}
 
 
 def environment() -> dict[str, Any]:
-    """Versions, machine and commit, for whoever reads the figures later."""
+    """Versions, machine and commit, to record beside the metrics."""
     packages = {}
     for name in PACKAGES:
         try:
@@ -360,16 +360,16 @@ def environment() -> dict[str, Any]:
 def _commit() -> str:
     try:
         here = Path(__file__).parent
-        found = subprocess.run(
+        described = subprocess.run(
             ["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True, check=True
         )
-        return found.stdout.strip()
+        return described.stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 
 
 def _line(text: str) -> Mapping[str, Any] | None:
-    """A line of the figures; None where a killed run left only its beginning."""
+    """A line of the log; None if a killed run left only part of it."""
     try:
         return json.loads(text)
     except ValueError:
@@ -377,7 +377,7 @@ def _line(text: str) -> Mapping[str, Any] | None:
 
 
 def _size(path: Path) -> int | None:
-    """Bytes of a file; None where there is none."""
+    """The bytes of a file; None if there is none."""
     return path.stat().st_size if path.is_file() else None
 
 

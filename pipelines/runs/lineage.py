@@ -1,4 +1,4 @@
-"""What weights have seen: the pairs of the run they come from, of its teachers and of what these began from."""
+"""The pairs that weights have seen: those of their run, of its teachers and of the weights that these started from."""
 
 import hashlib
 import sys
@@ -17,17 +17,17 @@ from pipelines.schemas import certify, pretrain, transfer
 from pipelines.schemas.common import HeldOutConfig
 from pipelines.schemas.trained import SCHEMAS, TrainedConfig
 
-VOUCH = "or vouch with prior.unseen=true that they saw none of the pairs that are certified"
+VOUCH = "or set prior.unseen=true to vouch that these weights saw none of the certified pairs"
 
 
 def refuse_seen(weights: str, certified: Shards, key: str) -> None:
-    """Refuses weights that were trained on any of the pairs that are certified: no bound would hold.
+    """Refuses weights that were trained on any of the certified pairs, because no bound would hold.
 
-    Pairs are the same where their keys are, whatever fields they have, for a depth map shows what its picture shows;
-    or where the bytes of a field are, whatever their keys.
+    Two pairs are the same if their keys are equal, whatever their fields, because a depth map shows what its picture
+    shows. They are also the same if the bytes of a field are equal, whatever their keys.
 
     Raises:
-        ConfigError: they were; or it cannot be told.
+        ConfigError: they were, or the runs do not show what they saw.
     """
     for (folder, held_out), path in _seen(weights, key).items():
         learnt, _ = open_parts(folder, held_out, key)
@@ -35,64 +35,64 @@ def refuse_seen(weights: str, certified: Shards, key: str) -> None:
             both = _shared(certified, learnt)
         if both:
             raise ConfigError([
-                f"{key}: {path} was trained on {len(both)} of the {len(certified)} pairs that are certified (on "
-                f"{min(both)!r} as {both[min(both)]!r} of {folder}), so that the certificate would not hold; certify "
-                f"pairs it never saw, such as held_out ones, {VOUCH}"
+                f"{key}: {path} was trained on {len(both)} of the {len(certified)} certified pairs (on "
+                f"{min(both)!r} as {both[min(both)]!r} of {folder}), so the certificate would not hold; certify pairs "
+                f"that it never saw, such as held_out ones, {VOUCH}"
             ])  # fmt: skip
 
 
 def count_copies(test: Shards, learnt: Shards, weights: Iterable[str], key: str) -> tuple[int, list[str]]:
-    """How many of the pairs to judge by are among those learnt from, and of what that cannot be told; both on stderr.
+    """The number of test pairs that were trained on, and sources for which this is unknown; prints both on stderr.
 
-    Learnt from are `learnt` and all pairs that led to the weights, as far as these come from runs. Copies are equal in
-    all fields, byte by byte. Keys do not count, for numbered files of a test set often have those of the training set.
+    Training pairs are `learnt` and all pairs that led to the weights, if these come from runs. Copies are equal in all
+    fields, byte by byte. Keys do not count: numbered files of a test set often have those of the training set.
 
     Raises:
-        ConfigError: all are; or weights, as far as it is known, were trained on this very folder.
+        ConfigError: all were trained on, or a run behind the weights was trained on this folder.
     """
     with at(key):
-        found = {f"{learnt.folder}, which are learnt from": _copies(test, learnt)}
-    done, untold = {(learnt.manifest.digest, None)}, list[str]()
+        copies_of = {f"{learnt.folder}, which are trained on": _copies(test, learnt)}
+    checked, unknown = {(learnt.manifest.digest, None)}, list[str]()
     for path, config in dict(run for name in weights for run in _runs(name)).items():
         if config is None:
-            untold.append(str(path))
+            unknown.append(str(path))
             continue
         digest, held_out = _record(path, config)["inputs"]["data"], getattr(config, "held_out", None)
         if digest == test.manifest.digest:
-            raise ConfigError([f"{key}: {path} was trained on {test.folder}; judge by pairs it never saw"])
-        if done.isdisjoint({(digest, None), (digest, held_out)}):
-            done.add((digest, held_out))
+            raise ConfigError([f"{key}: {path} was trained on {test.folder}; evaluate on pairs it never saw"])
+        if checked.isdisjoint({(digest, None), (digest, held_out)}):
+            checked.add((digest, held_out))
             try:
                 shards, _ = open_parts(config.data, held_out, key)
                 same = shards.manifest.digest == digest
                 copies = _copies(test, shards) if same else set()
             except (ConfigError, ShardError):
                 same, copies = False, set()
-            untold += [] if same else [config.data]
-            found[f"{config.data}, which {path} was trained on"] = copies
-    copies = set.union(*found.values())
+            unknown += [] if same else [config.data]
+            copies_of[f"{config.data}, which {path} was trained on"] = copies
+    copies = set.union(*copies_of.values())
     if len(copies) == len(test):
-        where = " and ".join(place for place, some in found.items() if some)
-        raise ConfigError([f"{key}: all {len(test)} pairs of {test.folder} are among those of {where}; judge by "
-                           "others, or hold some out (held_out)"])  # fmt: skip
+        where = " and ".join(place for place, some in copies_of.items() if some)
+        raise ConfigError([f"{key}: all {len(test)} pairs of {test.folder} are among those of {where}; evaluate "
+                           "on others, or hold some out (held_out)"])  # fmt: skip
     lines = [f"{len(some)} of the {len(test)} pairs of {test.folder} are among those of {place} (such as "
-             f"{min(some)!r}), and yet count as unseen" for place, some in found.items() if some]  # fmt: skip
-    if untold:
-        lines.append(f"whether pairs of {test.folder} were trained on cannot be told of {', '.join(untold)}: gone, "
-                     "changed since, or of no run")  # fmt: skip
+             f"{min(some)!r}), but count as unseen" for place, some in copies_of.items() if some]  # fmt: skip
+    if unknown:
+        lines.append(f"could not check whether pairs of {test.folder} were trained on in {', '.join(unknown)}: gone, "
+                     "changed since, or not of a run")  # fmt: skip
     for line in lines if is_main() else ():
         print(printable(f"{key}: {line}"), file=sys.stderr, flush=True)
-    return len(copies), untold
+    return len(copies), unknown
 
 
 def _copies(test: Shards, learnt: Shards) -> set[str]:
-    """Keys of the pairs of which every field that both have is among those learnt from."""
+    """Keys of the test pairs whose fields, as far as both have them, are all among the training pairs."""
     fields = test.manifest.fields.keys() & learnt.manifest.fields.keys()
     return set.intersection(*({*_equal(test, learnt, field)} for field in fields)) if fields else set()
 
 
 def _runs(weights: str) -> Iterator[tuple[Path, TrainedConfig | None]]:
-    """The runs that led to some weights, with their configs; None where one is gone. Published weights have none."""
+    """The runs that led to some weights, with their configs (None if one is gone); none for published weights."""
     try:
         path, config = origin(weights)
     except ConfigError:
@@ -105,33 +105,33 @@ def _runs(weights: str) -> Iterator[tuple[Path, TrainedConfig | None]]:
 
 
 def _record(path: Path, config: TrainedConfig) -> dict[str, Any]:
-    """What a run said of itself when it began."""
-    found = RunFolder.of(path, "", config, {}).before
-    assert found is not None
-    return found
+    """The record that a run wrote when it began."""
+    record = RunFolder.of(path, "", config, {}).before
+    assert record is not None
+    return record
 
 
 def _seen(weights: str, key: str) -> dict[tuple[str, HeldOutConfig | None], Path]:
-    """All pairs that led to some weights, as folder and what was held out of it, each with a run that saw them.
+    """All training pairs that led to some weights, as folder and held-out part, each with a run that saw them.
 
     Raises:
-        ConfigError: they come from no finished run, whose config would say; or what that read is another now.
+        ConfigError: they come from no finished run, or its inputs have changed since.
     """
     try:
         path, config = origin(weights)
     except ConfigError as error:
-        raise ConfigError([f"{key}: {weights} is no folder of a finished run, so that nobody knows what it saw; take "
-                           f"one, {VOUCH}"]) from error  # fmt: skip
+        raise ConfigError([f"{key}: {weights} is no folder of a finished run, so its training pairs are unknown; "
+                           f"take one, {VOUCH}"]) from error  # fmt: skip
     with within(key):
         _refuse_changed(path, config)
-    found = {(config.data, getattr(config, "held_out", None)): path}
+    seen = {(config.data, getattr(config, "held_out", None)): path}
     for other in _before(config):
-        found = _seen(other, key) | found
-    return found
+        seen = _seen(other, key) | seen
+    return seen
 
 
 def _refuse_changed(path: Path, config: TrainedConfig) -> None:
-    """Refuses a run that read something else than lies there now, so that what it saw cannot be told.
+    """Refuses a run whose inputs have changed since, because its training pairs are unknown.
 
     Raises:
         ConfigError: names what differs.
@@ -140,33 +140,33 @@ def _refuse_changed(path: Path, config: TrainedConfig) -> None:
     now = find_pipeline(run["pipeline"]).inputs(config)
     changed = [name for name in now if run["inputs"].get(name) != now[name]]
     if changed:
-        raise ConfigError([f"{', '.join(changed)} of {path / 'config.yaml'} changed after it was trained, so that "
-                           f"nobody knows what it saw; train it again, {VOUCH}"])  # fmt: skip
+        raise ConfigError([f"{', '.join(changed)} of {path / 'config.yaml'} changed after it was trained, so its "
+                           f"training pairs are unknown; train it again, {VOUCH}"])  # fmt: skip
 
 
 def _before(config: TrainedConfig) -> list[str]:
-    """The weights that a run began from or was taught by."""
+    """The weights that a run started from, and those of its teachers."""
     if isinstance(config, pretrain.Config):
-        begun = [encoder.weights for encoder in config.encoders.values()]
+        sources = [encoder.weights for encoder in config.encoders.values()]
     elif isinstance(config, certify.Config):
-        begun = [config.encoder.weights, config.teacher.weights if config.teacher else None]
+        sources = [config.encoder.weights, config.teacher.weights if config.teacher else None]
     else:
-        begun = [config.student.weights]
+        sources = [config.student.weights]
     if isinstance(config, transfer.Config):
-        begun += [teacher.weights for teacher in config.teachers.values()]
-    return [str(Path(weights)) for weights in begun if weights is not None]
+        sources += [teacher.weights for teacher in config.teachers.values()]
+    return [str(Path(weights)) for weights in sources if weights is not None]
 
 
 def _shared(certified: Shards, learnt: Shards) -> dict[str, str]:
-    """Keys of the certified pairs that are among those learnt from, with their keys there."""
-    found = {key: key for key in _keys(certified) & _keys(learnt)}
+    """Keys of the certified pairs that are among the training pairs, with their keys there."""
+    shared = {key: key for key in _keys(certified) & _keys(learnt)}
     for field in certified.manifest.fields.keys() & learnt.manifest.fields.keys():
-        found |= _equal(certified, learnt, field)
-    return found
+        shared |= _equal(certified, learnt, field)
+    return shared
 
 
 def _equal(ours: Shards, theirs: Shards, field: str) -> dict[str, str]:
-    """Keys of the pairs of which a field has the bytes of another's among theirs, with that one's key."""
+    """Keys of our pairs whose field has the same bytes in one of theirs, with the key of that one."""
     known = dict(_contents(theirs, field))
     return {key: known[digest] for digest, key in _contents(ours, field) if digest in known}
 
@@ -176,7 +176,7 @@ def _keys(shards: Shards) -> set[str]:
 
 
 def _contents(shards: Shards, field: str) -> Iterator[tuple[bytes, str]]:
-    """Digest of a field's bytes and key of every pair that has it."""
+    """The digest of a field's bytes and the key, for every pair that has the field."""
     member = shards.member(field)
     for index in range(len(shards)):
         row = shards.locate(index)[1]
@@ -185,12 +185,12 @@ def _contents(shards: Shards, field: str) -> Iterator[tuple[bytes, str]]:
 
 
 def origin(folder: str) -> tuple[Path, TrainedConfig]:
-    """The run that a student is of, and its config.
+    """The run that trained a student, and its config.
 
     Raises:
-        ConfigError: it is no finished run of a pipeline that trains.
+        ConfigError: the folder is not that of a finished run of a pipeline that trains.
     """
-    for path in (Path(folder), Path(folder).parent):  # of several encoders, each has a folder in the run's
+    for path in (Path(folder), Path(folder).parent):  # each of several encoders has a folder in the run's
         schema = SCHEMAS.get(read_report(path).get("pipeline", ""))
         if schema is not None:
             return path, load(schema, path / "config.yaml", stored=True)

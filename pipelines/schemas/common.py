@@ -16,7 +16,7 @@ COLUMNS = ("loss", "step", "epoch", "lr", "pairs_per_second", "phase")  # in met
 class ViewConfig:
     """A modality with its options, as an encoder receives it."""
 
-    modality: str = choice("modalities")  # the sensor; see crossmodal list modalities
+    modality: str = choice("modalities")  # the sensor; crossmodal list modalities shows its options, such as size
     aligned: bool = True  # share one random crop with the other aligned views (same aspect ratio); false: own crop
     options: dict[str, Any] = options_of("modality")
 
@@ -87,7 +87,7 @@ class CropConfig:
     """Random crops of training samples. The aligned views of a sample share one."""
 
     scale: tuple[float, float] = number((0.6, 1.0), above=0, most=1)  # crop area / image area, min and max
-    ratio: tuple[float, float] = number((0.8, 1.25), above=0)  # width / height relative to the image's, min and max
+    ratio: tuple[float, float] = number((0.8, 1.25), above=0)  # width / height relative to the view's, min and max
     flip: float = number(0.5, least=0, most=1)  # probability of a horizontal flip
     windows: int | None = number(None, least=1)  # fixed crops per pair, used in turn; null: a new one every epoch
     # how far a crop may overhang the image (zero-padded), as a fraction of its sides

@@ -1,4 +1,4 @@
-"""Accelerate, opened as a config and the launcher say."""
+"""Opens Accelerate as the config and the launcher ask."""
 
 from pathlib import Path
 
@@ -15,14 +15,14 @@ KINDS = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GP
 
 
 def open_accelerator(config: TrainConfig, folder: Path) -> Accelerator:
-    """Device, precision and processes, as the launcher and the config say.
+    """The device, precision and processes of a run.
 
     Raises:
-        ConfigError: they do not go together.
+        ConfigError: config, launcher and device do not fit together.
     """
     if config.mixed_precision == "fp16" and not torch.accelerator.is_available():
         raise ConfigError(["train.mixed_precision must be no or bf16 on a CPU, got fp16"])
-    AcceleratorState._reset_state()  # an earlier stage of the same process may have had another precision
+    AcceleratorState._reset_state()  # an earlier stage in this process may have used another precision
     try:
         distributed.meet()
         accelerator = Accelerator(

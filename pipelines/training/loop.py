@@ -1,4 +1,4 @@
-"""The training loop: one for every pipeline that minimises objectives."""
+"""The training loop of every pipeline that minimises objectives."""
 
 import contextlib
 import math
@@ -40,7 +40,7 @@ TELL_SECONDS = 60.0  # between lines for the user
 
 
 def seed_everything(*address: int | str) -> int:
-    """Seeds torch's global generators from an address; returns the seed."""
+    """Seeds torch's global generators from an address; gives the seed."""
     seed = generator(*address).initial_seed() % 2**63
     torch.manual_seed(seed)
     return seed
@@ -48,10 +48,10 @@ def seed_everything(*address: int | str) -> int:
 
 @dataclass
 class Training:
-    """One phase of a run, from its parts to its last step.
+    """One training phase of a run.
 
-    `step` is the pipeline's own: it runs the model on a batch and gives the losses. What they reach is trained. Where
-    there are several phases, all but the last have a name, under which they keep their checkpoints and log.
+    The pipeline gives `step`, which runs the model on a batch and gives the losses. The weights that they reach are
+    trained. Of several phases, all but the last have a name, under which their checkpoints and log lines are stored.
     """
 
     accelerator: Accelerator
@@ -62,27 +62,27 @@ class Training:
     shards: Shards
     views: dict[str, View]
     seed: int
-    kept: Mapping[str, FeatureShards] = field(default_factory=dict)  # features of teachers that do not run, by name
-    masks: bool = False  # whether pairs may lack views
+    kept: Mapping[str, FeatureShards] = field(default_factory=dict)  # cached features, by teacher
+    masks: bool = False  # pairs may lack views
     phase: str = ""
     progress: Progress = field(default_factory=Progress)
-    saved: float = field(default_factory=time.monotonic)  # when the last checkpoint was
-    told: float = field(default_factory=time.monotonic)  # when the last line for the user was
-    unreadable: set[str] = field(default_factory=set)  # problems of pairs that have been named
+    saved: float = field(default_factory=time.monotonic)  # time of the last checkpoint
+    told: float = field(default_factory=time.monotonic)  # time of the last line for the user
+    unreadable: set[str] = field(default_factory=set)  # problems of pairs that have been printed
     steps: int = field(init=False)  # of the whole phase
     optimiser: Any = field(init=False)
     average: Average | None = field(init=False)
-    monitor: Callable[..., dict[str, float]] | None = None  # adds to a line of the log, on the main process
-    desk: Any = None  # on which processes agree: a group of its own on the CPU, so that no GPU is waited for
+    monitor: Callable[..., dict[str, float]] | None = None  # adds to a line of the log, on rank 0
+    desk: Any = None  # CPU process group to agree on signals without waiting for a GPU
 
     def fit(self) -> dict[str, Any]:
-        """Trains to the end, from the last checkpoint if there is one; gives the figures for the report.
+        """Trains to the last step, from the last checkpoint if there is one; gives the metrics for the report.
 
-        The module ends with the weights to export: the averaged ones where `ema` is set.
+        The module ends with the weights to export: the averaged ones if `ema` is set.
 
         Raises:
-            DivergedError: the loss, or a weight of the student, is no longer finite.
-            SystemExit: a signal asked to stop; a checkpoint has been written.
+            DivergedError: the loss or a trained weight is no longer finite.
+            SystemExit: a signal asked to stop; a checkpoint was written, unless the loss is not finite.
         """
         forget_peak(self.accelerator.device)
         plan = self._plan()
@@ -136,11 +136,11 @@ class Training:
 
     @property
     def name(self) -> str:
-        """What this phase is called in messages."""
+        """The name of this phase in messages."""
         return f"{self.run.path}" + (f" ({self.phase})" if self.phase else "")
 
     def _is_ahead(self, line: Mapping[str, Any]) -> bool:
-        """Whether a line of the log is of a step of this phase that has not been taken yet."""
+        """True for a log line of this phase whose step will be taken again."""
         return line.get("phase", "") == self.phase and line["step"] > self.progress.step
 
     @property
@@ -188,7 +188,7 @@ class Training:
         return train_parts(stream, workers=self.config.workers, pin_memory=cuda)
 
     def _freeze(self, part: SampleBatch) -> list[nn.Parameter]:
-        """Freezes what this phase's losses do not reach, which DDP would wait for; running statistics stay."""
+        """Freezes weights that this phase's losses do not reach, which DDP would wait for; statistics do not change."""
         self.module.eval()
         batch = to_batch(_split(part, self.config.accumulate)[0], self.views, self.accelerator.device)
         with self.accelerator.autocast(), refuse_unset_gradients(self.module):
@@ -200,7 +200,7 @@ class Training:
         return frozen
 
     def _take(self, model: nn.Module, part: SampleBatch) -> list[dict[str, Tensor]]:
-        """One optimiser step; gives the figures of its parts, still on the device."""
+        """Takes one optimiser step; gives the metrics of its parts, on the device."""
         step, pieces = self.progress.step, _split(part, self.config.accumulate)
         seed_everything(self.seed, "step", step, self.accelerator.process_index)
         draws = generator(self.seed, "draws", step).initial_seed() % 2**63
@@ -225,38 +225,38 @@ class Training:
         return [loss.figures() for loss in losses]
 
     def _agree(self, signals: Signals, part: SampleBatch | None, metrics: MetricAccumulator) -> bool:
-        """Stops all processes where a signal came to any; names and counts what could not be read on any.
+        """Stops all processes if any got a signal; prints and counts the pairs that could not be read.
 
-        All come here before each step, with the part they will take, and after the last, without. A process whose
-        loader stalls comes too once a signal ends its wait, so that all stop after the same step.
+        Every process calls this before each step, with its next part, and after the last step, with None. A signal
+        ends the wait of a process whose loader stalls, and it calls this too. So all stop after the same step.
         """
         replaced = part.replaced if part else ()
-        told = torch.tensor([signals.caught, len(replaced)])
-        everyones = [told]
+        own = torch.tensor([signals.caught, len(replaced)])
+        by_rank = [own]
         if self.desk is not None:
-            everyones = [torch.empty_like(told) for _ in range(self.accelerator.num_processes)]
-            torch.distributed.all_gather(everyones, told, group=self.desk)
-        caught, counts = torch.stack(everyones).unbind(1)
-        if heard := int(caught.max()):
+            by_rank = [torch.empty_like(own) for _ in range(self.accelerator.num_processes)]
+            torch.distributed.all_gather(by_rank, own, group=self.desk)
+        caught, counts = torch.stack(by_rank).unbind(1)
+        if number := int(caught.max()):
             if self.accelerator.is_main_process:
                 say(f"{self.name}: stopped at step {self.progress.step} of {self.steps}; {self._save_last(metrics)}")
-            sys.exit(128 + heard)
+            sys.exit(128 + number)
         for problem in set(replaced) - self.unreadable:
-            line = f"{self.run.path}: another pair stands in: {problem}"
+            line = f"{self.run.path}: another pair replaces an unreadable one: {problem}"
             print(printable(line), file=sys.stderr, flush=True)
         self.unreadable |= set(replaced)
         self.progress.replaced += int(counts.sum())
         return True
 
     def _log(self, metrics: MetricAccumulator, plan: Plan) -> None:
-        """A line of the log: means over the tally and all processes."""
+        """Writes a line of the log: means over the accumulator and all processes."""
         sums = gather(torch.stack([*metrics.sums.values()])[None]).sum(0)
         line = {name: total / parts for name, (total, parts) in zip(metrics.sums, sums.tolist(), strict=True) if parts}
-        lost = [name for name, value in line.items() if not math.isfinite(value)]
-        if lost:
+        infinite = [name for name, value in line.items() if not math.isfinite(value)]
+        if infinite:
             raise DivergedError(
-                f"the loss is no longer finite at step {self.progress.step}: {', '.join(lost)} of {line}; "
-                "lower train.lr, set train.clip_norm, take bf16 for fp16, or look at the options of what is named"
+                f"the loss is no longer finite at step {self.progress.step}: {', '.join(infinite)} of {line}; "
+                "lower train.lr, set train.clip_norm, use bf16 instead of fp16, or check the options of these losses"
             )
         self.progress.paces.append(metrics.seconds / metrics.steps)
         line |= {
@@ -271,7 +271,7 @@ class Training:
                 before = max(self.progress.step - self.config.log_every, 0)
                 line |= self.monitor(line, before=before // plan.steps, epochs=self.progress.step // plan.steps)
             self.run.log(line | ({"phase": self.phase} if self.phase else {}))
-        if time.monotonic() - self.told > TELL_SECONDS and not sys.stderr.isatty():  # where there is no progress bar
+        if time.monotonic() - self.told > TELL_SECONDS and not sys.stderr.isatty():  # there is no progress bar
             self.told = time.monotonic()
             say(f"{self.name}: step {self.progress.step} of {self.steps}, loss {line['loss']:.4g}, "
                 f"{line['pairs_per_second']} pairs a second")  # fmt: skip
@@ -279,8 +279,8 @@ class Training:
             self.accelerator.log(line, step=self.progress.step)
 
     def _save_when_due(self, metrics: MetricAccumulator) -> None:
-        """Saves by step or by time; only the main process writes, and none waits for it."""
-        ends = self.progress.step == self.steps  # the last phase with an exported model, and others with this
+        """Saves if due by step or by time; rank 0 writes, and no other process waits for it."""
+        ends = self.progress.step == self.steps  # the last phase ends with an exported model, others with a checkpoint
         by_step = bool(self.phase) if ends else self.progress.step % self.config.save_every == 0
         by_time = time.monotonic() - self.saved > 60 * self.config.save_minutes
         if self.accelerator.is_main_process and (by_step or by_time):
@@ -288,17 +288,17 @@ class Training:
             self.saved = time.monotonic()
 
     def _save_last(self, metrics: MetricAccumulator) -> str:
-        """Saves before the run stops; says from where the same command continues."""
+        """Saves before the run stops; gives the words that say where the same command continues."""
         if self._save(metrics):
             return "the same command continues"
-        found = checkpoint.latest(self._checkpoints)
-        return ("no checkpoint was written, for the loss is no longer finite; the same command "
-                + (f"continues from {found}" if found else "starts again from step 0"))  # fmt: skip
+        latest = checkpoint.latest(self._checkpoints)
+        return ("no checkpoint was written, because the loss is no longer finite; the same command "
+                + (f"continues from {latest}" if latest else "starts again from step 0"))  # fmt: skip
 
     def _save(self, metrics: MetricAccumulator) -> bool:
-        """Whether a checkpoint was written: none is while a figure is not finite, which the next line of the log says.
+        """Writes a checkpoint, unless a metric is not finite; gives True if it did.
 
-        What was saved before is still good.
+        The next line of the log reports such a metric, and earlier checkpoints stay valid.
         """
         if not all(total.isfinite().all() for total in metrics.sums.values()):
             return False
@@ -317,17 +317,17 @@ class Training:
         return True
 
     def _resume(self) -> None:
-        found = checkpoint.latest(self._checkpoints)
-        if found is not None:
-            state = checkpoint.load(found)
+        latest = checkpoint.latest(self._checkpoints)
+        if latest is not None:
+            state = checkpoint.load(latest)
             try:
                 self.module.load_state_dict(state["module"])
                 load_optimiser(self.optimiser, state["optimiser"])
                 for name, tensor in self.module.memory().items():
                     tensor.copy_(state["memory"][name])
             except (RuntimeError, ValueError, KeyError) as error:
-                raise checkpoint.CheckpointError(f"{found} is of another version of this program ({error}); delete "
-                                                 f"{found.parent} to train anew") from error  # fmt: skip
+                raise checkpoint.CheckpointError(f"{latest} is of another version of this program ({error}); delete "
+                                                 f"{latest.parent} to train again") from error  # fmt: skip
             if self.average:
                 self.average.state = {
                     name: tensor.to(self.accelerator.device) for name, tensor in state["average"].items()
@@ -348,14 +348,14 @@ class Training:
         )
         lanes, workers = plan.width // ranks, config.workers
         if workers and lanes % min(workers, lanes):
-            say(f"{self.name}: {workers} workers share {lanes} lanes unevenly, and the others wait for those with most")
+            say(f"{self.name}: {workers} workers share {lanes} lanes unevenly, so steps wait for those with the most")
 
     @property
     def _peak_mb(self) -> float:
         return max(self.progress.peak_mb, peak_mb(self.accelerator.device))
 
     def _check_weights(self) -> None:
-        """The last step can still spoil what its loss does not show."""
+        """Refuses weights that the last step made infinite; its loss, taken before, does not show it."""
         for owner, encoder in self.module.trained.items():
             for name, tensor in encoder.state_dict().items():
                 if not tensor.isfinite().all():
@@ -363,16 +363,16 @@ class Training:
                                         "lower train.lr, or set train.clip_norm")  # fmt: skip
 
     def _figures(self, plan: Plan) -> dict[str, Any]:
-        seen = self.steps * plan.batch_size
+        pairs = self.steps * plan.batch_size
         return {
             "steps": self.steps,
             "pairs": plan.pairs,
             "processes": self.accelerator.num_processes,
             "device": str(self.accelerator.device),
             "seconds": round(self.progress.seconds, 1),
-            "pairs_per_second": round(seen / self.progress.seconds, 1) if self.progress.seconds else None,
-            "milliseconds_per_step": round(1000 * statistics.median(self.progress.paces), 2),  # reading included
-            "peak_memory_mb": self._peak_mb,  # see `_memory.peak_mb`; of the main process
+            "pairs_per_second": round(pairs / self.progress.seconds, 1) if self.progress.seconds else None,
+            "milliseconds_per_step": round(1000 * statistics.median(self.progress.paces), 2),  # with reading
+            "peak_memory_mb": self._peak_mb,  # of rank 0; see `memory.peak_mb`
             "unreadable_replaced": self.progress.replaced,
             "last": {name: value for name, value in self.progress.last.items() if name != "pairs_per_second"},
         }

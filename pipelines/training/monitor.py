@@ -1,4 +1,4 @@
-"""What is looked at while encoders are pretrained: kNN, diagnostics, and signs that something is wrong."""
+"""The collapse monitor of a pretraining: kNN accuracy, diagnostics and warnings."""
 
 import json
 import sys
@@ -22,7 +22,7 @@ from pipelines.schemas.pretrain import Config
 
 @dataclass
 class Monitor:
-    """Adds figures to the log where an epoch ends, and warns of what the log says is wrong, each thing once."""
+    """Adds metrics to the log at the end of epochs, and prints each warning about the log once."""
 
     run: RunFolder
     config: Config
@@ -30,27 +30,27 @@ class Monitor:
     views: dict[str, View]
     encoders: dict[str, Encoder]
     device: torch.device
-    told: set[str] = field(default_factory=set)  # problems, in this sitting
+    told: set[str] = field(default_factory=set)  # problems printed since this process began
 
     def __call__(self, line: dict[str, float], *, before: int, epochs: int) -> dict[str, float]:
-        """What a line of the log gets besides; `epochs` are over, of them `before` at the last line."""
-        asked = self.config.monitor
+        """The metrics to add to a line of the log; `epochs` are complete, and `before` were at the previous line."""
+        settings = self.config.monitor
         for problem in self._problems(line):
             if problem not in self.told:
                 self.told.add(problem)
-                told = f"{self.run.path}: step {line['step']:.0f}: {problem}"
-                print(printable(told), file=sys.stderr, flush=True)
-        due = epochs // asked.every > before // asked.every or before < epochs == self.config.train.epochs
-        if not (asked.pairs and due):
+                text = f"{self.run.path}: step {line['step']:.0f}: {problem}"
+                print(printable(text), file=sys.stderr, flush=True)
+        due = epochs // settings.every > before // settings.every or before < epochs == self.config.train.epochs
+        if not (settings.pairs and due):
             return {}
-        found: dict[str, float] = {}
+        metrics: dict[str, float] = {}
         for name, encoder in self.encoders.items():
-            figures = self._figures(encoder, self.views[self.config.encoders[name].view])
-            found |= {key if len(self.encoders) == 1 else f"{key}.{name}": value for key, value in figures.items()}
-        return found
+            values = self._figures(encoder, self.views[self.config.encoders[name].view])
+            metrics |= {key if len(self.encoders) == 1 else f"{key}.{name}": value for key, value in values.items()}
+        return metrics
 
     def warnings(self) -> list[str]:
-        """All that the log gave reason to warn of, in every sitting."""
+        """All warnings about the log, with those from before an interruption."""
         lines = (self.run.path / METRICS).read_text(encoding="utf-8").splitlines()
         return list(dict.fromkeys(problem for line in lines for problem in self._problems(json.loads(line))))
 
@@ -58,20 +58,20 @@ class Monitor:
         return warn(line) if line["step"] >= self.config.monitor.after else []
 
     def _figures(self, encoder: Encoder, view: View) -> dict[str, float]:
-        asked, label, figures = self.config.monitor, self._labels, {}
+        settings, label, metrics = self.config.monitor, self._labels, {}
         member = self.shards.member(view.modality.field)
-        there = torch.tensor([not self.shards.lacks(index, member) for index in range(len(label))])
-        known = _some(((label >= 0) & there).nonzero().flatten(), asked.pairs)
-        if len(known) > 1:
-            figures["knn"] = self._neighbours(encoder, view, known, label[known])
-        if asked.diagnostics:
+        present = torch.tensor([not self.shards.lacks(index, member) for index in range(len(label))])
+        labelled = _some(((label >= 0) & present).nonzero().flatten(), settings.pairs)
+        if len(labelled) > 1:
+            metrics["knn"] = self._neighbours(encoder, view, labelled, label[labelled])
+        if settings.diagnostics:
             crop = self.config.train.crop
-            picked = known if len(known) > 1 else _some(there.nonzero().flatten(), asked.pairs)
-            figures |= diagnose_encoder(
+            picked = labelled if len(labelled) > 1 else _some(present.nonzero().flatten(), settings.pairs)
+            metrics |= diagnose_encoder(
                 encoder, view, self.shards, picked.tolist(), device=self.device,
                 crop=Crop(crop.scale, crop.ratio, crop.flip, shift=crop.shift),
             )  # fmt: skip
-        return figures
+        return metrics
 
     @cached_property
     def _labels(self) -> Tensor:
@@ -91,5 +91,5 @@ class Monitor:
 
 
 def _some(indices: Tensor, count: int) -> Tensor:
-    """At most so many of them, spread evenly."""
+    """At most `count` of the indices, evenly spread."""
     return indices[torch.linspace(0, max(len(indices) - 1, 0), min(count, len(indices))).long()]

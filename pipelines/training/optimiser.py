@@ -23,7 +23,7 @@ def rate(config: TrainConfig, step: int, steps: int) -> float:
 
 
 def build_optimiser(module: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """The optimiser, with weight decay on weights but not, unless asked for, on biases and norms."""
+    """The optimiser; weight decay applies to biases and norms only with `decay_all`."""
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     small = config.weight_decay if config.decay_all else 0.0
     groups = [
@@ -36,14 +36,14 @@ def build_optimiser(module: nn.Module, config: TrainConfig) -> torch.optim.Optim
 
 
 def load_optimiser(optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Takes up an optimiser's state, which is kept by the order of weights.
+    """Loads an optimiser's state, which is stored in the order of the weights.
 
     Raises:
-        ValueError: it is that of other weights; fused optimisers would write beyond them.
+        ValueError: it belongs to other weights; fused optimisers would write out of bounds.
     """
     optimiser.load_state_dict(state)
-    for weight, kept in optimiser.state.items():
-        for name, tensor in kept.items():
+    for weight, tensors in optimiser.state.items():
+        for name, tensor in tensors.items():
             if tensor.ndim and tensor.shape != weight.shape:
                 raise ValueError(f"{name} has shape {tuple(tensor.shape)} for a weight of {tuple(weight.shape)}")
 
@@ -52,8 +52,8 @@ class Average:
     """Exponentially averaged weights and buffers of a module, in float32 or better.
 
     The decay of step t, counted from 1, is min(`decay`, (1 + t) / (10 + t)), as in TensorFlow's
-    `ExponentialMovingAverage` with `num_updates`: otherwise the initial weights, which nothing has trained, would keep
-    the share `decay` ** t in the average, 73 % after 322 steps at 0.999.
+    `ExponentialMovingAverage` with `num_updates`: otherwise the initial weights, which are untrained, would keep the
+    share `decay` ** t in the average, 73 % after 322 steps at 0.999.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
@@ -62,7 +62,7 @@ class Average:
 
     @torch.no_grad()
     def update(self, module: nn.Module, step: int) -> None:
-        """Averages in the module's state after `step` steps, from 1; whole numbers are copied."""
+        """Adds the module's state after `step` steps, from 1, to the average; integer buffers are copied."""
         decay = min(self.decay, (1 + step) / (10 + step))
         for name, tensor in module.state_dict().items():
             if tensor.is_floating_point():

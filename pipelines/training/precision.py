@@ -1,4 +1,4 @@
-"""What half precision does not do on a CPU."""
+"""Limits of half precision on a CPU."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,12 +12,12 @@ from pipelines.config import ConfigError
 
 @contextmanager
 def refuse_unset_gradients(module: nn.Module) -> Iterator[None]:
-    """While a batch passes: refuses a convolution whose bf16 gradient oneDNN would take from unset memory on a CPU.
+    """Refuses, during a forward pass, a convolution whose bf16 gradient oneDNN reads from uninitialised memory.
 
-    In torch 2.14 it is the gradient of a kernel of 3 or more, with a stride, by a map one pixel wide.
+    With torch 2.14 on a CPU, this is any strided kernel of width 3 or more on a map one pixel wide.
 
     Raises:
-        ConfigError: there is one; the message names it.
+        ConfigError: names the layer.
     """
     hooks = [
         layer.register_forward_pre_hook(lambda _, inputs, name=name: _refuse(name, inputs))
@@ -34,6 +34,6 @@ def refuse_unset_gradients(module: nn.Module) -> Iterator[None]:
 def _refuse(name: str, inputs: tuple[Any, ...]) -> None:
     if inputs[0].shape[-1] == 1 and inputs[0].device.type == "cpu" and torch.is_autocast_enabled("cpu"):
         raise ConfigError([
-            f"train.mixed_precision must be no here: {name} strides over a map one pixel wide, and the gradient of "
-            "that is wrong in bf16 on a CPU; or take larger pictures or fewer stages"
+            f"train.mixed_precision must be no here: {name} strides over a map one pixel wide, and its gradient "
+            "is wrong in bf16 on a CPU; or use larger pictures or fewer stages"
         ])  # fmt: skip

@@ -10,15 +10,15 @@ Item = TypeVar("Item")
 
 
 class Stopped(BaseException):
-    """A signal came during a wait for data; not an `Exception`, which the loader would take for its own."""
+    """A signal came during a wait for data; not an `Exception`, or the loader would handle it."""
 
 
 class Signals:
-    """Remembers SIGTERM and SIGINT while a training runs, so that it can stop between steps; ends a wait for data."""
+    """Records SIGTERM and SIGINT during a training, which then stops between steps; ends a wait for data."""
 
     def __init__(self) -> None:
-        self.caught = 0  # the signal this process got
-        self._waits = False  # for data, where nothing is lost by going away
+        self.caught = 0  # number of the signal this process got
+        self._waits = False  # for data, which can be interrupted without loss
 
     def __enter__(self) -> "Signals":
         self._before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -29,7 +29,7 @@ class Signals:
             signal.signal(number, handler)
 
     def next(self, items: Iterator[Item]) -> Item | None:
-        """The next item; None after the last, and as soon as a signal has come."""
+        """The next item; None after the last one or once a signal has come."""
         with contextlib.suppress(Stopped):
             try:
                 self._waits = True
@@ -40,7 +40,7 @@ class Signals:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.caught and number == signal.SIGINT:
-            raise KeyboardInterrupt  # asked twice
+            raise KeyboardInterrupt  # the second request
         self.caught = number
         if self._waits:
             self._waits = False

@@ -154,7 +154,7 @@ def test_weights_that_are_not_finite_are_refused_and_nothing_is_changed(tmp_path
 def test_an_export_that_is_not_finite_is_refused(tmp_path: Path, name: str):
     spec = small().spec
     heads = {"vector": Head("regression", {}, "old", spec)}
-    card = Card("convnet", {"width": 8}, (3, 32, 32), list("abcde"), "rgb", {"size": 32}, heads)
+    card = Card("convnet", {"width": 8}, (3, 32, 32), list("abcde"), "rgb", {"size": 32, "fit": "crop"}, heads)
     save_model(tmp_path, card, small(), {"vector": OBJECTIVES.get("regression")(spec, spec, 2)})
     assert load_model(tmp_path).card.heads == heads
     state = load_file(tmp_path / "model.safetensors")
@@ -178,7 +178,7 @@ def test_another_network_s_weights_are_refused_and_nothing_is_changed(file: Path
         load_pretrained(encoder, str(file))
     assert f"{file} is not made for this ConvNet: 43 of 44 weights match" in str(caught.value)
     assert "the encoder lacks 12, first 'stages.3.0.weight'" in str(caught.value)
-    assert str(caught.value).endswith("the encoder and the options that the file is made for, or another file")
+    assert str(caught.value).endswith("the encoder and options that the file is made for, or use another file")
     assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
 
 
@@ -236,7 +236,7 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path):
 
 
 def test_an_unknown_package_is_refused_with_the_known_ones():
-    with pytest.raises(WeightsError, match=r"no package 'resnet' of weights is known \(known: efficientnet-lite0"):
+    with pytest.raises(WeightsError, match=r"'resnet' is not a known package of weights \(known: efficientnet-lite0"):
         find_weights("package:resnet")
 
 

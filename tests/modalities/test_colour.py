@@ -14,8 +14,8 @@ from PIL.PngImagePlugin import PngInfo
 
 from modalities import CropBox, DecodeError
 from modalities.chrominance import Chrominance
-from modalities.codecs.colour import from_lab, to_lab, turn_hue
 from modalities.codecs.raster import orientation_of
+from modalities.common.colour import from_lab, to_lab, turn_hue
 from modalities.common.random import generator
 from modalities.luminance import Luminance
 from modalities.rgb import Rgb

@@ -271,6 +271,15 @@ def test_colour_and_depth_share_their_silhouettes(shape):
     assert 200 < seen.sum() < 1500
 
 
+def test_a_wider_picture_of_a_scene_shows_a_ball_that_is_round():
+    scene = Scene((Solid("ball", 0.5, 0.0, 0.4, 2.0, (1.0, 1.0, 1.0)),), 5.0, (0.5, 0.5, 0.5), 1.0, size=60, width=80)
+
+    seen = silhouettes(scene) == 0
+
+    rows, columns = seen.any(1).nonzero().flatten(), seen.any(0).nonzero().flatten()
+    assert len(rows) == len(columns) == 24 and columns.float().mean() == 59.5  # three quarters of the width
+
+
 def test_solids_have_their_form():
     def bulge(shape: str) -> torch.Tensor:
         scene = Scene((Solid(shape, 0.0, 0.0, 0.5, 2.0, (1.0, 1.0, 1.0)),), 5.0, (0.5, 0.5, 0.5), 1.0, size=65)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import asdict
 from importlib.metadata import version
 
 import pytest
@@ -13,6 +14,7 @@ from modalities.common.random import generator
 from modalities.synthetic.scene import SHAPES, Scene, draw_scene
 
 NAMES = MODALITIES.names()
+PICTURES = [name for name in NAMES if "height" in MODALITIES.options(name)]
 WINDOW = CropBox(top=0.1, left=0.2, height=0.6, width=0.7, flip=True, start=0.3)
 
 
@@ -45,7 +47,7 @@ class Copies(TorchFunctionMode):
 
 
 def test_there_is_something_to_test():
-    assert len(NAMES) >= 5
+    assert len(NAMES) >= 5 and len(PICTURES) >= 4
 
 
 def test_the_catalogue_is_read_without_torch():
@@ -86,6 +88,28 @@ def test_any_stored_size_will_do(modality, size):
     adapted = modality.adapt(modality.render(draw_scene(generator(0), size=size)), WINDOW)
 
     assert adapted.shape == modality.shape
+
+
+@pytest.mark.parametrize(("height", "width"), [(48, 64), (32, 24)])
+@pytest.mark.parametrize("name", PICTURES)
+def test_a_view_of_pictures_need_not_be_square(name, height, width):
+    modality = MODALITIES.get(name)(height=height, width=width)
+    scene = draw_scene(generator(0), size=60, width=80)
+    signal = modality.decode(modality.encode(modality.render(scene)))
+    assert signal.shape[1:] == (60, 80) and modality.shape[1:] == (height, width)
+
+    batch, draws = modality.adapt(signal, WINDOW)[None], modality.draw(generator(1))[None]
+    augmented = modality.augment(batch, draws)
+
+    assert batch.shape == augmented.shape == modality.normalise(augmented).shape == (1, *modality.shape)
+    assert modality.picture(augmented[0]).shape == (3, height, width)
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_an_exported_view_is_built_again_from_its_options(name):
+    for options in ({"height": 24, "width": 32}, {"size": 24}, {}):
+        modality = MODALITIES.get(name)(**options)
+        assert MODALITIES.get(name)(**asdict(modality)) == modality
 
 
 def test_draws_depend_on_the_generator_alone(modality):

@@ -326,7 +326,7 @@ def test_weights_of_nobody_knows_where_are_refused(
     moved = tmp_path / "moved.safetensors"
     moved.write_bytes(loose.read_bytes())
     assert main(["certify", config, f"encoder.weights={moved}"]) == 2
-    assert "is no folder of a finished run, so that nobody knows what it saw" in capsys.readouterr().err
+    assert "is no folder of a finished run, so its training pairs are unknown" in capsys.readouterr().err
     vouched = [f"encoder.weights={moved}", "prior.unseen=true"]
     assert main(["certify", config, *vouched, "encoder.encoder.width=16"]) == 2
     assert "is not made for this ConvNet" in capsys.readouterr().err
@@ -398,7 +398,7 @@ def test_batch_norm_without_data_gives_way_and_no_model_is_claimed(
     monkeypatch.setattr("pipelines.certification.certification.without_running_statistics", record)
     assert main(["certify", config, "encoder.encoder.norm=batch", "prior.share=0"]) == 0
     assert norms
-    assert "no model is exported, for group norm stands for" in capsys.readouterr().out
+    assert "no model is exported, because group norm replaces" in capsys.readouterr().out
     assert not (tmp_path / "run" / "model").exists()
     assert (tmp_path / "run" / "posterior.safetensors").is_file()
 

@@ -139,8 +139,11 @@ def test_a_flag_inspects_a_path_and_gives_its_code(capsys: pytest.CaptureFixture
             ["probe", "x.yaml", "batc=3"],
             "override batc=3: batc is not known; did you mean 'batch'? (known: data, batch",
         ),
-        (["list", "encoder"], "crossmodal list: 'encoder' is not known; did you mean 'encoders'? (known: modalities, "),
-        (["list"], "crossmodal list: expected one of modalities, encoders, objectives, multiview, sources"),
+        (["list", "encoder"], "crossmodal list: 'encoder' is not known; did you mean 'encoders'? (known: "),
+        (
+            ["list"],
+            "crossmodal list: expected one of modalities, encoders, objectives, multiview, sources, evaluations",
+        ),
         (["list", "objectives", "cdr"], "objective 'cdr' is not known; did you mean 'crd'? (known: "),
         (["lst"], "pipeline 'lst' is not known; did you mean 'list'? (known: probe, list)"),
         (["list", "pipelines", "list"], "pipeline 'list' is not known"),
@@ -405,7 +408,7 @@ def test_an_entry_of_the_users_own_that_is_none_is_named(plugins: Path, capsys: 
     assert f"{plugins / 'mine.py'} must hold one class of base Objective, got 0" in capsys.readouterr().err
     (plugins / "mine.py").rename(plugins / "crd.py")
     assert command.main(["list", "objectives"]) == 1
-    assert f"{plugins / 'crd.py'} has the name of" in capsys.readouterr().err
+    assert f"{plugins / 'crd.py'} has the same name as" in capsys.readouterr().err
 
 
 def test_names_cannot_command_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

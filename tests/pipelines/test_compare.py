@@ -3,7 +3,6 @@
 import json
 import signal
 import statistics
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 import yaml
-from commands import assert_equal, launch, start, weights, write
+from commands import assert_equal, launch, start, wait_until, weights, write
 
 from crossmodal.data.shards import Shards
 from pipelines import compare, transfer
@@ -175,11 +174,7 @@ def test_a_finished_comparison_is_not_repeated_and_a_row_is_added_alone(
 def test_killed_at_any_time_the_same_command_ends_equal(config: Path, tmp_path: Path, synthetic: Path) -> None:
     words = ["compare", str(config), "~objectives.crd+kd", "seeds=[3]", "transfer.train.save_every=1"]
     process = start(*words, f"output={tmp_path / 'killed'}")
-    deadline = time.monotonic() + 200
-    reached = tmp_path / "killed" / "kd" / "seed_3" / "checkpoints"
-    while not any(reached.glob("*.pt")):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: list(tmp_path.glob("killed/kd/seed_3/checkpoints/*.pt")), process)
     process.send_signal(signal.SIGKILL)
     process.wait()
     kept = tmp_path / "killed" / "search" / "kd" / "weight_4" / "report.json"
@@ -194,7 +189,7 @@ def test_killed_at_any_time_the_same_command_ends_equal(config: Path, tmp_path: 
 @pytest.mark.slow
 def test_two_processes_compare_together(config: Path, tmp_path: Path) -> None:
     words = ["compare", str(config), "objectives={~labels: , ~crd+kd: }", "seeds=[3]", f"output={tmp_path / 'out'}"]
-    done = launch("-m", "pipelines", *words)
+    done = launch(*words)
     assert done.returncode == 0, done.stderr
     found = results(tmp_path / "out")
     assert found["shared"]["processes"] == 2 and found["rows"]["kd"]["trained"] == 1

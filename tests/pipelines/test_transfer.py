@@ -1,7 +1,6 @@
 """The phase before the main one: what it trains, that it resumes to the bit, its processes, its refusals."""
 
 import json
-import random
 import signal
 from pathlib import Path
 from typing import Any
@@ -84,7 +83,7 @@ def test_killed_in_either_phase_the_same_command_ends_bit_equal(config: Path, tm
     words = ("transfer", str(config), "train.ema=0.9")
     assert main([*words, f"output={tmp_path / 'whole'}"]) == 0
     killed = start(*words)
-    wait_for_step(tmp_path / "run", random.randint(first, first + 2), killed)
+    wait_for_step(tmp_path / "run", first, killed)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     assert not (tmp_path / "run" / "report.json").exists()
@@ -153,7 +152,7 @@ def test_two_processes_prepare_with_the_losses_of_one(config: Path, tmp_path: Pa
     """
     words = ["transfer", str(config), "student.encoder.norm=none", "student.weights=null", "train.optimiser=sgd"]
     assert main([*words, f"output={tmp_path / 'one'}"]) == 0
-    launched = launch("-m", "pipelines", *words, f"output={tmp_path / 'two'}")
+    launched = launch(*words, f"output={tmp_path / 'two'}")
     assert launched.returncode == 0, launched.stderr
     one, two = lines(tmp_path / "one"), lines(tmp_path / "two")
     assert len(one) == len(two) == 12
@@ -208,13 +207,13 @@ def test_the_report_draws_both_phases(config: Path, tmp_path: Path) -> None:
         (["~objectives.ab", "~objectives.ft"], "prepare: no objective has a preparation phase (ab, fsp and ft"),
         (
             ["~objectives.ft", "~objectives.cross_entropy"],
-            "objectives: ab is for the preparation only, so that nothing",
+            "objectives: ab trains in the preparation only, so the main phase",
         ),
         (["prepare.epocs=2"], "prepare.epocs is not known; did you mean 'epochs'?"),
         (["prepare.epochs=0"], "prepare.epochs must be at least 1, got 0"),
         (["objectives.ab.when=after"], "objectives.ab.when must be one of"),
         (["views.depth.aligned=false"], "objectives.ab compares maps place by place, so views 'depth' and 'rgb'"),
-        (["objectives.fsp.when=both"], "objectives.fsp: fsp compares channels with channels, so both networks must"),
+        (["objectives.fsp.when=both"], "objectives.fsp: fsp compares channel by channel, so both networks need"),
     ],
 )
 def test_a_users_mistake_is_one_clear_line(

@@ -205,7 +205,7 @@ def test_results_that_are_gone_are_made_again(whole: Path, capsys: pytest.Captur
     shutil.rmtree(out / "student" / "model")
     assert main(["run", str(whole / "all.yaml")]) == 0
     told = capsys.readouterr().out
-    assert f"{out / 'pairs'}: finished before, but test/{tar.name} is gone or changed in size, so that it" in told
+    assert f"{out / 'pairs'}: finished before, but test/{tar.name} is gone or changed in size, so it" in told
     assert f"{out / 'student'}: finished before, but model/model.json and 1 more files are gone" in told
     assert told.count("finished before; nothing to do") == 2  # teacher and evaluation, whose inputs are as they were
     assert [file.read_bytes() for file in files] == before
@@ -275,7 +275,7 @@ def test_pairs_that_were_learnt_from_do_not_judge(
     assert main(words) == 2
     assert f"data.test: all 7 pairs of {tmp_path / 'none'} are among those of" in capsys.readouterr().err
     assert main([*words, f"data={{train: {out}/pairs/test, test: {out}/pairs/train}}"]) == 2
-    assert f"data.test: {out / 'student'} was trained on {out}/pairs/train; judge by" in capsys.readouterr().err
+    assert f"data.test: {out / 'student'} was trained on {out}/pairs/train; evaluate on" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
     assert main([*words, f"data.test={tmp_path / 'some'}"]) == 0
     assert f"data.test: 7 of the 55 pairs of {tmp_path / 'some'} are among those of" in capsys.readouterr().err
@@ -302,7 +302,7 @@ def test_pairs_that_a_student_saw_in_other_folders_are_counted(
              f"data={{train: {tmp_path}/rest, test: {tmp_path}/judge}}"]  # fmt: skip
     assert main([*words, f"data.test={tmp_path}/all", f"output={tmp_path}/new"]) == 2
     assert (
-        f"all 5 pairs of {tmp_path}/all are among those of {tmp_path}/seen, which {first} was trained on; judge by"
+        f"all 5 pairs of {tmp_path}/all are among those of {tmp_path}/seen, which {first} was trained on; evaluate on"
         in (capsys.readouterr().err)
     )
     for name, said, copies, untold in (
@@ -312,7 +312,7 @@ def test_pairs_that_a_student_saw_in_other_folders_are_counted(
             10,
             [],
         ),
-        ("gone", f"trained on cannot be told of {tmp_path}/seen: gone", 0, [f"{tmp_path}/seen"]),
+        ("gone", f"trained on in {tmp_path}/seen: gone", 0, [f"{tmp_path}/seen"]),
     ):
         assert main([*words, f"output={tmp_path / name}"]) == 0
         assert capsys.readouterr().err.count(said) == 1

@@ -1,1 +1,1 @@
-"""What several encoders share."""
+"""Code that several encoders share."""

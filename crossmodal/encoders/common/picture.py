@@ -1,4 +1,4 @@
-"""What all encoders of pictures share: the shapes they take, their first layer, and how their features are measured."""
+"""Code of all picture encoders: checks of the input shape, the first layer, and the measuring of features."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from crossmodal.encoders import Encoder, Leave, Spec, stay
 
 Choice = TypeVar("Choice")
-LARGEST = 2**24  # numbers of a sample: RGB of 2,364 x 2,364
+LARGEST = 2**24  # maximum numbers in a sample, as in RGB of 2,364 x 2,364
 
 
 def choose(option: str, value: Any, choices: Mapping[Any, Choice]) -> Choice:
-    """What `value` stands for among `choices`.
+    """The entry of `choices` for an option's `value`.
 
     Raises:
-        ValueError: it stands for nothing; the message names the option.
+        ValueError: there is no such entry; the message names the option.
     """
     if value not in choices:
         raise ValueError(f"{option} must be one of {', '.join(map(str, choices))}, got {value!r}")
@@ -26,10 +26,10 @@ def choose(option: str, value: Any, choices: Mapping[Any, Choice]) -> Choice:
 
 
 def read_channels(shape: tuple[int, ...], classes: int) -> int:
-    """The channels of pictures of `shape`, once both facts are known to make sense.
+    """The channels of pictures of `shape`, after a check of both arguments.
 
     Raises:
-        ValueError: `shape` is not that of a picture or has more than `LARGEST` numbers, or `classes` is negative.
+        ValueError: `shape` is not a picture's or has more than `LARGEST` numbers, or `classes` is negative.
     """
     if len(shape) != 3 or min(shape) < 1:
         raise ValueError(f"expected samples of shape (channels, height, width), got {shape}")
@@ -41,22 +41,22 @@ def read_channels(shape: tuple[int, ...], classes: int) -> int:
 
 
 def with_channels(conv: nn.Conv2d, channels: int) -> nn.Conv2d:
-    """`conv` itself where it already takes `channels`, else a new one like it; draws from the global generator."""
+    """`conv` if it takes `channels`, otherwise a new layer like it, drawn from the global generator."""
     if conv.in_channels == channels:
         return conv
     kernel, stride = (conv.kernel_size[0], conv.kernel_size[1]), (conv.stride[0], conv.stride[1])
     assert not isinstance(conv.padding, str) and conv.bias is None and conv.groups == 1
     fresh = nn.Conv2d(channels, conv.out_channels, kernel, stride, (conv.padding[0], conv.padding[1]), bias=False)
-    nn.init.kaiming_normal_(fresh.weight, mode="fan_out", nonlinearity="relu")  # as torchvision's own
+    nn.init.kaiming_normal_(fresh.weight, mode="fan_out", nonlinearity="relu")  # as in torchvision
     return fresh
 
 
 def climb(
     picture: Float[Tensor, "batch channels height width"], stages: Iterable[nn.Module], leave: Leave = stay
 ) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """What goes on from the last stage, the map of every stage, and each before its last ReLU.
+    """The value to continue with after the last stage, every stage's map, and every map before its last ReLU.
 
-    The stages' blocks leave their last ReLU to this.
+    The blocks of the stages omit their last ReLU, because it is applied here.
     """
     maps, before = [], []
     for stage in stages:
@@ -70,16 +70,16 @@ def climb(
 
 
 def shuffle(picture: Float[Tensor, "batch channels height width"], groups: int) -> Tensor:
-    """The channels of `groups` equal groups, one of each group in turn."""
+    """The channels in a new order that takes one of each of `groups` equal groups in turn (channel shuffle)."""
     return picture.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)
 
 
 def draw_weights(trunk: nn.Module, *, linear_std: float | None = None) -> None:
-    """The usual start of networks with ReLU (He et al. 2015), by what leaves a layer; from the global generator.
+    """Initialises weights for ReLU (He et al. 2015, fan-out) from the global generator.
 
     Args:
-        trunk: whose convolutions are drawn, with biases of 0.
-        linear_std: deviation of the weights of linear layers, with biases of 0; None leaves those as they are.
+        trunk: its convolutions are initialised, with biases of 0.
+        linear_std: standard deviation of linear weights, with biases of 0; None leaves linear layers unchanged.
     """
     for module in trunk.modules():
         if isinstance(module, nn.Conv2d):
@@ -93,33 +93,34 @@ def draw_weights(trunk: nn.Module, *, linear_std: float | None = None) -> None:
 
 
 def refuse_cut_edges(trunk: nn.Module, shape: tuple[int, ...]) -> None:
-    """Refuses pictures of which the first layer does not see the last rows or columns.
+    """Refuses pictures whose last rows or columns the first layer would not see.
 
-    A layer whose kernels do not overlap and that pads nothing, as a transformer's patches or ConvNeXt's stem, leaves
-    out what is left of a side when it is divided.
+    A layer without padding whose kernels do not overlap, as a transformer's patches or ConvNeXt's stem, ignores the
+    remainder of a side divided by the patch.
 
     Raises:
-        ValueError: it does so; the message has the nearest sizes that fit.
+        ValueError: there is a remainder; the message has the nearest sizes that fit.
     """
     first = next((module for module in trunk.modules() if isinstance(module, nn.Conv2d)), None)
     if first is None or isinstance(first.padding, str) or any(first.padding):
         return
-    for side, patch, stride in zip(shape[1:], first.kernel_size, first.stride, strict=True):
+    names = ("size", "size") if shape[1] == shape[2] else ("height", "width")
+    for name, side, patch, stride in zip(names, shape[1:], first.kernel_size, first.stride, strict=True):
         lost = (side - patch) % stride if stride >= patch else 0
         if lost:
-            below = side - lost
+            fitting = " or ".join(str(each) for each in (side - lost, side - lost + stride) if each)
             raise ValueError(
-                f"{type(trunk).__name__} looks at patches of {patch} pixels, and {side} is no multiple of that: the "
-                f"last {lost} rows or columns would not be seen; take a view of {below} or {below + stride} pixels"
+                f"{type(trunk).__name__} has patches of {patch} pixels, and a {name} of {side} is not a multiple "
+                f"of that: the last {lost} pixels would be ignored; give the view a {name} of {fitting}"
             )
 
 
 def finish(encoder: Encoder, shape: tuple[int, ...]) -> Spec:
-    """Lays the weights of a built `encoder` channels-last, and measures what it gives by one look at zeros.
+    """Converts the weights of `encoder` to channels-last, and measures its output sizes on a sample of zeros.
 
-    On CPUs training residual networks is 1.1 to 1.3 times as fast like that, and networks of depthwise convolutions
-    twice; maps come channels-last too. No random number is drawn, no running statistic changes, and the encoder is
-    left in training mode, where construction leaves every module.
+    On CPUs, channels-last trains residual networks 1.1 to 1.3 times and depthwise-convolution networks 2 times as fast;
+    maps are channels-last too. No random number is drawn and no running statistic changes. The encoder is left in
+    training mode, as every new module.
     """
     encoder.to(memory_format=torch.channels_last)
     encoder.eval()

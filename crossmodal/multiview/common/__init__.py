@@ -1,1 +1,1 @@
-"""What several multiview objectives share."""
+"""Parts shared by multiview objectives."""

@@ -1,4 +1,4 @@
-"""What objectives share that contrast one view with another: a temperature, and a pool of keys for each view."""
+"""Shared by objectives that contrast one view with another: a temperature, and a pool of keys for each view."""
 
 from dataclasses import replace
 from typing import Literal
@@ -18,10 +18,10 @@ from crossmodal.objectives import Outcome
 
 
 class Pairwise(nn.Module):
-    """Each anchor and its own pair in another view, among other pairs.
+    """Contrasts each anchor's own pair in another view with other pairs.
 
     Raises:
-        ValueError: an option is out of its range, or contradicts another; the message begins with `name`.
+        ValueError: an option is out of range, or contradicts another; the message begins with `name`.
     """
 
     scale: Tensor  # inverse temperature
@@ -43,10 +43,10 @@ class Pairwise(nn.Module):
         source, apart = self.negatives.source, self.negatives.apart
         live = source in ("batch", "gathered")
         if every_view and not live:
-            raise ValueError(f"{name} takes negatives of every view from batch or gathered, got {source}; set "
+            raise ValueError(f"{name}: every_view needs negatives of source batch or gathered, got {source}; set "
                              "every_view: false")  # fmt: skip
         if apart == "group":
-            raise ValueError(f"{name} keeps negatives apart by pair or label, got group")
+            raise ValueError(f"{name}: negatives.apart must be pair or label, got group")
         self.every_view = live if every_view is None else every_view
         self.needs_labels = apart == "label"
         self.relation = Relation(keyed=self.needs_labels)
@@ -57,15 +57,15 @@ class Pairwise(nn.Module):
         self.register_buffer("scale", scale_of(name, temperature), persistent=False)
 
     def contrast(self, head: Head, views: Views, bias: Tensor) -> Outcome:
-        """The mean over anchors and over all that meet of the head's losses, and what the pools remember."""
-        losses, found = [], 0
+        """The mean loss over pairings and anchors, with the memo for the pools."""
+        losses, count = [], 0
         for (anchor, other), every in self._meetings(views):
             both = views.both(anchor, other)
             rows = views.queries[anchor] if both is None else views.queries[anchor][both]
             candidates = every if both is None else every.only(both)
             losses.append(contrast(head, rows, candidates, scale=self.scale, bias=bias))
-            found += len(rows)
-        anchors = gather(losses[0].new_tensor([found])).mean()  # of a rank, on average
+            count += len(rows)
+        anchors = gather(losses[0].new_tensor([count])).mean()  # mean over ranks
         return Outcome(torch.stack(losses).sum() / anchors.clamp(min=1), self.pools.memo(views))
 
     def _meetings(self, views: Views) -> list[tuple[tuple[int, int], Candidates]]:

@@ -1,4 +1,4 @@
-"""A pool of keys for each view, of which all learn together."""
+"""A pool of keys for each view."""
 
 from collections.abc import Mapping
 from typing import cast
@@ -10,7 +10,7 @@ from crossmodal.multiview import Views
 
 
 class ViewPools(nn.Module):
-    """The pools by the number of their view; none of them remembers anything, or all do."""
+    """The pools by the number of their view; either all of them keep state or none does."""
 
     def __init__(self, pools: Mapping[int, Pool]) -> None:
         super().__init__()
@@ -24,19 +24,19 @@ class ViewPools(nn.Module):
         return cast(Pool, self.pools[str(view)])
 
     def memo(self, views: Views) -> tuple[Tensor, ...]:
-        """What `remember` wants of a batch; nothing where nothing is remembered."""
+        """The rows of a batch for `remember`; empty if the pools keep no state."""
         if not self.memory():
             return ()
         memo = (views.index, views.label, views.keys[self.views].detach().transpose(0, 1))
         return memo if views.present is None else (*memo, views.present[self.views].T)
 
     def remember(self, *memo: Tensor) -> None:
-        """Every pool learns the keys of its view."""
+        """Stores each view's keys in its pool."""
         index, label, rows, *present = memo
         for column, view in enumerate(self.views):
-            there = present[0][:, column] if present else slice(None)
-            self[view].remember(rows[there, column], PairIds(index[there], label[there]))
+            valid = present[0][:, column] if present else slice(None)
+            self[view].remember(rows[valid, column], PairIds(index[valid], label[valid]))
 
     def memory(self) -> dict[str, Tensor]:
-        """What all remember; the live tensors."""
+        """The pools' live tensors."""
         return {f"view{view}_{name}": item for view in self.views for name, item in self[view].remembered.items()}

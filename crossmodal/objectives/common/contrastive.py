@@ -1,4 +1,4 @@
-"""What contrastive objectives share: two heads into one space, and a pool of embeddings on each side."""
+"""Shared by contrastive objectives: two heads into one space, and a pool of embeddings on each side."""
 
 import math
 from dataclasses import replace
@@ -20,14 +20,14 @@ from crossmodal.encoders import Features, Spec
 from crossmodal.objectives import Batch
 from crossmodal.objectives.common.projections import ProjectionHeads, widen
 
-Meeting = tuple[Float[Tensor, "batch dim"], Candidates]  # anchors, and what they are contrasted with
+Meeting = tuple[Float[Tensor, "batch dim"], Candidates]  # anchors and their candidates
 
 
 class Sides(nn.Module):
-    """The student contrasted with what is known of the teacher, and the teacher with what is known of the student.
+    """Contrasts the student with a pool of teacher embeddings, and the teacher with a pool of student embeddings.
 
-    A queue holds embeddings of the frozen teacher, which do not age, and the student's side is the batch of all ranks:
-    its own earlier embeddings would be those of another network, from which both sides drift away.
+    A queue holds embeddings of the frozen teacher, which do not go stale. The student's pool is then the batch of all
+    ranks: its own earlier embeddings would come from older weights and differ from current ones.
 
     Raises:
         ValueError: there is no teacher, or `dim` or `temperature` is out of range; the message begins with `name`.
@@ -47,7 +47,7 @@ class Sides(nn.Module):
         negatives: Negatives,
         default: Literal["gathered", "bank"],
         together: bool = False,
-        directions: Literal["student", "both"] = "both",  # student: nothing is kept of it, nor contrasted with it
+        directions: Literal["student", "both"] = "both",  # student: only the student is an anchor
         **bank: Any,
     ) -> None:
         super().__init__()
@@ -60,9 +60,9 @@ class Sides(nn.Module):
         apart = self.negatives.apart
         self.relates_pairs = self.negatives.source in ("batch", "gathered")
         self.needs_groups = apart == "group"
-        self.needs_labels = together or apart == "label" or bank.get("match") == "related"  # whose label is no negative
+        self.needs_labels = together or apart == "label" or bank.get("match") == "related"  # related: no negative
         if self.needs_groups and self.needs_labels:
-            raise ValueError(f"{name} cannot keep negatives apart by group and take positives by label")
+            raise ValueError(f"{name} cannot combine negatives apart by group with positives by label")
         relation = Relation(self.needs_labels or self.needs_groups, together)
         self.heads = ProjectionHeads(student.dim, teacher.dim, dim)
         build = partial(build_pool, self.negatives, relation, pairs, dim, **bank)
@@ -84,7 +84,7 @@ class Sides(nn.Module):
         return self.heads(student, teacher)
 
     def known(self, batch: Batch) -> PairIds:
-        """Numbers and, where they matter, labels or groups of the batch's pairs."""
+        """Indices and, if needed, labels or groups of the batch's pairs."""
         if self.needs_groups:
             assert batch.group is not None
             return PairIds(batch.index, batch.group)
@@ -93,21 +93,21 @@ class Sides(nn.Module):
     def both(
         self, head: Head, meetings: list[Meeting], *, scale: Float[Tensor, ""], bias: Float[Tensor, ""]
     ) -> Float[Tensor, ""]:
-        """The mean over the batch and over both directions of the head's losses."""
+        """The mean of the losses over the batch and over both directions."""
         losses = [contrast(head, anchors, candidates, scale=scale, bias=bias) for anchors, candidates in meetings]
         return torch.stack(losses).mean() / len(meetings[0][0])
 
     def meet(self, student: Features, teacher: Features, batch: Batch) -> tuple[list[Meeting], tuple[Tensor, ...]]:
-        """Anchors with their candidates: the student's among the teacher's, and the other way round where asked.
+        """Anchors with their candidates, for one direction or both, and the memo for `remember`.
 
-        And what `remember` wants of this batch; nothing where nothing is remembered.
+        The memo is empty if the pools keep no state.
         """
         (ours, theirs), known = self.project(student, teacher), self.known(batch)
         queued = self.negatives.source == "queue"
         choice = self.of_teacher.choose(known, batch.seed)
         meetings = [(ours, self.of_teacher.candidates(theirs, choice))]
         if self.of_student is not None:
-            other = self.of_student.choose(known, batch.seed) if queued else choice  # else both know the same pairs
+            other = self.of_student.choose(known, batch.seed) if queued else choice  # equal pairs otherwise
             meetings.append((theirs, self.of_student.candidates(ours, other)))
         if not self.of_teacher.remembered:
             return meetings, ()
@@ -115,16 +115,16 @@ class Sides(nn.Module):
         return meetings, (known.index, known.key, *(rows[side].detach() for side in self.pools))
 
     def remember(self, index: Tensor, key: Tensor, *rows: Tensor) -> None:
-        """Every pool learns its side."""
+        """Stores each side in its pool."""
         for pool, new in zip(self.pools.values(), rows, strict=True):
             pool.remember(new, PairIds(index, key))
 
     def memory(self) -> dict[str, Tensor]:
-        """What the pools remember; the live tensors."""
+        """The pools' live tensors."""
         return {f"{side}_{name}": item for side, pool in self.pools.items() for name, item in pool.remembered.items()}
 
     @property
     def pools(self) -> dict[str, Pool]:
-        """By the side that they remember."""
+        """The pools by the side that they hold."""
         pools = {"student": self.of_student, "teacher": self.of_teacher}
         return {side: pool for side, pool in pools.items() if pool is not None}

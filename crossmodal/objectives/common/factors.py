@@ -1,4 +1,4 @@
-"""What factor transfer is made of: small stacks of convolutions, and the paraphraser of a teacher's map."""
+"""Parts of factor transfer: stacks of convolutions, and the paraphraser of a teacher's map."""
 
 from itertools import pairwise
 
@@ -12,7 +12,7 @@ from crossmodal.objectives.common.projections import BatchNorm, widen
 
 
 def convolve(*channels: int, norm: bool = False) -> nn.Sequential:
-    """3x3 convolutions from each number of channels to the next, each with a leaky ReLU; heights and widths stay."""
+    """3x3 convolutions from each number of channels to the next, each with a leaky ReLU; height and width are kept."""
     layers: list[nn.Module] = []
     for before, after in pairwise(channels):
         layers += [nn.Conv2d(before, after, 3, padding=1, bias=not norm), BatchNorm(after) if norm else nn.Identity()]
@@ -21,9 +21,9 @@ def convolve(*channels: int, norm: bool = False) -> nn.Sequential:
 
 
 class Paraphraser(Objective):
-    """The teacher's last map must be found again from its factors: squared error, mean over the batch and the entries.
+    """An autoencoder of the teacher's last map; squared error, mean over the batch and the map's entries.
 
-    Two stacks of three convolutions, as published; its transposed ones are convolutions too where nothing is strided.
+    Encoder and decoder have three convolutions each, as published; without stride, transposed ones are convolutions.
     """
 
     uses_student = False
@@ -34,8 +34,8 @@ class Paraphraser(Objective):
         self.decoder = convolve(factors, factors, channels, channels)
 
     def forward(self, student: Features | None, teacher: Features | None, batch: Batch) -> Outcome:
-        """The loss; gradient reaches the paraphraser alone."""
+        """The loss; gradient reaches only the paraphraser."""
         assert teacher is not None
         with torch.autocast(teacher.embedding.device.type, enabled=False):
-            seen = widen(teacher.maps[-1])
-            return Outcome(F.mse_loss(self.decoder(self.encoder(seen)), seen))
+            target = widen(teacher.maps[-1])
+            return Outcome(F.mse_loss(self.decoder(self.encoder(target)), target))

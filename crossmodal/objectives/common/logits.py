@@ -1,4 +1,4 @@
-"""What objectives on class logits share: that both networks tell the same classes apart, and means over labels."""
+"""Shared by objectives on class logits: the check of equal classes, and means over labelled rows."""
 
 import torch
 from jaxtyping import Float
@@ -10,7 +10,7 @@ from crossmodal.objectives import Batch
 
 
 def need_same_classes(name: str, student: Spec, teacher: Spec | None) -> None:
-    """Refuses networks without the same classes.
+    """Refuses networks that do not have the same classes.
 
     Raises:
         ValueError: there is no teacher, or the numbers of classes differ or are 0. The message begins with `name`.
@@ -19,14 +19,14 @@ def need_same_classes(name: str, student: Spec, teacher: Spec | None) -> None:
         theirs = "no teacher" if teacher is None else f"a teacher with {teacher.classes}"
         raise ValueError(
             f"{name} compares class logits, so both must have the same classes; got a student with {student.classes} "
-            f"and {theirs} (teachers.NAME.classes is that of a published file; or take an objective on embeddings)"
+            f"and {theirs} (set teachers.NAME.classes for a published file, or use an objective on embeddings)"
         )
 
 
 def mean_over_labelled(total: Float[Tensor, ""], batch: Batch) -> Float[Tensor, ""]:
-    """A sum over the labelled rows of a batch -> its share in their mean over all parts and ranks of the step.
+    """Divides a sum over a batch's labelled rows by the mean count of labelled rows per micro-batch and rank.
 
-    The mean of these shares is that mean, however many labelled rows each part has; 0 where the step has none.
+    The mean of the results is the mean over all labelled rows of the step; 0 if the step has none.
     """
     labelled = (batch.label >= 0).sum().to(total) if batch.labelled is None else total.new_full((), batch.labelled)
     return total / mean_over_ranks(labelled).clamp(min=torch.finfo(total.dtype).tiny)

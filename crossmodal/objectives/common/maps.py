@@ -1,4 +1,4 @@
-"""What objectives on maps share: which map of the student meets which of the teacher, and at what size."""
+"""Shared by objectives on maps: which student map is compared with which teacher map, and at what size."""
 
 from collections.abc import Sequence
 
@@ -12,11 +12,11 @@ from crossmodal.encoders import Spec
 def pair_maps(
     name: str, student: Spec, teacher: Spec | None, chosen: Sequence[tuple[int, int]] | None
 ) -> list[tuple[int, int]]:
-    """The numbers of student's and teacher's map in each comparison: those `chosen`, or all in order.
+    """Pairs of map indices (student, teacher) to compare: those `chosen`, or all in order.
 
     Raises:
-        ValueError: there is no teacher; or the networks have different numbers of maps and none are chosen, or maps
-            that are chosen do not exist. The message begins with the objective's `name`.
+        ValueError: there is no teacher; the numbers of maps differ and none are chosen; or a chosen map does not exist.
+            The message begins with the objective's `name`.
     """
     if teacher is None:
         raise ValueError(f"{name} compares maps with a teacher's, and none is named")
@@ -24,7 +24,7 @@ def pair_maps(
     if chosen is None:
         if ours != theirs or not ours:
             raise ValueError(
-                f"{name} compares maps in order, but the student has {ours} and the teacher {theirs}; say which meet, "
+                f"{name} compares maps in order, but the student has {ours} and the teacher {theirs}; name the pairs, "
                 f"as in maps: [[0, 0], [{max(ours, 1) - 1}, {max(theirs, 1) - 1}]]"
             )
         return [(number, number) for number in range(ours)]
@@ -40,28 +40,28 @@ def pair_maps(
 
 
 def refuse_points(name: str, student: Spec, teacher: Spec | None, pairs: Sequence[tuple[int, int]]) -> None:
-    """Refuses pairs of maps that all meet in one point, for objectives that compare how values are spread over places.
+    """Refuses maps whose common sizes are all 1x1, for objectives that compare values across places.
 
     Raises:
-        ValueError: they do. The message begins with the objective's `name`.
+        ValueError: all common sizes are 1x1. The message begins with the objective's `name`.
     """
     assert teacher is not None
     if all(common_size(student.maps[mine], teacher.maps[other]) == (1, 1) for mine, other in pairs):
         raise ValueError(
-            f"{name} compares where maps are strong, but all of these meet at 1x1; give the encoders larger pictures, "
-            "or take an objective on embeddings"
+            f"{name} compares where maps are strong, but the common size of all pairs is 1x1; give the encoders larger "
+            "images, or use an objective on embeddings"
         )
 
 
 def common_size(first: tuple[int, int, int], second: tuple[int, int, int]) -> tuple[int, int]:
-    """Height and width at which two maps meet: the smaller of each."""
+    """Height and width at which two maps are compared: the smaller of each."""
     return min(first[1], second[1]), min(first[2], second[2])
 
 
 def meet(
     first: Float[Tensor, "batch _ _ _"], second: Float[Tensor, "batch _ _ _"]
 ) -> tuple[Float[Tensor, "batch _ height width"], Float[Tensor, "batch _ height width"]]:
-    """Two maps at their common size; the larger is averaged down."""
+    """Average-pools the larger of two maps to the common size."""
     size = min(first.shape[2], second.shape[2]), min(first.shape[3], second.shape[3])
     return _shrink(first, size), _shrink(second, size)
 

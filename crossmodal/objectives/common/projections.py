@@ -1,4 +1,4 @@
-"""What several objectives share: wide arithmetic, unit length, and two linear heads into one space."""
+"""Shared by objectives: float32 arithmetic, unit length, heads into a common space, and batch norm over all ranks."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from crossmodal.encoders import Features
 
 
 def widen(tensor: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """In float32, or in float64 where it came so."""
+    """The tensor in float32, or in float64 if it already is."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
@@ -36,7 +36,7 @@ class ProjectionHeads(nn.Module):
 
 
 class _UnitLength(torch.autograd.Function):
-    """F.normalize, whose backward takes three times as many passes; rows shorter than its epsilon included."""
+    """F.normalize, whose own backward takes three times as many passes; includes its epsilon for short rows."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:
@@ -54,7 +54,7 @@ class _UnitLength(torch.autograd.Function):
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation by the statistics of all ranks' rows; there are no running ones, so forward changes nothing.
+    """Batch norm over the rows of all ranks; without running statistics, so forward changes no state.
 
     Source: Ioffe, Szegedy 2015, https://arxiv.org/abs/1502.03167, algorithm 1; torch's SyncBatchNorm needs a GPU.
     """
@@ -67,9 +67,9 @@ class BatchNorm(nn.Module):
     def forward(
         self, batch: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch channels height width"]:
-        """Every channel to mean `bias` and deviation `weight` over batch, height and width."""
+        """Normalises every channel to mean `bias` and standard deviation `weight` over batch, height and width."""
         centred = batch - _mean(batch)
-        scale = (_mean(centred.square()) + 1e-5).rsqrt()  # as published: a channel that is the same everywhere gives 0
+        scale = (_mean(centred.square()) + 1e-5).rsqrt()  # as published: a constant channel gives 0
         return centred * scale * self.weight[:, None, None] + self.bias[:, None, None]
 
 

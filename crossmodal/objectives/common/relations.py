@@ -1,4 +1,4 @@
-"""What objectives on relations between samples share: each row of this rank beside the rows of all ranks."""
+"""Shared by objectives on relations between samples: this rank's rows against the rows of all ranks."""
 
 import torch
 from jaxtyping import Bool, Float
@@ -8,17 +8,17 @@ from crossmodal.distributed import gather_with_gradient, ranks
 
 
 def relate(rows: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch all"]:
-    """The products of this rank's rows with all ranks' rows, with gradient to both."""
+    """Dot products of this rank's rows with all ranks' rows, with gradient to both."""
     return rows @ gather_with_gradient(rows).T
 
 
 def own(rows: Float[Tensor, "batch _"]) -> slice:
-    """Where this rank's rows stand among all ranks' rows."""
+    """The positions of this rank's rows among all ranks' rows."""
     first = ranks()[0] * len(rows)
     return slice(first, first + len(rows))
 
 
 def selves(relations: Float[Tensor, "batch all"]) -> Bool[Tensor, "batch all"]:
-    """Which relations are of a row with itself."""
+    """Mask of the relations of a row with itself."""
     columns = torch.arange(relations.shape[1], device=relations.device)
     return columns[own(relations), None] == columns

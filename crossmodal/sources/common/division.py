@@ -1,4 +1,4 @@
-"""Pairs into parts: as their paths say, by named groups, or by a share of every class."""
+"""Division of pairs into splits: by their paths, by named groups, or by a share of every class."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -12,18 +12,18 @@ from modalities.common.catalogue import suggest
 def divide(
     entries: list[Entry], *, test_share: float, test_groups: Sequence[str], test_seed: int
 ) -> dict[str, list[Entry]]:
-    """The parts, "train" first, each in the order of `entries`.
+    """The splits, "train" first, each in the order of `entries`.
 
-    `crossmodal.data.splits.take_share` says which pairs a share takes: groups drawn by `test_seed`, or the last pairs
-    of every class where there are no groups.
+    `crossmodal.data.splits.take_share` selects the pairs of a share: groups drawn with `test_seed`, or the last pairs
+    of each class if there are no groups.
 
     Raises:
-        SourceError: the options ask for what the pairs do not have, or leave a part or a class without training pairs.
+        SourceError: the options do not fit the pairs, or leave a split empty or a class without training pairs.
     """
     if "split" in entries[0].values:
         if test_share or test_groups:
-            asked = "test_share" if test_share else "test_groups"
-            raise SourceError(f"{asked}: the files give a split already ({{split}}, or a column); take one of them out")
+            option = "test_share" if test_share else "test_groups"
+            raise SourceError(f"{option}: the files already have a split ({{split}} or a column); remove one of them")
         parts = _by_split(entries)
         _check_classes(parts, "the split")
         return parts
@@ -53,8 +53,8 @@ def _named(groups: Sequence[str], test_groups: Sequence[str]) -> set[str]:
     known = [name for name in dict.fromkeys(groups) if name]
     for name in test_groups:
         if name not in known:
-            there = suggest(name, known) if known else "; the pairs have no {group}, and no such column"
-            raise SourceError(f"test_groups: group {name!r} is not known{there}")
+            hint = suggest(name, known) if known else "; the pairs have neither {group} nor a column of that name"
+            raise SourceError(f"test_groups: group {name!r} is not known{hint}")
     return set(test_groups)
 
 
@@ -62,9 +62,7 @@ def _check(parts: dict[str, list[Entry]], asked: str) -> None:
     for name, part in parts.items():
         if not part:
             total = sum(len(part) for part in parts.values())
-            raise SourceError(
-                f"{asked} leaves no pairs for {name!r}, of {total}; ask for another share or other groups"
-            )
+            raise SourceError(f"{asked} leaves none of {total} pairs for {name!r}; set another share or other groups")
     _check_classes(parts, asked)
 
 
@@ -73,10 +71,10 @@ def _check_classes(parts: dict[str, list[Entry]], asked: str) -> None:
     trained = counts.get("train", Counter()).keys() - {""}
     for name, labels in counts.items():
         unseen = sorted(labels.keys() - trained - {""})
-        if unseen and trained:  # where nothing is learnt from labels, those of another part may still judge
+        if unseen and trained:  # without training labels, those of another split may still be used for evaluation
             more = f", nor {len(unseen) - 1} more classes" if unseen[1:] else ""
             raise SourceError(
                 f"{asked} leaves class {unseen[0]!r} without training pairs{more}; {labels[unseen[0]]} of "
-                f"{len(parts[name])} pairs of {name!r} have it; mend labels or splits, name test_groups, or leave its "
-                "label empty"
+                f"{len(parts[name])} pairs of {name!r} have it; correct labels or splits, set test_groups, or leave "
+                "its label empty"
             )

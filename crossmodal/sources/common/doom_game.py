@@ -1,8 +1,8 @@
 """One run of the game engine for the source `doom`: python doom_game.py SESSION.json REPLY.npz.
 
 The engine writes into its working directory, so `doom` starts this file by its path, in a process and a folder of its
-own. It imports neither torch nor this package, so that a run starts in half a second; a run of its own is also what
-makes pairs independent of what was played before.
+own. This also makes the pairs independent of earlier runs. The file imports neither torch nor this package, so that a
+run starts in half a second.
 """
 
 import json
@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-UNITS_PER_M = 32.0  # map units in a metre: the player's 56 units are 1.75 m
+UNITS_PER_M = 32.0  # map units per metre: the player's height of 56 units is 1.75 m
 TICS_PER_S = 35
-CREATURES = {  # class name -> (actor of the engine, its radius in map units)
+CREATURES = {  # class name -> (actor in the engine, radius in map units)
     "zombie": ("Zombieman", 20),
     "shotgun_zombie": ("ShotgunGuy", 20),
     "chaingun_zombie": ("ChaingunGuy", 20),
@@ -34,60 +34,60 @@ CREATURES = {  # class name -> (actor of the engine, its radius in map units)
     "arch_vile": ("Archvile", 20),
     "cyberdemon": ("Cyberdemon", 40),
 }
-_WIDTH, _HEIGHT = 320, 240  # of the engine's pictures; the calibration of depth holds for these
-_TRIES = 80  # looks for one sample before a level is given up; 1.6 are needed on average
-_QUIET = 100  # least loudness of recorded sound, root mean square of 16-bit samples: -50 dB of full scale
-_PATIENCE = 14  # times 8 tics to wait for a sound: a lost soul is silent until it attacks, after two to three seconds
+_WIDTH, _HEIGHT = 320, 240  # size of the engine's pictures, for which depth is calibrated
+_TRIES = 80  # places tried for one sample before a level is given up; 1.6 are needed on average
+_QUIET = 100  # minimum loudness of sound: root mean square of 16-bit samples, -50 dB of full scale
+_PATIENCE = 14  # waits of 8 tics for a sound: a lost soul is silent until it attacks, after two to three seconds
 
 
 @dataclass(frozen=True)
 class Session:
-    """What one run of the engine shall record."""
+    """The settings of one run of the engine."""
 
     level: str  # map of `levels_wad`: "MAP05"
-    seed: int  # of the engine and of everything drawn here
-    split: str  # the part that the samples belong to
-    first: int  # number of the first sample in its part
-    creatures: tuple[str, ...]  # one sample each, names of CREATURES
-    wad: str  # path of the game: its art and sounds
-    levels_wad: str  # path of the game that has the level; its art and sounds of the same names come with it
-    size: int  # pixels of a stored picture, square
-    rate_hz: int  # of sound; 0: none is recorded
-    sound_tics: int  # length of the sound that ends at the moment of the picture
-    gap_m: tuple[float, float]  # least and greatest distance from the camera to the creature's edge
-    crop: tuple[float, float]  # least and greatest side of the picture over the creature's larger extent
+    seed: int  # seed of the engine and of everything random here
+    split: str  # split of the samples
+    first: int  # number of the first sample in its split
+    creatures: tuple[str, ...]  # names from CREATURES, one sample each
+    wad: str  # path of the game whose art and sounds are used
+    levels_wad: str  # path of the game with the level; its art and sounds replace those of the same names
+    size: int  # side of a stored picture, in pixels
+    rate_hz: int  # sampling rate of sound; 0: no sound is recorded
+    sound_tics: int  # length of the sound, which ends when the picture is taken
+    gap_m: tuple[float, float]  # minimum and maximum distance from the camera to the creature's edge
+    crop: tuple[float, float]  # minimum and maximum of the picture's side over the creature's larger side
 
 
 @dataclass(frozen=True)
 class _Level:
-    """What is known of a map: the lines nothing passes, and where its author put things."""
+    """A map: its blocking lines, and the places where its author put things."""
 
     starts: np.ndarray  # [lines, 2] map units
     ends: np.ndarray
     things: np.ndarray  # [things, 2]
 
     def room(self, point: np.ndarray) -> float:
-        """Distance to the nearest blocking line."""
+        """The distance to the nearest blocking line."""
         along = self.ends - self.starts
         share = ((point - self.starts) * along).sum(1) / np.maximum((along**2).sum(1), 1e-9)
         nearest = self.starts + np.clip(share, 0, 1)[:, None] * along
         return float(np.linalg.norm(nearest - point, axis=1).min())
 
     def is_clear(self, one: np.ndarray, other: np.ndarray) -> bool:
-        """Whether no blocking line lies between two points."""
+        """True if no blocking line lies between two points."""
         along, line = other - one, self.ends - self.starts
         sides = _cross(along, self.starts - one) * _cross(along, self.ends - one)
         line_sides = _cross(line, one - self.starts) * _cross(line, other - self.starts)
         return not bool(((sides <= 0) & (line_sides <= 0)).any())
 
     def is_free_of_things(self, point: np.ndarray) -> bool:
-        """Whether the player would pick up and bump into nothing there: that would be heard."""
+        """True if the player touches no thing there, which would make a sound."""
         return float(np.linalg.norm(self.things - point, axis=1).min()) > 48
 
 
 @dataclass(frozen=True)
 class _Place:
-    """Where creature and camera shall stand, in map units, and where the camera looks, in degrees."""
+    """The places of creature and camera in map units, and the camera's direction in degrees."""
 
     creature: np.ndarray
     camera: np.ndarray
@@ -95,11 +95,11 @@ class _Place:
 
 
 def play(session: Session) -> dict[str, Any]:
-    """The samples of a session as arrays [samples, ...]: rgb, depth (as the engine gives it), mask, audio, facts.
+    """The samples of a session as arrays [samples, ...]: rgb, depth (the engine's values), mask, audio, facts.
 
     Raises:
         LookupError: the wad has no such level.
-        RuntimeError: the engine stopped, or the level has no place from which a creature can be seen.
+        RuntimeError: the engine stopped, or no place in the level shows a creature.
     """
     level = _read_level(Path(session.levels_wad), session.level)
     generator = np.random.default_rng(session.seed)
@@ -114,7 +114,7 @@ def play(session: Session) -> dict[str, Any]:
 
 
 def _read_level(wad: Path, name: str) -> _Level:
-    """A map from its lumps in the wad: the engine would tell as much, but in every state, at 2 ms each."""
+    """A map from its lumps in the wad; the engine has it too, but adds 2 ms to each state for it."""
     content = wad.read_bytes()
     entry = np.dtype([("begin", "<i4"), ("size", "<i4"), ("name", "S8")])
     count, begin = np.frombuffer(content, "<i4", count=2, offset=4)
@@ -129,7 +129,7 @@ def _read_level(wad: Path, name: str) -> _Level:
     }
     vertices = np.frombuffer(lumps[b"VERTEXES"], "<i2").reshape(-1, 2).astype(float)
     lines = np.frombuffer(lumps[b"LINEDEFS"], "<u2").reshape(-1, 7)  # start, end, flags, special, tag, right, left
-    blocking = lines[(lines[:, 6] == 0xFFFF) | (lines[:, 2] & 1 == 1)]  # nothing behind it, or marked so
+    blocking = lines[(lines[:, 6] == 0xFFFF) | (lines[:, 2] & 1 == 1)]  # nothing lies behind, or marked as blocking
     things = np.frombuffer(lumps[b"THINGS"], "<i2").reshape(-1, 5)[:, :2].astype(float)
     return _Level(vertices[blocking[:, 0]], vertices[blocking[:, 1]], things)
 
@@ -144,7 +144,7 @@ def _start(session: Session) -> Any:
     game.set_doom_config_path(str(Path.cwd() / "engine.ini"))
     game.set_doom_map(session.level)
     game.set_seed(session.seed)
-    game.set_mode(vizdoom.Mode.PLAYER)  # the engine waits for us: what it gives does not depend on the machine's speed
+    game.set_mode(vizdoom.Mode.PLAYER)  # the engine waits for us, so its output does not depend on the machine's speed
     game.set_episode_timeout(0)
     game.set_window_visible(False)
     game.set_screen_resolution(vizdoom.ScreenResolution.RES_320X240)
@@ -161,7 +161,7 @@ def _start(session: Session) -> Any:
     variables = vizdoom.GameVariable
     game.set_available_buttons([vizdoom.Button.TURN_LEFT_RIGHT_DELTA])
     game.set_available_game_variables([variables.ANGLE, variables.CAMERA_POSITION_X, variables.CAMERA_POSITION_Y])
-    # Effects need an OpenAL extension without which sound aborts; with the second, removed creatures fall silent; the
+    # Without the first, sound aborts if OpenAL lacks its effects extension. The second silences removed creatures. The
     # third keeps "A secret is revealed" out of colour and depth, which set_render_messages does not.
     game.add_game_args("+snd_efx 0 +compat_soundcutoff 1 +cl_showsecretmessage 0 -nomonsters")
     game.init()
@@ -171,7 +171,7 @@ def _start(session: Session) -> Any:
 def _record(
     game: Any, level: _Level, creature: str, session: Session, generator: np.random.Generator
 ) -> dict[str, np.ndarray]:
-    """Looks at a creature from places of the level until it is well seen and heard."""
+    """Places a creature and the camera at random until the creature is well visible and audible."""
     actor, radius = CREATURES[creature]
     seen_silent = 0
     for _ in range(_TRIES):
@@ -179,7 +179,7 @@ def _record(
         state = _wait(game, session, generator)
         if state is None:
             raise RuntimeError(f"the episode in {session.level} ended before its samples were recorded")
-        # A pain elemental spits lost souls. Removal takes effect in the next tic, far from the next look.
+        # A pain elemental spits lost souls. Removal takes effect in the next tic, far from the next place.
         for name in (actor, "LostSoul") if creature == "pain_elemental" else (actor,):
             game.send_game_command(f"remove {name}")
         seen = _creatures(state)
@@ -187,12 +187,12 @@ def _record(
             if not session.rate_hz or _is_heard(state):
                 return _sample(state, seen[0], session, generator)
             seen_silent += 1
-    found = f"seen {seen_silent} times but never heard (does OpenAL work?)" if seen_silent else "not seen"
-    raise RuntimeError(f"in {_TRIES} tries a {creature} was {found} in {session.level}")
+    result = f"seen {seen_silent} times but never heard (does OpenAL work?)" if seen_silent else "not seen"
+    raise RuntimeError(f"in {_TRIES} tries a {creature} was {result} in {session.level}")
 
 
 def _meet(game: Any, place: _Place, actor: str, radius: float, generator: np.random.Generator) -> None:
-    """Puts creature and camera where they shall stand; in time the creature will wake, walk and call."""
+    """Puts creature and camera into place; the creature will wake, walk and call."""
     import vizdoom
 
     angle = game.get_game_variable(vizdoom.GameVariable.ANGLE)
@@ -200,13 +200,13 @@ def _meet(game: Any, place: _Place, actor: str, radius: float, generator: np.ran
     summoner = place.creature - (2 * radius + 16) * facing  # the engine summons this far ahead of the player
     game.send_game_command(f"warp {summoner[0]:.0f} {summoner[1]:.0f}")
     game.make_action([(angle - place.look + 180) % 360 - 180])
-    turned = 180 + int(generator.integers(-90, 91))  # from the camera's direction: it must see the player to wake
+    turned = 180 + int(generator.integers(-90, 91))  # relative to the camera: it must see the player to wake
     game.send_game_command(f"summon {actor} {turned}")
     game.send_game_command(f"warp {place.camera[0]:.0f} {place.camera[1]:.0f}")
 
 
 def _wait(game: Any, session: Session, generator: np.random.Generator) -> Any:
-    """The state at a random moment, late enough that what was heard before is over, when the creature has called."""
+    """The state at a random moment, after earlier sounds have ended and the creature has called."""
     game.make_action([0.0], max(20, session.sound_tics) + int(generator.integers(16)))
     state = game.get_state()
     for _ in range(_PATIENCE):
@@ -218,12 +218,12 @@ def _wait(game: Any, session: Session, generator: np.random.Generator) -> Any:
 
 
 def _creatures(state: Any) -> list[Any]:
-    """Labels of those in the picture."""
+    """The labels of the creatures in the picture."""
     return [label for label in state.labels if label.object_category == "Monster"]
 
 
 def _draw_place(level: _Level, radius: float, gap_m: tuple[float, float], generator: np.random.Generator) -> _Place:
-    """A random place for creature and camera with room for both and nothing between."""
+    """A random place for creature and camera, with room for both and nothing in between."""
     for _ in range(100_000):
         thing = level.things[generator.integers(len(level.things))]
         creature = thing + generator.uniform(-200, 200, 2)
@@ -242,13 +242,13 @@ def _draw_place(level: _Level, radius: float, gap_m: tuple[float, float], genera
 
 
 def _is_well_seen(label: Any, state: Any) -> bool:
-    """Whether the creature is whole, large enough to be known and not mostly hidden."""
+    """True if the creature is whole, large enough to be recognised and not mostly hidden."""
     within = label.x > 0 and label.y > 0 and label.x + label.width < _WIDTH
     return within and label.height >= 24 and int((state.labels_buffer == label.value).sum()) >= 300
 
 
 def _is_heard(state: Any) -> bool:
-    """Whether there was sound."""
+    """True if the recorded sound is loud enough."""
     return float(np.sqrt(np.mean(state.audio_buffer.astype(np.float32) ** 2))) > _QUIET
 
 
@@ -277,7 +277,7 @@ def _sample(state: Any, label: Any, session: Session, generator: np.random.Gener
 
 
 def _crop(label: Any, crop: tuple[float, float], generator: np.random.Generator) -> tuple[int, int, int, int]:
-    """A square around the creature within the picture: left, top, right, bottom; as a detector might have drawn it."""
+    """A square around the creature within the picture, as a detector would draw it: left, top, right, bottom."""
     side = min(round(max(label.width, label.height) * generator.uniform(*crop)), _HEIGHT)
     middle = (
         np.array([label.x + label.width / 2, label.y + label.height / 2]) + generator.uniform(-0.08, 0.08, 2) * side

@@ -1,4 +1,4 @@
-"""What pairs there are in a folder of files: by the patterns of their paths, or by the lines of a CSV file."""
+"""The pairs in a folder of files, by the patterns of their paths or by the lines of a CSV file."""
 
 import csv
 import os
@@ -16,32 +16,32 @@ from modalities.common.catalogue import suggest
 
 @dataclass(frozen=True)
 class Entry:
-    """One pair as it lies on disk."""
+    """One pair of files on disk."""
 
-    values: dict[str, str]  # what is known of it, of `PLACEHOLDERS`; always a key
-    files: dict[str, str]  # field or fact -> path, be there a file or not; without what a line of a CSV leaves empty
-    name: str  # what tells it from the other pairs of its part
-    where: str  # for messages: "line 3 of pairs.csv", or what its files share
+    values: dict[str, str]  # value of each of `PLACEHOLDERS` that is known; the key always is
+    files: dict[str, str]  # field or fact -> path, which may not exist; without the empty cells of a CSV
+    name: str  # unique in its split
+    where: str  # for messages: "line 3 of pairs.csv", or the values of the placeholders
 
 
 def list_files(root: Path, patterns: Mapping[str, Pattern]) -> list[Entry]:
-    """The pairs by what their paths share, in natural order of split, group, key and label.
+    """The pairs of files whose paths share their placeholders' values, in natural order of `PLACEHOLDERS`.
 
     Raises:
-        SourceError: a pattern matches nothing.
+        SourceError: a pattern matches no file.
     """
-    found = {name: pattern.find(root) for name, pattern in patterns.items()}
+    matches = {name: pattern.find(root) for name, pattern in patterns.items()}
     for name, pattern in patterns.items():
-        if not found[name]:
+        if not matches[name]:
             raise SourceError(f"{pattern.option}: {pattern.text!r} matches no file in {root}; {some_files(root)}")
     names = next(iter(patterns.values())).names
-    every = {values for paths in found.values() for values in paths}
+    every = {values for paths in matches.values() for values in paths}
     return [
         Entry(
             values=dict(zip(names, values, strict=True)),
             files={
                 name: paths[values] if values in paths else patterns[name].fill(dict(zip(names, values, strict=True)))
-                for name, paths in found.items()
+                for name, paths in matches.items()
             },
             name="_".join(values[names.index(name)] for name in ("group", "label", "key") if name in names),
             where=", ".join(f"{name} {value!r}" for name, value in zip(names, values, strict=True)),
@@ -51,13 +51,13 @@ def list_files(root: Path, patterns: Mapping[str, Pattern]) -> list[Entry]:
 
 
 def list_lines(root: Path, file: str, fields: Sequence[str]) -> list[Entry]:
-    """The pairs by the lines of a CSV file, in its order; a cell of a field may be empty where there is no file.
+    """The pairs in the lines of a CSV file, in its order; a field's cell is empty if the pair lacks that file.
 
-    The key is the column "key" or, without one, the first file's path less its extension. Spaces around a key, label,
-    split or group are no part of it.
+    The key is the column "key" or, without one, the first file's path without its extension. White space around a key,
+    label, split or group is removed.
 
     Raises:
-        SourceError: the file or a column is missing, or a line has other cells than the header.
+        SourceError: the file or a column is missing, or a line does not have the header's number of cells.
     """
     path = root / file
     if not path.is_file():
@@ -68,7 +68,7 @@ def list_lines(root: Path, file: str, fields: Sequence[str]) -> list[Entry]:
         except (csv.Error, UnicodeDecodeError) as error:
             raise SourceError(f"{path} is not a readable CSV file in UTF-8: {error}") from error
     if not entries:
-        raise SourceError(f"{path} lists no pairs; expected a line for each below the header")
+        raise SourceError(f"{path} has no pairs; expected a line for each below the header")
     return entries
 
 
@@ -85,12 +85,12 @@ def _lines(text: TextIO, root: Path, path: Path, fields: Sequence[str]) -> Itera
         row = dict(zip(header, cells, strict=True))
         files = {name: _on_disk(root, row[name]) for name in fields if row[name]}
         if not files:
-            raise SourceError(f"{where}: names no file; expected one under {', '.join(fields)}")
+            raise SourceError(f"{where}: expected a file under {', '.join(fields)}, got none")
         stem = str(Path(next(iter(files.values()))).with_suffix(""))
         values = {"key": composed(stem)} | {name: composed(row[name].strip()) for name in PLACEHOLDERS if name in row}
         empty = [name for name in ("key", "split", "group") if values.get(name) == ""]
         if empty:
-            raise SourceError(f"{where}: {empty[0]} is empty; fill it in, or leave the column out")
+            raise SourceError(f"{where}: {empty[0]} is empty; fill it in, or remove the column")
         yield Entry(values, files, values["key"], where)
 
 
@@ -100,20 +100,20 @@ def _check_header(header: list[str], path: Path, fields: Sequence[str]) -> None:
             raise SourceError(f"line 1 of {path.name}: there is no column {name!r}{suggest(name, header)}")
     doubled = sorted({name for name in header if header.count(name) > 1})
     if doubled:
-        raise SourceError(f"line 1 of {path.name}: column {doubled[0]!r} comes twice")
+        raise SourceError(f"line 1 of {path.name}: column {doubled[0]!r} appears twice")
     unknown = [name for name in header if name not in (*fields, *PLACEHOLDERS)]
     if unknown:
         raise SourceError(
             f"line 1 of {path.name}: column {unknown[0]!r} is not known"
-            f"{suggest(unknown[0], [*fields, *PLACEHOLDERS])}; give it a field, or take it out"
+            f"{suggest(unknown[0], [*fields, *PLACEHOLDERS])}; add it to members, or remove it"
         )
 
 
-LITTER = ("Thumbs.db", "desktop.ini")  # of operating systems; what begins with a dot is hidden
+LITTER = ("Thumbs.db", "desktop.ini")  # files of operating systems, besides those that begin with a dot
 
 
 def all_files(root: Path) -> Iterator[str]:
-    """The paths below a folder, relative to it, without hidden files and what operating systems leave behind."""
+    """The paths of files below a folder, relative to it, without hidden files and `LITTER`."""
     for folder, folders, names in os.walk(root):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
@@ -122,42 +122,42 @@ def all_files(root: Path) -> Iterator[str]:
 
 
 def with_any(root: Path, entries: list[Entry], names: list[str]) -> tuple[list[Entry], list[str]]:
-    """The pairs that have a file for at least one name, without those that are missing; and what the others lack.
+    """The pairs with a file for at least one name, without their missing files, and a message for each other pair.
 
     Raises:
         SourceError: a file is empty.
     """
-    found, without = [], []
+    some, without = [], []
     for entry in entries:
         absent = {name for name in names if not _is_there(root, entry, name)}
         if len(absent) < len(names):
             files = {name: path for name, path in entry.files.items() if name not in absent}
-            found.append(replace(entry, files=files))
+            some.append(replace(entry, files=files))
         else:
             without.append(f"{entry.where} has none of {', '.join(names)}")
-    return found, without
+    return some, without
 
 
 def complete(root: Path, entries: list[Entry], names: list[str], *, drop: bool) -> tuple[list[Entry], list[str]]:
-    """The pairs that have a file for every name, and what the others lack.
+    """The pairs with a file for every name, and a message for each other pair.
 
     Raises:
-        SourceError: a file is empty; files are missing and `drop` is not set, or no pair has all.
+        SourceError: a file is empty, files are missing and `drop` is not set, or no pair has all its files.
     """
     whole, lacking = [], []
     listings: dict[Path, dict[str, str]] = {}
     for entry in entries:
         absent = [name for name in names if not _is_there(root, entry, name)]
         if absent:
-            said = " and ".join(name + _sought(root, entry.files.get(name), listings) for name in absent)
-            lacking.append(f"{entry.where} has no {said}")
+            files = " and ".join(name + _sought(root, entry.files.get(name), listings) for name in absent)
+            lacking.append(f"{entry.where} has no {files}")
         else:
             whole.append(entry)
     if lacking and not (drop and whole):
         advice = (
             "Add the files, or set missing: drop to leave such pairs out"
             if whole
-            else "No pair is whole: its paths must be below the root, and {placeholders} the same text in all of them"
+            else "No pair is complete: its files must be below the root, and {placeholders} match equal text in all"
         )
         more = f"; and {len(lacking) - 3} more" if lacking[3:] else ""
         raise SourceError(
@@ -167,24 +167,24 @@ def complete(root: Path, entries: list[Entry], names: list[str], *, drop: bool) 
 
 
 def by_key(entries: list[Entry]) -> dict[str, Entry]:
-    """The pairs by a key for the shards, made of group, label and key, or of a CSV file's key alone.
+    """The pairs by their key in the shards: group, label and key joined, or the key of a CSV file.
 
-    A character beyond ASCII becomes its code point, such as u53a8; any other that a key cannot hold becomes "_".
+    A non-ASCII character becomes its code point, such as u53a8; any other character not allowed in keys becomes "_".
 
     Raises:
-        SourceError: two have the same.
+        SourceError: two pairs get the same key.
     """
-    found: dict[str, Entry] = {}
+    pairs: dict[str, Entry] = {}
     for entry in entries:
         key = re.sub("[^\x00-\x7f]", lambda letter: f"u{ord(letter[0]):04x}", entry.name)
         key = re.sub("[^A-Za-z0-9_-]", "_", key)
-        if key in found:
+        if key in pairs:
             raise SourceError(
-                f"{found[key].where} ({found[key].name!r}) and {entry.where} ({entry.name!r}) both get the key {key!r} "
+                f"{pairs[key].where} ({pairs[key].name!r}) and {entry.where} ({entry.name!r}) both get the key {key!r} "
                 "(of letters, digits, '_' and '-'); rename one, or list the pairs in a csv with a column key"
             )
-        found[key] = entry
-    return found
+        pairs[key] = entry
+    return pairs
 
 
 def _is_there(root: Path, entry: Entry, name: str) -> bool:
@@ -192,20 +192,20 @@ def _is_there(root: Path, entry: Entry, name: str) -> bool:
         return False
     path = root / entry.files[name]
     try:
-        found = path.stat()
+        status = path.stat()
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as error:
         raise SourceError(f"{path} ({entry.where}) cannot be read: {error.strerror}") from error
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         raise SourceError(f"{path} ({entry.where}) must be a file, but it is a folder or a device")
-    if found.st_size == 0:
+    if status.st_size == 0:
         raise SourceError(f"{path} ({entry.where}) is empty (0 bytes); replace it, or remove it")
     return True
 
 
 def _on_disk(root: Path, path: str) -> str:
-    """A path of a CSV file with "/" for backslashes where only that exists."""
+    """A path of a CSV file, with "/" for backslashes if only that file exists."""
     slashed = path.replace("\\", "/")
     if "\\" in path and not os.path.lexists(root / path) and os.path.lexists(root / slashed):
         return slashed
@@ -213,13 +213,13 @@ def _on_disk(root: Path, path: str) -> str:
 
 
 def _sought(root: Path, path: str | None, listings: dict[Path, dict[str, str]]) -> str:
-    """Where a missing file was looked for, and one that lies there under the same name in other letters' case."""
+    """The path of a missing file, and a file there whose name differs only in case."""
     if path is None:
         return ""
     if (root / path).is_symlink():
         return f" ({path} is a link to {(root / path).readlink()}, which does not exist)"
     folder, name = (root / path).parent, Path(path).name
     if folder not in listings:
-        listings[folder] = {found.name.lower(): found.name for found in folder.iterdir()} if folder.is_dir() else {}
+        listings[folder] = {path.name.lower(): path.name for path in folder.iterdir()} if folder.is_dir() else {}
     other = listings[folder].get(name.lower())
-    return f" ({path}; there is {other}, which differs in case)" if other else f" ({path})"
+    return f" ({path}; {other} exists, which differs in case)" if other else f" ({path})"

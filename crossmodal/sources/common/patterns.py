@@ -1,4 +1,4 @@
-"""File patterns: "{split}/{label}/{key}.jpg" finds files and tells what every placeholder stood for."""
+"""File patterns: "{split}/{label}/{key}.jpg" matches files and extracts the values of its placeholders."""
 
 import glob
 import itertools
@@ -12,22 +12,22 @@ from pathlib import Path
 from crossmodal.sources import SourceError
 from modalities.common.catalogue import suggest
 
-PLACEHOLDERS = ("split", "group", "key", "label")  # in the order by which pairs are sorted
+PLACEHOLDERS = ("split", "group", "key", "label")  # pairs are sorted by these, in this order
 
 
 @dataclass(frozen=True)
 class Pattern:
-    """A path with placeholders, each of which stands for a piece of the path without "/".
+    """A path with placeholders, each of which matches a piece of the path without "/".
 
-    Where several could share a piece, the earlier ones take as little as they can. Files and folders that begin with a
-    dot are found only by a pattern that says so.
+    If several placeholders could share a piece, the earlier ones match as little as possible. Files and folders that
+    begin with a dot match only a pattern that has the dot.
 
     Raises:
-        SourceError: a placeholder is unknown, or a brace stands alone.
+        SourceError: a placeholder is unknown, or a brace is unmatched.
     """
 
     text: str  # "{key}.color.jpg", relative to some folder
-    option: str  # where it was given, for messages: "members.rgb.files"
+    option: str  # config key, for messages: "members.rgb.files"
 
     def __post_init__(self) -> None:
         for name in self._pieces[1::2]:
@@ -37,41 +37,41 @@ class Pattern:
                     f"{suggest(name, list(PLACEHOLDERS))}"
                 )
         if set("{}") & set("".join(self._pieces[::2])):
-            raise SourceError(f"{self.option}: {self.text!r} has a brace that is not closed, or not opened")
+            raise SourceError(f"{self.option}: {self.text!r} has an unmatched brace")
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """Its placeholders, in the order of `PLACEHOLDERS`."""
+        """The placeholders of this pattern, in the order of `PLACEHOLDERS`."""
         return tuple(name for name in PLACEHOLDERS if name in self._pieces[1::2])
 
     @property
     def extension(self) -> str:
-        """Of the files, without the dot."""
+        """The extension of the files, without the dot."""
         return extension_of(self.text)
 
     def find(self, root: Path) -> dict[tuple[str, ...], str]:
-        """The files that match: what `names` stood for, and the path relative to `root`.
+        """The files that match: the values of `names` -> the path relative to `root`.
 
         Raises:
-            SourceError: the names of two files differ only in how Unicode writes a letter.
+            SourceError: the names of two files differ only in Unicode normalisation.
         """
         wildcards = "".join("*" if i % 2 else glob.escape(piece) for i, piece in enumerate(self._pieces))
         expression = self._expression()
-        paths = glob.glob(wildcards, root_dir=root)  # noqa: PTH207 - Path.glob would find what begins with a dot
-        found: dict[tuple[str, ...], str] = {}
+        paths = glob.glob(wildcards, root_dir=root)  # noqa: PTH207 - Path.glob would find hidden files
+        files: dict[tuple[str, ...], str] = {}
         for path in sorted(paths):
             if match := expression.fullmatch(path):
                 values = tuple(composed(match[name]) for name in self.names)
-                if values in found:
+                if values in files:
                     raise SourceError(
-                        f"{self.option}: the names of {found[values]!a} and {path!a} in {root} differ only "
+                        f"{self.option}: the names of {files[values]!a} and {path!a} in {root} differ only "
                         "in how Unicode writes a letter (NFC and NFD), so they are one pair; rename or remove one"
                     )
-                found[values] = path
-        return found
+                files[values] = path
+        return files
 
     def differs_in_case(self, path: str) -> bool:
-        """Whether a path would match if its extension were written in the case of the pattern's."""
+        """True if only the case of its extension keeps a path from matching."""
         extension, own = Path(path).suffix, Path(self.text).suffix
         if extension == own or extension.lower() != own.lower():
             return False
@@ -83,7 +83,7 @@ class Pattern:
 
     @cached_property
     def _pieces(self) -> list[str]:
-        """Literal text, a placeholder's name, literal text and so on; ends with literal text."""
+        """Literal text and placeholder names in turn; the first and last are literal text."""
         return re.split(r"{([^{}]*)}", self.text)
 
     def _expression(self) -> re.Pattern[str]:
@@ -98,17 +98,17 @@ class Pattern:
 
 
 def composed(text: str) -> str:
-    """The text in Unicode's form NFC, so that a letter written in two ways makes no two names."""
+    """The text in Unicode's form NFC, in which equal letters have equal codes."""
     return unicodedata.normalize("NFC", text)
 
 
 def extension_of(path: str) -> str:
-    """What follows the last dot of a file's name, in lower case; nothing where there is no dot."""
+    """The text after the last dot of a file's name, in lower case; empty if there is no dot."""
     return Path(path).suffix.lstrip(".").lower()
 
 
 def natural(text: str) -> tuple[list[str | int], str]:
-    """A sorting key by which frame2 comes before frame10."""
+    """A sorting key that places frame2 before frame10."""
     return [int(part) if i % 2 else part for i, part in enumerate(re.split("([0-9]+)", text))], text
 
 

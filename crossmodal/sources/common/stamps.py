@@ -1,4 +1,4 @@
-"""What a source's digest is made of where files are published: their names, sizes and times."""
+"""The digest of a source that reads published files: a hash of their names, sizes and times."""
 
 import hashlib
 import json
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def digest_of(options: str, paths: Iterable[Path]) -> str:
-    """Names the options, and every file by name, size and time; reads none."""
-    found = ((path.name, path.stat()) for path in paths)
-    stamps = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in found]
+    """A hash of the options and of each file's name, size and time; no file is read."""
+    files = ((path.name, path.stat()) for path in paths)
+    stamps = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in files]
     return hashlib.sha256(json.dumps([options, stamps]).encode()).hexdigest()

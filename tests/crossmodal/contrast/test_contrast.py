@@ -487,12 +487,12 @@ def test_draws_follow_the_pair_not_its_place() -> None:
         ({"momentum": 1.0}, "got 16384 and 1.0"),
         (
             {"dtype": "bfloat16", "momentum": 0.99},
-            "rows in bfloat16 stop 39% short of what they follow at momentum 0.99",
+            "rows in bfloat16 stop 39% short of their embeddings at momentum 0.99",
         ),
         ({"source": "batch", "count": 8}, "negatives of source batch have no count, got 8; leave it out"),
         ({"source": "gathered", "draw": "all"}, "negatives of source gathered have no draw, got all"),
         ({"source": "queue", "place": "host"}, "negatives of source queue have no place, got host"),
-        ({"place": "host", "draw": "all"}, "needs draw: shared, for other rows are too many to travel, got all"),
+        ({"place": "host", "draw": "all"}, "needs draw: shared, because other draws copy too many rows, got all"),
     ],
 )
 def test_options_of_negatives_out_of_range_are_refused(options: dict, words: str) -> None:

@@ -7,7 +7,6 @@ import shlex
 import shutil
 import signal
 import tarfile
-import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 import webdataset
-from commands import ENCODER, launch, lines, start, write
+from commands import ENCODER, launch, lines, start, wait_until, write
 
 from crossmodal import ENCODERS, export
 from crossmodal.checkpoint import WriteError
@@ -275,9 +274,9 @@ def test_objectives_on_maps_that_are_not_kept_are_refused_by_name(
     assert main([*words, "objectives.at={}"]) == 2
     told = capsys.readouterr().err
     assert "objectives.at: at" in told
-    assert "Of 'rgb' only embedding, logits are kept: keep more (crossmodal features with maps=true" in told
+    assert "Only embedding, logits of 'rgb' are cached: cache more (crossmodal features with maps=true" in told
     assert main([*words, "objectives.kd.temperature=0"]) == 2  # no map would help here
-    assert "are kept" not in capsys.readouterr().err
+    assert "are cached" not in capsys.readouterr().err
 
 
 # --- stale features ---
@@ -309,9 +308,25 @@ def test_features_of_something_else_are_refused_and_the_command_that_is_told_ren
     told = capsys.readouterr().err
     assert f"teachers.rgb.features: {extracted / 'rgb'} holds other features than this transfer needs" in told
     assert differs in told and not (config.parent / "run").exists()
-    command = shlex.split(told.split("make them anew: ")[1].splitlines()[0])
+    command = shlex.split(told.split("to make them again: ")[1].splitlines()[0])
     assert command[0] == "crossmodal" and main(command[1:]) == 0
     assert main([*words, f"teachers.rgb.features={extracted}.renewed/rgb"]) == 0
+
+
+def test_features_of_an_earlier_version_are_of_stretched_pictures(
+    config: Path, extracted: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = extracted / "rgb" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    for name in ("fit", "height", "width"):
+        del manifest["origin"]["preprocessing"][name]
+    path.write_text(json.dumps(manifest))
+    words = ["transfer", str(config), "train.crop.windows=3", f"teachers.rgb.features={extracted / 'rgb'}"]
+
+    assert main(words) == 2
+    told = capsys.readouterr().err
+    assert 'preprocessing.fit: "stretch" before, "crop" now' in told and "preprocessing.height" not in told
+    assert main([*words, "views.rgb.fit=stretch"]) == 0
 
 
 def test_features_of_other_data_and_weights_are_refused(
@@ -330,7 +345,7 @@ def test_features_of_other_data_and_weights_are_refused(
     }.items():
         assert f'{key}: "{digests[0]}" before, "{digests[1]}" now' in told
     assert "or set train.crop.windows" not in told  # that alone would not help
-    assert main(shlex.split(told.split("make them anew: ")[1].splitlines()[0])[1:]) == 0
+    assert main(shlex.split(told.split("to make them again: ")[1].splitlines()[0])[1:]) == 0
     assert main([*words, f"teachers.rgb.features={extracted}.renewed/rgb"]) == 0
 
 
@@ -406,7 +421,7 @@ def test_the_folder_of_the_whole_run_is_no_teachers(
     config: Path, kept: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["transfer", str(config), f"teachers.rgb.features={kept.parent}"]) == 2
-    assert "manifest.json is missing; it is in the folder of a teacher: rgb" in capsys.readouterr().err
+    assert "manifest.json is missing; give the folder of one teacher: rgb" in capsys.readouterr().err
 
 
 def test_a_record_of_another_pair_is_refused(kept: Path) -> None:
@@ -577,10 +592,7 @@ def test_killed_at_half_the_same_command_goes_on(extraction: Path, tmp_path: Pat
     assert main([*words, f"output={tmp_path / 'whole'}"]) == 0
     folder = tmp_path / "features" / "rgb"
     killed = start(*words, f"output={tmp_path / 'features'}")
-    deadline = time.monotonic() + 200
-    while not (folder / "000000.done").is_file():
-        assert killed.poll() is None and time.monotonic() < deadline
-        time.sleep(0.005)
+    wait_until((folder / "000000.done").is_file, killed)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     assert not (folder / "manifest.json").exists()
@@ -597,7 +609,7 @@ def test_killed_at_half_the_same_command_goes_on(extraction: Path, tmp_path: Pat
 
 @pytest.mark.slow
 def test_two_processes_make_and_read_what_one_does(config: Path, extraction: Path, kept: Path, tmp_path: Path) -> None:
-    launched = launch("-m", "pipelines", "features", str(extraction), f"output={tmp_path / 'features'}")
+    launched = launch("features", str(extraction), f"output={tmp_path / 'features'}")
     assert launched.returncode == 0, launched.stderr
     both = tmp_path / "features" / "rgb"
     assert FeatureShards.open(both).manifest.origin == FeatureShards.open(kept).manifest.origin
@@ -607,7 +619,7 @@ def test_two_processes_make_and_read_what_one_does(config: Path, extraction: Pat
             np.testing.assert_allclose(one[1].astype(float), two[1].astype(float), atol=1e-3)
     words = ["transfer", str(config), f"teachers.rgb.features={kept}", "student.encoder.norm=none"]
     assert main([*words, f"output={tmp_path / 'one'}"]) == 0
-    launched = launch("-m", "pipelines", *words, f"output={tmp_path / 'two'}")
+    launched = launch(*words, f"output={tmp_path / 'two'}")
     assert launched.returncode == 0, launched.stderr
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
 

@@ -126,7 +126,7 @@ def test_what_is_wrong_with_a_row_is_in_it(members: list[tuple[str, int, int]], 
 
 def test_a_pair_whose_members_lie_apart_is_named(tmp_path: Path) -> None:
     _, problems = rows_of(Path("t"), [Member(name, 0, 1) for name in ("a.x", "b.x", "a.y")], 10)
-    assert problems == ["t: pair 'a' is interleaved: 'y' lies apart from its other members"]
+    assert problems == ["t: pair 'a' is interleaved: 'y' is separated from its other members"]
 
 
 def test_a_tar_that_ends_in_the_padding_of_its_last_member_is_cut_short(tar: Path) -> None:
@@ -158,11 +158,11 @@ def field(name: str, extension: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("changes", "words"), [
     ({"pairs": 4}, "pairs must be the sum of its shards', 3, got 4"),
-    (field("x.y", "jpg"), "fields must be named by letters"),
-    (field("x/y", "jpg"), "fields must be named by letters"),
-    (field("x", "../a"), "fields must be named by letters"),
-    (field("x", "a\x1b[2J"), "fields must be named by letters"),
-    (field("", "jpg"), "fields must be named by letters"),
+    (field("x.y", "jpg"), "fields must have names"),
+    (field("x/y", "jpg"), "fields must have names"),
+    (field("x", "../a"), "fields must have names"),
+    (field("x", "a\x1b[2J"), "fields must have names"),
+    (field("", "jpg"), "fields must have names"),
     ({"statistics": {"y": {}}}, "statistics lack the field 'x'"),
     ({"lacking": {"y": 1}}, "lacking must name fields, got 'y'"),
     ({"labels": {"l": 1}}, "labels must name classes, got 'l'"),

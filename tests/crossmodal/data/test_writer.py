@@ -88,7 +88,7 @@ def test_classes_that_a_part_lacks_are_named_when_packed_and_when_checked(
         write_pictures(tmp_path, name)
     rgb = {"modality": "rgb", "files": "{split}/{label}/{key}.jpg"}
     assert pack(tmp_path, {"rgb": rgb}) == 0
-    told = "test has no pair of these classes of train: dog (1 pairs), owl (1 pairs); it judges 1 of 3 classes"
+    told = "test has no pair of these classes of train: dog (1 pairs), owl (1 pairs); it evaluates 1 of 3 classes"
     assert f"{tmp_path / 'pairs'}: {told}" in capsys.readouterr().out
     assert main(["shards", "--check", str(tmp_path / "pairs")]) == 0
     assert f"{tmp_path / 'pairs'}: {told}" in capsys.readouterr().out
@@ -130,7 +130,7 @@ METRES = np.linspace(3, 40, 64, dtype=np.float32).reshape(8, 8)
 def test_floating_distances_need_their_unit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_array(tmp_path, METRES)
     assert pack(tmp_path, {"depth": ARRAYS}) == 2
-    told = f"{tmp_path}/train/a.npy (split 'train', key 'a') holds floating numbers of a unit that it does not tell"
+    told = f"{tmp_path}/train/a.npy (split 'train', key 'a') holds floating-point numbers without a unit"
     assert f"{told}; set members.depth.scale_m: 1 for metres, 0.001 for millimetres" in capsys.readouterr().err
     assert pack(tmp_path, {"depth": {**ARRAYS, "scale_m": 1}}) == 0
     statistics = Shards.open(tmp_path / "pairs" / "train").manifest.statistics["depth"]
@@ -149,7 +149,7 @@ def test_a_value_of_no_reading_that_never_comes_is_told(tmp_path: Path, capsys: 
     millimetres = (METRES * 1000).astype(np.uint16)
     write_array(tmp_path, millimetres)
     write_array(tmp_path, np.where(millimetres > 30000, 65535, millimetres).astype(np.uint16), key="b")
-    told = f"{tmp_path}/pairs/train: depth.invalid=65534 changes nothing of these pairs; is this how their files"
+    told = f"{tmp_path}/pairs/train: depth.invalid=65534 changes nothing in these pairs; is this how their files"
     assert pack(tmp_path, {"depth": {**ARRAYS, "scale_m": 0.001, "invalid": 65534}}) == 0
     assert told in capsys.readouterr().out
     shutil.rmtree(tmp_path / "pairs")
@@ -225,8 +225,8 @@ def test_pictures_of_other_proportions_are_told_and_refused_as_aligned_views(
     write_pair(root, "a", (64, 48), (32, 24))
     write_pair(root, "b", (128, 72), (64, 48))
     write_pair(root, "c", (48, 64), (64, 48))
-    told = ("pair 'b': depth of 64 x 48 pixels and rgb of 128 x 72 differ in width : height by more than 1 %, so that "
-            "the same place in both does not show the same")  # fmt: skip
+    told = ("pair 'b': depth of 64 x 48 pixels and rgb of 128 x 72 differ in width : height by more than 1 %, "
+            "so equal positions do not show the same")  # fmt: skip
 
     assert pack(root, PAIR) == 0
     assert f"{told}; so do 2 of 3 pairs; crop one of the pictures, or set aligned: false" in capsys.readouterr().out

@@ -13,7 +13,7 @@ from crossmodal.encoders.common.picture import choose, finish
 
 NAMES = ENCODERS.names()
 LINEAR = ["cifar_mobilenet", "cifar_wrn"]  # their stages end without a ReLU
-SHAPES = [(1, 32, 32), (2, 32, 48), (3, 32, 32)]
+SHAPES = [(1, 32, 32), (2, 32, 48), (3, 64, 48)]
 
 
 def build(name: str, shape: tuple[int, ...] = (3, 32, 32), classes: int = 5, **options: Any) -> Encoder:
@@ -334,8 +334,8 @@ def test_timm_names_the_nearest_model():
         build("timm", model="resnet81")
 
 
-def test_timm_says_which_shape_it_does_not_take():
-    with pytest.raises(ValueError, match=r"inception_v3 does not take pictures of shape \(3, 32, 32\): Calculated"):
+def test_timm_says_which_shape_it_does_not_take_and_which_fits():
+    with pytest.raises(ValueError, match=r"pictures of shape \(3, 32, 32\): Calculated .*; 299 x 299 fits$"):
         build("timm", (3, 32, 32), model="inception_v3")
 
 
@@ -369,8 +369,22 @@ def test_maps_are_the_last_at_each_resolution(name: str, options: dict[str, str]
      ("vit_small_patch14_dinov2", 64, "56 or 70")],
 )  # fmt: skip
 def test_sizes_whose_last_rows_a_patch_would_not_see_are_refused(model: str, side: int, sizes: str) -> None:
-    with pytest.raises(ValueError, match=f"take a view of {sizes} pixels"):
+    with pytest.raises(ValueError, match=f"give the view a size of {sizes}$"):
         ENCODERS.get("timm")((3, side, side), 0, model=model)
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((3, 40, 64), "a height of 40 is no multiple of that: the last 8 pixels would not be seen; give the view a "
+                      "height of 32 or 48$"),
+        ((3, 48, 72), "a width of 72 is no multiple .* give the view a width of 64 or 80$"),
+        ((3, 8, 64), "give the view a height of 16$"),
+    ],
+)  # fmt: skip
+def test_a_height_or_width_that_patches_do_not_divide_is_refused_with_those_that_fit(shape, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        ENCODERS.get("timm")(shape, 0, model="vit_tiny_patch16_224")
 
 
 @pytest.mark.parametrize(("model", "side"), [("vit_tiny_patch16_224", 96), ("convnext_atto", 68), ("resnet18", 70)])
@@ -381,3 +395,9 @@ def test_sizes_that_are_taken_are_seen_to_the_last_row_and_column(model: str, si
     embedding = encoder(picture).embedding
     (seen,) = torch.autograd.grad((embedding * torch.randn_like(embedding)).sum(), picture)
     assert seen[..., -1, :].abs().sum() > 0 and seen[..., -1].abs().sum() > 0
+
+
+def test_vgg_halves_a_picture_as_often_whichever_side_is_longer() -> None:
+    for height, width in ((48, 64), (64, 48)):
+        encoder = ENCODERS.get("cifar_vgg")((3, height, width), 0)
+        assert encoder.spec.maps[-1][1:] == (height // 8, width // 8)

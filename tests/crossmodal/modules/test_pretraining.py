@@ -48,7 +48,7 @@ def test_as_many_meet_as_the_graph_says(encoders: int, crops: int) -> None:
     for graph, count in counts.items():
         core = names[0] if graph == "core" else None
         if not count and crops > 1:
-            with pytest.raises(ValueError, match="no two views meet; take graph: full, or two encoders"):
+            with pytest.raises(ValueError, match="no two views are compared; set graph: full, or use two encoders"):
                 find_pairings(names, crops, graph=graph, core=core, symmetric=True)
             continue
         both = find_pairings(names, crops, graph=graph, core=core, symmetric=True)
@@ -170,7 +170,7 @@ def test_chunks_without_gradient_are_the_whole_batch() -> None:
     ],
 )
 def test_chunks_refuse_batch_norm_by_name(options: dict[str, object], name: str) -> None:
-    with pytest.raises(ValueError, match=f"but {name} is batch normalisation; take norm: group"):
+    with pytest.raises(ValueError, match=f"but {name} is batch normalisation; set norm: group"):
         build("rgb", chunk=4, **options)
 
 
@@ -358,7 +358,7 @@ def test_encoders_with_weights_that_no_stage_trains_are_refused(name: str) -> No
 def test_timm_s_encoders_are_refused() -> None:
     pytest.importorskip("timm")
     encoder = ENCODERS.get("timm")((1, 32, 32), 0, model="resnet10t")
-    with pytest.raises(ValueError, match="Timm cannot be taken apart into stages"):
+    with pytest.raises(ValueError, match="Timm cannot be split into stages"):
         check_stages(encoder, 2)
 
 

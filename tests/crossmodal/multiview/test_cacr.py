@@ -207,7 +207,7 @@ def test_an_anchor_without_a_negative_has_no_repulsion(cost_name: str) -> None:
 def test_a_single_positive_is_worth_a_caution() -> None:
     caution = lambda pairings, **options: MULTIVIEW.get("cacr")(DIM, pairings, PAIRS, **options).cautions()  # noqa: E731
     pair, four = ((0, 1), (1, 0)), tuple(permutations(range(4), 2))
-    assert len(caution(pair)) == 1 and "one positive, so that attraction is plain alignment" in caution(pair)[0]
+    assert len(caution(pair)) == 1 and "one positive, so attraction is plain alignment" in caution(pair)[0]
     assert len(caution(((0, 1), (0, 2), (1, 0)))) == 1
     assert caution(four) == caution(pair, t_plus=0.0) == []
 

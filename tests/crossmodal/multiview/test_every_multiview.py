@@ -176,10 +176,9 @@ def test_temperatures_out_of_range_are_refused(name: str, temperature: float) ->
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
-        ("infonce", {"negatives": Negatives("queue"), "every_view": True}, "infonce takes negatives of every view from "
-                                                                           "batch or gathered, got queue"),
-        ("infonce", {"negatives": Negatives(apart="group")}, "infonce keeps negatives apart by pair or label, got "),
-        ("nce", {"negatives": Negatives(apart="group")}, "nce keeps negatives apart by pair or label, got group"),
+        ("infonce", {"negatives": Negatives("queue"), "every_view": True}, "every_view needs negatives of source"),
+        ("infonce", {"negatives": Negatives(apart="group")}, "infonce: negatives.apart must be pair or label, got "),
+        ("nce", {"negatives": Negatives(apart="group")}, "nce: negatives.apart must be pair or label, got group"),
         ("supcon", {"base_temperature": 0.0}, "base_temperature must be above 0, got 0.0"),
         ("cacr", {"tau_plus": 1.0}, "tau_plus from 0 to below 1, and all finite, got .* and 1.0"),
         ("cacr", {"tau_plus": 0.1, "cost": "rbf"}, "tau_plus .* euclidean"),

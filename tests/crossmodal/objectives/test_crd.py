@@ -151,12 +151,12 @@ def test_z_is_measured_once_when_all_rows_are_written() -> None:
 @pytest.mark.parametrize("options", [{"z": "learned"}, {"negatives": Negatives(draw="all")},
                                      {"negatives": Negatives(place="host")}, {"directions": "student"}])  # fmt: skip
 def test_compat_refuses_what_it_would_change(options: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match="compat: repdistiller has z: first, both directions and a draw"):
+    with pytest.raises(ValueError, match="compat: repdistiller sets z: first, both directions and a draw"):
         build(compat="repdistiller", **options)
 
 
 def test_compat_wants_a_bank() -> None:
-    with pytest.raises(ValueError, match=r"crd takes compat .* with negatives of a bank, got queue"):
+    with pytest.raises(ValueError, match=r"crd: compat .* need negatives of source bank, got queue"):
         OBJECTIVES.get("crd")(STUDENT, TEACHER, PAIRS, negatives=Negatives("queue"), compat="repdistiller")
 
 

@@ -253,7 +253,7 @@ def test_memo_is_remembered_and_memory_is_live(objective: Objective) -> None:
     ("name", "options", "words"),
     [
         ("crd", {"temperature": 0.0}, "temperature from 0.001, .*temperature=0.0"),
-        ("crd", {"positive": "related", "negatives": Negatives("queue")}, "with negatives of a bank, got queue"),
+        ("crd", {"positive": "related", "negatives": Negatives("queue")}, "negatives of source bank, got queue"),
         ("kd", {"temperature": -1.0}, "temperature must be above 0 and finite, got -1.0"),
         ("infonce", {"temperature": 0.0}, "infonce needs a finite temperature from 0.001"),
         ("crd", {"temperature": math.nan}, "crd needs a finite temperature from 0.001"),
@@ -295,7 +295,7 @@ def test_kd_refuses_other_classes() -> None:
         ({}, "at least one objective"),
         ({"kd": -1.0}, "weight of objective 'kd' must be at least 0 and finite, got -1"),
         ({"kd": math.nan}, "weight of objective 'kd' must be at least 0 and finite, got nan"),
-        ({"kd": 0.0, "dist": 0.0}, r"nothing is trained where all weights are 0 \(kd, dist\); raise that of an objec"),
+        ({"kd": 0.0, "dist": 0.0}, r"all weights are 0 \(kd, dist\), so nothing is trained; raise that of an objec"),
     ],
 )
 def test_transfer_refuses_a_sum_that_trains_nothing(weights: dict[str, float], words: str) -> None:

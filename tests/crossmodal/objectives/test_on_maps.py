@@ -351,7 +351,7 @@ def test_vid_starts_at_the_variance_asked_for_and_is_least_at_the_mean_squared_e
 def test_exported_heads_on_chosen_maps_come_back(name: str, tmp_path: Path) -> None:
     encoder, options = ENCODERS.get("convnet")((1, 8, 8), 0, width=4, stages=2), {"maps": [(1, 0)]}
     head = build(name, TEACHER, encoder.spec, **options).float()
-    card = Card("convnet", {"width": 4, "stages": 2}, (1, 8, 8), [], "depth", {"size": 8},
+    card = Card("convnet", {"width": 4, "stages": 2}, (1, 8, 8), [], "depth", {"size": 8, "fit": "crop"},
                 {"one": Head(name, options, "rgb", TEACHER)})  # fmt: skip
     save_model(tmp_path, card, encoder, {"one": head})
     back = load_model(tmp_path).heads["one"]
@@ -372,8 +372,8 @@ def test_maps_need_alignment_and_embeddings_do_not(name: str) -> None:
     ("name", "options", "words"),
     [
         ("at", {"power": 0.5}, "at needs a finite power of at least 1, got 0.5"),
-        ("fitnet", {"on": "embedding", "maps": [(0, 0)]}, "fitnet takes maps with on: maps, got on: embedding"),
-        ("vid", {"on": "embedding", "maps": [(0, 0)]}, "vid takes maps with on: maps, got on: embedding"),
+        ("fitnet", {"on": "embedding", "maps": [(0, 0)]}, "fitnet: maps needs on: maps, got on: embedding"),
+        ("vid", {"on": "embedding", "maps": [(0, 0)]}, "vid: maps needs on: maps, got on: embedding"),
         ("vid", {"variance": 0.0}, "vid needs a finite variance above 1e-05, got 0.0"),
         ("at", {"maps": [(0, 2)]}, r"at: maps must be pairs .* teacher's from 0 to 1, got \[0, 2\]"),
     ],
@@ -391,7 +391,7 @@ def test_unequal_numbers_of_maps_are_refused(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["at", "nst"])
 def test_maps_without_extent_are_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=f"{name} compares where maps are strong, but all of these meet at 1x1"):
+    with pytest.raises(ValueError, match=f"{name} compares where maps are strong, but the common size .* is 1x1"):
         build(name, Spec(7, ((3, 1, 1), (5, 1, 1)), 0))
 
 

@@ -266,7 +266,7 @@ def test_only_heads_on_both_sides_solve_cc_without_a_student(heads: str, compat:
         ({"dim": 0}, "cc needs .*dim=0"),
         (
             {"compat": "repdistiller", "heads": "none"},
-            "cc: compat subtracts .* has 6 numbers and the teacher's 8; take",
+            "cc: compat subtracts .* has 6 numbers and the teacher's 8; set",
         ),
     ],
 )

@@ -161,5 +161,5 @@ def test_other_classes_are_refused(name: str) -> None:
 
 
 def test_dkd_needs_a_rest() -> None:
-    with pytest.raises(ValueError, match=r"dkd tells a label from the rest, .* at least 2 classes, got 1"):
+    with pytest.raises(ValueError, match=r"dkd separates the label from the rest, .* at least 2 classes, got 1"):
         OBJECTIVES.get("dkd")(Spec(3, (), 1), Spec(3, (), 1), 40)

@@ -221,7 +221,7 @@ def test_boundaries_and_flow_are_minimised_before_beside_or_both(name: str) -> N
     ("name", "options", "words"),
     [
         ("ab", {"margin": 0.0}, "ab needs a finite margin above 0, got 0.0"),
-        ("ft", {"rate": 0.1}, "ft needs a rate that leaves a factor of the teacher's 6 channels, got 0.1"),
+        ("ft", {"rate": 0.1}, "ft: rate must give at least one factor for 6 teacher channels, got 0.1"),
         ("ab", {"maps": [(0, 2)]}, r"ab: maps must be pairs .* teacher's from 0 to 1, got \[0, 2\]"),
     ],
 )
@@ -233,7 +233,9 @@ def test_options_that_make_no_sense_are_refused(name: str, options: dict[str, An
 def test_ft_as_published_refuses_maps_of_one_place() -> None:
     point = Spec(7, ((5, 3, 2), (6, 1, 1)), 0)
     build("ft", point)
-    with pytest.raises(ValueError, match=r"ft: compat: repdistiller compares where .* meet at 1x1; take compat: null"):
+    with pytest.raises(
+        ValueError, match=r"ft: compat: repdistiller compares factors by place, .* 1x1; set compat: null"
+    ):
         build("ft", point, compat="repdistiller")
 
 
@@ -244,11 +246,11 @@ SILENT = Spec(7, STUDENT.maps, 0)
     ("name", "student", "teacher", "words"),
     [
         ("ab", STUDENT, SILENT, "ab compares maps before their last non-linearity, and the teacher's encoder does not"),
-        ("ab", SILENT, TEACHER, "and the student's encoder does not tell them; take one that does, such as convnet"),
+        ("ab", SILENT, TEACHER, "and the student's encoder does not return them; use one that does, such as convnet"),
         ("ab", Spec(7, (), 0), TEACHER, "ab compares maps in order, but the student has 0 and the teacher 2"),
-        ("ft", STUDENT, Spec(7, (), 0), "ft compares last maps, but the student has 2 and the teacher 0 maps; take an"),
-        ("fsp", STUDENT, SILENT, "fsp compares stages .*, and the teacher's encoder does not tell what enters it"),
-        ("fsp", Spec(7, (), 0, (3, 6, 4)), TEACHER, "the student's encoder does not tell any map; take one that does"),
+        ("ft", STUDENT, Spec(7, (), 0), "ft compares last maps, but the student has 2 and the teacher 0 maps; use an"),
+        ("fsp", STUDENT, SILENT, "the teacher's encoder does not return that input"),
+        ("fsp", Spec(7, (), 0, (3, 6, 4)), TEACHER, "the student's encoder does not return any map; use one that does"),
         ("fsp", STUDENT, WIDER, r"fsp compares .* got a student with \[3, 4, 6\] and a teacher with \[4, 5, 8\]. Chan"),
     ],
 )

@@ -91,7 +91,7 @@ def test_a_file_cut_short_is_refused(tmp_path: Path) -> None:
 
 def test_a_label_beyond_the_classes_is_refused(tmp_path: Path) -> None:
     write(cifar10(tmp_path) / "test_batch.bin", [(0,), (3,)], pictures(0, 2))
-    with pytest.raises(SourceError, match=r"test_batch\.bin: row 1 has label 3, and there are 3 classes"):
+    with pytest.raises(SourceError, match=r"test_batch\.bin: row 1 has label 3, but there are 3 classes"):
         list(Cifar(str(tmp_path)).pairs("test"))
 
 
@@ -107,8 +107,11 @@ def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("there", "words"),
     [
-        ("none", "is no folder; fetch and unpack cifar-100-binary.tar.gz or cifar-10-binary.tar.gz from https://www"),
-        ("python", "holds the Python version, which is pickled and not read; fetch and unpack cifar-100-binary.tar.gz"),
+        (
+            "none",
+            "is not a folder; fetch and unpack cifar-100-binary.tar.gz or cifar-10-binary.tar.gz from https://www",
+        ),
+        ("python", "holds the Python version, whose pickles are not read; fetch and unpack cifar-100-binary.tar.gz"),
         ("above", "holds a folder cifar-100-binary, which is the root"),
         ("empty", r"holds neither train\.bin nor data_batch_1\.bin"),
     ],
@@ -122,7 +125,7 @@ def test_what_is_no_binary_version_is_refused(tmp_path: Path, there: str, words:
 
 
 def test_cifar10_has_no_coarse_labels(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="labels must be fine, for CIFAR-10 has no groups of classes, got coarse"):
+    with pytest.raises(SourceError, match="labels must be fine, because CIFAR-10 has no superclasses, got coarse"):
         Cifar(str(cifar10(tmp_path)), labels="coarse")
 
 

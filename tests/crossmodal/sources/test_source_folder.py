@@ -212,7 +212,7 @@ def test_pairs_that_lack_a_file_are_dropped_and_counted_where_asked(tmp_path: Pa
 def test_a_file_whose_name_differs_in_case_is_told(tmp_path: Path) -> None:
     write_frames(tmp_path, "a", "b")
     (tmp_path / "a.color.jpg").rename(tmp_path / "a.color.JPG")
-    told = "key 'a' has no rgb (a.color.jpg; there is a.color.JPG, which differs in case)"
+    told = "key 'a' has no rgb (a.color.jpg; a.color.JPG exists, which differs in case)"
     assert frames(tmp_path, missing="drop").dropped() == [told]
     with pytest.raises(SourceError, match=re.escape(f"1 of 2 pairs in {tmp_path} lack a file: {told}. Add the files")):
         frames(tmp_path).digest()
@@ -333,7 +333,7 @@ def test_the_digest_follows_files_and_options_but_not_the_root(tmp_path: Path) -
         ({}, {}, "members must name at least one field"),
         ({"rgb": {"files": "{key}.jpg"}}, {}, "members.rgb.modality: None is not known .*known: .*rgb"),
         ({"rgb": RGB | {"modality": "rbg"}}, {}, "'rbg' is not known; did you mean 'rgb'?"),
-        ({"colour": RGB}, {}, "members.colour: modality rgb is stored as 'rgb'; call this member rgb"),
+        ({"colour": RGB}, {}, "members.colour: modality rgb is stored as 'rgb'; rename this member to rgb"),
         ({"depth": DEPTH | {"scale": 1}}, {}, "members.depth.scale is not known; did you mean 'scale_m'?"),
         ({"depth": DEPTH | {"invalid": "65535"}}, {}, "members.depth.invalid must be a finite number, got '65535'"),
         ({"depth": DEPTH | {"invalid": None}}, {}, "members.depth.invalid must be a finite number, got None"),
@@ -343,23 +343,23 @@ def test_the_digest_follows_files_and_options_but_not_the_root(tmp_path: Path) -
         (
             {"rgb": {"modality": "rgb"}},
             {},
-            "members.rgb.files must be a pattern such as '{key}.rgb.png', or give a csv",
+            "members.rgb.files must be a pattern like '{key}.rgb.png'; or set csv",
         ),
-        ({"rgb": RGB}, {"csv": "pairs.csv"}, "members.rgb.files: pairs.csv lists the files; take files out, or csv"),
+        ({"rgb": RGB}, {"csv": "pairs.csv"}, "members.rgb.files: pairs.csv lists the files already; remove either"),
         ({"rgb": RGB | {"files": "{ky}.jpg"}}, {}, "placeholder {ky} of '{ky}.jpg' is not known; did you mean 'key'?"),
-        ({"rgb": RGB | {"files": "{key.jpg"}}, {}, "members.rgb.files: '{key.jpg' has a brace that is not closed"),
-        ({"rgb": RGB | {"files": "{label}.jpg"}}, {}, "members.rgb.files: '{label}.jpg' must hold {key}"),
+        ({"rgb": RGB | {"files": "{key.jpg"}}, {}, "members.rgb.files: '{key.jpg' has an unmatched brace"),
+        ({"rgb": RGB | {"files": "{label}.jpg"}}, {}, "members.rgb.files: '{label}.jpg' must contain {key}"),
         ({"depth": DEPTH | {"files": "{key}.jpg"}}, {}, "members.depth.files: depth must be one of .*got '{key}.jpg'"),
         (
             {"rgb": RGB, "depth": DEPTH | {"files": "{label}/{key}.png"}},
             {},
-            r"'{label}/{key}.png' must have the placeholders of members.rgb.files \(key\), got key, label",
+            r"'{label}/{key}.png' must have the same placeholders as members.rgb.files \(key\), got key, label",
         ),
-        ({"rgb": RGB}, {"facts": {"label": "{key}.txt"}}, "facts.label: 'label' is taken"),
+        ({"rgb": RGB}, {"facts": {"label": "{key}.txt"}}, "facts.label: 'label' is already in use"),
         (
             {"rgb": RGB},
             {"facts": {"pose": "{group}.txt"}},
-            "facts.pose: '{group}.txt' needs {group}, which .* not give",
+            "facts.pose: '{group}.txt' needs {group}, which is not in members.rgb.files",
         ),
         ({"rgb": RGB}, {"test_share": 1.0}, "test_share must be at least 0 and below 1, got 1.0"),
         ({"rgb": RGB}, {"test_share": 0.5, "test_groups": ("a",)}, "test_share and test_groups exclude each other"),
@@ -405,7 +405,7 @@ def test_pairs_that_lack_a_file_are_kept_without_it_where_asked(tmp_path: Path) 
 
 def test_no_whole_pair_is_an_error_even_where_pairs_may_be_dropped(tmp_path: Path) -> None:
     write(tmp_path, "a.color.jpg", "b.depth.png")
-    with pytest.raises(SourceError, match=r"key 'a' has no depth .*; key 'b' has no rgb .*\. No pair is whole"):
+    with pytest.raises(SourceError, match=r"key 'a' has no depth .*; key 'b' has no rgb .*\. No pair is complete"):
         frames(tmp_path, missing="drop").digest()
 
 
@@ -435,11 +435,11 @@ def test_keys_that_collide_are_refused_by_name(tmp_path: Path) -> None:
         ("1 two", "be a text file of numbers: .*'two'"),
         ("1 nan", "hold finite numbers, got nan"),
         ("-inf", "got -inf"),
-        ("1,25 0,5 3,75", "comma of '1,25' may be a decimal one; write 1.25"),
-        ("1,5 2 0,25", "comma of '1,5'"),
-        ("1,25\t0,5", "comma of '1,25'"),
-        ("1,25;0,5", "comma of '1,25'"),
-        ("1,25\n", "comma of '1,25'"),
+        ("1,25 0,5 3,75", "comma in '1,25' may be a decimal comma; write 1.25"),
+        ("1,5 2 0,25", "comma in '1,5'"),
+        ("1,25\t0,5", "comma in '1,25'"),
+        ("1,25;0,5", "comma in '1,25'"),
+        ("1,25\n", "comma in '1,25'"),
         (" \n", "but it holds none"),
         ("1\0 \0", "save it as UTF-8"),
     ],
@@ -473,19 +473,19 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
             "rgb,dpeth\n",
             r"line 1 of pairs.csv: there is no column 'depth'; did you mean 'dpeth'\? \(known: rgb, dpeth\)",
         ),
-        ("rgb,depth,class\na.jpg,a.png,ant\n", "line 1 of pairs.csv: column 'class' is not known.*; give it a field"),
-        ("rgb,depth,rgb\n", "line 1 of pairs.csv: column 'rgb' comes twice"),
+        ("rgb,depth,class\na.jpg,a.png,ant\n", "line 1 of pairs.csv: column 'class' is not known.*; add it to members"),
+        ("rgb,depth,rgb\n", "line 1 of pairs.csv: column 'rgb' appears twice"),
         ("", "line 1 of pairs.csv: there is no column 'rgb'"),
-        ("rgb,depth\n", "pairs.csv lists no pairs"),
+        ("rgb,depth\n", "pairs.csv has no pairs"),
         ("rgb,depth\na.jpg,a.png\na.jpg\n", r"line 3 of pairs.csv: expected 2 cells \(rgb, depth\), got 1"),
-        ("rgb,depth\n,\n", "line 2 of pairs.csv: names no file"),
+        ("rgb,depth\n,\n", "line 2 of pairs.csv: expected a file under rgb, depth, got none"),
         ("rgb,depth,split\na.jpg,a.png,\n", "line 2 of pairs.csv: split is empty"),
         ("rgb,depth\na.jpg,a.png\nb.jpg,c.png\n", r"1 of 2 pairs .*line 3 of pairs.csv has no depth \(c.png\)"),
         ("rgb,depth\na.jpg,a.png\nb.jpg,\n", "1 of 2 pairs .*line 3 of pairs.csv has no depth"),
         ("rgb,depth\na.jpg,a.png\nb.jpg,c.jpg\n", "line 3 of pairs.csv: depth must be one of png.*, got 'c.jpg'"),
         (
             "rgb,depth\na.jpg,a.png\nb.png,a.png\n",
-            r"line 3 of pairs.csv: rgb must have one ext.*, as 'a.jpg' \(line 2 of pairs.csv\), got 'b.png'; rename or",
+            r"line 3 of pairs.csv: rgb must have the ext.*'a.jpg' \(line 2 of pairs.csv\) in .*, got 'b.png'; ren",
         ),
         ("rgb,depth,key\na.jpg,a.png,x\nb.jpg,a.png,x\n", "line 2 .*and line 3 .*both get the key 'x'"),
         ('rgb,depth\n"a.jpg,a.png\n', "pairs.csv is not a readable CSV file in UTF-8"),
@@ -529,18 +529,18 @@ def test_an_absent_csv_file_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("pattern", "options", "message"),
     [
-        ("{split}/{key}.jpg", {"test_share": 0.5}, "test_share: the files give a split already"),
-        ("{split}/{key}.jpg", {"test_groups": ("a",)}, "test_groups: the files give a split already"),
+        ("{split}/{key}.jpg", {"test_share": 0.5}, "test_share: the files already have a split"),
+        ("{split}/{key}.jpg", {"test_groups": ("a",)}, "test_groups: the files already have a split"),
         ("{group}/{key}.jpg", {"test_groups": ("an",)}, "group 'an' is not known; did you mean 'ant'?"),
-        ("{label}/{key}.jpg", {"test_groups": ("ant",)}, "group 'ant' is not known; the pairs have no {group}"),
+        ("{label}/{key}.jpg", {"test_groups": ("ant",)}, "group 'ant' is not known; the pairs have neither {group}"),
         (
             "{group}/{key}.jpg",
             {"test_groups": ("ant", "cat")},
-            "test_groups ant, cat leaves no pairs for 'train', of 2",
+            "test_groups ant, cat leaves none of 2 pairs for 'train'",
         ),
-        ("{group}/{key}.jpg", {"test_share": 0.9}, "test_share 0.9 leaves no pairs for 'train', of 2"),
-        ("{label}/{key}.jpg", {"test_share": 0.1}, "test_share 0.1 leaves no pairs for 'test', of 2"),
-        ("{label}/{key}.jpg", {"test_share": 0.5}, "test_share 0.5 leaves no pairs for 'test', of 2"),
+        ("{group}/{key}.jpg", {"test_share": 0.9}, "test_share 0.9 leaves none of 2 pairs for 'train'"),
+        ("{label}/{key}.jpg", {"test_share": 0.1}, "test_share 0.1 leaves none of 2 pairs for 'test'"),
+        ("{label}/{key}.jpg", {"test_share": 0.5}, "test_share 0.5 leaves none of 2 pairs for 'test'"),
         ("{label}/{group}/{key}.jpg", {"test_groups": ("a",)}, "test_groups a leaves class 'ant' without training"),
     ],
 )

@@ -116,7 +116,7 @@ def test_what_is_no_whole_file_of_pictures_is_refused(tmp_path: Path, packed: bo
 def test_a_damaged_gzip_file_is_refused(tmp_path: Path, start: int, end: int | None, words: str) -> None:
     path = idx(tmp_path, packed=True) / "t10k-images-idx3-ubyte.gz"
     path.write_bytes(path.read_bytes()[start:end])
-    with pytest.raises(SourceError, match=rf"{path.name} is no gzip file, is damaged or cut short: .*{words}"):
+    with pytest.raises(SourceError, match=rf"{path.name} is not a gzip file, or is damaged or cut short: .*{words}"):
         next(Idx(str(tmp_path)).pairs("test"))
 
 
@@ -124,19 +124,19 @@ def test_a_gzip_file_with_wrong_bytes_in_it_is_refused(tmp_path: Path) -> None:
     path = idx(tmp_path, packed=True) / "t10k-images-idx3-ubyte.gz"
     payload = path.read_bytes()
     path.write_bytes(payload[:10] + b"\xff" * 8 + payload[18:])  # the compressed stream begins at byte 10
-    with pytest.raises(SourceError, match=rf"{path.name} is no gzip file, is damaged or cut short: Error -3"):
+    with pytest.raises(SourceError, match=rf"{path.name} is not a gzip file, or is damaged or cut short: Error -3"):
         next(Idx(str(tmp_path)).pairs("test"))
 
 
 def test_as_many_labels_as_pictures_are_asked_for(tmp_path: Path) -> None:
     (idx(tmp_path) / "train-labels-idx1-ubyte").write_bytes(labels_file("t10k"))
-    with pytest.raises(SourceError, match="train-labels-idx1-ubyte has 2 labels, and train-images-idx3-ubyte has 4"):
+    with pytest.raises(SourceError, match="train-labels-idx1-ubyte has 2 labels, but train-images-idx3-ubyte has 4"):
         next(Idx(str(tmp_path)).pairs("train"))
 
 
 def test_a_label_beyond_the_classes_is_refused_before_the_first_pair(tmp_path: Path) -> None:
     (idx(tmp_path) / "t10k-labels-idx1-ubyte").write_bytes(labels_file("t10k")[:-1] + b"\x0a")
-    with pytest.raises(SourceError, match="t10k-labels-idx1-ubyte: picture 1 has label 10, and there are 10 classes"):
+    with pytest.raises(SourceError, match="t10k-labels-idx1-ubyte: picture 1 has label 10, but there are 10 classes"):
         next(Idx(str(tmp_path)).pairs("test"))
 
 

@@ -100,7 +100,7 @@ def test_labels_that_do_not_fit_the_pictures_are_refused(tmp_path: Path, labels:
 @pytest.mark.parametrize("label", [0, 4, 255])
 def test_a_label_that_is_no_class_is_refused_before_the_first_pair(tmp_path: Path, label: int) -> None:
     (stl10(tmp_path) / "test_y.bin").write_bytes(bytes([1, label]))
-    words = rf"test_y\.bin: picture 1 has label {label}, and class_names\.txt gives names to 1 to 3"
+    words = rf"test_y\.bin: picture 1 has label {label}, but class_names\.txt has names for labels 1 to 3"
     with pytest.raises(SourceError, match=words):
         next(Stl10(str(tmp_path)).pairs("test"))
 
@@ -115,9 +115,9 @@ def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("there", "words"),
     [
-        ("none", r"is no folder; fetch and unpack stl10_binary\.tar\.gz from https://cs\.stanford"),
+        ("none", r"is not a folder; fetch and unpack stl10_binary\.tar\.gz from https://cs\.stanford"),
         ("above", "holds a folder stl10_binary, which is the root"),
-        ("matlab", "holds the version for Matlab, which is not read"),
+        ("matlab", "holds the Matlab version, which is not read"),
         ("empty", r"holds no train_X\.bin"),
     ],
 )

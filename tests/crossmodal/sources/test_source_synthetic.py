@@ -80,6 +80,17 @@ def test_the_digest_follows_the_options() -> None:
     assert Synthetic().digest() == Synthetic().digest() != Synthetic(seed=1).digest()
 
 
+def test_the_digest_of_square_pictures_is_that_of_earlier_versions() -> None:
+    assert Synthetic().digest() == "cac37ad447e4fb4749bd70803fe34f45d158f9cf4f4d676f469d6c33c2253c88"
+
+
+def test_pictures_need_not_be_square() -> None:
+    source = Synthetic(train_pairs=1, height=24, width=32)
+    (pair,) = source.pairs("train")
+    assert source.fields()["rgb"].decode(pair.members["rgb.jpg"]).shape == (3, 24, 32)
+    assert source.fields()["depth"].decode(pair.members["depth.png"]).shape == (1, 24, 32)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -87,7 +98,7 @@ def test_the_digest_follows_the_options() -> None:
         ({"modalities": ("rgb", "dept")}, "modalities: 'dept' is not known; did you mean 'depth'?"),
         ({"train_pairs": 0}, "train_pairs must be above 0 and test_pairs at least 0, got 0 and 256"),
         ({"test_pairs": -1}, "train_pairs must be above 0 and test_pairs at least 0, got 512 and -1"),
-        ({"size": 4}, "size must be at least 8 pixels, got 4"),
+        ({"size": 4}, "size must be from 8 to inf, got 4"),
     ],
 )
 def test_wrong_options_are_refused(options: dict[str, Any], message: str) -> None:

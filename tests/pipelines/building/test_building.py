@@ -38,8 +38,8 @@ HELD = Manifest(4, ["a", "b", "c"], {}, [], {})  # without labels
 ENCODER = ENCODERS.get("convnet")((1, 32, 32), 0, width=4, stages=2)
 
 
-def view(modality: str, *, aligned: bool = True) -> View:
-    return View(MODALITIES.get(modality)(), aligned)
+def view(modality: str, *, aligned: bool = True, **options: object) -> View:
+    return View(MODALITIES.get(modality)(**options), aligned)
 
 
 def check(name: str, student: View, teacher: View, **options: object) -> None:
@@ -61,6 +61,36 @@ def test_maps_of_a_picture_and_of_sound_are_not_compared() -> None:
 def test_maps_of_views_with_windows_of_their_own_are_not_compared(own: bool, theirs: bool) -> None:
     with pytest.raises(ConfigError, match=r"objectives.first .* views 'own' and 'theirs' must both be aligned"):
         check("at", view("depth", aligned=own), view("rgb", aligned=theirs))
+
+
+@pytest.mark.parametrize(
+    ("own", "theirs"),
+    [
+        ({"height": 24, "width": 32}, {"size": 32}),
+        ({"height": 24, "width": 32}, {"height": 32, "width": 24}),
+        ({"size": 24}, {"size": 32, "fit": "stretch"}),
+    ],
+)
+def test_maps_of_views_that_show_different_regions_are_not_compared(
+    own: dict[str, Any], theirs: dict[str, Any]
+) -> None:
+    words = r"objectives.first compares maps place by place, but views 'own' \(24 x .*\) and 'theirs' \(32 x .*, fit: "
+    for first, second in ((own, theirs), (theirs, own)):
+        with pytest.raises(ConfigError, match=words if first is own else "give both the same height : width"):
+            check("at", view("depth", **first), view("rgb", **second))
+    check("fitnet", view("depth", **own), view("rgb", **theirs), on="embedding")
+
+
+@pytest.mark.parametrize(
+    ("own", "theirs"),
+    [
+        ({"height": 24, "width": 32}, {"height": 48, "width": 64}),
+        ({"height": 100, "width": 133}, {"height": 75, "width": 100}),  # as near as whole pixels come
+        ({"height": 24, "width": 32, "fit": "stretch"}, {"size": 32, "fit": "stretch"}),
+    ],
+)
+def test_maps_of_views_that_show_one_region_are_compared(own: dict[str, Any], theirs: dict[str, Any]) -> None:
+    check("at", view("depth", **own), view("rgb", **theirs))
 
 
 def test_maps_of_aligned_pictures_are_compared_and_embeddings_of_anything() -> None:
@@ -114,7 +144,7 @@ def test_what_weighs_nothing_is_not_prepared(name: str) -> None:
     assert phases(**{name: 1.0, "at": 1.0}) == [[name], [*stays, "at"]]
     assert phases(**{name: 0.0, "at": 1.0}) == [[], [*stays, "at"]]
     for weights in ({name: 0.0}, {name: 0.0, "at": 0.0}, {"ab": 1.0, "at": 0.0}):
-        with pytest.raises(ConfigError, match=r"^objectives: nothing is trained where all weights are 0"):
+        with pytest.raises(ConfigError, match=r"^objectives: all weights are 0"):
             phases(**weights)
 
 

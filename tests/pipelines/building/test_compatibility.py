@@ -10,8 +10,9 @@ import torch
 from crossmodal import ENCODERS
 from crossmodal.data.shards import Shards
 from crossmodal.data.views import View
-from crossmodal.export import Card, save_model
+from crossmodal.export import Card, load_model, save_model
 from modalities import MODALITIES
+from pipelines.building.compatibility import refuse_other_view
 from pipelines.building.data import networks_of, open_views
 from pipelines.building.encoders import build_student
 from pipelines.building.normalisation import tell_published
@@ -29,6 +30,8 @@ ENCODER = ENCODERS.get("convnet")((1, 32, 32), 0, width=4, stages=2)
         ("depth", {"size": 32, "max_m": 9.0}, ", trained on Depth with max_m=9.0 (here 8.0)"),
         ("depth", {"max_m": 8.0, "scale": "linear"},
          ", trained on Depth with size=64 (here 32), scale='linear' (here 'log')"),
+        ("depth", {"size": 32, "max_m": 8.0, "fit": "stretch"},
+         ", trained on Depth with fit='stretch' (here 'crop')"),
         ("luminance", {"size": 32}, ", trained on Luminance (here Depth)"),
     ],
 )  # fmt: skip
@@ -36,12 +39,25 @@ def test_a_student_s_beginning_tells_what_it_was_trained_to_see(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], modality: str, options: dict[str, object], told: str
 ) -> None:
     network, given = {"width": 4, "stages": 2}, MODALITIES.get("depth")(size=32, max_m=8.0)
-    card = Card("convnet", network, MODALITIES.get(modality)(**options).shape, [], modality, dict(options))
+    card = Card("convnet", network, MODALITIES.get(modality)(**options).shape, [], modality, {"fit": "crop"} | options)
     save_model(tmp_path / "model", card, ENCODER, {})
     config = StudentConfig("own", EncoderConfig("convnet", network), weights=str(tmp_path))
     for weights in (tmp_path, tmp_path / "model", tmp_path / "model" / "model.safetensors"):
         build_student(replace(config, weights=str(weights)), {"own": View(given)}, 0)
-        assert capsys.readouterr().out == f"student begins from {weights}{told}\n"
+        assert capsys.readouterr().out == f"student starts from {weights}{told}\n"
+
+
+def test_a_model_of_an_earlier_version_was_shown_stretched_pictures(tmp_path: Path) -> None:
+    card = Card("convnet", {"width": 4, "stages": 2}, (1, 32, 32), [], "depth", {"size": 32, "max_m": 8.0})
+    save_model(tmp_path, card, ENCODER, {})
+
+    trained = load_model(tmp_path).modality
+
+    assert trained == MODALITIES.get("depth")(size=32, max_m=8.0, fit="stretch")
+    refuse_other_view(trained, MODALITIES.get("depth")(size=32, max_m=8.0, fit="stretch"), "teachers.old")
+    words = r"teachers.old.view: the teacher was trained on Depth with fit='stretch' \(here 'crop'\), so that the same"
+    with pytest.raises(ConfigError, match=words):
+        refuse_other_view(trained, MODALITIES.get("depth")(size=32, max_m=8.0), "teachers.old")
 
 
 def test_a_file_of_weights_alone_tells_nothing_of_what_it_saw(
@@ -50,7 +66,7 @@ def test_a_file_of_weights_alone_tells_nothing_of_what_it_saw(
     torch.save(ENCODER.trunk.state_dict(), tmp_path / "weights.pth")
     config = StudentConfig("own", EncoderConfig("convnet", {"width": 4, "stages": 2}), str(tmp_path / "weights.pth"))
     build_student(config, {"own": View(MODALITIES.get("depth")())}, 0)
-    assert capsys.readouterr().out == f"student begins from {tmp_path / 'weights.pth'}\n"
+    assert capsys.readouterr().out == f"student starts from {tmp_path / 'weights.pth'}\n"
 
 
 @pytest.mark.parametrize(("modality", "options"), [("thermal", {}), ("depth", {"side": 32})])
@@ -59,7 +75,7 @@ def test_a_beginning_of_another_version_is_refused_by_its_card(
 ) -> None:
     save_model(tmp_path, Card("convnet", {"width": 4, "stages": 2}, (1, 32, 32), [], modality, options), ENCODER, {})
     config = StudentConfig("own", EncoderConfig("convnet", {"width": 4, "stages": 2}), str(tmp_path))
-    with pytest.raises(ConfigError, match=r"student.weights: .*model.json asks for what this version does not have: "):
+    with pytest.raises(ConfigError, match=r"student.weights: .*model.json needs what this version does not have: "):
         build_student(config, {"own": View(MODALITIES.get("depth")())}, 0)
 
 

@@ -33,9 +33,9 @@ ENOUGH = [0, 1] * 4
     ("train", "test", "options", "said"),
     [
         ([0, 0, 1, 1, -1], ENOUGH, {}, "only 4 of the 5 pairs of TRAIN have labels, and accuracy is of these"),
-        (ENOUGH, [0, 1, 2, 2, 2], {}, "TRAIN has no pair of these classes of TEST, so no answer to them is right: "
+        (ENOUGH, [0, 1, 2, 2, 2], {}, "TRAIN has no pair of these classes of TEST, so no prediction of them is right: "
          "c (3 pairs)"),
-        (ENOUGH, [0, 0, 0], {}, "TEST has no pair of these classes of TRAIN: b (4 pairs); it judges 1 of 2 classes"),
+        (ENOUGH, [0, 0, 0], {}, "TEST has no pair of these classes of TRAIN: b (4 pairs); it evaluates 1 of 2 classes"),
         ([0, 0, 0, 1, 1], ENOUGH, {"few_labels": FewLabelsConfig([2, 3, 50, None])}, "few_labels.labels: without 3, "
          "50, for class 'b' has only 2 training pairs"),
     ],

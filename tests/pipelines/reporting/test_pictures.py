@@ -49,7 +49,7 @@ def test_pairs_that_lack_something_are_refused_before_any_is_read(folder: Path) 
     shards = Shards.open(folder)
     views = {name: open_view(shards, name, size=16) for name in ("rgb", "depth")}
     told = f"{folder} has 1 without rgb and 1 without depth, of 4 pairs; pack them with missing: drop"
-    with pytest.raises(ValueError, match=f"on_error must be skip where pairs lack what is read, got stop: {told}"):
+    with pytest.raises(ValueError, match=f"on_error must be skip if pairs lack a field of the views, got stop: {told}"):
         PairStream(shards, views, Plan(4, 1), crop=Crop(), last_step=1)
     assert PairStream(shards, views, Plan(4, 1), crop=Crop(), last_step=1, skip_unreadable=True)
     assert PairStream(shards, views, Plan(4, 1), crop=Crop(), last_step=1, masks=True)

@@ -4,16 +4,11 @@ import contextlib
 import json
 import math
 import os
-import random
 import re
-import resource
 import shutil
 import signal
-import socket
 import statistics
-import subprocess
-import sys
-import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,14 +17,15 @@ import pytest
 import torch
 from commands import (
     ENCODER,
-    ENVIRONMENT,
     assert_equal,
-    command,
     launch,
     lines,
     run,
     start,
+    start_ranks,
+    torchrun,
     wait_for_step,
+    wait_until,
     weights,
     without_speed,
     write,
@@ -87,7 +83,7 @@ def config(synthetic: Path, teacher: Path, tmp_path: Path) -> Path:
 def test_killed_at_any_step_the_same_command_ends_bit_equal(config: Path, tmp_path: Path) -> None:
     assert run("transfer", str(config), f"output={tmp_path / 'whole'}").returncode == 0
     killed = start("transfer", str(config))
-    wait_for_step(tmp_path / "run", random.randint(4, 16), killed)
+    wait_for_step(tmp_path / "run", 7, killed)  # checkpoints are written after every third
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     assert not (tmp_path / "run" / "report.json").exists()
@@ -114,9 +110,8 @@ def test_sigterm_saves_and_the_same_command_continues(config: Path, tmp_path: Pa
 
 def test_sigterm_to_all_processes_of_a_run_saves_too(config: Path, tmp_path: Path) -> None:
     """As torchrun, SLURM and systemd send it: the loader's workers hear it as well."""
-    words = command("transfer", str(config), "train.save_every=1000", "train.workers=2", "train.epochs=200")
-    stopped = subprocess.Popen(words, env=ENVIRONMENT, start_new_session=True,
-                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)  # fmt: skip
+    words = ["transfer", str(config), "train.save_every=1000", "train.workers=2", "train.epochs=200"]
+    stopped = start(*words, new_session=True)
     wait_for_step(tmp_path / "run", 5, stopped)
     os.killpg(stopped.pid, signal.SIGTERM)
     told = stopped.communicate(timeout=60)[1]
@@ -128,6 +123,17 @@ def children_of(process: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
 
 
+def wait_until_it_sleeps(process: int) -> None:
+    """Returns once the main thread was found asleep 25 times on end: what was ready is used up."""
+    found = deque([""], maxlen=25)
+
+    def sleeps() -> bool:
+        found.append(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0])
+        return found == deque("S" * 25)
+
+    wait_until(sleeps)
+
+
 @pytest.mark.skipif(not Path("/proc/1/task").is_dir(), reason="finds the workers in /proc")
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_sigterm_ends_a_run_whose_workers_stall_and_the_same_command_continues(
@@ -135,30 +141,28 @@ def test_sigterm_ends_a_run_whose_workers_stall_and_the_same_command_continues(
 ) -> None:
     """With two processes, only one of them stalls, and the other waits for it."""
     words = ["transfer", str(config), "train.save_every=1000", "train.workers=1", "train.epochs=20"]
-    whole = run if ranks == 1 else lambda *words: launch("-m", "pipelines", *words)
+    whole = run if ranks == 1 else launch
     assert whole(*words, f"output={tmp_path / 'whole'}").returncode == 0
-    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint",
-                "localhost:0"]  # fmt: skip
-    stalled = subprocess.Popen([sys.executable, *(launcher if ranks == 2 else []), "-m", "pipelines", *words],
-                               env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)  # fmt: skip
-    wait_for_step(tmp_path / "run", 5, stalled)
-    mains = [stalled.pid] if ranks == 1 else [pid for pid in children_of(stalled.pid) if children_of(pid)]
-    workers = children_of(mains[-1])
+    mains = [start(*words)] if ranks == 1 else start_ranks(*words)
+    wait_for_step(tmp_path / "run", 5, mains[0])
+    workers = children_of(mains[-1].pid)
     assert workers
     for worker in workers:
         os.kill(worker, signal.SIGSTOP)
-    time.sleep(5)  # what was ready is used up
     for main_process in mains:
-        os.kill(main_process, signal.SIGTERM)
+        wait_until_it_sleeps(main_process.pid)
+    for main_process in mains:
+        main_process.send_signal(signal.SIGTERM)
     try:
-        told = stalled.communicate(timeout=25)[0].decode()
+        told = [main_process.communicate(timeout=120)[0] for main_process in mains]
     finally:
-        stalled.kill()
+        for main_process in mains:
+            main_process.kill()
         for worker in workers:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(worker, signal.SIGKILL)
-    assert "; the same command continues" in told
-    assert ranks == 2 or stalled.returncode == 128 + signal.SIGTERM
+    assert "; the same command continues" in told[0]
+    assert [main_process.returncode for main_process in mains] == [128 + signal.SIGTERM] * ranks
     again = whole(*words)
     assert again.returncode == 0, again.stderr
     assert "from step" in again.stdout
@@ -166,11 +170,10 @@ def test_sigterm_ends_a_run_whose_workers_stall_and_the_same_command_continues(
 
 
 def test_a_dead_worker_is_one_line(config: Path, tmp_path: Path) -> None:
-    words = command("transfer", str(config), "train.workers=2", "train.epochs=500")
-    process = subprocess.Popen(words, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    process = start("transfer", str(config), "train.workers=2", "train.epochs=500")
     wait_for_step(tmp_path / "run", 5, process)
     os.kill(children_of(process.pid)[0], signal.SIGKILL)
-    told = process.communicate(timeout=60)[1].decode().strip()
+    told = process.communicate(timeout=60)[1].strip()
     assert process.returncode == 1
     assert re.fullmatch(r"worker \d of the data loader \(process \d+\) was ended by SIGKILL: most likely .*", told), (
         told
@@ -183,7 +186,7 @@ def test_a_folder_takes_one_process_at_a_time(config: Path, tmp_path: Path, caps
     log = tmp_path / "run" / "metrics.jsonl"
     before = log.read_text()
     assert main(["transfer", str(config), "train.epochs=200"]) == 2
-    assert "another process is at it" in capsys.readouterr().err
+    assert "another process is writing here" in capsys.readouterr().err
     first.kill()
     first.wait()
     assert log.read_text().startswith(before)
@@ -195,7 +198,7 @@ def test_of_two_that_begin_one_folder_the_first_has_it(config: Path, tmp_path: P
     assert not first.is_done() and not second.is_done()
     first.begin()
     described = (tmp_path / "run" / "run.json").stat()
-    with pytest.raises(ConfigError, match="another process is at it"):
+    with pytest.raises(ConfigError, match="another process is writing here"):
         second.begin()
     assert (tmp_path / "run" / "run.json").stat() == described
     first.locks.clear()  # it was killed
@@ -210,14 +213,14 @@ def test_a_folder_that_another_process_is_at_is_not_put_aside_nor_renewed(config
     begun = RunFolder.of(tmp_path / "run", "transfer", asked, {})
     begun.begin()
     changed = replace(asked, seed=7)
-    with pytest.raises(ConfigError, match="another process is at it"):
+    with pytest.raises(ConfigError, match="another process is writing here"):
         RunFolder.of(tmp_path / "run", "transfer", changed, {}).make_room()
-    with pytest.raises(ConfigError, match="another process is at it"):
+    with pytest.raises(ConfigError, match="another process is writing here"):
         RunFolder.of(tmp_path / "run", "transfer", changed, {}).renew()
     assert [folder.name for folder in tmp_path.iterdir() if folder.is_dir()] == ["run"]
     begun.locks.clear()
     renewed = RunFolder.of(tmp_path / "run", "transfer", changed, {}).renew()
-    with pytest.raises(ConfigError, match="another process is at it"):  # though it has not begun
+    with pytest.raises(ConfigError, match="another process is writing here"):  # though it has not begun
         RunFolder.of(tmp_path / "run", "transfer", changed, {}).begin()
     renewed.begin()
 
@@ -229,8 +232,7 @@ def test_a_full_disk_loses_nothing(config: Path, tmp_path: Path) -> None:
     stopped.send_signal(signal.SIGTERM)
     stopped.wait(60)
     before = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
-    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))  # noqa: E731
-    failed = run("transfer", str(config), preexec_fn=limit)
+    failed = run("transfer", str(config), largest_file=20_000)
     assert failed.returncode == 1
     assert "could not write" in failed.stderr and "is intact. Free space" in failed.stderr
     assert "Traceback" not in failed.stderr
@@ -242,7 +244,7 @@ def test_two_processes_finish_with_the_losses_of_one(config: Path, tmp_path: Pat
     """Batch norm's statistics are each process's own, so an encoder without it."""
     words = ["transfer", str(config), "student.encoder.norm=none", "train.epochs=2", "train.ema=null"]
     assert run(*words, f"output={tmp_path / 'one'}").returncode == 0
-    launched = launch("-m", "pipelines", *words, f"output={tmp_path / 'two'}")
+    launched = torchrun("-m", "pipelines", *words, f"output={tmp_path / 'two'}")  # as users do it
     assert launched.returncode == 0, launched.stderr
     assert json.loads((tmp_path / "two" / "report.json").read_text())["figures"]["processes"] == 2
     for one, two in zip(lines(tmp_path / "one"), lines(tmp_path / "two"), strict=True):
@@ -337,13 +339,11 @@ def test_unreadable_pairs_are_named_and_counted_over_all_processes(
     where = shard.index(b".depth.png") // 512 * 512 + 512
     shard[where : where + 8] = bytes(8)  # one picture is none any more
     (data / "000002.tar").write_bytes(shard)
-    launched = launch(
-        "-m", "pipelines", "transfer", str(config), f"data={data}", "train.epochs=2", "train.on_error=skip"
-    )
+    launched = launch("transfer", str(config), f"data={data}", "train.epochs=2", "train.on_error=skip")
     assert launched.returncode == 0, launched.stderr
     figures = json.loads((tmp_path / "run" / "report.json").read_text())["figures"]
     assert figures["unreadable_replaced"] == 2  # once an epoch, whichever process met it
-    assert "another pair stands in: " in launched.stderr and "000002.tar: pair" in launched.stderr
+    assert "another pair replaces an unreadable one: " in launched.stderr and "000002.tar: pair" in launched.stderr
 
 
 def test_other_starting_weights_are_another_run(
@@ -408,7 +408,7 @@ def test_a_folder_with_other_things_in_it_is_not_written_into(
             "views.rgb.size=16",
             "the teacher was trained on Rgb of shape (3, 32, 32), the view gives Rgb of shape (3, 16",
         ),
-        ("views.rgb.mean=[0,0,0]", "so that the same scene would reach it as other numbers; give it a view of its own"),
+        ("views.rgb.mean=[0,0,0]", "so it would get other numbers for the same scene; give it a view of"),
         ("student.view=deptth", "student.view must be one of the views, got 'deptth'; did you mean 'depth'? (known"),
         ("student.weights=none.pth", "student.weights: there is no file of weights at"),
         ("train.mixed_precision=fp16", "train.mixed_precision must be no or bf16 on a CPU, got fp16"),
@@ -507,8 +507,7 @@ def test_a_line_of_the_log_is_of_all_its_steps_though_a_signal_came_between(conf
     words = ("transfer", str(config), "train.save_every=5", "train.log_every=9")
     assert run(*words, f"output={tmp_path / 'whole'}").returncode == 0
     stopped = start(*words)
-    while not (tmp_path / "run" / "checkpoints").is_dir() or not list((tmp_path / "run" / "checkpoints").glob("*5.pt")):
-        assert stopped.poll() is None
+    wait_until(lambda: list(tmp_path.glob("run/checkpoints/*5.pt")), stopped)
     stopped.kill()
     stopped.wait()
     assert run(*words).returncode == 0
@@ -692,34 +691,20 @@ def test_a_process_whose_partner_is_killed_says_so_in_one_sentence(config: Path,
     script = tmp_path / "killed.py"
     script.write_text(
         "import os, signal, sys\n"
-        "from pipelines import _training\n"
+        "from pipelines.training import loop\n"
         "from pipelines.__main__ import main\n"
-        "take, taken = _training.Training._take, []\n"
+        "take, taken = loop.Training._take, []\n"
         "def die(*given):\n"
         "    taken.append(1)\n"
         "    if os.environ['RANK'] == '1' and len(taken) == 4:\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "    return take(*given)\n"
-        "_training.Training._take = die\n"
+        "loop.Training._take = die\n"
         "if __name__ == '__main__':\n"
         "    sys.exit(main())\n"
     )
-    with socket.socket() as runtime_only:
-        runtime_only.bind(("localhost", 0))
-        port = str(runtime_only.getsockname()[1])
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, str(script), "transfer", str(config)], text=True, stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE, env={**ENVIRONMENT, "RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2",
-                                         "MASTER_ADDR": "localhost", "MASTER_PORT": port},
-        ) for rank in "01"
-    ]  # fmt: skip
-    try:
-        told = ranks[0].communicate(timeout=240)[1]
-        ranks[1].communicate(timeout=60)
-    finally:
-        for rank in ranks:
-            rank.kill()
+    ranks = start_ranks(str(script), "transfer", str(config))
+    (_, told), _ = (rank.communicate() for rank in ranks)
     assert [rank.returncode for rank in ranks] == [1, -signal.SIGKILL], told
     assert "Traceback" not in told
     assert told.count("rank 0: lost another process of this launch, which ended first; its message says why") == 1
@@ -746,7 +731,7 @@ def test_a_stop_after_the_loss_was_lost_says_that_nothing_was_saved(
         assert main([*words, f"train.save_every={saved}"]) == 128 + signal.SIGTERM
     run_folder = tmp_path / "run"
     assert (
-        f"{run_folder}: stopped at step 3 of 18; no checkpoint was written, for the loss is no longer finite; "
+        f"{run_folder}: stopped at step 3 of 18; no checkpoint was written, because the loss is no longer finite; "
         + (told.format(run_folder))
         in capsys.readouterr().out
     )
