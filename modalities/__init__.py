@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from modalities.common.catalogue import Catalogue
 from modalities.common.lazy import lazily
+from modalities.common.moved import name_moved_modules
 
 if TYPE_CHECKING:
     from modalities._base import CropBox as CropBox
@@ -12,3 +13,4 @@ if TYPE_CHECKING:
 
 MODALITIES = Catalogue("modalities", "Modality", "modality")
 __getattr__ = lazily(__name__, _base=("DecodeError", "Modality", "CropBox"))
+name_moved_modules()

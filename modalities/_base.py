@@ -51,7 +51,7 @@ class Modality(ABC):
     @property
     @abstractmethod
     def shape(self) -> tuple[int, ...]:
-        """Of one adapted sample, channels first."""
+        """The shape of one adapted sample, channels first."""
 
     @abstractmethod
     def decode(self, payload: bytes) -> Float[Tensor, "..."]:
@@ -81,7 +81,7 @@ class Modality(ABC):
 
     @abstractmethod
     def normalise(self, batch: Float[Tensor, "batch *shape"]) -> Float[Tensor, "batch *shape"]:
-        """What the encoder eats; part of an exported model."""
+        """The encoder's input; an exported model contains this step."""
 
     def refuse_unseen(self, statistics: Mapping[str, float]) -> None:  # noqa: B027  # most modalities show all
         """Refuses signals of which an encoder would see hardly anything, by the statistics of their field in shards.
@@ -92,7 +92,7 @@ class Modality(ABC):
 
     @abstractmethod
     def picture(self, adapted: Float[Tensor, "..."]) -> Float[Tensor, "3 height width"]:
-        """What a person should see of an adapted sample, in [0, 1]."""
+        """An adapted sample as a picture for people, in [0, 1]."""
 
     @abstractmethod
     def render(self, scene: Scene) -> Float[Tensor, "..."]:

@@ -102,7 +102,7 @@ class Depth(PictureView, Modality):
         return torch.where(adapted > 0, colour_map(self._nearness(adapted)[0], "turbo").to(adapted), 0.0)
 
     def render(self, scene: Scene) -> Float[Tensor, "1 height width"]:
-        """What a depth camera measures of the scene."""
+        """The distances that a depth camera measures of the scene."""
         return render_distance(scene)
 
     def refuse_unseen(self, statistics: Mapping[str, float]) -> None:

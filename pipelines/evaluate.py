@@ -1,4 +1,4 @@
-"""Measure what a student learnt: beside scratch, random weights, its teacher and chance, over seeds."""
+"""Compare students with training from scratch, random weights, their teacher and chance, over seeds."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -18,7 +18,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from itertools import count
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -31,10 +30,7 @@ ENCODER = {"name": "convnet", "width": 8, "stages": 3}  # small enough for a tes
 ENVIRONMENT = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
 SECONDS = 240  # after which a command is taken to hang
 FORK = multiprocessing.get_context("forkserver")
-FORK.set_forkserver_preload(["preloaded"])
-PRINTED = Path(tempfile.mkdtemp(prefix="commands-"))  # what commands print
-NUMBERS = count()
-atexit.register(shutil.rmtree, PRINTED, ignore_errors=True)
+FORK.set_forkserver_preload(["preloaded", "commands"])
 
 
 def write(path: Path, content: dict[str, Any]) -> Path:
@@ -63,8 +59,9 @@ class Command:
         paths = os.pathsep.join([str(root), str(tests), os.environ.get("PYTHONPATH", "")])
         with mock.patch.dict(os.environ, {**ENVIRONMENT, "PYTHONPATH": paths}):
             multiprocessing.forkserver.ensure_running()
-        number = next(NUMBERS)
-        self._printed = [PRINTED / f"{number}.{name}" for name in ("out", "err")]
+        folder = Path(tempfile.mkdtemp(prefix="command-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        self._printed = [folder / "stdout", folder / "stderr"]
         self._process = FORK.Process(
             target=_run,
             args=(words, self._printed, Path.cwd(), {**os.environ, **ENVIRONMENT, **(variables or {})}),
@@ -112,6 +109,7 @@ def _run(
     largest_file: int | None,
 ) -> None:
     """In the forked process: what an interpreter has when it begins, then the command."""
+    multiprocessing.set_start_method(None, force=True)  # or its own workers would come from a server too
     if new_session:
         os.setsid()
     for number, path in enumerate(printed, 1):

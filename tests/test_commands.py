@@ -1,5 +1,6 @@
 """Commands that tests fork are like those that a user starts."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -10,7 +11,8 @@ import pytest
 from commands import ENCODER, ENVIRONMENT, Command, assert_equal, lines, run, weights, without_speed, write
 
 SHOW = """
-import os, sys
+import multiprocessing, os, sys
+print(multiprocessing.get_start_method())
 print(sorted({"torch", "accelerate", "pipelines.training.loop"} & {*sys.modules}), sys.argv[1:], os.getcwd())
 print(os.environ.get("ONLY_HERE"), os.getpgid(0) == os.getpid(), file=sys.stderr)
 sys.exit(7)
@@ -25,9 +27,12 @@ def test_a_forked_command_has_its_own_place_streams_and_code_and_imports_nothing
     script.write_text(SHOW)
     first = Command(str(script), "a", "b", variables={"ONLY_HERE": "yes"}, new_session=True)
     again = Command(str(script))
-    assert first.communicate() == (
-        f"['accelerate', 'pipelines.training.loop', 'torch'] ['a', 'b'] {tmp_path}\n", "yes True\n"
-    )  # fmt: skip
+    out, err = first.communicate()
+    assert out.splitlines() == [
+        multiprocessing.get_start_method(),  # of its own workers
+        f"['accelerate', 'pipelines.training.loop', 'torch'] ['a', 'b'] {tmp_path}",
+    ]
+    assert err == "yes True\n"
     assert again.communicate()[1] == "None False\n"
     assert first.returncode == first.poll() == first.wait() == 7
 

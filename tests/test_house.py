@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -104,3 +105,15 @@ def test_tests_lie_where_the_code_lies() -> None:
     for path in (ROOT / "tests").rglob("test_*.py"):
         folder = path.parent.relative_to(ROOT / "tests")
         assert (ROOT / folder).is_dir(), f"{path}: there is no {folder}/"
+
+
+def test_modules_of_earlier_versions_are_refused_with_their_new_name() -> None:
+    import crossmodal.data.shards
+    import pipelines.config
+    from modalities.common.moved import MOVED
+
+    assert crossmodal.data.shards and pipelines.config
+    for old, new in MOVED.items():
+        with pytest.raises(ModuleNotFoundError, match=f"^{old} is now {new}$"):
+            importlib.import_module(old)
+        assert importlib.util.find_spec(new) is not None

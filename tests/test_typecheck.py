@@ -7,11 +7,11 @@ import jaxtyping
 import pytest
 import torch
 import typecheck
-from crossmodal.evaluation.mean_classifier import class_means
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from crossmodal.data.views import View
+from crossmodal.metrics.mean_classifier import class_means
 from modalities import CropBox
 
 checked = typecheck.jaxtyped(typechecker=typecheck.check)

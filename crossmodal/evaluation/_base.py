@@ -50,7 +50,7 @@ class Pairs:
         return self.train.labels(), self.test.labels()
 
     def provides(self) -> set[Need]:
-        """What there is for every network but the teacher itself, without what a network must bring."""
+        """The needs that these pairs meet for every network except the teacher."""
         there: dict[Need, bool] = {"labels": bool(self.classes), "teacher": self.has_teacher}
         return {need for need, given in there.items() if given}
 
@@ -90,7 +90,7 @@ class Network:
     teacher: tuple[Features, Features] | None = None  # the teacher's features of both parts, if there is a teacher
 
     def provides(self, pairs: Pairs) -> set[Need]:
-        """What there is for this network."""
+        """The needs that are met for this network."""
         own: dict[Need, bool] = {
             "labels": bool(pairs.classes),
             "teacher": "map" in self.spaces,
@@ -102,7 +102,7 @@ class Network:
 
 @dataclass(frozen=True)
 class Targets:
-    """What a baseline is trained on: the students' encoder from scratch, on the answers of all training pairs."""
+    """The targets of a baseline: the students' encoder is trained on them from scratch, on all training pairs."""
 
     name: str  # the baseline is the row "scratch, trained on <name>"
     values: Float[Tensor, "train out"]  # standardised by whoever trains on them
@@ -113,11 +113,11 @@ class Evaluation(ABC):
 
     @abstractmethod
     def metrics(self) -> tuple[Metric, ...]:
-        """All that may be measured with these options, in the order of the columns."""
+        """The metrics that these options allow, in the order of the columns."""
 
     @abstractmethod
     def chance(self, pairs: Pairs) -> dict[str, float]:
-        """What an embedding without information reaches, by metric, where this is known.
+        """The value of each metric for an embedding without information, where it is known.
 
         It is called before anything is measured, and only where the pairs have what some metric needs.
 
@@ -137,7 +137,7 @@ class Evaluation(ABC):
         yield from ()
 
     def targets(self, pairs: Pairs) -> Targets | None:
-        """What the students' encoder is trained on from scratch as a baseline; None where there is no such baseline."""
+        """The targets of a baseline that is trained from scratch; None: there is no such baseline."""
         return None
 
 

@@ -66,7 +66,7 @@ class Examples:
         cls, shards: Shards, views: Mapping[str, View], tuples: Tuples, *, at_once: int, crop: Crop | None = None,
         seed: int = 0, workers: int = 0,
     ) -> "Examples":  # fmt: skip
-        """As many examples as the pairs make, but for those that fill no piece."""
+        """Draw as many disjoint examples as the pairs allow; a last, incomplete piece is dropped."""
         rows = tuples.disjoint(shards.labels(), seed)
         pieces = len(rows) // at_once
         if not pieces:

@@ -30,7 +30,7 @@ class CACR(Multiview):
     weights carry gradient for small images (`graph`, the default: pi (1 + t (c - mean c)) reaches a cost), and are
     constants for ImageNet (`detached`: pi). Source: the paper's eq. 3 to 6.
 
-    Departures from the published small-scale code: repulsion is computed for both orders of every two views, there only
+    Departures from the published small-scale code: repulsion is computed for both orders of every two views, not only
     for x < y. With `tau_plus` (p), repulsion is -(sum pi- c - p * mean positive cost) / (1 - p), which subtracts the
     positives' share; the published code has the opposite sign there.
 

@@ -22,7 +22,7 @@ _PNG_COLOURS = {0: "grey", 2: "RGB", 3: "palette", 4: "grey and alpha", 6: "RGB 
 
 
 def describe(payload: bytes) -> str:
-    """What bytes claim to be by their first few, for messages: "PNG (16-bit grey)"."""
+    """The format that the first bytes claim, for messages: "PNG (16-bit grey)"."""
     if payload.startswith(PNG) and len(payload) > 25:
         return f"PNG ({payload[24]}-bit {_PNG_COLOURS.get(payload[25], 'unknown')})"
     if payload.startswith(JPEG):

@@ -67,7 +67,7 @@ class PictureView(PictureSize):
     def resize_crop(
         self, signal: Float[Tensor, "channels height width"], window: CropBox, *, nearest: bool = False
     ) -> Float[Tensor, "channels {self.sides[0]} {self.sides[1]}"]:
-        """What the window shows of a picture, resized to the view; bilinear with antialiasing unless `nearest`."""
+        """The part of a picture in the crop box, resized to the view; bilinear with antialiasing unless `nearest`."""
         if self.fit == "crop":
             window = keep_proportions(window, (signal.shape[1], signal.shape[2]), self.sides)
         return resize_crop(signal, window, self.sides, nearest=nearest)

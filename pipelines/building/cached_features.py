@@ -52,7 +52,7 @@ def origin(config: Taught, name: str, crop: CropConfig, shards: Shards, views: M
             "aligned": view.aligned,
             **asdict(view.modality),  # type: ignore[call-overload]  # every entry is a dataclass
         },
-        "look": {key: value for key, value in to_plain(crop).items() if key != "windows"},
+        "look": {key: value for key, value in to_plain(crop).items() if key != "windows"},  # the crop's stored name
         "seed": config.seed,
         "crops": 2,  # version of the rule that draws them; version 1 clipped crops that did not fit
     }
@@ -90,10 +90,11 @@ def _open(config: Taught, name: str, train: TrainConfig, shards: Shards, views: 
         | {"preprocessing": preprocessing}
     )
     if cached != needed:
+        named = [{"crop" if key == "look" else key: each[key] for key in each} for each in (cached, needed)]
         only_few = cached | {"windows": wanted} == needed
         raise ConfigError([
             f"{key}: {folder} holds other features than this transfer needs. What differs:",
-            *(f"  {line}" for line in differences(cached, needed)),
+            *(f"  {line}" for line in differences(*named)),
             f"to make them again: {_renewal(folder, config, name, cached, needed)}",
             *([f"or set train.crop.windows={features.manifest.windows}"] if only_few else []),
         ])  # fmt: skip
@@ -113,7 +114,7 @@ def _renewal(folder: Path, config: Taught, name: str, kept: dict[str, Any], need
         "network": {teacher: network},
         "view": {f"views.{view}": options, f"{teacher}.view": view},
         "preprocessing": {f"views.{view}": options},
-        "look": {"look": needed["look"]},
+        "look": {"crop": needed["look"]},
         "seed": {"seed": config.seed},
     }
     changed: dict[str, Any] = {}

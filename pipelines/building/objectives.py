@@ -155,7 +155,7 @@ def check_alignment(
 
 
 def _show_one_region(one: Modality, other: Modality) -> bool:
-    """Whether two views of pictures show the same region of any picture."""
+    """True if two views show the same region of every picture."""
     if one.plane != "picture" or one.fit == other.fit == "stretch":
         return True
     (*_, height, width), (*_, tall, wide) = one.shape, other.shape

@@ -96,7 +96,7 @@ class Evaluator(Subjects):
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     def _check(self) -> None:
-        """All that can be wrong is known before the first figure."""
+        """Refuses wrong configs and data before anything is measured."""
         if self.classes != self.test.manifest.classes:
             raise ConfigError([f"data: {self.train.folder} and {self.test.folder} must have the same classes"])
         for name, part, labels in zip(("train", "test"), self.parts, self.labels, strict=True):
@@ -117,7 +117,7 @@ class Evaluator(Subjects):
 
     @cached_property
     def _evaluations(self) -> dict[str, Evaluation]:
-        """All that are asked for, by their keys in the config."""
+        """The evaluations of the config, by key."""
         try:
             return self.config.evaluations()
         except FieldError as error:
@@ -137,7 +137,7 @@ class Evaluator(Subjects):
 
     @cached_property
     def _chance(self) -> dict[str, float]:
-        """What an embedding without information reaches, by metric."""
+        """The chance level of each metric."""
         found = dict[str, float]()
         for key, evaluation in self._active.items():
             with at(f"metrics.{key}"):

@@ -31,7 +31,7 @@ class Subjects:
 
     @cached_property
     def parts(self) -> tuple[Shards, Shards]:
-        """What is learnt from, and what is judged by."""
+        """The training pairs and the test pairs."""
         return open_data(self.config.data)
 
     @property
@@ -59,7 +59,7 @@ class Subjects:
 
     @cached_property
     def labels(self) -> tuple[Tensor, Tensor]:
-        """Of both parts."""
+        """The classes of the training pairs and of the test pairs."""
         return self.train.labels(), self.test.labels()
 
     @cached_property
@@ -104,7 +104,7 @@ class Subjects:
 
     @cached_property
     def teacher(self) -> Teacher | None:
-        """Whom students are compared with, if any of them had a teacher."""
+        """The teacher of the students, or None."""
         if self.taught is None:
             return None
         name, config = self.taught

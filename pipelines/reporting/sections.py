@@ -36,7 +36,7 @@ SHOWN = 600  # pairs in a map of embeddings, evenly spread
 
 
 def describe_run(folder: Path, layout: str) -> dict[str, Any]:
-    """What the page says of one run."""
+    """The section of the page on one run."""
     report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
     started = json.loads((folder / RUN).read_text(encoding="utf-8"))
     section = {

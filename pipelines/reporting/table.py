@@ -28,7 +28,7 @@ def rows_of(results: Results) -> list[list[str]]:
 
 
 def caption_of(results: Results) -> str:
-    """What one must know to read the table, in a few sentences."""
+    """The conditions of the table, in a few sentences."""
     shared, metrics = results["shared"], [*results["metrics"].values()]
     percent = [metric["heading"] for metric in metrics if metric["percent"]]
     unit = "" if not percent else ", in %" if len(percent) == len(metrics) else f", in % for {', '.join(percent)}"

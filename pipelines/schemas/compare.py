@@ -19,14 +19,14 @@ TAKEN = ("search", "evaluation", "report", "teacher", "scratch", "chance")  # ot
 
 @dataclass(frozen=True, order=True)
 class Trial:
-    """One setting of what is tuned: factors of what the config says."""
+    """One setting of the search, as factors of the config's values."""
 
-    weight: float = 1.0  # of the weights of an entry's own objectives
-    rate: float = 1.0  # of train.lr
+    weight: float = 1.0  # factor of the weights of the row's own objectives
+    rate: float = 1.0  # factor of train.lr
 
     @property
     def departure(self) -> float:
-        """How far it goes from what the config says, in powers of e."""
+        """The distance from the config's values, in powers of e."""
         return abs(math.log(self.weight)) + abs(math.log(self.rate))
 
     def __str__(self) -> str:
@@ -35,13 +35,13 @@ class Trial:
 
 @dataclass(frozen=True)
 class SearchConfig:
-    """A small search, the same for every entry: all pairs of a weight and a rate."""
+    """A grid search, the same for every row: all combinations of a weight and a rate."""
 
-    weights: list[float] = number([0.1, 1.0, 10.0], above=0)  # factors of the weights of an entry's own objectives
+    weights: list[float] = number([0.1, 1.0, 10.0], above=0)  # factors of the weights of a row's own objectives
     rates: list[float] = number([1.0], above=0)  # factors of train.lr
-    epochs: int | None = number(None, least=1)  # of a trial; null: as many as in the end
-    held_out: HeldOutConfig = field(default_factory=HeldOutConfig)  # training pairs by which the trials are judged
-    seed: int = 0  # of the trials
+    epochs: int | None = number(None, least=1)  # epochs of a trial; null: as many as in the final training
+    held_out: HeldOutConfig = field(default_factory=HeldOutConfig)  # training pairs on which the trials are evaluated
+    seed: int = 0  # seed of the trials
 
     def __post_init__(self) -> None:
         for name, factors in (("weights", self.weights), ("rates", self.rates)):
@@ -51,7 +51,7 @@ class SearchConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """What `crossmodal compare` reads."""
+    """The config of `crossmodal compare`."""
 
     RENAMED: ClassVar[Mapping[str, str]] = {"measures": "metrics"}
     PLACEHOLDERS: ClassVar[Mapping[str, Any]] = {
@@ -69,10 +69,12 @@ class Config:
         "evaluate.seeds": "seeds",
         "evaluate.output": "output",
     }
-    transfer: transfer.Config  # what all share (base: FILE); objectives, seed, held_out and output are set from below
-    evaluate: evaluate.Config  # how they are judged, and data.test; its data.train, students, seeds and output are set
-    objectives: dict[str, dict[str, ObjectiveConfig]]  # by row of the table: what is minimised
-    beside: dict[str, ObjectiveConfig] = field(default_factory=dict)  # minimised in every row too, at these weights
+    transfer: (
+        transfer.Config
+    )  # shared training config (base: FILE); objectives, seed, held_out and output come from below
+    evaluate: evaluate.Config  # evaluation config with data.test; data.train, students, seeds and output are set
+    objectives: dict[str, dict[str, ObjectiveConfig]]  # objectives by row of the table
+    beside: dict[str, ObjectiveConfig] = field(default_factory=dict)  # objectives in every row, at these weights
     metrics: list[str] = field(default_factory=lambda: ["probe", "knn"])  # columns: metrics of evaluate, or frozen@10
     search: SearchConfig | None = field(default_factory=SearchConfig)  # by the first metric; null: nothing is tuned
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])  # of the students that are compared
@@ -138,12 +140,12 @@ class Config:
                 raise FieldError("metrics.0", f"is {name}, which objectives without heads lack; put another one first")
 
     def is_blind(self, name: str) -> bool:
-        """Whether a row trains alike at any weight: AdamW divides a gradient by its size, and nothing else is there."""
+        """True if the weight changes nothing: AdamW normalises the gradient, and the row has no other objective."""
         train = self.transfer.train
         return not self.objectives[name] or (not self.beside and train.optimiser == "adamw" and train.clip_norm is None)
 
     def trials(self, name: str) -> list[Trial]:
-        """What is tried for a row; nothing where there is no choice."""
+        """The trials of a row; empty if there is only one setting."""
         if self.search is None:
             return []
         weights = [1.0] if self.is_blind(name) else self.search.weights

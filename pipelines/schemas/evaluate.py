@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What is learnt from, and what is judged on."""
+    """The training pairs and the test pairs."""
 
-    train: str  # folder of shards: neighbours, probes and labels come from here
-    test: str | None = None  # folder of shards of the same fields, never trained on; null: the pairs held out of train
-    held_out: HeldOutConfig | None = None  # as in the students' transfers, in place of test
+    train: str  # folder of shards for kNN, probes and labels
+    test: str | None = None  # folder of shards that no network has seen; null: use held_out
+    held_out: HeldOutConfig | None = None  # evaluate on these pairs of train; the students must have held out the same
 
     def __post_init__(self) -> None:
         if (self.test is None) == (self.held_out is None):
@@ -33,24 +33,26 @@ class FewLabelsConfig:
     """Learning from few labels: probes of frozen embeddings, and whole encoders from the students and from scratch."""
 
     RENAMED: ClassVar[Mapping[str, str]] = {"look": "crop"}
-    labels: list[int | None] = number([1, 5, 10, 50, None], least=1)  # a class, if every one has them; null: all
-    whole: Literal["all", "scratch", "none"] = "all"  # encoders that are trained: students and scratch, scratch, none
+    labels: list[int | None] = number(
+        [1, 5, 10, 50, None], least=1
+    )  # labels per class; skipped if a class has fewer; null: all labels
+    whole: Literal["all", "scratch", "none"] = "all"  # which encoders to train: students and scratch, scratch, none
     steps: int = number(400, least=1)  # optimiser steps with all labels
     least_steps: int = number(120, least=1)  # optimiser steps with the fewest
-    epochs: float = number(60.0, above=0)  # passes over the labelled pairs, within these bounds
-    batch_size: int = number(64, least=2)  # pairs a step
+    epochs: float = number(60.0, above=0)  # passes over the labelled pairs, between least_steps and steps
+    batch_size: int = number(64, least=2)  # pairs per step
     lr: float = number(2e-3, above=0)  # peak learning rate of AdamW
-    weight_decay: float = number(0.05, least=0)  # of AdamW
-    crop: CropConfig = field(default_factory=CropConfig)  # the random window of training samples
+    weight_decay: float = number(0.05, least=0)  # weight decay of AdamW
+    crop: CropConfig = field(default_factory=CropConfig)  # random crops of training samples
 
     def columns(self) -> dict[str, tuple[str, int | None]]:
-        """Columns by name, as in frozen@10 and fine-tuned@all: how the encoder is used, and labels a class."""
+        """Columns by name, such as frozen@10 and fine-tuned@all: the use of the encoder, and labels per class."""
         ways = ["frozen", "fine-tuned"] if self.whole == "all" else ["frozen"]
         return {f"{way}@{'all' if count is None else count}": (way, count) for way in ways for count in self.labels}
 
     def __post_init__(self) -> None:
         if self.crop.windows is not None:
-            raise FieldError("crop.windows", f"must be null, a new window every time, got {self.crop.windows}")
+            raise FieldError("crop.windows", f"must be null (a new crop every time), got {self.crop.windows}")
         if len({*self.labels}) < len(self.labels):
             raise FieldError("labels", f"must be different counts, got {self.labels}")
 
@@ -69,7 +71,7 @@ def _usual() -> dict[str, EvaluationConfig]:
 
 @dataclass(frozen=True)
 class Config:
-    """What `crossmodal evaluate` reads."""
+    """The config of `crossmodal evaluate`."""
 
     RENAMED: ClassVar[Mapping[str, str]] = {
         "quantity": "metrics.regression",
@@ -78,12 +80,20 @@ class Config:
         "neighbours": "metrics.classification.neighbours",
     }
     data: DataConfig  # the two folders of shards
-    students: dict[str, list[str]]  # by name, folders of finished runs that train; several differ by their seeds alone
-    teacher: str | None = None  # name of the teacher in transfers' configs to compare with; null: the first
-    metrics: dict[str, EvaluationConfig] = field(default_factory=_usual)  # what is measured; replaces the default whole
-    few_labels: FewLabelsConfig | None = field(default_factory=FewLabelsConfig)  # null: not measured
-    seeds: int = number(3, least=1)  # repetitions: label choices, new weights, and students where there are several
-    workers: int = number(2, least=0, runtime_only=True)  # processes that read and decode
+    students: dict[
+        str, list[str]
+    ]  # folders of finished training runs by name; several folders of a name differ by seed only
+    teacher: str | None = None  # teacher to compare with, by its name in the transfers' configs; null: the first
+    metrics: dict[str, EvaluationConfig] = field(
+        default_factory=_usual
+    )  # evaluations by name; crossmodal list evaluations shows them
+    few_labels: FewLabelsConfig | None = field(
+        default_factory=FewLabelsConfig
+    )  # learning curves with few labels; null: none
+    seeds: int = number(
+        3, least=1
+    )  # repetitions with other labels, new weights and, if there are several, other students
+    workers: int = number(2, least=0, runtime_only=True)  # worker processes that read and decode
     output: str = runtime_only("runs/evaluate")  # the run's folder
 
     def __post_init__(self) -> None:

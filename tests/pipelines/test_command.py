@@ -290,7 +290,7 @@ def test_list_shows_entries_with_options_defaults_and_comments(capsys: pytest.Ca
     assert one.strip() in everything
     assert len(one) < len(everything)
     assert "temperature: float = 0.07 divides cosines" in " ".join(one.split())
-    assert "negatives.momentum: float = 0.5 of a bank: share of a row" in " ".join(one.split())
+    assert "negatives.momentum: float = 0.5 bank: share of a row" in " ".join(one.split())
 
 
 @pytest.mark.parametrize("kind", ["modalities", "encoders", "objectives", "sources", "pipelines"])

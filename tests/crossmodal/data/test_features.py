@@ -99,7 +99,7 @@ def losses(folder: Path) -> list[float]:
 
 def test_few_labels_always_sees_new_windows(tmp_path: Path) -> None:
     (tmp_path / "e.yaml").write_text("{data: {train: a, test: b}, students: {crd: [c]}}")
-    with pytest.raises(ConfigError, match=r"few_labels.crop.windows must be null, a new window every time, got 2"):
+    with pytest.raises(ConfigError, match=r"few_labels.crop.windows must be null \(a new crop every time\), got 2"):
         load(evaluate.Config, tmp_path / "e.yaml", ["few_labels.crop.windows=2"])
 
 

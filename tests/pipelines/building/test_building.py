@@ -209,7 +209,7 @@ def test_a_teacher_is_frozen_in_eval_mode_and_sees_its_own_view(tmp_path: Path, 
     assert not any(module.training for module in teacher.encoder.modules())
     assert not any(weight.requires_grad for weight in teacher.encoder.parameters())
     inputs = {name: torch.randn(3, 3, 8, 8).requires_grad_() for name in ("own", "theirs")}
-    found = teacher.crop(Batch(inputs, torch.arange(3), torch.zeros(3).long()))
+    found = teacher.forward(Batch(inputs, torch.arange(3), torch.zeros(3).long()))
     assert (
         torch.equal(found.embedding, network.eval()(inputs["theirs"]).embedding) and not found.embedding.requires_grad
     )
