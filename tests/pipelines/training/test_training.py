@@ -527,7 +527,7 @@ def test_chunks_equal_the_whole_batch_for_losses_that_see_all_of_it(config: Path
     [
         ([], "train: chunk needs rows that do not depend on one another, but trunk.stem.1 is batch normalisation"),
         (["student.encoder.norm=group", "objectives.at={}"], "(with train.chunk objectives see no maps)"),
-        (["train.mixed_precision=fp16"], "train.mixed_precision must be no or bf16 with a chunk"),
+        (["train.mixed_precision=fp16"], "train.mixed_precision must be no or bf16 with chunk"),
     ],
 )
 def test_what_cannot_go_by_chunks_is_refused(
