@@ -28,7 +28,7 @@ from crossmodal.modules.certified_risk import Examples
 from modalities.common.random import generator
 from pipelines.__main__ import main
 from pipelines.certification.certification import Certification
-from pipelines.certify import RULES
+from pipelines.schemas.certify import RULES
 from pipelines.training.loop import Training
 
 GROUP = {"name": "convnet", "width": 8, "stages": 2, "norm": "group"}
