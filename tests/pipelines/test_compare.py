@@ -436,20 +436,21 @@ def test_the_old_name_of_the_metrics_is_refused_with_the_new_one(files: Path) ->
     ]
 
 
-def test_the_best_trial_is_chosen_and_of_equals_the_one_nearest_to_the_config() -> None:
+def test_the_best_trial_is_chosen_and_of_equals_the_one_nearest_to_the_config(files: Path) -> None:
     far, near, other = Trial(4.0), Trial(0.5), Trial(2.0, 0.5)
-    for measure, best in (("knn", 0.9), ("quantity", 0.1)):
-        fake = cast(Comparison, SimpleNamespace(config=SimpleNamespace(measures=[measure])))
+    regression = "evaluate.metrics={classification: {}, regression: {fact: x, columns: [0]}}"
+    for metric, best in (("knn", 0.9), ("error.x", 0.1)):
+        asked = Comparison(load(compare.Config, files, [regression, f"metrics=[{metric}]"]), files)
         tried: dict[Trial, Any] = {trial: {} for trial in (far, near, other)}
-        assert Comparison._choose(fake, tried, {far: 0.5, near: best, other: 0.5}) == near
-        assert Comparison._choose(fake, tried, {far: best, near: 0.5, other: 0.5}) == far
-        assert Comparison._choose(fake, tried, dict.fromkeys(tried, best)) == near
-    assert Comparison._choose(fake, {}, {}) == Trial()
+        assert asked._choose(tried, {far: 0.5, near: best, other: 0.5}) == near
+        assert asked._choose(tried, {far: best, near: 0.5, other: 0.5}) == far
+        assert asked._choose(tried, dict.fromkeys(tried, best)) == near
+    assert asked._choose({}, {}) == Trial()
 
 
 def test_trials_are_scored_on_the_pairs_held_out_and_not_on_test_pairs() -> None:
     config = SimpleNamespace(
-        measures=["knn"], trial=lambda name, trial: SimpleNamespace(output=f"{name} {trial.weight:g}"),
+        metrics=["knn"], trial=lambda name, trial: SimpleNamespace(output=f"{name} {trial.weight:g}"),
         judge_trials=lambda students: ("held out", students), judge=lambda students: ("test", students),
     )  # fmt: skip
     asked: list[tuple[str, dict[str, list[str]]]] = []

@@ -12,12 +12,17 @@ from torchmetrics.retrieval import RetrievalHitRate
 from crossmodal.data.views import Crop
 from crossmodal.encoders import Encoder, Features, Leave, Spec, stay
 from crossmodal.metrics import few_labels, neighbours, probe, retrieval
+from crossmodal.metrics.accuracy import accuracy
 from modalities import MODALITIES
 from modalities.common.random import generator
 
 
 def normal(*shape: int, name: str = "x") -> torch.Tensor:
     return torch.randn(*shape, generator=generator("evaluation", name))
+
+
+def test_accuracy_is_of_the_pairs_with_a_label() -> None:
+    assert accuracy(torch.tensor([1, 0, 0, 0]), torch.tensor([1, 1, 0, -1])) == pytest.approx(2 / 3)
 
 
 def test_recall_equals_torchmetrics() -> None:

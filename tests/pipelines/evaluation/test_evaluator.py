@@ -1,4 +1,4 @@
-"""What an evaluation measures, with embeddings and shards small enough to follow by hand."""
+"""What an evaluation measures of whom, with embeddings and shards small enough to follow by hand."""
 
 import copy
 import math
@@ -9,37 +9,21 @@ from typing import Any
 
 import pytest
 import torch
+from embedded import ENCODER, JUDGE, LEARN, VIEW, draw, seen, some
 from torch import Tensor, nn
 
-from crossmodal import ENCODERS
-from crossmodal.data.manifest import Manifest
 from crossmodal.data.reader import open_view
 from crossmodal.data.shards import Shards
-from crossmodal.data.views import View
 from crossmodal.encoders import Features
-from crossmodal.evaluation import few_labels, retrieval
+from crossmodal.evaluation import Targets
 from crossmodal.export import Card, Head, Model
+from crossmodal.metrics import few_labels, retrieval
 from crossmodal.objectives import Batch, Objective, Outcome
-from modalities import MODALITIES
-from modalities.common.random import generator
 from pipelines.building.teachers import Teacher
 from pipelines.evaluate import Config
-from pipelines.evaluation.evaluator import Evaluation, NetworkFeatures, _accuracy, _linear_map, _summaries
+from pipelines.evaluation.evaluator import Evaluator, _linear_map, _summaries
 from pipelines.runs.folder import RunFolder
-from pipelines.schemas.evaluate import DataConfig, DiagnosticsConfig, FewLabelsConfig, QuantityConfig
-
-ENCODER = ENCODERS.get("convnet")((3, 8, 8), 0, width=4, stages=1)
-VIEW = View(MODALITIES.get("rgb")(size=8))
-LEARN, JUDGE = torch.tensor([0, 1, 1, -1, 0, 1]), torch.tensor([1, 1, 0, -1])
-
-
-def draw(name: str, *shape: int) -> Tensor:
-    return torch.randn(*shape, generator=generator("measurements", name))
-
-
-def some(pairs: int) -> Shards:
-    """Pairs of which only the number is known."""
-    return Shards(Path("none"), Manifest(pairs, [], {}, [], {}))
+from pipelines.schemas.evaluate import DataConfig, EvaluationConfig, FewLabelsConfig
 
 
 class Same(Objective):
@@ -61,21 +45,15 @@ def model() -> Model:
     return Model(card, copy.deepcopy(ENCODER), VIEW.modality, {"same": Same()})
 
 
-def evaluation(folder: Path, known: dict[str, Any] | None = None, **options: Any) -> Evaluation:
+def evaluation(folder: Path, known: dict[str, Any] | None = None, **options: Any) -> Evaluator:
     """One of which some parts are given, and not opened."""
     config = Config(DataConfig("train", "test"), {"s": ["run"]}, **{"few_labels": None, **options})
-    found = Evaluation(config, RunFolder.of(folder / "run", "evaluate", config, {}))
-    vars(found).update({"parts": (some(6), some(4)), "classes": ["a", "b"], "labels": (LEARN, JUDGE), **(known or {})})
+    found = Evaluator(config, RunFolder.of(folder / "run", "evaluate", config, {}))
+    vars(found).update(
+        {"parts": (some(6, "ab"), some(4, "ab")), "labels": (LEARN, JUDGE), "taught": None, **(known or {})}
+    )
+    vars(found._pairs)["labels"] = found.labels
     return found
-
-
-def seen(train: Tensor, test: Tensor, logits: Tensor | None = None) -> NetworkFeatures:
-    parts = Features(train, (), None), Features(test, (), logits)
-    return NetworkFeatures(*parts, ENCODER, VIEW)
-
-
-def test_accuracy_is_of_the_pairs_with_a_label() -> None:
-    assert _accuracy(torch.tensor([1, 0, 0, 0]), JUDGE) == pytest.approx(2 / 3)
 
 
 def test_a_figures_deviation_is_that_of_a_sample_of_seeds() -> None:
@@ -84,35 +62,25 @@ def test_a_figures_deviation_is_that_of_a_sample_of_seeds() -> None:
     assert found["one"] == {"mean": 0.25, "std": None, "runs": [0.25]}
 
 
-def test_chance_is_what_a_guess_reaches_on_test_pairs(tmp_path: Path) -> None:
-    known, truth = torch.tensor([[0.0], [2.0], [4.0]]), torch.tensor([[5.0], [9.0]])
-    found = evaluation(tmp_path, {"_quantities": (known, truth)}, quantity=QuantityConfig("x", [0]), retrieve_at=[1, 5])
-    assert found._chance() == {"accuracy": 2 / 3, "quantity": 5.0, "R@1": 1 / 4, "R@5": 1.0}
+def test_chance_of_few_labels_is_what_a_guess_reaches_on_test_pairs(tmp_path: Path) -> None:
+    few = FewLabelsConfig([1, None], whole="none")
+    found = evaluation(tmp_path, metrics={}, few_labels=few)
+    assert found._chance == {"frozen@1": 2 / 3, "frozen@all": 2 / 3}
 
 
-def test_neighbours_are_training_pairs_with_a_label_and_as_many_as_asked_for(tmp_path: Path) -> None:
-    # beside each test pair lie one pair of its class and then two of the other; far away lies one without a class
-    angles = torch.tensor([0.10, 0.11, 0.20, 0.0, 2.0, 2.1])
-    train = torch.stack([angles.cos(), angles.sin()], 1)
-    test = train[[3]]
-    known = {"labels": (torch.tensor([0, 1, 1, -1, 1, 1]), torch.tensor([0])), "parts": (some(6), some(1))}
-    for neighbours, right in ((1, 1.0), (3, 0.0)):
-        found = evaluation(tmp_path, known, neighbours=neighbours)
-        found._describe("who", seen(train, test), None)
-        assert found.rows["who"]["knn"] == [right]
+def test_chance_is_that_of_every_evaluation_with_the_options_asked_for(tmp_path: Path) -> None:
+    metrics = {"regression": EvaluationConfig("regression", {"fact": "x", "columns": (0,)}),
+               "retrieval": EvaluationConfig("retrieval", {"at": (1, 5)})}  # fmt: skip
+    found = evaluation(tmp_path, {"taught": ("t", None)}, metrics=metrics)
+    found._pairs.read["x", (0,)] = torch.tensor([[0.0], [2.0], [4.0]]), torch.tensor([[5.0], [9.0]])
+    assert found._chance.pop("error.x") == 5.0
+    assert {name.rpartition(".")[2]: share for name, share in found._chance.items()} == {"R@1": 1 / 4, "R@5": 1.0}
 
 
-def test_a_classifier_is_judged_where_its_classes_are_those_of_the_pairs(tmp_path: Path) -> None:
-    found, logits = evaluation(tmp_path), torch.eye(2)[[1, 0, 0, 0]]
-    given = seen(draw("train", 6, 3), draw("test", 4, 3), logits)
-    found._describe("ours", given, None, classes=["a", "b"])
-    found._describe("theirs", given, None, classes=["b", "a"])
-    assert found.rows["ours"]["classifier"] == [pytest.approx(2 / 3)] and "classifier" not in found.rows["theirs"]
-
-
-def test_each_direction_of_retrieval_has_its_own_queries(tmp_path: Path) -> None:
+def test_a_network_meets_its_teacher_in_the_space_of_the_heads_and_through_the_linear_map(tmp_path: Path) -> None:
     ours, theirs = torch.eye(3)[[0, 1, 0]], torch.eye(3)[[0, 1, 2]]  # the last student embedding is that of the first
-    found = evaluation(tmp_path, {"classes": [], "taught": ("t", None)}, retrieve_at=[1])
+    metrics = {"retrieval": EvaluationConfig("retrieval", {"at": (1,)})}
+    found = evaluation(tmp_path, {"parts": (some(6), some(3)), "taught": ("t", None)}, metrics=metrics)
     found._describe("who", seen(draw("train", 6, 3), ours), seen(draw("other", 6, 3), theirs), model())
     row = found.rows["who"]
     assert row["heads.to_teacher.R@1"] == [pytest.approx(2 / 3)]
@@ -145,8 +113,8 @@ def test_few_labels_take_another_draw_and_student_for_every_seed_and_judge_by_te
     learn = torch.tensor([0, 1] * 10)
     students = [model(), model()]
     found = evaluation(
-        tmp_path, {"students": {"s": students}, "labels": (learn, JUDGE), "parts": (some(20), some(4))},
-        few_labels=FewLabelsConfig([2], whole="none"), seeds=4,
+        tmp_path, {"students": {"s": students}, "labels": (learn, JUDGE), "parts": (some(20, "ab"), some(4, "ab"))},
+        few_labels=FewLabelsConfig([2], whole="none"), metrics={}, seeds=4,
     )  # fmt: skip
     mine = [seen(draw(f"train {number}", 20, 3), draw(f"test {number}", 4, 3)) for number in range(2)]
     asked: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -157,10 +125,10 @@ def test_few_labels_take_another_draw_and_student_for_every_seed_and_judge_by_te
 
     monkeypatch.setattr("pipelines.evaluation.evaluator.probe", SimpleNamespace(linear_probe=probe))
     monkeypatch.setattr(
-        Evaluation, "_see", lambda self, student: mine[[each is student for each in students].index(True)]
+        Evaluator, "_see", lambda self, student: mine[[each is student for each in students].index(True)]
     )
-    monkeypatch.setattr(Evaluation, "_embed", lambda self, encoder, view: mine[0])
-    monkeypatch.setattr(Evaluation, "view", VIEW)
+    monkeypatch.setattr(Evaluator, "_embed", lambda self, encoder, view: mine[0])
+    monkeypatch.setattr(Evaluator, "view", VIEW)
     found._few_labels(None)
     of_students = asked[::2]  # beside random weights
     assert len(of_students) == 4
@@ -179,54 +147,30 @@ def test_training_and_test_pairs_are_kept_apart(tmp_path: Path, synthetic: Path)
         assert sum(len(piece.index) for piece in found._parts(view, part)) == len(part)
 
 
-def test_a_quantity_is_the_mean_of_training_neighbours(tmp_path: Path) -> None:
-    train, known = torch.eye(3), torch.tensor([[1.0], [2.0], [6.0]])
-    found = evaluation(
-        tmp_path,
-        {"_quantities": (known, torch.tensor([[0.0], [6.0]]))},
-        quantity=QuantityConfig("x", [0], neighbours=2),
-    )
-    test = torch.tensor([[0.9, 0.5, 0.0], [0.0, 0.5, 0.9]])
-    assert found._quantity_error(train, test) == pytest.approx((1.5 + 2) / 2)
-
-
-def test_from_scratch_a_quantity_is_learnt_at_unit_deviation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_from_scratch_targets_are_learnt_at_unit_deviation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     known = torch.tensor([[10.0, 5.0], [30.0, 5.0], [50.0, 5.0]])
-    found = evaluation(tmp_path, {"_quantities": (known, known)}, seeds=2)
+    found = evaluation(tmp_path, seeds=2)
     targets: list[Tensor] = []
-    monkeypatch.setattr(Evaluation, "_new", lambda self, seed, count: nn.Identity())
-    monkeypatch.setattr(Evaluation, "_embed", lambda self, encoder, view: None)
-    monkeypatch.setattr(Evaluation, "_describe", lambda *_, **__: None)
-    monkeypatch.setattr(Evaluation, "view", None)
-    monkeypatch.setattr(Evaluation, "_tune", lambda *_, targets, loss, into=targets: into.append(targets))
-    found._scratch_on_quantity("x", None)
+    monkeypatch.setattr(Evaluator, "_new", lambda self, seed, count: nn.Identity())
+    monkeypatch.setattr(Evaluator, "_embed", lambda self, encoder, view: None)
+    monkeypatch.setattr(Evaluator, "_describe", lambda *_, **__: None)
+    monkeypatch.setattr(Evaluator, "view", None)
+    monkeypatch.setattr(Evaluator, "_tune", lambda *_, targets, loss, into=targets: into.append(targets))
+    found._scratch_on(Targets("x", known), None)
     assert len(targets) == 2
     torch.testing.assert_close(targets[0], torch.tensor([[-1.0, 0.0], [0.0, 0.0], [1.0, 0.0]]))
     assert math.isfinite(targets[0].sum())
 
 
-def test_pairs_are_diagnosed_by_their_own_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    judge = torch.tensor([1, 0, 1, 0, 1, 1, 0, 0])
-    found = evaluation(
-        tmp_path, {"labels": (LEARN, judge), "parts": (some(6), some(8))}, diagnostics=DiagnosticsConfig(per_class=2)
-    )
-    picked: list[list[int]] = []
-    monkeypatch.setattr(
-        "pipelines.evaluation.evaluator.diagnose_encoder", lambda *given, **_: picked.append(given[3]) or {}
-    )
-    found._diagnose(seen(draw("train", 6, 3), draw("test", 8, 3)))
-    assert picked == [few_labels.pick_labelled(judge, 2, 0)] and judge[picked[0]].tolist().count(1) == 2
-
-
 def test_a_teachers_logits_are_of_its_own_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     teacher = Teacher(ENCODER, "rgb", ["cat", "dog"])
-    given = {"teacher": teacher, "teacher_view": VIEW, "students": {}, "copies": (0, [])}
+    given = {"teacher": teacher, "teacher_view": VIEW, "students": {}, "copies": (0, []), "taught": ("t", None)}
     found, classes = evaluation(tmp_path, given, seeds=1), {}
     for name in ("_check", "_save_examples", "_new"):
-        monkeypatch.setattr(Evaluation, name, lambda *_: None)
+        monkeypatch.setattr(Evaluator, name, lambda *_: None)
     monkeypatch.setattr("pipelines.evaluation.evaluator.shortfalls", lambda *_: ())
-    monkeypatch.setattr(Evaluation, "view", VIEW)
-    monkeypatch.setattr(Evaluation, "_embed", lambda *_: seen(draw("train", 6, 3), draw("test", 4, 3)))
-    monkeypatch.setattr(Evaluation, "_describe", lambda self, who, *_, **told: classes.update({who: told}))
+    monkeypatch.setattr(Evaluator, "view", VIEW)
+    monkeypatch.setattr(Evaluator, "_embed", lambda *_: seen(draw("train", 6, 3), draw("test", 4, 3)))
+    monkeypatch.setattr(Evaluator, "_describe", lambda self, who, *_, **told: classes.update({who: told}))
     found.measure()
     assert classes["teacher"] == {"classes": ["cat", "dog"]}

@@ -7,13 +7,13 @@ from typing import cast
 
 import pytest
 import torch
-from pipelines.evaluation.diagnosis import diagnose_encoder
 
 from crossmodal import ENCODERS
 from crossmodal.data.reader import join, open_view, read_pair, to_batch
 from crossmodal.data.shards import Shards
 from crossmodal.data.views import Crop, View
 from crossmodal.encoders import Encoder
+from crossmodal.evaluation.common.diagnosis import diagnose_encoder
 from pipelines.training.monitor import Monitor
 
 CPU = torch.device("cpu")
