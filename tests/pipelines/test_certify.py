@@ -254,7 +254,7 @@ def test_a_prior_that_has_seen_the_certified_pairs_is_refused(
     words = [f"encoder.weights={seen}", "prior.share=0"]
     assert main(["certify", config, *words]) == 2
     said = capsys.readouterr().err
-    assert f"encoder.weights: {seen} was trained on 128 of the 128 pairs that are certified" in said
+    assert f"encoder.weights: {seen} was trained on 128 of the 128 certified pairs" in said
     assert not (tmp_path / "run").exists()
     assert main(["certify", config, *words, "prior.unseen=true"]) == 0  # the user's word
     unseen = [
@@ -279,7 +279,7 @@ def test_pictures_that_a_prior_has_seen_under_other_keys_are_refused(
     words = [f"encoder.weights={seen}", "prior.share=0", "validation=0", f"data={tmp_path / 'pairs'}"]
     assert main(["certify", config, *words]) == 2
     said = capsys.readouterr().err
-    assert f"encoder.weights: {seen} was trained on 5 of the 65 pairs that are certified" in said
+    assert f"encoder.weights: {seen} was trained on 5 of the 65 certified pairs" in said
     assert f"'again_train_000000' as 'train_000000' of {data / 'train'}" in said
 
 
