@@ -302,7 +302,7 @@ def held_as(shards: Shards, field: str, modality: str) -> Shards:
 
 
 def test_a_view_of_a_field_that_holds_another_modality_is_refused(shards: Shards) -> None:
-    with pytest.raises(ShardError, match=r"modality 'depth' reads 'depth', but .* holds 'audio' there"):
+    with pytest.raises(ShardError, match=r"modality 'depth' reads 'depth', but .* has 'audio' there"):
         open_view(held_as(shards, "depth", "audio"), "depth")
     with pytest.raises(ShardError, match=r"field 'audio' of .*: modality 'thermal' is not known"):
         open_view(held_as(shards, "audio", "thermal"), "audio")
