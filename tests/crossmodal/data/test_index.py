@@ -145,7 +145,7 @@ MADE = Manifest(3, ["k"], {"x": Field("rgb", "jpg", {})}, [Shard("a.tar", 3, 9, 
 
 def told(**changes: Any) -> dict[str, Any]:
     """A manifest's content."""
-    shard = {"file": "a.tar", "pairs": 3, "bytes": 9, "sha256": "", "index": ""}
+    shard = {"file": "a.tar", "pairs": 3, "bytes": 9000, "sha256": "", "index": ""}
     field = {"modality": "rgb", "extension": "jpg", "stored": {}}
     return {"pairs": 3, "classes": ["k"], "fields": {"x": field}, "shards": [shard], "statistics": {"x": {}},
             "labels": {"k": 3}, "groups": {}, "lacking": {}, "format": "crossmodal-shards/2", **changes}  # fmt: skip
@@ -179,9 +179,9 @@ def test_a_manifest_that_contradicts_itself_is_refused(tmp_path: Path, changes: 
 def test_a_shard_is_a_file_of_its_folder(name: str) -> None:
     with pytest.raises(ValueError, match="file of a shard must be the name of a file in the same folder"):
         check_files([Shard(name, 1, 1, "")])
-    check_files([Shard("a.tar", 1, 1, ""), Shard("b c..tar", 1, 1, "")])
+    check_files([Shard("a.tar", 1, 1024, ""), Shard("b c..tar", 1, 1024, "")])
     with pytest.raises(ValueError, match=r"shards must be different files, got 'a\.tar' twice"):
-        check_files([Shard("a.tar", 1, 1, ""), Shard("a.tar", 2, 2, "")])
+        check_files([Shard("a.tar", 1, 1024, ""), Shard("a.tar", 2, 2048, "")])
 
 
 def test_the_digest_names_what_decides_the_data_and_nothing_else() -> None:
