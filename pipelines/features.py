@@ -1,5 +1,6 @@
 """Cache the outputs of frozen teachers for all pairs, so that a transfer reads them instead of running the teachers."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -69,6 +70,6 @@ def _describe(folder: Path) -> str:
         f"{folder}: {manifest.pairs} pairs ({manifest.unreadable} unreadable) in {len(manifest.shards)} shards, "
         f"{size:.1f} MB, {manifest.digest[:12]}",
         f"  {manifest.windows} windows a pair, {manifest.dtype}: {members}",
-        *(f"  {key}: {value}" for key, value in leaves(manifest.origin).items()),
+        *(f"  {re.sub('^look', 'crop', key)}: {value}" for key, value in leaves(manifest.origin).items()),
     ]
     return "\n".join(lines)

@@ -92,7 +92,7 @@ class Extraction:
                         bar.update(len(batch.keys))
                         crops += 0 if batch.part is None else len(batch.part.index)
                     if self.state.is_main_process:  # before the tars close, so that every finished shard has its line
-                        self.run.log({"shard": file, "looks": crops, "seconds": round(time.monotonic() - began, 1)})
+                        self.run.log({"shard": file, "crops": crops, "seconds": round(time.monotonic() - began, 1)})
                 total += crops
         return total
 
