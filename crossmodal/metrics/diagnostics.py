@@ -18,7 +18,7 @@ KS = (1, 2, 5, 10, 20, 50, 101)  # neighbours among which the best number is cho
 
 
 def alignment(ours: Float[Tensor, "rows dim"], theirs: Float[Tensor, "rows dim"]) -> float:
-    """Mean squared distance between two looks at the same samples, from 0 to 4; 0 where they are one."""
+    """Mean squared distance between two crops of the same samples, from 0 to 4; 0 where they are one."""
     return (2 - 2 * F.cosine_similarity(ours.double(), theirs.double(), dim=1)).mean().item()
 
 
@@ -47,7 +47,7 @@ def uniformity(rows: Float[Tensor, "rows dim"], *, t: float = 2.0) -> float:
 
 
 def instance_accuracy(originals: Float[Tensor, "rows dim"], crops: Float[Tensor, "rows dim"]) -> float:
-    """Share of samples that lie nearer to their own look than to any other sample."""
+    """Share of samples that lie nearer to their own crop than to any other sample."""
     unit, others = F.normalize(originals.double(), dim=1), F.normalize(crops.double(), dim=1)
     own, found, start = (unit * others).sum(1), 0, 0
     for piece in unit.split(max(1, SCORES // len(unit))):
@@ -80,7 +80,7 @@ def diagnose(
     crops: tuple[Float[Tensor, "rows dim"], Float[Tensor, "rows dim"]],
     label: Int[Tensor, " rows"],
 ) -> dict[str, float]:
-    """All but the kNN, of whole samples and two random looks at each; figures within classes where there are any."""
+    """All metrics except kNN, of whole samples and two random crops of each; within classes if there are classes."""
     found = {
         "alignment": alignment(*crops),
         "uniformity": uniformity(original),

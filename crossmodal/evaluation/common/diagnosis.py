@@ -1,4 +1,4 @@
-"""Samples as they are, and random looks at them, as an encoder embeds them."""
+"""The embeddings of whole samples and of two random crops of each."""
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ BATCH = 256  # samples at a time
 def diagnose_encoder(
     encoder: Encoder, view: View, shards: Shards, indices: list[int], *, crop: Crop, device: torch.device
 ) -> dict[str, float]:
-    """The figures of `diagnose` on some pairs, the same looks every time; the encoder is in eval mode then as before.
+    """The metrics of `diagnose` on some pairs, with the same crops every time. The encoder's mode is restored.
 
     Raises:
         ShardError: a pair cannot be read.
