@@ -134,7 +134,7 @@ def test_the_draw_depends_on_the_seed_alone(synthetic: Path, tmp_path: Path) -> 
 def test_a_part_without_pairs_is_refused(tmp_path: Path) -> None:
     folder = write_grouped(tmp_path, lambda place: f"room {place // 6}", pairs=12)
     with pytest.raises(
-        ShardError, match=r"a share of 0.1 holds out none of the 12 pairs of .* in 2 groups, which stay"
+        ShardError, match=r"a share of 0.1 holds out none of the 12 pairs of .* in 2 groups, which are never"
     ):
         hold_out(Shards.open(folder), 0.1)
     with pytest.raises(ShardError, match=r"a share of 0.9 holds out all of the 12 pairs"):

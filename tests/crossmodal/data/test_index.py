@@ -104,9 +104,9 @@ def test_a_header_must_lie_where_files_can_end(tar: Path) -> None:
     (table(("a.x", -1, 1, 1)), "whole numbers from 0"),
     (table(("a.x", 1, -1, 1)), "whole numbers from 0"),
     (table(("a.x", 1, 1, 0.5), kind="<f8"), "whole numbers from 0"),
-    (b"no array", "no table of name, offset"),
-    (table()[:60], "no table of name, offset"),
-    (pickle.dumps(1), "no table of name, offset"),
+    (b"no array", "not a table of name, offset"),
+    (table()[:60], "not a table of name, offset"),
+    (pickle.dumps(1), "not a table of name, offset"),
 ])  # fmt: skip
 def test_what_is_no_index_is_refused(payload: bytes, words: str) -> None:
     with pytest.raises(ValueError, match=words):
@@ -277,7 +277,7 @@ def test_an_index_that_is_the_manifest_s_but_no_table_is_named(folder: Path) -> 
     index_path(folder / "000000.tar").write_bytes(b"text")
     content["shards"][0]["index"] = hashlib.sha256(b"text").hexdigest()
     (folder / MANIFEST).write_text(json.dumps(content))
-    with pytest.raises(ShardError, match=r"000000\.index\.npy: it is no table .*; see crossmodal shards --check"):
+    with pytest.raises(ShardError, match=r"000000\.index\.npy: it is not a table .*; see crossmodal shards --check"):
         Shards.open(folder).read(0, ["json"])
 
 

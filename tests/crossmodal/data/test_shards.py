@@ -251,7 +251,7 @@ def test_a_header_with_a_negative_size_ends_the_scan(folder: Path) -> None:
     ({"statistics": {}}, "statistics lack the field"),
     ({"other": 1}, "'other' is not known"),
     ({"shards": [{"file": "../other/x.tar", "pairs": 96, "bytes": 1, "sha256": ""}]}, "file of a shard must be"),
-    ({"shards": 2 * [{"file": "x.tar", "pairs": 48, "bytes": 1, "sha256": ""}]}, "must be different files"),
+    ({"shards": 2 * [{"file": "x.tar", "pairs": 48, "bytes": 10**6, "sha256": ""}]}, "must be different files"),
 ])  # fmt: skip
 def test_a_manifest_is_checked_for_types_and_ranges(folder: Path, change: dict[str, object], words: str) -> None:
     content = json.loads((folder / MANIFEST).read_text())

@@ -249,7 +249,7 @@ def test_convnet_tells_stripes_apart_after_a_few_steps():
 def test_convnet_refuses_widths_and_stages_it_cannot_have():
     with pytest.raises(ValueError, match="width must be even and at least 2, got 7"):
         build("convnet", width=7)
-    with pytest.raises(ValueError, match="stages must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="stages must be from 1 to 16, got 0"):
         build("convnet", stages=0)
 
 
@@ -376,9 +376,9 @@ def test_sizes_whose_last_rows_a_patch_would_not_see_are_refused(model: str, sid
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        ((3, 40, 64), "a height of 40 is no multiple of that: the last 8 pixels would not be seen; give the view a "
+        ((3, 40, 64), "a height of 40 is not a multiple of that: the last 8 pixels would be ignored; give the view a "
                       "height of 32 or 48$"),
-        ((3, 48, 72), "a width of 72 is no multiple .* give the view a width of 64 or 80$"),
+        ((3, 48, 72), "a width of 72 is not a multiple .* give the view a width of 64 or 80$"),
         ((3, 8, 64), "give the view a height of 16$"),
     ],
 )  # fmt: skip
