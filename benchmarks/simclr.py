@@ -33,7 +33,7 @@ from crossmodal.data.reader import Crop, PairStream, View, to_batch, train_parts
 from crossmodal.data.shards import Shards
 from crossmodal.data.writer import write_shards
 from crossmodal.encoders import Encoder
-from crossmodal.modules.pretraining import Pretraining, Sight, find_pairings, name_crop
+from crossmodal.modules.pretraining import Branch, Pretraining, find_pairings, name_crop
 from crossmodal.modules.projector import Projector
 from modalities import MODALITIES
 
@@ -113,7 +113,7 @@ def ours(folder: Path, setting: Setting, length: Length, steps: int) -> Losses:
     head = Projector(encoder.spec.dim, layers=2, hidden=encoder.spec.dim, dim=DIM, norm=False)
     pairings = find_pairings(["rgb"], 2, graph="full", core=None, symmetric=True)
     module = Pretraining(
-        {"rgb": Sight(encoder, "rgb", head)},
+        {"rgb": Branch(encoder, "rgb", head)},
         {"infonce": MULTIVIEW.get("infonce")(DIM, pairings, 1, temperature=TEMPERATURE)},
         {"infonce": 1.0},
         crops=2,

@@ -302,7 +302,7 @@ def test_what_needs_whole_pairs_says_what_is_lacking(
 ) -> None:
     told = f"needs pairs that have all views, and {partial} has 12 pairs without depth"
     assert main(["pretrain", config, f"data={partial}", "objectives={~infonce: , cacr: {}}"]) == 2
-    assert f"objectives.cacr {told}; infonce and nce take" in capsys.readouterr().err
+    assert f"objectives.cacr {told}; infonce and nce accept" in capsys.readouterr().err
     assert main(["pretrain", config, f"data={partial}", "gradients.unit=2"]) == 2
     assert f"gradients.unit {told}" in capsys.readouterr().err
     assert main(["shards", "--info", str(partial)]) == main(["shards", "--check", str(partial)]) == 0
