@@ -68,7 +68,6 @@ def describe_run(folder: Path, layout: str) -> dict[str, Any]:
 
 
 def _shards(section: dict[str, Any], folder: Path, layout: str) -> None:
-
     split = next(iter(section["figures"]))
     fields = _open(folder / split, {})[0].manifest.fields
     shards, views = _open(folder / split, {name: ViewConfig(spec.modality) for name, spec in fields.items()})
@@ -77,7 +76,6 @@ def _shards(section: dict[str, Any], folder: Path, layout: str) -> None:
 
 
 def _training(section: dict[str, Any], folder: Path, layout: str) -> None:
-
     lines = [json.loads(line) for line in (folder / METRICS).read_text(encoding="utf-8").splitlines()]
     for title, phase in (("Curves of the preparation", "prepare"), ("Curves", None)):
         if drawn := [line for line in lines if line.get("phase") == phase]:
@@ -91,7 +89,6 @@ def _training(section: dict[str, Any], folder: Path, layout: str) -> None:
 
 
 def _evaluate(section: dict[str, Any], folder: Path, layout: str) -> None:
-
     figures = section["figures"]
     section["columns"] = {
         name: metric
@@ -126,20 +123,17 @@ def _evaluate(section: dict[str, Any], folder: Path, layout: str) -> None:
 
 
 def _compare(section: dict[str, Any], folder: Path, layout: str) -> None:
-
     section["table"], section["caption"] = rows_of(section["figures"]), caption_of(section["figures"])
     section["pictures"]["Mean and spread"] = embed_png(draw_rows(section["figures"]))
 
 
 def _certify(section: dict[str, Any], folder: Path, layout: str) -> None:
-
     rows = section["figures"]["rows"]
     section["pictures"]["Where the bounds come from"] = embed_png(draw_shares(rows))
     section["pictures"]["Bound and risks over the sweep"] = embed_png(draw_certificates(rows))
 
 
 def _open(folder: Path, views: Mapping[str, Any], networks: Mapping[str, Any] | None = None) -> tuple[Any, Any]:
-
     shards = open_shards(str(folder), "data")
     return shards, open_views(shards, views, networks or {})
 

@@ -27,12 +27,12 @@ from modalities.common.random import generator
 from modalities.depth import Depth
 from modalities.rgb import Rgb
 from modalities.synthetic.scene import draw_scene
-from pipelines import evaluate, report
+from pipelines import evaluate
 from pipelines.__main__ import main
 from pipelines.config import load
 from pipelines.evaluation import decoded, evaluator
 from pipelines.evaluation.evaluator import Evaluator
-from pipelines.reporting import pictures
+from pipelines.reporting import sections
 from pipelines.runs.folder import RunFolder
 
 pytestmark = pytest.mark.slow
@@ -144,9 +144,9 @@ def test_the_page_works_offline(whole: Path) -> None:
 def test_a_map_of_embeddings_shows_pairs_evenly_spread_and_not_all(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shown, draw = [], pictures.draw_map
-    monkeypatch.setattr(pictures, "draw_map", lambda *parts: shown.append(parts) or draw(*parts))
-    monkeypatch.setattr(report, "SHOWN", 24)
+    shown, draw = [], sections.draw_map
+    monkeypatch.setattr(sections, "draw_map", lambda *parts: shown.append(parts) or draw(*parts))
+    monkeypatch.setattr(sections, "SHOWN", 24)
     runs = f"runs=[{whole}/out/evaluation]"
     assert main(["report", str(whole / "page.yaml"), runs, f"output={tmp_path / 'page'}"]) == 0
     (points, label, *_), labels = shown[0], Shards.open(whole / "out" / "pairs" / "test").labels()
