@@ -117,3 +117,8 @@ def test_modules_of_earlier_versions_are_refused_with_their_new_name() -> None:
         with pytest.raises(ModuleNotFoundError, match=f"^{old} is now {new}$"):
             importlib.import_module(old)
         assert importlib.util.find_spec(new) is not None
+
+
+def test_test_files_have_names_of_their_own() -> None:
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert len({*names}) == len(names), "pytest imports test files by their names alone"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from crossmodal.data.views import Crop
-from modalities.codecs.raster import _interval
+from modalities.common.picture import _interval
 from modalities.common.random import generator
 from pipelines import pretrain, supervise, transfer
 from pipelines.config import load, to_dict
