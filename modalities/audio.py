@@ -147,7 +147,7 @@ class Audio(Modality):
         return 2 ** math.ceil(math.log2(self._count(self.frame_ms)))
 
     def _most_mels(self) -> int:
-        """As many bands as leave the narrowest, the lowest, wider than a line of the spectrum."""
+        """The largest number of bands of which the lowest, the narrowest, is wider than a line of the spectrum."""
         low, high = (2595 * math.log10(1 + hz / 700) for hz in (self.min_hz, self.top_hz))
         line_hz = self.rate_hz / self._spectrum()
         # a band reaches from its lower to its upper neighbour's centre: two steps in mel

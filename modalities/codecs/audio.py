@@ -138,7 +138,7 @@ def _whole_wav(wav: bytes) -> bytes:
 
 
 def _ends(ogg: bytes) -> bool:
-    """Whether the last page says that it is the last, and is whole (RFC 3533, section 6)."""
+    """True if the last page is complete and has the end-of-stream flag (RFC 3533, section 6)."""
     page = ogg[ogg.rfind(OGG) :]
     if len(page) < 27 or not page[5] & 4:
         return False

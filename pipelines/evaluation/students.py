@@ -37,7 +37,7 @@ def refuse_unlike(name: str, folders: list[str], digests: list[str]) -> None:
 
 
 def _training(folder: str) -> dict[str, str]:
-    """What students that differ by their seeds share, by dotted key; teachers and starts may have a seed's weights."""
+    """The settings that students of one name must share, by dotted key; weights may belong to a seed."""
     path, config = origin(folder)
     before = RunFolder.of(path, "", config, {}).before
     assert before is not None
