@@ -126,8 +126,10 @@ class _Watchdog(threading.Thread):
             return ""
         unexpected = "exited unexpectedly" in str(error)
         torn = isinstance(error, ConnectionError | EOFError | FileNotFoundError)  # sockets close before it ends
-        wait([child.sentinel for child in self.workers], timeout=0 if unexpected else 30 if torn else 1)
+        ended = wait([child.sentinel for child in self.workers], timeout=0 if unexpected else 30 if torn else 1)
         for number, child in enumerate(self.workers):
+            if child.sentinel in ended:
+                child.join(5)  # the sentinel, a pipe, closes before the exit code is known
             code = child.exitcode
             if code or (code == 0 and unexpected):
                 return f"worker {number} of the data loader (process {child.pid}) {_ending(code)}"
