@@ -20,6 +20,7 @@ from commands import ENCODER, launch, lines, start, wait_until, write
 from crossmodal import ENCODERS, export
 from crossmodal.checkpoint import WriteError
 from crossmodal.data.extraction import Extract, batches_of, crop_batches
+from crossmodal.data.feature_writer import FeatureTar
 from crossmodal.data.features import FeatureShards, put_together, round_rows, take_apart
 from crossmodal.data.manifest import ShardError
 from crossmodal.data.reader import open_view, read_pair, to_batch
@@ -561,21 +562,23 @@ def test_finished_features_that_are_gone_are_made_again(
     assert made == before
 
 
+class FullDisk(FeatureTar):
+    """The disk is full in the middle of the third shard."""
+
+    def add(self, key: str, members: Any) -> None:
+        """Fails at one pair."""
+        if key == "train_000060":
+            raise OSError("No space left on device")
+        super().add(key, members)
+
+
 def test_an_extraction_that_broke_off_goes_on_where_it_was(
     extraction: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipelines.extraction import extraction as room
-
-    class Broken(room.FeatureTar):
-        def add(self, key: str, members: Any) -> None:
-            if key == "train_000060":
-                raise OSError("No space left on device")
-            super().add(key, members)
-
     words = ["features", str(extraction), f"output={tmp_path / 'features'}"]
     folder = tmp_path / "features" / "rgb"
     with monkeypatch.context() as patch:
-        patch.setattr(room, "FeatureTar", Broken)
+        patch.setattr("pipelines.extraction.extraction.FeatureTar", FullDisk)
         assert main(words) == 1
     before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert sorted(before) == [f"00000{n}.{kind}" for n in (0, 1) for kind in ("done", "index.npy", "tar")]
@@ -677,17 +680,9 @@ def test_a_full_disk_does_not_hide_why_an_extraction_ended(tmp_path: Path, monke
 def test_the_figures_of_an_interrupted_extraction_become_those_of_a_whole_one(
     extraction: Path, tmp_path: Path, cut: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipelines.extraction import extraction as room
-
-    class Broken(room.FeatureTar):
-        def add(self, key: str, members: Any) -> None:
-            if key == "train_000060":
-                raise OSError("No space left on device")
-            super().add(key, members)
-
     words = ["features", str(extraction), f"output={tmp_path / 'features'}"]
     with monkeypatch.context() as patch:
-        patch.setattr(room, "FeatureTar", Broken)
+        patch.setattr("pipelines.extraction.extraction.FeatureTar", FullDisk)
         assert main(words) == 1
     with (tmp_path / "features" / "metrics.jsonl").open("a") as log:
         log.write(cut)  # as a kill leaves it before the shard's tar is done
