@@ -215,7 +215,7 @@ def test_a_file_cut_short_is_refused(modality, share):
 
 
 def test_bytes_of_another_sensor_are_refused(modality):
-    others = [MODALITIES.get(name)() for name in SENSORS]  # a label map is a grey picture too, if one wants to see it so
+    others = [MODALITIES.get(name)() for name in SENSORS]  # but a label map is a grey picture too
     others = [other for other in others if other.field != modality.field]
     assert others
 
