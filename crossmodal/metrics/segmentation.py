@@ -5,7 +5,6 @@ The definitions are those of torchmetrics 1.9: `MulticlassJaccardIndex` (average
 seconds, and what is needed of it is one count.
 """
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
