@@ -193,8 +193,8 @@ def merged(
     judged = {name: owner.get(name, rest or name) for name in stored if name not in dropped}
     names = [*dict.fromkeys([*groups, *judged.values()])]
     if clash := [name for name in groups if name in judged and owner.get(name) != name]:
-        raise ValueError(f"merge: {clash[0]!r} is also a class of the labels; add it to those that are merged into it, or "
-                         "give these another name")  # fmt: skip
+        raise ValueError(f"merge: {clash[0]!r} is also a class of the labels; add it to those that are merged "
+                         "into it, or give these another name")  # fmt: skip
     if len(names) < 2:
         raise ValueError(f"at least two classes must be left to judge, got {', '.join(names) or 'none'}")
     return names, [names.index(judged[name]) if name in judged else -1 for name in stored]

@@ -145,7 +145,10 @@ def _order(indices: Sequence[int], count: int, draw: int) -> list[int]:
 
 
 def choose(shards: Shards, indices: Sequence[int], count: int | None, draw: int) -> list[int]:
-    """`count` random pairs, or all; they depend on the keys of the pairs and `draw`, and smaller choices are in larger."""
+    """`count` random pairs, or all, in random order; they depend on the pairs' keys and `draw` alone.
+
+    A smaller choice is part of a larger one.
+    """
 
     def address(index: int) -> bytes:
         key = shards.locate(index)[1].key
