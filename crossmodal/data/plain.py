@@ -23,20 +23,22 @@ def parse(text: str | bytes) -> Any:
         raise ValueError("it is nested too deeply") from error
 
 
-def build(kind: type[Kind], content: Any) -> Kind:
-    """A dataclass from plain content.
+def build(kind: type[Kind], content: Any, place: str = "") -> Kind:
+    """A value from plain content, usually a dataclass.
 
-    The fields of `kind` are int, float, bool, str, `X | None`, list, tuple, dict[str, X], dataclasses or Any. Integers
-    are counts and sizes, from 0 to `LARGEST`. Lists become tuples if the annotation is a tuple.
+    The fields of `kind` are int, float, bool, str, list, tuple, dict[str, X], dataclasses, Any, or a union of a number,
+    text, a list and None. Integers are counts and sizes, from 0 to `LARGEST`. Lists become tuples if the annotation is
+    a tuple.
 
     Args:
-        kind: the dataclass.
+        kind: the dataclass, or another type that a field may have.
         content: the result of `parse`.
+        place: the content's key in messages.
 
     Raises:
         ValueError: the content is of another type, lacks a field, or has an unknown one; the message names its key.
     """
-    return _build(kind, content, "")
+    return _build(kind, content, place)
 
 
 def check_text(content: Any, place: str) -> None:
@@ -55,15 +57,14 @@ def _build(kind: Any, content: Any, place: str) -> Any:
     if is_dataclass(kind):
         value = _dataclass(kind, content, place)
     elif origin in (Union, types.UnionType):
-        (some,) = (member for member in inner if member is not type(None))
-        value = None if content is None else _build(some, content, place)
+        value = None if content is None and type(None) in inner else _build(_member(inner, content), content, place)
     elif origin is dict:
         _expect(isinstance(content, Mapping), place, "a mapping", content)
         value = {
             _build(str, name, place): _build(inner[1], item, _dotted(place, name)) for name, item in content.items()
         }
     elif origin in (list, tuple):
-        _expect(isinstance(content, list), place, "a list", content)
+        _expect(isinstance(content, list | tuple), place, "a list", content)
         kinds = inner if origin is tuple and inner[-1] is not Ellipsis else inner[:1] * len(content)
         _expect(len(kinds) == len(content), place, f"a list of {len(kinds)}", content)
         value = origin(_build(k, item, _dotted(place, str(i))) for i, (k, item) in enumerate(zip(kinds, content)))  # noqa: B905
@@ -78,6 +79,14 @@ def _build(kind: Any, content: Any, place: str) -> Any:
     else:
         assert kind is Any, f"{kind} is not a type of plain content"
     return value
+
+
+def _member(union: tuple[Any, ...], content: Any) -> Any:
+    """The member of a union for content of this type; the first if there is none, which then refuses the content."""
+    wanted: tuple[type, ...] = (str,) if isinstance(content, str) else ()
+    wanted = (list, tuple) if isinstance(content, list | tuple) else wanted
+    members = [member for member in union if member is not type(None)]
+    return next((member for member in members if (get_origin(member) or member) in wanted), members[0])
 
 
 def _dataclass(kind: Any, content: Any, place: str) -> Any:

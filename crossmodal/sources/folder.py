@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from crossmodal.data.manifest import read_stored
 from crossmodal.sources import Pair, Source, SourceError
 from crossmodal.sources.common.division import divide
 from crossmodal.sources.common.listing import Entry, all_files, by_key, complete, list_files, list_lines, with_any
@@ -310,17 +311,16 @@ def _open_modality(name: str, options: Mapping[str, Any]) -> Modality:
                 f"{place}.{option} is not known{suggest(option, ['files', 'modality', *kind.stored])}; "
                 "options of the network's input belong to the views of a run"
             )
-    for option in kind.stored:  # a string never equals a stored number, so no reading would be invalid
-        if option in options and not _is_finite(options[option]):
-            raise SourceError(f"{place}.{option} must be a finite number, got {options[option]!r}")
+    if kind.classes and "classes" not in options:
+        raise SourceError(f"{place}.classes must be given: the names of the stored values, ascending from 0")
+    try:  # types first: a string never equals a stored number, so no reading would be invalid
+        stored = read_stored(kind, options, place)
+    except ValueError as error:
+        raise SourceError(str(error)) from None
     try:
-        return kind(**{option: options[option] for option in kind.stored if option in options})
+        return kind(**stored)
     except (TypeError, ValueError) as error:
         raise SourceError(f"{place}: {error}") from error
-
-
-def _is_finite(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)  # a bool is an int to Python
 
 
 def _check_extension(path: str, name: str, modality: Modality, where: str) -> None:
