@@ -11,11 +11,13 @@ import pytest
 import scipy.io
 import torch
 from PIL import Image
+from published import NYU_DATA as DATA
+from published import NYU_MAP_13 as MAP_13
+from published import NYU_MAP_40 as MAP_40
+from published import save_nyu_data, save_nyu_mappings, save_nyu_split
 
 from crossmodal.sources import Pair, SourceError
 from crossmodal.sources.nyuv2 import Nyuv2
-
-h5py = pytest.importorskip("h5py", reason="the sources of MATLAB files need the package h5py")
 
 HEIGHT, WIDTH = 4, 6
 NAMES = ("book", "wall", "odd thing", "cat bed", "lamp")  # of stored values 1 to 5
@@ -24,7 +26,6 @@ TYPES = tuple(scene.rsplit("_", 1)[0] for scene in SCENES)
 TRAIN, TEST = (2, 1, 3, 5), (4, 6)
 CLASSES_3, TO_3 = ("wall", "books", "otherprop"), (2, 1, 3, 3, 3)  # for the 40 of the published file
 CLASSES_2, TO_2 = ("books", "wall"), (2, 1, 1)  # for the 13
-DATA, MAP_40, MAP_13 = "nyu_depth_v2_labeled.mat", "classMapping40.mat", "class13Mapping.mat"
 
 
 def array(name: str, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
@@ -39,54 +40,18 @@ def array(name: str, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
     return metres if name == "depths" else np.where(numbers.random(shape) < 0.3, np.float32(0), metres)
 
 
-def save_7_3(path: Path, arrays: dict[str, np.ndarray], cells: dict[str, tuple[str, ...]]) -> None:
-    """As MATLAB saves: a header of 512 bytes, axes reversed, strings as references to columns of UTF-16 codes."""
-    with h5py.File(path, "w", userblock_size=512) as file:
-        for name, values in arrays.items():
-            file.create_dataset(name, data=np.ascontiguousarray(np.transpose(values)))
-        for name, texts in cells.items():
-            references = np.empty((1, len(texts)), h5py.ref_dtype)
-            for place, text in enumerate(texts):
-                codes = np.array([[ord(letter)] for letter in text], np.uint16)
-                references[0, place] = file.create_dataset(f"#refs#/{name}{place}", data=codes).ref
-            file.create_dataset(name, data=references, dtype=h5py.ref_dtype)
-    with path.open("r+b") as start:
-        start.write(b"MATLAB 7.3 MAT-file, Platform: GLNXA64".ljust(124) + b"\x00\x02IM")
-
-
-def cell(*texts: str) -> np.ndarray:
-    return np.array([[*texts]], dtype=object)
-
-
 def save_mappings(root: Path, to_40: tuple[int, ...] = TO_3, to_13: tuple[int, ...] = TO_2) -> None:
-    scipy.io.savemat(
-        root / MAP_40,
-        {
-            "className": cell(*CLASSES_3),
-            "mapClass": np.array([to_40], np.uint8),
-            "mapToNYUSuperClass": np.array([[2, 1, 3]], np.uint8),
-            "allClassName": cell(*NAMES),
-        },
-    )
-    scipy.io.savemat(
-        root / MAP_13,
-        {"classMapping13": {"labels13": np.array([to_13], np.uint8), "classNames": cell(*CLASSES_2)}},
-    )
-
-
-def save_split(root: Path, train: tuple[int, ...] = TRAIN, test: tuple[int, ...] = TEST) -> None:
-    columns = {"trainNdxs": train, "testNdxs": test}
-    scipy.io.savemat(root / "splits.mat", {name: np.array([ids], np.uint16).T for name, ids in columns.items()})
+    save_nyu_mappings(root, CLASSES_3, to_40, CLASSES_2, to_13)
 
 
 def save_data(root: Path, **others: np.ndarray) -> None:
     arrays = {name: array(name) for name in ("images", "depths", "rawDepths", "labels", "instances")} | others
-    save_7_3(root / DATA, arrays, {"names": NAMES, "scenes": SCENES, "sceneTypes": TYPES})
+    save_nyu_data(root, arrays, NAMES, SCENES)
 
 
 def nyuv2(root: Path) -> Path:
     save_data(root)
-    save_split(root)
+    save_nyu_split(root, TRAIN, TEST)
     save_mappings(root)
     return root
 
@@ -179,9 +144,8 @@ def test_the_crop_leaves_rows_45_to_471_and_columns_41_to_601(tmp_path: Path) ->
     images = np.zeros((480, 640, 3, 2), np.uint8)
     images[44:471, 40:601] = np.random.default_rng(0).integers(1, 255, (427, 561, 3, 2), np.uint8)
     arrays = {"images": images, "depths": images[:, :, 0] / np.float32(30), "labels": images[:, :, 1] % 6}
-    cells = {"names": NAMES, "scenes": SCENES[1:3], "sceneTypes": TYPES[1:3]}
-    save_7_3(tmp_path / DATA, arrays, cells)
-    save_split(tmp_path, (1,), (2,))
+    save_nyu_data(tmp_path, arrays, NAMES, SCENES[1:3])
+    save_nyu_split(tmp_path, (1,), (2,))
     save_mappings(tmp_path)
     (pair,) = Nyuv2(str(tmp_path)).pairs("train")
     np.testing.assert_array_equal(stored(pair, "rgb.png"), images[44:471, 40:601, :, 0])
@@ -263,12 +227,15 @@ def test_no_damage_leads_to_another_kind_of_error(tmp_path: Path) -> None:
     ("change", "words"),
     [
         (
-            lambda root: save_split(root, TRAIN, (4,)),
+            lambda root: save_nyu_split(root, TRAIN, (4,)),
             "each of the 6 pictures of .* once, from 1, got 4 for train.* and 1",
         ),
-        (lambda root: save_split(root, TRAIN, (4, 7)), r"got 4 for training and 2 for testing, the highest 7"),
-        (lambda root: save_split(root, (0, 1, 2, 3), (4, 5)), r"got 4 for training and 2 for testing, the highest 5"),
-        (lambda root: save_split(root, TRAIN, (4, 5)), r"splits\.mat must name each of the 6 pictures"),
+        (lambda root: save_nyu_split(root, TRAIN, (4, 7)), r"got 4 for training and 2 for testing, the highest 7"),
+        (
+            lambda root: save_nyu_split(root, (0, 1, 2, 3), (4, 5)),
+            r"got 4 for training and 2 for test.*, the highest 5",
+        ),
+        (lambda root: save_nyu_split(root, TRAIN, (4, 5)), r"splits\.mat must name each of the 6 pictures"),
         (
             lambda root: save_data(root, depths=array("depths")[..., :5]),
             rf"depths must be of shape \(6, {WIDTH}, {HEIGHT}\), got \(5, {WIDTH}, {HEIGHT}\)",

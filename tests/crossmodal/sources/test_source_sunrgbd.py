@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 import scipy.io
 from PIL import Image
+from published import SUN_LABELS as LABELS
+from published import SUN_META as META
+from published import SUN_NAMES as NAMES
+from published import SUN_SPLITS as SPLITS
+from published import rotate, save_picture, save_sun_frame, save_sun_labels, save_sun_meta, save_sun_splits
 
 from crossmodal.sources import Pair, SourceError
 from crossmodal.sources.sunrgbd import SunRgbd
 
-h5py = pytest.importorskip("h5py", reason="the sources of MATLAB files need the package h5py")
-
 HEIGHT, WIDTH = 5, 7
-AUTHORS = "/n/fs/sun3d/data/SUNRGBD"
 FOLDERS = (
     "kv2/kinect2data/000002_2014-05-26_14-23-37_260595134347_rgbf000103-resize",
     "kv1/NYUdata/NYU0001",
@@ -27,8 +29,6 @@ FOLDERS = (
 SCENES = ("bathroom", "office_kitchen", "study_space", "study_space", "office")
 TRAIN, VALIDATION, TEST = (4, 2), (3,), (5, 1)  # numbers of pictures, from 1
 CLASSES = ("wall", "floor", "cabinet", "bed")  # for the 37
-META, LABELS = "SUNRGBDtoolbox/Metadata/SUNRGBDMeta.mat", "SUNRGBDtoolbox/Metadata/SUNRGBD2Dseg.mat"
-NAMES, SPLITS = "SUNRGBDtoolbox/Metadata/seg37list.mat", "SUNRGBDtoolbox/traintestSUNRGBD/allsplit.mat"
 
 
 def colour(number: int) -> np.ndarray:
@@ -46,69 +46,21 @@ def classes(number: int) -> np.ndarray:
     return np.random.default_rng(number).integers(0, 1 + len(CLASSES), (HEIGHT, WIDTH), np.uint8)
 
 
-def rotate(distances: np.ndarray) -> np.ndarray:
-    """A distance's 16 bits, moved to the left by 3; the highest 3 become the lowest."""
-    bits = [f"{distance:016b}" for distance in distances.ravel()]
-    return np.array([int(text[3:] + text[:3], 2) for text in bits], np.uint16).reshape(distances.shape)
+def folders(numbers: tuple[int, ...]) -> list[str]:
+    return [FOLDERS[number - 1] for number in numbers]
 
 
-def save(path: Path, pixels: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path)
-
-
-def save_meta(root: Path, folders: tuple[str, ...] = FOLDERS) -> None:
-    fields = ("sequenceName", "groundtruth3DBB", "K", "depthpath", "rgbpath", "depthname", "rgbname", "sensorType")
-    meta = np.zeros((1, len(folders)), [(name, object) for name in fields])
-    boxes = np.array([[(np.eye(3), "chair")]], [("basis", object), ("classname", object)])
-    for place, folder in enumerate(folders):
-        depth, rgb = f"{place + 1:07d}_abs.png", f"{place + 1:07d}.jpg"
-        paths = (f"{AUTHORS}/{folder}//depth/{depth}", f"{AUTHORS}/{folder}//image/{rgb}")
-        meta[0, place] = (f"SUNRGBD/{folder}", boxes, np.eye(3), *paths, depth, rgb, folder.split("/")[0])
-    scipy.io.savemat(root / META, {"SUNRGBDMeta": meta})
-
-
-def save_labels(root: Path, maps: list[np.ndarray]) -> None:
-    """MATLAB 7.3: a structure of cells is a group of references, here [pictures, 1]; maps are [width, height]."""
-    with h5py.File(root / LABELS, "w", userblock_size=512) as file:
-        references = np.empty((len(maps), 1), h5py.ref_dtype)
-        for place, values in enumerate(maps):
-            data = np.ascontiguousarray(values.T)
-            references[place, 0] = file.create_dataset(f"#refs#/{place}", data=data).ref
-        file.create_dataset("SUNRGBD2Dseg/seglabel", data=references, dtype=h5py.ref_dtype)
-    with (root / LABELS).open("r+b") as start:
-        start.write(b"MATLAB 7.3 MAT-file, Platform: GLNXA64".ljust(124) + b"\x00\x02IM")
-
-
-def cell(numbers: tuple[int, ...], *, upright: bool = False) -> np.ndarray:
-    """Paths of the authors' machine, some with a slash at the end."""
-    paths = [f"{AUTHORS}/{FOLDERS[number - 1]}" + "/" * (number % 2) for number in numbers]
-    column = np.empty((len(paths), 1), object)
-    column[:, 0] = paths
-    return column if upright else column.T
-
-
-def save_splits(root: Path, train: tuple[int, ...] = TRAIN + VALIDATION, test: tuple[int, ...] = TEST) -> None:
-    part = {"train": cell(TRAIN, upright=True), "val": cell(VALIDATION, upright=True)}
-    variables = {"alltrain": cell(train), "alltest": cell(test), "trainvalsplit": part}
-    scipy.io.savemat(root / SPLITS, variables)
+def save_splits(root: Path, test: tuple[int, ...] = TEST) -> None:
+    save_sun_splits(root, folders(TRAIN + VALIDATION), folders(test), (folders(TRAIN), folders(VALIDATION)))
 
 
 def sunrgbd(root: Path) -> Path:
-    for folder in ("Metadata", "traintestSUNRGBD"):
-        (root / "SUNRGBDtoolbox" / folder).mkdir(parents=True)
     for number, (name, scene) in enumerate(zip(FOLDERS, SCENES, strict=True), 1):
-        folder = root / "SUNRGBD" / name
-        save(folder / f"image/{number:07d}.jpg", colour(number))
-        save(folder / f"depth_bfx/{number:07d}_abs.png", rotate(millimetres(number)))
-        save(folder / f"depth/{number:07d}_abs.png", rotate(millimetres(100 + number)))
-        (folder / "scene.txt").write_text(scene)
-    save_meta(root)
-    save_labels(root, [classes(number) for number in range(1, 1 + len(FOLDERS))])
+        depths = {"depth_bfx": millimetres(number), "depth": millimetres(100 + number)}
+        save_sun_frame(root / "SUNRGBD" / name, number, colour(number), depths, scene)
+    save_sun_meta(root, FOLDERS)
+    save_sun_labels(root, [classes(number) for number in range(1, 1 + len(FOLDERS))], CLASSES)
     save_splits(root)
-    names = np.empty((1, len(CLASSES)), object)
-    names[0] = CLASSES
-    scipy.io.savemat(root / NAMES, {"seg37list": names})
     return root
 
 
@@ -148,7 +100,7 @@ def test_the_rotation_of_the_bits_of_depth_is_undone(whole: Path, depth: str, fi
 
 def test_readings_beyond_8_m_become_8_m(tmp_path: Path) -> None:
     beyond = np.array([[0, 1, 7999, 8000, 8001, 9000, 65535]] * HEIGHT)
-    save(sunrgbd(tmp_path) / f"SUNRGBD/{FOLDERS[0]}/depth_bfx/0000001_abs.png", rotate(beyond))
+    save_picture(sunrgbd(tmp_path) / f"SUNRGBD/{FOLDERS[0]}/depth_bfx/0000001_abs.png", rotate(beyond))
     pair = every(SunRgbd(str(tmp_path)))[1]
     assert stored(pair, "depth.png").tolist() == [[0, 1, 7999, 8000, 8000, 8000, 8000]] * HEIGHT
 
@@ -223,7 +175,7 @@ def test_a_missing_picture_is_found_before_the_first_pair(tmp_path: Path, name: 
 
 
 def save_8_bits(root: Path) -> None:
-    save(root / f"SUNRGBD/{FOLDERS[0]}/depth_bfx/0000001_abs.png", np.zeros((HEIGHT, WIDTH), np.uint8))
+    save_picture(root / f"SUNRGBD/{FOLDERS[0]}/depth_bfx/0000001_abs.png", np.zeros((HEIGHT, WIDTH), np.uint8))
 
 
 def cut(name: str) -> Callable[[Path], None]:
@@ -250,19 +202,26 @@ def every_class(number: int) -> list[np.ndarray]:
         (put(SPLITS, NAMES), r"allsplit\.mat has no variable 'alltrain'; it has seg37list"),
         (put(META, NAMES), r"SUNRGBDMeta\.mat has no variable 'SUNRGBDMeta'; it has seg37list"),
         (
-            lambda root: save_labels(root, [classes(1)]),
+            lambda root: save_sun_labels(root, [classes(1)], CLASSES),
             r"SUNRGBD2Dseg\.mat has 1 maps, but .*SUNRGBDMeta\.mat lists 5 pictures",
         ),
-        (lambda root: save_labels(root, every_class(2)), r"picture 2: labels must be from 0 to 4, got 5 to 5"),
-        (lambda root: save_meta(root, FOLDERS[:3]), rf"allsplit\.mat: \w+ lists {FOLDERS[3]}, which .* does not have"),
-        (lambda root: save_splits(root, TRAIN, (5, 4)), rf"lists {FOLDERS[3]} twice, in train and test"),
+        (
+            lambda root: save_sun_labels(root, every_class(2), CLASSES),
+            "picture 2: labels must be from 0 to 4, got 5",
+        ),
+        (
+            lambda root: save_sun_meta(root, FOLDERS[:3]),
+            rf"mat: \w+ lists {FOLDERS[3]}, which .* does not have",
+        ),
+        (lambda root: save_splits(root, (5, 4)), rf"lists {FOLDERS[3]} twice, in train and test"),
         (
             lambda root: scipy.io.savemat(root / META, {"SUNRGBDMeta": np.array([[1.0, 2.0]])}),
             "SUNRGBDMeta must have rgbpath, rgbname and depthname",
         ),
         (
             lambda root: scipy.io.savemat(
-                root / SPLITS, {"alltrain": np.array([["/data/a"]]), "alltest": cell(TEST), "trainvalsplit": 1}
+                root / SPLITS,
+                dict.fromkeys(("alltrain", "alltest", "trainvalsplit"), np.array([["/data/a"]])),
             ),
             "allsplit.mat: paths must have a folder SUNRGBD, got '/data/a'",
         ),
