@@ -59,7 +59,7 @@ class Labels(PictureView, Modality):
         if any(not name.strip() for name in self.classes):
             raise ValueError(f"classes must have names that are not empty, got {list(self.classes)}")
         _refuse_repeated("classes", self.classes)
-        if self.ignore != int(self.ignore) or not 0 <= self.ignore <= LARGEST:
+        if not 0 <= self.ignore <= LARGEST:
             raise ValueError(f"ignore must be a whole number from 0 to {LARGEST}, got {self.ignore}")
         if not self.colours and stored_values(len(self.classes), self.ignore)[-1] > LARGEST:
             raise ValueError(f"classes must be at most {LARGEST}, which 16 bits hold, got {len(self.classes)}")
