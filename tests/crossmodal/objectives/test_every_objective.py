@@ -49,7 +49,11 @@ def build(name: str, **options: object) -> Objective:
     torch.manual_seed(0)
     kind = OBJECTIVES.get(name)
     teacher = TEACHER if kind.uses_teacher else None
-    return kind(STUDENT, teacher, PAIRS, **options).double()
+    objective = kind(STUDENT, teacher, PAIRS, **options).double()
+    if objective.needs_calibration:
+        objective.calibrate(features(TEACHER, 16, "calibration"))
+        objective.finish_calibration()
+    return objective
 
 
 def loss(objective: Objective, rows: int = 4, seed: int = 3) -> torch.Tensor:
