@@ -13,7 +13,7 @@ from torch import Tensor
 from crossmodal.data.shards import Shards
 from crossmodal.data.views import View
 from crossmodal.evaluation import Evaluation, Pairs
-from crossmodal.evaluation.common.dense import Dense
+from crossmodal.evaluation.common.dense import Dense, pairs_with
 from crossmodal.evaluation.common.tasks import Quality, Score, Task, mean_of
 from crossmodal.metrics.segmentation import class_accuracy, confusion, iou, mean_iou, pixel_accuracy
 from modalities import MODALITIES
@@ -94,8 +94,7 @@ class Segmentation(Dense, Evaluation):
 
     def usable(self, pairs: Pairs, shards: Shards) -> list[int]:
         """Pairs that have a map of labels."""
-        member = shards.member("labels")
-        return [index for index in range(len(shards)) if not shards.lacks(index, member)]
+        return pairs_with(shards, "labels")
 
 
 @dataclass(frozen=True)

@@ -330,6 +330,12 @@ class Judged:
     score: Score
 
 
+def pairs_with(shards: Shards, name: str) -> list[int]:
+    """The pairs that do not lack a field."""
+    member = shards.member(name)
+    return [index for index in range(len(shards)) if not shards.lacks(index, member)]
+
+
 def usual_stages(spec: Spec, shape: tuple[int, ...]) -> list[int]:
     """The last stage at each grid of stride `STRIDE` or more; if there is none, the last stage at the coarsest grid."""
     last = {size[1:]: stage for stage, size in enumerate(spec.maps)}

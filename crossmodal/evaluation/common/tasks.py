@@ -93,3 +93,14 @@ class Task(ABC):
 def mean_of(total: Tensor, weight: Tensor) -> Tensor:
     """The mean over places with a target; 0 where a batch has none, so that it changes nothing."""
     return total / weight.sum().clamp(min=torch.finfo(weight.dtype).tiny)
+
+
+def refuse_none(count: int) -> int:
+    """The number of places that are judged.
+
+    Raises:
+        ValueError: it is 0.
+    """
+    if not count:
+        raise ValueError("no place of the pictures has a truth, so there is nothing to judge by")
+    return count
