@@ -5,7 +5,7 @@ import math
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
-from typing import Any, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints, overload
 
 Kind = TypeVar("Kind")
 LARGEST = 2**63 - 1  # maximum integer, as in a tensor of int64
@@ -23,7 +23,11 @@ def parse(text: str | bytes) -> Any:
         raise ValueError("it is nested too deeply") from error
 
 
-def build(kind: type[Kind], content: Any, place: str = "") -> Kind:
+@overload
+def build(kind: type[Kind], content: Any, place: str = "") -> Kind: ...
+@overload
+def build(kind: Any, content: Any, place: str = "") -> Any: ...
+def build(kind: Any, content: Any, place: str = "") -> Any:
     """A value from plain content, usually a dataclass.
 
     The fields of `kind` are int, float, bool, str, list, tuple, dict[str, X], dataclasses, Any, or a union of a number,
