@@ -10,13 +10,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from crossmodal.data.shards import Shards
+from crossmodal.data.views import View
 from crossmodal.evaluation import Evaluation, Pairs
 from crossmodal.evaluation.common.dense import Dense, pairs_with
-from crossmodal.evaluation.common.tasks import Quality, Score, Task, mean_of, refuse_none
-from modalities import CropBox
+from crossmodal.evaluation.common.tasks import Quality, Score, Task, refuse_none, squared_error
+from modalities import CropBox, Modality
+from modalities.depth import Depth
+from modalities.synthetic.scene import Scene
 
 WITHIN = 11.25  # degrees
-EDGE = 1.1  # ratio of neighbouring distances from which they belong to different surfaces
+EDGE = 1.1  # ratio of distances in a window from which they belong to different surfaces
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,8 @@ class Normals(Dense, Evaluation):
 
     inflates: ClassVar[bool] = True
 
-    focal: float  # focal length over the width of the picture that the view shows, both in pixels
+    focal: float  # focal length of the depth camera over the width of its pictures, both in pixels
+    window: int = 5  # side of the square in which a plane is fitted, stored pixels; odd
     suffix: str = ""  # after the metrics' names and headings, to tell two such evaluations apart
     height: int | None = None  # of the depth maps, pixels; null: the students' view's
     width: int | None = None  # of the depth maps, pixels
@@ -37,7 +41,7 @@ class Normals(Dense, Evaluation):
     decoder_width: int = 128  # channels of conv and fpn
     steps: int = 300  # optimiser steps of a decoder on frozen maps
     batch_size: int = 32  # pictures in a step
-    lr: float = 1e-2  # peak learning rate of AdamW
+    lr: float = 3e-3  # peak learning rate of AdamW
     weight_decay: float = 1e-2  # of AdamW
     fine_tuned: tuple[int | None, ...] = (50,)  # pictures with depth that encoder and decoder learn from together
     fine_tuned_steps: int = 200  # optimiser steps
@@ -52,6 +56,8 @@ class Normals(Dense, Evaluation):
         self.check()
         if not 0 < self.focal < 100:
             raise ValueError(f"focal must be above 0 and below 100 widths of the picture, got {self.focal}")
+        if self.window < 3 or self.window % 2 == 0:
+            raise ValueError(f"window must be odd and at least 3, got {self.window}")
 
     def qualities(self) -> tuple[Quality, ...]:
         """Over all pixels together."""
@@ -62,16 +68,12 @@ class Normals(Dense, Evaluation):
         )
 
     def task(self, pairs: Pairs) -> Task:
-        """The normals of the pairs' depth.
-
-        Raises:
-            ValueError: the view is stretched, so that pixels may not be square.
-        """
+        """The normals of the pairs' depth."""
         self.truth_view(pairs, pairs.test, "depth")
         view = self.truth_view(pairs, pairs.train, "depth")
-        if view.modality.fit != "crop":
-            raise ValueError(f"normals need square pixels, so views with fit: crop, got {view.modality.fit}")
-        return Directions(view, self.focal, tuple(quality.name for quality in self.qualities()))
+        assert isinstance(view.modality, Depth)
+        normals = SurfaceNormals(view.modality, self.focal, self.window, view.modality.fit)
+        return Directions(View(normals), tuple(quality.name for quality in self.qualities()))
 
     def usable(self, pairs: Pairs, shards: Shards) -> list[int]:
         """Pairs that have depth."""
@@ -82,7 +84,6 @@ class Normals(Dense, Evaluation):
 class Directions(Task):
     """The unit normal of each place, towards the camera: right, down, forward. Answers may have any length."""
 
-    focal: float
     keys: tuple[str, ...]  # of the two metrics
 
     @property
@@ -90,23 +91,13 @@ class Directions(Task):
         """A vector."""
         return 3
 
-    def prepare(self, adapted: Float[Tensor, "batch 1 height width"], box: CropBox) -> Float[Tensor, "batch 3 _ _"]:
-        """Unit normals, 0 where there is none; the camera's axis is in the middle of the whole picture."""
-        height, width = adapted.shape[2:]
-        middle = (0.5 - box.left) / box.width * width, (0.5 - box.top) / box.height * height
-        if box.flip:
-            middle = width - middle[0], middle[1]
-        # of a whole view, a pixel is a width-th of the focal length's unit in both directions
-        return normals_of(adapted, (self.focal * width / box.width, self.focal * width / box.height), middle)
-
     def targets(self, truth: Float[Tensor, "batch 3 height width"]) -> tuple[Tensor, Tensor]:
         """The normals themselves."""
         return truth, truth.any(1, keepdim=True).float()
 
     def loss(self, answer: Tensor, target: Tensor, weight: Tensor) -> Float[Tensor, ""]:
-        """1 - cosine."""
-        cosine = (F.normalize(answer, dim=1, eps=1e-6) * target).sum(1, keepdim=True)
-        return mean_of((weight - cosine).sum(), weight)
+        """Squared error of the vector. A cosine has no gradient to speak of for a decoder that begins at 0."""
+        return squared_error(answer, target, weight)
 
     def score(self) -> Score:
         """Sums of angles."""
@@ -115,10 +106,6 @@ class Directions(Task):
     def picture(self, answer: Float[Tensor, "3 height width"]) -> Float[Tensor, "3 height width"]:
         """The vector's numbers as colours."""
         return self.show(F.normalize(answer, dim=0))
-
-    def show(self, truth: Float[Tensor, "3 height width"]) -> Float[Tensor, "3 height width"]:
-        """The vector's numbers as colours; no normal is black."""
-        return torch.where(truth.any(0), (truth + 1) / 2, 0.0)
 
 
 class Angles(Score):
@@ -140,32 +127,82 @@ class Angles(Score):
         return dict(zip(self.keys, (self.sums / refuse_none(self.count)).tolist(), strict=True))
 
 
-def normals_of(
-    depth: Float[Tensor, "batch 1 height width"], focal: tuple[float, float], middle: tuple[float, float]
-) -> Float[Tensor, "batch 3 height width"]:
-    """Unit normals towards the camera (right, down, forward), 0 at borders, edges and where a neighbour has no reading.
+@dataclass(frozen=True)
+class SurfaceNormals(Modality):
+    """The normals of a depth camera's pictures as a signal: 3 numbers a pixel, 0 where there is no normal."""
+
+    field: ClassVar[str] = "depth"
+    extensions: ClassVar[tuple[str, ...]] = Depth.extensions
+
+    depth: Depth
+    focal: float  # over the width of the picture
+    window: int  # pixels to a side
+    fit: str
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Three numbers for each pixel."""
+        return (3, *self.depth.sides)
+
+    def decode(self, payload: bytes) -> Float[Tensor, "3 height width"]:
+        """The normals at the stored size, where neighbours are true neighbours."""
+        return normals_of(self.depth.decode(payload), self.focal, self.window)
+
+    def encode(self, signal: Float[Tensor, "3 height width"]) -> bytes:
+        """Depth is what is stored."""
+        raise NotImplementedError("normals are computed from depth and not stored")
+
+    def adapt(self, signal: Float[Tensor, "3 height width"], window: CropBox) -> Float[Tensor, "3 _ _"]:
+        """The window's part; in a mirrored picture, right is left."""
+        part = self.depth.resize_crop(signal, window, nearest=True)
+        return part * part.new_tensor([-1.0, 1.0, 1.0])[:, None, None] if window.flip else part
+
+    def draw(self, generator: torch.Generator) -> Float[Tensor, "0"]:
+        """Nothing is augmented."""
+        return torch.empty(0)
+
+    def augment(self, batch: Float[Tensor, "batch 3 _ _"], draws: Tensor) -> Float[Tensor, "batch 3 _ _"]:
+        """The batch itself."""
+        return batch
+
+    def normalise(self, batch: Float[Tensor, "batch 3 _ _"]) -> Float[Tensor, "batch 3 _ _"]:
+        """The batch itself."""
+        return batch
+
+    def picture(self, adapted: Float[Tensor, "3 height width"]) -> Float[Tensor, "3 height width"]:
+        """The vector's numbers as colours; no normal is black."""
+        return torch.where(adapted.any(0), (adapted + 1) / 2, 0.0)
+
+    def render(self, scene: Scene) -> Float[Tensor, "3 height width"]:
+        """The normals of a synthetic scene."""
+        return normals_of(self.depth.render(scene), self.focal, self.window)
+
+
+def normals_of(depth: Float[Tensor, "1 height width"], focal: float, window: int) -> Float[Tensor, "3 height width"]:
+    """Unit normals towards the camera: right, down, forward; 0 where there is none.
+
+    There is none where a pixel of the window has no reading, lies behind an edge or outside the picture.
 
     In the picture of a plane the inverse of the distance along the axis is linear: n . p = 1 with p = z (x, y, 1) gives
-    1 / z = n . (x, y, 1), where x and y are pixels from the middle over the focal length. So central differences give
-    the normals of planes exactly.
+    1 / z = n . (x, y, 1), where x and y are pixels from the middle over the focal length. So a linear fit gives the
+    normals of planes exactly. Pixels are square, and the camera's axis is in the middle.
 
     Args:
         depth: metres, 0 where there is no reading.
-        focal: focal length in pixels, across and down.
-        middle: where the camera's axis meets the picture, pixels from the left and from the top.
+        focal: focal length over the width of the picture.
+        window: side of the square in which the linear function is fitted, pixels; odd and at least 3.
     """
-    height, width = depth.shape[2:]
-    near = torch.where(depth > 0, 1 / depth.clamp(min=1e-9), 0.0).double()
-    padded = F.pad(near, (1, 1, 1, 1))
-    left, right, above, below = (
-        padded[..., 1 + down : 1 + down + height, 1 + across : 1 + across + width]
-        for down, across in ((0, -1), (0, 1), (-1, 0), (1, 0))
-    )
-    across, down = (right - left) / 2 * focal[0], (below - above) / 2 * focal[1]
-    x = (torch.arange(width, device=depth.device) + 0.5 - middle[0]) / focal[0]
-    y = (torch.arange(height, device=depth.device) + 0.5 - middle[1]) / focal[1]
-    forward = near - across * x - down * y[:, None]
-    neighbours = torch.cat([near, left, right, above, below], 1)
-    least, most = neighbours.amin(1, keepdim=True), neighbours.amax(1, keepdim=True)
-    normal = -F.normalize(torch.cat([across, down, forward], 1), dim=1)
+    height, width = depth.shape[1:]
+    near = torch.where(depth > 0, 1 / depth.clamp(min=1e-9), 0.0).double()[None]
+    reach = window // 2
+    steps = torch.arange(-reach, reach + 1, dtype=torch.float64, device=depth.device)
+    slope = (steps / steps.square().sum() / window).expand(window, window)
+    kernels = torch.stack([slope, slope.T, torch.full_like(slope, 1 / window**2)])[:, None]
+    across, down, middle = F.conv2d(near, kernels, padding=reach)[0]
+    length = focal * width
+    x, y = ((torch.arange(side, device=depth.device) + 0.5 - side / 2) / length for side in (width, height))
+    across, down = across * length, down * length
+    normal = -F.normalize(torch.stack([across, down, middle - across * x - down * y[:, None]]), dim=0)
+    padded = F.pad(near, (reach,) * 4)
+    most, least = (F.max_pool2d(sign * padded, window, 1)[0] * sign for sign in (1, -1))
     return torch.where((least > 0) & (most < EDGE * least), normal, 0.0).float()

@@ -57,7 +57,7 @@ class Segmentation(Dense, Evaluation):
     decoder_width: int = 128  # channels of conv and fpn
     steps: int = 300  # optimiser steps of a decoder on frozen maps
     batch_size: int = 32  # pictures in a step
-    lr: float = 1e-2  # peak learning rate of AdamW
+    lr: float = 3e-3  # peak learning rate of AdamW
     weight_decay: float = 1e-2  # of AdamW
     fine_tuned: tuple[int | None, ...] = (50,)  # labelled pictures that encoder and decoder learn from together
     fine_tuned_steps: int = 200  # optimiser steps
@@ -110,7 +110,7 @@ class Classes(Task):
         """A logit for each class."""
         return len(self.names)
 
-    def prepare(self, adapted: Float[Tensor, "batch 1 height width"], box: object) -> Float[Tensor, "batch 1 _ _"]:
+    def prepare(self, adapted: Float[Tensor, "batch 1 height width"]) -> Float[Tensor, "batch 1 height width"]:
         """The judged classes, -1 where there is none."""
         return torch.tensor([*self.table, -1], device=adapted.device)[adapted.long()].float()
 

@@ -16,11 +16,10 @@ from crossmodal.data.shards import Shards
 from crossmodal.data.views import Crop, Picture, View, tell_uneven
 from crossmodal.encoders import Encoder, Spec
 from crossmodal.evaluation import Metric, Network, Pairs
-from crossmodal.evaluation.common.maps import BATCH, Maps, Recipe, Signals, choose, descend, pieces, seeded
+from crossmodal.evaluation.common.maps import ANSWERS, Maps, Recipe, Signals, choose, descend, pieces, seeded
 from crossmodal.evaluation.common.pictures import colour_maps, to_bytes
 from crossmodal.evaluation.common.tasks import Quality, Score, Task
 from crossmodal.modules.decoders import NAMES, Decoder, build_decoder
-from modalities import CropBox
 from modalities.common.random import generator
 
 STRIDE = 8  # by default, maps of at least this stride are used
@@ -238,14 +237,15 @@ class Dense:
 
     def _truths(self, task: Task, pairs: Pairs) -> Iterator[tuple[Tensor, Tensor]]:
         """The indices and truth of all test pairs."""
+        batch = max(1, ANSWERS // (task.outputs * math.prod(task.view.modality.shape)))
         used = self.usable(pairs, pairs.test)
-        for part in sweep_parts(pairs.test, {"t": task.view}, batch_size=BATCH, workers=pairs.workers, indices=used):
-            yield part.index, task.prepare(part.adapted["t"], CropBox())
+        for part in sweep_parts(pairs.test, {"t": task.view}, batch_size=batch, workers=pairs.workers, indices=used):
+            yield part.index, task.prepare(part.adapted["t"])
 
     def _decoder(self, maps: "Maps", indices: Sequence[int], draw: int) -> Decoder:
         outputs = maps.task.outputs
         decoder = seeded(draw, lambda: build_decoder(self.decoder, maps.sizes, outputs, width=self.decoder_width))
-        decoder.measure(maps.read(piece).maps for piece in pieces(indices, BATCH))
+        decoder.measure(maps.read(piece).maps for piece in pieces(indices, maps.batch))
         return decoder.to(maps.pairs.device)
 
     def _fit(self, maps: "Maps", indices: Sequence[int], draw: int) -> Decoder:
@@ -273,7 +273,7 @@ class Dense:
                 box = crop.draw(random)
                 adapted.append(modality.adapt(signal, box))
                 draws.append(modality.draw(random))
-                truths.append(maps.task.prepare(truth.adapt(labels, box)[None], box))
+                truths.append(maps.task.prepare(truth.adapt(labels, box)[None]))
             batch = modality.augment(torch.stack(adapted).to(device), torch.stack(draws).to(device))
             target, weight = maps.targets(torch.cat(truths).to(device))
             features = encoder(modality.normalise(batch))
@@ -290,8 +290,8 @@ class Dense:
         shown = {used[int(place)] for place in torch.linspace(0, len(used) - 1, min(SHOWN, len(used))).long()}
         views, pictures = {"v": network.view, "t": task.view}, dict[str, list[Tensor]]()
         samples: list[list[Tensor]] = []
-        for part in sweep_parts(pairs.test, views, batch_size=BATCH, workers=pairs.workers, indices=used):
-            truth = task.prepare(part.adapted["t"], CropBox()).to(pairs.device)
+        for part in sweep_parts(pairs.test, views, batch_size=maps.batch, workers=pairs.workers, indices=used):
+            truth = task.prepare(part.adapted["t"]).to(pairs.device)
             inputs = network.view.modality.normalise(part.adapted["v"].to(pairs.device))
             frozen = maps.forward(network.encoder, inputs)
             rows = [row for row, index in enumerate(part.index.tolist()) if index in shown]

@@ -22,13 +22,13 @@ from modalities.common.random import generator
 
 SIZES = {"train": 160, "test": 80}
 CLASSES, DIM = 4, 32
-DENSE = {"pictures": (10, None), "draws": 2, "steps": 40, "lr": 0.05, "fine_tuned": (10,), "fine_tuned_steps": 20,
-         "fine_tuned_lr": 0.1}  # fmt: skip
-OPTIONS = {  # by entry, of those that have required options or take long
+DENSE = {"pictures": (20,), "draws": 2, "steps": 40, "lr": 0.05, "fine_tuned": (20,), "fine_tuned_steps": 40,
+         "fine_tuned_lr": 0.05, "fine_tuned_batch_size": 4}  # fmt: skip
+OPTIONS = {  # by entry, of those that have required options or take long; a mirrored slope has another colour
     "regression": {"fact": "position", "columns": (0, 1)},
     "segmentation": DENSE,
     "depth_regression": DENSE,
-    "normals": DENSE | {"focal": 1.0},
+    "normals": DENSE | {"focal": 1.0, "window": 3, "flip": 0.0},
     "layers": {"maps": (0,), "pool": 2},
 }
 SIDE, BLOCKS, KINDS = 16, 4, 3  # pixels of a picture and surfaces in it to a side, and kinds of these
