@@ -19,7 +19,7 @@ from modalities.depth import Depth
 from modalities.synthetic.scene import Scene
 
 WITHIN = 11.25  # degrees
-EDGE = 1.1  # ratio of distances in a window from which they belong to different surfaces
+FLAT = 0.02  # deviation from a plane, root mean square over a window and relative to its mean, that is still one
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ class SurfaceNormals(Modality):
 def normals_of(depth: Float[Tensor, "1 height width"], focal: float, window: int) -> Float[Tensor, "3 height width"]:
     """Unit normals towards the camera: right, down, forward; 0 where there is none.
 
-    There is none where a pixel of the window has no reading, lies behind an edge or outside the picture.
+    There is none where the window leaves the picture, has a pixel without reading, or shows more than a plane.
 
     In the picture of a plane the inverse of the distance along the axis is linear: n . p = 1 with p = z (x, y, 1) gives
     1 / z = n . (x, y, 1), where x and y are pixels from the middle over the focal length. So a linear fit gives the
@@ -199,10 +199,11 @@ def normals_of(depth: Float[Tensor, "1 height width"], focal: float, window: int
     slope = (steps / steps.square().sum() / window).expand(window, window)
     kernels = torch.stack([slope, slope.T, torch.full_like(slope, 1 / window**2)])[:, None]
     across, down, middle = F.conv2d(near, kernels, padding=reach)[0]
+    spread = F.conv2d(near.square(), kernels[2:], padding=reach)[0, 0] - middle.square()
+    unexplained = spread - (across.square() + down.square()) * steps.square().mean()
+    least = -F.max_pool2d(-F.pad(near, (reach,) * 4), window, 1)[0, 0]
     length = focal * width
     x, y = ((torch.arange(side, device=depth.device) + 0.5 - side / 2) / length for side in (width, height))
     across, down = across * length, down * length
     normal = -F.normalize(torch.stack([across, down, middle - across * x - down * y[:, None]]), dim=0)
-    padded = F.pad(near, (reach,) * 4)
-    most, least = (F.max_pool2d(sign * padded, window, 1)[0] * sign for sign in (1, -1))
-    return torch.where((least > 0) & (most < EDGE * least), normal, 0.0).float()
+    return torch.where((least > 0) & (unexplained < (FLAT * middle).square()), normal, 0.0).float()

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from crossmodal.data.reader import open_view, sweep_parts
 from crossmodal.data.shards import Shards
-from crossmodal.data.views import Crop, Picture, View, tell_uneven
+from crossmodal.data.views import Crop, Picture, View
 from crossmodal.encoders import Encoder, Spec
 from crossmodal.evaluation import Metric, Network, Pairs
 from crossmodal.evaluation.common.maps import ANSWERS, Maps, Recipe, Signals, choose, descend, pieces, seeded
 from crossmodal.evaluation.common.pictures import colour_maps, to_bytes
 from crossmodal.evaluation.common.tasks import Quality, Score, Task
-from crossmodal.modules.decoders import NAMES, Decoder, build_decoder
+from crossmodal.modules.decoders import Decoder, build_decoder
 from modalities.common.random import generator
 
 STRIDE = 8  # by default, maps of at least this stride are used
@@ -92,8 +92,6 @@ class Dense:
         )
         if not self.pictures:
             raise ValueError("pictures must name at least one number of pictures, or null for all")
-        if self.decoder not in NAMES:
-            raise ValueError(f"decoder must be one of {', '.join(NAMES)}, got {self.decoder!r}")
         self._crop()  # which refuses what is out of range
 
     def _crop(self) -> Crop:
@@ -212,8 +210,6 @@ class Dense:
         for name, shards in parts:
             if not used[name]:
                 raise ValueError(f"no {name} pair of {shards.folder} has a value to learn from or judge by")
-            for subject in pairs.subjects.values():
-                _refuse_uneven(shards, used[name][0], subject.view, task.view)
         for key in ("pictures", "fine_tuned"):
             most = max((count for count in getattr(self, key) if count is not None), default=0)
             if most > len(used["training"]):
@@ -360,20 +356,6 @@ def refuse_other_region(kind: str, view: View, truth: View) -> None:
             f"the view of the {who} ({width} x {height}, fit: {modality.fit}) and the {other.field} ({wide} x {tall}, "
             f"fit: {other.fit}) show different parts of a picture; give them the same width : height and fit"
         )
-
-
-def _refuse_uneven(shards: Shards, index: int, view: View, truth: View) -> None:
-    """Refuses a truth of other proportions than the input, by one pair.
-
-    Raises:
-        ValueError: the pictures have different proportions.
-    """
-    fields = {each.modality.field: each.modality for each in (view, truth)}
-    members = {name: shards.member(name) for name in fields}
-    key, payloads = shards.read(index, [*members.values()])
-    found = {name: Picture.of(fields[name], fields[name].decode(payloads[member])) for name, member in members.items()}
-    if uneven := tell_uneven({name: picture for name, picture in found.items() if picture}):
-        raise ValueError(f"{shards.locate(index)[0]}: pair {key!r}: {uneven}; crop one of them before packing")
 
 
 def _refuse(options: object, names: Sequence[str], words: str, fits: Callable[[Any], Any]) -> None:

