@@ -37,7 +37,7 @@ from pipelines.training.precision import refuse_unset_gradients
 from pipelines.training.progress import MetricAccumulator, Progress
 from pipelines.training.signals import Signals
 
-CALIBRATION_PAIRS = 4096  # number of training pairs whose teacher features are measured before training
+CALIBRATION_PAIRS = 1024  # most training pairs whose teacher features are measured before training
 TELL_SECONDS = 60.0  # between lines for the user
 
 
@@ -142,7 +142,7 @@ class Training:
     def _calibrate(self, plan: Plan, ranks: int) -> None:
         """Runs the teachers on the first batches of the training, and keeps the result in a checkpoint of step 0."""
         assert self.calibrate is not None
-        count = min(self.steps, math.ceil(CALIBRATION_PAIRS / plan.batch_size))
+        count = min(plan.steps, math.ceil(CALIBRATION_PAIRS / plan.batch_size))
         say(f"{self.name}: measuring the teachers' features on {count * plan.batch_size} pairs")
         with contextlib.closing(self._parts(plan, ranks)) as parts, torch.no_grad(), self.accelerator.autocast():
             for part in islice(parts, count):
