@@ -13,7 +13,7 @@ from torch import Tensor
 from crossmodal.data.shards import Shards
 from crossmodal.data.views import View
 from crossmodal.evaluation import Evaluation, Pairs
-from crossmodal.evaluation.common.dense import Dense
+from crossmodal.evaluation.common.dense import Dense, pairs_with
 from crossmodal.evaluation.common.tasks import Quality, Score, Task, mean_of
 from crossmodal.metrics.segmentation import class_accuracy, confusion, iou, mean_iou, pixel_accuracy
 from modalities import MODALITIES
@@ -57,7 +57,7 @@ class Segmentation(Dense, Evaluation):
     decoder_width: int = 128  # channels of conv and fpn
     steps: int = 300  # optimiser steps of a decoder on frozen maps
     batch_size: int = 32  # pictures in a step
-    lr: float = 1e-2  # peak learning rate of AdamW
+    lr: float = 3e-3  # peak learning rate of AdamW
     weight_decay: float = 1e-2  # of AdamW
     fine_tuned: tuple[int | None, ...] = (50,)  # labelled pictures that encoder and decoder learn from together
     fine_tuned_steps: int = 200  # optimiser steps
@@ -94,8 +94,7 @@ class Segmentation(Dense, Evaluation):
 
     def usable(self, pairs: Pairs, shards: Shards) -> list[int]:
         """Pairs that have a map of labels."""
-        member = shards.member("labels")
-        return [index for index in range(len(shards)) if not shards.lacks(index, member)]
+        return pairs_with(shards, "labels")
 
 
 @dataclass(frozen=True)
@@ -111,7 +110,7 @@ class Classes(Task):
         """A logit for each class."""
         return len(self.names)
 
-    def prepare(self, adapted: Float[Tensor, "batch 1 height width"], box: object) -> Float[Tensor, "batch 1 _ _"]:
+    def prepare(self, adapted: Float[Tensor, "batch 1 height width"]) -> Float[Tensor, "batch 1 height width"]:
         """The judged classes, -1 where there is none."""
         return torch.tensor([*self.table, -1], device=adapted.device)[adapted.long()].float()
 

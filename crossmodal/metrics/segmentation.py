@@ -44,7 +44,7 @@ def pixel_accuracy(counts: Int[Tensor, "classes classes"]) -> float:
         ValueError: no place has a truth.
     """
     _refuse_empty(counts)
-    return (counts.diagonal().sum() / counts.sum()).item()
+    return (counts.diagonal().sum().double() / counts.sum()).item()
 
 
 def class_accuracy(counts: Int[Tensor, "classes classes"]) -> float:

@@ -56,7 +56,7 @@ class Decoder(nn.Module, ABC):
         """The numbers, from standardised maps."""
 
     @torch.no_grad()
-    def measure(self, batches: Iterable[Sequence[Float[Tensor, "batch _ _ _"]]]) -> None:
+    def measure(self, batches: Iterable[Sequence[Float[Tensor, "_ _ _ _"]]]) -> None:
         """Measures the mean and spread of every channel on training maps, by which the maps are then standardised."""
         sums = [torch.zeros(2, channels, dtype=torch.float64) for channels, _, _ in self.sizes]
         counts = [0] * len(sums)

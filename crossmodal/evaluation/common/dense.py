@@ -13,14 +13,13 @@ from torch import Tensor
 
 from crossmodal.data.reader import open_view, sweep_parts
 from crossmodal.data.shards import Shards
-from crossmodal.data.views import Crop, Picture, View, tell_uneven
+from crossmodal.data.views import Crop, Picture, View
 from crossmodal.encoders import Encoder, Spec
 from crossmodal.evaluation import Metric, Network, Pairs
-from crossmodal.evaluation.common.maps import BATCH, Maps, Recipe, Signals, choose, descend, pieces, seeded
+from crossmodal.evaluation.common.maps import ANSWERS, Maps, Recipe, Signals, choose, descend, pieces, seeded
 from crossmodal.evaluation.common.pictures import colour_maps, to_bytes
 from crossmodal.evaluation.common.tasks import Quality, Score, Task
-from crossmodal.modules.decoders import NAMES, Decoder, build_decoder
-from modalities import CropBox
+from crossmodal.modules.decoders import Decoder, build_decoder
 from modalities.common.random import generator
 
 STRIDE = 8  # by default, maps of at least this stride are used
@@ -93,8 +92,6 @@ class Dense:
         )
         if not self.pictures:
             raise ValueError("pictures must name at least one number of pictures, or null for all")
-        if self.decoder not in NAMES:
-            raise ValueError(f"decoder must be one of {', '.join(NAMES)}, got {self.decoder!r}")
         self._crop()  # which refuses what is out of range
 
     def _crop(self) -> Crop:
@@ -213,8 +210,6 @@ class Dense:
         for name, shards in parts:
             if not used[name]:
                 raise ValueError(f"no {name} pair of {shards.folder} has a value to learn from or judge by")
-            for subject in pairs.subjects.values():
-                _refuse_uneven(shards, used[name][0], subject.view, task.view)
         for key in ("pictures", "fine_tuned"):
             most = max((count for count in getattr(self, key) if count is not None), default=0)
             if most > len(used["training"]):
@@ -238,14 +233,15 @@ class Dense:
 
     def _truths(self, task: Task, pairs: Pairs) -> Iterator[tuple[Tensor, Tensor]]:
         """The indices and truth of all test pairs."""
+        batch = max(1, ANSWERS // (task.outputs * math.prod(task.view.modality.shape)))
         used = self.usable(pairs, pairs.test)
-        for part in sweep_parts(pairs.test, {"t": task.view}, batch_size=BATCH, workers=pairs.workers, indices=used):
-            yield part.index, task.prepare(part.adapted["t"], CropBox())
+        for part in sweep_parts(pairs.test, {"t": task.view}, batch_size=batch, workers=pairs.workers, indices=used):
+            yield part.index, task.prepare(part.adapted["t"])
 
     def _decoder(self, maps: "Maps", indices: Sequence[int], draw: int) -> Decoder:
         outputs = maps.task.outputs
         decoder = seeded(draw, lambda: build_decoder(self.decoder, maps.sizes, outputs, width=self.decoder_width))
-        decoder.measure(maps.read(piece).maps for piece in pieces(indices, BATCH))
+        decoder.measure(maps.read(piece).maps for piece in pieces(indices, maps.batch))
         return decoder.to(maps.pairs.device)
 
     def _fit(self, maps: "Maps", indices: Sequence[int], draw: int) -> Decoder:
@@ -273,7 +269,7 @@ class Dense:
                 box = crop.draw(random)
                 adapted.append(modality.adapt(signal, box))
                 draws.append(modality.draw(random))
-                truths.append(maps.task.prepare(truth.adapt(labels, box)[None], box))
+                truths.append(maps.task.prepare(truth.adapt(labels, box)[None]))
             batch = modality.augment(torch.stack(adapted).to(device), torch.stack(draws).to(device))
             target, weight = maps.targets(torch.cat(truths).to(device))
             features = encoder(modality.normalise(batch))
@@ -290,8 +286,8 @@ class Dense:
         shown = {used[int(place)] for place in torch.linspace(0, len(used) - 1, min(SHOWN, len(used))).long()}
         views, pictures = {"v": network.view, "t": task.view}, dict[str, list[Tensor]]()
         samples: list[list[Tensor]] = []
-        for part in sweep_parts(pairs.test, views, batch_size=BATCH, workers=pairs.workers, indices=used):
-            truth = task.prepare(part.adapted["t"], CropBox()).to(pairs.device)
+        for part in sweep_parts(pairs.test, views, batch_size=maps.batch, workers=pairs.workers, indices=used):
+            truth = task.prepare(part.adapted["t"]).to(pairs.device)
             inputs = network.view.modality.normalise(part.adapted["v"].to(pairs.device))
             frozen = maps.forward(network.encoder, inputs)
             rows = [row for row, index in enumerate(part.index.tolist()) if index in shown]
@@ -330,6 +326,12 @@ class Judged:
     score: Score
 
 
+def pairs_with(shards: Shards, name: str) -> list[int]:
+    """The pairs that do not lack a field."""
+    member = shards.member(name)
+    return [index for index in range(len(shards)) if not shards.lacks(index, member)]
+
+
 def usual_stages(spec: Spec, shape: tuple[int, ...]) -> list[int]:
     """The last stage at each grid of stride `STRIDE` or more; if there is none, the last stage at the coarsest grid."""
     last = {size[1:]: stage for stage, size in enumerate(spec.maps)}
@@ -354,20 +356,6 @@ def refuse_other_region(kind: str, view: View, truth: View) -> None:
             f"the view of the {who} ({width} x {height}, fit: {modality.fit}) and the {other.field} ({wide} x {tall}, "
             f"fit: {other.fit}) show different parts of a picture; give them the same width : height and fit"
         )
-
-
-def _refuse_uneven(shards: Shards, index: int, view: View, truth: View) -> None:
-    """Refuses a truth of other proportions than the input, by one pair.
-
-    Raises:
-        ValueError: the pictures have different proportions.
-    """
-    fields = {each.modality.field: each.modality for each in (view, truth)}
-    members = {name: shards.member(name) for name in fields}
-    key, payloads = shards.read(index, [*members.values()])
-    found = {name: Picture.of(fields[name], fields[name].decode(payloads[member])) for name, member in members.items()}
-    if uneven := tell_uneven({name: picture for name, picture in found.items() if picture}):
-        raise ValueError(f"{shards.locate(index)[0]}: pair {key!r}: {uneven}; crop one of them before packing")
 
 
 def _refuse(options: object, names: Sequence[str], words: str, fits: Callable[[Any], Any]) -> None:

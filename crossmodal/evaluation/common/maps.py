@@ -17,11 +17,10 @@ from crossmodal.data.views import View
 from crossmodal.encoders import Encoder
 from crossmodal.evaluation import Pairs
 from crossmodal.evaluation.common.tasks import Task
-from modalities import CropBox
 from modalities.common.random import generator
 
 HELD = 1 << 27  # numbers of maps that are kept in memory: 256 MiB of float16
-BATCH = 32  # pictures at a time: the targets of all their pixels are in memory
+ANSWERS = 1 << 25  # numbers of answers and targets that are in memory at a time, beside `HELD`: 128 MiB of float32
 FINER = 2  # targets are averaged over areas of this many to a side of the finest map's places
 Result = TypeVar("Result")
 
@@ -53,6 +52,7 @@ class Maps:
         self.held: dict[int, list[Tensor]] = {}  # index -> maps, target, weight
         self.sizes = [encoder.spec.maps[stage] for stage in stages]
         sides, finest = task.view.modality.shape[1:], max((size[1:] for size in self.sizes), key=math.prod)
+        self.batch = max(1, ANSWERS // (task.outputs * math.prod(sides)))  # pictures at a time
         self.areas = min(FINER * finest[0], sides[0]), min(FINER * finest[1], sides[1])
 
     def hold(self, indices: list[int]) -> None:
@@ -65,9 +65,9 @@ class Maps:
     def _sweep(self, indices: list[int], workers: int) -> Iterator[tuple[int, list[Tensor]]]:
         """The maps, target and weight of pictures, on the CPU."""
         views, device = {"v": self.view, "t": self.task.view}, self.pairs.device
-        for part in sweep_parts(self.pairs.train, views, batch_size=BATCH, workers=workers, indices=indices):
+        for part in sweep_parts(self.pairs.train, views, batch_size=self.batch, workers=workers, indices=indices):
             maps = self.forward(self.encoder, self.view.modality.normalise(part.adapted["v"].to(device)))
-            found = [*maps, *self.targets(self.task.prepare(part.adapted["t"], CropBox()))]
+            found = [*maps, *self.targets(self.task.prepare(part.adapted["t"]))]
             for row, index in enumerate(part.index.tolist()):
                 yield index, [each[row].float().cpu() for each in found]
 

@@ -8,7 +8,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from crossmodal.data.views import View
-from modalities import CropBox
 
 
 @dataclass(frozen=True)
@@ -77,8 +76,8 @@ class Task(ABC):
     def score(self) -> Score:
         """A new score."""
 
-    def prepare(self, adapted: Float[Tensor, "batch 1 height width"], box: CropBox) -> Float[Tensor, "batch _ _ _"]:
-        """The truth at every place, from samples of the truth's view that were cropped with `box`."""
+    def prepare(self, adapted: Float[Tensor, "batch _ height width"]) -> Float[Tensor, "batch _ height width"]:
+        """The truth at every place, from samples of the truth's view."""
         return adapted
 
     @abstractmethod
@@ -93,3 +92,19 @@ class Task(ABC):
 def mean_of(total: Tensor, weight: Tensor) -> Tensor:
     """The mean over places with a target; 0 where a batch has none, so that it changes nothing."""
     return total / weight.sum().clamp(min=torch.finfo(weight.dtype).tiny)
+
+
+def squared_error(answer: Tensor, target: Tensor, weight: Tensor) -> Float[Tensor, ""]:
+    """The mean squared error of a task's answers, up to a constant; see `Task.loss`."""
+    return mean_of((weight * answer.square() - 2 * answer * target).sum(), weight)
+
+
+def refuse_none(count: int) -> int:
+    """The number of places that are judged.
+
+    Raises:
+        ValueError: it is 0.
+    """
+    if not count:
+        raise ValueError("no place of the pictures has a truth, so there is nothing to judge by")
+    return count
