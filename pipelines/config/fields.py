@@ -87,18 +87,18 @@ def number(
     return field(default=default, metadata=ranged)
 
 
-def bounds_of(item: Field[Any]) -> str:
+def bounds_of(metadata: Mapping[str, Any]) -> str:
     """The range of a `number` in words, such as "at least 0 and below 1"; empty for other fields."""
-    return " and ".join(f"{word} {bound:g}" for word, bound in item.metadata.get("bounds", {}).items())
+    return " and ".join(f"{word} {bound:g}" for word, bound in metadata.get("bounds", {}).items())
 
 
-def is_within(item: Field[Any], value: Any) -> bool:
+def is_within(metadata: Mapping[str, Any], value: Any) -> bool:
     """True if all numbers of the value lie in the field's range."""
     tests = {"at least": operator.ge, "above": operator.gt, "at most": operator.le, "below": operator.lt}
     numbers = value if isinstance(value, list | tuple) else [value]
     return all(
         tests[word](number, bound)
-        for word, bound in item.metadata.get("bounds", {}).items()
+        for word, bound in metadata.get("bounds", {}).items()
         for number in numbers
         if number is not None
     )

@@ -39,7 +39,7 @@ def load(schema: type[Schema], path: Path, overrides: Sequence[str] = (), *, sto
         root = read(path, problems)
         for override in overrides:
             try:
-                root = merge(root, read_override(override, problems, root), problems, keep_place=True)
+                root = merge(root, read_override(override, problems, root), problems)
             except ConfigError as error:
                 problems.extend(error.problems)
         _refuse_set(schema, root, path, problems)
@@ -104,11 +104,9 @@ def to_plain(value: object, *, runtime_only: bool = True, whole: bool = False) -
         return to_dict(value, runtime_only=runtime_only, whole=whole)
     if isinstance(value, Mapping):
         return {name: to_plain(child, runtime_only=runtime_only, whole=whole) for name, child in value.items()}
-    return (
-        [to_plain(child, runtime_only=runtime_only, whole=whole) for child in value]
-        if isinstance(value, list | tuple)
-        else value
-    )
+    if isinstance(value, list | tuple):
+        return [to_plain(child, runtime_only=runtime_only, whole=whole) for child in value]
+    return value
 
 
 def to_yaml(config: object, *, whole: bool = False) -> str:

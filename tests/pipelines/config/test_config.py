@@ -424,6 +424,11 @@ def test_a_reference_to_nothing_but_the_environment_has_no_hint_about_files() ->
     assert problems("data: ${oc.env:ABSENT_VARIABLE}")[0].endswith('not found"')
 
 
+def test_a_mapping_with_a_value_that_cannot_be_resolved_is_not_made() -> None:
+    (problem,) = problems("{}", "part.scale=${nope}", schema=Outer)  # Ranged would unpack it
+    assert problem.startswith("override part.scale=${nope}: ${nope} cannot be resolved: ")
+
+
 def test_a_reference_sees_overrides() -> None:
     assert read("data: d\noutput: out/${data}", "data=e").output == "out/e"
 
