@@ -60,9 +60,8 @@ NAMED = (ShardError, DecodeError, ExportError, WeightsError)
 SECONDS, MEGABYTES = 5.0, 1000.0  # bars of one mutation
 GUARD = 6 * 2**30  # bytes of address space beyond which memory is refused
 PAIRS, SIDE, WINDOWS, DIM, RATE_HZ = 4, 8, 2, 4, 8000
-OPTIONS: dict[str, dict[str, Any]] = {
-    "rgb": {"size": SIDE}, "depth": {"size": SIDE}, "audio": {"rate_hz": RATE_HZ, "window_s": 0.05, "mels": 4},
-}  # fmt: skip
+AUDIO = {"rate_hz": RATE_HZ, "window_s": 0.05, "mels": 4}
+OPTIONS: dict[str, dict[str, Any]] = {"rgb": {"size": SIDE}, "depth": {"size": SIDE}, "audio": AUDIO}
 NUMBERS = (0, -1, 1, 2, 3, 5, 127, 255, 10**5, 2**31 - 1, 2**31, 2**32, 10**10, 2**63 - 1, 2**63, 10**30, 0.5, -1e-9,
            1e308)  # fmt: skip
 TEXTS = ("", ".", "..", "/", "a/b", "../x.tar", "\\", "\0", "\ud800", "é", "000000.tar", "000001.tar", "rgb", "depth",
@@ -157,10 +156,8 @@ def change_blocks(draw: random.Random, tar: bytes) -> bytes:
 
 def _extended(draw: random.Random) -> bytes:
     """A header of extended attributes, a long name or a sparse file, with its content."""
-    key = draw.choice(
-        ("size", "path", "linkpath", "mtime", "uid", "hdrcharset", "GNU.sparse.map", "GNU.sparse.major",
-         "GNU.sparse.size", "GNU.sparse.offset", "GNU.sparse.numblocks")
-    )  # fmt: skip
+    sparse = [f"GNU.sparse.{name}" for name in ("map", "major", "size", "offset", "numblocks")]
+    key = draw.choice(("size", "path", "linkpath", "mtime", "uid", "hdrcharset", *sparse))
     value = draw.choice((*map(str, NUMBERS), "", "a", "1,2,3", "BINARY", "x" * 200, "\0", "é"))
     record = f" {key}={value}\n"
     size = draw.choice((len(record) + 2, len(record) + 2, 0, -1, 10**9, 1))
@@ -639,11 +636,8 @@ def measure() -> int:
             told = ", ".join(f"{tally.ended[how]} {how}" for how in ("right", "sound", "named", "fault"))
             print(f"{name}: {told}; slowest {tally.seconds:.2f} s, {tally.grown:.0f} MB", flush=True)
             print(*(f"  {fault}" for fault in tally.faults[:20]), sep="\n", end="\n" if tally.faults else "")
-    ended, slowest = (
-        sum((tally.ended for tally in tallies.values()), Counter()),
-        max(tally.seconds for tally in tallies.values()),
-    )
-    grown = peak_mb(torch.device("cpu")) - held
+    ended = sum((tally.ended for tally in tallies.values()), Counter())
+    slowest, grown = max(tally.seconds for tally in tallies.values()), peak_mb(torch.device("cpu")) - held
     print(f"{ended.total()} mutations in {time.monotonic() - began:.0f} s: {dict(ended)}; slowest {slowest:.2f} s, "
           f"peak memory grew by {grown:.0f} MB")  # fmt: skip
     return 1 if ended["fault"] else 0

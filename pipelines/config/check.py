@@ -13,17 +13,15 @@ from pipelines.config.errors import FieldError
 from pipelines.config.fields import (
     CATALOGUES,
     bounds_of,
-    choice_field,
     declared,
     describe,
     evaluate,
     is_required,
     is_within,
-    options_field,
-    short_field,
+    marked,
     show,
 )
-from pipelines.config.parse import Node, place, plain
+from pipelines.config.parse import Node, along, place, plain
 
 
 @dataclass(frozen=True)
@@ -98,7 +96,7 @@ class Walk:
             return self._refuse(node, f"{_dotted(key, name)} needs another name: base is reserved for base files")
         if node.value is None and is_dataclass(kind):  # an entry with default options: `crd: `
             node = replace(node, value={}, text=None)
-        chosen = choice_field(kind) if is_dataclass(kind) and isinstance(kind, type) else None
+        chosen = marked(kind, "catalogue") if is_dataclass(kind) and isinstance(kind, type) else None
         if chosen is not None and chosen.metadata["from_key"]:
             node = _fill(_spell_out(kind, node), chosen.name, name)
         return self.read(kind, node, _dotted(key, name))
@@ -110,7 +108,7 @@ class Walk:
             return self._refuse(node, f"{key} must be a mapping, got {show(plain(node))}{hint}")
         for path, value in getattr(schema, "PLACEHOLDERS", {}).items():
             node = _fill(node, path, value)
-        slots, rest, renamed = _field_slots(schema), options_field(schema), getattr(schema, "RENAMED", {})
+        slots, rest, renamed = _field_slots(schema), marked(schema, "options_of"), getattr(schema, "RENAMED", {})
         node = self._renew(node, renamed, slots)
         values = self._values(slots, node, key, renamed)
         others, known = _without(node, slots), [*slots]
@@ -135,7 +133,7 @@ class Walk:
         try:
             return schema(**values)
         except FieldError as error:  # the schema's own checks
-            field = _descend(node, error.key)
+            field = along(node, error.key)[-1]  # its nearest ancestor, if it was not written
             places = field.where if field is node and not key else field.places
             self.problems.append(f"{places}: {_dotted(key, error.key)} {error.problem}")
         except ValueError as error:
@@ -241,7 +239,7 @@ def _without_outdated(options: Node, field: str, entry: str, key: str | None) ->
 
 def _spell_out(schema: type, node: Node) -> Node:
     """The mapping for which a plain name stands."""
-    chosen = short_field(schema)
+    chosen = marked(schema, "catalogue") or marked(schema, "short")
     if chosen is not None and isinstance(node.value, str):
         return replace(node, value={chosen.name: node})
     if chosen is not None and node.short is not None and isinstance(node.value, dict):
@@ -270,15 +268,6 @@ def _move(node: Node, old: str, new: str, slots: Mapping[str, _Slot]) -> Node:
     moved = replace(node, value={name: other for name, other in node.value.items() if name != old})
     is_entry = first in slots and get_origin(slots[first].kind) is dict and new.count(".") == 1
     return moved if child.value is None and is_entry else _fill(moved, new, child)
-
-
-def _descend(node: Node, key: str) -> Node:
-    """The node at a dotted key, or its nearest ancestor that was written."""
-    for part in key.split("."):
-        if not isinstance(node.value, dict) or part not in node.value:
-            break
-        node = node.value[part]
-    return node
 
 
 def _dotted(key: str, name: str) -> str:

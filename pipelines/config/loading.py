@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 from pipelines.config.check import Walk
 from pipelines.config.errors import ConfigError
 from pipelines.config.fields import CATALOGUES
-from pipelines.config.merge import find, merge, read, read_override, resolve
-from pipelines.config.parse import Node, dump, place
+from pipelines.config.merge import merge, read, read_override, resolve
+from pipelines.config.parse import Node, along, dump, place
 
 Schema = TypeVar("Schema")
 
@@ -65,9 +65,9 @@ def renew(schema: type, values: Mapping[str, Any]) -> Mapping[str, Any]:
 def _refuse_set(schema: type, root: Node, path: Path, problems: list[str]) -> None:
     """Reports values that the config or an override gives for fields that the code sets."""
     for key, by in getattr(schema, "DERIVED", {}).items():
-        node = find(root, key.split("."))
-        own = ("override ", f"{path.as_posix()}:")
-        if node is not None and any(place.startswith(own) for place in (node.where, *node.touched)):
+        nodes, own = along(root, key), ("override ", f"{path.as_posix()}:")
+        node = nodes[-1]
+        if len(nodes) > len(key.split(".")) and any(place.startswith(own) for place in (node.where, *node.touched)):
             problems.append(f"{node.places}: {key} is set by {by}; leave it out")
 
 

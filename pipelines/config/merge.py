@@ -10,7 +10,7 @@ from typing import Any
 
 from modalities.common.catalogue import suggest
 from pipelines.config.errors import ConfigError
-from pipelines.config.parse import Node, parse, place, plain, scalar
+from pipelines.config.parse import Node, along, parse, place, plain, scalar
 
 LONGEST = 200  # most characters of a value in a message
 
@@ -40,7 +40,8 @@ def read_override(text: str, problems: list[str], root: Node) -> Node:
     if equals:
         node = parse(value, where, problems, lines=False)
         node = node if isinstance(node.value, dict | list) else replace(node, text=value)
-        if node.value == {} and (given := find(root, names)) is not None and given.value:
+        path = along(root, key)
+        if node.value == {} and len(path) > len(names) and path[-1].value:
             problems.append(f"{where}: an empty mapping changes nothing (mappings merge); ~{key}.NAME removes an entry")
     else:
         node, names[-1] = Node(None, where), f"~{names[-1]}"
@@ -79,15 +80,6 @@ def merge(first: Node, later: Node, problems: list[str]) -> Node:
     if later.is_from_file:
         return Node(joined, later.where, short=short)
     return Node(joined, first.where, short=short, touched=(*first.touched, later.where))
-
-
-def find(root: Node, names: Sequence[str]) -> Node | None:
-    """The node at a dotted key; None if there is none."""
-    for name in names:
-        if not isinstance(root.value, dict) or name not in root.value:
-            return None
-        root = root.value[name]
-    return root
 
 
 def resolve(root: Node, problems: list[str]) -> Node:

@@ -97,6 +97,16 @@ def plain(node: Node) -> Any:
     return [plain(child) for child in node.value] if isinstance(node.value, list) else node.value
 
 
+def along(root: Node, key: str) -> list[Node]:
+    """The root and the nodes at the parts of a dotted key, as far as they are written."""
+    path = [root]
+    for name in key.split("."):
+        if not isinstance(path[-1].value, dict) or name not in path[-1].value:
+            break
+        path.append(path[-1].value[name])
+    return path
+
+
 def place(value: Any, where: str) -> Node:
     """A plain value as a tree in which every node has the same place."""
     if isinstance(value, dict):
