@@ -212,23 +212,19 @@ def compare(bench: Bench) -> dict[str, float]:
     """The greatest relative differences over some steps."""
     size = (2_000, 512)
     expected, found = (follow(bench, model, *size, 4) for model in twins(bench, *size))
-    return {
-        name: max(float((ours[name] - theirs[name]).norm() / theirs[name].norm())
-                  for ours, theirs in zip(found, expected, strict=True))
-        for name in found[0]
-    }  # fmt: skip
+    apart = lambda ours, theirs: float((ours - theirs).norm() / theirs.norm())  # noqa: E731
+    steps = [*zip(found, expected, strict=True)]
+    return {name: max(apart(ours[name], theirs[name]) for ours, theirs in steps) for name in found[0]}
 
 
 def golden(bench: Bench, model: nn.Module) -> list[dict[str, Any]]:
     """Figures of a few small steps, to be kept in a file."""
-    return [
-        {
-            "loss": step["loss"].item(),
-            **{f"{side}_norm": step[side].norm().item() for side in ("student", "teacher")},
-            **{f"{side}_first": step[side][0, :4].tolist() for side in ("student", "teacher")},
-        }
-        for step in follow(bench, model, *GOLDEN, 3)
-    ]
+    figures = []
+    for step in follow(bench, model, *GOLDEN, 3):
+        norms = {f"{side}_norm": step[side].norm().item() for side in ("student", "teacher")}
+        first = {f"{side}_first": step[side][0, :4].tolist() for side in ("student", "teacher")}
+        figures.append({"loss": step["loss"].item(), **norms, **first})
+    return figures
 
 
 # --- time and memory ---
@@ -261,15 +257,12 @@ def peak_bytes(bench: Bench, which: str, pairs: int) -> int:
     take(0)
     if bench.on_gpu:
         torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        take(1)
-        take(2)
-        return torch.cuda.max_memory_allocated() - before
-    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak until now
-    before = _status("VmRSS")
+    else:
+        Path("/proc/self/clear_refs").write_text("5")  # forgets the peak until now
+    before = torch.cuda.memory_allocated() if bench.on_gpu else _status("VmRSS")
     take(1)
     take(2)
-    return _status("VmHWM") - before
+    return (torch.cuda.max_memory_allocated() if bench.on_gpu else _status("VmHWM")) - before
 
 
 def _status(name: str) -> int:
@@ -281,14 +274,9 @@ def measure_memory(bench: Bench, which: str, pairs: int) -> int:
     """The same, on the CPU in a process of its own, which gives back at once what it frees."""
     if bench.on_gpu:
         return peak_bytes(bench, which, pairs)
-    words = [str(bench.checkout)] if bench.checkout else []
-    done = subprocess.run(
-        [sys.executable, __file__, *words, "--memory", which, "--pairs", str(pairs)],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"},
-    )
+    words = [*([str(bench.checkout)] if bench.checkout else []), "--memory", which, "--pairs", str(pairs)]
+    given = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
+    done = subprocess.run([sys.executable, __file__, *words], capture_output=True, text=True, check=True, env=given)
     return int(done.stdout)
 
 
@@ -313,14 +301,12 @@ def report(bench: Bench, turns: int) -> None:
     """The table, ratios first."""
     name = "published" if bench.checkout else "plain gather form (no checkout given)"
     where = torch.cuda.get_device_name() if bench.on_gpu else platform.processor() or platform.machine()
-    print(f"CRD, B={BATCH}, K={NEGATIVES:,}, d=128, float32, against {name}; "
-          f"{where}, {torch.get_num_threads()} threads")  # fmt: skip
+    machine = f"{where}, {torch.get_num_threads()} threads"
+    print(f"CRD, B={BATCH}, K={NEGATIVES:,}, d=128, float32, against {name}; {machine}")
     apart = ", ".join(f"{name} {value:.1e}" for name, value in compare(bench).items())
     print(f"float64, 4 steps, the same draws, greatest relative difference of loss and gradients: {apart}\n")
-    print(
-        "| pairs | negatives | times as fast | ms a step | theirs, ms | peak memory | MB | theirs, MB | of the floor |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|")
+    heads = "pairs", "negatives", "times as fast", "ms a step", "theirs, ms", "peak memory", "MB", "theirs, MB"
+    print(f"| {' | '.join(heads)} | of the floor |\n{'|---' * 9}|")
     for pairs in SIZES:
         seconds = time_turns(bench, pairs, turns)
         room = {which: measure_memory(bench, which, pairs) for which in seconds}
