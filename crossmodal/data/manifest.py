@@ -2,11 +2,12 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
-from crossmodal.data.plain import build, check_text, parse
+from crossmodal.data.plain import build, build_value, check_text, parse
 from modalities import MODALITIES, Modality
 from modalities.common.catalogue import UnknownNameError
 
@@ -15,6 +16,7 @@ FORMAT = "crossmodal-shards/2"
 MOMENTS = ("mean", "std", "min", "max")  # statistics of a field's signal; absent if it is 0 everywhere
 SMALLEST = 1024  # minimum bytes of a pair in a tar: a header and a block of content
 EARLIER = "crossmodal-shards/1"  # has no indexes
+Stored = float | str | tuple[str, ...]  # an option that describes stored bytes
 
 
 class ShardError(ValueError):
@@ -27,7 +29,7 @@ class Field:
 
     modality: str  # catalogue name
     extension: str  # extension of its members, without the dot
-    stored: dict[str, float]  # the modality's options that describe the bytes: unit scale, invalid value
+    stored: dict[str, Stored]  # the modality's options that describe the bytes: unit scale, class names
 
 
 @dataclass(frozen=True)
@@ -118,10 +120,29 @@ def open_field(name: str, spec: Field) -> Modality:
         raise ShardError(f"field {name!r}: stored must have {', '.join(kind.stored) or 'no options'}, as the modality "
                          f"{spec.modality!r} needs, got {', '.join(spec.stored) or 'none'}")  # fmt: skip
     try:
-        modality: Modality = kind(**spec.stored)
+        stored = read_stored(kind, spec.stored, "stored")
+    except ValueError as error:
+        raise ShardError(f"field {name!r}: {error}") from error
+    try:
+        modality: Modality = kind(**stored)
     except ValueError as error:
         raise ShardError(f"field {name!r}: stored: {error}") from error
     return modality
+
+
+def read_stored(kind: type[Modality], options: Mapping[str, Any], place: str) -> dict[str, Any]:
+    """The options of a modality that describe stored bytes, of the types that it declares.
+
+    Args:
+        kind: the modality.
+        options: plain content by name; other options are left out.
+        place: the key of the options in messages.
+
+    Raises:
+        ValueError: an option is of another type; the message names its key.
+    """
+    types = get_type_hints(kind)
+    return {name: build_value(types[name], options[name], f"{place}.{name}") for name in kind.stored if name in options}
 
 
 def check_format(content: Any, *known: str) -> None:

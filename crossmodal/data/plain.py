@@ -24,19 +24,13 @@ def parse(text: str | bytes) -> Any:
 
 
 def build(kind: type[Kind], content: Any) -> Kind:
-    """A dataclass from plain content.
-
-    The fields of `kind` are int, float, bool, str, `X | None`, list, tuple, dict[str, X], dataclasses or Any. Integers
-    are counts and sizes, from 0 to `LARGEST`. Lists become tuples if the annotation is a tuple.
-
-    Args:
-        kind: the dataclass.
-        content: the result of `parse`.
+    """A dataclass from plain content, with fields of any type that `build_value` gives.
 
     Raises:
         ValueError: the content is of another type, lacks a field, or has an unknown one; the message names its key.
     """
-    return _build(kind, content, "")
+    value: Kind = build_value(kind, content, "")
+    return value
 
 
 def check_text(content: Any, place: str) -> None:
@@ -49,24 +43,37 @@ def check_text(content: Any, place: str) -> None:
             "text in Unicode", content)  # fmt: skip
 
 
-def _build(kind: Any, content: Any, place: str) -> Any:
+def build_value(kind: Any, content: Any, place: str) -> Any:
+    """A value from plain content.
+
+    Args:
+        kind: int, float, bool, str, list, tuple, dict[str, X], a dataclass, Any, or a union of a number, text, a list
+            and None. Integers are counts and sizes, from 0 to `LARGEST`.
+        content: the result of `parse`; lists become tuples if `kind` is a tuple.
+        place: the content's key in messages.
+
+    Raises:
+        ValueError: the content is of another type; the message names its key.
+    """
     origin, inner = get_origin(kind), get_args(kind)
     value: Any = content
     if is_dataclass(kind):
         value = _dataclass(kind, content, place)
     elif origin in (Union, types.UnionType):
-        (some,) = (member for member in inner if member is not type(None))
-        value = None if content is None else _build(some, content, place)
+        value = (
+            None if content is None and type(None) in inner else build_value(_member(inner, content), content, place)
+        )
     elif origin is dict:
         _expect(isinstance(content, Mapping), place, "a mapping", content)
         value = {
-            _build(str, name, place): _build(inner[1], item, _dotted(place, name)) for name, item in content.items()
+            build_value(str, name, place): build_value(inner[1], item, _dotted(place, name))
+            for name, item in content.items()
         }
     elif origin in (list, tuple):
-        _expect(isinstance(content, list), place, "a list", content)
+        _expect(isinstance(content, list | tuple), place, "a list", content)
         kinds = inner if origin is tuple and inner[-1] is not Ellipsis else inner[:1] * len(content)
         _expect(len(kinds) == len(content), place, f"a list of {len(kinds)}", content)
-        value = origin(_build(k, item, _dotted(place, str(i))) for i, (k, item) in enumerate(zip(kinds, content)))  # noqa: B905
+        value = origin(build_value(k, item, _dotted(place, str(i))) for i, (k, item) in enumerate(zip(kinds, content)))  # noqa: B905
     elif kind is int:
         _expect(type(content) is int and 0 <= content <= LARGEST, place, f"a whole number from 0 to {LARGEST}", content)
     elif kind is float:
@@ -80,6 +87,14 @@ def _build(kind: Any, content: Any, place: str) -> Any:
     return value
 
 
+def _member(union: tuple[Any, ...], content: Any) -> Any:
+    """The member of a union for content of this type; the first if there is none, which then refuses the content."""
+    wanted: tuple[type, ...] = (str,) if isinstance(content, str) else ()
+    wanted = (list, tuple) if isinstance(content, list | tuple) else wanted
+    members = [member for member in union if member is not type(None)]
+    return next((member for member in members if (get_origin(member) or member) in wanted), members[0])
+
+
 def _dataclass(kind: Any, content: Any, place: str) -> Any:
     _expect(isinstance(content, Mapping), place, "a mapping", content)
     hints, known = get_type_hints(kind), {item.name: item for item in fields(kind)}
@@ -88,7 +103,7 @@ def _dataclass(kind: Any, content: Any, place: str) -> Any:
     for name, item in known.items():
         if name not in content and item.default is MISSING and item.default_factory is MISSING:
             raise ValueError(f"{_dotted(place, name)} is missing")
-    return kind(**{name: _build(hints[name], item, _dotted(place, name)) for name, item in content.items()})
+    return kind(**{name: build_value(hints[name], item, _dotted(place, name)) for name, item in content.items()})
 
 
 def _expect(holds: bool, place: str, expected: str, content: Any) -> None:

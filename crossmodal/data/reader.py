@@ -149,8 +149,8 @@ def read_pair(
     `address` is (seed, epoch) of the first row; together with the pair's key and the view's name it determines every
     draw. If `crop.windows` is set, the crops of aligned views, and all draws of views that repeat, are those of
     `crop.turn(epoch)`. Without a `crop`, the whole sample is used and nothing is drawn. `kept` has the cached features
-    of teachers by name; those of the same crops are added. With `masks`, a view that the pair lacks is all 0 and not
-    `present`.
+    of teachers by name; those of the same crops are added. With `masks`, a view that the pair lacks holds `nothing`
+    and is not `present`.
 
     Raises:
         ShardError: the pair or its cached features cannot be read; the message names shard, key and field.
@@ -165,7 +165,7 @@ def read_pair(
     signals: dict[Modality, Tensor] = {}  # shared by views of the same modality
     for name, view in views.items():
         if members[name] in absent:
-            adapted[name] = torch.zeros(epochs, *view.modality.shape)
+            adapted[name] = torch.full((epochs, *view.modality.shape), view.modality.nothing)
             if crop:
                 draws[name] = torch.stack([view.modality.draw(row.generator(name, view)) for row in rows])
             continue

@@ -3,9 +3,10 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -102,7 +103,9 @@ class _Writer:
     def __init__(self, folder: Path, fields: dict[str, Modality], pairs_per_shard: int, partial: bool) -> None:
         self.folder, self.fields, self.pairs_per_shard, self.partial = folder, fields, pairs_per_shard, partial
         self.shards: list[Shard] = []
-        self.statistics = {name: _Statistics() for name in fields}
+        self.statistics: dict[str, _Statistics | _Shares] = {
+            name: _Shares(modality.classes) if modality.classes else _Statistics() for name, modality in fields.items()
+        }
         self.labels: Counter[int] = Counter()
         self.groups: Counter[str] = Counter()
         self.lacking: Counter[str] = Counter()
@@ -184,9 +187,10 @@ class _Writer:
                 place = f" ({pair.paths[present[name]]})" if present[name] in pair.paths else ""
                 self.damaged.append(f"pair {pair.key!r}, field {present[name]}{place}: {error}")
         if message := tell_turned(pictures):
-            places = ", ".join(pair.paths[present[name]] for name in pictures if present[name] in pair.paths)
-            self.damaged.append(f"pair {pair.key!r}{f' ({places})' if places else ''}: {message}")
-        if message := tell_uneven(pictures):
+            self.damaged.append(f"{_place_of(pair, pictures, present)}: {message}")
+        if message := self._tell_unlike(pictures):
+            self.damaged.append(f"{_place_of(pair, pictures, present)}: {message}")
+        elif message := tell_uneven(pictures):
             # the first is named, the others are counted
             self.uneven[next(iter(self.uneven), f"pair {pair.key!r}: {message}")] += 1
         self.extensions |= set(pair.members)
@@ -194,6 +198,15 @@ class _Writer:
             raise ShardError(
                 f"pair {pair.key!r}: a field must have one extension in all pairs, got {sorted(self.extensions)}"
             )
+
+    def _tell_unlike(self, pictures: Mapping[str, Picture]) -> str:
+        """A clause about the first label map whose proportions differ from another picture's; empty if there is none.
+
+        Other pictures may be packed so, for views that are not aligned; labels are always of the same pixels.
+        """
+        pairs = combinations(pictures.items(), 2)
+        labelled = (dict(pair) for pair in pairs if any(self.fields[name].classes for name, _ in pair))
+        return next(filter(None, map(tell_uneven, labelled)), "")
 
 
 @dataclass
@@ -233,13 +246,32 @@ class _Statistics:
         }
 
 
+class _Shares:
+    """The share of pixels of each class in a field's label maps."""
+
+    def __init__(self, classes: tuple[str, ...]) -> None:
+        self.classes = classes
+        self.counts = np.zeros(1 + len(classes), dtype=np.int64)  # the first: of pixels without a label
+
+    def add(self, signal: Tensor) -> None:
+        self.counts += np.bincount(signal.flatten().long().numpy() + 1, minlength=len(self.counts))
+
+    def summary(self) -> dict[str, float]:
+        bare, *counts = self.counts.tolist()
+        shares = {
+            f"share.{name}": count / max(sum(counts), 1) for name, count in zip(self.classes, counts, strict=True)
+        }
+        shares["unlabelled_share"] = bare / max(self.counts.sum().item(), 1)
+        return {name: float(f"{share:.6g}") for name, share in shares.items()}
+
+
 def _without_options(fields: dict[str, Modality]) -> Iterator[tuple[tuple[str, str], Modality]]:
-    """For each field and option of its stored bytes that is set: the modality with the default instead."""
+    """For each field and number among the options of its stored bytes that is set: the modality with the default."""
     for name, modality in fields.items():
         for option in modality.stored:
             value = getattr(modality, option)
             default = getattr(type(modality), option, value)
-            if value != default:
+            if value != default and isinstance(value, int | float):
                 yield (name, option), replace(modality, **{option: default})  # type: ignore[type-var]
 
 
@@ -248,6 +280,12 @@ def _differs(modality: Modality, payload: bytes, signal: Tensor) -> bool:
         return not torch.equal(modality.decode(payload), signal)
     except DecodeError:
         return True
+
+
+def _place_of(pair: Pair, names: Iterable[str], members: Mapping[str, str]) -> str:
+    """A pair with the files of some of its fields, if they are known, for messages."""
+    places = ", ".join(pair.paths[members[name]] for name in names if members[name] in pair.paths)
+    return f"pair {pair.key!r}{f' ({places})' if places else ''}"
 
 
 def _name_of(modality: Modality) -> str:

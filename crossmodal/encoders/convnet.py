@@ -1,6 +1,5 @@
 """A small convolutional network for small pictures, fast enough to train on two CPU cores."""
 
-import math
 from itertools import pairwise
 from typing import Literal
 
@@ -8,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from crossmodal.encoders import Encoder, Features, Leave, stay
-from crossmodal.encoders.common.picture import choose, finish, read_channels
+from crossmodal.encoders.common.picture import conv_layer, finish, read_channels
 
 MOST_STAGES = 16  # these reduce a side of 2**17 pixels to one
 
@@ -35,6 +34,8 @@ class ConvNet(Encoder):
         width: int = 32,  # channels of the first stage; each further stage doubles them
         stages: int = 4,  # number of stages, each with one map
         norm: Literal["batch", "group", "none"] = "batch",  # normalisation; group also works with small batches
+        # of strided layers: both sides, or end for the grid of TensorFlow's networks, such as EfficientNet-Lite's
+        padding: Literal["both", "end"] = "both",
     ) -> None:
         super().__init__()
         if width < 2 or width % 2:
@@ -44,11 +45,14 @@ class ConvNet(Encoder):
         channels = read_channels(shape, classes)
         widths = [width // 2] + [width * 2**stage for stage in range(stages)]
         blocks = [
-            nn.Sequential(*_layer(before, after, 2, norm), *_layer(after, after, 1, norm))
+            nn.Sequential(*conv_layer(before, after, 2, norm, padding), *conv_layer(after, after, 1, norm))
             for before, after in pairwise(widths)
         ]
         self.trunk = nn.ModuleDict(
-            {"stem": nn.Sequential(*_layer(channels, widths[0], 2, norm)), "stages": nn.Sequential(*blocks)}
+            {
+                "stem": nn.Sequential(*conv_layer(channels, widths[0], 2, norm, padding)),
+                "stages": nn.Sequential(*blocks),
+            }
         )
         if classes:
             self.trunk["classifier"] = nn.Linear(widths[-1], classes)
@@ -68,10 +72,3 @@ class ConvNet(Encoder):
         embedding = picture.mean(dim=(2, 3))
         logits = self.trunk["classifier"](embedding) if "classifier" in self.trunk else None
         return Features(embedding, tuple(maps), logits, stem, tuple(before))
-
-
-def _layer(before: int, after: int, stride: int, norm: str) -> list[nn.Module]:
-    conv = nn.Conv2d(before, after, 3, stride, 1, bias=norm == "none")
-    nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
-    norms = {"batch": nn.BatchNorm2d(after), "group": nn.GroupNorm(math.gcd(8, after), after), "none": nn.Identity()}
-    return [conv, choose("norm", norm, norms), nn.ReLU(inplace=True)]

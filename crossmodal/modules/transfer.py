@@ -46,6 +46,37 @@ class Transfer(TrainingModule):
         """The student."""
         return {"student": self.student}
 
+    @property
+    def needs_calibration(self) -> bool:
+        """True if `calibrate` must see some batches before training."""
+        return any(term.objective.needs_calibration for term in self.terms.values())
+
+    @property
+    def reads(self) -> set[str]:
+        """The views that objectives read themselves."""
+        return {term.objective.reads for term in self.terms.values() if term.objective.reads is not None}
+
+    @torch.no_grad()
+    def calibrate(self, teachers: dict[str, Features]) -> None:
+        """Adds a batch of the teachers' features to the statistics of the objectives that need them."""
+        for term in self.terms.values():
+            if term.objective.needs_calibration:
+                assert term.teacher is not None
+                term.objective.calibrate(teachers[term.teacher])
+
+    def finish_calibration(self) -> None:
+        """Computes the objectives' buffers from these statistics.
+
+        Raises:
+            ValueError: the features cannot be used; the message names the objective.
+        """
+        for name, term in self.terms.items():
+            if term.objective.needs_calibration:
+                try:
+                    term.objective.finish_calibration()
+                except ValueError as error:
+                    raise ValueError(f"objectives.{name}: {error}") from error
+
     def forward(self, batch: Batch, teachers: dict[str, Features]) -> Losses:
         """Compares the student's features with each term's teacher."""
         inputs, spec = batch.inputs[self.view], self.student.spec

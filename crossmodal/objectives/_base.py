@@ -63,10 +63,25 @@ class Objective(Learner, ABC):
     needs_groups: bool = False  # True: the pairs must have groups
     needs_alignment: bool = False  # True: maps are compared place by place, so both views must be spatially aligned
     only_prepares: bool = False  # True: it only runs in the preparation phase, not in the main phase
+    needs_calibration: bool = False  # True: `calibrate` measures the teacher's features before training
+    reads: str | None = None  # the view of label maps that it reads itself; None: it reads none
+    classes: int = 0  # number of classes of these label maps
 
     @abstractmethod
     def forward(self, student: Features, teacher: Features | None, batch: Batch) -> Outcome:
         """The loss on one batch, in float32 or better."""
+
+    def calibrate(self, teacher: Features) -> None:
+        """Adds a batch of the teacher's features to the statistics that this objective needs."""
+        raise NotImplementedError
+
+    def finish_calibration(self) -> None:
+        """Computes buffers from the statistics of all ranks, once, before training.
+
+        Raises:
+            ValueError: the features cannot be used.
+        """
+        raise NotImplementedError
 
     def preparation(self) -> "Objective | None":
         """The objective of the preparation phase, or None. It may share weights with this one."""

@@ -7,34 +7,38 @@ ViZDoom (Wydmuch, Kempka and Jaskowski 2018, https://arxiv.org/abs/1809.03470) r
 from its 8-bit buffer: fitted on 1,844 objects of four levels at 0.7 to 29 m, the distance along the view axis is
 7.342 value + 5.265 map units, that is ``0.2294 value + 0.1645`` metres, with an error of at most 0.12 m (rms 0.066 m,
 which is the quantisation). 127 marks the sky, 255 the far limit and 0 a surface too near; these give no reading.
+
+The engine's labels buffer tells floors and ceilings, walls and sky, and every thing apart. The few walls 29.2 to 29.4 m
+away have the depth of the sky, and are labelled so.
 """
 
 import ctypes.util
 import hashlib
 import importlib.util
-import io
 import json
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from crossmodal.sources import Pair, Source, SourceError
-from crossmodal.sources.common.doom_game import CREATURES, TICS_PER_S, Session
+from crossmodal.sources.common.doom_game import CREATURES, SCENERY, SKY, TICS_PER_S, Session
 from modalities import Modality
 from modalities.audio import Audio
 from modalities.common.catalogue import suggest
 from modalities.depth import Depth
+from modalities.labels import Labels
 from modalities.rgb import Rgb
 
 # Every third level is for validation, so both splits have all of Phase 2's themes. 7, 30, 31 and 32 are special.
@@ -43,7 +47,7 @@ TRAIN_LEVELS = tuple(name for n in range(1, 30) if n != 7 and (name := f"MAP{n:0
 TEST_LEVELS = tuple(f"E{episode}M{number}" for number in (2, 4, 6) for episode in (1, 2, 3, 4))  # of Phase 1
 LEVELS = {"train": TRAIN_LEVELS, "validation": VALIDATION_LEVELS, "test": TEST_LEVELS}
 GAME_WAD, TEST_WAD = "freedoom2.wad", "freedoom1.wad"  # art and sounds are Phase 2's in all splits
-VIEWS = ("rgb", "depth", "audio", "mask")
+VIEWS = ("rgb", "depth", "audio", "labels")
 _RATES_HZ = (11025, 22050, 44100)  # the rates the engine can record
 _PAIRS_PER_RUN = 75  # in one level per run of the engine: five of each creature
 _RUN_LIMIT_S = 300  # a run normally takes three seconds
@@ -54,19 +58,19 @@ _INSTALL = "pip install 'crossmodal-transfer[doom]'"
 
 @dataclass(frozen=True)
 class Doom(Source):
-    """Colour, depth and stereo sound of 15 kinds of creature in the levels of a free game (Freedoom).
+    """Colour, depth, class maps and stereo sound of 15 kinds of creature in the levels of a free game (Freedoom).
 
     Each pair shows one creature, which was placed in a level and then woke, walked and called. The picture is cropped
     around it, as a detector would. The three splits use different levels: choose settings on "validation" and report
-    "test". A pair also has "mask.png" (255 where the creature is visible) and the facts "distance_m" (along the view
-    axis), "bearing_rad" (positive to the right), "crop" (left, top, right, bottom in the engine's 320 x 240 picture)
-    and "seed" (the seed of the engine's run).
+    "test". The classes of pixels are wall, floor, ceiling, sky, object (a tree, a box of ammunition) and the creature.
+    A pair also has the facts "distance_m" (along the view axis), "bearing_rad" (positive to the right), "crop" (left,
+    top, right, bottom in the engine's 320 x 240 picture) and "seed" (the seed of the engine's run).
 
     Raises:
         SourceError: an option is out of its range.
     """
 
-    views: tuple[str, ...] = VIEWS  # what to record: any of rgb, depth, audio and mask
+    views: tuple[str, ...] = VIEWS  # what to record: any of rgb, depth, audio and labels
     train_pairs: int = 3000  # pairs in the split "train"; a larger number starts with the same pairs
     validation_pairs: int = 900  # pairs in the split "validation"
     test_pairs: int = 900  # pairs in the split "test"
@@ -75,6 +79,7 @@ class Doom(Source):
     sound_s: float = 1.0  # seconds of sound, which end when the picture is taken
     near_m: float = 2.0  # minimum distance from the camera to the creature's edge, in metres, when it is placed
     far_m: float = 8.0  # maximum such distance, in metres
+    creature_labels: Literal["one", "kinds"] = "one"  # in labels: one class for all creatures, or one for each kind
     crop: tuple[float, float] = (1.15, 1.7)  # range of the picture's side relative to the creature's larger side
     seed: int = 0  # seed of everything random
     processes: int = 2  # number of games that run at the same time; the pairs do not depend on it
@@ -82,8 +87,9 @@ class Doom(Source):
     def __post_init__(self) -> None:
         unknown = sorted(set(self.views) - set(VIEWS))
         checks = (
+            ("mask" not in self.views, "views: mask is now labels; its class creature is the mask"),
             (not unknown, f"views must be among {', '.join(VIEWS)}, got {', '.join(unknown)}"),
-            (bool(set(self.views) - {"mask"}), "views must name at least one of rgb, depth and audio"),
+            (bool(set(self.views) - {"labels"}), "views must name at least one of rgb, depth and audio"),
             (self.train_pairs > 0, f"train_pairs must be above 0, got {self.train_pairs}"),
             (self.validation_pairs > 0, f"validation_pairs must be above 0, got {self.validation_pairs}"),
             (self.test_pairs > 0, f"test_pairs must be above 0, got {self.test_pairs}"),
@@ -103,11 +109,12 @@ class Doom(Source):
                 raise SourceError(message)
 
     def fields(self) -> dict[str, Modality]:
-        """Colour, depth in steps of 1 mm and stereo sound, as far as `views` has them."""
+        """Colour, depth in steps of 1 mm, stereo sound and class maps, as far as `views` has them."""
         every: dict[str, Modality] = {
             "rgb": Rgb(size=self.size),
             "depth": Depth(size=self.size, scale_m=0.001),
             "audio": Audio(rate_hz=self.rate_hz, channels=2),
+            "labels": Labels(size=self.size, classes=(*SCENERY, *self._creatures)),
         }
         return {name: modality for name, modality in every.items() if name in self.views}
 
@@ -126,7 +133,8 @@ class Doom(Source):
             SourceError: the engine is not installed.
         """
         sizes = [_wad(name).stat().st_size for name in (GAME_WAD, TEST_WAD)]
-        options = {name: value for name, value in asdict(self).items() if name != "processes"}
+        left_out = {"processes"} | ({"creature_labels"} if self.creature_labels == "one" else set())
+        options = {name: value for name, value in asdict(self).items() if name not in left_out}
         content = json.dumps([options, version("vizdoom"), sizes, LEVELS], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()
 
@@ -154,6 +162,11 @@ class Doom(Source):
                     yield from played
             finally:  # also if the caller stops early
                 pool.shutdown(wait=False, cancel_futures=True)
+
+    @property
+    def _creatures(self) -> tuple[str, ...]:
+        """The classes of creatures in labels."""
+        return ("creature",) if self.creature_labels == "one" else self.classes()
 
     def _sessions(self, split: str) -> list[Session]:
         """The independent runs of the engine that make up a split."""
@@ -187,17 +200,19 @@ class Doom(Source):
         ]
 
     def _pair(self, session: Session, number: int, sample: dict[str, np.ndarray]) -> Pair:
-        signals = {"rgb": _rgb, "depth": _depth_m, "audio": _sound}
+        label = self.classes().index(session.creatures[number])
+        creature = len(SCENERY) + (label if self.creature_labels == "kinds" else 0)
+        signals: dict[str, Callable[[np.ndarray], Tensor]] = {
+            "rgb": _rgb, "depth": _depth_m, "audio": _sound, "labels": partial(_labels, creature=creature)
+        }  # fmt: skip
         members = {
             f"{name}.{modality.extensions[0]}": modality.encode(signals[name](sample[name]))
             for name, modality in self.fields().items()
         }
-        if "mask" in self.views:
-            members["mask.png"] = _encode_mask(sample["mask"])
         return Pair(
             key=f"{session.split}_{session.first + number:06d}",
             members=members,
-            label=self.classes().index(session.creatures[number]),
+            label=label,
             group=session.level,
             facts=json.loads(str(sample["facts"])) | {"seed": session.seed},
         )
@@ -210,17 +225,17 @@ def _rgb(picture: np.ndarray) -> Tensor:
 def _depth_m(picture: np.ndarray) -> Tensor:
     value = torch.from_numpy(picture)[None].float()
     metres = 0.2294 * value + 0.1645  # the calibration at the top of this file
-    return torch.where((value == 0) | (value == 127) | (value == 255), 0.0, metres)
+    return torch.where((value == 0) | (value == SKY) | (value == 255), 0.0, metres)
 
 
 def _sound(samples: np.ndarray) -> Tensor:
     return torch.from_numpy(samples).T / 32768
 
 
-def _encode_mask(mask: np.ndarray) -> bytes:
-    with io.BytesIO() as file:
-        Image.fromarray(mask).save(file, "PNG")
-        return file.getvalue()
+def _labels(classes: np.ndarray, creature: int) -> Tensor:
+    """The class of each pixel, with the class `creature` for the creature."""
+    values = torch.from_numpy(classes)[None].float()
+    return torch.where(values == len(SCENERY), float(creature), values)
 
 
 def _wad(name: str) -> Path:

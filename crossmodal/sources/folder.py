@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from crossmodal.data.manifest import read_stored
 from crossmodal.sources import Pair, Source, SourceError
 from crossmodal.sources.common.division import divide
 from crossmodal.sources.common.listing import Entry, all_files, by_key, complete, list_files, list_lines, with_any
@@ -77,7 +78,7 @@ class Folder(Source):
 
     def digest(self) -> str:
         """A hash of the options except `root` and of each file's path, size and time; no signal is read."""
-        options = {name: value for name, value in asdict(self).items() if name != "root"}
+        options = {name: value for name, value in asdict(self).items() if name != "root"} | {"members": self._members}
         files = {
             split: [
                 (key, entry.values, [self._stamp(path) for path in entry.files.values()]) for key, entry in part.items()
@@ -97,7 +98,8 @@ class Folder(Source):
         matched |= {
             os.path.normpath(path) for fact in self._fact_patterns.values() for path in fact.find(root).values()
         }
-        matched |= {os.path.normpath(self.csv)} if self.csv is not None else set()
+        lists = [self.csv, *(options.get("classes") for options in self.members.values())]
+        matched |= {os.path.normpath(path) for path in lists if isinstance(path, str)}
         others = [path for path in all_files(root) if path not in matched]
         return {root / path: self._near(path) for path in others}
 
@@ -129,7 +131,25 @@ class Folder(Source):
 
     @cached_property
     def _modalities(self) -> dict[str, Modality]:
-        return {name: _open_modality(name, options) for name, options in self.members.items()}
+        return {name: _open_modality(name, options) for name, options in self._members.items()}
+
+    @cached_property
+    def _members(self) -> dict[str, dict[str, Any]]:
+        """The members, with the lines of a file of class names in place of its path."""
+        return {
+            name: options | {"classes": self._lines(text, f"members.{name}.classes")}
+            if isinstance(text := options.get("classes"), str)
+            else options
+            for name, options in self.members.items()
+        }
+
+    def _lines(self, file: str, place: str) -> list[str]:
+        path = Path(self.root) / file
+        try:
+            return [line.strip() for line in path.read_text(encoding="utf-8").rstrip().splitlines()]
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
+            raise SourceError(f"{place}: {path} cannot be read: {reason}") from error
 
     @cached_property
     def _patterns(self) -> dict[str, Pattern]:
@@ -310,17 +330,18 @@ def _open_modality(name: str, options: Mapping[str, Any]) -> Modality:
                 f"{place}.{option} is not known{suggest(option, ['files', 'modality', *kind.stored])}; "
                 "options of the network's input belong to the views of a run"
             )
-    for option in kind.stored:  # a string never equals a stored number, so no reading would be invalid
-        if option in options and not _is_finite(options[option]):
-            raise SourceError(f"{place}.{option} must be a finite number, got {options[option]!r}")
+    if kind.classes and "classes" not in options:
+        raise SourceError(
+            f"{place}.classes must be given: the names of the stored values, ascending from 0, or a text file of them"
+        )
+    try:  # types first: a string never equals a stored number, so no reading would be invalid
+        stored = read_stored(kind, options, place)
+    except ValueError as error:
+        raise SourceError(str(error)) from None
     try:
-        return kind(**{option: options[option] for option in kind.stored if option in options})
+        return kind(**stored)
     except (TypeError, ValueError) as error:
         raise SourceError(f"{place}: {error}") from error
-
-
-def _is_finite(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)  # a bool is an int to Python
 
 
 def _check_extension(path: str, name: str, modality: Modality, where: str) -> None:

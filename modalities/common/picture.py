@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -52,6 +53,7 @@ class PictureSize:
 class PictureView(PictureSize):
     """The options of a view of pictures: its size, and how crops are fitted to it; see `PictureSize`."""
 
+    nothing: ClassVar[float]
     fit: str
 
     def check_view(self) -> None:
@@ -70,7 +72,7 @@ class PictureView(PictureSize):
         """The crop of a picture, resized to the view; bilinear with antialiasing unless `nearest`."""
         if self.fit == "crop":
             window = keep_proportions(window, (signal.shape[1], signal.shape[2]), self.sides)
-        return resize_crop(signal, window, self.sides, nearest=nearest)
+        return resize_crop(signal, window, self.sides, nearest=nearest, outside=self.nothing)
 
 
 def keep_proportions(window: CropBox, picture: tuple[int, int], view: tuple[int, int]) -> CropBox:
@@ -100,23 +102,23 @@ def resize_crop(
     sides: tuple[int, int],
     *,
     nearest: bool = False,
+    outside: float = 0.0,
 ) -> Float[Tensor, "channels {sides[0]} {sides[1]}"]:
     """The crop of a picture, resized to `sides`; bilinear with antialiasing unless `nearest`.
-
-    The crop is 0 outside the picture.
 
     Args:
         signal: the picture.
         window: in fractions of the picture.
         sides: height and width of the result in pixels.
         nearest: use the nearest pixel instead of interpolation.
+        outside: value of the crop outside the picture.
     """
     height, width = signal.shape[-2:]
     top, bottom = _interval(window.top, window.height, height)
     left, right = _interval(window.left, window.width, width)
     above, before = max(-top, 0), max(-left, 0)
     if above or before or bottom > height or right > width:
-        signal = F.pad(signal, (before, max(right - width, 0), above, max(bottom - height, 0)))
+        signal = F.pad(signal, (before, max(right - width, 0), above, max(bottom - height, 0)), value=outside)
     part = signal[None, :, top + above : bottom + above, left + before : right + before]
     if nearest:
         part = F.interpolate(part, sides, mode="nearest-exact")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 
 SHAPES = ("ball", "cube", "cone", "ring", "cross", "pillar", "disc", "star")  # the classes of the synthetic source
+SCENE_CLASSES = ("wall", *SHAPES)  # what a pixel of a scene may show
 
 
 @dataclass(frozen=True)

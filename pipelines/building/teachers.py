@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from crossmodal import export
+from crossmodal import ENCODERS, export
 from crossmodal.data.features import FeatureManifest, FeatureShards
 from crossmodal.data.manifest import sha256_of
 from crossmodal.data.views import View
@@ -107,6 +107,21 @@ def _build_teacher(config: TeacherConfig, views: Mapping[str, View], key: str) -
                                f"{', '.join(left)}; check {key}.classes and {key}.first_layer"])  # fmt: skip
         tell_published(key, config, view.modality)
     return Teacher(encoder.eval().requires_grad_(False), config.view, classes, config.weight)
+
+
+def inflate_teacher(config: TeacherConfig, shape: tuple[int, ...]) -> Encoder:
+    """A teacher's network and weights for other input, without its classifier; the first layer is summed over channels.
+
+    Raises:
+        ValueError: the network or its weights do not fit the shape.
+    """
+    if config.encoder is None:
+        card = export.read_card(config.weights)
+        encoder: Encoder = ENCODERS.get(card.encoder)(shape, 0, **card.encoder_options)
+    else:
+        encoder = ENCODERS.get(config.encoder.name)(shape, 0, **config.encoder.options)
+    load_pretrained(encoder, config.weights, sha256=config.sha256, first_layer="sum")
+    return encoder.eval()
 
 
 def teacher_digest(config: TeacherConfig) -> str:

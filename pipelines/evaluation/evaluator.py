@@ -1,5 +1,6 @@
 """The measurements behind `crossmodal evaluate`."""
 
+import json
 import math
 import statistics
 import time
@@ -19,10 +20,11 @@ from crossmodal.data.reader import SampleBatch, sweep_parts, to_batch
 from crossmodal.data.shards import Shards
 from crossmodal.data.views import Crop, View
 from crossmodal.encoders import Encoder, Features
-from crossmodal.evaluation import Evaluation, Network, Pairs, Targets
+from crossmodal.evaluation import Artefacts, Evaluation, Kind, Network, Pairs, Subject, Targets
 from crossmodal.export import Model
 from crossmodal.metrics import few_labels, probe, retrieval
 from crossmodal.metrics.accuracy import accuracy
+from pipelines.building.teachers import inflate_teacher
 from pipelines.config import ConfigError, FieldError, at
 from pipelines.evaluation.decoded import HELD, Chosen, Decoded
 from pipelines.evaluation.subjects import Subjects
@@ -48,6 +50,8 @@ class Evaluator(Subjects):
     held: dict[tuple[str, bool], list[SampleBatch]] = field(
         default_factory=dict
     )  # what a view gives of small data sets
+    pictures: dict[tuple[str, str, str], Tensor] = field(default_factory=dict)  # by evaluation, row and title
+    details: dict[str, dict[str, dict[str, Figures]]] = field(default_factory=dict)  # evaluation -> title -> row
     seen: dict[int, Network] = field(default_factory=dict)  # what students gave, by the id of their encoder
 
     def measure(self) -> dict[str, Any]:
@@ -61,20 +65,29 @@ class Evaluator(Subjects):
         teacher = None
         if self.teacher is not None:
             teacher = self._embed(self.teacher.encoder, self.teacher_view)
-            self._describe("teacher", teacher, None, classes=self.teacher.classes)
+            self._describe("teacher", replace(teacher, kind="teacher"), None, classes=self.teacher.classes)
         for name, models in self.students.items():
             for model in models:
                 self._describe(name, self._see(model), teacher, model, classes=model.card.classes)
         for seed in range(self.config.seeds):
             self._describe("random weights", self._embed(self._new(seed, 0), self.view), teacher)
+        if self.inflated is not None:
+            seen = self._embed(self.inflated, self.view)
+            self._describe("teacher's weights, students' input", replace(seen, kind="inflated"), teacher)
         if self.classes and counts_there(self.config.few_labels, self.labels[0]):
             self._few_labels(teacher)
         for evaluation in self._active.values():
             if (targets := evaluation.targets(self._pairs)) is not None:
                 self._scratch_on(targets, teacher)
         self._save_examples(teacher)
+        self._save_pictures()
+        details = {
+            key: {title: {who: _means(figures) for who, figures in rows.items()} for title, rows in titles.items()}
+            for key, titles in self.details.items()
+        }
         return {
             "figures": {
+                **({"details": details} if details else {}),
                 "metrics": self._columns(),
                 "table": {who: _summaries(figures) for who, figures in self.rows.items()},
                 "few_labels": {who: _summaries(curve) for who, curve in self.curves.items()},
@@ -113,7 +126,14 @@ class Evaluator(Subjects):
 
     @cached_property
     def _pairs(self) -> Pairs:
-        return Pairs(*self.parts, has_teacher=self.taught is not None, device=self.device)
+        seen: dict[Kind, tuple[View, Encoder]] = {"student": (self.view, self.first.encoder)}
+        if self.teacher is not None:
+            seen["teacher"] = self.teacher_view, self.teacher.encoder
+        if self.inflated is not None:
+            seen["inflated"] = self.view, self.inflated
+        subjects = {kind: Subject(view, encoder.spec) for kind, (view, encoder) in seen.items()}
+        return Pairs(*self.parts, has_teacher=self.taught is not None, device=self.device, workers=self.config.workers,
+                     subjects=subjects)  # fmt: skip
 
     @cached_property
     def _evaluations(self) -> dict[str, Evaluation]:
@@ -159,6 +179,8 @@ class Evaluator(Subjects):
         }
 
     def _notes(self) -> Iterator[str]:
+        if self._inflation[1]:
+            yield self._inflation[1]
         for key, evaluation in self._evaluations.items():
             if lacking := self._lacks(evaluation):
                 yield f"metrics.{key}: not measured, for {' and '.join(lacking)}"
@@ -224,11 +246,18 @@ class Evaluator(Subjects):
         row = self.rows.setdefault(who, {})
         for key, evaluation in self._active.items():
             declared = {metric.name for metric in evaluation.metrics()}
+            network = replace(network, artefacts=Artefacts())
             for name, value in evaluation.measure(network, self._pairs).items():
                 if name not in declared or not math.isfinite(value):
                     raise ValueError(f"metrics.{key} measured {name!r} of {who} as {value}; a metric must be declared "
                                      "and finite")  # fmt: skip
                 row.setdefault(name, []).append(value)
+            for title, pictures in network.artefacts.pictures.items():
+                self.pictures.setdefault((key, who, title), pictures)  # of the first seed
+            for title, values in network.artefacts.values.items():
+                found = self.details.setdefault(key, {}).setdefault(title, {}).setdefault(who, {})
+                for label, value in values.items():
+                    found.setdefault(label, []).append(value)
 
     def _spaces(self, model: Model | None, seen: Network, teacher: Network) -> dict[str, tuple[Tensor, Tensor]]:
         """Both sides of the test pairs in each space that a network shares with the teacher."""
@@ -320,6 +349,25 @@ class Evaluator(Subjects):
             loss=loss, crop=crop, seed=seed, device=self.device,
         )  # fmt: skip
 
+    @property
+    def inflated(self) -> Encoder | None:
+        """The teacher's network with its weights on the students' input, where an evaluation compares with it."""
+        return self._inflation[0]
+
+    @cached_property
+    def _inflation(self) -> tuple[Encoder | None, str]:
+        """The inflated teacher, or why there is none."""
+        if self.taught is None or not any(each.inflates for each in self._evaluations.values()):
+            return None, ""
+        name, config = self.taught
+        try:
+            return inflate_teacher(config.teachers[name], self.view.modality.shape), ""
+        except ValueError as error:
+            return (
+                None,
+                f"the teacher's weights are not measured on the students' input, which they do not fit: {error}",
+            )
+
     @cached_property
     def _signals(self) -> Decoded:
         return Decoded(self.train, self.view)
@@ -338,6 +386,16 @@ class Evaluator(Subjects):
             examples |= {"student": ours, "teacher": theirs, "queries": queries, "found": found}
         plain = {name: tensor.contiguous() for name, tensor in examples.items()}
         write(self.run.path / "examples.safetensors", save(plain))
+
+    def _save_pictures(self) -> None:
+        """What evaluations show of test pairs; names of tensors are JSON lists of evaluation, row and title."""
+        if self.pictures:
+            plain = {json.dumps(name): pictures.contiguous() for name, pictures in self.pictures.items()}
+            write(self.run.path / "pictures.safetensors", save(plain))
+
+
+def _means(figures: Figures) -> dict[str, float]:
+    return {name: round(statistics.mean(runs), 5) for name, runs in figures.items()}
 
 
 def _standardised(known: Float[Tensor, "pairs numbers"]) -> Float[Tensor, "pairs numbers"]:

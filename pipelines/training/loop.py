@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from crossmodal.modules.base import Losses, TrainingModule, unreached, why_not_a
 from crossmodal.objectives import Batch
 from modalities.common.random import generator
 from pipelines.config import ConfigError
-from pipelines.config.errors import DivergedError, printable
+from pipelines.config.errors import DivergedError, RunError, printable
 from pipelines.runs.console import say
 from pipelines.runs.folder import RunFolder
 from pipelines.schemas.common import TrainConfig
@@ -36,6 +37,7 @@ from pipelines.training.precision import refuse_unset_gradients
 from pipelines.training.progress import MetricAccumulator, Progress
 from pipelines.training.signals import Signals
 
+CALIBRATION_PAIRS = 1024  # most training pairs whose teacher features are measured before training
 TELL_SECONDS = 60.0  # between lines for the user
 
 
@@ -73,6 +75,7 @@ class Training:
     optimiser: Any = field(init=False)
     average: Average | None = field(init=False)
     monitor: Callable[..., dict[str, float]] | None = None  # adds to a line of the log, on rank 0
+    calibrate: Callable[[Batch], None] | None = None  # measures statistics before the first step; see `_calibrate`
     desk: Any = None  # CPU process group to agree on signals without waiting for a GPU
 
     def fit(self) -> dict[str, Any]:
@@ -107,6 +110,8 @@ class Training:
         self.run.begin()
         if self.accelerator.is_main_process:
             self.run.forget(self._is_ahead)
+        if self.calibrate is not None and not self.progress.calibrated:
+            self._calibrate(plan, ranks)
         first = next(parts)
         frozen = self._freeze(first)
         model, self.optimiser = self.accelerator.prepare(self.module, self.optimiser)
@@ -133,6 +138,24 @@ class Training:
         say(f"{self.name}: trained, {self.steps} steps in {self.progress.seconds:.0f} s")
         for weight in frozen:
             weight.requires_grad_(True)
+
+    def _calibrate(self, plan: Plan, ranks: int) -> None:
+        """Runs the teachers on the first batches of the training, and keeps the result in a checkpoint of step 0."""
+        assert self.calibrate is not None
+        count = min(plan.steps, math.ceil(CALIBRATION_PAIRS / plan.batch_size))
+        say(f"{self.name}: measuring the teachers' features on {count * plan.batch_size} pairs")
+        with contextlib.closing(self._parts(plan, ranks)) as parts, torch.no_grad(), self.accelerator.autocast():
+            for part in islice(parts, count):
+                self.calibrate(to_batch(part, self.views, self.accelerator.device))
+        try:
+            self.module.finish_calibration()
+        except ValueError as error:
+            raise RunError(str(error)) from error
+        self.progress.calibrated = True
+        if self.average:  # which otherwise begins with buffers that are not a number
+            self.average = Average(self.module, self.average.decay)
+        if self.accelerator.is_main_process:
+            self._save(MetricAccumulator(frozenset()))
 
     @property
     def name(self) -> str:
@@ -334,7 +357,8 @@ class Training:
                 }
             if self.accelerator.scaler and state["scaler"]:
                 self.accelerator.scaler.load_state_dict(state["scaler"])
-            self.progress = Progress(**{name: state[name] for name in vars(self.progress)})
+            known = {name: state[name] for name in vars(self.progress) if name in state}  # earlier versions have fewer
+            self.progress = Progress(**known)
 
     def _announce(self, plan: Plan) -> None:
         config, ranks = self.config, self.accelerator.num_processes

@@ -12,6 +12,7 @@ class Progress:
     """The state of a training besides its tensors."""
 
     step: int = 0
+    calibrated: bool = False  # whether the statistics that objectives need before training are measured
     seconds: float = 0.0  # of training, with those before interruptions
     replaced: int = 0  # unreadable pairs that another pair replaced, on all ranks
     peak_mb: float = 0.0  # peak memory before interruptions

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -38,6 +39,34 @@ def read_channels(shape: tuple[int, ...], classes: int) -> int:
     if classes < 0:
         raise ValueError(f"classes must be at least 0, got {classes}")
     return shape[0]
+
+
+class EndPaddedConv2d(nn.Conv2d):
+    """A convolution with TensorFlow's "same" padding: with a stride, an odd pixel is added at the bottom and right.
+
+    torch's symmetric padding adds it at the top and left, which moves the grid of each strided layer by a pixel.
+    """
+
+    def __init__(self, before: int, after: int, kernel: int, stride: int = 1, **options: Any) -> None:
+        super().__init__(before, after, kernel, stride, kernel // 2 if stride == 1 else 0, **options)
+
+    def forward(self, input: Float[Tensor, "batch _ height width"]) -> Float[Tensor, "batch _ _ _"]:
+        """The convolution of the padded picture."""
+        stride, kernel = self.stride[0], self.kernel_size[0]
+        if stride == 1:
+            return super().forward(input)
+        down, across = (max((math.ceil(side / stride) - 1) * stride + kernel - side, 0) for side in input.shape[2:])
+        return super().forward(F.pad(input, (across // 2, across - across // 2, down // 2, down - down // 2)))
+
+
+def conv_layer(before: int, after: int, stride: int, norm: str, padding: str = "both") -> list[nn.Module]:
+    """A 3x3 convolution, its normalisation (batch, group or none) and ReLU; see `EndPaddedConv2d` for `padding`."""
+    bias, kinds = norm == "none", {"both": nn.Conv2d, "end": EndPaddedConv2d}
+    kind = choose("padding", padding, kinds)
+    conv = kind(before, after, 3, stride, bias=bias, **({"padding": 1} if kind is nn.Conv2d else {}))
+    nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+    norms = {"batch": nn.BatchNorm2d(after), "group": nn.GroupNorm(math.gcd(8, after), after), "none": nn.Identity()}
+    return [conv, choose("norm", norm, norms), nn.ReLU(inplace=True)]
 
 
 def with_channels(conv: nn.Conv2d, channels: int) -> nn.Conv2d:

@@ -1,5 +1,6 @@
 """Shared by objectives on maps: which student map is compared with which teacher map, and at what size."""
 
+import math
 from collections.abc import Sequence
 
 import torch.nn.functional as F
@@ -37,6 +38,37 @@ def pair_maps(
     if not chosen:
         raise ValueError(f"{name}: maps must name at least one pair of maps")
     return list(chosen)
+
+
+def pair_grids(
+    name: str, student: Spec, teacher: Spec | None, chosen: Sequence[tuple[int, int]] | None
+) -> list[tuple[int, int]]:
+    """Pairs of map indices (student, teacher) for dense objectives: those `chosen`, or those of the two coarsest grids.
+
+    By default, the teacher's last map on each of its two coarsest grids is compared with the student's last map on the
+    grid that is nearest in number of places.
+
+    Raises:
+        ValueError: there is no teacher, one side has no maps, or a chosen map does not exist. The message begins with
+            the objective's `name`.
+    """
+    if chosen is not None or teacher is None or not (student.maps and teacher.maps):
+        return pair_maps(name, student, teacher, chosen)
+    last = {size[1:]: number for number, size in enumerate(teacher.maps)}  # a later map replaces an earlier one
+    coarsest = sorted(last, key=math.prod)[:2]
+    ours = {size[1:]: number for number, size in enumerate(student.maps)}
+    nearest = {grid: min(ours, key=lambda own: abs(math.log(math.prod(own) / math.prod(grid)))) for grid in coarsest}
+    return sorted((ours[nearest[grid]], last[grid]) for grid in coarsest)
+
+
+def resize_to(item: Float[Tensor, "batch _ _ _"], size: tuple[int, int]) -> Float[Tensor, "batch _ height width"]:
+    """A map on another grid: average-pooled if it is at least as large in both directions, otherwise bilinear."""
+    height, width = item.shape[2:]
+    if (height, width) == size:
+        return item
+    if height >= size[0] and width >= size[1]:
+        return F.adaptive_avg_pool2d(item, size)
+    return F.interpolate(item, size, mode="bilinear", align_corners=False)
 
 
 def refuse_points(name: str, student: Spec, teacher: Spec | None, pairs: Sequence[tuple[int, int]]) -> None:

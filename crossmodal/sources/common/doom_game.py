@@ -34,6 +34,9 @@ CREATURES = {  # class name -> (actor in the engine, radius in map units)
     "arch_vile": ("Archvile", 20),
     "cyberdemon": ("Cyberdemon", 40),
 }
+SCENERY = ("wall", "floor", "ceiling", "sky", "object")  # what a pixel shows, by value; the next value: the creature
+SKY = 127  # value of the depth buffer
+_FLAT = 1  # floors and ceilings in the labels buffer; 0: walls and sky, others: things
 _WIDTH, _HEIGHT = 320, 240  # size of the engine's pictures, for which depth is calibrated
 _TRIES = 80  # places tried for one sample before a level is given up; 1.6 are needed on average
 _QUIET = 100  # minimum loudness of sound: root mean square of 16-bit samples, -50 dB of full scale
@@ -95,7 +98,7 @@ class _Place:
 
 
 def play(session: Session) -> dict[str, Any]:
-    """The samples of a session as arrays [samples, ...]: rgb, depth (the engine's values), mask, audio, facts.
+    """The samples of a session as arrays [samples, ...]: rgb, depth (the engine's values), labels, audio, facts.
 
     Raises:
         LookupError: the wad has no such level.
@@ -257,8 +260,7 @@ def _sample(state: Any, label: Any, session: Session, generator: np.random.Gener
     shape = (session.size, session.size)
     rgb = Image.fromarray(state.screen_buffer).resize(shape, Image.Resampling.BOX, box=box)
     depth = Image.fromarray(state.depth_buffer).resize(shape, Image.Resampling.NEAREST, box=box)
-    seen = (state.labels_buffer == label.value).astype(np.uint8) * 255
-    mask = Image.fromarray(seen).resize(shape, Image.Resampling.NEAREST, box=box)
+    labels = Image.fromarray(_classes(state, label)).resize(shape, Image.Resampling.NEAREST, box=box)
     angle, *camera = state.game_variables
     ahead = math.radians(angle)
     east, north = label.object_position_x - camera[0], label.object_position_y - camera[1]
@@ -270,10 +272,25 @@ def _sample(state: Any, label: Any, session: Session, generator: np.random.Gener
     sample = {
         "rgb": np.array(rgb),
         "depth": np.array(depth),
-        "mask": np.array(mask),
+        "labels": np.array(labels),
         "facts": np.array(json.dumps(facts)),
     }
     return sample | ({"audio": state.audio_buffer.copy()} if session.rate_hz else {})
+
+
+def _classes(state: Any, creature: Any) -> np.ndarray:
+    """What each pixel shows: a number of SCENERY, or the next one for the creature.
+
+    The camera looks level and no floor in these levels slopes, so every floor that it sees lies below the middle row
+    and every ceiling above.
+    """
+    buffer, below = state.labels_buffer, np.arange(_HEIGHT)[:, None] >= _HEIGHT // 2
+    wall, floor, ceiling, sky, thing = range(len(SCENERY))
+    classes = np.where(buffer == _FLAT, np.where(below, floor, ceiling), wall)
+    classes[(buffer == 0) & (state.depth_buffer == SKY)] = sky
+    classes[buffer > _FLAT] = thing
+    classes[buffer == creature.value] = len(SCENERY)
+    return classes.astype(np.uint8)
 
 
 def _crop(label: Any, crop: tuple[float, float], generator: np.random.Generator) -> tuple[int, int, int, int]:

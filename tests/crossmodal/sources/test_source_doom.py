@@ -29,6 +29,7 @@ except SourceError as error:
     pytest.skip(str(error), allow_module_level=True)
 
 SILENT = ("rgb", "depth")
+CLASSES = ["wall", "floor", "ceiling", "sky", "object", "creature"]
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +43,19 @@ def pairs(parts: dict[str, list[Pair]]) -> list[Pair]:
     return [pair for part in parts.values() for pair in part]
 
 
-def mask_of(pair: Pair) -> np.ndarray:
-    return np.array(Image.open(io.BytesIO(pair.members["mask.png"]))) > 0
+def labels_of(pair: Pair) -> np.ndarray:
+    return np.array(Image.open(io.BytesIO(pair.members["labels.png"])))
+
+
+def shows(pair: Pair, name: str) -> np.ndarray:
+    return labels_of(pair) == CLASSES.index(name)
+
+
+def below_eye_m(pair: Pair) -> np.ndarray:
+    """How far below the camera each pixel's surface lies, from depth alone; the engine's picture is 90 degrees wide."""
+    _, top, _, bottom = pair.facts["crop"]  # type: ignore[misc]
+    rows = top + (np.arange(64)[:, None] + 0.5) * (bottom - top) / 64
+    return (rows - 120) / 160 * depth_of(pair)
 
 
 def depth_of(pair: Pair) -> np.ndarray:
@@ -77,22 +89,24 @@ def test_keys_are_legal_and_number_the_pairs(parts: dict[str, list[Pair]]) -> No
 
 def test_every_view_has_the_size_it_says(pairs: list[Pair]) -> None:
     for pair in pairs:
-        assert set(pair.members) == {"rgb.jpg", "depth.png", "audio.flac", "mask.png"}
+        assert set(pair.members) == {"rgb.jpg", "depth.png", "audio.flac", "labels.png"}
         assert Rgb().decode(pair.members["rgb.jpg"]).shape == (3, 64, 64)
-        assert depth_of(pair).shape == mask_of(pair).shape == (64, 64)
+        assert depth_of(pair).shape == labels_of(pair).shape == (64, 64)
         assert Audio(rate_hz=11025, channels=2).decode(pair.members["audio.flac"]).shape == (2, 11025)
 
 
 def test_depth_on_the_creature_is_its_distance(pairs: list[Pair]) -> None:
     # 0.1147 m is half a step of the 8-bit buffer; the engine's distance comes from object positions, not from depth
     for pair in pairs:
-        assert abs(np.median(depth_of(pair)[mask_of(pair)]) - float(str(pair.facts["distance_m"]))) < 0.125, pair.key
+        assert abs(np.median(depth_of(pair)[shows(pair, "creature")]) - float(str(pair.facts["distance_m"]))) < 0.125, (
+            pair.key
+        )
 
 
 def test_the_creature_is_nearer_than_what_is_around(pairs: list[Pair]) -> None:
     nearer = []
     for pair in pairs:
-        depth, mask = depth_of(pair), mask_of(pair)
+        depth, mask = depth_of(pair), shows(pair, "creature")
         behind = depth[~mask & (depth > 0)]  # sky has no reading
         nearer.append(not behind.size or np.median(depth[mask]) < np.median(behind))
     assert np.mean(nearer) > 0.7  # floors and posts before it are nearer still
@@ -103,9 +117,42 @@ def test_the_mask_is_of_the_picture(pairs: list[Pair]) -> None:
     contrasts = []
     for pair in pairs:
         change = Rgb().decode(pair.members["rgb.jpg"]).mean(0).diff(dim=1).abs().numpy()
-        edge = np.diff(mask_of(pair).astype(int), axis=1) != 0
+        edge = np.diff(shows(pair, "creature").astype(int), axis=1) != 0
         contrasts.append(change[edge].mean() / change.mean())
     assert np.median(contrasts) > 1.3
+
+
+def test_floors_and_ceilings_are_level_and_walls_are_not(pairs: list[Pair]) -> None:
+    spread: dict[str, list[float]] = {"wall": [], "floor": [], "ceiling": []}
+    for pair in pairs:
+        for name, values in spread.items():
+            heights = below_eye_m(pair)[shows(pair, name) & (depth_of(pair) > 0)]
+            if len(heights) > 200:
+                values.append(float(np.median(np.abs(heights - np.median(heights)))))
+                assert (heights > 0).all() == (name == "floor") or name == "wall", pair.key
+    assert min(map(len, spread.values())) >= 5
+    median = {name: float(np.median(values)) for name, values in spread.items()}
+    assert median["floor"] < 0.1 and median["ceiling"] < 0.1 < median["wall"]
+
+
+def test_the_sky_has_no_reading_and_little_else_has_none(pairs: list[Pair]) -> None:
+    sky = np.stack([shows(pair, "sky") for pair in pairs])
+    without = np.stack([depth_of(pair) == 0 for pair in pairs])
+    assert sky.mean() > 0.02 and without[sky].all()
+    assert without[~sky].mean() < 0.01  # a floor may be too near
+
+
+def test_every_class_occurs(pairs: list[Pair]) -> None:
+    counts = np.bincount(np.concatenate([labels_of(pair).ravel() for pair in pairs]))
+    assert len(counts) == len(CLASSES) and (counts > 100).all()
+
+
+def test_creatures_can_have_a_class_for_each_kind(parts: dict[str, list[Pair]]) -> None:
+    source = Doom(train_pairs=15, creature_labels="kinds")
+    assert source.fields()["labels"].classes == (*CLASSES[:5], *source.classes())
+    for pair, other in zip(source.pairs("train"), parts["train"], strict=False):
+        assert (np.unique(labels_of(pair)[shows(other, "creature")]) == 5 + pair.label).all()
+        assert (labels_of(pair)[~shows(other, "creature")] == labels_of(other)[~shows(other, "creature")]).all()
 
 
 def test_every_creature_is_heard(pairs: list[Pair]) -> None:
@@ -197,8 +244,9 @@ def test_only_the_views_asked_for_are_recorded(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"views": ("rgb", "smell")}, "views must be among rgb, depth, audio, mask, got smell"),
-        ({"views": ("mask",)}, "views must name at least one of rgb, depth and audio"),
+        ({"views": ("rgb", "smell")}, "views must be among rgb, depth, audio, labels, got smell"),
+        ({"views": ("labels",)}, "views must name at least one of rgb, depth and audio"),
+        ({"views": ("rgb", "mask")}, "views: mask is now labels; its class creature is the mask"),
         ({"train_pairs": 0}, "train_pairs must be above 0, got 0"),
         ({"validation_pairs": 0}, "validation_pairs must be above 0, got 0"),
         ({"test_pairs": -1}, "test_pairs must be above 0, got -1"),

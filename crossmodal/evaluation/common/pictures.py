@@ -1,0 +1,34 @@
+"""Pictures for the report: maps as colours."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+
+def colour_maps(samples: Sequence[Sequence[Float[Tensor, "_ _ _"]]]) -> Float[Tensor, "pairs 3 height width"]:
+    """Maps as colours: the first three principal components over all places of all samples, at the finest grid.
+
+    Args:
+        samples: the maps of each sample. Channels are standardised first.
+    """
+    finest = max((each.shape[1:] for each in samples[0]), key=math.prod)
+    stacks = [torch.stack(each) for each in zip(*samples, strict=True)]
+    whole = torch.cat([F.interpolate(stack, tuple(finest), mode="bilinear") for stack in stacks], 1)
+    rows = whole.movedim(1, -1).flatten(0, 2).double()
+    rows = (rows - rows.mean(0)) / rows.std(0).clamp(min=1e-6)
+    axes = torch.linalg.svd(rows, full_matrices=False)[2][:3]
+    axes = axes * axes.gather(1, axes.abs().argmax(1, keepdim=True)).sign()  # the sign of a component is arbitrary
+    found = rows @ axes.T
+    low, high = (torch.quantile(found, share, dim=0) for share in (0.02, 0.98))
+    colours = ((found - low) / (high - low).clamp(min=1e-6)).clamp(0, 1)
+    colours = F.pad(colours, (0, 3 - colours.shape[1]))  # of fewer than three channels
+    return colours.float().unflatten(0, (len(samples), *finest)).movedim(-1, 1)
+
+
+def to_bytes(pictures: Float[Tensor, "pairs 3 height width"]) -> UInt8[Tensor, "pairs 3 height width"]:
+    """Pictures in [0, 1] as whole numbers to 255."""
+    return (pictures.clamp(0, 1) * 255).round().to(torch.uint8)
