@@ -116,7 +116,8 @@ class Comparison:
             if "labels" in needs and not parts.shards.manifest.classes:
                 raise ConfigError([f"metrics.{place} is {name}, which needs labels, and the pairs have none"])
             if place == 0 and "classifier" in needs and not parts.classes:
-                raise ConfigError([f"metrics.0 is {name}, and no objective trains a classifier; add cross_entropy"])
+                problem = f"metrics.0 is {name}, and no objective here trains a classifier; add cross_entropy"
+                raise ConfigError([problem])
 
     @cached_property
     def columns(self) -> dict[str, Metric]:

@@ -178,9 +178,15 @@ class Walk:
             self._refuse(node, f"{key} must be finite, got {show(node.value)}")
 
     def _renew(self, node: Node, renamed: Mapping[str, str], slots: Mapping[str, "_Slot"]) -> Node:
-        """The mapping with old keys of a stored config under their new names; unchanged for other configs."""
+        """The mapping with old keys of a stored config under their new names, unless these are given too.
+
+        A null is dropped if the new key is an entry of a mapping, because there null means an entry with defaults.
+        """
         for old, new in renamed.items() if self.stored else ():
-            node = _move(node, old, new, slots)
+            if (child := node.value.get(old)) is not None:
+                node, first = _without(node, [old]), new.partition(".")[0]
+                is_entry = first in slots and get_origin(slots[first].kind) is dict and new.count(".") == 1
+                node = node if child.value is None and is_entry else _fill(node, new, child)
         return node
 
     def _refuse(self, node: Node, problem: str) -> None:
@@ -255,19 +261,6 @@ def _fill(node: Node, key: str, value: Any) -> Node:
     made = value if isinstance(value, Node) and not rest else place({} if rest else value, node.where)
     inner = node.value.get(name, made)
     return replace(node, value={**node.value, name: _fill(inner, rest, value) if rest else inner})
-
-
-def _move(node: Node, old: str, new: str, slots: Mapping[str, _Slot]) -> Node:
-    """The mapping with the value of `old` moved to the dotted key `new`, unless `new` is given.
-
-    A null is dropped if `new` is an entry of a mapping, because there null means an entry with default options.
-    """
-    if old not in node.value:
-        return node
-    child, first = node.value[old], new.partition(".")[0]
-    moved = replace(node, value={name: other for name, other in node.value.items() if name != old})
-    is_entry = first in slots and get_origin(slots[first].kind) is dict and new.count(".") == 1
-    return moved if child.value is None and is_entry else _fill(moved, new, child)
 
 
 def _dotted(key: str, name: str) -> str:
