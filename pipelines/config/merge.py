@@ -76,10 +76,8 @@ def merge(first: Node, later: Node, problems: list[str]) -> Node:
                 problems.append(f"{node.where}: there is no {name[1:]!r} to remove{suggest(name[1:], list(joined))}")
         else:
             joined[name] = merge(joined.get(name, Node(None, node.where)), node, problems)
-    short = later.short or first.short
-    if later.is_from_file:
-        return Node(joined, later.where, short=short)
-    return Node(joined, first.where, short=short, touched=(*first.touched, later.where))
+    where, touched = (later.where, ()) if later.is_from_file else (first.where, (*first.touched, later.where))
+    return Node(joined, where, short=later.short or first.short, touched=touched, outdated=later.outdated)
 
 
 def resolve(root: Node, problems: list[str]) -> Node:
