@@ -154,4 +154,4 @@ def test_stl10_from_the_binary_files_to_the_report(tmp_path: Path) -> None:
     )
 
     for name in ("at", "fitnet", "crd"):
-        assert {"knn"} <= figures["table"][name].keys()
+        assert {"knn", *(f"layer.{stage}" for stage in range(5))} <= figures["table"][name].keys()
