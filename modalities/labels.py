@@ -47,7 +47,7 @@ class Labels(PictureView, Modality):
     height: int | None = None  # pixels, with width in place of size
     width: int | None = None  # pixels, with height in place of size
     fit: Literal["crop", "stretch"] = "crop"  # a picture of another width : height is cut, or stretched
-    classes: tuple[str, ...] = SCENE_CLASSES  # names of the stored values, ascending from 0 without ignore
+    classes: tuple[str, ...] = SCENE_CLASSES  # names of the values, from 0 without ignore; the manifest has them
     ignore: int = 255  # stored value of "no label"; if it is 0, the first class is stored as 1
     # the legend, "#rrggbb" for each class, if the files hold colours; black is then "no label", unless a class has it
     colours: tuple[str, ...] = ()
@@ -59,7 +59,7 @@ class Labels(PictureView, Modality):
         if any(not name.strip() for name in self.classes):
             raise ValueError(f"classes must have names that are not empty, got {list(self.classes)}")
         _refuse_repeated("classes", self.classes)
-        if self.ignore != int(self.ignore) or not 0 <= self.ignore <= LARGEST:
+        if not 0 <= self.ignore <= LARGEST:
             raise ValueError(f"ignore must be a whole number from 0 to {LARGEST}, got {self.ignore}")
         if not self.colours and stored_values(len(self.classes), self.ignore)[-1] > LARGEST:
             raise ValueError(f"classes must be at most {LARGEST}, which 16 bits hold, got {len(self.classes)}")

@@ -140,7 +140,8 @@ def _describe(folder: Path) -> str:
         f"{folder}: {manifest.pairs} pairs in {len(manifest.shards)} shards, {size:.1f} MB, {manifest.digest[:12]}"
     ]
     for name, spec in manifest.fields.items():
-        stored = "".join(f" {key}={value}" for key, value in spec.stored.items())
+        values = {key: ",".join(value) if isinstance(value, tuple) else value for key, value in spec.stored.items()}
+        stored = "".join(f" {key}={value}" for key, value in values.items() if value != "")
         figures = ", ".join(f"{key} {value:.4g}" for key, value in manifest.statistics[name].items())
         lines.append(f"  {name}.{spec.extension}: {spec.modality}{stored}; {figures}")
     if manifest.classes:

@@ -29,10 +29,11 @@ def step(model: "nn.Module", batch: "Batch") -> "Losses":
 
 def run(config: Config, path: Path) -> None:
     """Trains and exports the encoder."""
+    from crossmodal import OBJECTIVES
     from pipelines.building.data import open_shards, open_views
     from pipelines.building.encoders import build_student
     from pipelines.building.exporting import export_student
-    from pipelines.building.objectives import build_terms, build_transfer
+    from pipelines.building.objectives import build_terms, build_transfer, check_alignment, student_classes
     from pipelines.runs.console import say
     from pipelines.runs.folder import RunFolder
     from pipelines.training.accelerator import open_accelerator
@@ -45,21 +46,24 @@ def run(config: Config, path: Path) -> None:
     shards = open_shards(config.data, "data")
     views = open_views(shards, config.views, {"student": config.student})
     counts = {name: count for name, count in shards.manifest.labels.items() if count}
-    if len(counts) < 2:
+    by_class = any(OBJECTIVES.get(objective.name).needs_labels for objective in config.objectives.values())
+    if by_class and len(counts) < 2:
         labels = ", ".join(f"{count} of {name}" for name, count in counts.items()) or "none"
         raise ConfigError(
             [f"data: pairs of {config.data} must have labels of two or more classes to supervise with, got {labels}"]
         )
     labelled = sum(counts.values())
-    if labelled < len(shards):
+    if by_class and labelled < len(shards):
         say(f"{run.path}: {labelled} of {len(shards)} pairs have a label, of {len(counts)} classes")
     seed_everything(config.seed, "weights")
-    student = build_student(config.student, views, len(shards.manifest.classes))
+    classes = student_classes(config.objectives, shards.manifest.classes, {})
+    student = build_student(config.student, views, len(classes))
     terms = build_terms(config.objectives, student.spec, {}, shards.manifest, chunk=config.train.chunk)
+    check_alignment(terms, config.student.view, {}, views)
     module = build_transfer(student, config.student.view, terms, chunk=config.train.chunk)
     training = Training(accelerator, run, config.train, module, step, shards, views, config.seed)
     figures = training.fit()
     if accelerator.is_main_process:
         modality = views[config.student.view].modality
-        export_student(run.path / "model", config, module, modality, classes=shards.manifest.classes, teachers={})
+        export_student(run.path / "model", config, module, modality, classes=classes, teachers={})
     run.finish({"figures": figures, "labelled": labelled})

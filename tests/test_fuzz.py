@@ -150,6 +150,8 @@ def test_a_manifest_whose_statistics_lack_a_moment_is_refused(shards: Path) -> N
     ({"scale_m": 0.001}, "stored must have scale_m, invalid, as the modality 'depth' needs, got scale_m"),
     ({"scale_m": 0.001, "invalid": 0, "mean": 1}, "stored must have scale_m, invalid, .* got scale_m, invalid, mean"),
     ({"scale_m": -1, "invalid": 0}, "stored: scale_m must be from 1e-09 to inf, got -1"),
+    ({"scale_m": "mm", "invalid": 0}, "stored.scale_m must be a finite number, got 'mm'"),
+    ({"scale_m": 1, "invalid": ["0"]}, r"stored.invalid must be a finite number, got \('0',\)"),
 ])  # fmt: skip
 def test_options_of_stored_bytes_must_be_the_modality_s(shards: Path, stored: dict[str, float], words: str) -> None:
     content = json.loads((shards / MANIFEST).read_text())

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from crossmodal.data.plain import build, check_text, parse
+from crossmodal.data.plain import build, build_value, check_text, parse
 from modalities import MODALITIES, Modality
 from modalities.common.catalogue import UnknownNameError
 
@@ -142,7 +142,7 @@ def read_stored(kind: type[Modality], options: Mapping[str, Any], place: str) ->
         ValueError: an option is of another type; the message names its key.
     """
     types = get_type_hints(kind)
-    return {name: build(types[name], options[name], f"{place}.{name}") for name in kind.stored if name in options}
+    return {name: build_value(types[name], options[name], f"{place}.{name}") for name in kind.stored if name in options}
 
 
 def check_format(content: Any, *known: str) -> None:

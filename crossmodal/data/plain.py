@@ -5,7 +5,7 @@ import math
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
-from typing import Any, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints, overload
+from typing import Any, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
 Kind = TypeVar("Kind")
 LARGEST = 2**63 - 1  # maximum integer, as in a tensor of int64
@@ -23,26 +23,14 @@ def parse(text: str | bytes) -> Any:
         raise ValueError("it is nested too deeply") from error
 
 
-@overload
-def build(kind: type[Kind], content: Any, place: str = "") -> Kind: ...
-@overload
-def build(kind: Any, content: Any, place: str = "") -> Any: ...
-def build(kind: Any, content: Any, place: str = "") -> Any:
-    """A value from plain content, usually a dataclass.
-
-    The fields of `kind` are int, float, bool, str, list, tuple, dict[str, X], dataclasses, Any, or a union of a number,
-    text, a list and None. Integers are counts and sizes, from 0 to `LARGEST`. Lists become tuples if the annotation is
-    a tuple.
-
-    Args:
-        kind: the dataclass, or another type that a field may have.
-        content: the result of `parse`.
-        place: the content's key in messages.
+def build(kind: type[Kind], content: Any) -> Kind:
+    """A dataclass from plain content, with fields of any type that `build_value` gives.
 
     Raises:
         ValueError: the content is of another type, lacks a field, or has an unknown one; the message names its key.
     """
-    return _build(kind, content, place)
+    value: Kind = build_value(kind, content, "")
+    return value
 
 
 def check_text(content: Any, place: str) -> None:
@@ -55,23 +43,37 @@ def check_text(content: Any, place: str) -> None:
             "text in Unicode", content)  # fmt: skip
 
 
-def _build(kind: Any, content: Any, place: str) -> Any:
+def build_value(kind: Any, content: Any, place: str) -> Any:
+    """A value from plain content.
+
+    Args:
+        kind: int, float, bool, str, list, tuple, dict[str, X], a dataclass, Any, or a union of a number, text, a list
+            and None. Integers are counts and sizes, from 0 to `LARGEST`.
+        content: the result of `parse`; lists become tuples if `kind` is a tuple.
+        place: the content's key in messages.
+
+    Raises:
+        ValueError: the content is of another type; the message names its key.
+    """
     origin, inner = get_origin(kind), get_args(kind)
     value: Any = content
     if is_dataclass(kind):
         value = _dataclass(kind, content, place)
     elif origin in (Union, types.UnionType):
-        value = None if content is None and type(None) in inner else _build(_member(inner, content), content, place)
+        value = (
+            None if content is None and type(None) in inner else build_value(_member(inner, content), content, place)
+        )
     elif origin is dict:
         _expect(isinstance(content, Mapping), place, "a mapping", content)
         value = {
-            _build(str, name, place): _build(inner[1], item, _dotted(place, name)) for name, item in content.items()
+            build_value(str, name, place): build_value(inner[1], item, _dotted(place, name))
+            for name, item in content.items()
         }
     elif origin in (list, tuple):
         _expect(isinstance(content, list | tuple), place, "a list", content)
         kinds = inner if origin is tuple and inner[-1] is not Ellipsis else inner[:1] * len(content)
         _expect(len(kinds) == len(content), place, f"a list of {len(kinds)}", content)
-        value = origin(_build(k, item, _dotted(place, str(i))) for i, (k, item) in enumerate(zip(kinds, content)))  # noqa: B905
+        value = origin(build_value(k, item, _dotted(place, str(i))) for i, (k, item) in enumerate(zip(kinds, content)))  # noqa: B905
     elif kind is int:
         _expect(type(content) is int and 0 <= content <= LARGEST, place, f"a whole number from 0 to {LARGEST}", content)
     elif kind is float:
@@ -101,7 +103,7 @@ def _dataclass(kind: Any, content: Any, place: str) -> Any:
     for name, item in known.items():
         if name not in content and item.default is MISSING and item.default_factory is MISSING:
             raise ValueError(f"{_dotted(place, name)} is missing")
-    return kind(**{name: _build(hints[name], item, _dotted(place, name)) for name, item in content.items()})
+    return kind(**{name: build_value(hints[name], item, _dotted(place, name)) for name, item in content.items()})
 
 
 def _expect(holds: bool, place: str, expected: str, content: Any) -> None:

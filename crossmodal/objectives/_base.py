@@ -64,7 +64,8 @@ class Objective(Learner, ABC):
     needs_alignment: bool = False  # True: maps are compared place by place, so both views must be spatially aligned
     only_prepares: bool = False  # True: it only runs in the preparation phase, not in the main phase
     needs_calibration: bool = False  # True: `calibrate` measures the teacher's features before training
-    reads: str | None = None  # the view whose batch it reads itself, such as a map of labels; None: no view
+    reads: str | None = None  # the view of label maps that it reads itself; None: it reads none
+    classes: int = 0  # number of classes of these label maps
 
     @abstractmethod
     def forward(self, student: Features, teacher: Features | None, batch: Batch) -> Outcome:

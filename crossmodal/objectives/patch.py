@@ -49,10 +49,7 @@ class Patch(Objective):
         super().__init__()
         self.maps = pair_grids("patch", student, teacher, maps)
         assert teacher is not None
-        if loss not in ("cosine", "smooth_l1", "mse"):
-            raise ValueError(f"patch: loss must be cosine, smooth_l1 or mse, got {loss!r}")
         self.loss, self.needs_calibration = loss, normalise != "none"
-        dim = dim if normalise == "whiten" else None
         sizes = [(student.maps[mine][0], teacher.maps[other][0]) for mine, other in self.maps]
         self.targets = [ChannelNormalisation(theirs, normalise, dim) for _, theirs in sizes]
         self.normalisations = nn.ModuleList(self.targets)

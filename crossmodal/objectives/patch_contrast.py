@@ -55,8 +55,6 @@ class PatchContrast(Objective):
         super().__init__()
         self.maps = pair_grids("patch_contrast", student, teacher, maps)
         assert teacher is not None
-        if against not in ("places", "pictures"):
-            raise ValueError(f"patch_contrast: against must be places or pictures, got {against!r}")
         if places < 1 or not 0 < temperature < math.inf:
             raise ValueError(
                 "patch_contrast needs places of at least 1 and a finite temperature above 0, "

@@ -78,7 +78,7 @@ class Folder(Source):
 
     def digest(self) -> str:
         """A hash of the options except `root` and of each file's path, size and time; no signal is read."""
-        options = {name: value for name, value in asdict(self).items() if name != "root"}
+        options = {name: value for name, value in asdict(self).items() if name != "root"} | {"members": self._members}
         files = {
             split: [
                 (key, entry.values, [self._stamp(path) for path in entry.files.values()]) for key, entry in part.items()
@@ -98,7 +98,8 @@ class Folder(Source):
         matched |= {
             os.path.normpath(path) for fact in self._fact_patterns.values() for path in fact.find(root).values()
         }
-        matched |= {os.path.normpath(self.csv)} if self.csv is not None else set()
+        lists = [self.csv, *(options.get("classes") for options in self.members.values())]
+        matched |= {os.path.normpath(path) for path in lists if isinstance(path, str)}
         others = [path for path in all_files(root) if path not in matched]
         return {root / path: self._near(path) for path in others}
 
@@ -130,7 +131,25 @@ class Folder(Source):
 
     @cached_property
     def _modalities(self) -> dict[str, Modality]:
-        return {name: _open_modality(name, options) for name, options in self.members.items()}
+        return {name: _open_modality(name, options) for name, options in self._members.items()}
+
+    @cached_property
+    def _members(self) -> dict[str, dict[str, Any]]:
+        """The members, with the lines of a file of class names in place of its path."""
+        return {
+            name: options | {"classes": self._lines(text, f"members.{name}.classes")}
+            if isinstance(text := options.get("classes"), str)
+            else options
+            for name, options in self.members.items()
+        }
+
+    def _lines(self, file: str, place: str) -> list[str]:
+        path = Path(self.root) / file
+        try:
+            return [line.strip() for line in path.read_text(encoding="utf-8").rstrip().splitlines()]
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
+            raise SourceError(f"{place}: {path} cannot be read: {reason}") from error
 
     @cached_property
     def _patterns(self) -> dict[str, Pattern]:
@@ -312,7 +331,9 @@ def _open_modality(name: str, options: Mapping[str, Any]) -> Modality:
                 "options of the network's input belong to the views of a run"
             )
     if kind.classes and "classes" not in options:
-        raise SourceError(f"{place}.classes must be given: the names of the stored values, ascending from 0")
+        raise SourceError(
+            f"{place}.classes must be given: the names of the stored values, ascending from 0, or a text file of them"
+        )
     try:  # types first: a string never equals a stored number, so no reading would be invalid
         stored = read_stored(kind, options, place)
     except ValueError as error:

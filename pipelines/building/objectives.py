@@ -11,6 +11,8 @@ from crossmodal.encoders import Encoder, Spec
 from crossmodal.modules.transfer import Term, Transfer
 from crossmodal.objectives import Objective
 from modalities import Modality
+from modalities.common.catalogue import suggest
+from modalities.labels import Labels
 from pipelines.building.teachers import AnyTeacher, Teacher
 from pipelines.config import ConfigError, at
 from pipelines.schemas.common import ObjectiveConfig
@@ -123,18 +125,21 @@ def _build_objective(
 def check_alignment(
     terms: Mapping[str, Term], student: str, teachers: Mapping[str, AnyTeacher], views: Mapping[str, View]
 ) -> None:
-    """Refuses objectives that compare maps place by place between views that are not aligned.
+    """Refuses objectives that compare maps place by place between views that are not aligned, or read no label map.
 
     Raises:
         ConfigError: names the first of them and both views.
     """
     own = views[student]
     for name, term in terms.items():
+        key = f"objectives.{name.partition('.')[0]}"
+        if term.objective.reads is not None:
+            _check_labels(f"{key}.view", term.objective, views)
         if not term.objective.needs_alignment:
             continue
-        assert term.teacher is not None
-        other = teachers[term.teacher].view
-        key, view = f"objectives.{name.partition('.')[0]}", views[other]
+        other = teachers[term.teacher].view if term.teacher is not None else term.objective.reads
+        assert other is not None
+        view = views[other]
         if own.modality.plane != view.modality.plane:
             raise ConfigError([
                 f"{key} compares maps place by place, but view {student!r} gives a {own.modality.plane} and view "
@@ -152,6 +157,20 @@ def check_alignment(
                 f"{key} compares maps place by place, but views {told[0]} and {told[1]} show different regions of a "
                 "picture; give both the same height : width and the same fit, or take an objective on embeddings"
             ])  # fmt: skip
+
+
+def _check_labels(key: str, objective: Objective, views: Mapping[str, View]) -> None:
+    """Refuses a view that an objective reads as label maps if it is none, or has another number of classes."""
+    assert objective.reads is not None
+    if objective.reads not in views:
+        raise ConfigError([f"{key} must be one of the views, got {objective.reads!r}"
+                           f"{suggest(objective.reads, list(views))}"])  # fmt: skip
+    modality = views[objective.reads].modality
+    if not isinstance(modality, Labels):
+        raise ConfigError([f"{key} must be a view of modality labels, got {objective.reads!r}"])
+    if len(modality.classes) != objective.classes:
+        raise ConfigError([f"{key.removesuffix('view')}classes must be {len(modality.classes)}, the number of classes "
+                           f"of view {objective.reads!r}, got {objective.classes}"])  # fmt: skip
 
 
 def _show_one_region(one: Modality, other: Modality) -> bool:

@@ -152,6 +152,8 @@ class Training:
         except ValueError as error:
             raise RunError(str(error)) from error
         self.progress.calibrated = True
+        if self.average:  # which otherwise begins with buffers that are not a number
+            self.average = Average(self.module, self.average.decay)
         if self.accelerator.is_main_process:
             self._save(MetricAccumulator(frozenset()))
 

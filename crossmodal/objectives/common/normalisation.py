@@ -1,5 +1,7 @@
 """Normalisation of a teacher's channels by statistics that are measured before training."""
 
+from typing import Literal
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -7,7 +9,7 @@ from torch import Tensor, nn
 from crossmodal.distributed import gather
 from crossmodal.objectives.common.projections import widen
 
-KINDS = ("whiten", "standardise", "centre", "none")
+Kind = Literal["whiten", "standardise", "centre", "none"]
 FLOOR = 1e-3  # smallest divisor, as a fraction of the largest standard deviation
 
 
@@ -19,19 +21,17 @@ class ChannelNormalisation(nn.Module):
     then `finish`; before that, `forward` gives NaN. The statistics are buffers, so checkpoints hold them.
 
     Raises:
-        ValueError: `kind` is unknown, `dim` is below 1, or `dim` is combined with another kind than `whiten`.
+        ValueError: `dim` is below 1.
     """
 
     mean: Tensor
     matrix: Tensor
 
-    def __init__(self, channels: int, kind: str = "whiten", dim: int | None = None) -> None:
+    def __init__(self, channels: int, kind: Kind = "whiten", dim: int | None = None) -> None:
         super().__init__()
-        if kind not in KINDS:
-            raise ValueError(f"normalise must be one of {', '.join(KINDS)}, got {kind!r}")
-        if dim is not None and (dim < 1 or kind != "whiten"):
-            raise ValueError(f"dim must be at least 1, and null unless normalise is whiten, got {dim} with {kind}")
-        self.kind, self.dim = kind, channels if dim is None else min(dim, channels)
+        if dim is not None and dim < 1:
+            raise ValueError(f"dim must be at least 1, got {dim}")
+        self.kind, self.dim = kind, channels if dim is None or kind != "whiten" else min(dim, channels)
         self.sums: tuple[Tensor, Tensor, Tensor] | None = None  # count, sum and sum of products, in float64
         shape = (channels, self.dim) if kind == "whiten" else (channels,)
         unknown = 1.0 if kind == "none" else torch.nan

@@ -344,3 +344,82 @@ def test_names_that_a_stream_cannot_hold_are_no_error(
         assert main(["shards", flag, str(folder)]) == 0
         told = sys.stdout.buffer.getvalue().decode(encoding)
         assert r"caf\udce9 " + ("é" if encoding == "utf-8" else r"\xe9") in told
+
+
+LABELS = {"modality": "labels", "files": "{key}.label.png", "classes": ["floor", "bed", "lamp"], "ignore": 9}
+DENSE = {"rgb": {"modality": "rgb", "files": "{key}.jpg"}, "labels": LABELS}
+
+
+def write_labels(root: Path, key: str, stored: np.ndarray, picture: tuple[int, int] = (8, 8)) -> None:
+    root.mkdir(exist_ok=True)
+    Image.fromarray(stored.astype(np.uint8)).save(root / f"{key}.label.png")
+    Image.new("RGB", picture).save(root / f"{key}.jpg")
+
+
+def test_label_maps_are_packed_with_their_class_names_and_shares(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_labels(tmp_path, "a", np.array([[0, 0], [1, 9]]))
+    write_labels(tmp_path, "b", np.array([[0, 9], [9, 9]]))
+    assert pack(tmp_path, DENSE) == 0
+    shards = Shards.open(tmp_path / "pairs" / "train")
+    assert shards.manifest.fields["labels"].stored == {"classes": ("floor", "bed", "lamp"), "ignore": 9, "colours": ()}
+    assert shards.manifest.statistics["labels"] == {
+        "share.floor": 0.75, "share.bed": 0.25, "share.lamp": 0.0, "unlabelled_share": 0.5
+    }  # fmt: skip
+    view = open_view(shards, "labels", size=2)
+    assert read_pair(shards, {"labels": view}, 0).adapted["labels"].tolist() == [[[[0, 0], [1, -1]]]]
+    assert open_view(shards, "labels", size=2, classes=("floor", "bed", "lamp"), ignore=9) == view
+    with pytest.raises(
+        ShardError, match=r"classes must be \('floor', 'bed', 'lamp'\), as the manifest of .* got \('x'"
+    ):
+        open_view(shards, "labels", classes=("x", "y"))
+    capsys.readouterr()
+    assert main(["shards", "--info", str(shards.folder)]) == 0
+    assert "labels.png: labels classes=floor,bed,lamp ignore=9; share.floor 0.75," in capsys.readouterr().out
+    assert main(["shards", "--check", str(shards.folder)]) == 0
+
+
+def test_a_label_map_of_other_values_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_labels(tmp_path, "a", np.array([[0, 3], [1, 9]]))
+    assert pack(tmp_path, DENSE) == 2
+    told = f"pair 'a', field labels.png ({tmp_path / 'a.label.png'}): a label map must hold values from 0 to 2"
+    assert told in capsys.readouterr().err
+
+
+def test_a_label_map_of_other_proportions_than_the_picture_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_labels(tmp_path / "half", "a", np.zeros((8, 8)), picture=(16, 16))
+    assert pack(tmp_path / "half", DENSE) == 0
+    write_labels(tmp_path / "other", "a", np.zeros((8, 8)), picture=(16, 8))
+    assert pack(tmp_path / "other", DENSE) == 2
+    places = f"{tmp_path}/other/a.label.png, {tmp_path}/other/a.jpg"
+    told = f"pair 'a' ({places}): labels of 8 x 8 pixels and rgb of 16 x 8 differ in width : height"
+    assert told in capsys.readouterr().err
+
+
+def test_an_ignored_value_that_never_occurs_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_labels(tmp_path, "a", np.array([[0, 2], [1, 0]]))
+    assert pack(tmp_path, DENSE) == 0
+    assert "labels.ignore=9 changes nothing in these pairs" in capsys.readouterr().out
+
+
+def test_a_view_of_pairs_without_any_label_is_refused(tmp_path: Path) -> None:
+    write_labels(tmp_path, "a", np.full((2, 2), 9))
+    assert pack(tmp_path, DENSE) == 0
+    with pytest.raises(ShardError, match=r"labels of .*train: no pixel has a label: all are ignore=9"):
+        open_view(Shards.open(tmp_path / "pairs" / "train"), "labels")
+
+
+def test_a_pair_that_lacks_its_label_map_has_no_label_anywhere(tmp_path: Path) -> None:
+    for key in ("a", "b"):
+        write_labels(tmp_path, key, np.zeros((2, 2)))
+    (tmp_path / "b.label.png").unlink()
+    assert pack(tmp_path, DENSE, missing="keep") == 0
+    shards = Shards.open(tmp_path / "pairs" / "train")
+    views = {"labels": open_view(shards, "labels", size=4), "rgb": open_view(shards, "rgb", size=4)}
+    for crop in (None, Crop()):
+        whole, without = (read_pair(shards, views, index, crop=crop, masks=True) for index in (0, 1))
+        assert (whole.adapted["labels"] == 0).all() and whole.present["labels"].all()
+        assert (without.adapted["labels"] == -1).all() and not without.present["labels"].any()

@@ -42,13 +42,16 @@ def change(features: Features, how: Callable[[torch.Tensor], torch.Tensor]) -> F
 
 def batch(rows: int = 4, seed: int = 3) -> Batch:
     index = torch.randperm(PAIRS, generator=generator("test", "index"))[:rows]
-    return Batch({}, index, torch.arange(rows) % 5, seed)
+    labels = torch.randint(-1, 5, (rows, 1, 12, 12), generator=generator("test", "labels")).float()
+    return Batch({"labels": labels}, index, torch.arange(rows) % 5, seed)
 
 
 def build(name: str, **options: object) -> Objective:
     torch.manual_seed(0)
     kind = OBJECTIVES.get(name)
     teacher = TEACHER if kind.uses_teacher else None
+    if name == "pixel_cross_entropy":
+        options = {"classes": 5, **options}
     objective = kind(STUDENT, teacher, PAIRS, **options).double()
     if objective.needs_calibration:
         objective.calibrate(features(TEACHER, 16, "calibration"))
@@ -209,7 +212,7 @@ def test_order_of_the_batch_does_not_matter(objective: Objective) -> None:
     turned = objective(
         change(student, lambda item: item[turn]),
         change(teacher, lambda item: item[turn]),
-        Batch({}, here.index[turn], here.label[turn], here.seed),
+        Batch({"labels": here.inputs["labels"][turn]}, here.index[turn], here.label[turn], here.seed),
     ).loss
     torch.testing.assert_close(turned, objective(student, teacher, here).loss)
 

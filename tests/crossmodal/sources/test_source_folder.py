@@ -15,9 +15,11 @@ from crossmodal.sources.common.patterns import Pattern, natural
 from crossmodal.sources.folder import Folder
 from modalities.common.random import generator
 from modalities.depth import Depth
+from modalities.labels import Labels
 
 RGB = {"modality": "rgb", "files": "{key}.color.jpg"}
 DEPTH = {"modality": "depth", "files": "{key}.depth.png", "scale_m": 0.001}
+LABELS = {"modality": "labels", "files": "{key}.png"}
 CONFIGS = Path(__file__).parents[3] / "configs"
 DATA = Path(__file__).parents[4] / "shared" / "data"
 
@@ -89,6 +91,27 @@ def test_whole_distances_without_a_scale_are_refused_with_their_median(tmp_path:
     with pytest.raises(SourceError, match=told):
         Folder(str(tmp_path), {"depth": member}).digest()
     assert keys(Folder(str(tmp_path), {"depth": member | {"scale_m": 0.001}})) == ["a", "b"]
+
+
+def test_class_names_may_be_the_lines_of_a_file(tmp_path: Path) -> None:
+    write(tmp_path, "a.png")
+    (tmp_path / "classes.txt").write_text("wall\n night stand \nlamp\n\n")
+    source = Folder(str(tmp_path), {"labels": LABELS | {"classes": "classes.txt"}})
+    listed = Folder(str(tmp_path), {"labels": LABELS | {"classes": ["wall", "night stand", "lamp"]}})
+    assert source.fields() == listed.fields() == {"labels": Labels(classes=("wall", "night stand", "lamp"))}
+    assert source.digest() == listed.digest()
+    assert source.unmatched() == {} and [*listed.unmatched()] == [tmp_path / "classes.txt"]
+
+
+def test_class_names_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"members.labels.classes: .*none.txt cannot be read: No such file"):
+        Folder(str(tmp_path), {"labels": LABELS | {"classes": "none.txt"}})
+    (tmp_path / "classes.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(SourceError, match=r"members.labels.classes: .*classes.txt cannot be read: it is not text in"):
+        Folder(str(tmp_path), {"labels": LABELS | {"classes": "classes.txt"}})
+    (tmp_path / "classes.txt").write_text("wall\n\nlamp")
+    with pytest.raises(SourceError, match=r"members.labels: classes must have names that are not empty"):
+        Folder(str(tmp_path), {"labels": LABELS | {"classes": "classes.txt"}})
 
 
 def test_split_and_label_come_from_the_path(tmp_path: Path) -> None:
@@ -340,6 +363,14 @@ def test_the_digest_follows_files_and_options_but_not_the_root(tmp_path: Path) -
         ({"depth": DEPTH | {"scale_m": "mm"}}, {}, "members.depth.scale_m must be a finite number, got 'mm'"),
         ({"depth": DEPTH | {"scale_m": True}}, {}, "members.depth.scale_m must be a finite number, got True"),
         ({"depth": DEPTH | {"scale_m": float("inf")}}, {}, "members.depth.scale_m must be a finite number, got inf"),
+        ({"labels": LABELS}, {}, "members.labels.classes must be given: the names of the stored values, ascending"),
+        ({"labels": LABELS | {"classes": [1, 2]}}, {}, "members.labels.classes.0 must be text in Unicode, got 1"),
+        ({"labels": LABELS | {"classes": ["a", "a"]}}, {}, "members.labels: classes must be different, got 'a' twice"),
+        (
+            {"labels": LABELS | {"classes": ["a", "b"], "ignore": "b"}},
+            {},
+            "members.labels.ignore must be a whole number from 0 to .*, got 'b'",
+        ),
         (
             {"rgb": {"modality": "rgb"}},
             {},

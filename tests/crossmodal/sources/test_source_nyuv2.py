@@ -242,6 +242,12 @@ def test_no_damage_leads_to_another_kind_of_error(tmp_path: Path) -> None:
         ),
         (lambda root: save_data(root, labels=array("labels").T), r"labels must be of shape \(6, .*\), got \(4, 6, 6\)"),
         (lambda root: save_data(root, images=array("images")[..., :5]), r"depths must be of shape \(5, "),
+        (
+            lambda root: save_nyu_data(
+                root, {name: array(name) for name in ("images", "depths", "labels")}, NAMES, SCENES[1:]
+            ),
+            r"scenes must name 6 scenes, got 5",
+        ),
         (lambda root: save_data(root, images=array("depths")), "images must be pictures x 3 x width x height, got"),
         (
             lambda root: save_data(root, labels=array("labels") + np.uint16(1)),
