@@ -340,3 +340,8 @@ def test_pairs_without_labels_are_left_out_and_noted(folder: Path, tmp_path: Pat
 def test_a_suffix_tells_two_evaluations_apart() -> None:
     one, other = ({metric.name for metric in Segmentation(suffix=suffix).metrics()} for suffix in ("", "13"))
     assert not one & other and "miou13.frozen@10" in other and "miou.fine-tuned@50" in one
+
+
+def test_maps_of_two_channels_become_colours_too() -> None:
+    found = colour_maps([[torch.randn(2, 4, 5, generator=generator("two", index))] for index in range(3)])
+    assert found.shape == (3, 3, 4, 5) and not found[:, 2].any() and found[:, :2].std() > 0.1
