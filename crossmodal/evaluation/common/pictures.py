@@ -20,7 +20,7 @@ def colour_maps(samples: Sequence[Sequence[Float[Tensor, "_ _ _"]]]) -> Float[Te
     whole = torch.cat([F.interpolate(stack, tuple(finest), mode="bilinear") for stack in stacks], 1)
     rows = whole.movedim(1, -1).flatten(0, 2).double()
     rows = (rows - rows.mean(0)) / rows.std(0).clamp(min=1e-6)
-    axes = torch.linalg.svd(rows, full_matrices=False)[2][:3]
+    axes = torch.linalg.eigh(rows.T @ rows)[1].T.flip(0)[:3]  # in ascending order; faster than an SVD of the rows
     axes = axes * axes.gather(1, axes.abs().argmax(1, keepdim=True)).sign()  # the sign of a component is arbitrary
     found = rows @ axes.T
     low, high = (torch.quantile(found, share, dim=0) for share in (0.02, 0.98))
