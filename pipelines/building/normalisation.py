@@ -7,7 +7,6 @@ from typing import Any
 from crossmodal import ENCODERS, export
 from crossmodal.encoders import Published
 from modalities import Modality
-from modalities.rgb import Rgb
 from pipelines.config import ConfigError
 from pipelines.runs.console import say
 from pipelines.schemas.common import StudentConfig, TeacherConfig, ViewConfig
@@ -18,8 +17,6 @@ def published_normalisation(
 ) -> dict[str, Any]:
     """The mean and std that published networks add to an RGB view's options; empty if there are none.
 
-    An option that equals the modality's default counts as not given, because a run's config.yaml holds all defaults.
-
     Raises:
         ConfigError: a teacher's mean or std differs from the view's own, or from that of another network on the
             view; or `normalisation` is set for a teacher that is a finished run.
@@ -27,9 +24,7 @@ def published_normalisation(
     added: dict[str, Any] = {}
     source = f"views.{view} sets"
     settings: dict[str, Any] = {
-        option: config.options[option]
-        for option in ("mean", "std")
-        if option in config.options and not _is_near(config.options[option], getattr(Rgb, option))
+        option: config.options[option] for option in ("mean", "std") if option in config.options
     }
     for key, network in networks.items():
         own = _published(key, network) if network.view == view and config.modality == "rgb" else None
