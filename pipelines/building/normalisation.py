@@ -60,9 +60,10 @@ def tell_published(key: str, network: TeacherConfig | StudentConfig, modality: M
     if modality.field != "rgb" or len(modality.shape) != 3 or modality.shape[0] != 3:
         say(f"{key}: its weights were published for RGB with mean={_round(own.mean)} and std={_round(own.std)}; "
             f"views.{network.view} is of another modality and keeps its own normalisation")  # fmt: skip
-    elif modality.shape[1] != own.size:
-        say(f"{key}: its weights were published for pictures of {own.size} pixels, and views.{network.view}.size is "
-            f"{modality.shape[1]}; set views.{network.view}.size={own.size} for the published accuracy")  # fmt: skip
+    elif modality.shape[1:] != (own.size, own.size):
+        height, width = modality.shape[1:]
+        say(f"{key}: its weights were published for pictures of {own.size} x {own.size} pixels, and view "
+            f"{network.view!r} gives {height} x {width}, with which their accuracy differs")  # fmt: skip
 
 
 def _published(key: str, network: TeacherConfig | StudentConfig) -> Published | None:
