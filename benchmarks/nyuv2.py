@@ -1,14 +1,14 @@
 """RGB teaches depth on NYU Depth v2, small: segmentation from depth, frozen and fine-tuned, and the type of scene.
 
-    python benchmarks/nyuv2.py FOLDER [--output runs/bench_nyuv2] [--part test] [--arms patch,shuffled,crd] [--seeds 3]
-                               [--epochs 30] [--fine-tuned-steps 200]
+    python benchmarks/nyuv2.py FOLDER [--output runs/bench_nyuv2] [--part test] [--arms patch:3,shuffled,crd]
+                               [--epochs 40] [--fine-tuned-steps 200]
 
 FOLDER holds the 1,449 labelled pictures at 320 x 240: rgb/NNNN.jpg, depth/NNNN.png (16 bits, millimetres),
 label/NNNN.png (40 classes from 0, the last is ignored) and index.csv (id, split, scene_type). Six pixels of border are
 cut. `--part validation` trains on 640 of the 795 training pictures and judges by the others, blocks of 20 neighbouring
 ids; choose settings by it. `--part test` trains on all 795 and judges by the 654 test pictures.
 
-Arms: an objective's name, or `shuffled` (patch on shuffled pairs). Type of scene: kNN among the test pictures, without
+Arms: an objective's name, or `shuffled` (patch on shuffled pairs), and a number of seeds, 1 by default. Type of scene: kNN among the test pictures, without
 the block of 20 neighbouring pictures that a picture belongs to. Runs that are finished are not repeated. With
 OMP_NUM_THREADS=1 two arms can share a machine of two cores.
 """
@@ -152,17 +152,17 @@ def main() -> None:
     parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("--output", type=Path, default=Path("runs/bench_nyuv2"))
     parser.add_argument("--part", choices=("test", "validation"), default="test")
-    parser.add_argument("--arms", default="patch,shuffled,crd")
+    parser.add_argument("--arms", default="patch:3,shuffled,crd")
     parser.add_argument("--encoder", choices=tuple(ENCODERS), default="convnet")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--fine-tuned-steps", type=int, default=200)
     parser.add_argument("--only", choices=("prepare", "train", "evaluate"), help="one of the three steps")
     asked = parser.parse_args()
     if asked.folder is None:
         print("benchmarks/nyuv2.py: not measured, for no folder of NYU Depth v2 is given")
         return
-    output, arms = asked.output / asked.part, asked.arms.split(",")
+    output = asked.output / asked.part
+    arms = {name: int(count or 1) for name, _, count in (arm.partition(":") for arm in asked.arms.split(","))}
     rows = cut(asked.folder, asked.output / "pictures")
     if asked.only in (None, "prepare"):
         pairs = divide(rows, asked.part)
@@ -171,8 +171,8 @@ def main() -> None:
             pack(asked.output / "pictures", output, pairs, shuffled=True)
     if asked.only == "prepare":
         return
-    students = {arm: [train(output, arm, seed, asked.encoder, asked.epochs) for seed in range(asked.seeds)]
-                for arm in arms}  # fmt: skip
+    students = {arm: [train(output, arm, seed, asked.encoder, asked.epochs) for seed in range(count)]
+                for arm, count in arms.items()}  # fmt: skip
     if asked.only == "train":
         return
     segmentation = {"name": "segmentation", "fine_tuned": [50, None], "fine_tuned_steps": asked.fine_tuned_steps}
@@ -182,7 +182,7 @@ def main() -> None:
         "students": {arm: [str(folder) for folder in folders] for arm, folders in students.items()},
         "metrics": {"13": segmentation | {"merge": "nyu13", "suffix": "13"},
                     "40": segmentation | {"suffix": "40", "fine_tuned": []}},
-        "few_labels": None, "seeds": asked.seeds, "output": str(output / name),
+        "few_labels": None, "seeds": max(arms.values()), "output": str(output / name),
     }  # fmt: skip
     run("evaluate", output / "configs" / f"{name}.yaml", content)
     figures = json.loads((output / name / "report.json").read_text())["figures"]
@@ -197,7 +197,7 @@ def main() -> None:
             models = [load_model(folder) for folder in folders]
             found = [scenes(each.encoder, "depth", each.card.modality_options, test, types) for each in models]
             print(f"{arm:36} scenes {' '.join(f'{100 * value:.1f}' for value in found)}")
-        blank = [models[0].card.build().eval() for _ in range(asked.seeds)]
+        blank = [models[0].card.build().eval() for _ in range(max(arms.values()))]
         found = [scenes(each, "depth", models[0].card.modality_options, test, types) for each in blank]
         print(f"{'random weights':36} scenes {' '.join(f'{100 * value:.1f}' for value in found)}")
 

@@ -160,7 +160,9 @@ def test_a_published_network_s_size_is_named_where_the_view_has_another(
     tell_published("teachers.t", config, MODALITIES.get("rgb")(size=size))
     assert capsys.readouterr().out == ""
     tell_published("teachers.t", config, MODALITIES.get("rgb")(size=96))
-    words = f"teachers.t: its weights were published for pictures of {size} x {size} pixels, and view 'rgb' gives 96 x 96"
+    words = (
+        f"teachers.t: its weights were published for pictures of {size} x {size} pixels, and view 'rgb' gives 96 x 96"
+    )
     assert capsys.readouterr().out.startswith(words)
 
 
