@@ -8,9 +8,9 @@ label/NNNN.png (40 classes from 0, the last is ignored) and index.csv (id, split
 cut. `--part validation` trains on 640 of the 795 training pictures and judges by the others, blocks of 20 neighbouring
 ids; choose settings by it. `--part test` trains on all 795 and judges by the 654 test pictures.
 
-Arms: an objective's name, or `shuffled` (patch on shuffled pairs), and a number of seeds, 1 by default. Type of scene: kNN among the test pictures, without
-the block of 20 neighbouring pictures that a picture belongs to. Runs that are finished are not repeated. With
-OMP_NUM_THREADS=1 two arms can share a machine of two cores.
+Arms: an objective's name, or `shuffled` (patch on shuffled pairs), and a number of seeds, 1 by default. Type of scene:
+kNN among the test pictures, without the block of 20 neighbouring pictures that a picture belongs to. Runs that are
+finished are not repeated. With OMP_NUM_THREADS=1 two arms can share a machine of two cores.
 """
 
 import argparse
