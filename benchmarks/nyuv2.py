@@ -1,7 +1,7 @@
 """RGB teaches depth on NYU Depth v2, small: segmentation from depth, frozen and fine-tuned, and the type of scene.
 
     python benchmarks/nyuv2.py FOLDER [--output runs/bench_nyuv2] [--part test] [--arms patch:3,shuffled,crd]
-                               [--epochs 40] [--fine-tuned-steps 200]
+                               [--epochs 40] [--classes 13,40] [--fine-tuned 50,all] [--fine-tuned-steps 200]
 
 FOLDER holds the 1,449 labelled pictures at 320 x 240: rgb/NNNN.jpg, depth/NNNN.png (16 bits, millimetres),
 label/NNNN.png (40 classes from 0, the last is ignored) and index.csv (id, split, scene_type). Six pixels of border are
@@ -155,6 +155,8 @@ def main() -> None:
     parser.add_argument("--arms", default="patch:3,shuffled,crd")
     parser.add_argument("--encoder", choices=tuple(ENCODERS), default="convnet")
     parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--classes", default="13,40")
+    parser.add_argument("--fine-tuned", default="50,all", help="labelled pictures, for the first of the classes")
     parser.add_argument("--fine-tuned-steps", type=int, default=200)
     parser.add_argument("--only", choices=("prepare", "train", "evaluate"), help="one of the three steps")
     asked = parser.parse_args()
@@ -175,14 +177,18 @@ def main() -> None:
                 for arm, count in arms.items()}  # fmt: skip
     if asked.only == "train":
         return
-    segmentation = {"name": "segmentation", "fine_tuned": [50, None], "fine_tuned_steps": asked.fine_tuned_steps}
-    name = f"evaluation_{asked.encoder}_{asked.epochs}_{asked.fine_tuned_steps}_{'_'.join(arms)}"
+    tuned = [None if count == "all" else int(count) for count in asked.fine_tuned.split(",") if count]
+    metrics = {
+        classes: {"name": "segmentation", "suffix": classes, "fine_tuned": [] if place else tuned,
+                  "fine_tuned_steps": asked.fine_tuned_steps, "merge": "nyu13" if classes == "13" else None}
+        for place, classes in enumerate(asked.classes.split(","))
+    }  # fmt: skip
+    settings = [asked.encoder, asked.epochs, asked.classes, asked.fine_tuned, asked.fine_tuned_steps, asked.arms]
+    name = "evaluation_" + "_".join(map(str, settings)).replace(",", "-").replace(":", "x")
     content = {
         "data": {"train": str(output / "pairs" / "train"), "test": str(output / "pairs" / asked.part)},
         "students": {arm: [str(folder) for folder in folders] for arm, folders in students.items()},
-        "metrics": {"13": segmentation | {"merge": "nyu13", "suffix": "13"},
-                    "40": segmentation | {"suffix": "40", "fine_tuned": []}},
-        "few_labels": None, "seeds": max(arms.values()), "output": str(output / name),
+        "metrics": metrics, "few_labels": None, "seeds": max(arms.values()), "output": str(output / name),
     }  # fmt: skip
     run("evaluate", output / "configs" / f"{name}.yaml", content)
     figures = json.loads((output / name / "report.json").read_text())["figures"]
