@@ -18,7 +18,7 @@ from crossmodal.evaluation import Network, Pairs, Subject
 from crossmodal.evaluation.common import maps as held
 from crossmodal.evaluation.common.dense import usual_stages
 from crossmodal.evaluation.common.maps import choose
-from crossmodal.evaluation.common.pictures import colour_maps
+from crossmodal.evaluation.common.pictures import main_components
 from crossmodal.evaluation.segmentation import NYU13, Segmentation, merged
 from crossmodal.metrics.segmentation import confusion, mean_iou
 from crossmodal.sources import Pair
@@ -169,26 +169,34 @@ def test_pictures_and_ious_are_handed_over(folder: Path) -> None:
     pairs = opened(folder / "train", folder / "test")
     given = network(pairs)
     found = Segmentation(**QUICK, height=GRID, width=GRID).measure(given, pairs)
-    pictures, values = given.artefacts.pictures, given.artefacts.values
-    assert {*pictures} == {"input", "truth", "frozen@6", "frozen@all", "maps"}
-    assert all(rows.shape[:2] == (6, 3) and rows.dtype == torch.uint8 for rows in pictures.values())
+    context, pictures, values = given.artefacts.context, given.artefacts.pictures, given.artefacts.values
+    assert [*context] == ["input", "truth"] and [*pictures] == ["frozen, 6 pictures", "frozen, all pictures"]
+    shown = [*context.values(), *pictures.values()]
+    assert all(rows.shape[:2] == (6, 3) and rows.dtype == torch.uint8 for rows in shown)
+    (components,) = given.artefacts.components.values()
+    assert components.shape == (6, 3, GRID, GRID)
     # where there is a label, the answer has the truth's colour, for all answers are right
-    known = pictures["truth"].any(1, keepdim=True)
-    assert torch.equal(pictures["truth"], pictures["frozen@all"] * known)
-    assert values["mIoU, frozen@6"] == dict.fromkeys(NAMES, 1.0) and found["miou.frozen@6"] == 1
+    known = context["truth"].any(1, keepdim=True)
+    assert torch.equal(context["truth"], pictures["frozen, all pictures"] * known)
+    legend = {name: [int(colour[place : place + 2], 16) for place in (1, 3, 5)]
+              for name, colour in given.artefacts.legend.items()}  # fmt: skip
+    assert [*legend] == ["no label", *NAMES]
+    assert {tuple(colour) for colour in legend.values()} == {
+        tuple(colour) for colour in context["truth"].movedim(1, -1).flatten(0, 2).tolist()
+    }
+    assert values["mIoU by class, frozen, 6 pictures"] == dict.fromkeys(NAMES, 1.0) and found["miou.frozen@6"] == 1
     whole = torch.stack([read_pair(pairs.test, {"v": given.view}, index).adapted["v"][0] for index in (0, 11)])
-    torch.testing.assert_close(pictures["input"][[0, 5]] / 255, whole, atol=0.01, rtol=0)
+    torch.testing.assert_close(context["input"][[0, 5]] / 255, whole, atol=0.01, rtol=0)
 
 
-def test_maps_become_colours_of_their_principal_components() -> None:
+def test_maps_are_shown_by_their_principal_components() -> None:
     random = generator("colours")
     signal = torch.randn(4, 1, 6, 5, generator=random)
     samples = [[torch.cat([each, -each, each * 2]), torch.zeros(2, 3, 3)] for each in signal]
-    found = colour_maps(samples)
-    assert found.shape == (4, 3, 6, 5) and found.min() >= 0 and found.max() <= 1
-    order, inner = found[:, 0].flatten(), (found[:, 0] > 0) & (found[:, 0] < 1)
-    correlation = torch.corrcoef(torch.stack([found[:, 0][inner], signal[:, 0][inner]]))[0, 1]
-    assert correlation.abs() > 0.999 and order.std() > 0.1
+    found = main_components(samples)
+    assert found.shape == (4, 3, 6, 5)
+    correlation = torch.corrcoef(torch.stack([found[:, 0].flatten(), signal.flatten()]))[0, 1]
+    assert correlation.abs() > 0.999 and found[:, 0].std() > 100 * found[:, 1:].abs().max()
 
 
 def test_stages_are_the_last_of_each_coarse_grid() -> None:
