@@ -400,7 +400,7 @@ class Evaluator(Subjects):
     def _save_pictures(self) -> None:
         """What evaluations show of test pairs; names of tensors are JSON lists of evaluation, row and title."""
         if self.pictures:
-            plain = {json.dumps(name): pictures.contiguous() for name, pictures in self.pictures.items()}
+            plain = {json.dumps(name): pictures.contiguous().clone() for name, pictures in self.pictures.items()}
             write(self.run.path / "pictures.safetensors", save(plain))
 
 

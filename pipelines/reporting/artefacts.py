@@ -130,10 +130,12 @@ def tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         ConfigError: it is missing or damaged.
     """
+    again = "run crossmodal evaluate with a new output"
     try:
         return load_file(path)
+    except FileNotFoundError as error:
+        raise ConfigError([f"runs: {path} is missing; {again}"]) from error
     except (OSError, SafetensorError) as error:
-        again = "run crossmodal evaluate with a new output"
         raise ConfigError([f"runs: {path} cannot be read ({error}); {again}"]) from error
 
 

@@ -113,8 +113,12 @@ def test_components_of_other_grids_and_of_fewer_channels_have_colours() -> None:
     assert [tuple(picture.shape) for picture in colour_components(rows).values()] == [(2, 3, 6, 5), (2, 3, 1, 2)]
 
 
-@pytest.mark.parametrize("content", [None, b"no tensors"])
-def test_pictures_that_cannot_be_read_are_named_with_what_to_do(tmp_path: Path, content: bytes | None) -> None:
+@pytest.mark.parametrize(
+    ("content", "reason"), [(None, "is missing"), (b"no tensors", r"cannot be read \(.*header.*\)")]
+)
+def test_pictures_that_cannot_be_read_are_named_with_what_to_do(
+    tmp_path: Path, content: bytes | None, reason: str
+) -> None:
     figures, path = handed_over(tmp_path), tmp_path / "pictures.safetensors"
     path.unlink()
     if content is not None:

@@ -138,13 +138,11 @@ def test_a_curve_shows_points_where_there_are_some_and_the_chance_level() -> Non
     lines = [Line("ours", "frozen", whole), Line("ours", "tuned", {"all": {"mean": 0.6, "std": None}})]
     curve = Curve("title", "accuracy", "pictures", True, ["5", "all"], {"5": 0.1, "all": None}, lines)
     (axes,) = draw_curve(curve, {"ours": "#123456"}).axes
-    frozen, tuned, chance = (
-        line for line in axes.lines if not line.get_label().startswith("_") or len(axes.lines) == 3
-    )
+    frozen, tuned = (container.lines[0] for container in axes.containers)
+    (chance,) = (line for line in axes.lines if line.get_label() == "chance")
     assert [round(value) for value in frozen.get_ydata()] == [20, 40] and frozen.get_linestyle() == "--"
-    assert [round(value) for value in tuned.get_ydata()] == [
-        60
-    ] and tuned.get_color() == frozen.get_color() == "#123456"
+    assert [round(value) for value in tuned.get_ydata()] == [60] and tuned.get_linestyle() == "-"
+    assert tuned.get_color() == frozen.get_color() == "#123456" and tuned.get_marker() != frozen.get_marker()
     assert [round(place) for place in tuned.get_xdata()] == [1]
     assert chance.get_ydata()[0] == 10 and chance.get_ydata()[1] != chance.get_ydata()[1]
     assert axes.get_ylabel() == "accuracy, %" and [tick.get_text() for tick in axes.get_xticklabels()] == ["5", "all"]
