@@ -123,8 +123,7 @@ def test_pictures_that_cannot_be_read_are_named_with_what_to_do(
     path.unlink()
     if content is not None:
         path.write_bytes(content)
+    told = f"runs: {path} {reason}; run crossmodal evaluate with a new output"
     for read in (lambda: [*sheets(figures, tmp_path)], lambda: tensors(path)):
-        with pytest.raises(
-            ConfigError, match=rf"{path} cannot be read \(.+\); run crossmodal evaluate with a new output"
-        ):
+        with pytest.raises(ConfigError, match=told):
             read()
