@@ -6,7 +6,6 @@ python benchmarks/contrast.py     three minutes on two cores; pip install lightl
 take turns in one process; memory is the growth of the peak in a process of its own. What is not installed is left out.
 """
 
-import json
 import platform
 import statistics
 import subprocess
@@ -15,7 +14,6 @@ import time
 from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +23,7 @@ from crossmodal.contrast.losses import infonce
 from crossmodal.contrast.pool import PairIds, Relation
 from crossmodal.contrast.scores import Candidates, contrast
 from modalities.common.random import generator
+from pipelines.training.memory import forget_peak, peak_mb
 
 ROWS, DIM, CLASSES, TEMPERATURE, TURNS = 4096, 128, 100, 0.1, 7
 Loss = Callable[[Tensor, Tensor], Tensor]  # of unit rows, second views after first ones, and labels of the samples
@@ -99,25 +98,20 @@ def time_turns(losses: dict[str, Loss]) -> dict[str, list[float]]:
     return seconds
 
 
-def peak_bytes(form: str, name: str) -> int:
-    """Growth of the peak memory of a process of its own."""
-    done = subprocess.run([sys.executable, __file__, form, name], capture_output=True, text=True, check=True)
-    return int(json.loads(done.stdout))
+def measure_memory(form: str, name: str) -> float:
+    """Growth of the peak memory of a process of its own, MB."""
+    words = [sys.executable, __file__, form, name]
+    return float(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
 
 
-def measure_here(form: str, name: str) -> int:
+def peak_grown_mb(form: str, name: str) -> float:
     """Growth of this process's peak memory by one step, its imports and kernels warm."""
-    loss = FORMS[form][name]
+    loss, cpu = FORMS[form][name], torch.device("cpu")
     loss(F.normalize(torch.randn(8, DIM), dim=1), torch.arange(4))
-    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak until now
-    before = _status("VmRSS")
+    forget_peak(cpu)
+    before = peak_mb(cpu)
     step(loss)
-    return _status("VmHWM") - before
-
-
-def _status(name: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * int(next(line for line in lines if line.startswith(name)).split()[1])
+    return peak_mb(cpu) - before
 
 
 def report() -> None:
@@ -132,12 +126,12 @@ def report() -> None:
             del there[name]
             print(f"| {form} | {name} | does not fit in this machine's memory |")
         seconds, value = time_turns(there), step(losses["ours"])[0]
-        room = {name: peak_bytes(form, name) for name in there}
+        room = {name: measure_memory(form, name) for name in there}
         for name in list(there)[1:]:
             ratios = [other / own for other, own in zip(seconds[name], seconds["ours"], strict=True)]
             print(f"| {form} | {name} | {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) "
                   f"| {1e3 * statistics.median(seconds['ours']):.0f} | {1e3 * statistics.median(seconds[name]):.0f} "
-                  f"| {room['ours'] / room[name]:.2f} | {room['ours'] / 1e6:.0f} | {room[name] / 1e6:.0f} "
+                  f"| {room['ours'] / room[name]:.2f} | {room['ours']:.0f} | {room[name]:.0f} "
                   f"| {abs(step(there[name])[0] - value):.1e} |", flush=True)  # fmt: skip
         if len(there) == 1:
             print(f"| {form} | nothing to compare with is installed |")
@@ -145,6 +139,6 @@ def report() -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) == 3:
-        print(measure_here(*sys.argv[1:]))
+        print(peak_grown_mb(*sys.argv[1:]))
     else:
         report()

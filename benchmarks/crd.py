@@ -38,6 +38,7 @@ from crossmodal.contrast.options import Negatives
 from crossmodal.encoders import Features, Spec
 from crossmodal.objectives import Batch, Objective
 from modalities.common.random import generator
+from pipelines.training.memory import forget_peak, peak_mb
 
 BATCH, NEGATIVES, WIDTH = 64, 16_384, 256  # of the networks' embeddings; the banks have 128 numbers a row
 SIZES = (50_000, 1_281_167)  # pairs: CIFAR-100's, ImageNet's
@@ -212,23 +213,19 @@ def compare(bench: Bench) -> dict[str, float]:
     """The greatest relative differences over some steps."""
     size = (2_000, 512)
     expected, found = (follow(bench, model, *size, 4) for model in twins(bench, *size))
-    return {
-        name: max(float((ours[name] - theirs[name]).norm() / theirs[name].norm())
-                  for ours, theirs in zip(found, expected, strict=True))
-        for name in found[0]
-    }  # fmt: skip
+    apart = lambda ours, theirs: float((ours - theirs).norm() / theirs.norm())  # noqa: E731
+    steps = [*zip(found, expected, strict=True)]
+    return {name: max(apart(ours[name], theirs[name]) for ours, theirs in steps) for name in found[0]}
 
 
 def golden(bench: Bench, model: nn.Module) -> list[dict[str, Any]]:
     """Figures of a few small steps, to be kept in a file."""
-    return [
-        {
-            "loss": step["loss"].item(),
-            **{f"{side}_norm": step[side].norm().item() for side in ("student", "teacher")},
-            **{f"{side}_first": step[side][0, :4].tolist() for side in ("student", "teacher")},
-        }
-        for step in follow(bench, model, *GOLDEN, 3)
-    ]
+    figures = []
+    for step in follow(bench, model, *GOLDEN, 3):
+        norms = {f"{side}_norm": step[side].norm().item() for side in ("student", "teacher")}
+        first = {f"{side}_first": step[side][0, :4].tolist() for side in ("student", "teacher")}
+        figures.append({"loss": step["loss"].item(), **norms, **first})
+    return figures
 
 
 # --- time and memory ---
@@ -252,44 +249,28 @@ def time_turns(bench: Bench, pairs: int, turns: int) -> dict[str, list[float]]:
     return seconds
 
 
-def peak_bytes(bench: Bench, which: str, pairs: int) -> int:
+def peak_grown_mb(bench: Bench, which: str, pairs: int) -> float:
     """Growth of the peak memory of this process, or of the GPU, during the second and third step.
 
     The first loads libraries.
     """
     take = stepper(bench, which, pairs)
     take(0)
-    if bench.on_gpu:
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        take(1)
-        take(2)
-        return torch.cuda.max_memory_allocated() - before
-    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak until now
-    before = _status("VmRSS")
+    forget_peak(bench.device)
+    before = peak_mb(bench.device)
     take(1)
     take(2)
-    return _status("VmHWM") - before
+    return peak_mb(bench.device) - before
 
 
-def _status(name: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * int(next(line for line in lines if line.startswith(name)).split()[1])
-
-
-def measure_memory(bench: Bench, which: str, pairs: int) -> int:
+def measure_memory(bench: Bench, which: str, pairs: int) -> float:
     """The same, on the CPU in a process of its own, which gives back at once what it frees."""
     if bench.on_gpu:
-        return peak_bytes(bench, which, pairs)
-    words = [str(bench.checkout)] if bench.checkout else []
-    done = subprocess.run(
-        [sys.executable, __file__, *words, "--memory", which, "--pairs", str(pairs)],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"},
-    )
-    return int(done.stdout)
+        return peak_grown_mb(bench, which, pairs)
+    words = [*([str(bench.checkout)] if bench.checkout else []), "--memory", which, "--pairs", str(pairs)]
+    given = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
+    done = subprocess.run([sys.executable, __file__, *words], capture_output=True, text=True, check=True, env=given)
+    return float(done.stdout)
 
 
 def least_seconds(bench: Bench, which: str, pairs: int) -> float | None:
@@ -313,14 +294,12 @@ def report(bench: Bench, turns: int) -> None:
     """The table, ratios first."""
     name = "published" if bench.checkout else "plain gather form (no checkout given)"
     where = torch.cuda.get_device_name() if bench.on_gpu else platform.processor() or platform.machine()
-    print(f"CRD, B={BATCH}, K={NEGATIVES:,}, d=128, float32, against {name}; "
-          f"{where}, {torch.get_num_threads()} threads")  # fmt: skip
+    machine = f"{where}, {torch.get_num_threads()} threads"
+    print(f"CRD, B={BATCH}, K={NEGATIVES:,}, d=128, float32, against {name}; {machine}")
     apart = ", ".join(f"{name} {value:.1e}" for name, value in compare(bench).items())
     print(f"float64, 4 steps, the same draws, greatest relative difference of loss and gradients: {apart}\n")
-    print(
-        "| pairs | negatives | times as fast | ms a step | theirs, ms | peak memory | MB | theirs, MB | of the floor |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|")
+    heads = "pairs", "negatives", "times as fast", "ms a step", "theirs, ms", "peak memory", "MB", "theirs, MB"
+    print(f"| {' | '.join(heads)} | of the floor |\n{'|---' * 9}|")
     for pairs in SIZES:
         seconds = time_turns(bench, pairs, turns)
         room = {which: measure_memory(bench, which, pairs) for which in seconds}
@@ -329,7 +308,7 @@ def report(bench: Bench, turns: int) -> None:
             own, least = statistics.median(seconds[which]), least_seconds(bench, which, pairs)
             print(f"| {pairs:,} | {which} | {statistics.median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f}) "
                   f"| {1e3 * own:.2f} | {1e3 * statistics.median(seconds['theirs']):.1f} "
-                  f"| 1/{room['theirs'] / room[which]:.0f} | {room[which] / 1e6:.0f} | {room['theirs'] / 1e6:.0f} "
+                  f"| 1/{room['theirs'] / room[which]:.0f} | {room[which]:.0f} | {room['theirs']:.0f} "
                   f"| {'' if least is None else f'{100 * least / own:.1f} %'} |", flush=True)  # fmt: skip
 
 
@@ -344,7 +323,7 @@ if __name__ == "__main__":
     options = parser.parse_args()
     asked = Bench(options.checkout, options.device)
     if options.memory:
-        print(peak_bytes(asked, options.memory, options.pairs))
+        print(peak_grown_mb(asked, options.memory, options.pairs))
     elif options.golden:
         assert options.checkout is not None, "golden values come from a checkout"
         figures = golden(asked, twins(asked, *GOLDEN)[0])

@@ -47,7 +47,7 @@ from crossmodal.data.order import Plan
 from crossmodal.data.reader import PairStream, SampleBatch, open_view, read_pair
 from crossmodal.data.shards import Shards
 from crossmodal.data.verify import check
-from crossmodal.data.views import Crop
+from crossmodal.data.views import Crop, View
 from crossmodal.data.writer import write_shards
 from crossmodal.export import CARD, WEIGHTS, Card, ExportError, Head, load_model, save_model
 from crossmodal.sources import Pair
@@ -60,9 +60,8 @@ NAMED = (ShardError, DecodeError, ExportError, WeightsError)
 SECONDS, MEGABYTES = 5.0, 1000.0  # bars of one mutation
 GUARD = 6 * 2**30  # bytes of address space beyond which memory is refused
 PAIRS, SIDE, WINDOWS, DIM, RATE_HZ = 4, 8, 2, 4, 8000
-OPTIONS: dict[str, dict[str, Any]] = {
-    "rgb": {"size": SIDE}, "depth": {"size": SIDE}, "audio": {"rate_hz": RATE_HZ, "window_s": 0.05, "mels": 4},
-}  # fmt: skip
+AUDIO = {"rate_hz": RATE_HZ, "window_s": 0.05, "mels": 4}
+OPTIONS: dict[str, dict[str, Any]] = {"rgb": {"size": SIDE}, "depth": {"size": SIDE}, "audio": AUDIO}
 NUMBERS = (0, -1, 1, 2, 3, 5, 127, 255, 10**5, 2**31 - 1, 2**31, 2**32, 10**10, 2**63 - 1, 2**63, 10**30, 0.5, -1e-9,
            1e308)  # fmt: skip
 TEXTS = ("", ".", "..", "/", "a/b", "../x.tar", "\\", "\0", "\ud800", "é", "000000.tar", "000001.tar", "rgb", "depth",
@@ -116,8 +115,7 @@ def change_headers(draw: random.Random, tar: bytes) -> bytes:
     """Other content of a field of a tar's headers; mostly with the right checksum."""
     changed = bytearray(tar)
     with tarfile.open(fileobj=io.BytesIO(tar)) as found:
-        starts = [entry.offset for entry in found]
-    start = draw.choice(starts)
+        start = draw.choice([entry.offset for entry in found])
     for _ in range(draw.choice((1, 1, 2))):
         offset, size = FIELDS[draw.choice([*FIELDS])]
         number = draw.choice((0, 1, 511, 512, 2**20, 2**33 - 1, 2**62, -1, -512, -(2**40)))
@@ -158,10 +156,8 @@ def change_blocks(draw: random.Random, tar: bytes) -> bytes:
 
 def _extended(draw: random.Random) -> bytes:
     """A header of extended attributes, a long name or a sparse file, with its content."""
-    key = draw.choice(
-        ("size", "path", "linkpath", "mtime", "uid", "hdrcharset", "GNU.sparse.map", "GNU.sparse.major",
-         "GNU.sparse.size", "GNU.sparse.offset", "GNU.sparse.numblocks")
-    )  # fmt: skip
+    sparse = [f"GNU.sparse.{name}" for name in ("map", "major", "size", "offset", "numblocks")]
+    key = draw.choice(("size", "path", "linkpath", "mtime", "uid", "hdrcharset", *sparse))
     value = draw.choice((*map(str, NUMBERS), "", "a", "1,2,3", "BINARY", "x" * 200, "\0", "é"))
     record = f" {key}={value}\n"
     size = draw.choice((len(record) + 2, len(record) + 2, 0, -1, 10**9, 1))
@@ -251,6 +247,8 @@ def change_safetensors(draw: random.Random, content: bytes) -> bytes:
 
 # --- what is changed ---
 
+Change = Callable[[random.Random, bytes], bytes]
+
 
 @dataclass(frozen=True)
 class World:
@@ -267,43 +265,36 @@ class World:
         _write_model(folder / "model")
         return cls(folder)
 
-    @cached_property
-    def pairs(self) -> dict[str, dict[str, Tensor]]:
-        """What each pair adapts to, by its key."""
-        return dict(self.read_pairs())
+    pairs = cached_property(lambda self: dict(self.read_pairs()))
+    features = cached_property(lambda self: [*self.read_features()])
+    model = cached_property(lambda self: self.read_model())
 
     def read_pairs(self) -> Iterator[tuple[str, dict[str, Tensor]]]:
-        """Keys and values as the folder is now."""
+        """The key of each pair and what it adapts to, as the folder is now."""
         shards = Shards.open(self.folder / "shards")
-        views = {name: open_view(shards, name, **options) for name, options in OPTIONS.items()}
+        views = _open_views(shards)
         for index in range(min(len(shards), 2 * PAIRS)):
             part = read_pair(shards, views, index)
             yield shards.locate(index)[1].key, {**part.adapted, "label": part.label}
 
-    @cached_property
-    def features(self) -> list[dict[str, Tensor]]:
-        """The teacher's features of each pair."""
-        return [*self.read_features()]
-
     def read_features(self) -> Iterator[dict[str, Tensor]]:
-        """The features as the folder is now."""
+        """The teacher's features of each pair, as the folder is now."""
         opened = FeatureShards.open(self.folder / "features")
         for index, key in enumerate([*self.pairs][: len(opened.shards)]):
-            yield {f"{name}{window}": rows for window in range(WINDOWS)
-                   for name, rows in opened.read(index, key, window).items()}  # fmt: skip
-
-    @cached_property
-    def model(self) -> dict[str, Tensor]:
-        """The model's embedding and logits of one picture."""
-        return self.read_model()
+            read = {window: opened.read(index, key, window) for window in range(WINDOWS)}
+            yield {f"{name}{window}": rows for window, rows_of in read.items() for name, rows in rows_of.items()}
 
     def read_model(self) -> dict[str, Tensor]:
-        """What the model gives as the folder is now."""
+        """The model's embedding and logits of one picture, as the folder is now."""
         model = load_model(self.folder / "model")
         shown = model.modality.normalise(torch.zeros(1, *model.modality.shape))
         with torch.no_grad():
             features = model.encoder(shown)
         return {"embedding": features.embedding} | ({} if features.logits is None else {"logits": features.logits})
+
+
+def _open_views(shards: Shards) -> dict[str, View]:
+    return {name: open_view(shards, name, **options) for name, options in OPTIONS.items()}
 
 
 def _pairs(fields: dict[str, Modality]) -> Iterator[Pair]:
@@ -355,35 +346,42 @@ def _alike(found: dict[str, Tensor], expected: dict[str, Tensor] | None) -> bool
     for name, value in found.items():
         if not value.isfinite().all():
             raise Fault(f"{name} is not finite")
-    return expected is not None and found.keys() == expected.keys() and all(
-        torch.equal(value, expected[name]) for name, value in found.items()
-    )  # fmt: skip
+    if expected is None or found.keys() != expected.keys():
+        return False
+    return all(torch.equal(value, expected[name]) for name, value in found.items())
 
 
-@contextmanager
-def _changed(files: dict[Path, bytes]) -> Iterator[None]:
-    """Files with other content for a while."""
-    whole = {path: path.read_bytes() for path in files}
-    try:
-        for path, content in files.items():
-            path.write_bytes(content)
-        yield
-    finally:
-        for path, content in whole.items():
-            path.write_bytes(content)
-
-
-def _settle(draw: random.Random, original: bytes, change: Callable[[random.Random, bytes], bytes]) -> bytes:
+def _settle(draw: random.Random, original: bytes, change: Change) -> bytes:
     """A change that changes something."""
     while (content := change(draw, original)) == original:
         pass
     return content
 
 
-def _agreeing(manifest: Path, path: Path, content: bytes) -> bytes:
-    """A manifest that takes an index, or a tar without its index, as it is."""
-    told, digest = json.loads(manifest.read_bytes()), hashlib.sha256(content).hexdigest()
-    for shard in told["shards"]:
+@contextmanager
+def _changed(draw: random.Random, path: Path, change: Change, *, agree: bool = False) -> Iterator[None]:
+    """The file with other content for a while; with `agree`, the manifest or card beside it takes it as it is."""
+    content = _settle(draw, path.read_bytes(), change)
+    files = {path: content}
+    if agree:
+        listing = path.with_name(CARD if path.name == WEIGHTS else MANIFEST)
+        files[listing] = _agreeing(listing, path, content)
+    whole = {path: path.read_bytes() for path in files}
+    try:
+        for file, changed in files.items():
+            file.write_bytes(changed)
+        yield
+    finally:
+        for file, original in whole.items():
+            file.write_bytes(original)
+
+
+def _agreeing(listing: Path, path: Path, content: bytes) -> bytes:
+    """A manifest that takes an index, or a tar without its index, as it is; or a model's card its weights."""
+    told, digest = json.loads(listing.read_bytes()), hashlib.sha256(content).hexdigest()
+    if listing.name == CARD:
+        told["weights"] = digest
+    for shard in told.get("shards", []):
         if shard["file"] == path.name:
             shard |= {"bytes": len(content), "sha256": digest, "index": ""}
         elif index_path(path.with_name(shard["file"])) == path:
@@ -391,37 +389,22 @@ def _agreeing(manifest: Path, path: Path, content: bytes) -> bytes:
     return json.dumps(told).encode()
 
 
-def change_shards(
-    world: World,
-    draw: random.Random,
-    *,
-    file: str,
-    change: Callable[[random.Random, bytes], bytes],
-    agree: bool = False,
-) -> str:
+def change_shards(world: World, draw: random.Random, *, file: str, change: Change, agree: bool = False) -> str:
     """Changes a file of the shards and reads every pair; with `agree`, the manifest takes the file as it is.
 
     Sometimes they are checked before, or trained on for a step.
     """
-    expected = world.pairs
-    folder = world.folder / "shards"
-    path = folder / file
-    content = _settle(draw, path.read_bytes(), change)
-    files = {path: content}
-    if agree:
-        files[folder / MANIFEST] = _agreeing(folder / MANIFEST, path, content)
-    runtime_only = agree or file == MANIFEST
-    with _changed(files):
+    expected, outcome, folder = world.pairs, "right", world.folder / "shards"
+    with _changed(draw, folder / file, change, agree=agree):
         also = draw.randrange(3)
         if also == 0 and any("allocate" in problem for problem in check(folder)):
             raise Fault("check wants memory")
         if also == 1:
             _read_streamed(folder)
         Shards.open(folder).labels()
-        outcome = "right"
         for key, found in world.read_pairs():
             if not _alike(found, expected.get(key)):
-                if not runtime_only:
+                if not agree and file != MANIFEST:
                     raise Fault(f"pair {key!r} has other values")
                 outcome = "sound"
     return outcome
@@ -430,24 +413,16 @@ def change_shards(
 def _read_streamed(folder: Path) -> None:
     """A step of a training that takes another pair for one that cannot be read."""
     shards = Shards.open(folder)
-    views = {name: open_view(shards, name, **options) for name, options in OPTIONS.items()}
     plan = Plan(len(shards), 2, shard_starts=tuple(shards.starts[:-1].tolist()))
-    stream = PairStream(shards, views, plan, crop=Crop(), last_step=1, skip_unreadable=True)
-    for part in stream:
+    for part in PairStream(shards, _open_views(shards), plan, crop=Crop(), last_step=1, skip_unreadable=True):
         if isinstance(part, SampleBatch):
             _alike(part.adapted, None)
 
 
-def change_features(world: World, draw: random.Random, *, file: str, change: Callable, agree: bool = False) -> str:
+def change_features(world: World, draw: random.Random, *, file: str, change: Change, agree: bool = False) -> str:
     """The same for a folder of features."""
     expected = world.features
-    folder = world.folder / "features"
-    path = folder / file
-    content = _settle(draw, path.read_bytes(), change)
-    files = {path: content}
-    if agree:
-        files[folder / MANIFEST] = _agreeing(folder / MANIFEST, path, content)
-    with _changed(files):
+    with _changed(draw, world.folder / "features" / file, change, agree=agree):
         found = [*world.read_features()]
     if len(found) == len(expected) and all(map(_alike, found, expected)):
         return "right"
@@ -459,23 +434,16 @@ def change_features(world: World, draw: random.Random, *, file: str, change: Cal
 def change_mark(world: World, draw: random.Random) -> str:
     """What says that a tar of features is done: read as done or not, or named."""
     tar = world.folder / "features" / "000000.tar"
-    path = tar.with_suffix(MARK)
-    with _changed({path: _settle(draw, path.read_bytes(), change_json)}):
+    with _changed(draw, tar.with_suffix(MARK), change_json):
         return "sound" if is_done(tar) else "named"
 
 
-def change_model(world: World, draw: random.Random, *, file: str, change: Callable, agree: bool = False) -> str:
+def change_model(world: World, draw: random.Random, *, file: str, change: Change, agree: bool = False) -> str:
     """Changes a file of an exported model and loads it; with `agree`, the card takes the weights as they are."""
-    expected = world.model
-    path, card = world.folder / "model" / file, world.folder / "model" / CARD
-    content = _settle(draw, path.read_bytes(), change)
-    files = {path: content}
-    if agree:
-        told = {**json.loads(card.read_bytes()), "weights": hashlib.sha256(content).hexdigest()}
-        files[card] = json.dumps(told).encode()
-    with _changed(files):
+    expected, folder = world.model, world.folder / "model"
+    with _changed(draw, folder / file, change, agree=agree):
         if agree:  # finite weights of any size are weights
-            _alike(load_model(card.parent).encoder.state_dict(), None)
+            _alike(load_model(folder).encoder.state_dict(), None)
             return "sound"
         found = world.read_model()
     if _alike(found, expected):
@@ -486,7 +454,7 @@ def change_model(world: World, draw: random.Random, *, file: str, change: Callab
 
 
 def change_payload(
-    world: World, draw: random.Random, *, name: str, modality: str, payload: bytes, change: Callable, checked: bool
+    world: World, draw: random.Random, *, name: str, modality: str, payload: bytes, change: Change, checked: bool
 ) -> str:
     """Changes a file of a signal and decodes it; `checked` formats have checksums, so that values are the same."""
     decoder = MODALITIES.get(modality)(**OPTIONS[modality])
@@ -540,10 +508,10 @@ def payloads() -> dict[str, tuple[str, bytes]]:
         with io.BytesIO() as file:
             np.save(file, depth.astype(dtype))
             found[f"npy {dtype[1:]}"] = "depth", file.getvalue()
-    for name, kind, subtype in (("wav", "WAV", "PCM_16"), ("wav float", "WAV", "FLOAT"), ("flac", "FLAC", "PCM_16"),
-                                ("flac24", "FLAC", "PCM_24"), ("ogg", "OGG", "VORBIS")):  # fmt: skip
+    subtypes = {"wav": "PCM_16", "wav float": "FLOAT", "flac": "PCM_16", "flac24": "PCM_24", "ogg": "VORBIS"}
+    for name, subtype in subtypes.items():
         with io.BytesIO() as file:
-            soundfile.write(file, sound, RATE_HZ, format=kind, subtype=subtype)
+            soundfile.write(file, sound, RATE_HZ, format=name.split()[0].removesuffix("24"), subtype=subtype)
             found[name] = "audio", file.getvalue()
     return found
 
@@ -579,8 +547,8 @@ def kinds() -> dict[str, Kind]:
         checked = name.startswith("png")
         found[f"payload: {name}"] = Kind(1, partial(change_payload, change=change_bytes, checked=checked, **options))
         if checked:
-            found[f"payload: {name}, checksums agree"] = Kind(1, partial(
-                change_payload, change=change_png, checked=False, **options))  # fmt: skip
+            agreeing = partial(change_payload, change=change_png, checked=False, **options)
+            found[f"payload: {name}, checksums agree"] = Kind(1, agreeing)
     return found
 
 
@@ -669,9 +637,9 @@ def measure() -> int:
             print(f"{name}: {told}; slowest {tally.seconds:.2f} s, {tally.grown:.0f} MB", flush=True)
             print(*(f"  {fault}" for fault in tally.faults[:20]), sep="\n", end="\n" if tally.faults else "")
     ended = sum((tally.ended for tally in tallies.values()), Counter())
-    print(f"{ended.total()} mutations in {time.monotonic() - began:.0f} s: {dict(ended)}; slowest "
-          f"{max(tally.seconds for tally in tallies.values()):.2f} s, peak memory grew by "
-          f"{peak_mb(torch.device('cpu')) - held:.0f} MB")  # fmt: skip
+    slowest, grown = max(tally.seconds for tally in tallies.values()), peak_mb(torch.device("cpu")) - held
+    print(f"{ended.total()} mutations in {time.monotonic() - began:.0f} s: {dict(ended)}; slowest {slowest:.2f} s, "
+          f"peak memory grew by {grown:.0f} MB")  # fmt: skip
     return 1 if ended["fault"] else 0
 
 

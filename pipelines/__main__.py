@@ -73,19 +73,17 @@ def _list(words: list[str]) -> int:
 
     kinds = [*CATALOGUES, "pipelines"]
     if {"--help", "-h"} & {*words}:
-        print(f"crossmodal list KIND           list all entries of a kind with their options: {', '.join(kinds)}\n"
-              "crossmodal list KIND NAME ...  list only these entries, or the config fields of a pipeline")  # fmt: skip
+        print(f"crossmodal list KIND           list all entries of a kind with their options: {', '.join(kinds)}")
+        print("crossmodal list KIND NAME ...  list only these entries, or the config fields of a pipeline")
         return 0
     if not words:
         raise ConfigError([f"crossmodal list: expected one of {', '.join(kinds)}"])
     kind, *names = words
     _must_know("crossmodal list:", kind, kinds)
-    if kind == "pipelines":
-        print(
-            describe_pipeline(names[0], registry.find_pipeline(names[0]))
-            if names
-            else list_pipelines(registry.PIPELINES)
-        )
+    if kind == "pipelines" and names:
+        print(describe_pipeline(names[0], registry.find_pipeline(names[0])))
+    elif kind == "pipelines":
+        print(list_pipelines(registry.PIPELINES))
     else:
         catalogue = CATALOGUES[kind]
         for name in names:
@@ -102,17 +100,16 @@ def _run(name: str, words: list[str]) -> int:
         print(describe_pipeline(name, pipeline))
         return 0
     flags: dict[str, str] = getattr(pipeline, "flags", {})
+    form = f"expected crossmodal {name} CONFIG [key=value ...]"
     if not words:
-        raise ConfigError(
-            [f"expected crossmodal {name} CONFIG [key=value ...], got no CONFIG; --help shows its fields"]
-        )
+        raise ConfigError([f"{form}, got no CONFIG; --help shows its fields"])
     if words[0].startswith("-"):
         _must_know(f"{name}: flag", words[0], [*flags, "--help"])
         if len(words) != 2:
             raise ConfigError([f"expected crossmodal {name} {words[0]} PATH, got {len(words) - 1} paths"])
         return pipeline.inspect(words[0], Path(words[1]))
     if "=" in words[0] and not Path(words[0]).exists():
-        raise ConfigError([f"expected crossmodal {name} CONFIG [key=value ...], got {words[0]} instead of CONFIG"])
+        raise ConfigError([f"{form}, got {words[0]} instead of CONFIG"])
     path, code = Path(words[0]), 0
     try:
         pipeline.run(distributed.together(lambda: load(pipeline.Config, path, words[1:])), path)
@@ -131,16 +128,10 @@ def _must_know(kind: str, name: str, known: list[str]) -> None:
 
 def _is_users(error: Exception) -> bool:
     """True if the message tells the user enough; any other error is a defect and keeps its traceback."""
-    if isinstance(error, RunError | OSError | ModuleNotFoundError):
-        return True
-    if _is_ours(type(error).__module__):
-        return True
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    return type(error) in (ValueError, LookupError) and _is_ours(frame.f_globals["__name__"])
-
-
-def _is_ours(module: str) -> bool:
-    return module.partition(".")[0] in PACKAGES
+    plain = type(error) in (ValueError, LookupError)  # then the module that raised it counts
+    module = frame.f_globals["__name__"] if plain else type(error).__module__
+    return isinstance(error, RunError | OSError | ModuleNotFoundError) or module.partition(".")[0] in PACKAGES
 
 
 def _complain(problems: list[str], *, every_rank: bool = False) -> None:

@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-Scored = tuple[Float[Tensor, " anchors"], Float[Tensor, "anchors candidates"]]
-
-
+Scores = Float[Tensor, "anchors candidates"]
+Mask = Bool[Tensor, "#anchors candidates"]  # one row if it is equal for all anchors
+Scored = tuple[Float[Tensor, " anchors"], Scores]
 Head = Callable[[Tensor, Tensor | None, Tensor | None, Tensor], Scored]  # of scores, positive, valid, bias
 
 # The AVX-512 log1p masks its read of a constant that only -0.0 needs. Until a real read maps that page, AMD cores spend
@@ -27,12 +27,7 @@ Head = Callable[[Tensor, Tensor | None, Tensor | None, Tensor], Scored]  # of sc
 torch.log1p(torch.full((16,), -0.0))
 
 
-def infonce(
-    scores: Float[Tensor, "anchors candidates"],
-    positive: Bool[Tensor, "#anchors candidates"] | None,
-    valid: Bool[Tensor, "#anchors candidates"] | None,
-    bias: Float[Tensor, ""],
-) -> Scored:
+def infonce(scores: Scores, positive: Mask | None, valid: Mask | None, bias: Float[Tensor, ""]) -> Scored:
     """-log softmax(scores)[positive], a mean over an anchor's positives, in nats; `bias` cancels.
 
     Sources: van den Oord et al. 2018, https://arxiv.org/abs/1807.03748, eq. 4; with several positives the supervised
@@ -53,12 +48,7 @@ def infonce(
     return losses.masked_fill_(~has, 0.0), gradient.sub_(share).masked_fill_(~has[:, None], 0.0)
 
 
-def infonce_in(
-    scores: Float[Tensor, "anchors candidates"],
-    positive: Bool[Tensor, "#anchors candidates"] | None,
-    valid: Bool[Tensor, "#anchors candidates"] | None,
-    bias: Float[Tensor, ""],
-) -> Scored:
+def infonce_in(scores: Scores, positive: Mask | None, valid: Mask | None, bias: Float[Tensor, ""]) -> Scored:
     """-log of the mean over an anchor's positives of softmax(scores), in nats; `bias` cancels. Never above `infonce`.
 
     Source: Khosla et al. 2020, https://arxiv.org/abs/2004.11362, eq. 3 (L_in).
@@ -74,14 +64,9 @@ def infonce_in(
 
 
 def nce(
-    scores: Float[Tensor, "anchors candidates"],
-    positive: Bool[Tensor, "#anchors candidates"] | None,
-    valid: Bool[Tensor, "#anchors candidates"] | None,
-    bias: Float[Tensor, ""],
-    *,
-    negatives: int | None = None,
-    epsilon: float = 0.0,
-) -> Scored:
+    scores: Scores, positive: Mask | None, valid: Mask | None, bias: Float[Tensor, ""],
+    *, negatives: int | None = None, epsilon: float = 0.0,
+) -> Scored:  # fmt: skip
     """CRD's critic: -log h(positive) - sum over K negatives of log(1 - h(negative)), h = sigmoid(s - ln K - bias).
 
     With `bias` = ln(Z / N), the log of the mean of exp(s), this is logistic regression, so dL/ds = h - C. K is the
@@ -101,12 +86,7 @@ def nce(
     return losses, gradient
 
 
-def sigmoid(
-    scores: Float[Tensor, "anchors candidates"],
-    positive: Bool[Tensor, "#anchors candidates"] | None,
-    valid: Bool[Tensor, "#anchors candidates"] | None,
-    bias: Float[Tensor, ""],
-) -> Scored:
+def sigmoid(scores: Scores, positive: Mask | None, valid: Mask | None, bias: Float[Tensor, ""]) -> Scored:
     """Binary classification of every candidate as positive or negative, in nats.
 
     -log of sigmoid(s - bias) for positives and of sigmoid(bias - s) for the rest, summed over an anchor's candidates;
@@ -156,18 +136,12 @@ def _shares(scores: Tensor, positive: Tensor | None) -> tuple[Tensor | None, Ten
     return share.div_(count.clamp(min=1)), count.squeeze(1) > 0
 
 
-def which_matter(
-    scores: Float[Tensor, "anchors candidates"],
-    positive: Bool[Tensor, "#anchors candidates"] | None,
-    valid: Bool[Tensor, "#anchors candidates"] | None,
-) -> Bool[Tensor, "#anchors candidates"]:
+def which_matter(scores: Scores, positive: Mask | None, valid: Mask | None) -> Mask:
     """The candidates that are positive or valid."""
     if valid is None:
         return scores.new_ones(1, scores.shape[1], dtype=torch.bool)
-    if positive is not None:
-        return valid | positive
     first = torch.arange(valid.shape[1], device=valid.device) == 0
-    return valid | first
+    return valid | (first if positive is None else positive)
 
 
 def _count_negatives(scores: Tensor, positive: Tensor | None, valid: Tensor | None) -> Tensor:

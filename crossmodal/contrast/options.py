@@ -38,9 +38,8 @@ class Negatives:
             if item.name not in taken and value != item.default:
                 raise ValueError(f"negatives of source {self.source} have no {item.name}, got {value}; leave it out")
         if self.count < 1 or not 0 <= self.momentum < 1:
-            raise ValueError(
-                f"count must be at least 1 and momentum from 0 to below 1, got {self.count} and {self.momentum}"
-            )
+            expected = "count must be at least 1 and momentum from 0 to below 1"
+            raise ValueError(f"{expected}, got {self.count} and {self.momentum}")
         lost = HALF_STEPS.get(self.dtype, 0.0) / (1 - self.momentum)
         if self.source in ("bank", None) and lost > NEAR:
             raise ValueError(

@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from crossmodal.contrast.losses import Head, which_matter
+from crossmodal.contrast.losses import Head, Mask, which_matter
 
 PIECE = 1 << 22  # scores, or entries of gathered rows, at once on a CPU: 16 MiB of float32
 WIDER = 16  # times as many on other devices, which small products leave idle
@@ -25,7 +25,6 @@ with warnings.catch_warnings():  # torch warns once per process that sparse CSR 
     warnings.simplefilter("ignore")
     torch.sparse_csr_tensor(torch.tensor([0, 0]), torch.tensor([]).long(), torch.tensor([]), check_invariants=False)
 
-Mask = Bool[Tensor, "#anchors candidates"]  # one row if it is equal for all anchors
 Relate = Callable[[slice | Tensor], tuple[Mask | None, Mask | None]]  # some anchors -> their positive and valid masks
 
 
@@ -41,33 +40,27 @@ class Candidates:
     match: Float[Tensor, "batch dim"] | None = None
     picked: Int[Tensor, "batch picked"] | None = None  # picked rows get no gradient
 
-    @property
-    def columns(self) -> int:
-        """The number of candidates of an anchor."""
-        return (self.match is not None) + (len(self.rows) if self.picked is None else self.picked.shape[1])
-
-    def part(self, piece: slice | Tensor, dtype: torch.dtype) -> "SampleBatch":
+    def part(self, piece: slice | Tensor, dtype: torch.dtype) -> "Piece":
         """The candidates of one piece of the anchors, whose scores are computed in `dtype`."""
-        cut = lambda item: None if item is None else item[piece]  # noqa: E731
-        return SampleBatch(self.rows, cut(self.match), cut(self.picked), dtype)
+        match, picked = (None if item is None else item[piece] for item in (self.match, self.picked))
+        return Piece(self.rows, match, picked, dtype)
 
     def only(self, chosen: Int[Tensor, " some"]) -> "Candidates":
         """The candidates of some of the anchors."""
-        match = None if self.match is None else self.match[chosen]
-        picked = None if self.picked is None else self.picked[chosen]
+        match, picked = (None if item is None else item[chosen] for item in (self.match, self.picked))
         return Candidates(self.rows, lambda piece: self.relate(chosen[piece]), match, picked)
 
     def pieces(self, anchors: Float[Tensor, "batch dim"]) -> list[slice]:
         """Slices of the anchors, so that each slice's scores or gathered rows fit in memory."""
-        budget, entries = PIECE if anchors.device.type == "cpu" else WIDER * PIECE, self.columns
-        if self.picked is not None and not _lie_ready(self.rows, anchors) and _are_few(self.picked, self.rows):
-            entries = self.picked.shape[1] * anchors.shape[1]
-        size = max(1, budget // max(entries, 1))
+        first = self.part(slice(0), anchors.dtype)
+        gathers = first.few and not first.in_place
+        entries = first.columns * anchors.shape[1] if gathers else first.columns + (self.match is not None)
+        size = max(1, (PIECE if anchors.device.type == "cpu" else WIDER * PIECE) // max(entries, 1))
         return [slice(start, start + size) for start in range(0, max(len(anchors), 1), size)]
 
 
 @dataclass(frozen=True)
-class SampleBatch:
+class Piece:
     """The candidates of one piece of the anchors."""
 
     rows: Float[Tensor, "rows dim"]
@@ -75,21 +68,36 @@ class SampleBatch:
     picked: Int[Tensor, "anchors picked"] | None
     dtype: torch.dtype  # of the anchors
 
+    @property
+    def columns(self) -> int:
+        """The number of candidates of an anchor besides its match."""
+        return len(self.rows) if self.picked is None else self.picked.shape[1]
+
+    @property
+    def few(self) -> bool:
+        """True if only picked rows are read; otherwise a product with all rows and a gather of scores is faster."""
+        return self.picked is not None and len(self.rows) > SPARSE * self.columns
+
+    @property
+    def in_place(self) -> bool:
+        """True if picked rows are read without gathering them."""
+        return self.rows.device.type in IN_PLACE and self.rows.dtype == self.dtype
+
     def score(self, anchors: Float[Tensor, "anchors dim"]) -> Float[Tensor, "anchors candidates"]:
         """The dot products of the anchors with their candidates."""
-        columns = len(self.rows) if self.picked is None else self.picked.shape[1]
-        scores = anchors.new_empty(len(anchors), (self.match is not None) + columns)
-        rest = scores if self.match is None else scores[:, 1:]
+        scores = anchors.new_empty(len(anchors), (self.match is not None) + self.columns)
+        rest = scores[:, (self.match is not None) :]
         if self.match is not None:
             torch.bmm(self.match[:, None], anchors[:, :, None], out=scores[:, :1, None])
         if self.picked is None:
             self._score_all(anchors, rest)
-        elif not _are_few(self.picked, self.rows):
+        elif not self.few:
             torch.gather(self._score_all(anchors, self._every), 1, self.picked, out=rest)
-        elif _lie_ready(self.rows, anchors):
-            ends = columns * torch.arange(len(anchors) + 1, dtype=torch.int32)  # a quarter faster than int64
-            where = torch.sparse_csr_tensor(ends, self.picked.int().flatten(), rest.new_zeros(self.picked.numel()),
-                                            (len(anchors), len(self.rows)), check_invariants=False)  # fmt: skip
+        elif self.in_place:
+            ends = self.columns * torch.arange(len(anchors) + 1, dtype=torch.int32)  # a quarter faster than int64
+            entries = self.picked.int().flatten(), rest.new_zeros(self.picked.numel())
+            size = len(anchors), len(self.rows)
+            where = torch.sparse_csr_tensor(ends, *entries, size, check_invariants=False)
             rest.copy_(torch.sparse.sampled_addmm(where, anchors, self.rows.T, beta=0).values().view_as(rest))
         else:
             torch.bmm(self._gathered, anchors[:, :, None], out=rest[:, :, None])
@@ -100,9 +108,9 @@ class SampleBatch:
         rest = slope if self.match is None else slope[:, 1:]
         if self.picked is None:
             pulled = self._pull_all(rest)
-        elif not _are_few(self.picked, self.rows):
+        elif not self.few:
             pulled = self._pull_all(self._every.zero_().scatter_add_(1, self.picked, rest))
-        elif _lie_ready(self.rows, slope):
+        elif self.in_place:
             pulled = F.embedding_bag(self.picked, self.rows, mode="sum", per_sample_weights=rest.contiguous())
         else:
             pulled = torch.bmm(rest[:, None], self._gathered).squeeze(1)
@@ -134,16 +142,6 @@ class SampleBatch:
     def _gathered(self) -> Float[Tensor, "anchors picked dim"]:
         assert self.picked is not None
         return self.rows.index_select(0, self.picked.flatten()).unflatten(0, self.picked.shape).to(self.dtype)
-
-
-def _lie_ready(rows: Tensor, like: Tensor) -> bool:
-    """True if picked rows are read without gathering them."""
-    return like.device.type in IN_PLACE and rows.dtype == like.dtype
-
-
-def _are_few(picked: Tensor, rows: Tensor) -> bool:
-    """True if only picked rows are read; otherwise a product with all rows and a gather of scores is faster."""
-    return len(rows) > SPARSE * picked.shape[1]
 
 
 def contrast(
@@ -203,7 +201,7 @@ class _Contrast(torch.autograd.Function):
 
 
 def _add_gradients(
-    grads: list[Tensor | None], slope: Tensor, part: SampleBatch, piece: slice, scored: tuple[Tensor, Tensor]
+    grads: list[Tensor | None], slope: Tensor, part: Piece, piece: slice, scored: tuple[Tensor, Tensor]
 ) -> None:
     """Adds a piece's gradients; `scored` holds its anchors and the scale, from which its scores were computed."""
     for_anchors, for_rows, for_match, for_scale, for_bias = grads

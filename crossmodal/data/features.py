@@ -10,7 +10,7 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -176,18 +176,27 @@ def sizes(spec: Spec) -> dict[str, tuple[int, ...]]:
     return members
 
 
-def kept(spec: Spec, *, maps: bool, preactivations: bool) -> Spec:
-    """The sizes of the features to store of an encoder."""
+def kept(spec: Spec, *, maps: bool, preactivations: bool, stages: Sequence[int] | None = None) -> Spec:
+    """The sizes of the features to store of an encoder; `stages` selects maps, and leaves out the stem.
+
+    Raises:
+        ValueError: the encoder has no such map.
+    """
     if not maps:
         return replace(spec, maps=(), stem=None, preactivations=False)
+    if stages is not None:
+        if any(not 0 <= stage < len(spec.maps) for stage in stages):
+            raise ValueError(f"stages must be maps of the teacher, from 0 to {len(spec.maps) - 1}, got {[*stages]}")
+        spec = replace(spec, maps=tuple(spec.maps[stage] for stage in stages), stem=None)
     return replace(spec, preactivations=spec.preactivations and preactivations)
 
 
-def take_apart(features: Features, spec: Spec) -> dict[str, Tensor]:
-    """The features of a batch to store, by member."""
+def take_apart(features: Features, spec: Spec, stages: Sequence[int] | None = None) -> dict[str, Tensor]:
+    """The features of a batch to store, by member; of the maps only `stages`, numbered anew, if they are given."""
     given = {"embedding": features.embedding, "logits": features.logits, "stem": features.stem}
-    given |= {f"map{number}": item for number, item in enumerate(features.maps)}
-    given |= {f"preactivation{number}": item for number, item in enumerate(features.preactivations)}
+    for name, items in (("map", features.maps), ("preactivation", features.preactivations)):
+        chosen = items if stages is None or not items else [items[stage] for stage in stages]
+        given |= {f"{name}{number}": item for number, item in enumerate(chosen)}
     members = {}
     for name in sizes(spec):
         item = given[name]

@@ -1,9 +1,8 @@
 """Checks that cached features are what a transfer's teacher would compute; if not, names the differences."""
 
 import json
-import shlex
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -78,47 +77,19 @@ def _open(config: Taught, name: str, train: TrainConfig, shards: Shards, views: 
     key, folder = f"teachers.{name}.features", Path(str(config.teachers[name].features))
     with at(key):
         features = FeatureShards.open(folder, shards.places)
+    origins = features.manifest.origin
     wanted = min(train.epochs, train.crop.windows or train.epochs)
     needed = {"windows": wanted, **origin(config, name, train.crop, shards, views)}
     # earlier versions stretched every picture to a square and did not record it
     unrecorded = {"fit": "stretch", "height": None, "width": None}
     preprocessing = {key: value for key, value in unrecorded.items() if key in needed["preprocessing"]}
-    preprocessing |= features.manifest.origin["preprocessing"]
-    cached = (
-        {"windows": min(features.manifest.windows, wanted)}
-        | features.manifest.origin
-        | {"preprocessing": preprocessing}
-    )
+    preprocessing |= origins["preprocessing"]
+    cached = {"windows": min(features.manifest.windows, wanted), **origins, "preprocessing": preprocessing}
     if cached != needed:
-        named = [{"crop" if key == "look" else key: each[key] for key in each} for each in (cached, needed)]
+        named = [{"crop" if key == "look" else key: value for key, value in each.items()} for each in (cached, needed)]
         only_few = cached | {"windows": wanted} == needed
-        raise ConfigError([
-            f"{key}: {folder} holds other features than this transfer needs. What differs:",
-            *(f"  {line}" for line in differences(*named)),
-            f"to make them again: {_renewal(folder, config, name, cached, needed)}",
-            *([f"or set train.crop.windows={features.manifest.windows}"] if only_few else []),
-        ])  # fmt: skip
+        instead = f", or set train.crop.windows={features.manifest.windows}" if only_few else ""
+        problem = f"{key}: {folder} holds other features than this transfer needs. What differs:"
+        remedy = f"make them again with crossmodal features, with the values of now{instead}"
+        raise ConfigError([problem, *(f"  {line}" for line in differences(*named)), remedy])
     return features
-
-
-def _renewal(folder: Path, config: Taught, name: str, kept: dict[str, Any], needed: dict[str, Any]) -> str:
-    """The command that makes the needed features in a new folder beside the old one."""
-    teacher, view, run = f"teachers.{folder.name}", config.teachers[name].view, folder.parent
-    network = to_plain(replace(config.teachers[name], features=None))
-    before = kept["preprocessing"] if kept["view"] == view else {}  # another view may not be in the config yet
-    options = {option: value for option, value in needed["preprocessing"].items() if before.get(option, ...) != value}
-    settings = {
-        "windows": {"crop.windows": needed["windows"]},
-        "data": {"data": config.data},
-        "weights": {teacher: network},
-        "network": {teacher: network},
-        "view": {f"views.{view}": options, f"{teacher}.view": view},
-        "preprocessing": {f"views.{view}": options},
-        "look": {"crop": needed["look"]},
-        "seed": {"seed": config.seed},
-    }
-    changed: dict[str, Any] = {}
-    for group, values in settings.items():
-        changed |= values if kept.get(group) != needed[group] else {}
-    arguments = [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in changed.items()]
-    return shlex.join(["crossmodal", "features", str(run / "config.yaml"), *arguments, f"output={run}.renewed"])

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import Tensor
 
 from crossmodal import export
 from crossmodal.certificates.certificate import certify, monte_carlo_upper
@@ -24,7 +24,6 @@ from crossmodal.data.shards import Shards
 from crossmodal.data.views import Crop, View
 from crossmodal.encoders import Encoder
 from crossmodal.metrics.mean_classifier import class_means, mean_classifier
-from crossmodal.modules.base import Losses
 from crossmodal.modules.certified_risk import Examples
 from crossmodal.modules.certifying import Certifying, ExampleViews, Network, Penalty, Projected, project_teacher
 from crossmodal.modules.pretraining import name_crop
@@ -41,11 +40,6 @@ from pipelines.schemas.certify import RULES, Config
 from pipelines.schemas.common import StudentConfig, TeacherConfig
 from pipelines.training.accelerator import open_accelerator
 from pipelines.training.loop import Training, seed_everything
-
-
-def _step(model: nn.Module, batch: Batch) -> Losses:
-    return model(batch)
-
 
 PRIOR = "prior"  # name of the posterior that equals the prior
 FEW, REPEATS = 5, 5  # pairs of each class for mu-5, and number of draws of them
@@ -145,11 +139,8 @@ class Certification:
         own = self.config.encoder.view
         if self.config.tuples.positives == "crop":
             return {name_crop(own, crop): View(opened[own].modality, crop=crop) for crop in range(2)}
-        return {own: opened[own]} | ({other: opened[other]} if (other := self._other) else {})
-
-    @property
-    def _other(self) -> str:
-        return self.config.teacher.view if self.config.teacher else ""
+        teacher = self.config.teacher
+        return {name: opened[name] for name in (own, *([teacher.view] if teacher else []))}
 
     @cached_property
     def crop(self) -> Crop | None:
@@ -173,16 +164,15 @@ class Certification:
             return encoder, ExampleViews(names[0], names[-1])
         teacher = build_teachers({"teacher": config.teacher}, opened)["teacher"]
         teacher.encoder.to(self.accelerator.device)
-        if config.encoder.weights is None:
-            raise ConfigError(["encoder.weights: must be the folder of a transfer if teacher is set, because its head "
-                               "compares both"])  # fmt: skip
+        weights = config.encoder.weights
         with at("encoder.weights"):
-            heads = export.load_model(config.encoder.weights).heads
-        if not heads:
-            raise ConfigError([f"encoder.weights: {config.encoder.weights} has no head that compares it with a "
-                               "teacher; use a student of crossmodal transfer"])  # fmt: skip
-        head = next(iter(heads.values())).requires_grad_(True)
-        with at("encoder.weights"):
+            if weights is None:
+                raise ValueError("must be the folder of a transfer if teacher is set, because its head compares both")
+            heads = export.load_model(weights).heads
+            if not heads:
+                raise ValueError(f"{weights} has no head that compares it with a teacher; use a student of crossmodal "
+                                 "transfer")  # fmt: skip
+            head = next(iter(heads.values())).requires_grad_(True)
             network = Projected(encoder, head, teacher.spec.dim, opened[own].modality.shape)
         frozen = copy.deepcopy(head).to(self.accelerator.device).requires_grad_(False)
 
@@ -211,10 +201,10 @@ class Certification:
         ):
             if shards is not None:
                 with at(key):
+                    how = {"at_once": config.certificate.at_once, "workers": config.train.workers}
                     planned[name] = Examples.plan(
-                        shards, self.views, self.tuples, at_once=config.certificate.at_once, crop=self.crop,
-                        seed=config.seed, workers=config.train.workers,
-                    )  # fmt: skip
+                        shards, self.views, self.tuples, crop=self.crop, seed=config.seed, **how
+                    )
         return planned
 
     def _refuse_seen(self) -> None:
@@ -256,8 +246,9 @@ class Certification:
     def _fit(self, network: Network, shards: Shards, name: str, penalty: Penalty | None = None) -> dict[str, Any]:
         module = Certifying(network, self.tuples, self.start[1], penalty)
         config = self.config.train if penalty else self.config.prior.train
-        return Training(self.accelerator, self.run, config, module, _step, shards, self.views, self.config.seed,
-                        phase=name).fit()  # fmt: skip
+        step = lambda model, batch: model(batch)  # noqa: E731
+        run, seed = self.run, self.config.seed
+        return Training(self.accelerator, run, config, module, step, shards, self.views, seed, phase=name).fit()
 
     def _judge(self, name: str, network: GaussianPosterior, choices: int) -> dict[str, Any]:
         """All metrics of a posterior; cached in a file, because they take long."""
@@ -304,12 +295,10 @@ class Certification:
     def _mcdiarmid(self, found: dict[str, Any]) -> float:
         """The second bound on the SimCLR loss, from the same draws."""
         greatest, batch = found["greatest"], self.tuples.pairs
-        upper = greatest * monte_carlo_upper(found["train_risk"] / greatest, found["draws"],
-                                             delta=found["delta_monte_carlo"])  # fmt: skip
-        return mcdiarmid_mcallester(
-            upper, found["kl"], found["examples"] * batch, delta=found["delta"] - found["delta_monte_carlo"],
-            difference=simclr_difference(1 / self.tuples.scale, batch), union=found["union"],
-        )  # fmt: skip
+        share, pairs = found["delta_monte_carlo"], found["examples"] * batch
+        upper = greatest * monte_carlo_upper(found["train_risk"] / greatest, found["draws"], delta=share)
+        rest = {"delta": found["delta"] - share, "difference": simclr_difference(1 / self.tuples.scale, batch)}
+        return mcdiarmid_mcallester(upper, found["kl"], pairs, union=found["union"], **rest)
 
     def _classify(self, network: GaussianPosterior) -> dict[str, dict[str, float]]:
         """Metrics of the mean classifier on mean weights, from all certified pairs and from a few of each class."""
@@ -318,10 +307,8 @@ class Certification:
         few = [
             mean_classifier(class_means(train, labels, shots=FEW, seed=seed), test, truth) for seed in range(REPEATS)
         ]
-        return {
-            "mu": mean_classifier(class_means(train, labels), test, truth),
-            f"mu-{FEW}": {name: math.fsum(each[name] for each in few) / REPEATS for name in few[0]},
-        }
+        mean = {name: math.fsum(each[name] for each in few) / REPEATS for name in few[0]}
+        return {"mu": mean_classifier(class_means(train, labels), test, truth), f"mu-{FEW}": mean}
 
     @torch.no_grad()
     def _embed(self, network: GaussianPosterior, shards: Shards) -> tuple[Tensor, Tensor]:
@@ -339,11 +326,10 @@ class Certification:
 
     def _export(self, network: GaussianPosterior) -> None:
         """Writes the posterior; also its mean weights as a model, if they fit the config's encoder."""
-        mean, std = ({name: item.detach().cpu() for name, item in items.items()}
-                     for items in (network.posterior.mean, network.posterior.std))  # fmt: skip
-        tensors = {f"mean.{name}": item.contiguous() for name, item in mean.items()}
-        tensors |= {f"std.{name}": item.contiguous() for name, item in std.items()}
-        write(self.run.path / "posterior.safetensors", save(tensors))
+        mean = {name: item.detach().cpu().contiguous() for name, item in network.posterior.mean.items()}
+        std = {f"std.{name}": item.detach().cpu().contiguous() for name, item in network.posterior.std.items()}
+        both = {f"mean.{name}": item for name, item in mean.items()} | std
+        write(self.run.path / "posterior.safetensors", save(both))
         encoder = self.start[0]
         if self._changes_norms:
             say(f"{self.run.path}: no model is exported, because group norm replaces the encoder's batch norm; to get "
@@ -351,5 +337,4 @@ class Certification:
             return
         encoder.load_state_dict(mean, strict=False)
         encoder = encoder.student if isinstance(encoder, Projected) else encoder
-        opened = self._opened
-        export_encoder(self.run.path / "model", self.config.encoder, self.config.views, opened, encoder)
+        export_encoder(self.run.path / "model", self.config.encoder, self.config.views, self._opened, encoder)

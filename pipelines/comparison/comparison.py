@@ -94,9 +94,8 @@ class Comparison:
             labels = open_parts(data, held_out, "search.held_out")[0].manifest.labels
             name, least = min(((name, pairs) for name, pairs in labels.items() if pairs), key=lambda item: item[1])
             if least < count:
-                rest = " that are not held out" if held_out else ""
-                raise ConfigError([f"metrics.{place} is {metric}, but class {name!r} has only {least} training pairs"
-                                   f"{rest}"])  # fmt: skip
+                pairs = "training pairs that are not held out" if held_out else "training pairs"
+                raise ConfigError([f"metrics.{place} is {metric}, but class {name!r} has only {least} {pairs}"])
 
     def _check_trial(self, name: str) -> None:
         """Builds one trial of a row, if it has any; the others differ only in their factors."""
@@ -117,8 +116,8 @@ class Comparison:
             if "labels" in needs and not parts.shards.manifest.classes:
                 raise ConfigError([f"metrics.{place} is {name}, which needs labels, and the pairs have none"])
             if place == 0 and "classifier" in needs and not parts.classes:
-                raise ConfigError([f"metrics.0 is {name}, and no objective here trains a classifier; add "
-                                   "cross_entropy"])  # fmt: skip
+                problem = f"metrics.0 is {name}, and no objective here trains a classifier; add cross_entropy"
+                raise ConfigError([problem])
 
     @cached_property
     def columns(self) -> dict[str, Metric]:
@@ -197,17 +196,16 @@ class Comparison:
     def _score(self, tried: dict[str, dict[Trial, Figures | None]]) -> dict[str, dict[Trial, float]]:
         """The first metric on the held-out pairs, of every trial that did not diverge."""
         alive = {name: [trial for trial, figures in trials.items() if figures] for name, trials in tried.items()}
-        students = {f"{name}/{trial}": [self.config.trial(name, trial).output]
-                    for name, trials in alive.items() for trial in trials}  # fmt: skip
-        if not students:
-            return {name: {} for name in tried}
+        trials = [(name, trial) for name, some in alive.items() for trial in some]
+        scores: dict[str, dict[Trial, float]] = {name: {} for name in tried}
+        if not trials:
+            return scores
+        students = {f"{name}/{trial}": [self.config.trial(name, trial).output] for name, trial in trials}
         judged, metric = self._evaluate(self.config.judge_trials(students)), self.config.metrics[0]
-        scores: dict[str, dict[Trial, float]] = {name: {} for name in alive}
-        for name, trials in alive.items():
-            for trial in trials:
-                if (figure := figure_of(judged, f"{name}/{trial}", metric)) is None:
-                    raise RunError(f"metrics.0 is {metric}, which was not measured for {name}; put another one first")
-                scores[name][trial] = figure["mean"]
+        for name, trial in trials:
+            if (figure := figure_of(judged, f"{name}/{trial}", metric)) is None:
+                raise RunError(f"metrics.0 is {metric}, which was not measured for {name}; put another one first")
+            scores[name][trial] = figure["mean"]
         return scores
 
     def _choose(self, tried: dict[Trial, Figures | None], scores: dict[Trial, float]) -> Trial | None:
@@ -276,9 +274,9 @@ class Comparison:
         trials = [figures for row in rows.values() for figures in row.tried.values() if figures]
         assert len({figures["steps"] for figures in finals}) == 1, "the budget is the same for every row"
         first = {key: finals[0][key] for key in ("steps", "pairs", "processes", "device")}
-        searched = (
-            {"steps": trials[0]["steps"], "held_out_pairs": first["pairs"] - trials[0]["pairs"]} if trials else None
-        )
+        searched = None
+        if trials:
+            searched = {"steps": trials[0]["steps"], "held_out_pairs": first["pairs"] - trials[0]["pairs"]}
         phases = [figures["preparation"] for figures in [*finals, *trials] if "preparation" in figures]
         seconds = sum(figures["seconds"] for figures in [*finals, *trials, *phases, judged])
         return {**first, "test_pairs": judged["test_pairs"], "search": searched, "seconds": round(seconds, 1)}

@@ -24,22 +24,3 @@ from pipelines.config.loading import (
     within,
     without,
 )
-
-__all__ = [
-    "ConfigError",
-    "FieldError",
-    "at",
-    "choice",
-    "differences",
-    "leaves",
-    "load",
-    "number",
-    "options_of",
-    "renew",
-    "runtime_only",
-    "to_dict",
-    "to_plain",
-    "to_yaml",
-    "within",
-    "without",
-]

@@ -2,27 +2,26 @@
 
 import math
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import Field, dataclass, fields, is_dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
-from modalities.common.catalogue import suggest
+from modalities.common.catalogue import Catalogue, Option, suggest
 from pipelines.config.errors import FieldError
 from pipelines.config.fields import (
     CATALOGUES,
     bounds_of,
-    choice_field,
     declared,
     describe,
     evaluate,
     is_required,
     is_within,
-    options_field,
-    short_field,
+    marked,
     show,
 )
-from pipelines.config.parse import Node, place, plain
+from pipelines.config.parse import Node, along, place, plain
 
 
 @dataclass(frozen=True)
@@ -35,6 +34,7 @@ class Walk:
     def read(self, kind: Any, node: Node, key: str) -> Any:
         """The value of type `kind` at the dotted `key`; None after a problem."""
         if node.broken:
+            self.problems.append(node.broken)  # again, so that the mapping around it is not made
             return None
         origin, inner = get_origin(kind), get_args(kind)
         value: Any = plain(node)
@@ -79,9 +79,8 @@ class Walk:
                 value = trial.read(kind, attempt, key)
                 if not trial.problems:
                     return value
-        return self._refuse(
-            node, f"{key} must be {' or '.join(describe(member) for member in members)}, got {show(plain(node))}"
-        )
+        expected = " or ".join(map(describe, members))
+        return self._refuse(node, f"{key} must be {expected}, got {show(plain(node))}")
 
     def _sequence(self, kind: Any, node: Node, key: str) -> Any:
         inner, count = get_args(kind), len(node.value)
@@ -89,9 +88,7 @@ class Walk:
             inner = (inner[0],) * count
         if len(inner) != count:
             return self._refuse(node, f"{key} must be {describe(kind)}, got {count} of them")
-        values = [
-            self.read(each, item, f"{key}.{i}") for i, (each, item) in enumerate(zip(inner, node.value, strict=True))
-        ]
+        values = [self.read(inner[i], item, f"{key}.{i}") for i, item in enumerate(node.value)]
         return values if get_origin(kind) is list else tuple(values)
 
     def _member(self, kind: Any, name: str, node: Node, key: str) -> Any:
@@ -99,9 +96,9 @@ class Walk:
             return self._refuse(node, f"{_dotted(key, name)} needs another name: base is reserved for base files")
         if node.value is None and is_dataclass(kind):  # an entry with default options: `crd: `
             node = replace(node, value={}, text=None)
-        chosen = choice_field(kind) if is_dataclass(kind) and isinstance(kind, type) else None
+        chosen = marked(kind, "catalogue") if is_dataclass(kind) and isinstance(kind, type) else None
         if chosen is not None and chosen.metadata["from_key"]:
-            node = _named(_spell_out(kind, node), chosen.name, name)
+            node = _fill(_spell_out(kind, node), chosen.name, name)
         return self.read(kind, node, _dotted(key, name))
 
     def _dataclass(self, schema: type, node: Node, key: str) -> Any:
@@ -111,93 +108,66 @@ class Walk:
             return self._refuse(node, f"{key} must be a mapping, got {show(plain(node))}{hint}")
         for path, value in getattr(schema, "PLACEHOLDERS", {}).items():
             node = _fill(node, path, value)
-        kinds, rest, renamed = get_type_hints(schema), options_field(schema), getattr(schema, "RENAMED", {})
-        node = self._renew(node, renamed, kinds)
-        known = {item.name: item for item in fields(schema) if item is not rest and item.init}
-        values = {
-            name: self._field(known[name], kinds[name], child, _dotted(key, name))
-            for name, child in node.value.items()
-            if name in known
-        }
-        for name, item in known.items():
-            if name not in values and is_required(item) and not _is_under_old_name(name, node, renamed):
-                values[name] = self._absent(schema, item, kinds[name], node, _dotted(key, name))
-        gone = set(known) | (_lapsed(node, rest.metadata["options_of"]) if rest else set())
-        others = replace(node, value={name: child for name, child in node.value.items() if name not in gone})
-        if rest is None:
-            self._unknown(others, [*known], key, renamed)
-        else:
-            name_field = known[rest.metadata["options_of"]]
-            chosen = values.get(name_field.name, name_field.default)
-            if isinstance(chosen, str):
-                values[rest.name] = self._options(schema, chosen, others, key)
-            elif type(None) in get_args(kinds[name_field.name]):  # no entry is chosen; a wrong name has been reported
-                self._unknown(others, [*known], key, renamed)
+        slots, rest, renamed = _field_slots(schema), marked(schema, "options_of"), getattr(schema, "RENAMED", {})
+        node = self._renew(node, renamed, slots)
+        values = self._values(slots, node, key, renamed)
+        others, known = _without(node, slots), [*slots]
+        name = rest.metadata["options_of"] if rest else ""
+        entry = values.get(name, slots[name].default) if rest else None
+        catalogue = CATALOGUES[slots[name].metadata["catalogue"]] if rest else None
+        if rest and catalogue and entry in catalogue.names():
+            renamed = {**renamed, **catalogue.renamed(entry)}
+            own_key = key.rpartition(".")[2] if slots[name].metadata["from_key"] else None
+            others = self._renew(_without_outdated(others, name, entry, own_key), catalogue.renamed(entry), {})
+            options = _option_slots(catalogue, entry, {*slots, *rest.metadata["supplied"]})
+            values[rest.name] = self._values(options, others, key, renamed)
+            others, known = _without(others, options), [*known, *options]
+        elif rest and (entry is not None or type(None) not in get_args(slots[name].kind)):
+            others = _without(others, others.value)  # the wrong name has been reported
+        for name, child in others.value.items():
+            new = renamed.get(name)
+            problem = f"is not known{suggest(name, known)}" if new is None else f"is now {_dotted(key, new)}"
+            self._refuse(child, f"{_dotted(key, name)} {problem}")
         if len(self.problems) > before:
             return None
         try:
             return schema(**values)
         except FieldError as error:  # the schema's own checks
-            field = _descend(node, error.key)
+            field = along(node, error.key)[-1]  # its nearest ancestor, if it was not written
             places = field.where if field is node and not key else field.places
             self.problems.append(f"{places}: {_dotted(key, error.key)} {error.problem}")
         except ValueError as error:
             self.problems.append(f"{node.places if key else node.where}: {f'{key}: ' * bool(key)}{error}")
         return None
 
-    def _field(self, item: Field[Any], kind: Any, node: Node, key: str) -> Any:
-        before = len(self.problems)
-        value = self.read(kind, node, key)
-        if value == "" != item.default:
-            self._refuse(node, f"{key} must be text that is not empty")
-        if len(self.problems) == before and "bounds" in item.metadata:
-            self._refuse_nonfinite(node, key)
-        if len(self.problems) == before and not is_within(item, value):
-            each = "each " if isinstance(value, list | tuple) else ""
-            self._refuse(node, f"{key} must {each}be {bounds_of(item)}, got {show(value)}")
-        if "catalogue" in item.metadata and isinstance(value, str):
-            catalogue = CATALOGUES[item.metadata["catalogue"]]
-            if value not in catalogue.names():
-                self._refuse(node, f"{key}: {catalogue.kind} {value!r} is not known{suggest(value, catalogue.names())}")
-        return value
-
-    def _absent(self, schema: type, item: Field[Any], kind: Any, node: Node, key: str) -> Any:
-        if is_dataclass(kind):  # report its required fields instead
-            return self.read(kind, Node({}, node.where), key)
-        wanted = CATALOGUES[item.metadata["catalogue"]].names() if "catalogue" in item.metadata else []
-        expected = f"one of {', '.join(wanted)}" if wanted else describe(kind)
-        comment = declared(schema)[item.name].comment or item.name
-        return self._refuse(node, f"{key} must be given: {comment} ({expected})")
-
-    def _options(self, schema: type, chosen: str, node: Node, key: str) -> dict[str, Any]:
-        rest = options_field(schema)
-        assert rest is not None
-        own = {item.name: item for item in fields(schema) if item is not rest}
-        catalogue = CATALOGUES[own[rest.metadata["options_of"]].metadata["catalogue"]]
-        if chosen not in catalogue.names():
-            return {}  # the name has been reported
-        taken = {*own, *rest.metadata["supplied"]}
-        options = {name: option for name, option in catalogue.options(chosen).items() if name not in taken}
-        renamed = {**getattr(schema, "RENAMED", {}), **catalogue.renamed(chosen)}
-        node = self._renew(node, catalogue.renamed(chosen), {})
-        self._unknown(
-            replace(node, value={name: child for name, child in node.value.items() if name not in options}),
-            [*own, *options],
-            key,
-            renamed,
-        )
-        for name, option in options.items():
-            if option.default is None and name not in node.value and not _is_under_old_name(name, node, renamed):
-                expected = f"{option.comment or name} ({describe(evaluate(option))})"
-                self._refuse(node, f"{_dotted(key, name)} must be given for {catalogue.kind} {chosen!r}: {expected}")
-        given = {name: child for name, child in node.value.items() if name in options}
-        for name, child in given.items():
-            self._refuse_nonfinite(child, _dotted(key, name))
-        values = {name: self.read(evaluate(options[name]), child, _dotted(key, name)) for name, child in given.items()}
-        for name, value in values.items():
-            if value == "" and options[name].default not in ("''", '""'):
-                self._refuse(given[name], f"{_dotted(key, name)} must be text that is not empty")
+    def _values(self, slots: Mapping[str, "_Slot"], node: Node, key: str, renamed: Mapping[str, str]) -> dict[str, Any]:
+        """The given values of the slots, and problems where a required one is absent."""
+        given = {name: child for name, child in node.value.items() if name in slots}
+        values = {name: self._value(slots[name], child, _dotted(key, name)) for name, child in given.items()}
+        for name, slot in slots.items():
+            under_old_name = any(old in node.value and new.split(".")[0] == name for old, new in renamed.items())
+            if not slot.required or name in given or under_old_name:
+                continue
+            if is_dataclass(slot.kind):  # report its required fields instead
+                values[name] = self.read(slot.kind, Node({}, node.where), _dotted(key, name))
+            else:
+                self._refuse(node, f"{_dotted(key, name)} must be given{slot.wanted()}")
         return values
+
+    def _value(self, slot: "_Slot", node: Node, key: str) -> Any:
+        before, metadata = len(self.problems), slot.metadata
+        value = self.read(slot.kind, node, key)
+        if "bounds" in metadata and (len(self.problems) == before or not metadata["bounds"]):
+            self._refuse_nonfinite(node, key)
+        if value == "" != slot.default:
+            self._refuse(node, f"{key} must be text that is not empty")
+        if len(self.problems) == before and not is_within(metadata, value):
+            each = "each " if isinstance(value, list | tuple) else ""
+            self._refuse(node, f"{key} must {each}be {bounds_of(metadata)}, got {show(value)}")
+        catalogue = CATALOGUES.get(metadata.get("catalogue", ""))
+        if catalogue and isinstance(value, str) and value not in catalogue.names():
+            self._refuse(node, f"{key}: {catalogue.kind} {value!r} is not known{suggest(value, catalogue.names())}")
+        return value
 
     def _refuse_nonfinite(self, node: Node, key: str) -> None:
         """Reports NaN and infinities, which pass most checks of the entries and only show in the loss."""
@@ -207,45 +177,80 @@ class Walk:
         if isinstance(node.value, float) and not math.isfinite(node.value):
             self._refuse(node, f"{key} must be finite, got {show(node.value)}")
 
-    def _renew(self, node: Node, renamed: Mapping[str, str], kinds: Mapping[str, Any]) -> Node:
-        """The mapping with old keys of a stored config under their new names; unchanged for other configs."""
-        for old, new in renamed.items() if self.stored else ():
-            node = _move(node, old, new, kinds)
-        return node
+    def _renew(self, node: Node, renamed: Mapping[str, str], slots: Mapping[str, "_Slot"]) -> Node:
+        """The mapping with old keys of a stored config under their new names, unless these are given too.
 
-    def _unknown(self, others: Node, known: list[str], key: str, renamed: Mapping[str, str]) -> None:
-        for name, node in others.value.items():
-            new = renamed.get(name)
-            problem = f"is not known{suggest(name, known)}" if new is None else f"is now {_dotted(key, new)}"
-            self._refuse(node, f"{_dotted(key, name)} {problem}")
+        A null is dropped if the new key is an entry of a mapping, because there null means an entry with defaults.
+        """
+        for old, new in renamed.items() if self.stored else ():
+            if (child := node.value.get(old)) is not None:
+                node, first = _without(node, [old]), new.partition(".")[0]
+                is_entry = first in slots and get_origin(slots[first].kind) is dict and new.count(".") == 1
+                node = node if child.value is None and is_entry else _fill(node, new, child)
+        return node
 
     def _refuse(self, node: Node, problem: str) -> None:
         self.problems.append(f"{node.where}: {problem}")
 
 
+class _Slot(NamedTuple):
+    """A key that a mapping may have: a field of its schema, or an option of the entry that it names."""
+
+    kind: Any
+    required: bool
+    default: Any  # of a text
+    metadata: Mapping[str, Any]  # of a field
+    wanted: Callable[[], str]  # the end of the message if it is absent
+
+
+def _field_slots(schema: type) -> dict[str, _Slot]:
+    kinds = get_type_hints(schema)
+    return {
+        item.name: _Slot(kinds[item.name], is_required(item), item.default, item.metadata, partial(_want, schema, item))
+        for item in fields(schema)
+        if item.init and "options_of" not in item.metadata
+    }
+
+
+def _want(schema: type, item: Field[Any]) -> str:
+    names = CATALOGUES[item.metadata["catalogue"]].names() if "catalogue" in item.metadata else []
+    expected = f"one of {', '.join(names)}" if names else describe(get_type_hints(schema)[item.name])
+    return f": {declared(schema)[item.name].comment or item.name} ({expected})"
+
+
+def _option_slots(catalogue: Catalogue, entry: str, taken: Collection[str]) -> dict[str, _Slot]:
+    def want(option: Option) -> str:
+        return f" for {catalogue.kind} {entry!r}: {option.comment or option.name} ({describe(evaluate(option))})"
+
+    finite: dict[str, Any] = {"bounds": {}}  # NaN passes most checks of the entries
+    return {
+        name: _Slot(evaluate(option), option.default is None, "" if option.default in ("''", '""') else None, finite,
+                    partial(want, option))
+        for name, option in catalogue.options(entry).items()
+        if name not in taken
+    }  # fmt: skip
+
+
+def _without(node: Node, names: Collection[str]) -> Node:
+    return replace(node, value={name: child for name, child in node.value.items() if name not in names})
+
+
+def _without_outdated(options: Node, field: str, entry: str, key: str | None) -> Node:
+    """The options without those that files gave to another entry; `key` is the default name of an entry, if any."""
+    return _without(options, [
+        name for name, option in options.value.items()
+        if any(other == field and (old or key or entry) != entry for other, old in option.outdated)
+    ])  # fmt: skip
+
+
 def _spell_out(schema: type, node: Node) -> Node:
-    chosen = short_field(schema)
+    """The mapping for which a plain name stands."""
+    chosen = marked(schema, "catalogue") or marked(schema, "short")
     if chosen is not None and isinstance(node.value, str):
         return replace(node, value={chosen.name: node})
     if chosen is not None and node.short is not None and isinstance(node.value, dict):
         return replace(node, value={chosen.name: node.short, **node.value}, short=None)
     return node
-
-
-def _named(node: Node, field: str, name: str) -> Node:
-    """The entry with its key as the default name; `lapsed` records the key if the entry has another name now."""
-    if not isinstance(node.value, dict):
-        return node
-    before, beside = node.lapsed.get(field, (None, frozenset[str]()))
-    own = node.value.get(field, Node(name, node.where))
-    lapsed = {**node.lapsed, field: (name, beside)} if before is None and own.value != name else node.lapsed
-    return replace(node, value={field: own, **node.value}, lapsed=lapsed)
-
-
-def _lapsed(node: Node, field: str) -> frozenset[str]:
-    """Keys that older files gave to the entry that `field` named before; empty if it named none."""
-    before, beside = node.lapsed.get(field, (None, frozenset[str]()))
-    return frozenset() if before is None else beside
 
 
 def _fill(node: Node, key: str, value: Any) -> Node:
@@ -256,33 +261,6 @@ def _fill(node: Node, key: str, value: Any) -> Node:
     made = value if isinstance(value, Node) and not rest else place({} if rest else value, node.where)
     inner = node.value.get(name, made)
     return replace(node, value={**node.value, name: _fill(inner, rest, value) if rest else inner})
-
-
-def _is_under_old_name(name: str, node: Node, renamed: Mapping[str, str]) -> bool:
-    """True if the mapping gives the field `name`, or a part of it, under an old key."""
-    return any(old in node.value and new.partition(".")[0] == name for old, new in renamed.items())
-
-
-def _move(node: Node, old: str, new: str, kinds: Mapping[str, Any]) -> Node:
-    """The mapping with the value of `old` moved to the dotted key `new`, unless `new` is given.
-
-    A null is dropped if `new` is an entry of a mapping, because there null means an entry with default options.
-    """
-    if old not in node.value:
-        return node
-    child, first = node.value[old], new.partition(".")[0]
-    moved = replace(node, value={name: other for name, other in node.value.items() if name != old})
-    is_entry = get_origin(kinds.get(first)) is dict and new.count(".") == 1
-    return moved if child.value is None and is_entry else _fill(moved, new, child)
-
-
-def _descend(node: Node, key: str) -> Node:
-    """The node at a dotted key, or its nearest ancestor that was written."""
-    for part in key.split("."):
-        if not isinstance(node.value, dict) or part not in node.value:
-            break
-        node = node.value[part]
-    return node
 
 
 def _dotted(key: str, name: str) -> str:

@@ -55,9 +55,8 @@ def options_of(name_field: str, *, supplied: tuple[str, ...] = ()) -> Any:
 
 def runtime_only(default: Any = MISSING, *, factory: Callable[[], Any] | None = None) -> Any:
     """A field that does not change results, such as an output path or the number of workers."""
-    if factory is not None:
-        return field(default_factory=factory, metadata={"free": True})
-    return field(default=default, metadata={"free": True})
+    given = {"default": default} if factory is None else {"default_factory": factory}
+    return field(**given, metadata={"free": True})
 
 
 def number(
@@ -87,36 +86,26 @@ def number(
     return field(default=default, metadata=ranged)
 
 
-def bounds_of(item: Field[Any]) -> str:
+def bounds_of(metadata: Mapping[str, Any]) -> str:
     """The range of a `number` in words, such as "at least 0 and below 1"; empty for other fields."""
-    return " and ".join(f"{word} {bound:g}" for word, bound in item.metadata.get("bounds", {}).items())
+    return " and ".join(f"{word} {bound:g}" for word, bound in metadata.get("bounds", {}).items())
 
 
-def is_within(item: Field[Any], value: Any) -> bool:
+def is_within(metadata: Mapping[str, Any], value: Any) -> bool:
     """True if all numbers of the value lie in the field's range."""
     tests = {"at least": operator.ge, "above": operator.gt, "at most": operator.le, "below": operator.lt}
     numbers = value if isinstance(value, list | tuple) else [value]
     return all(
         tests[word](number, bound)
-        for word, bound in item.metadata.get("bounds", {}).items()
+        for word, bound in metadata.get("bounds", {}).items()
         for number in numbers
         if number is not None
     )
 
 
-def choice_field(schema: type) -> Field[Any] | None:
-    """The field that a plain name sets: the first `choice`."""
-    return next((item for item in fields(schema) if "catalogue" in item.metadata), None)
-
-
-def short_field(schema: type) -> Field[Any] | None:
-    """The field that a plain word sets: a `choice`, or a field marked `short`."""
-    return choice_field(schema) or next((item for item in fields(schema) if "short" in item.metadata), None)
-
-
-def options_field(schema: type) -> Field[Any] | None:
-    """The field that takes all other keys as options."""
-    return next((item for item in fields(schema) if "options_of" in item.metadata), None)
+def marked(schema: type, mark: str) -> Field[Any] | None:
+    """The first field with a mark: "catalogue" (a `choice`), "options_of", or "short" (set by a plain word)."""
+    return next((item for item in fields(schema) if mark in item.metadata), None)
 
 
 def is_required(item: Field[Any]) -> bool:

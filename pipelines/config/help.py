@@ -33,7 +33,11 @@ value, ${{oc.env:NAME,default}} to an environment variable. On several devices: 
 
 Pipelines:
 {pipelines}"""
+_NAMES = """
+Names to choose from (crossmodal list KIND [NAME] shows their options); a plain name is short for a
+mapping with only the name: `encoder: convnet` is `encoder: {name: convnet}`"""
 _COLUMN, _WIDTH = 44, 120
+Row = tuple[str, str]  # two columns
 
 
 def usage(pipelines: Catalogue) -> str:
@@ -49,9 +53,8 @@ def list_pipelines(pipelines: Catalogue) -> str:
 
 def list_entries(catalogue: Catalogue, names: list[str]) -> str:
     """Entries of a catalogue, each with its summary and options."""
-    return "\n\n".join(
-        "\n".join([_row(name, catalogue.summary(name), 16), *_options(catalogue, name)]) for name in names
-    )
+    heads = {name: _row(name, catalogue.summary(name), 16) for name in names}
+    return "\n\n".join("\n".join([head, *_options(catalogue, name)]) for name, head in heads.items())
 
 
 def describe_pipeline(name: str, pipeline: ModuleType) -> str:
@@ -69,19 +72,11 @@ def describe_pipeline(name: str, pipeline: ModuleType) -> str:
     ]
     used = {item.metadata["catalogue"] for item in _all_fields(pipeline.Config) if "catalogue" in item.metadata}
     names = [(kind, ", ".join(CATALOGUES[kind].names())) for kind in CATALOGUES if kind in used]
-    if names:
-        parts += [
-            "",
-            "Names to choose from (crossmodal list KIND [NAME] shows their options); a plain name is short for a",
-        ]
-        parts += ["mapping with only the name: `encoder: convnet` is `encoder: {name: convnet}`"]
-        parts += [_row(kind, known, column=16) for kind, known in names]
+    parts += [_NAMES, *(_row(kind, known, column=16) for kind, known in names)] if names else []
     return "\n".join(parts)
 
 
-def _fields(
-    schema: type, key: str = "", given: object = None, *, hidden: Collection[str] = ()
-) -> Iterator[tuple[str, str]]:
+def _fields(schema: type, key: str = "", given: object = None, *, hidden: Collection[str] = ()) -> Iterator[Row]:
     """Rows such as ("train.lr: float = 0.1", comment), without the `hidden` paths; `given` overrides defaults."""
     for item in fields(schema):
         path, source = f"{key}{item.name}", declared(schema)[item.name]
@@ -92,7 +87,7 @@ def _fields(
             yield f"{key}<option>", f"options of {key}{item.metadata['options_of']}"
             continue
         kind = get_type_hints(schema)[item.name]
-        comment = "; ".join(part for part in (source.comment, bounds_of(item)) if part)
+        comment = "; ".join(part for part in (source.comment, bounds_of(item.metadata)) if part)
         yield _head(path, source.annotation, item, default, kind), comment
         inner = _inner(kind)
         if inner is not None:
@@ -106,7 +101,7 @@ def _head(path: str, annotation: str, item: Field[Any], default: object, kind: A
         return f"{path}:"
     if item.metadata.get("from_key"):
         return f"{path}: {annotation} = its key"
-    return f"{path}*: {annotation}" if default is MISSING else f"{path}: {annotation} = {_spell(default)}"
+    return f"{path}*: {annotation}" if default is MISSING else f"{path}: {annotation} = {json.dumps(to_plain(default))}"
 
 
 def _all_fields(schema: type) -> Iterator[Field[Any]]:
@@ -132,19 +127,12 @@ def _step(kind: Any) -> str:
 
 
 def _default(item: Field[Any]) -> Any:
-    if item.default_factory is not MISSING:
-        return item.default_factory()
-    return item.default
-
-
-def _spell(value: Any) -> str:
-    return json.dumps(to_plain(value))
+    return item.default if item.default_factory is MISSING else item.default_factory()
 
 
 def _options(catalogue: Catalogue, name: str) -> Iterator[str]:
     for option in catalogue.options(name).values():
-        default = "" if option.default is None else f" = {option.default}"
-        required = "*" if option.default is None else ""
+        required, default = ("*", "") if option.default is None else ("", f" = {option.default}")
         group = group_of(option)
         yield _row(f"  {option.name}{required}: {'' if group else option.annotation + default}", option.comment)
         if group is not None:
@@ -154,10 +142,7 @@ def _options(catalogue: Catalogue, name: str) -> Iterator[str]:
 
 def _row(head: str, comment: str, column: int = _COLUMN) -> str:
     """Two columns; the comment of a long head starts on the next line."""
-    lines = textwrap.wrap(comment, _WIDTH - column - 2) or [""]
+    lines = [" " * column + line for line in textwrap.wrap(comment, _WIDTH - column - 2) or [""]]
     first = f"  {head}"
-    if len(first) > column - 2:
-        lines = [first, *(" " * column + line for line in lines)]
-    else:
-        lines = [f"{first:<{column}}{lines[0]}", *(" " * column + line for line in lines[1:])]
+    lines[:1] = [first, lines[0]] if len(first) > column - 2 else [f"{first:<{column}}{lines[0][column:]}"]
     return "\n".join(line.rstrip() for line in lines if line.strip())

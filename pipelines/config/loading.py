@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 from pipelines.config.check import Walk
 from pipelines.config.errors import ConfigError
 from pipelines.config.fields import CATALOGUES
-from pipelines.config.merge import find, merge, read, read_override, resolve
-from pipelines.config.parse import Node, dump, place
+from pipelines.config.merge import merge, read, read_override, resolve
+from pipelines.config.parse import Node, along, dump, place
 
 Schema = TypeVar("Schema")
 
@@ -39,7 +39,7 @@ def load(schema: type[Schema], path: Path, overrides: Sequence[str] = (), *, sto
         root = read(path, problems)
         for override in overrides:
             try:
-                root = merge(root, read_override(override, problems, root), problems, keep_place=True)
+                root = merge(root, read_override(override, problems, root), problems)
             except ConfigError as error:
                 problems.extend(error.problems)
         _refuse_set(schema, root, path, problems)
@@ -65,9 +65,9 @@ def renew(schema: type, values: Mapping[str, Any]) -> Mapping[str, Any]:
 def _refuse_set(schema: type, root: Node, path: Path, problems: list[str]) -> None:
     """Reports values that the config or an override gives for fields that the code sets."""
     for key, by in getattr(schema, "DERIVED", {}).items():
-        node = find(root, key.split("."))
-        own = ("override ", f"{path.as_posix()}:")
-        if node is not None and any(place.startswith(own) for place in (node.where, *node.touched)):
+        nodes, own = along(root, key), ("override ", f"{path.as_posix()}:")
+        node = nodes[-1]
+        if len(nodes) > len(key.split(".")) and any(place.startswith(own) for place in (node.where, *node.touched)):
             problems.append(f"{node.places}: {key} is set by {by}; leave it out")
 
 
@@ -104,11 +104,9 @@ def to_plain(value: object, *, runtime_only: bool = True, whole: bool = False) -
         return to_dict(value, runtime_only=runtime_only, whole=whole)
     if isinstance(value, Mapping):
         return {name: to_plain(child, runtime_only=runtime_only, whole=whole) for name, child in value.items()}
-    return (
-        [to_plain(child, runtime_only=runtime_only, whole=whole) for child in value]
-        if isinstance(value, list | tuple)
-        else value
-    )
+    if isinstance(value, list | tuple):
+        return [to_plain(child, runtime_only=runtime_only, whole=whole) for child in value]
+    return value
 
 
 def to_yaml(config: object, *, whole: bool = False) -> str:

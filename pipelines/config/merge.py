@@ -1,14 +1,16 @@
 """Merge base files, files and overrides into one tree, and resolve `${...}`."""
 
+import operator
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 from modalities.common.catalogue import suggest
 from pipelines.config.errors import ConfigError
-from pipelines.config.parse import Node, parse, place, plain, scalar
+from pipelines.config.parse import Node, along, parse, place, plain, scalar
 
 LONGEST = 200  # most characters of a value in a message
 
@@ -38,7 +40,8 @@ def read_override(text: str, problems: list[str], root: Node) -> Node:
     if equals:
         node = parse(value, where, problems, lines=False)
         node = node if isinstance(node.value, dict | list) else replace(node, text=value)
-        if node.value == {} and (given := find(root, names)) is not None and given.value:
+        path = along(root, key)
+        if node.value == {} and len(path) > len(names) and path[-1].value:
             problems.append(f"{where}: an empty mapping changes nothing (mappings merge); ~{key}.NAME removes an entry")
     else:
         node, names[-1] = Node(None, where), f"~{names[-1]}"
@@ -47,49 +50,34 @@ def read_override(text: str, problems: list[str], root: Node) -> Node:
     return node
 
 
-def merge(first: Node, later: Node, problems: list[str], *, keep_place: bool = False) -> Node:
+def merge(first: Node, later: Node, problems: list[str]) -> Node:
     """`later` over `first`: mappings are merged, `~key` removes an entry, any other value replaces the old one.
 
-    With `keep_place`, a merged mapping has the place of `first` and lists `later` in `touched`; otherwise it has the
-    place of `later`. For each text that changed, `lapsed` records the old text and the keys that files (not overrides)
-    gave beside it. If the text is the name of an entry, these keys are options of the old entry.
+    A merged mapping has the place of the later file. Values of `first` from files (not overrides) that stand beside a
+    text that `later` changes record its key and the old text (None if there was none) in `outdated`: if the text names
+    an entry, these values are options of the old entry.
     """
     if not isinstance(later.value, dict):
         return later
     if not isinstance(first.value, dict):
         first = Node({}, later.where, short=first if isinstance(first.value, str) else first.short)
-        keep_place = False
-    where, touched = (first.where, (*first.touched, later.where)) if keep_place else (later.where, ())
-    joined = dict(first.value)
+    changed = set()
+    for name, node in later.value.items():
+        before = first.value.get(name, first.short or Node(None, ""))
+        if isinstance(node.value, str) and (before.value is None or isinstance(before.value, str)):
+            changed |= {(name, before.value)} if before.value != node.value else set()
+    joined = {
+        name: replace(node, outdated=node.outdated | changed) if node.is_from_file else node
+        for name, node in first.value.items()
+    }
     for name, node in later.value.items():
         if name.startswith("~"):
             if joined.pop(name[1:], None) is None:
                 problems.append(f"{node.where}: there is no {name[1:]!r} to remove{suggest(name[1:], list(joined))}")
         else:
-            joined[name] = merge(joined.get(name, Node(None, node.where)), node, problems, keep_place=keep_place)
-    return Node(joined, where, short=later.short or first.short, touched=touched, lapsed=_lapse(first, later))
-
-
-def _lapse(first: Node, later: Node) -> dict[str, tuple[str | None, frozenset[str]]]:
-    """For each text of `first` that `later` changes: the old text, and the older keys beside it that `later` lacks."""
-    lapsed = {name: (before, beside.difference(later.value)) for name, (before, beside) in first.lapsed.items()}
-    files = [name for name, node in first.value.items() if not node.touched and not node.where.startswith("override ")]
-    beside = frozenset(files).difference(later.value)
-    for name, node in later.value.items():
-        before = first.value.get(name, first.short)
-        known = None if before is None else before.value
-        if isinstance(node.value, str) and (known is None or (isinstance(known, str) and known != node.value)):
-            lapsed[name] = (known, beside)
-    return lapsed
-
-
-def find(root: Node, names: Sequence[str]) -> Node | None:
-    """The node at a dotted key; None if there is none."""
-    for name in names:
-        if not isinstance(root.value, dict) or name not in root.value:
-            return None
-        root = root.value[name]
-    return root
+            joined[name] = merge(joined.get(name, Node(None, node.where)), node, problems)
+    where, touched = (later.where, ()) if later.is_from_file else (first.where, (*first.touched, later.where))
+    return Node(joined, where, short=later.short or first.short, touched=touched, outdated=later.outdated)
 
 
 def resolve(root: Node, problems: list[str]) -> Node:
@@ -97,9 +85,48 @@ def resolve(root: Node, problems: list[str]) -> Node:
     if "${" not in str(plain(root)):
         return root
     from omegaconf import OmegaConf  # imported here: it takes longer than the rest of the start
+    from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 
-    root = _check_grammar(root, problems)
-    return _resolve(root, {"": OmegaConf.create(plain(root))}, "", problems)
+    def refuse(node: Node, problem: str) -> Node:
+        problems.append(f"{node.where}: {problem}")
+        return replace(node, value=None, broken=problems[-1])
+
+    def check(node: Node, keys: tuple[str | int, ...]) -> Node:
+        try:
+            OmegaConf.create([node.value])
+        except GrammarParseError:
+            problem = "must contain complete references: ${key} or ${oc.env:NAME,default}"
+        except RecursionError:
+            problem = "nests ${...} too deep"
+        else:
+            return node
+        return refuse(node, f"{_shorten(repr(node.value))} {problem}")
+
+    def look_up(node: Node, keys: tuple[str | int, ...]) -> Node:
+        try:
+            value = reduce(operator.getitem, keys, container)
+            value = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+        except (OmegaConfBaseException, RecursionError) as error:
+            reason = str(error).splitlines()[0].removeprefix("KeyError raised while resolving interpolation: ")
+            hint = "; it must be set in a file or override" if reason.startswith("Interpolation key") else ""
+            return refuse(node, f"{_shorten(node.value)} cannot be resolved: {_shorten(reason)}{hint}")
+        if isinstance(value, str) and "oc.env:" in node.value:  # environment variables are text
+            return Node(scalar(value), node.where, text=value)
+        return place(value, node.where)
+
+    root = _each_reference(root, check)
+    container: Any = OmegaConf.create(plain(root))
+    return _each_reference(root, look_up)
+
+
+def _each_reference(node: Node, change: Callable[..., Node], keys: tuple[str | int, ...] = ()) -> Node:
+    """The tree with `change(node, keys)` for every node whose text contains `${`."""
+    if isinstance(node.value, dict):
+        inner = {key: _each_reference(child, change, (*keys, key)) for key, child in node.value.items()}
+        return replace(node, value=inner)
+    if isinstance(node.value, list):
+        return replace(node, value=[_each_reference(item, change, (*keys, i)) for i, item in enumerate(node.value)])
+    return change(node, keys) if isinstance(node.value, str) and "${" in node.value else node
 
 
 def _read(path: Path, where: str, above: tuple[Path, ...], problems: list[str]) -> Node:
@@ -150,52 +177,5 @@ def _bases(node: Node) -> Sequence[Node]:
     return bases
 
 
-def _check_grammar(node: Node, problems: list[str]) -> Node:
-    from omegaconf import OmegaConf
-    from omegaconf.errors import GrammarParseError
-
-    if isinstance(node.value, dict):
-        return replace(node, value={name: _check_grammar(child, problems) for name, child in node.value.items()})
-    if isinstance(node.value, list):
-        return replace(node, value=[_check_grammar(child, problems) for child in node.value])
-    if not isinstance(node.value, str) or "${" not in node.value:
-        return node
-    try:
-        OmegaConf.create([node.value])
-    except GrammarParseError:
-        problem = "must contain complete references: ${key} or ${oc.env:NAME,default}"
-    except RecursionError:
-        problem = "nests ${...} too deep"
-    else:
-        return node
-    problems.append(f"{node.where}: {_shorten(repr(node.value))} {problem}")
-    return replace(node, value=None, broken=True)
-
-
 def _shorten(text: str) -> str:
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
-
-
-def _resolve(node: Node, container: Any, name: str | int, problems: list[str]) -> Node:
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    if isinstance(node.value, dict):
-        inner = container[name]
-        return replace(node, value={key: _resolve(child, inner, key, problems) for key, child in node.value.items()})
-    if isinstance(node.value, list):
-        inner = container[name]
-        return replace(node, value=[_resolve(child, inner, i, problems) for i, child in enumerate(node.value)])
-    if not isinstance(node.value, str) or "${" not in node.value:
-        return node
-    try:
-        value = container[name]
-        value = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
-    except (OmegaConfBaseException, RecursionError) as error:
-        reason = str(error).splitlines()[0].removeprefix("KeyError raised while resolving interpolation: ")
-        hint = "; it must be set in a file or override" if reason.startswith("Interpolation key") else ""
-        problems.append(f"{node.where}: {_shorten(node.value)} cannot be resolved: {_shorten(reason)}{hint}")
-        return replace(node, value=None, broken=True)
-    if isinstance(value, str) and "oc.env:" in node.value:  # environment variables are text
-        return Node(scalar(value), node.where, text=value)
-    return place(value, node.where)

@@ -5,8 +5,9 @@ Scalars follow YAML 1.2: only `true` and `false` are booleans (`yes` and `on` ar
 """
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
@@ -22,6 +23,13 @@ _PLAIN = (
     ("float", rf"[-+]?(?:{_DIGITS}(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?", list("-+.0123456789")),
     ("float", r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)", list("-+.")),
 )
+_READ: dict[str, Callable[[str], Any]] = {  # the value of a scalar with a tag
+    "null": lambda text: None,
+    "bool": lambda text: {"true": True, "false": False}[text.lower()],
+    "int": int,
+    "float": lambda text: float(text.lower().replace(".inf", "inf").replace(".nan", "nan")),
+    "str": str,
+}
 
 
 @dataclass(frozen=True)
@@ -31,15 +39,20 @@ class Node:
     value: Any  # a mapping of names to nodes, a list of nodes, or a scalar
     where: str  # "configs/x.yaml:12" or "override train.lr=1"
     text: str | None = None  # as typed, if unquoted in an override or the environment
-    broken: bool = False  # unreadable; the problem has been reported
+    broken: str = ""  # the problem that makes it unreadable
     short: "Node | None" = None  # the name this mapping was merged onto: `encoder: convnet`, then `encoder.width=8`
     touched: tuple[str, ...] = ()  # overrides that were merged into this mapping of a file
-    lapsed: Mapping[str, tuple[str | None, frozenset[str]]] = field(default_factory=dict)  # see `merge`
+    outdated: frozenset[tuple[str, str | None]] = frozenset()  # texts beside it that changed since, by key; see `merge`
 
     @property
     def places(self) -> str:
         """All places that contributed to it: "x.yaml:12 and override train.lr=1"."""
         return " and ".join(dict.fromkeys([self.where, *self.touched]))
+
+    @property
+    def is_from_file(self) -> bool:
+        """True if no override set it or a value in it."""
+        return not self.touched and not self.where.startswith("override ")
 
 
 class _Loader(yaml.SafeLoader):
@@ -84,6 +97,16 @@ def plain(node: Node) -> Any:
     return [plain(child) for child in node.value] if isinstance(node.value, list) else node.value
 
 
+def along(root: Node, key: str) -> list[Node]:
+    """The root and the nodes at the parts of a dotted key, as far as they are written."""
+    path = [root]
+    for name in key.split("."):
+        if not isinstance(path[-1].value, dict) or name not in path[-1].value:
+            break
+        path.append(path[-1].value[name])
+    return path
+
+
 def place(value: Any, where: str) -> Node:
     """A plain value as a tree in which every node has the same place."""
     if isinstance(value, dict):
@@ -93,7 +116,7 @@ def place(value: Any, where: str) -> Node:
 
 def scalar(text: str) -> Any:
     """The YAML value of an unquoted `text`: null, a boolean, a number or the text itself."""
-    return _value(str(_Loader("").resolve(yaml.ScalarNode, text, (True, False))), text)
+    return _READ[str(_Loader("").resolve(yaml.ScalarNode, text, (True, False))).removeprefix(_TAG)](text)
 
 
 def dump(values: Mapping[str, Any]) -> str:
@@ -111,19 +134,19 @@ class _Reader:
         return f"{self.place}:{mark.line + 1}" if self.lines and mark else self.place
 
     def read(self, node: yaml.Node, where: str, key: str) -> Node:
-        if isinstance(node, yaml.MappingNode) and node.tag == f"{_TAG}map":
+        tag = node.tag.removeprefix(_TAG)
+        if isinstance(node, yaml.MappingNode) and tag == "map":
             return self._mapping(node, where, key)
-        if isinstance(node, yaml.SequenceNode) and node.tag == f"{_TAG}seq":
+        if isinstance(node, yaml.SequenceNode) and tag == "seq":
             items = enumerate(node.value)
             return Node([self.read(item, self.where(item.start_mark), f"{key}.{i}") for i, item in items], where)
-        try:
-            if isinstance(node, yaml.ScalarNode):
-                return Node(_value(node.tag, node.value), where)
-        except (KeyError, ValueError):
-            pass  # a tag that is not for scalars, or not for this one
+        if isinstance(node, yaml.ScalarNode):
+            with suppress(KeyError, ValueError):  # a tag that is not for scalars, or not for this one
+                return Node(_READ[tag](node.value), where)
         tag = node.tag.replace(_TAG, "!!")
-        self.problems.append(f"{where}: {key} has the tag {tag}, which cannot be read; configs hold plain values")
-        return Node(None, where, broken=True)
+        problem = f"{where}: {key} has the tag {tag}, which cannot be read; configs hold plain values"
+        self.problems.append(problem)
+        return Node(None, where, broken=problem)
 
     def _mapping(self, node: yaml.Node, where: str, key: str) -> Node:
         nodes: dict[str, Node] = {}
@@ -136,21 +159,6 @@ class _Reader:
                 self.problems.append(f"{here}: {inner} is given twice, first at {nodes[name.value].where}")
             nodes[name.value] = self.read(child, here, inner)
         return Node(nodes, where)
-
-
-def _value(tag: str, text: str) -> Any:
-    match tag.removeprefix(_TAG):
-        case "null":
-            return None
-        case "bool":
-            return {"true": True, "false": False}[text.lower()]
-        case "int":
-            return int(text)
-        case "float":
-            return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
-        case "str":
-            return text
-    raise ValueError(f"tag must be a plain YAML one, got {tag}")
 
 
 def _escape(value: Any) -> Any:

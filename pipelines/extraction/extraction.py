@@ -23,6 +23,7 @@ from crossmodal.encoders import Spec
 from pipelines.building.cached_features import origin
 from pipelines.building.data import networks_of, open_shards, open_views
 from pipelines.building.teachers import Teacher, build_teachers
+from pipelines.config import at
 from pipelines.config.errors import RunError, printable
 from pipelines.runs import distributed
 from pipelines.runs.console import say
@@ -49,10 +50,11 @@ class Extraction:
         used = {teacher.view: config.views[teacher.view] for teacher in config.teachers.values()}
         views = open_views(shards, used, networks_of(config.teachers), repeating=used)
         teachers = build_teachers(config.teachers, views)
-        specs = {
-            name: kept(teacher.spec, maps=config.maps, preactivations=config.preactivations)
-            for name, teacher in teachers.items()
-        }
+        with at("teachers"):
+            specs = {
+                name: kept(teacher.spec, maps=config.maps, preactivations=config.preactivations, stages=config.stages)
+                for name, teacher in teachers.items()
+            }
         return cls(config, run, shards, views, teachers, specs)
 
     def extract(self) -> dict[str, Any]:
@@ -118,7 +120,7 @@ class Extraction:
             return {}
         batch, arrays = to_batch(crops.part, self.views, self.state.device), {}
         for name, teacher in self.teachers.items():
-            members = take_apart(teacher.forward(batch), self.specs[name])
+            members = take_apart(teacher.forward(batch), self.specs[name], self.config.stages)
             arrays[name] = {member: self._round(name, member, values) for member, values in members.items()}
         return arrays
 

@@ -25,9 +25,8 @@ from pipelines.runs.console import say
 from pipelines.runs.distributed import is_main
 
 RUN, REPORT, METRICS, LOCK = "run.json", "report.json", "metrics.jsonl", ".lock"
-RESULTS = (  # files of a finished run that other pipelines read
-    "model/*", "*/model/*", "*/manifest.json", "*/*.tar", "*.safetensors", "report.html", "results.json", "table.md",
-)  # fmt: skip
+# files of a finished run that other pipelines read
+RESULTS = "model/* */model/* */manifest.json */*.tar *.safetensors report.html results.json table.md"
 ALONE = ("shards", "evaluate", "report")  # pipelines that rank 0 runs while the others wait
 ASIDE = re.compile(r"\..+\.\d+|.+\.\d+\.part")  # files that `crossmodal.checkpoint` has not yet renamed
 PACKAGES = ("crossmodal-transfer", "torch", "torchvision", "torchaudio", "accelerate", "numpy")
@@ -125,8 +124,8 @@ class RunFolder:
         assert self.before is not None
         old, now = leaves(self.before["config"]), leaves(self.identity["config"])
         equal = [name for name, digest in self.inputs.items() if self.before["inputs"].get(name) == digest]
-        skips = {key for key, value in now.items() if key.split(".")[-1] == "on_error" and value == '"skip"'
-                 and old.get(key) == '"stop"'}  # fmt: skip
+        changed = {key for key in now if (old.get(key), now[key]) == ('"stop"', '"skip"')}
+        skips = {key for key in changed if key.split(".")[-1] == "on_error"}
         aside = skips | (_places(equal) & now.keys()) | {*getattr(self.config, "DERIVED", ())}
         return {**{key: record[key] for key in self.identity}, "config": without(record["config"], aside)}
 
@@ -204,7 +203,7 @@ class RunFolder:
     def finish(self, report: Mapping[str, Any]) -> None:
         """Writes the report, which marks the run as finished."""
         if is_main():
-            paths = sorted(path for pattern in RESULTS for path in self.path.glob(pattern))
+            paths = sorted(path for pattern in RESULTS.split() for path in self.path.glob(pattern))
             results = {path.relative_to(self.path).as_posix(): _size(path) for path in paths}
             content = {"pipeline": self.pipeline, **report, "results": results, "environment": environment()}
             _write_json(self.path / REPORT, content)
@@ -267,10 +266,8 @@ class RunFolder:
         """Refuses a folder with files that no run wrote."""
         if self.path.exists() and not self.path.is_dir():
             raise ConfigError([f"output {self.path} is a file; choose a folder"])
-        ours = ("config.yaml", LOCK)
-        if self.path.is_dir() and any(
-            path.name not in ours and not ASIDE.fullmatch(path.name) for path in self.path.iterdir()
-        ):
+        names = {path.name for path in self.path.iterdir()} if self.path.is_dir() else set()
+        if any(name not in ("config.yaml", LOCK) and not ASIDE.fullmatch(name) for name in names):
             raise ConfigError([f"output {self.path} holds files but no run; choose another output folder"])
 
     def _why_other(self) -> list[str]:
@@ -280,10 +277,8 @@ class RunFolder:
             return [head, f"  pipeline: {self.before['pipeline']} before, {self.pipeline} now"]
         before, now = self._decisive(self.before), self._decisive(self.identity)
         changed = differences(before["config"], now["config"])
-        inputs = self.identity["inputs"]
-        changed += [
-            f"{name}: its content changed since" for name in inputs if self.before["inputs"].get(name) != inputs[name]
-        ]
+        old, inputs = self.before["inputs"], self.identity["inputs"]
+        changed += [f"{name}: its content changed since" for name in inputs if old.get(name) != inputs[name]]
         return [head, *(f"  {line}" for line in changed)]
 
 
@@ -309,11 +304,11 @@ def conflicts(identities: Sequence[Mapping[str, Any]]) -> list[str]:
     for name in first["inputs"]:
         ranks = [rank for rank, other in enumerate(identities) if other["inputs"].get(name) != first["inputs"][name]]
         if ranks:
-            problems.append(f"every process must read the same, but {name} has other content on "
-                         f"{distributed.name_ranks(ranks)} than on rank 0")  # fmt: skip
+            where = distributed.name_ranks(ranks)
+            problems.append(f"every process must read the same, but {name} has other content on {where} than on rank 0")
     places = _places(first["inputs"]) if not problems else set()
-    configs = [leaves({"pipeline": each["pipeline"], **without(each["config"], places),
-                    "versions": each["packages"]}) for each in identities]  # fmt: skip
+    kept = [{"pipeline": each["pipeline"], "versions": each["packages"]} for each in identities]
+    configs = [leaves(without(each["config"], places) | own) for each, own in zip(identities, kept, strict=True)]
     for key in dict.fromkeys(key for each in configs for key in each):
         ranks_of: dict[str, list[int]] = {}
         for rank, each in enumerate(configs):
@@ -341,15 +336,9 @@ def _places(inputs: Iterable[str]) -> set[str]:
 
 def environment() -> dict[str, Any]:
     """Versions, machine and commit, to record beside the metrics."""
-    packages = {}
-    for name in PACKAGES:
-        try:
-            packages[name] = version(name)
-        except PackageNotFoundError:
-            packages[name] = "not installed"
     return {
         "python": sys.version.split()[0],
-        "packages": packages,
+        "packages": {name: _version(name) for name in PACKAGES},
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
         "commit": _commit(),
@@ -357,13 +346,17 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _commit() -> str:
+def _version(package: str) -> str:
     try:
-        here = Path(__file__).parent
-        described = subprocess.run(
-            ["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True, check=True
-        )
-        return described.stdout.strip()
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _commit() -> str:
+    words, here = ["git", "describe", "--always", "--dirty"], Path(__file__).parent
+    try:
+        return subprocess.run(words, cwd=here, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 

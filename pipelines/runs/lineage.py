@@ -34,11 +34,10 @@ def refuse_seen(weights: str, certified: Shards, key: str) -> None:
         with at(key):
             both = _shared(certified, learnt)
         if both:
-            raise ConfigError([
-                f"{key}: {path} was trained on {len(both)} of the {len(certified)} certified pairs (on "
-                f"{min(both)!r} as {both[min(both)]!r} of {folder}), so the certificate would not hold; certify pairs "
-                f"that it never saw, such as held_out ones, {VOUCH}"
-            ])  # fmt: skip
+            seen = f"{len(both)} of the {len(certified)} certified pairs (on {min(both)!r} as {both[min(both)]!r} of"
+            remedy = f"certify pairs that it never saw, such as held_out ones, {VOUCH}"
+            problem = f"{path} was trained on {seen} {folder}), so the certificate would not hold; {remedy}"
+            raise ConfigError([f"{key}: {problem}"])
 
 
 def count_copies(test: Shards, learnt: Shards, weights: Iterable[str], key: str) -> tuple[int, list[str]]:
@@ -70,16 +69,17 @@ def count_copies(test: Shards, learnt: Shards, weights: Iterable[str], key: str)
                 same, copies = False, set()
             unknown += [] if same else [config.data]
             copies_of[f"{config.data}, which {path} was trained on"] = copies
-    copies = set.union(*copies_of.values())
+    copies, lines = set.union(*copies_of.values()), []
+    copies_of = {place: some for place, some in copies_of.items() if some}
+    among = f"{len(test)} pairs of {test.folder} are among those of"
     if len(copies) == len(test):
-        where = " and ".join(place for place, some in copies_of.items() if some)
-        raise ConfigError([f"{key}: all {len(test)} pairs of {test.folder} are among those of {where}; evaluate "
-                           "on others, or hold some out (held_out)"])  # fmt: skip
-    lines = [f"{len(some)} of the {len(test)} pairs of {test.folder} are among those of {place} (such as "
-             f"{min(some)!r}), but count as unseen" for place, some in copies_of.items() if some]  # fmt: skip
+        remedy = "evaluate on others, or hold some out (held_out)"
+        raise ConfigError([f"{key}: all {among} {' and '.join(copies_of)}; {remedy}"])
+    for place, some in copies_of.items():
+        lines.append(f"{len(some)} of the {among} {place} (such as {min(some)!r}), but count as unseen")
     if unknown:
-        lines.append(f"could not check whether pairs of {test.folder} were trained on in {', '.join(unknown)}: gone, "
-                     "changed since, or not of a run")  # fmt: skip
+        where = f"{', '.join(unknown)}: gone, changed since, or not of a run"
+        lines.append(f"could not check whether pairs of {test.folder} were trained on in {where}")
     for line in lines if is_main() else ():
         print(printable(f"{key}: {line}"), file=sys.stderr, flush=True)
     return len(copies), unknown
@@ -120,8 +120,8 @@ def _seen(weights: str, key: str) -> dict[tuple[str, HeldOutConfig | None], Path
     try:
         path, config = origin(weights)
     except ConfigError as error:
-        raise ConfigError([f"{key}: {weights} is no folder of a finished run, so its training pairs are unknown; "
-                           f"take one, {VOUCH}"]) from error  # fmt: skip
+        problem = f"{key}: {weights} is no folder of a finished run, so its training pairs are unknown"
+        raise ConfigError([f"{problem}; take one, {VOUCH}"]) from error
     with within(key):
         _refuse_changed(path, config)
     seen = {(config.data, getattr(config, "held_out", None)): path}
@@ -140,8 +140,8 @@ def _refuse_changed(path: Path, config: TrainedConfig) -> None:
     now = find_pipeline(run["pipeline"]).inputs(config)
     changed = [name for name in now if run["inputs"].get(name) != now[name]]
     if changed:
-        raise ConfigError([f"{', '.join(changed)} of {path / 'config.yaml'} changed after it was trained, so its "
-                           f"training pairs are unknown; train it again, {VOUCH}"])  # fmt: skip
+        problem = f"{', '.join(changed)} of {path / 'config.yaml'} changed after it was trained"
+        raise ConfigError([f"{problem}, so its training pairs are unknown; train it again, {VOUCH}"])
 
 
 def _before(config: TrainedConfig) -> list[str]:

@@ -18,6 +18,8 @@ class Config:
     teachers: dict[str, TeacherConfig]  # frozen encoders by name, as in the transfer
     crop: CropConfig = field(default_factory=CropConfig)  # train.crop of the transfer; windows is required
     maps: bool = False  # also store all feature maps and the input of the first stage: often 100 times the space
+    # maps: only these maps of each teacher, from 0, without the stem; objectives then count the stored maps; null: all
+    stages: list[int] | None = None
     preactivations: bool = False  # also store the maps before their last non-linearity
     dtype: Literal["float16", "float32"] = "float16"  # precision of the stored numbers
     on_error: Literal["stop", "skip"] = "stop"  # unreadable pairs; skip: store no features, and report each
@@ -39,3 +41,5 @@ class Config:
             raise FieldError("crop.windows", "must be given: the number of crops per pair to cache")
         if self.preactivations and not self.maps:
             raise FieldError("preactivations", "needs maps: true")
+        if self.stages is not None and (not self.maps or not self.stages or len({*self.stages}) < len(self.stages)):
+            raise FieldError("stages", f"must be one or more different maps, with maps: true, got {self.stages}")

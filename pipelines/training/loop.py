@@ -144,9 +144,11 @@ class Training:
         assert self.calibrate is not None
         count = min(plan.steps, math.ceil(CALIBRATION_PAIRS / plan.batch_size))
         say(f"{self.name}: measuring the teachers' features on {count * plan.batch_size} pairs")
-        with contextlib.closing(self._parts(plan, ranks)) as parts, torch.no_grad(), self.accelerator.autocast():
+        with contextlib.closing(self._parts(plan, ranks)) as parts:
             for part in islice(parts, count):
-                self.calibrate(to_batch(part, self.views, self.accelerator.device))
+                batch = to_batch(part, self.views, self.accelerator.device)
+                with torch.no_grad(), self.accelerator.autocast():  # not around the reader, which it would reach
+                    self.calibrate(batch)
         try:
             self.module.finish_calibration()
         except ValueError as error:

@@ -74,10 +74,13 @@ def test_two_processes_calibrate_and_train_with_the_losses_of_one(config: Path, 
             assert theirs[name] == pytest.approx(ours[name], rel=1e-4)
 
 
-def test_cached_maps_equal_a_running_teacher(config: Path, shards: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stages", [None, [1, 2]])
+def test_cached_maps_equal_a_running_teacher(
+    config: Path, shards: Path, tmp_path: Path, stages: list[int] | None
+) -> None:
     asked = {"data": str(shards), "views": {"rgb": {"modality": "rgb", "size": 32}},
              "teachers": {"rgb": {"view": "rgb", "encoder": TEACHER, "weights": str(tmp_path / "teacher.safetensors")}},
-             "crop": {"windows": 2}, "workers": 0, "maps": True, "dtype": "float32",
+             "crop": {"windows": 2}, "workers": 0, "maps": True, "stages": stages, "dtype": "float32",
              "output": str(tmp_path / "features")}  # fmt: skip
     assert main(["features", str(write(tmp_path / "features.yaml", asked))]) == 0
     words = ["transfer", str(config), "train.crop.windows=2"]

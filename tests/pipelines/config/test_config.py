@@ -309,6 +309,12 @@ def test_another_name_than_the_key_drops_options_but_not_fields() -> None:
     assert read("base: a.yaml\nnetwork: {name: convnet}").network == Network("convnet", {"width": 8})  # no old name
 
 
+def test_another_name_in_a_base_drops_the_options_of_its_own_base() -> None:
+    Path("a.yaml").write_text("data: d\nterms: {crd: {temperature: 1, weight: 3, negatives: {count: 2}}}")
+    Path("b.yaml").write_text("base: a.yaml\nterms: {crd: {name: kd}}")
+    assert read("base: b.yaml\nseed: 1").terms == {"crd": Term("kd", 3.0)}
+
+
 def test_an_override_with_an_empty_mapping_does_not_pass_for_one_that_empties() -> None:
     for override in ("terms={}", "terms.crd={}"):
         (problem,) = problems("data: d\nterms: {crd: {weight: 2}}", override)
@@ -422,6 +428,11 @@ def test_a_reference_to_quoted_text_stays_text() -> None:
 
 def test_a_reference_to_nothing_but_the_environment_has_no_hint_about_files() -> None:
     assert problems("data: ${oc.env:ABSENT_VARIABLE}")[0].endswith('not found"')
+
+
+def test_a_mapping_with_a_value_that_cannot_be_resolved_is_not_made() -> None:
+    (problem,) = problems("{}", "part.scale=${nope}", schema=Outer)  # Ranged would unpack it
+    assert problem.startswith("override part.scale=${nope}: ${nope} cannot be resolved: ")
 
 
 def test_a_reference_sees_overrides() -> None:
