@@ -14,7 +14,7 @@ from crossmodal.data.shards import Shards
 from crossmodal.data.views import View
 from crossmodal.evaluation import Evaluation, Pairs
 from crossmodal.evaluation.common.dense import Dense, pairs_with
-from crossmodal.evaluation.common.pictures import to_bytes
+from crossmodal.evaluation.common.pictures import to_legend
 from crossmodal.evaluation.common.tasks import Quality, Score, Task, mean_of
 from crossmodal.metrics.segmentation import class_accuracy, confusion, iou, mean_iou, pixel_accuracy
 from modalities import MODALITIES
@@ -138,10 +138,8 @@ class Classes(Task):
         return MODALITIES.get("labels")(height=height, width=width, classes=tuple(self.names)).picture(truth)
 
     def legend(self) -> dict[str, str]:
-        """The colour of each judged class, and black where there is no label."""
-        colours = to_bytes(self.show(torch.arange(len(self.names)).float()[None, None])[None])[0, :, 0].T.tolist()
-        pairs = zip(self.names, colours, strict=True)
-        return {"no label": "#000000"} | {name: "#{:02x}{:02x}{:02x}".format(*colour) for name, colour in pairs}
+        """The colour of each judged class."""
+        return to_legend(self.names, self.show(torch.arange(len(self.names)).float()[None, None]))
 
 
 class Confusion(Score):

@@ -27,6 +27,13 @@ def main_components(samples: Sequence[Sequence[Float[Tensor, "_ _ _"]]]) -> Floa
     return found.float().unflatten(0, (len(samples), *finest)).movedim(-1, 1)
 
 
+def to_legend(names: Sequence[str], colours: Float[Tensor, "3 1 names"]) -> dict[str, str]:
+    """The colours as "#rrggbb" by name, and black where there is nothing to judge by."""
+    rows = to_bytes(colours[None])[0, :, 0].T.tolist()
+    named = {name: "#{:02x}{:02x}{:02x}".format(*row) for name, row in zip(names, rows, strict=True)}
+    return {"no truth": "#000000"} | named
+
+
 def to_bytes(pictures: Float[Tensor, "pairs 3 height width"]) -> UInt8[Tensor, "pairs 3 height width"]:
     """Pictures in [0, 1] as whole numbers to 255."""
     return (pictures.clamp(0, 1) * 255).round().to(torch.uint8)

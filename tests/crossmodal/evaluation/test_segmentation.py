@@ -180,7 +180,7 @@ def test_pictures_and_ious_are_handed_over(folder: Path) -> None:
     assert torch.equal(context["truth"], pictures["frozen, all pictures"] * known)
     legend = {name: [int(colour[place : place + 2], 16) for place in (1, 3, 5)]
               for name, colour in given.artefacts.legend.items()}  # fmt: skip
-    assert [*legend] == ["no label", *NAMES] and legend.pop("no label") == [0, 0, 0]
+    assert [*legend] == ["no truth", *NAMES] and legend.pop("no truth") == [0, 0, 0]
     assert sorted(legend.values()) == context["truth"].movedim(1, -1).flatten(0, 2).unique(dim=0).tolist()
     assert values["mIoU by class, frozen, 6 pictures"] == dict.fromkeys(NAMES, 1.0) and found["miou.frozen@6"] == 1
     whole = torch.stack([read_pair(pairs.test, {"v": given.view}, index).adapted["v"][0] for index in (0, 11)])

@@ -33,21 +33,23 @@ FIGURES: dict[str, Any] = {
         "iou.t@50": metric("IoU", 50, "tuned"),
         "error": metric("error, m", None, "", percent=False),
         "unmeasured": metric("nothing", 1, ""),
+        "layer.0": metric("probe", 0, ""),
     },
     "table": {
-        "teacher": {"knn": value(0.9), "iou.f@10": value(0.1), "iou.f@all": value(0.3)},
+        "teacher": {"knn": value(0.9), "iou.f@10": value(0.1), "iou.f@all": value(0.3), "layer.0": value(0.6)},
         "ours": {"iou.f@9": value(0.2), "iou.t@50": value(0.4), "error": value(7.0)},
     },
 }
 
 
 def test_metrics_are_points_of_curves_in_the_order_of_their_counts() -> None:
-    iou, error = curves(FIGURES)
+    iou, error, probe = curves(FIGURES)
     assert (iou.heading, iou.title, iou.by, iou.percent) == ("IoU", "IoU, by pictures", "pictures", True)
     assert iou.places == ["9", "10", "50", "all"] and iou.chance == dict.fromkeys(iou.places, 0.1)
     found = {line.name: {at: point["mean"] for at, point in line.points.items()} for line in iou.lines}
     assert found == {"teacher, frozen": {"10": 0.1, "all": 0.3}, "ours, frozen": {"9": 0.2}, "ours, tuned": {"50": 0.4}}
     assert (error.places, error.percent, [line.name for line in error.lines]) == (["all"], False, ["ours"])
+    assert (probe.places, [line.name for line in probe.lines]) == (["0"], ["teacher"])
 
 
 def test_few_labels_are_a_curve_whose_lines_name_the_network_and_its_use() -> None:
