@@ -189,7 +189,8 @@ class SurfaceNormals(Modality):
 def normals_of(depth: Float[Tensor, "1 height width"], focal: float, window: int) -> Float[Tensor, "3 height width"]:
     """Unit normals towards the camera: right, down, forward; 0 where there is none.
 
-    There is none where the window leaves the picture, has a pixel without reading, or shows more than a plane.
+    There is none where the window shows more than a plane. Pixels without reading and outside the picture count as
+    infinitely far, so that they end a plane.
 
     In the picture of a plane the inverse of the distance along the axis is linear: n . p = 1 with p = z (x, y, 1) gives
     1 / z = n . (x, y, 1), where x and y are pixels from the middle over the focal length. So a linear fit gives the
@@ -209,9 +210,8 @@ def normals_of(depth: Float[Tensor, "1 height width"], focal: float, window: int
     across, down, middle = F.conv2d(near, kernels, padding=reach)[0]
     spread = F.conv2d(near.square(), kernels[2:], padding=reach)[0, 0] - middle.square()
     unexplained = spread - (across.square() + down.square()) * steps.square().mean()
-    least = -F.max_pool2d(-F.pad(near, (reach,) * 4), window, 1)[0, 0]
     length = focal * width
     x, y = ((torch.arange(side, device=depth.device) + 0.5 - side / 2) / length for side in (width, height))
     across, down = across * length, down * length
     normal = -F.normalize(torch.stack([across, down, middle - across * x - down * y[:, None]]), dim=0)
-    return torch.where((least > 0) & (unexplained < (FLAT * middle).square()), normal, 0.0).float()
+    return torch.where(unexplained < (FLAT * middle).square(), normal, 0.0).float()

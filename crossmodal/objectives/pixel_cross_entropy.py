@@ -31,7 +31,7 @@ class PixelCrossEntropy(Objective):
         teacher: Spec | None,
         pairs: int,
         *,
-        classes: int,  # number of classes of the label maps
+        classes: int = 2,  # number of classes of the label maps
         view: str = "labels",  # name of the view of label maps
         decoder: Literal["linear", "conv", "fpn"] = "linear",  # from maps to logits
         width: int = 128,  # channels of the decoders conv and fpn

@@ -128,14 +128,17 @@ class Evaluator(Subjects):
 
     @cached_property
     def _pairs(self) -> Pairs:
+        return Pairs(*self.parts, has_teacher=self.taught is not None, device=self.device, workers=self.config.workers,
+                     subjects=self._subjects)  # fmt: skip
+
+    @cached_property
+    def _subjects(self) -> dict[Kind, Subject]:
         seen: dict[Kind, tuple[View, Encoder]] = {"student": (self.view, self.first.encoder)}
         if self.teacher is not None:
             seen["teacher"] = self.teacher_view, self.teacher.encoder
         if self.inflated is not None:
             seen["inflated"] = self.view, self.inflated
-        subjects = {kind: Subject(view, encoder.spec) for kind, (view, encoder) in seen.items()}
-        return Pairs(*self.parts, has_teacher=self.taught is not None, device=self.device, workers=self.config.workers,
-                     subjects=subjects)  # fmt: skip
+        return {kind: Subject(view, encoder.spec) for kind, (view, encoder) in seen.items()}
 
     @cached_property
     def _evaluations(self) -> dict[str, Evaluation]:

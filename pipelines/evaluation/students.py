@@ -1,11 +1,13 @@
 """The students of an evaluation: which runs they come from, who taught them, and whether they may be compared."""
 
 import re
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 from crossmodal import export
 from crossmodal.data.shards import Shards
+from modalities import MODALITIES
 from modalities.common.catalogue import suggest
 from pipelines.building.data import open_parts, open_shards
 from pipelines.building.teachers import teacher_digest
@@ -13,6 +15,7 @@ from pipelines.config import ConfigError, leaves, to_dict
 from pipelines.runs.folder import RunFolder
 from pipelines.runs.lineage import origin
 from pipelines.schemas import transfer
+from pipelines.schemas.common import ViewConfig
 from pipelines.schemas.evaluate import Config, DataConfig
 from pipelines.schemas.trained import TrainedConfig
 
@@ -59,9 +62,19 @@ def taught(config: Config, folder: str) -> tuple[str, transfer.Config] | None:
     name = config.teacher or next(iter(found.teachers), "")
     if name not in found.teachers:
         raise ConfigError([f"teacher: {folder} was not taught by {name!r}{suggest(name, list(found.teachers))}"])
-    views = {key: replace(view, options=export.name_fit(view.modality, view.options))
-             for key, view in found.views.items()}  # fmt: skip
+    views = {key: replace(view, options=_given(view)) for key, view in found.views.items()}
     return name, replace(found, views=views)
+
+
+def _given(view: ViewConfig) -> dict[str, Any]:
+    """The options of a stored view without a default normalisation, which published weights may have replaced."""
+    options = export.name_fit(view.modality, view.options)
+    default = {item.name: item.default for item in fields(MODALITIES.get(view.modality))}
+    return {
+        name: value
+        for name, value in options.items()
+        if name not in ("mean", "std") or tuple(value) != default.get(name)
+    }
 
 
 def shared_teacher(config: Config) -> dict[str, str]:

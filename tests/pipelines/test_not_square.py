@@ -84,3 +84,17 @@ def test_the_views_of_a_transfer_of_an_earlier_version_were_stretched(runs: Path
     for folder, fit in ((tmp_path, "stretch"), (runs, "crop")):
         found = taught(asked, str(folder / "transfer"))
         assert found is not None and {view.options["fit"] for view in found[1].views.values()} == {fit}
+
+
+def test_a_default_normalisation_in_a_stored_config_gives_way_to_the_published_one(runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs / "transfer", tmp_path / "transfer")
+    path = tmp_path / "transfer" / "config.yaml"
+    written = yaml.safe_load(path.read_text())
+    assert written["views"]["rgb"]["mean"] == [0.485, 0.456, 0.406]
+    written["views"]["rgb"]["std"] = [0.5, 0.5, 0.5]
+    path.write_text(yaml.safe_dump(written))
+
+    found = taught(evaluate.Config(evaluate.DataConfig("x", "y"), {"crd": [str(path.parent)]}), str(path.parent))
+    assert found is not None
+    options = found[1].views["rgb"].options
+    assert "mean" not in options and tuple(options["std"]) == (0.5, 0.5, 0.5)

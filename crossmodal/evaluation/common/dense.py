@@ -16,7 +16,7 @@ from crossmodal.data.shards import Shards
 from crossmodal.data.views import Crop, Picture, View
 from crossmodal.encoders import Encoder, Spec
 from crossmodal.evaluation import Metric, Network, Pairs, Point
-from crossmodal.evaluation.common.maps import ANSWERS, Maps, Recipe, Signals, choose, descend, pieces, seeded
+from crossmodal.evaluation.common.maps import Maps, Recipe, Signals, batch_of, choose, descend, pieces, seeded
 from crossmodal.evaluation.common.pictures import main_components, to_bytes
 from crossmodal.evaluation.common.tasks import Quality, Score, Task
 from crossmodal.modules.decoders import Decoder, build_decoder
@@ -234,9 +234,10 @@ class Dense:
 
     def _truths(self, task: Task, pairs: Pairs) -> Iterator[tuple[Tensor, Tensor]]:
         """The indices and truth of all test pairs."""
-        batch = max(1, ANSWERS // (task.outputs * math.prod(task.view.modality.shape)))
         used = self.usable(pairs, pairs.test)
-        for part in sweep_parts(pairs.test, {"t": task.view}, batch_size=batch, workers=pairs.workers, indices=used):
+        for part in sweep_parts(
+            pairs.test, {"t": task.view}, batch_size=batch_of(task), workers=pairs.workers, indices=used
+        ):
             yield part.index, task.prepare(part.adapted["t"])
 
     def _decoder(self, maps: "Maps", indices: Sequence[int], draw: int) -> Decoder:

@@ -20,7 +20,8 @@ from crossmodal.evaluation.common.tasks import Task
 from modalities.common.random import generator
 
 HELD = 1 << 27  # numbers of maps that are kept in memory: 256 MiB of float16
-ANSWERS = 1 << 25  # numbers of answers and targets that are in memory at a time, beside `HELD`: 128 MiB of float32
+PICTURES = 32  # at a time, or fewer if their answers are more than `ANSWERS` numbers: 128 MiB of float32
+ANSWERS = 1 << 25
 FINER = 2  # targets are averaged over areas of this many to a side of the finest map's places
 Result = TypeVar("Result")
 
@@ -52,7 +53,7 @@ class Maps:
         self.held: dict[int, list[Tensor]] = {}  # index -> maps, target, weight
         self.sizes = [encoder.spec.maps[stage] for stage in stages]
         sides, finest = task.view.modality.shape[1:], max((size[1:] for size in self.sizes), key=math.prod)
-        self.batch = max(1, ANSWERS // (task.outputs * math.prod(sides)))  # pictures at a time
+        self.batch = batch_of(task)
         self.areas = min(FINER * finest[0], sides[0]), min(FINER * finest[1], sides[1])
 
     def hold(self, indices: list[int]) -> None:
@@ -92,6 +93,11 @@ class Maps:
         rows = zip(*(there[index] for index in indices), strict=True)
         *maps, target, weight = (torch.stack([item.float() for item in each]).to(self.pairs.device) for each in rows)
         return Seen(maps, target, weight)
+
+
+def batch_of(task: Task) -> int:
+    """Pictures at a time."""
+    return max(1, min(PICTURES, ANSWERS // (task.outputs * math.prod(task.view.modality.shape[1:]))))
 
 
 class Signals:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from crossmodal.data.reader import open_view, read_pair
 from crossmodal.data.shards import Shards
+from crossmodal.data.views import View
 from crossmodal.data.writer import write_shards
 from crossmodal.encoders import Encoder, Features, Leave, Spec, stay
 from crossmodal.evaluation import Network, Pairs, Subject
@@ -19,7 +20,7 @@ from crossmodal.evaluation.common import maps as held
 from crossmodal.evaluation.common.dense import usual_stages
 from crossmodal.evaluation.common.maps import choose
 from crossmodal.evaluation.common.pictures import main_components
-from crossmodal.evaluation.segmentation import NYU13, Segmentation, merged
+from crossmodal.evaluation.segmentation import NYU13, Classes, Segmentation, merged
 from crossmodal.metrics.segmentation import confusion, mean_iou
 from crossmodal.sources import Pair
 from modalities import MODALITIES
@@ -190,11 +191,29 @@ def test_pictures_and_ious_are_handed_over(folder: Path) -> None:
 def test_maps_are_shown_by_their_principal_components() -> None:
     random = generator("colours")
     signal = torch.randn(4, 1, 6, 5, generator=random)
-    samples = [[torch.cat([each, -each, each * 2]), torch.zeros(2, 3, 3)] for each in signal]
+    # three channels share a signal, and a fourth is large and has nothing to do with them
+    noise = torch.randn(4, 1, 6, 5, generator=random) * 100
+    channels = torch.cat([signal, -signal, signal * 2, noise], 1)
+    samples = [[each, torch.zeros(2, 3, 3)] for each in channels]
     found = main_components(samples)
     assert found.shape == (4, 3, 6, 5)
-    correlation = torch.corrcoef(torch.stack([found[:, 0].flatten(), signal.flatten()]))[0, 1]
-    assert correlation.abs() > 0.999 and found[:, 0].std() > 100 * found[:, 1:].abs().max()
+    correlation = torch.corrcoef(torch.stack([found[:, 0].flatten(), signal.flatten(), noise.flatten()]))[0]
+    assert correlation[1].abs() > 0.99 and correlation[2].abs() < 0.2
+    assert found[:, 0].std() > 1.5 * found[:, 1].std() > 100 * found[:, 2].abs().max()
+
+
+def test_the_loss_is_cross_entropy_of_pixels_and_areas_count_their_classes() -> None:
+    task = Classes(View(MODALITIES.get("labels")()), ["a", "b", "c"], (0, 1, -1, 2), ("", "", ""))
+    stored = torch.randint(-1, 4, (2, 1, 4, 6), generator=generator("stored")).float()
+    truth = task.prepare(stored)
+    assert torch.equal(truth, torch.tensor([-1.0, 0.0, 1.0, -1.0, 2.0])[stored.long() + 1])
+    answer = torch.randn(2, 3, 2, 3, generator=generator("logits"))
+    target, weight = task.targets(truth)
+    expected = F.cross_entropy(F.interpolate(answer, (4, 6)), truth[:, 0].long(), ignore_index=-1)
+    torch.testing.assert_close(task.loss(F.interpolate(answer, (4, 6)), target, weight), expected)
+    areas = (F.adaptive_avg_pool2d(each, (2, 3)) for each in (target, weight))
+    torch.testing.assert_close(task.loss(answer, *areas), expected)
+    assert task.loss(answer, torch.zeros(2, 3, 2, 3), torch.zeros(2, 1, 2, 3)) == 0
 
 
 def test_stages_are_the_last_of_each_coarse_grid() -> None:
@@ -328,3 +347,8 @@ def test_pairs_without_labels_are_left_out_and_noted(folder: Path, tmp_path: Pat
 def test_a_suffix_tells_two_evaluations_apart() -> None:
     one, other = ({metric.name for metric in Segmentation(suffix=suffix).metrics()} for suffix in ("", "13"))
     assert not one & other and "miou13.frozen@10" in other and "miou.fine-tuned@50" in one
+
+
+def test_maps_of_two_channels_become_colours_too() -> None:
+    found = colour_maps([[torch.randn(2, 4, 5, generator=generator("two", index))] for index in range(3)])
+    assert found.shape == (3, 3, 4, 5) and not found[:, 2].any() and found[:, :2].std() > 0.1

@@ -22,6 +22,8 @@ def drawn(case: str, ignored: float) -> tuple[Tensor, Tensor]:
     truth = torch.where(
         torch.rand(truth.shape, generator=random) < 0.4, truth, answer if case != "never right" else truth
     )
+    if case == "absent in both":
+        truth = truth.where(truth != 4, 0)  # which is answered all the same
     return answer, truth.masked_fill(torch.rand(truth.shape, generator=random) < ignored, -1)
 
 

@@ -84,6 +84,18 @@ def test_the_linear_decoder_is_a_sum_of_resized_linear_maps() -> None:
     torch.testing.assert_close(decoder(given), expected, atol=1e-4, rtol=1e-4)
 
 
+def test_coarser_levels_of_the_pyramid_are_added_to_finer_ones() -> None:
+    decoder, given = build_decoder("fpn", SIZES, 5, width=8), maps()
+    levels: dict[int, Tensor] = {}
+    enlarged = lambda picture, size: F.interpolate(picture, size, mode="bilinear", align_corners=False)  # noqa: E731
+    for number, coarser in ((1, None), (0, 1), (2, 0)):  # from 2 x 3 over 4 x 6 to 8 x 12
+        levels[number] = decoder.lateral[number](given[number])
+        if coarser is not None:
+            levels[number] = levels[number] + enlarged(levels[coarser], SIZES[number][1:])
+    whole = [enlarged(decoder.smooth[number](levels[number]), (8, 12)) for number in range(3)]
+    torch.testing.assert_close(decoder(given), decoder.head(whole[0] + whole[1] + whole[2]))
+
+
 def test_the_linear_decoder_begins_without_an_opinion_and_the_order_of_fpn_is_by_size() -> None:
     assert not built("linear")(maps()).any()
     grids = [math.prod(SIZES[number][1:]) for number in built("fpn").order]

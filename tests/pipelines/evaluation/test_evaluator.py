@@ -50,7 +50,13 @@ def evaluation(folder: Path, known: dict[str, Any] | None = None, **options: Any
     config = Config(DataConfig("train", "test"), {"s": ["run"]}, **{"few_labels": None, **options})
     found = Evaluator(config, RunFolder.of(folder / "run", "evaluate", config, {}))
     vars(found).update(
-        {"parts": (some(6, "ab"), some(4, "ab")), "labels": (LEARN, JUDGE), "taught": None, **(known or {})}
+        {
+            "parts": (some(6, "ab"), some(4, "ab")),
+            "labels": (LEARN, JUDGE),
+            "taught": None,
+            "_subjects": {},
+            **(known or {}),
+        }
     )
     vars(found._pairs)["labels"] = found.labels
     return found
