@@ -99,7 +99,9 @@ def _evaluate(section: dict[str, Any], folder: Path, layout: str) -> None:
     }
     curves = [*artefacts.curves(figures)]
     colours = colours_of([*figures["table"], *(line.network for curve in curves for line in curve.lines)])
-    section["curves"] = [(curve, embed_png(draw_curve(curve, colours))) for curve in curves]
+    section["curves"] = [  # of one place, a table is enough
+        (curve, embed_png(draw_curve(curve, colours)) if len(curve.places) > 1 else "") for curve in curves
+    ]
     for title, bars in artefacts.bars(figures):
         section["pictures"][title] = embed_png(draw_bars(bars, colours))
     section["sheets"] = [*artefacts.sheets(figures, folder)]

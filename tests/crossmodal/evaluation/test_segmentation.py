@@ -349,6 +349,6 @@ def test_a_suffix_tells_two_evaluations_apart() -> None:
     assert not one & other and "miou13.frozen@10" in other and "miou.fine-tuned@50" in one
 
 
-def test_maps_of_two_channels_become_colours_too() -> None:
-    found = colour_maps([[torch.randn(2, 4, 5, generator=generator("two", index))] for index in range(3)])
+def test_maps_of_two_channels_have_a_third_component_of_zeros() -> None:
+    found = main_components([[torch.randn(2, 4, 5, generator=generator("two", index))] for index in range(3)])
     assert found.shape == (3, 3, 4, 5) and not found[:, 2].any() and found[:, :2].std() > 0.1

@@ -26,10 +26,10 @@ class Everything(Evaluation):
     """Something of every kind."""
 
     def metrics(self) -> tuple[Metric, ...]:
-        """Two points of a curve, and a column."""
+        """Two points of a curve, one of another, and a column."""
         points = {at: Point("Size", "Elephants", at, "Asleep") for at in (3, None)}
         sizes = (Metric(f"size@{at}", f"size {at}", point=point) for at, point in points.items())
-        return (*sizes, Metric("column", "A column"))
+        return (*sizes, Metric("one", "one", point=Point("Rooms", "Doors", 1)), Metric("column", "A column"))
 
     def chance(self, pairs: Pairs) -> dict[str, float]:
         """Unknown."""
@@ -43,7 +43,7 @@ class Everything(Evaluation):
         given.components["What it thinks"] = torch.arange(96).view(2, 3, 4, 4).float()
         given.legend["Savannah"] = "#c0ffee"
         given.values["Weights"] = {"tusk": 0.5}
-        return {"size@3": 0.125, "size@None": 0.25, "column": 0.5}
+        return {"size@3": 0.125, "size@None": 0.25, "one": 0.75, "column": 0.5}
 '''
 
 
@@ -78,15 +78,15 @@ def page_of(run: Path, output: Path) -> str:
     return (output / "report" / "report.html").read_text()
 
 
-TITLES = ("Size, by Elephants", "rgb, Asleep", "<td>12.5</td>", "What is given", "What is answered", "What it thinks",
-          "background: #c0ffee", "Savannah", "Weights")  # fmt: skip
+TITLES = ("Size, by Elephants", "rgb, Asleep", "Rooms, by Doors", "<td>12.5</td>", "What is given", "What is answered",
+          "What it thinks", "background: #c0ffee", "Savannah", "Weights")  # fmt: skip
 
 
 def test_the_page_shows_everything_that_an_evaluation_hands_over(evaluated: Path, tmp_path: Path) -> None:
     page = page_of(evaluated / "run", tmp_path)
     assert all(title in page for title in TITLES)
     assert "<th>A column</th>" in page and "<th>size 3</th>" not in page
-    # a curve, bars, a map of embeddings; what is given once, and the answers and thoughts of two networks
+    # a curve of two points, bars, a map of embeddings; what is given once, and the answers and thoughts of two networks
     assert page.count("data:image/png") == 3 + 2 * (1 + 2 + 2)
 
 
