@@ -22,6 +22,7 @@ def run(config: Config, path: Path) -> None:
     import jinja2
 
     from crossmodal.checkpoint import write
+    from pipelines.reporting.pictures import embed_picture
     from pipelines.reporting.sections import describe_run
     from pipelines.reporting.table import cell
     from pipelines.runs.console import say
@@ -35,7 +36,7 @@ def run(config: Config, path: Path) -> None:
         autoescape=True,
         undefined=jinja2.StrictUndefined,
     ).get_template("report.html")
-    template.globals["cell"] = cell
+    template.globals.update(cell=cell, embed_picture=embed_picture)
     sections = [describe_run(Path(folder), config.map) for folder in config.runs]
     run.begin()
     page = run.path / "report.html"

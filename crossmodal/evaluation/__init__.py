@@ -11,9 +11,10 @@ if TYPE_CHECKING:
     from crossmodal.evaluation._base import Metric as Metric
     from crossmodal.evaluation._base import Network as Network
     from crossmodal.evaluation._base import Pairs as Pairs
+    from crossmodal.evaluation._base import Point as Point
     from crossmodal.evaluation._base import Subject as Subject
     from crossmodal.evaluation._base import Targets as Targets
 
 __getattr__ = lazily(
-    __name__, _base=("Artefacts", "Evaluation", "Kind", "Metric", "Network", "Pairs", "Subject", "Targets")
+    __name__, _base=("Artefacts", "Evaluation", "Kind", "Metric", "Network", "Pairs", "Point", "Subject", "Targets")
 )

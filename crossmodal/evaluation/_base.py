@@ -20,14 +20,25 @@ Kind = Literal["student", "teacher", "inflated"]
 
 
 @dataclass(frozen=True)
+class Point:
+    """The place of a metric on a curve, such as mIoU by labelled pictures. Metrics of one heading are on one curve."""
+
+    heading: str  # what is measured, with its unit
+    by: str  # what changes along the curve
+    at: int | None  # the number of these; None: all, after every number
+    line: str = ""  # one of several lines that a network has on the curve
+
+
+@dataclass(frozen=True)
 class Metric:
-    """One number of an evaluation: a key of report.json and a column of the tables."""
+    """One number of an evaluation: a key of report.json and a column of the tables, or a point of a curve."""
 
     name: str  # the key, unique among all evaluations of a run
     heading: str  # of the column
     higher_is_better: bool = True
     percent: bool = True  # whether tables show it times 100
     needs: tuple[Need, ...] = ()  # a network is measured only where there are all of these; see `Network.provides`
+    point: Point | None = None  # the report shows a curve in place of a column
 
 
 @dataclass(frozen=True)
@@ -89,10 +100,20 @@ class Pairs:
 
 @dataclass
 class Artefacts:
-    """What an evaluation gives for the report beside its metrics, of one network."""
+    """What an evaluation gives for the report beside its metrics, of one network.
 
-    # rows of pictures by title, of the same pairs for every network
+    Pictures show the same few pairs for every network. The report shows the context once, and below it, title by title,
+    the pictures of all networks.
+    """
+
+    # by title: what networks are given and what is right, such as input and truth
+    context: dict[str, UInt8[Tensor, "pairs 3 height width"]] = field(default_factory=dict)
+    # by title: what the network makes of it
     pictures: dict[str, UInt8[Tensor, "pairs 3 height width"]] = field(default_factory=dict)
+    # by title: three numbers at each place, which the report shows as colours that are similar where networks agree
+    components: dict[str, Float[Tensor, "pairs 3 _ _"]] = field(default_factory=dict)
+    # what colours in the pictures mean, the same for every network: "#rrggbb" by label
+    legend: dict[str, str] = field(default_factory=dict)
     # numbers by title and label, such as the IoU of each class, for bar charts
     values: dict[str, dict[str, float]] = field(default_factory=dict)
 

@@ -12,7 +12,9 @@ from torch import Tensor
 from crossmodal.data.shards import Shards
 from crossmodal.evaluation import Evaluation, Pairs
 from crossmodal.evaluation.common.dense import Dense, pairs_with
+from crossmodal.evaluation.common.pictures import to_legend
 from crossmodal.evaluation.common.tasks import Quality, Score, Task, refuse_none, squared_error
+from modalities.depth import Depth
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,13 @@ class Distances(Task):
     def picture(self, answer: Float[Tensor, "1 height width"]) -> Float[Tensor, "3 height width"]:
         """As the depth camera's."""
         return self.show(answer.exp())
+
+    def legend(self) -> dict[str, str]:
+        """Some distances, in equal ratios."""
+        depth = self.view.modality
+        assert isinstance(depth, Depth)
+        metres = [depth.min_m * (depth.max_m / depth.min_m) ** (step / 4) for step in range(5)]
+        return to_legend([f"{distance:.2g} m" for distance in metres], self.show(torch.tensor(metres)[None, None]))
 
 
 class DistanceErrors(Score):

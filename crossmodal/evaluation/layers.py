@@ -10,7 +10,7 @@ from torch import Tensor
 
 from crossmodal.data.reader import sweep_parts, to_batch
 from crossmodal.data.shards import Shards
-from crossmodal.evaluation import Evaluation, Metric, Network, Pairs
+from crossmodal.evaluation import Evaluation, Metric, Network, Pairs, Point
 from crossmodal.metrics import probe
 from crossmodal.metrics.accuracy import accuracy
 
@@ -32,7 +32,11 @@ class Layers(Evaluation):
 
     def metrics(self) -> tuple[Metric, ...]:
         """One accuracy for each stage."""
-        return tuple(Metric(f"layer.{stage}", f"probe of stage {stage}", needs=("labels",)) for stage in self.maps)
+        curve = "accuracy of a linear probe"
+        return tuple(
+            Metric(f"layer.{stage}", f"probe of stage {stage}", needs=("labels",), point=Point(curve, "stage", stage))
+            for stage in self.maps
+        )
 
     def chance(self, pairs: Pairs) -> dict[str, float]:
         """The share of the largest class.

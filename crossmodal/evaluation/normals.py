@@ -13,6 +13,7 @@ from crossmodal.data.shards import Shards
 from crossmodal.data.views import View
 from crossmodal.evaluation import Evaluation, Pairs
 from crossmodal.evaluation.common.dense import Dense, pairs_with
+from crossmodal.evaluation.common.pictures import to_legend
 from crossmodal.evaluation.common.tasks import Quality, Score, Task, refuse_none, squared_error
 from modalities import CropBox, Modality
 from modalities.depth import Depth
@@ -106,6 +107,13 @@ class Directions(Task):
     def picture(self, answer: Float[Tensor, "3 height width"]) -> Float[Tensor, "3 height width"]:
         """The vector's numbers as colours."""
         return self.show(F.normalize(answer, dim=0))
+
+    def legend(self) -> dict[str, str]:
+        """Some directions that surfaces face."""
+        facing = {"left": (-1, 0, 0), "right": (1, 0, 0), "up": (0, -1, 0), "down": (0, 1, 0), "the camera": (0, 0, -1)}
+        return to_legend(
+            [f"faces {name}" for name in facing], self.show(torch.tensor([*facing.values()]).float().T[:, None])
+        )
 
 
 class Angles(Score):

@@ -14,6 +14,7 @@ from crossmodal.data.shards import Shards
 from crossmodal.data.views import View
 from crossmodal.evaluation import Evaluation, Pairs
 from crossmodal.evaluation.common.dense import Dense, pairs_with
+from crossmodal.evaluation.common.pictures import to_legend
 from crossmodal.evaluation.common.tasks import Quality, Score, Task, mean_of
 from crossmodal.metrics.segmentation import class_accuracy, confusion, iou, mean_iou, pixel_accuracy
 from modalities import MODALITIES
@@ -135,6 +136,10 @@ class Classes(Task):
         """The colours of the judged classes; no label is black."""
         height, width = truth.shape[1:]
         return MODALITIES.get("labels")(height=height, width=width, classes=tuple(self.names)).picture(truth)
+
+    def legend(self) -> dict[str, str]:
+        """The colour of each judged class."""
+        return to_legend(self.names, self.show(torch.arange(len(self.names)).float()[None, None]))
 
 
 class Confusion(Score):

@@ -51,6 +51,7 @@ class Evaluator(Subjects):
         default_factory=dict
     )  # what a view gives of small data sets
     pictures: dict[tuple[str, str, str], Tensor] = field(default_factory=dict)  # by evaluation, row and title
+    shown: dict[str, dict[str, Any]] = field(default_factory=dict)  # by evaluation: titles of pictures, and the legend
     details: dict[str, dict[str, dict[str, Figures]]] = field(default_factory=dict)  # evaluation -> title -> row
     seen: dict[int, Network] = field(default_factory=dict)  # what students gave, by the id of their encoder
 
@@ -88,6 +89,7 @@ class Evaluator(Subjects):
         return {
             "figures": {
                 **({"details": details} if details else {}),
+                **({"shown": self.shown} if self.shown else {}),
                 "metrics": self._columns(),
                 "table": {who: _summaries(figures) for who, figures in self.rows.items()},
                 "few_labels": {who: _summaries(curve) for who, curve in self.curves.items()},
@@ -177,6 +179,7 @@ class Evaluator(Subjects):
                 "higher_is_better": metric.higher_is_better,
                 "percent": metric.percent,
                 "chance": self._chance.get(name),
+                **({"point": asdict(metric.point)} if metric.point else {}),
             }
             for name, metric in self.config.columns().items()
         }
@@ -255,9 +258,16 @@ class Evaluator(Subjects):
                     raise ValueError(f"metrics.{key} measured {name!r} of {who} as {value}; a metric must be declared "
                                      "and finite")  # fmt: skip
                 row.setdefault(name, []).append(value)
-            for title, pictures in network.artefacts.pictures.items():
+            given = network.artefacts
+            kinds = {"context": given.context, "pictures": given.pictures, "components": given.components}
+            for title, pictures in (item for rows in kinds.values() for item in rows.items()):
                 self.pictures.setdefault((key, who, title), pictures)  # of the first seed
-            for title, values in network.artefacts.values.items():
+            if any(kinds.values()):
+                shown = self.shown.setdefault(key, {"legend": {}} | {kind: [] for kind in kinds})
+                shown["legend"] |= given.legend
+                for kind, rows in kinds.items():
+                    shown[kind] = [*dict.fromkeys([*shown[kind], *rows])]
+            for title, values in given.values.items():
                 found = self.details.setdefault(key, {}).setdefault(title, {}).setdefault(who, {})
                 for label, value in values.items():
                     found.setdefault(label, []).append(value)
@@ -393,7 +403,7 @@ class Evaluator(Subjects):
     def _save_pictures(self) -> None:
         """What evaluations show of test pairs; names of tensors are JSON lists of evaluation, row and title."""
         if self.pictures:
-            plain = {json.dumps(name): pictures.contiguous() for name, pictures in self.pictures.items()}
+            plain = {json.dumps(name): pictures.contiguous().clone() for name, pictures in self.pictures.items()}
             write(self.run.path / "pictures.safetensors", save(plain))
 
 

@@ -9,18 +9,22 @@ from typing import Any
 
 import matplotlib
 import torch
+from jaxtyping import UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor
 
 from crossmodal.checkpoint import write
 from crossmodal.data.reader import join, read_pair
 from crossmodal.data.shards import Shards
 from crossmodal.data.views import Crop, View
+from pipelines.reporting.artefacts import Curve
 
 matplotlib.rcParams["text.parse_math"] = False  # a $ in a user's name is a $
 
 COLOURS = ("#2b6cb0", "#c05621", "#2f855a", "#6b46c1", "#b83280", "#4a5568", "#975a16", "#086f83")
+SIDE = 160  # pixels of a picture of an evaluation, at most
 BLANK = torch.ones(3, 1, 1)  # in place of what a pair lacks
 
 
@@ -102,24 +106,53 @@ def draw_curves(metrics: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
-def draw_few_labels(curves: Mapping[str, Mapping[str, Mapping[str, Any]]], chance: float) -> Figure:
-    """Accuracy over labels a class, with the spread over seeds."""
-    figure = Figure(figsize=(8.5, 4))
+def draw_curve(curve: Curve, colours: Mapping[str, str]) -> Figure:
+    """A metric over a count, with the spread over seeds: a colour for each network, dashed where it is frozen."""
+    figure = Figure(figsize=(8.5, 3.6))
     axes = figure.subplots()
-    for number, (who, curve) in enumerate(curves.items()):
-        means = [100 * point["mean"] for point in curve.values()]
-        spreads = [100 * (point["std"] or 0.0) for point in curve.values()]
-        style = "--" if "frozen" in who else "-"
+    factor, marks = 100 if curve.percent else 1, dict.fromkeys(line.kind for line in curve.lines)
+    for number, line in enumerate(curve.lines):
+        aside = 0.012 * (number - (len(curve.lines) - 1) / 2)  # so that points of several lines are seen
+        places = [place + aside for place, at in enumerate(curve.places) if at in line.points]
+        points = [line.points[at] for at in curve.places if at in line.points]
+        means, spreads = ([factor * (point[key] or 0.0) for point in points] for key in ("mean", "std"))
         axes.errorbar(
-            range(len(curve)), means, spreads, label=who, marker="o", ms=4, ls=style, capsize=3,
-            color=COLOURS[number % len(COLOURS)],
+            places, means, spreads, label=line.name, marker="os^D"[[*marks].index(line.kind) % 4], ms=4, capsize=3,
+            ls="--" if "frozen" in line.kind else "-", color=colours[line.network],
         )  # fmt: skip
-    axes.axhline(100 * chance, color="#a0aec0", ls=":", label="chance")
-    axes.set_xticks(range(len(curve)), list(curve))
-    axes.set(xlabel="labels a class", ylabel="test accuracy, %")
+    chance = [curve.chance.get(at) for at in curve.places]
+    if any(value is not None for value in chance):
+        levels = [math.nan if value is None else factor * value for value in chance]
+        axes.plot(range(len(levels)), levels, color="#a0aec0", ls=":", label="chance")
+    axes.set_xticks(range(len(curve.places)), curve.places)
+    axes.set(xlabel=curve.by, ylabel=curve.heading + (", %" if curve.percent else ""))
     axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     axes.spines[["top", "right"]].set_visible(False)
     return figure
+
+
+def draw_bars(rows: Mapping[str, Mapping[str, float]], colours: Mapping[str, str]) -> Figure:
+    """A group of bars for each label, in it a bar for each row that has the label; labels in the order of the rows."""
+    labels = [*dict.fromkeys(label for row in rows.values() for label in row)]
+    figure = Figure(figsize=(9.5, 2.6))
+    axes = figure.subplots()
+    width = 0.8 / len(rows)
+    for number, (name, row) in enumerate(rows.items()):
+        places = [place + (number - (len(rows) - 1) / 2) * width for place, label in enumerate(labels) if label in row]
+        axes.bar(places, [row[label] for label in labels if label in row], width, label=name, color=colours[name])
+    is_long = len(labels) > 10 or max(map(len, labels)) > 10
+    axes.set_xticks(range(len(labels)), map(legible, labels), fontsize=8, rotation=45 if is_long else 0,
+                    ha="right" if is_long else "center", rotation_mode="anchor")  # fmt: skip
+    axes.set_xlim(-0.6, len(labels) - 0.4)
+    axes.tick_params(axis="y", labelsize=8)
+    axes.legend(fontsize=8, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=5)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def colours_of(names: Sequence[str]) -> dict[str, str]:
+    """A colour for each different name, in their order."""
+    return {name: COLOURS[number % len(COLOURS)] for number, name in enumerate(dict.fromkeys(names))}
 
 
 def draw_rows(results: Mapping[str, Any]) -> Figure:
@@ -197,7 +230,19 @@ def legible(name: str) -> str:
 
 def embed_png(figure: Figure) -> str:
     """The figure as a data URI, for a page that needs no other file."""
-    return "data:image/png;base64," + base64.b64encode(_png(figure)).decode()
+    return _embed(_png(figure))
+
+
+def embed_picture(picture: UInt8[Tensor, "3 height width"]) -> str:
+    """The picture as a data URI, at most `SIDE` pixels to a side."""
+    image, buffer = Image.fromarray(picture.permute(1, 2, 0).numpy()), io.BytesIO()
+    image.thumbnail((SIDE, SIDE), Image.Resampling.BOX)
+    image.save(buffer, format="png", optimize=True)
+    return _embed(buffer.getvalue())
+
+
+def _embed(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
 def _png(figure: Figure) -> bytes:

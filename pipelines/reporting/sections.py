@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
@@ -15,10 +14,13 @@ from crossmodal.data.views import View
 from pipelines.building.data import networks_of, open_shards, open_views
 from pipelines.config import ConfigError, load
 from pipelines.evaluation.students import open_data, taught
+from pipelines.reporting import artefacts
 from pipelines.reporting.pictures import (
+    colours_of,
+    draw_bars,
     draw_certificates,
+    draw_curve,
     draw_curves,
-    draw_few_labels,
     draw_map,
     draw_pairs,
     draw_retrieval,
@@ -93,13 +95,17 @@ def _evaluate(section: dict[str, Any], folder: Path, layout: str) -> None:
     section["columns"] = {
         name: metric
         for name, metric in figures["metrics"].items()
-        if any(name in row for row in figures["table"].values())
+        if "point" not in metric and any(name in row for row in figures["table"].values())
     }
-    if figures["few_labels"]:
-        count = next(iter(next(iter(figures["few_labels"].values()))))
-        drawn = draw_few_labels(figures["few_labels"], figures["metrics"][f"frozen@{count}"]["chance"])
-        section["pictures"]["Accuracy over the number of labels"] = embed_png(drawn)
-    examples = load_file(folder / "examples.safetensors")
+    curves = [*artefacts.curves(figures)]
+    colours = colours_of([*figures["table"], *(line.network for curve in curves for line in curve.lines)])
+    section["curves"] = [  # of one place, a table is enough
+        (curve, embed_png(draw_curve(curve, colours)) if len(curve.places) > 1 else "") for curve in curves
+    ]
+    for title, bars in artefacts.bars(figures):
+        section["pictures"][title] = embed_png(draw_bars(bars, colours))
+    section["sheets"] = [*artefacts.sheets(figures, folder)]
+    examples = artefacts.tensors(folder / "examples.safetensors")
     asked = load(evaluate.Config, folder / "config.yaml", stored=True)
     student = next(iter(asked.students.values()))[0]
     unit, transferred = torch.nn.functional.normalize, taught(asked, student)

@@ -15,9 +15,9 @@ from crossmodal.data.reader import open_view, sweep_parts
 from crossmodal.data.shards import Shards
 from crossmodal.data.views import Crop, Picture, View
 from crossmodal.encoders import Encoder, Spec
-from crossmodal.evaluation import Metric, Network, Pairs
+from crossmodal.evaluation import Metric, Network, Pairs, Point
 from crossmodal.evaluation.common.maps import Maps, Recipe, Signals, batch_of, choose, descend, pieces, seeded
-from crossmodal.evaluation.common.pictures import colour_maps, to_bytes
+from crossmodal.evaluation.common.pictures import main_components, to_bytes
 from crossmodal.evaluation.common.tasks import Quality, Score, Task
 from crossmodal.modules.decoders import Decoder, build_decoder
 from modalities.common.random import generator
@@ -116,10 +116,11 @@ class Dense:
         return tuple(
             Metric(
                 f"{quality.name}.{column}",
-                f"{quality.heading}, {use}, {'all' if count is None else count} pictures",
+                f"{quality.heading}, {_worded(use, count)}",
                 quality.higher_is_better,
                 quality.percent,
                 ("student",) if use == "fine-tuned" else (),
+                Point(quality.heading, "labelled pictures", count, use),
             )
             for quality in self.qualities()
             for use, count, column in self._columns()
@@ -166,6 +167,7 @@ class Dense:
         maps = Maps(network.encoder, network.view, stages, task, pairs)
         maps.hold(needed)
         judged: dict[str, list[Judged]] = {}
+        words = {column: _worded(use, count) for use, count, column in picks}
         for (use, _, column), lists in picks.items():
             for draw, indices in enumerate(lists):
                 if use == "frozen":
@@ -174,9 +176,8 @@ class Dense:
                 else:
                     encoder, decoder = self._fine_tune(network, maps, indices, draw)
                     judged.setdefault(column, []).append(Judged(encoder, decoder, task.score()))
-        self._judge(network, maps, judged, pairs)
+        self._judge(network, maps, {words[column]: scores for column, scores in judged.items()}, pairs)
         found = {column: [each.score.values() for each in scores] for column, scores in judged.items()}
-        self._hand_over(network, judged)
         return {
             f"{name}.{column}": sum(each[name] for each in values) / len(values)
             for column, values in found.items()
@@ -282,10 +283,11 @@ class Dense:
 
     @torch.inference_mode()
     def _judge(self, network: Network, maps: "Maps", judged: dict[str, list["Judged"]], pairs: Pairs) -> None:
-        """Adds every decoder's answers to the test pairs to its score; the first of some pairs are for the report."""
+        """Adds every decoder's answers to the test pairs to its score, and hands over what the report shows of them."""
         task, used = maps.task, self.usable(pairs, pairs.test)
         shown = {used[int(place)] for place in torch.linspace(0, len(used) - 1, min(SHOWN, len(used))).long()}
-        views, pictures = {"v": network.view, "t": task.view}, dict[str, list[Tensor]]()
+        views, given = {"v": network.view, "t": task.view}, network.artefacts
+        context, pictures = dict[str, list[Tensor]](), dict[str, list[Tensor]]()
         samples: list[list[Tensor]] = []
         for part in sweep_parts(pairs.test, views, batch_size=maps.batch, workers=pairs.workers, indices=used):
             truth = task.prepare(part.adapted["t"]).to(pairs.device)
@@ -294,28 +296,26 @@ class Dense:
             rows = [row for row, index in enumerate(part.index.tolist()) if index in shown]
             samples += [[each[row].float().cpu() for each in frozen] for row in rows]
             for row in rows:
-                pictures.setdefault("input", []).append(network.view.modality.picture(part.adapted["v"][row]))
-                pictures.setdefault("truth", []).append(task.show(truth[row].cpu()))
-            for column, scores in judged.items():
+                context.setdefault("input", []).append(network.view.modality.picture(part.adapted["v"][row]))
+                context.setdefault("truth", []).append(task.show(truth[row].cpu()))
+            for title, scores in judged.items():
                 for number, each in enumerate(scores):
                     seen = frozen if each.encoder is None else maps.forward(each.encoder, inputs)
                     answer = F.interpolate(each.decoder(seen), truth.shape[2:], mode="bilinear")
                     each.score.add(answer, truth)
                     if not number:
-                        pictures.setdefault(column, []).extend(task.picture(answer[row].cpu()) for row in rows)
-        pictures["maps"] = [*colour_maps(samples)]
-        network.artefacts.pictures |= {title: to_bytes(torch.stack(rows)) for title, rows in pictures.items()}
-
-    def _hand_over(self, network: Network, judged: dict[str, list["Judged"]]) -> None:
-        heading = self.qualities()[0].heading
-        for column, scores in judged.items():
+                        pictures.setdefault(title, []).extend(task.picture(answer[row].cpu()) for row in rows)
+        given.components["first three principal components of the maps"] = main_components(samples)
+        given.context |= {title: to_bytes(torch.stack(rows)) for title, rows in context.items()}
+        given.pictures |= {title: to_bytes(torch.stack(rows)) for title, rows in pictures.items()}
+        given.legend |= task.legend()
+        for title, scores in judged.items():
             parts = [each.score.parts() for each in scores]
             labels = dict.fromkeys(label for each in parts for label in each)
             known = {label: [each[label] for each in parts if label in each] for label in labels}
             if known:
-                network.artefacts.values[f"{heading}, {column}"] = {
-                    label: sum(values) / len(values) for label, values in known.items()
-                }
+                means = {label: sum(values) / len(values) for label, values in known.items()}
+                given.values[f"{self.qualities()[0].heading} by class, {title}"] = means
 
 
 @dataclass(frozen=True)
@@ -357,6 +357,10 @@ def refuse_other_region(kind: str, view: View, truth: View) -> None:
             f"the view of the {who} ({width} x {height}, fit: {modality.fit}) and the {other.field} ({wide} x {tall}, "
             f"fit: {other.fit}) show different parts of a picture; give them the same width : height and fit"
         )
+
+
+def _worded(use: str, count: int | None) -> str:
+    return f"{use}, {'all' if count is None else count} pictures"
 
 
 def _refuse(options: object, names: Sequence[str], words: str, fits: Callable[[Any], Any]) -> None:

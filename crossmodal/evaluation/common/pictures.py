@@ -1,4 +1,4 @@
-"""Pictures for the report: maps as colours."""
+"""Pictures for the report."""
 
 import math
 from collections.abc import Sequence
@@ -9,8 +9,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 
-def colour_maps(samples: Sequence[Sequence[Float[Tensor, "_ _ _"]]]) -> Float[Tensor, "pairs 3 height width"]:
-    """Maps as colours: the first three principal components over all places of all samples, at the finest grid.
+def main_components(samples: Sequence[Sequence[Float[Tensor, "_ _ _"]]]) -> Float[Tensor, "pairs 3 height width"]:
+    """The first three principal components of maps over all places of all samples, at the finest grid.
 
     Args:
         samples: the maps of each sample. Channels are standardised first.
@@ -23,10 +23,15 @@ def colour_maps(samples: Sequence[Sequence[Float[Tensor, "_ _ _"]]]) -> Float[Te
     axes = torch.linalg.eigh(rows.T @ rows)[1].T.flip(0)[:3]  # in ascending order; faster than an SVD of the rows
     axes = axes * axes.gather(1, axes.abs().argmax(1, keepdim=True)).sign()  # the sign of a component is arbitrary
     found = rows @ axes.T
-    low, high = (torch.quantile(found, share, dim=0) for share in (0.02, 0.98))
-    colours = ((found - low) / (high - low).clamp(min=1e-6)).clamp(0, 1)
-    colours = F.pad(colours, (0, 3 - colours.shape[1]))  # of fewer than three channels
-    return colours.float().unflatten(0, (len(samples), *finest)).movedim(-1, 1)
+    found = F.pad(found, (0, 3 - found.shape[1]))  # of fewer than three channels
+    return found.float().unflatten(0, (len(samples), *finest)).movedim(-1, 1)
+
+
+def to_legend(names: Sequence[str], colours: Float[Tensor, "3 1 names"]) -> dict[str, str]:
+    """The colours as "#rrggbb" by name, and black where there is nothing to judge by."""
+    rows = to_bytes(colours[None])[0, :, 0].T.tolist()
+    named = {name: "#{:02x}{:02x}{:02x}".format(*row) for name, row in zip(names, rows, strict=True)}
+    return {"no truth": "#000000"} | named
 
 
 def to_bytes(pictures: Float[Tensor, "pairs 3 height width"]) -> UInt8[Tensor, "pairs 3 height width"]:

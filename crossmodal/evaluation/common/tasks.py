@@ -38,7 +38,7 @@ class Score(ABC):
         """
 
     def parts(self) -> dict[str, float]:
-        """What the first number consists of, by label; most have none."""
+        """What the first number is the mean of, by class; most have none."""
         return {}
 
 
@@ -87,6 +87,10 @@ class Task(ABC):
     def show(self, truth: Float[Tensor, "_ height width"]) -> Float[Tensor, "3 height width"]:
         """The truth for people, in [0, 1]."""
         return self.view.modality.picture(truth)
+
+    def legend(self) -> dict[str, str]:
+        """What the colours of both mean, "#rrggbb" by label; empty where a few colours cannot say it."""
+        return {}
 
 
 def mean_of(total: Tensor, weight: Tensor) -> Tensor:

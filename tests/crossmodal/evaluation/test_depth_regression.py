@@ -137,3 +137,19 @@ def test_options_of_normals_that_do_not_fit_are_refused(options: dict[str, float
 def test_errors_are_better_if_lower() -> None:
     found = {metric.name: metric.higher_is_better for metric in DepthRegression(fine_tuned=()).metrics()}
     assert found["abs_rel.frozen@10"] is found["rmse.frozen@all"] is False and found["delta.frozen@50"]
+
+
+def test_the_legend_has_the_colours_of_distances_from_near_red_to_far_blue() -> None:
+    task = Distances(View(MODALITIES.get("depth")(min_m=0.5, max_m=8.0)), ())
+    legend = task.legend()
+    assert [*legend] == ["no truth", "0.5 m", "1 m", "2 m", "4 m", "8 m"] and legend["no truth"] == "#000000"
+    red, _, blue = (task.picture(torch.tensor([[[math.log(metres)]]])) for metres in (0.5, 2.0, 8.0))
+    assert legend["0.5 m"] == "#" + "".join(f"{round(255 * level):02x}" for level in red.flatten().tolist())
+    assert red[0] > 2 * red[2] and blue[2] > blue[0] and len({*legend.values()}) == 6
+
+
+def test_the_legend_has_the_colours_of_directions() -> None:
+    depth = MODALITIES.get("depth")()
+    legend = Directions(View(SurfaceNormals(depth, 1.0, 3, depth.fit)), ()).legend()
+    assert legend == {"no truth": "#000000", "faces left": "#008080", "faces right": "#ff8080", "faces up": "#800080",
+                      "faces down": "#80ff80", "faces the camera": "#808000"}  # fmt: skip

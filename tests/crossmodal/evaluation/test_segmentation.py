@@ -19,7 +19,7 @@ from crossmodal.evaluation import Network, Pairs, Subject
 from crossmodal.evaluation.common import maps as held
 from crossmodal.evaluation.common.dense import usual_stages
 from crossmodal.evaluation.common.maps import choose
-from crossmodal.evaluation.common.pictures import colour_maps
+from crossmodal.evaluation.common.pictures import main_components
 from crossmodal.evaluation.segmentation import NYU13, Classes, Segmentation, merged
 from crossmodal.metrics.segmentation import confusion, mean_iou
 from crossmodal.sources import Pair
@@ -170,29 +170,36 @@ def test_pictures_and_ious_are_handed_over(folder: Path) -> None:
     pairs = opened(folder / "train", folder / "test")
     given = network(pairs)
     found = Segmentation(**QUICK, height=GRID, width=GRID).measure(given, pairs)
-    pictures, values = given.artefacts.pictures, given.artefacts.values
-    assert {*pictures} == {"input", "truth", "frozen@6", "frozen@all", "maps"}
-    assert all(rows.shape[:2] == (6, 3) and rows.dtype == torch.uint8 for rows in pictures.values())
+    context, pictures, values = given.artefacts.context, given.artefacts.pictures, given.artefacts.values
+    assert [*context] == ["input", "truth"] and [*pictures] == ["frozen, 6 pictures", "frozen, all pictures"]
+    shown = [*context.values(), *pictures.values()]
+    assert all(rows.shape[:2] == (6, 3) and rows.dtype == torch.uint8 for rows in shown)
+    (components,) = given.artefacts.components.values()
+    assert components.shape == (6, 3, GRID, GRID)
     # where there is a label, the answer has the truth's colour, for all answers are right
-    known = pictures["truth"].any(1, keepdim=True)
-    assert torch.equal(pictures["truth"], pictures["frozen@all"] * known)
-    assert values["mIoU, frozen@6"] == dict.fromkeys(NAMES, 1.0) and found["miou.frozen@6"] == 1
+    known = context["truth"].any(1, keepdim=True)
+    assert torch.equal(context["truth"], pictures["frozen, all pictures"] * known)
+    legend = {name: [int(colour[place : place + 2], 16) for place in (1, 3, 5)]
+              for name, colour in given.artefacts.legend.items()}  # fmt: skip
+    assert [*legend] == ["no truth", *NAMES] and legend.pop("no truth") == [0, 0, 0]
+    assert sorted(legend.values()) == context["truth"].movedim(1, -1).flatten(0, 2).unique(dim=0).tolist()
+    assert values["mIoU by class, frozen, 6 pictures"] == dict.fromkeys(NAMES, 1.0) and found["miou.frozen@6"] == 1
     whole = torch.stack([read_pair(pairs.test, {"v": given.view}, index).adapted["v"][0] for index in (0, 11)])
-    torch.testing.assert_close(pictures["input"][[0, 5]] / 255, whole, atol=0.01, rtol=0)
+    torch.testing.assert_close(context["input"][[0, 5]] / 255, whole, atol=0.01, rtol=0)
 
 
-def test_maps_become_colours_of_their_principal_components() -> None:
+def test_maps_are_shown_by_their_principal_components() -> None:
     random = generator("colours")
     signal = torch.randn(4, 1, 6, 5, generator=random)
     # three channels share a signal, and a fourth is large and has nothing to do with them
     noise = torch.randn(4, 1, 6, 5, generator=random) * 100
     channels = torch.cat([signal, -signal, signal * 2, noise], 1)
     samples = [[each, torch.zeros(2, 3, 3)] for each in channels]
-    found = colour_maps(samples)
-    assert found.shape == (4, 3, 6, 5) and found.min() >= 0 and found.max() <= 1
-    order, inner = found[:, 0].flatten(), (found[:, 0] > 0) & (found[:, 0] < 1)
-    correlation = torch.corrcoef(torch.stack([found[:, 0][inner], signal[:, 0][inner]]))[0, 1]
-    assert correlation.abs() > 0.999 and order.std() > 0.1
+    found = main_components(samples)
+    assert found.shape == (4, 3, 6, 5)
+    correlation = torch.corrcoef(torch.stack([found[:, 0].flatten(), signal.flatten(), noise.flatten()]))[0]
+    assert correlation[1].abs() > 0.99 and correlation[2].abs() < 0.2
+    assert found[:, 0].std() > 1.5 * found[:, 1].std() > 100 * found[:, 2].abs().max()
 
 
 def test_the_loss_is_cross_entropy_of_pixels_and_areas_count_their_classes() -> None:
@@ -342,6 +349,6 @@ def test_a_suffix_tells_two_evaluations_apart() -> None:
     assert not one & other and "miou13.frozen@10" in other and "miou.fine-tuned@50" in one
 
 
-def test_maps_of_two_channels_become_colours_too() -> None:
-    found = colour_maps([[torch.randn(2, 4, 5, generator=generator("two", index))] for index in range(3)])
+def test_maps_of_two_channels_have_a_third_component_of_zeros() -> None:
+    found = main_components([[torch.randn(2, 4, 5, generator=generator("two", index))] for index in range(3)])
     assert found.shape == (3, 3, 4, 5) and not found[:, 2].any() and found[:, :2].std() > 0.1

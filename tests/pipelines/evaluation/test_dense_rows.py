@@ -66,17 +66,23 @@ def test_maps_are_judged_beside_random_weights_the_teacher_and_its_inflated_netw
         assert {"miou.frozen@4", "miou2.frozen@4", "pixel_accuracy2.frozen@4", "layer.0"} <= row.keys()
         assert ("layer.1" in row) == (who in ("taught", "random weights"))
         assert len(row["miou.frozen@4"]["runs"]) == (2 if who == "random weights" else 1)
-    details = figures["details"]
-    assert details["two"]["mIoU 2, frozen@4"].keys() == ROWS
-    assert {*details["two"]["mIoU 2, frozen@4"]["taught"]} <= {"wall", "solid"}
+    bars = figures["details"]["two"]["mIoU 2 by class, frozen, 4 pictures"]
+    assert bars.keys() == ROWS
+    assert {*bars["taught"]} <= {"wall", "solid"}
     # the means of two seeds of the mean over classes, and of classes over seeds
-    row = details["two"]["mIoU 2, frozen@4"]["random weights"]
+    row = bars["random weights"]
     assert sum(row.values()) / 2 == pytest.approx(table["random weights"]["miou2.frozen@4"]["mean"], abs=1e-3)
     pictures = {tuple(json.loads(name)): each for name, each in load_file(output / "pictures.safetensors").items()}
     assert {who for _, who, _ in pictures} == ROWS and {key for key, _, _ in pictures} == {"segmentation", "two"}
-    assert {title for key, who, title in pictures if (key, who) == ("segmentation", "taught")} == {
-        "input", "truth", "maps", "frozen@4", "fine-tuned@4"
+    shown = figures["shown"]["segmentation"]
+    assert [*shown.pop("legend")][:2] == ["no truth", "wall"]
+    assert shown == {
+        "context": ["input", "truth"], "pictures": ["frozen, 4 pictures", "fine-tuned, 4 pictures"],
+        "components": ["first three principal components of the maps"],
     }  # fmt: skip
+    assert {title for key, who, title in pictures if (key, who) == ("segmentation", "taught")} == {
+        title for kind in shown for title in shown[kind]
+    }
     assert torch.equal(pictures["two", "taught", "truth"], pictures["two", "random weights", "truth"])
 
 

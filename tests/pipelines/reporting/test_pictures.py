@@ -1,5 +1,7 @@
 """Pictures of pairs that lack something, and names that a drawing must not read as formulas."""
 
+import base64
+import io
 import os
 import shutil
 from dataclasses import replace
@@ -7,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from crossmodal import SOURCES
 from crossmodal.data.extraction import Extract, batches_of, crop_batches
@@ -17,7 +20,17 @@ from crossmodal.data.shards import Shards
 from crossmodal.data.views import Crop
 from crossmodal.data.writer import write_shards
 from pipelines.__main__ import main
-from pipelines.reporting.pictures import draw_few_labels, draw_map, draw_pairs, embed_png
+from pipelines.reporting.artefacts import Curve, Line
+from pipelines.reporting.pictures import (
+    SIDE,
+    colours_of,
+    draw_bars,
+    draw_curve,
+    draw_map,
+    draw_pairs,
+    embed_picture,
+    embed_png,
+)
 
 NAME = "$a_$"  # no formula
 
@@ -111,9 +124,42 @@ def test_names_that_cannot_be_drawn_are_drawn_as_far_as_they_can(folder: Path, n
 
 
 def test_a_dollar_in_a_name_is_a_dollar() -> None:
-    point = {"mean": 0.5, "std": None, "runs": [0.5]}
+    lines = [Line(NAME, "", {"1": {"mean": 0.5, "std": None}})]
     for figure in (
-        draw_few_labels({NAME: {"1": point}}, 0.1),
+        draw_curve(Curve(NAME, NAME, NAME, True, ["1"], {"1": 0.1}, lines), {NAME: "#000000"}),
+        draw_bars({NAME: {NAME: 0.5}}, {NAME: "#000000"}),
         draw_map(torch.rand(4, 2), torch.zeros(4), [], [NAME, NAME]),
     ):
         assert embed_png(figure).startswith("data:image/png")
+
+
+def test_a_curve_shows_points_where_there_are_some_and_the_chance_level() -> None:
+    whole = {at: {"mean": mean, "std": 0.1} for at, mean in (("5", 0.2), ("all", 0.4))}
+    lines = [Line("ours", "frozen", whole), Line("ours", "tuned", {"all": {"mean": 0.6, "std": None}})]
+    curve = Curve("title", "accuracy", "pictures", True, ["5", "all"], {"5": 0.1, "all": None}, lines)
+    (axes,) = draw_curve(curve, {"ours": "#123456"}).axes
+    frozen, tuned = (container.lines[0] for container in axes.containers)
+    (chance,) = (line for line in axes.lines if line.get_label() == "chance")
+    assert [round(value) for value in frozen.get_ydata()] == [20, 40] and frozen.get_linestyle() == "--"
+    assert [round(value) for value in tuned.get_ydata()] == [60] and tuned.get_linestyle() == "-"
+    assert tuned.get_color() == frozen.get_color() == "#123456" and tuned.get_marker() != frozen.get_marker()
+    assert [round(place) for place in tuned.get_xdata()] == [1]
+    assert chance.get_ydata()[0] == 10 and chance.get_ydata()[1] != chance.get_ydata()[1]
+    assert axes.get_ylabel() == "accuracy, %" and [tick.get_text() for tick in axes.get_xticklabels()] == ["5", "all"]
+
+
+def test_every_label_has_a_bar_of_each_row_that_has_it() -> None:
+    rows = {"ours": {"wall": 0.5, "floor": 0.25}, "teacher": {"floor": 1.0}}
+    (axes,) = draw_bars(rows, colours_of([*rows])).axes
+    found = {(round(bar.get_x() + bar.get_width() / 2), bar.get_height(), bar.get_facecolor()) for bar in axes.patches}
+    colours = [bar.get_facecolor() for bar in axes.patches]
+    assert found == {(0, 0.5, colours[0]), (1, 0.25, colours[0]), (1, 1.0, colours[2])} and colours[0] != colours[2]
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["wall", "floor"]
+
+
+@pytest.mark.parametrize(("sides", "shown"), [((240, 320), (SIDE * 3 // 4, SIDE)), ((24, 32), (24, 32))])
+def test_pictures_are_embedded_small_and_keep_their_colours(sides: tuple[int, int], shown: tuple[int, int]) -> None:
+    picture = torch.tensor([10, 200, 30], dtype=torch.uint8)[:, None, None].expand(3, *sides)
+    head, _, code = embed_picture(picture).partition(",")
+    image = Image.open(io.BytesIO(base64.b64decode(code)))
+    assert head == "data:image/png;base64" and image.size == shown[::-1] and image.getpixel((5, 5)) == (10, 200, 30)
