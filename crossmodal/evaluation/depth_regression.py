@@ -72,6 +72,7 @@ class DepthRegression(Dense, Evaluation):
 class Distances(Task):
     """The distance of each place; answers are logarithms of metres."""
 
+    starts_at_mean: ClassVar[bool] = True
     keys: tuple[str, ...]  # of the three metrics
 
     @property

@@ -51,6 +51,11 @@ class Decoder(nn.Module, ABC):
         """The numbers, from maps in the order of `sizes`."""
         return self.decode([layer(picture) for layer, picture in zip(self.standardise, maps, strict=True)])
 
+    @property
+    @abstractmethod
+    def bias(self) -> Float[Tensor, " outputs"]:
+        """The bias of the last layer: the answer where the maps say nothing."""
+
     @abstractmethod
     def decode(self, maps: list[Float[Tensor, "batch _ _ _"]]) -> Float[Tensor, "batch outputs height width"]:
         """The numbers, from standardised maps."""
@@ -85,6 +90,11 @@ class Linear(Decoder):
         for weight in self.parameters():
             nn.init.zeros_(weight)
 
+    @property
+    def bias(self) -> Float[Tensor, " outputs"]:
+        """That of the first map's convolution."""
+        return self.get_parameter("heads.0.bias")
+
     def decode(self, maps: list[Float[Tensor, "batch _ _ _"]]) -> Float[Tensor, "batch outputs height width"]:
         """Resizing commutes with a 1x1 convolution, so the smaller result is resized."""
         return sum_of(self.resize(head(picture)) for head, picture in zip(self.heads, maps, strict=True))
@@ -97,6 +107,11 @@ class Conv(Decoder):
         super().__init__(sizes)
         self.lateral = _laterals(sizes, width)
         self.head = nn.Sequential(*_block(width), *_block(width), nn.Conv2d(width, outputs, 1))
+
+    @property
+    def bias(self) -> Float[Tensor, " outputs"]:
+        """That of the last convolution."""
+        return self.get_parameter(f"head.{len(self.head) - 1}.bias")
 
     def decode(self, maps: list[Float[Tensor, "batch _ _ _"]]) -> Float[Tensor, "batch outputs height width"]:
         """The convolutions work at the finest grid."""
@@ -117,6 +132,11 @@ class Fpn(Decoder):
         self.lateral = _laterals(sizes, width)
         self.smooth = nn.ModuleList(nn.Sequential(*_block(width)) for _ in sizes)
         self.head = nn.Conv2d(width, outputs, 1)
+
+    @property
+    def bias(self) -> Float[Tensor, " outputs"]:
+        """That of the last convolution."""
+        return self.get_parameter("head.bias")
 
     def decode(self, maps: list[Float[Tensor, "batch _ _ _"]]) -> Float[Tensor, "batch outputs height width"]:
         """From the coarsest level to the finest."""

@@ -244,6 +244,8 @@ class Dense:
         outputs = maps.task.outputs
         decoder = seeded(draw, lambda: build_decoder(self.decoder, maps.sizes, outputs, width=self.decoder_width))
         decoder.measure(maps.read(piece).maps for piece in pieces(indices, maps.batch))
+        if maps.task.starts_at_mean:
+            decoder.bias.data.copy_(maps.mean_target(indices))
         return decoder.to(maps.pairs.device)
 
     def _fit(self, maps: "Maps", indices: Sequence[int], draw: int) -> Decoder:

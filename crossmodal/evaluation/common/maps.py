@@ -16,7 +16,7 @@ from crossmodal.data.shards import Shards
 from crossmodal.data.views import View
 from crossmodal.encoders import Encoder
 from crossmodal.evaluation import Pairs
-from crossmodal.evaluation.common.tasks import Task
+from crossmodal.evaluation.common.tasks import Task, mean_of
 from modalities.common.random import generator
 
 HELD = 1 << 27  # numbers of maps that are kept in memory: 256 MiB of float16
@@ -85,6 +85,15 @@ class Maps:
     def loss(self, answer: Tensor, target: Tensor, weight: Tensor) -> Float[Tensor, ""]:
         """The loss of a decoder's answer."""
         return self.task.loss(F.interpolate(answer, self.areas, mode="bilinear"), target, weight)
+
+    def mean_target(self, indices: Sequence[int]) -> Float[Tensor, " outputs"]:
+        """The mean target of all places of some pictures that have one, on the CPU."""
+        total, weight = torch.zeros(self.task.outputs, dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+        for piece in pieces(indices, self.batch):
+            seen = self.read(piece)
+            total += seen.target.double().sum((0, 2, 3)).cpu()
+            weight += seen.weight.double().sum().cpu()
+        return mean_of(total, weight).float()
 
     def read(self, indices: Sequence[int]) -> Seen:
         """Some of the pictures."""

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -50,6 +51,7 @@ class Task(ABC):
     the mean loss of all places of the area, up to a constant, if it is the same all over the area.
     """
 
+    starts_at_mean: ClassVar[bool] = False  # whether a decoder begins with the mean target as the answer everywhere
     view: View  # of the truth
 
     @property

@@ -1,13 +1,20 @@
 """Distances and normals: their scores against formulas in loops, and normals of planes."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from crossmodal import ENCODERS, SOURCES
+from crossmodal.data.reader import open_view, read_pair
+from crossmodal.data.shards import Shards
 from crossmodal.data.views import View
+from crossmodal.data.writer import write_shards
+from crossmodal.encoders import Features
+from crossmodal.evaluation import Network, Pairs, Subject
 from crossmodal.evaluation.depth_regression import DepthRegression, DistanceErrors, Distances
 from crossmodal.evaluation.normals import Angles, Directions, Normals, SurfaceNormals, normals_of
 from modalities import MODALITIES, CropBox
@@ -153,3 +160,21 @@ def test_the_legend_has_the_colours_of_directions() -> None:
     legend = Directions(View(SurfaceNormals(depth, 1.0, 3, depth.fit)), ()).legend()
     assert legend == {"no truth": "#000000", "faces left": "#008080", "faces right": "#ff8080", "faces up": "#800080",
                       "faces down": "#80ff80", "faces the camera": "#808000"}  # fmt: skip
+
+
+def test_a_decoder_of_distances_begins_with_the_mean_of_its_pictures(tmp_path: Path) -> None:
+    source = SOURCES.get("synthetic")(modalities=("rgb", "depth"), train_pairs=6, test_pairs=4, size=16)
+    for split in source.splits():
+        write_shards(source.pairs(split), tmp_path / split, fields=source.fields(), classes=source.classes())
+    parts = Shards.open(tmp_path / "train"), Shards.open(tmp_path / "test")
+    view, encoder = open_view(parts[0], "rgb", size=16), ENCODERS.get("convnet")((3, 16, 16), 0, width=4, stages=2)
+    pairs = Pairs(*parts, subjects={"student": Subject(view, encoder.spec)})
+    nothing = Features(torch.zeros(1, 1), (), None)
+    asked = DepthRegression(pictures=(None,), fine_tuned=(), steps=1, lr=1e-12)
+    found = asked.measure(Network(encoder.eval(), view, nothing, nothing), pairs)
+
+    depth = {"d": open_view(parts[0], "depth", size=16)}
+    truths = [torch.cat([read_pair(part, depth, index).adapted["d"] for index in range(len(part))]) for part in parts]
+    score = DistanceErrors(["abs_rel.frozen@all", "rmse.frozen@all", "delta.frozen@all"])
+    score.add(truths[0][truths[0] > 0].log().mean().expand(truths[1].shape), truths[1])
+    assert found == pytest.approx(score.values(), rel=1e-4)
