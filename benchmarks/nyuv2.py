@@ -81,7 +81,7 @@ def divide(rows: list[dict[str, str]], part: str) -> list[tuple[str, str]]:
     return [(name, "validation" if place // BLOCK % 5 == 4 else "train") for place, name in enumerate(train)]
 
 
-def pack(pictures: Path, output: Path, pairs: list[tuple[str, str]], *, shuffled: bool = False) -> Path:
+def pack(pictures: Path, output: Path, pairs: list[tuple[str, str]], *, shuffled: bool = False) -> None:
     """Paired shards; with `shuffled`, of the training part alone, whose colour is that of another picture."""
     name = "shuffled" if shuffled else "pairs"
     chosen = [(key, split) for key, split in pairs if split == "train" or not shuffled]
@@ -97,22 +97,22 @@ def pack(pictures: Path, output: Path, pairs: list[tuple[str, str]], *, shuffled
                "labels": {"modality": "labels", "classes": CLASSES, "ignore": len(CLASSES)}}  # fmt: skip
     source = {"name": "folder", "root": str(pictures), "csv": f"{output.name}_{name}.csv", "members": members}
     run("shards", output / "configs" / f"{name}.yaml", {"source": source, "output": str(output / name)})
-    features = {
-        "data": str(output / name / "train"), "views": {"rgb": RGB}, "teachers": {"rgb": TEACHER}, "crop": CROP,
-        "maps": True, "stages": [3, 4], "batch_size": 32, "output": str(output / f"features_{name}"),
-    }  # fmt: skip
-    run("features", output / "configs" / f"features_{name}.yaml", features)
-    return output / name
 
 
 def train(output: Path, arm: str, seed: int, encoder: str, epochs: int) -> Path:
     """One student."""
     pairs, folder = "shuffled" if arm == "shuffled" else "pairs", output / f"{arm}_{encoder}_{epochs}_{seed}"
     name = "patch" if arm == "shuffled" else arm
+    cached = output / f"features_{pairs}_{seed}"  # whose crops are drawn with the same seed
+    features = {
+        "data": str(output / pairs / "train"), "views": {"rgb": RGB}, "teachers": {"rgb": TEACHER}, "crop": CROP,
+        "maps": True, "stages": [3, 4], "batch_size": 32, "seed": seed, "output": str(cached),
+    }  # fmt: skip
+    run("features", output / "configs" / f"{cached.name}.yaml", features)
     content = {
         "data": str(output / pairs / "train"),
         "views": {"rgb": RGB, "depth": DEPTH},
-        "teachers": {"rgb": TEACHER | {"features": str(output / f"features_{pairs}" / "rgb")}},
+        "teachers": {"rgb": TEACHER | {"features": str(cached / "rgb")}},
         "student": {"view": "depth", "encoder": ENCODERS[encoder]},
         "objectives": {name: OBJECTIVES[name]},
         "train": {
