@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from crossmodal import ENCODERS, OBJECTIVES
 from crossmodal.contrast.options import Negatives
 from crossmodal.contrast.pool import PairIds
-from crossmodal.distributed import gather, gather_with_gradient
+from crossmodal.distributed import gather, gather_with_gradient, ranks
 from crossmodal.encoders import Features, Spec
 from crossmodal.modules.base import unreached
 from crossmodal.modules.transfer import Term, Transfer
@@ -26,7 +26,10 @@ TEACHER = Spec(dim=6, maps=MAPS, classes=3, stem=(2, 8, 8), preactivations=True)
 def joint() -> tuple[Batch, Features]:
     random = generator("ranks")
     batch = Batch(
-        {"depth": torch.randn(ROWS, 1, 16, 16, generator=random)},
+        {
+            "depth": torch.randn(ROWS, 1, 16, 16, generator=random),
+            "labels": torch.randint(-1, 2, (ROWS, 1, 16, 16), generator=generator("ranks", "labels")).float(),
+        },
         torch.randperm(PAIRS, generator=random)[:ROWS],
         torch.tensor([0, 1, -1, 2, 0, -1, -1, 1]),  # unequal numbers of labels on the two ranks
         seed=5,
@@ -73,6 +76,9 @@ VARIANTS: dict[str, dict[str, object]] = {
     "crd published": {"compat": "repdistiller", "negatives": Negatives(count=10)},
     **{f"nst {kernel}": {"kernel": kernel} for kernel in ("linear", "gaussian")},
     **{f"{name} embedding": {"on": "embedding"} for name in ("fitnet", "vid")},
+    "patch": {"dim": 3},  # 8 rows have no more than 7 components
+    "patch_contrast": {"dim": 3, "places": 2},
+    "patch_contrast pictures": {"dim": 3, "places": 2, "against": "pictures"},
     "at published": {"compat": "repdistiller", "maps": [(0, 1), (3, 2)]},
 }
 
@@ -88,6 +94,10 @@ def build(variant: str) -> Transfer:
             rows = torch.randn(PAIRS, 128, generator=generator("full"))
             pool.remember(F.normalize(rows, dim=1), PairIds(torch.arange(PAIRS), torch.full((PAIRS,), -1)))
             assert not pool.is_filling
+    if objective.needs_calibration:  # each rank adds its own rows
+        rank, count = ranks()
+        objective.calibrate(share(joint()[1], slice(rank * ROWS // count, (rank + 1) * ROWS // count)))
+        objective.finish_calibration()
     return Transfer(student, "depth", {name: Term(objective, 0.7, "rgb" if kind.uses_teacher else None)})
 
 
@@ -95,7 +105,8 @@ def take_step(module: Transfer, rank: int = 0, ranks: int = 1) -> dict[str, torc
     """Forward, backward and remember; the gradients, loss and memory that come of it."""
     batch, teacher = joint()
     mine = slice(rank * ROWS // ranks, (rank + 1) * ROWS // ranks)
-    batch = Batch({"depth": batch.inputs["depth"][mine]}, batch.index[mine], batch.label[mine], batch.seed)
+    inputs = {name: item[mine] for name, item in batch.inputs.items()}
+    batch = Batch(inputs, batch.index[mine], batch.label[mine], batch.seed)
     teacher = share(teacher, mine)
     for weight in unreached(module, module(batch, {"rgb": teacher}).total):
         weight.requires_grad_(False)
