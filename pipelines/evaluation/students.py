@@ -1,14 +1,14 @@
 """The students of an evaluation: which runs they come from, who taught them, and whether they may be compared."""
 
 import re
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from crossmodal import export
 from crossmodal.data.shards import Shards
-from modalities import MODALITIES
 from modalities.common.catalogue import suggest
+from modalities.rgb import Rgb
 from pipelines.building.data import open_parts, open_shards
 from pipelines.building.teachers import teacher_digest
 from pipelines.config import ConfigError, leaves, to_dict
@@ -67,14 +67,12 @@ def taught(config: Config, folder: str) -> tuple[str, transfer.Config] | None:
 
 
 def _given(view: ViewConfig) -> dict[str, Any]:
-    """The options of a stored view without a default normalisation, which published weights may have replaced."""
+    """The options of a stored view, without an RGB normalisation that is the default: published weights replace it."""
     options = export.name_fit(view.modality, view.options)
-    default = {item.name: item.default for item in fields(MODALITIES.get(view.modality))}
-    return {
-        name: value
-        for name, value in options.items()
-        if name not in ("mean", "std") or tuple(value) != default.get(name)
-    }
+    if view.modality != "rgb":
+        return options
+    unset = {name for name in ("mean", "std") if name in options and tuple(options[name]) == getattr(Rgb, name)}
+    return {name: value for name, value in options.items() if name not in unset}
 
 
 def shared_teacher(config: Config) -> dict[str, str]:
