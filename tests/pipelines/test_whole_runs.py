@@ -716,7 +716,8 @@ def test_an_exported_student_is_used_as_the_docs_say(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = (Path(__file__).parents[2] / "docs" / "formats.md").read_text()
-    code = page.split("```python\n")[1].split("```")[0]
+    blocks = [block.split("```")[0] for block in page.split("```python\n")[1:]]
+    (code,) = (block for block in blocks if "load_model" in block)
     source = SOURCES.get("synthetic")(train_pairs=1, test_pairs=1, size=32, modalities=("depth",))
     monkeypatch.chdir(tmp_path)
     Path("frame.depth.png").write_bytes(next(source.pairs("train")).members["depth.png"])
