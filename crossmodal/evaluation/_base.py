@@ -43,7 +43,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class Subject:
-    """What is known of networks before they are measured."""
+    """The view and the sizes of networks, known before they are measured."""
 
     view: View
     spec: Spec
@@ -100,7 +100,7 @@ class Pairs:
 
 @dataclass
 class Artefacts:
-    """What an evaluation gives for the report beside its metrics, of one network.
+    """Pictures and numbers of one network that an evaluation gives to the report beside its metrics.
 
     Pictures show the same few pairs for every network. The report shows the context once, and below it, title by title,
     the pictures of all networks.

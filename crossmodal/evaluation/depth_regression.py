@@ -49,7 +49,7 @@ class DepthRegression(Dense, Evaluation):
         self.check()
 
     def qualities(self) -> tuple[Quality, ...]:
-        """As Eigen, Puhrsch and Fergus 2014 (https://arxiv.org/abs/1406.2283) judge depth, over all pixels together."""
+        """Depth errors over all pixels (Eigen, Puhrsch, Fergus 2014, https://arxiv.org/abs/1406.2283)."""
         space = f" {self.suffix}" if self.suffix else ""
         return (
             Quality(f"abs_rel{self.suffix}", f"relative error{space}", higher_is_better=False, percent=False),
@@ -94,7 +94,7 @@ class Distances(Task):
         return DistanceErrors(self.keys)
 
     def picture(self, answer: Float[Tensor, "1 height width"]) -> Float[Tensor, "3 height width"]:
-        """As the depth camera's."""
+        """The answer in the colours of depth."""
         return self.show(answer.exp())
 
     def legend(self) -> dict[str, str]:

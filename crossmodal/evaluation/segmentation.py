@@ -75,7 +75,7 @@ class Segmentation(Dense, Evaluation):
             raise ValueError(f"merge must be a mapping or one of {', '.join(BUILT_IN)}, got {self.merge!r}")
 
     def qualities(self) -> tuple[Quality, ...]:
-        """As torchmetrics defines them; see `crossmodal.metrics.segmentation`."""
+        """The measures, as torchmetrics defines them; see `crossmodal.metrics.segmentation`."""
         space = f" {self.suffix}" if self.suffix else ""
         return (
             Quality(f"miou{self.suffix}", f"mIoU{space}"),
@@ -154,7 +154,7 @@ class Confusion(Score):
         self.counts += confusion(answer.argmax(1), truth[:, 0].long(), len(self.names)).cpu()
 
     def values(self) -> dict[str, float]:
-        """Of all pixels together."""
+        """The measures over all pixels together."""
         found = mean_iou(self.counts), pixel_accuracy(self.counts), class_accuracy(self.counts)
         return dict(zip(self.keys, found, strict=True))
 

@@ -92,7 +92,7 @@ class Linear(Decoder):
 
     @property
     def bias(self) -> Float[Tensor, " outputs"]:
-        """That of the first map's convolution."""
+        """The bias of the first map's convolution."""
         return self.get_parameter("heads.0.bias")
 
     def decode(self, maps: list[Float[Tensor, "batch _ _ _"]]) -> Float[Tensor, "batch outputs height width"]:
@@ -110,7 +110,7 @@ class Conv(Decoder):
 
     @property
     def bias(self) -> Float[Tensor, " outputs"]:
-        """That of the last convolution."""
+        """The bias of the last convolution."""
         return self.get_parameter(f"head.{len(self.head) - 1}.bias")
 
     def decode(self, maps: list[Float[Tensor, "batch _ _ _"]]) -> Float[Tensor, "batch outputs height width"]:
@@ -135,7 +135,7 @@ class Fpn(Decoder):
 
     @property
     def bias(self) -> Float[Tensor, " outputs"]:
-        """That of the last convolution."""
+        """The bias of the last convolution."""
         return self.get_parameter("head.bias")
 
     def decode(self, maps: list[Float[Tensor, "batch _ _ _"]]) -> Float[Tensor, "batch outputs height width"]:

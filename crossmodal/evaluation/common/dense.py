@@ -56,11 +56,11 @@ class Dense:
 
     @abstractmethod
     def qualities(self) -> tuple[Quality, ...]:
-        """What answers are judged by; the first is the main one."""
+        """The measures of the answers; the first is the main one."""
 
     @abstractmethod
     def task(self, pairs: Pairs) -> Task:
-        """What is predicted.
+        """The quantity that decoders predict.
 
         Raises:
             ValueError: the pairs do not have it.

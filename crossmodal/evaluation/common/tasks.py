@@ -39,7 +39,7 @@ class Score(ABC):
         """
 
     def parts(self) -> dict[str, float]:
-        """What the first number is the mean of, by class; most have none."""
+        """The first number of each class, such as its IoU; empty for most scores."""
         return {}
 
 
@@ -91,7 +91,7 @@ class Task(ABC):
         return self.view.modality.picture(truth)
 
     def legend(self) -> dict[str, str]:
-        """What the colours of both mean, "#rrggbb" by label; empty where a few colours cannot say it."""
+        """The legend of both pictures, "#rrggbb" by label; empty if a few colours are not enough."""
         return {}
 
 

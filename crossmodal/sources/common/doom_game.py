@@ -279,7 +279,7 @@ def _sample(state: Any, label: Any, session: Session, generator: np.random.Gener
 
 
 def _classes(state: Any, creature: Any) -> np.ndarray:
-    """What each pixel shows: a number of SCENERY, or the next one for the creature.
+    """The class of each pixel: a number of SCENERY, or the next one for the creature.
 
     The camera looks level and no floor in these levels slopes, so every floor that it sees lies below the middle row
     and every ceiling above.
