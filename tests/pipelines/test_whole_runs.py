@@ -126,7 +126,7 @@ def test_the_table_compares_with_scratch_random_teacher_and_chance(whole: Path) 
 def test_chance_is_at_most_everything(whole: Path, tmp_path: Path) -> None:
     words = [f"data={{train: {whole}/out/pairs/train, test: {whole}/out/pairs/test}}", "metrics.retrieval.at=[12, 100]"]
     asked = load(evaluate.Config, whole / "evaluation.yaml", [*words, f"students={{crd: [{whole}/out/student]}}"])
-    columns = Evaluator(asked, RunFolder.of(tmp_path / "new", "evaluate", asked, {}))._columns()
+    columns = Evaluator(asked, RunFolder.of(tmp_path / "new", "evaluate", asked, {})).columns
     assert [columns[f"map.to_teacher.R@{k}"]["chance"] for k in (12, 100)] == [0.25, 1.0]
 
 
