@@ -77,6 +77,7 @@ class Evaluator(Subjects):
             answer=self.teacher_view.modality.field if self.taught else "",
             test_pairs=len(self.test),
             all_labels=len(known) / max(1, len(known.unique())),
+            steps=self.config.few_labels.steps if self.config.few_labels else 0,
             grouped=any(self._resampling.groups),
         )  # fmt: skip
         return verdicts(setting, {name: len(models) for name, models in self.students.items()})

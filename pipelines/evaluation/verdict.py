@@ -24,6 +24,7 @@ class Setting:
     answer: str  # the teacher's modality
     test_pairs: int
     all_labels: float  # labelled training pairs per class
+    steps: int  # of training from scratch, at most
     grouped: bool  # whether test pairs name groups
 
 
@@ -96,6 +97,7 @@ class _Verdict:
                       ("scratch", "scratch"))
                      if (estimate := headline.curves.estimate(row, "all")) is not None]  # fmt: skip
             yield f"With all labels, about {self.setting.all_labels:.0f} a class: {', '.join(every)}."
+        yield f"Scratch was trained for {self.setting.steps} steps at most; more (few_labels.steps) may help it."
 
     def _retrieval(self) -> Iterator[str]:
         """How often the student finds the pair's other side."""

@@ -36,7 +36,7 @@ def setting(shares: dict[str, dict[str, float]], *, groups: int = GROUPS, seeds:
                 totals = Totals.mean(right(share, hash_of(who, place, seed)))
                 tables[1].add(who, place, totals(), totals)
     given = {"columns": METRICS, "modality": "depth", "answer": "rgb", "test_pairs": PAIRS, "all_labels": 200.0,
-             "grouped": True}  # fmt: skip
+             "steps": 400, "grouped": True}  # fmt: skip
     return Setting(*tables, **(given | others))
 
 
@@ -55,7 +55,8 @@ def test_a_student_above_both_baselines_is_a_gain() -> None:
     assert "(95 % interval " in lines[0] and "; scratch " in lines[0] and "points (+" in lines[0]
     assert lines[1].startswith("It takes about ") and lines[1].endswith(" labels a class for scratch to get there.")
     assert lines[2].startswith("With all labels, about 200 a class: frozen ") and ", scratch " in lines[2]
-    assert lines[3] == "The intervals are for other test pairs (12 test groups) and other trainings (3)."
+    assert lines[3] == "Scratch was trained for 400 steps at most; more (few_labels.steps) may help it."
+    assert lines[4] == "The intervals are for other test pairs (12 test groups) and other trainings (3)."
 
 
 def test_one_student_is_told_to_be_one() -> None:
