@@ -88,6 +88,8 @@ class Config:
         self._check_rows()
         if not self.seeds or len({*self.seeds}) < len(self.seeds):
             raise FieldError("seeds", f"must be one or more different numbers, got {self.seeds}")
+        if self.transfer.train.lr is None and self.search is not None and self.search.rates != [1.0]:
+            raise FieldError("transfer.train.lr", "must be given where search.rates multiplies it")
         if self.evaluate.data.test is None:
             raise FieldError("evaluate.data.test", "must be given: what is compared in the end")
         self._check_features()
@@ -229,7 +231,7 @@ class Config:
         return replace(
             shared,
             objectives=own | self.beside,
-            train=replace(shared.train, lr=shared.train.lr * trial.rate),
+            train=replace(shared.train, lr=shared.train.lr * trial.rate) if shared.train.lr else shared.train,
             held_out=held_out,
             seed=seed,
             output=f"{self.output}/{part}",

@@ -135,7 +135,7 @@ def test_the_page_works_offline(whole: Path) -> None:
     for words in ("Few labels", "Curves", "Retrieval on unseen pairs", "Both modalities in one space",
                   "Pairs as each network saw them", "chance", "objectives:"):  # fmt: skip
         assert words in page
-    assert page.count("data:image/png;base64,") == 7
+    assert page.count("data:image/png;base64,") == 8
     assert "http://" not in page and "https://" not in page and "<script" not in page
 
 
@@ -449,6 +449,24 @@ def test_an_evaluation_learns_from_training_pairs_and_judges_by_test_pairs_alone
     assert all(call == [learnt, judged] for call in calls["linear_probe"]) and len(calls["linear_probe"]) > 8
     assert all(call[0] == judged for call in calls["apply_map"])
     assert sum({-2.0} in call for call in calls["hits"]) == 2 * len(calls["ridge"])  # test pairs less the same mean
+
+
+def test_further_students_are_trained_with_other_seeds(
+    whole: Path, second: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(whole / "out" / "student", tmp_path / "student")
+    words = [f"data={{train: {whole}/out/pairs/train, test: {whole}/out/pairs/test}}", "trainings=2",
+             f"students={{crd: [{tmp_path}/student]}}", "few_labels.whole=none", f"output={tmp_path}/out"]  # fmt: skip
+    for _ in range(2):  # the second time everything is finished
+        assert main(["evaluate", str(whole / "evaluation.yaml"), *words]) == 0
+        told = capsys.readouterr().out
+        assert "and other trainings (2)." in told and "linear probe" in told
+    ours, theirs = (
+        load_file(folder / "model" / "model.safetensors") for folder in (tmp_path / "student_seed_1", second)
+    )
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    figures = json.loads((tmp_path / "out" / "report.json").read_text())["figures"]
+    assert len(figures["table"]["crd"]["probe"]["runs"]) == 2
 
 
 def test_a_students_exported_folder_stands_for_its_run(whole: Path, tmp_path: Path) -> None:
