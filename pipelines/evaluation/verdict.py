@@ -14,7 +14,7 @@ BASELINES = ("scratch", "random weights")
 
 @dataclass(frozen=True)
 class Setting:
-    """What all verdicts of an evaluation have in common."""
+    """The figures and facts that all verdicts of an evaluation rest on."""
 
     table: Table
     curves: Table
@@ -48,7 +48,7 @@ class _Verdict:
         yield self._conditions(headline, trainings)
 
     def _with_labels(self) -> "_Headline | None":
-        """By accuracy with few labels."""
+        """Accuracy with few labels; None if it was not measured."""
         balanced = bool(self.setting.balanced_curves.rows)
         curves = self.setting.balanced_curves if balanced else self.setting.curves
         if not (row := curves.rows.get(f"{self.name}, frozen")):
@@ -64,7 +64,7 @@ class _Verdict:
         return _Headline(what, " balanced accuracy" * balanced, mine, _there(others), form, curves, place)
 
     def _with_metric(self) -> "_Headline | None":
-        """By the first metric that was also measured of random weights."""
+        """The first metric that random weights have too; None if there is none."""
         table, baseline = self.setting.table, self.setting.table.rows.get("random weights", {})
         for name, column in self.setting.columns.items():
             mine = table.estimate(self.name, name)
