@@ -137,8 +137,9 @@ class Config:
             raise FieldError(f"evaluate.{error.key}", error.problem) from error
         for place, name in enumerate(self.metrics):
             if name not in columns:
+                known = list(self.evaluate.columns(["heads"]))
                 raise FieldError(f"metrics.{place}", f"must be a metric that evaluate.metrics or evaluate.few_labels "
-                                 f"measures, got {name!r}{suggest(name, list(columns))}")  # fmt: skip
+                                 f"measures, got {name!r}{suggest(name, known)}")  # fmt: skip
             needs = columns[name].needs
             if "teacher" in needs and not self.transfer.teachers:
                 raise FieldError(f"metrics.{place}", f"is {name}, which needs a teacher; transfer.teachers has none")

@@ -41,7 +41,7 @@ def config(shards: Path, tmp_path: Path) -> Path:
             "teachers": {"rgb": {"view": "rgb", "encoder": TEACHER, "weights": str(tmp_path / "teacher.safetensors")}},
             "student": {"view": "depth", "encoder": {"name": "conv5", "width": 4, "norm": "none"}},
             "objectives": {"patch": {"dim": 8}, "gram": {}, "patch_contrast": {"places": 4, "dim": 8}, "crd": {}},
-            "train": {"epochs": 2, "batch_size": 32, "workers": 0, "log_every": 1, "optimiser": "sgd"},
+            "train": {"epochs": 2, "batch_size": 32, "workers": 0, "log_every": 1, "optimiser": "sgd", "lr": 1e-3},
             "output": str(tmp_path / "run"),
         },
     )

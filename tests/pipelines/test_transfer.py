@@ -50,7 +50,7 @@ def config(synthetic: Path, teacher: Path, tmp_path: Path) -> Path:
             "student": {"view": "depth", "encoder": STUDENT, "weights": str(tmp_path / "start.safetensors")},
             "objectives": {"ab": {}, "ft": {}, "cross_entropy": {}},
             "prepare": {"epochs": 2},
-            "train": {"epochs": 2, "batch_size": 32, "workers": 0, "log_every": 1, "save_every": 2},
+            "train": {"epochs": 2, "batch_size": 32, "lr": 1e-3, "workers": 0, "log_every": 1, "save_every": 2},
             "output": str(tmp_path / "run"),
         },
     )

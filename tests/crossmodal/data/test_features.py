@@ -84,7 +84,14 @@ def config(synthetic: Path, teacher: Path, tmp_path: Path) -> Path:
             "teachers": {"rgb": {"view": "rgb", "weights": str(teacher)}},
             "student": {"view": "depth", "encoder": ENCODER},
             "objectives": {"crd": {"weight": 0.8, "negatives": {"count": 40}}, "kd": {"weight": 0.5}},
-            "train": {"epochs": 4, "batch_size": 32, "workers": 0, "log_every": 1, "crop": {"windows": WINDOWS}},
+            "train": {
+                "epochs": 4,
+                "batch_size": 32,
+                "lr": 1e-3,
+                "workers": 0,
+                "log_every": 1,
+                "crop": {"windows": WINDOWS},
+            },
             "output": str(tmp_path / "run"),
         },
     )

@@ -74,7 +74,15 @@ def config(synthetic: Path, teacher: Path, tmp_path: Path) -> Path:
             "teachers": {"rgb": {"view": "rgb", "weights": str(teacher)}},
             "student": {"view": "depth", "encoder": ENCODER},
             "objectives": {"crd": {"weight": 0.8, "negatives": {"count": 40}}, "kd": {"weight": 0.5}},
-            "train": {"epochs": 6, "batch_size": 32, "workers": 0, "log_every": 1, "save_every": 3, "ema": 0.9},
+            "train": {
+                "epochs": 6,
+                "batch_size": 32,
+                "lr": 1e-3,
+                "workers": 0,
+                "log_every": 1,
+                "save_every": 3,
+                "ema": 0.9,
+            },
             "output": str(tmp_path / "run"),
         },
     )
