@@ -7,7 +7,6 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from jaxtyping import Float, Int
@@ -26,29 +25,17 @@ class SampleError(ValueError):
     """A sample cannot be read; the message does not repeat its name."""
 
 
-class Samples(Protocol):
-    """Samples by position."""
-
-    def __len__(self) -> int:
-        """The number of samples."""
-
-    def name(self, index: int) -> str:
-        """The name of a sample in answers, such as the path of its file."""
-
-    def read(self, index: int) -> tuple[Float[Tensor, "*shape"], int]:
-        """A whole sample as its modality adapts it, in physical units, and its class; -1: not known.
-
-        Raises:
-            SampleError: it cannot be read.
-        """
-
-
 @dataclass(frozen=True)
 class FileSamples:
     """Files, each of which is one sample."""
 
     paths: Sequence[str]
     modality: Modality
+
+    @property
+    def classes(self) -> list[str]:
+        """The names of the labels; there are none."""
+        return []
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -58,7 +45,11 @@ class FileSamples:
         return self.paths[index]
 
     def read(self, index: int) -> tuple[Float[Tensor, "*shape"], int]:
-        """The sample, of no known class; see `Samples.read`."""
+        """The whole sample as its modality adapts it, in physical units, and -1: its class is not known.
+
+        Raises:
+            SampleError: it cannot be read.
+        """
         try:
             payload = Path(self.paths[index]).read_bytes()
         except OSError as error:
@@ -76,6 +67,11 @@ class ShardSamples:
     shards: Shards
     view: View
 
+    @property
+    def classes(self) -> list[str]:
+        """The names of the labels."""
+        return self.shards.manifest.classes
+
     def __len__(self) -> int:
         return len(self.shards)
 
@@ -87,12 +83,19 @@ class ShardSamples:
             return f"{self.shards.folder}/pair {index}"
 
     def read(self, index: int) -> tuple[Float[Tensor, "*shape"], int]:
-        """The sample and the label of its pair; see `Samples.read`."""
+        """The whole sample as its modality adapts it, in physical units, and its class; -1: not known.
+
+        Raises:
+            SampleError: it cannot be read.
+        """
         try:
             pair = read_pair(self.shards, {"view": self.view}, index)
         except ShardError as error:
             raise SampleError(str(error)) from error
         return pair.adapted["view"][0], int(pair.label)
+
+
+Samples = FileSamples | ShardSamples
 
 
 @dataclass(frozen=True)
