@@ -43,8 +43,6 @@ class CrossEntropy(Objective):
             raise ValueError(f"cross_entropy needs a student with at least 2 classes, got {student.classes}")
         if not 0 <= smoothing < 1:
             raise ValueError(f"smoothing must be from 0 to below 1, got {smoothing}")
-        if class_weights not in (None, "balanced"):
-            raise ValueError(f"class_weights must be balanced or null, got {class_weights!r}")
         self.smoothing, self.is_balanced = smoothing, class_weights == "balanced"
         self.register_buffer("class_weight", None, persistent=False)
 
@@ -60,9 +58,10 @@ class CrossEntropy(Objective):
         assert student.logits is not None
         logits = widen(student.logits)
         labelled = batch.label >= 0
+        weight = None if self.class_weight is None else self.class_weight.to(logits)
         with torch.autocast(logits.device.type, enabled=False):
             total = F.cross_entropy(
-                logits, batch.label, self.class_weight, ignore_index=-1, reduction="sum", label_smoothing=self.smoothing
+                logits, batch.label, weight, ignore_index=-1, reduction="sum", label_smoothing=self.smoothing
             )
         right = ((logits.detach().argmax(1) == batch.label) & labelled).sum() / labelled.sum()
         return Outcome(mean_over_labelled(total, batch), figures={"accuracy": right})

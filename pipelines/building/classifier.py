@@ -69,9 +69,9 @@ def judge_classifier(encoder: Encoder, view: View, validation: Shards) -> Verdic
     )
     if temperature is None:
         notes.append(
-            f"no temperature from {COLDEST:g} to {HOTTEST:g} minimises the loss of {len(truth)} pairs of validation "
-            "(all are right, or the answers are no better than chance), so probabilities are not calibrated; hold out "
-            "more pairs"
+            f"no temperature from {COLDEST:g} to {HOTTEST:g} minimises the loss, because "
+            + ("all answers are right" if before["accuracy"] == 1 else "the answers are no better than chance")
+            + ", so probabilities are not calibrated; hold out more pairs"
         )
     else:
         notes.append(f"temperature {temperature:.3f}: loss {before['nll']:.3f} -> {after['nll']:.3f} nats, calibration "

@@ -1,6 +1,7 @@
 """The answers of a classifier, and how they are written: CSV or JSON lines."""
 
 import csv
+import io
 import json
 import os
 from collections.abc import Iterator
@@ -24,38 +25,30 @@ class Answer:
     error: str | None = None  # why the sample could not be read
 
 
-class CsvWriter:
-    """A line for each answer below a header: file, class, probability, further classes, label, error."""
+def header(kind: Format, top: int) -> str:
+    """The text before the first answer; `top` is the number of classes of each."""
+    further = [f"{name}_{place}" for place in range(2, top + 1) for name in ("class", "probability")]
+    return _row(["file", "class", "probability", *further, "label", "error"]) if kind == "csv" else ""
 
-    def __init__(self, file: TextIO, top: int) -> None:
-        self.top, self.rows = top, csv.writer(file, lineterminator="\n")
-        further = [f"{name}_{place}" for place in range(2, top + 1) for name in ("class", "probability")]
-        self.rows.writerow(["file", "class", "probability", *further, "label", "error"])
 
-    def write(self, answer: Answer) -> None:
-        """Adds a line; probabilities have six digits, and cells without a value are empty."""
+def line(answer: Answer, kind: Format, top: int) -> str:
+    """An answer as one row of CSV or as one JSON object, with the line's end; probabilities have six digits.
+
+    Cells of CSV without a value are empty; in JSON they are null.
+    """
+    if kind == "csv":
         cells = [cell for name, probability in answer.top for cell in (name, f"{probability:.6f}")]
-        cells += [""] * (2 * self.top - len(cells))
-        self.rows.writerow([answer.name, *cells, answer.label or "", answer.error or ""])
+        return _row([answer.name, *cells, *[""] * (2 * top - len(cells)), answer.label or "", answer.error or ""])
+    best = [{"class": name, "probability": round(probability, 6)} for name, probability in answer.top]
+    first = best[0] if best else {"class": None, "probability": None}
+    content = {"file": answer.name, **first, "top": best, "label": answer.label, "error": answer.error}
+    return json.dumps(content, ensure_ascii=False) + "\n"
 
 
-class JsonWriter:
-    """A JSON object for each answer on a line of its own, with the same names as the columns of CSV."""
-
-    def __init__(self, file: TextIO) -> None:
-        self.file = file
-
-    def write(self, answer: Answer) -> None:
-        """Adds a line."""
-        top = [{"class": name, "probability": round(probability, 6)} for name, probability in answer.top]
-        first = top[0] if top else {"class": None, "probability": None}
-        content = {"file": answer.name, **first, "top": top, "label": answer.label, "error": answer.error}
-        self.file.write(json.dumps(content, ensure_ascii=False) + "\n")
-
-
-def open_writer(file: TextIO, kind: Format, top: int) -> CsvWriter | JsonWriter:
-    """The writer of a format; `top` is the number of classes of each answer."""
-    return CsvWriter(file, top) if kind == "csv" else JsonWriter(file)
+def _row(cells: list[str]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(cells)
+    return text.getvalue()
 
 
 @contextmanager

@@ -76,7 +76,7 @@ def predict(words: Sequence[str]) -> int:
     import torch
 
     from crossmodal import export
-    from pipelines.prediction.answers import open_writer, replacing
+    from pipelines.prediction.answers import header, line, replacing
     from pipelines.prediction.inputs import find_inputs
 
     model = export.load_model(asked.model)
@@ -90,10 +90,11 @@ def predict(words: Sequence[str]) -> int:
     model.encoder.to("cuda" if torch.cuda.is_available() else "cpu")
     answered = unreadable = labelled = right = 0
     with replacing(Path(asked.to)) if asked.to else nullcontext(sys.stdout) as file:
-        writer = open_writer(file, kind, min(asked.top, len(model.card.classes)))
+        top = min(asked.top, len(model.card.classes))
+        file.write(header(kind, top))
         for samples in inputs.samples:
-            for answer in answers(model, samples, top=asked.top, batch_size=asked.batch, workers=asked.workers):
-                writer.write(answer)
+            for answer in answers(model, samples, top=top, batch_size=asked.batch, workers=asked.workers):
+                file.write(line(answer, kind, top))
                 if answer.error is not None:
                     unreadable += 1
                     _tell(f"{answer.name}: {answer.error}")
@@ -108,7 +109,9 @@ def predict(words: Sequence[str]) -> int:
     parts += [f"{unreadable} could not be read"] if unreadable else []
     if inputs.ignored:
         shown = ", ".join(inputs.ignored[:3]) + (" ..." if inputs.ignored[3:] else "")
-        parts.append(f"{len(inputs.ignored)} files in folders are not of {model.card.modality} ({shown})")
+        parts.append(
+            f"left out by their extension, which is not of {model.card.modality}: {len(inputs.ignored)} ({shown})"
+        )
     _tell("; ".join(parts))
     return 1 if unreadable else 0
 
