@@ -68,7 +68,7 @@ def predict(words: Sequence[str]) -> int:
     """
     parser = _parser()
     if {"-h", "--help"} & {*words}:
-        print(parser.format_help(), end="")
+        print(printable(parser.format_help()), end="")
         return 0
     asked = parser.parse_args(words)
     kind = _format_of(asked.to, asked.format)
@@ -91,10 +91,11 @@ def predict(words: Sequence[str]) -> int:
     answered = unreadable = labelled = right = 0
     with replacing(Path(asked.to)) if asked.to else nullcontext(sys.stdout) as file:
         top = min(asked.top, len(model.card.classes))
+        show = printable if file.isatty() else str  # names of files must not control a terminal
         file.write(header(kind, top))
         for samples in inputs.samples:
             for answer in answers(model, samples, top=top, batch_size=asked.batch, workers=asked.workers):
-                file.write(line(answer, kind, top))
+                file.write(show(line(answer, kind, top)))
                 if answer.error is not None:
                     unreadable += 1
                     _tell(f"{answer.name}: {answer.error}")
