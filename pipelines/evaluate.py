@@ -25,10 +25,24 @@ def inputs(config: Config) -> Mapping[str, str]:
 
 
 def run(config: Config, path: Path) -> None:
-    """Measures everything and writes report.json and what the report draws."""
+    """Trains students that are missing, measures everything, and writes report.json and what the report draws."""
     from pipelines.evaluation.evaluator import Evaluator
-    from pipelines.runs.folder import RunFolder, is_main
+    from pipelines.evaluation.more_students import train_missing
+    from pipelines.evaluation.summary import plain, summary_table
+    from pipelines.runs import distributed
+    from pipelines.runs.console import say
+    from pipelines.runs.folder import RunFolder, is_main, read_report
 
+    if config.trainings is not None:
+        config = train_missing(config, path)
+        distributed.wait()
     run = RunFolder.open("evaluate", config, inputs)
-    if not run.is_done() and is_main():
+    if not is_main():
+        return
+    if not run.is_done():
         run.finish(Evaluator(config, run).measure())
+    figures = read_report(run.path)["figures"]
+    if "verdict" in figures:  # earlier versions wrote none
+        say(f"{run.path}: test figures, %, mean ± standard deviation\n{plain(summary_table(figures))}")
+        for line in figures["verdict"]:
+            say(line)

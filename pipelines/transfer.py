@@ -72,11 +72,11 @@ def run(config: Config, path: Path) -> None:
     shared = (partial(step, teachers=parts.teachers), parts.shards, views, config.seed, parts.kept)
     figures = {}
     if parts.preparation is not None:
-        before = config.prepare.over(config.train)
+        before = config.prepare.over(parts.train)
         figures["preparation"] = Training(accelerator, run, before, parts.preparation, *shared, phase="prepare").fit()
         accelerator = open_accelerator(config.train, run.path)  # each phase has its own loss scale
     calibrate = partial(observe, parts.module, parts.teachers) if parts.module.needs_calibration else None
-    figures |= Training(accelerator, run, config.train, parts.module, *shared, calibrate=calibrate).fit()
+    figures |= Training(accelerator, run, parts.train, parts.module, *shared, calibrate=calibrate).fit()
     if accelerator.is_main_process:
         modality = parts.views[config.student.view].modality
         export_student(

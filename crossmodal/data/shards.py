@@ -186,6 +186,12 @@ class Shards:
             return torch.full((len(self),), -1)
         return torch.tensor([self.facts(index)["label"] for index in range(len(self))], dtype=torch.int64)
 
+    def groups(self) -> list[str]:
+        """The group of every pair in order, empty: no group; if no pair has one, nothing is read."""
+        if not self.manifest.groups:
+            return [""] * len(self)
+        return [str(self.facts(index).get("group") or "") for index in range(len(self))]
+
     def member(self, name: str) -> str:
         """The member name of a field: "depth" -> "depth.png".
 

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from crossmodal.evaluation._base import Evaluation as Evaluation
     from crossmodal.evaluation._base import Kind as Kind
     from crossmodal.evaluation._base import Metric as Metric
+    from crossmodal.evaluation._base import Need as Need
     from crossmodal.evaluation._base import Network as Network
     from crossmodal.evaluation._base import Pairs as Pairs
     from crossmodal.evaluation._base import Point as Point
@@ -16,5 +17,6 @@ if TYPE_CHECKING:
     from crossmodal.evaluation._base import Targets as Targets
 
 __getattr__ = lazily(
-    __name__, _base=("Artefacts", "Evaluation", "Kind", "Metric", "Network", "Pairs", "Point", "Subject", "Targets")
+    __name__,
+    _base=("Artefacts", "Evaluation", "Kind", "Metric", "Need", "Network", "Pairs", "Point", "Subject", "Targets"),
 )

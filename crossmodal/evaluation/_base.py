@@ -14,7 +14,9 @@ from torch import Tensor
 from crossmodal.data.shards import Shards
 from crossmodal.data.views import View
 from crossmodal.encoders import Encoder, Features, Spec
+from crossmodal.metrics.intervals import Totals
 
+UNEVEN = 3  # times as many pairs in the largest class as in the smallest: balanced accuracy decides
 Need = Literal["labels", "teacher", "heads", "classifier", "student"]
 Kind = Literal["student", "teacher", "inflated"]
 
@@ -56,6 +58,7 @@ class Pairs:
     train: Shards  # to learn from
     test: Shards  # to judge by: no network has seen them
     has_teacher: bool = False  # whether networks are compared with a teacher
+    heads: tuple[str, ...] = ()  # the objectives of which some network shares a space with the teacher
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))  # where encoders run
     workers: int = 0  # processes that read and decode
     # the networks by what they are; those whose kind is not here are not measured
@@ -82,6 +85,14 @@ class Pairs:
         """Accuracy of the constant answer that is right most often: the share of the largest class of test pairs."""
         labels = self.labels[1][self.labels[1] >= 0]
         return labels.bincount().max().item() / len(labels)
+
+    @cached_property
+    def uneven(self) -> bool:
+        """Whether the largest class of labelled test pairs is more than `UNEVEN` times the smallest."""
+        labels = self.labels[1][self.labels[1] >= 0]
+        counts = labels.bincount(minlength=len(self.classes))
+        there = counts[counts > 0]
+        return len(there) > 0 and bool(there.max() > UNEVEN * there.min())
 
     def facts(
         self, name: str, columns: tuple[int, ...]
@@ -116,6 +127,10 @@ class Artefacts:
     legend: dict[str, str] = field(default_factory=dict)
     # numbers by title and label, such as the IoU of each class, for bar charts
     values: dict[str, dict[str, float]] = field(default_factory=dict)
+    # by title: how many test pairs of each class (row) were answered with each class (column)
+    confusions: dict[str, Int[Tensor, "classes classes"]] = field(default_factory=dict)
+    # by metric: how it comes from the single test pairs, for its confidence interval; not every metric has this
+    totals: dict[str, Totals] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -128,7 +143,7 @@ class Network:
     test: Features
     classes: Sequence[str] = ()  # names of its logits; empty: it has none
     # The test pairs in one space, as this network and as the teacher embed them: `map` is a linear map fitted on the
-    # training pairs, `heads` is the space that the objective trained. Empty where there is no teacher.
+    # training pairs; the others are the spaces that objectives trained, by objective. Empty where there is no teacher.
     spaces: Mapping[str, tuple[Float[Tensor, "test _"], Float[Tensor, "test _"]]] = field(default_factory=dict)
     teacher: tuple[Features, Features] | None = None  # the teacher's features of both parts, if there is a teacher
     # "student": the students' architecture and view; "inflated": the teacher's architecture on the students' view
@@ -140,7 +155,7 @@ class Network:
         own: dict[Need, bool] = {
             "labels": bool(pairs.classes),
             "teacher": "map" in self.spaces,
-            "heads": "heads" in self.spaces,
+            "heads": bool(self.spaces.keys() - {"map"}),
             "classifier": self.test.logits is not None and bool(pairs.classes) and [*self.classes] == pairs.classes,
             "student": self.kind != "teacher",
         }
@@ -164,6 +179,10 @@ class Evaluation(ABC):
     @abstractmethod
     def metrics(self) -> tuple[Metric, ...]:
         """The metrics that these options allow, in the order of the columns."""
+
+    def metrics_in(self, heads: Sequence[str]) -> tuple[Metric, ...]:
+        """The metrics, with those in the spaces that these objectives share with the teacher."""
+        return self.metrics()
 
     @abstractmethod
     def chance(self, pairs: Pairs) -> dict[str, float]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from crossmodal.evaluation import Evaluation, Metric, Network, Pairs, Targets
 from crossmodal.metrics import neighbours
+from crossmodal.metrics.intervals import Totals
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,9 @@ class Regression(Evaluation):
         """Mean distance between the truth and the mean of the nearest training pairs."""
         known, truth = pairs.facts(self.fact, self.columns)
         answer = neighbours.regress(network.train.embedding, known, network.test.embedding, neighbours=self.neighbours)
-        return {self._name: (answer - truth).norm(dim=1).mean().item()}
+        totals = Totals.mean((answer - truth).norm(dim=1))
+        network.artefacts.totals[self._name] = totals
+        return {self._name: totals()}
 
     def notes(self, pairs: Pairs) -> Iterator[str]:
         """Fewer training pairs than neighbours."""

@@ -32,9 +32,12 @@ class Recipe:
         return max(self.least_steps, min(self.steps, wanted))
 
 
-def pick_labelled(labels: Int[Tensor, " pairs"], per_class: int | None, seed: int) -> list[int]:
-    """Positions of `per_class` random pairs of every class, or all it has (all labelled pairs for None), in order."""
-    random = generator(seed, "labels")
+def pick_labelled(labels: Int[Tensor, " pairs"], per_class: int | None, seed: int, draw: int = 0) -> list[int]:
+    """Positions of `per_class` random pairs of every class, or all it has (all labelled pairs for None), in order.
+
+    `draw` numbers the independent choices of a seed.
+    """
+    random = generator(seed, "labels", *([draw] if draw else []))
     chosen: list[int] = []
     for label in labels[labels >= 0].unique().tolist():
         members = (labels == label).nonzero()[:, 0]

@@ -1,5 +1,6 @@
 """Retrieval across modalities: does a pair's one side find its other side among all?"""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -31,17 +32,64 @@ def ranks(
     return torch.cat(nearer), torch.cat(tied)
 
 
-def recalls(
+def hits(
     queries: Float[Tensor, "pairs dim"], gallery: Float[Tensor, "pairs dim"], at: Sequence[int] = (1, 5, 10)
-) -> dict[int, float]:
-    """Share of queries whose own gallery row is among the nearest k, for every k in `at`; chance is k / pairs.
+) -> dict[int, Float[Tensor, " pairs"]]:
+    """Whether each query's own gallery row is among the nearest k, from 0 to 1, for every k in `at`.
 
-    Only the query's own row is a right answer. Rows of the same class, or frames next to it, count as wrong, so the
-    figure measures how well instances are told apart. It is the expectation over random orders of rows that are as
-    near, so a collapsed embedding scores as chance.
+    The mean over queries is recall at k; chance is k / pairs. Only the query's own row is a right answer. Rows of the
+    same class, or frames next to it, count as wrong, so the figure measures how well instances are told apart. It is
+    the expectation over random orders of rows that are as near, so a collapsed embedding scores as chance.
     """
     nearer, tied = ranks(queries, gallery)
-    return {k: ((k - nearer).double() / tied).clamp(0, 1).mean().item() for k in at}
+    return {k: ((k - nearer).double() / tied).clamp(0, 1) for k in at}
+
+
+def hits_by_label(
+    queries: Float[Tensor, "pairs dim"],
+    gallery: Float[Tensor, "pairs dim"],
+    labels: Int[Tensor, " pairs"],
+    at: Sequence[int] = (1, 5, 10),
+) -> dict[int, Float[Tensor, " pairs"]]:
+    """Whether a gallery row of each query's class is among the nearest k, from 0 to 1, for every k in `at`.
+
+    The query's own row is one of its class. It is the expectation over random orders of rows that are as near. A query
+    without a label (-1) has NaN; gallery rows without one are never right.
+    """
+    queries, gallery = F.normalize(queries, dim=1), F.normalize(gallery, dim=1)
+    nearer, tied, right, size = [], [], [], max(1, SCORES // len(gallery))
+    for start in range(0, len(queries), size):
+        scores = queries[start : start + size] @ gallery.T
+        same = labels[start : start + size, None] == labels
+        best = scores.masked_fill(~same, -math.inf).amax(1, keepdim=True)
+        level = (scores - best).abs() < 1e-6
+        nearer.append((scores >= best + 1e-6).sum(1))
+        tied.append(level.sum(1))
+        right.append((level & same).sum(1))
+    above, level, good = (torch.cat(each).double() for each in (nearer, tied, right))
+    there = labels >= 0
+    return {k: (1 - _missed(level, good, (k - above).clamp(min=0))).where(there, math.nan) for k in at}
+
+
+def chance_by_label(labels: Int[Tensor, " pairs"], k: int) -> float:
+    """The mean of `hits_by_label` in a random order of the gallery."""
+    known = labels[labels >= 0]
+    members = known.bincount()[known].double()
+    return (1 - _missed(torch.full_like(members, len(labels)), members, torch.full_like(members, k))).mean().item()
+
+
+def _missed(
+    rows: Float[Tensor, " pairs"], right: Float[Tensor, " pairs"], drawn: Float[Tensor, " pairs"]
+) -> Float[Tensor, " pairs"]:
+    """The probability that none of the right rows is among those drawn without replacement."""
+
+    def log_choices(count: Tensor, chosen: Tensor) -> Tensor:
+        return torch.lgamma(count + 1) - torch.lgamma(chosen + 1) - torch.lgamma(count - chosen + 1)
+
+    drawn = torch.minimum(drawn, rows)
+    left = rows - right
+    logs = log_choices(left, torch.minimum(drawn, left)) - log_choices(rows, drawn)
+    return logs.exp().where(drawn <= left, 0.0)
 
 
 def nearest(

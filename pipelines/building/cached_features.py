@@ -78,7 +78,7 @@ def _open(config: Taught, name: str, train: TrainConfig, shards: Shards, views: 
     with at(key):
         features = FeatureShards.open(folder, shards.places)
     origins = features.manifest.origin
-    wanted = min(train.epochs, train.crop.windows or train.epochs)
+    wanted = min(train.passes, train.crop.windows or train.passes)
     needed = {"windows": wanted, **origin(config, name, train.crop, shards, views)}
     # earlier versions stretched every picture to a square and did not record it
     unrecorded = {"fit": "stretch", "height": None, "width": None}

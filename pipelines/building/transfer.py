@@ -12,6 +12,8 @@ from pipelines.building.encoders import build_student
 from pipelines.building.objectives import build_phases, build_terms, check_alignment, student_classes
 from pipelines.building.teachers import AnyTeacher, build_any_teachers
 from pipelines.schemas import transfer
+from pipelines.schemas.common import TrainConfig
+from pipelines.schemas.recipe import sized
 from pipelines.training.loop import seed_everything
 
 
@@ -26,6 +28,7 @@ class Components:
     classes: list[str]  # of the student's logits
     preparation: Transfer | None  # trained first, if an objective needs it
     module: Transfer
+    train: TrainConfig  # with learning rate and passes
 
 
 def build_parts(config: transfer.Config) -> Components:
@@ -39,7 +42,8 @@ def build_parts(config: transfer.Config) -> Components:
         shards, config.views, networks_of(config.teachers, config.student),
         repeating={teacher.view for teacher in config.teachers.values()},
     )  # fmt: skip
-    cached = open_features(config, config.train, shards, views)
+    train = sized(config.train, len(shards), is_new=config.student.weights is None)
+    cached = open_features(config, train, shards, views)
     teachers = build_any_teachers(config.teachers, views, cached, chunk=config.train.chunk)
     seed_everything(config.seed, "weights")
     classes = student_classes(config.objectives, shards.manifest.classes, teachers)
@@ -48,5 +52,5 @@ def build_parts(config: transfer.Config) -> Components:
     check_alignment(terms, config.student.view, teachers, views)
     preparation, module = build_phases(student, config.student.view, terms, chunk=config.train.chunk)
     if preparation is not None:
-        open_features(config, config.prepare.over(config.train), shards, views)  # refuses too few windows for it
-    return Components(shards, views, cached, teachers, classes, preparation, module)
+        open_features(config, config.prepare.over(train), shards, views)  # refuses too few windows for it
+    return Components(shards, views, cached, teachers, classes, preparation, module, train)

@@ -68,6 +68,7 @@ class Certification:
 
     def certify(self) -> dict[str, Any]:
         """Trains the posteriors that are missing, certifies all, exports the selected one; gives the metrics."""
+        self._refuse_large_batches()
         self._refuse_seen()
         copies, untold = self._count_copies()
         examples = self.examples["train"]  # refuses before training what cannot be certified
@@ -221,6 +222,15 @@ class Certification:
             return 0, []
         weights = [each.weights for each in (config.encoder, config.teacher) if each is not None and each.weights]
         return count_copies(self.split.test, open_shards(config.data, "data"), weights, "test")
+
+    def _refuse_large_batches(self) -> None:
+        """Refuses a batch of more pairs than a part has, before another part is trained on."""
+        config = self.config
+        for key, train, part in (("prior.train", config.prior.train, self.split.prior),
+                                 ("train", config.train, self.split.certified)):  # fmt: skip
+            if part is not None and train.batch_size > len(part):
+                raise ConfigError([f"{key}.batch_size: {train.batch_size} pairs a step are more than the {len(part)} "
+                                   "pairs to train on; lower it"])  # fmt: skip
 
     def _train(self) -> tuple[dict[str, GaussianPosterior], dict[str, Any]]:
         """The posteriors by name, first the prior itself, and the metrics of every training."""

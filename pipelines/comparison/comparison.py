@@ -9,6 +9,7 @@ from typing import Any
 
 from crossmodal.checkpoint import write
 from crossmodal.evaluation import Metric
+from crossmodal.objectives import Objective
 from pipelines.building.data import open_parts
 from pipelines.building.transfer import Components, build_parts
 from pipelines.config import ConfigError, to_plain, within
@@ -20,7 +21,7 @@ from pipelines.runs.console import say
 from pipelines.runs.folder import RunFolder, is_main, read_report
 from pipelines.schemas import compare, evaluate, transfer
 from pipelines.schemas.common import PrepareConfig
-from pipelines.schemas.compare import Trial
+from pipelines.schemas.compare import HEADS, Trial
 
 BASELINES = ("teacher", "scratch", "random weights")
 DIVERGED = "diverged.txt"  # in the folder of a training: why it is not repeated
@@ -113,6 +114,12 @@ class Comparison:
     def _check_metrics(self, parts: Components) -> None:
         for place, name in enumerate(self.config.metrics):
             needs = self.columns[name].needs
+            spaces = [
+                key for key, term in parts.module.terms.items() if type(term.objective).project is not Objective.project
+            ]
+            if name.startswith(HEADS) and len(spaces) > 1:
+                raise ConfigError([f"metrics.{place} is {name}, but several objectives have a space: "
+                                   f"{', '.join(spaces)}; name one of them in place of heads"])  # fmt: skip
             if "labels" in needs and not parts.shards.manifest.classes:
                 raise ConfigError([f"metrics.{place} is {name}, which needs labels, and the pairs have none"])
             if place == 0 and "classifier" in needs and not parts.classes:
@@ -122,7 +129,7 @@ class Comparison:
     @cached_property
     def columns(self) -> dict[str, Metric]:
         """All metrics that the evaluation can measure."""
-        return self.config.evaluate.columns()
+        return self.config.columns()
 
     @property
     def sign(self) -> int:
@@ -239,13 +246,21 @@ class Comparison:
             return figure is None, -self.sign * figure["mean"] if figure else 0.0
 
         return {
-            "metrics": {name: judged["metrics"][name] for name in metrics},
+            "metrics": {name: self._column(name, judged) for name in metrics},
             "seeds": self.config.seeds,
             "search": None if self.config.search is None else to_plain(self.config.search),
             "shared": self._shared(rows, judged),
             "rows": {name: described[name] for name in sorted(described, key=place)},
             "baselines": {who: {name: figure_of(judged, who, name) for name in metrics} for who in BASELINES},
         }
+
+    def _column(self, name: str, judged: Figures) -> Figures:
+        """How the table shows a metric."""
+        there = judged["metrics"]
+        shown = there.get(name) or next((there[key] for key in there if _is_in_heads(key, name)), {"chance": None})
+        metric = self.columns[name]
+        return {"higher_is_better": metric.higher_is_better, "percent": metric.percent, **shown,
+                "heading": metric.heading}  # fmt: skip
 
     def _describe(self, name: str, row: Row, judged: Figures) -> Figures:
         alive = [figures for figures in row.trained.values() if figures]
@@ -293,4 +308,11 @@ def figure_of(judged: Figures, who: str, metric: str) -> Figures | None:
         curve = "scratch" if who == "scratch" else f"{who}, {way}"
         return judged["few_labels"].get(curve, {}).get(labels)
     rows = [row for name, row in judged["table"].items() if name == who or name.startswith(f"{who}, ")]
-    return rows[0].get(metric) if rows else None
+    if not rows:
+        return None
+    return rows[0].get(metric) or next((rows[0][name] for name in rows[0] if _is_in_heads(name, metric)), None)
+
+
+def _is_in_heads(name: str, metric: str) -> bool:
+    """Whether a metric of an evaluation is, in the space of some objective, what `metric` is in that of the heads."""
+    return metric.startswith(HEADS) and name.endswith(f".{metric.removeprefix(HEADS)}") and not name.startswith("map.")

@@ -2,7 +2,6 @@
 
 import json
 import math
-import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -23,19 +22,19 @@ from crossmodal.encoders import Encoder, Features
 from crossmodal.evaluation import Artefacts, Evaluation, Kind, Network, Pairs, Subject, Targets
 from crossmodal.export import Model
 from crossmodal.metrics import few_labels, probe, retrieval
-from crossmodal.metrics.accuracy import accuracy
+from crossmodal.metrics.intervals import Resampling, Totals
 from pipelines.building.teachers import inflate_teacher
 from pipelines.config import ConfigError, FieldError, at
 from pipelines.evaluation.decoded import HELD, Chosen, Decoded
+from pipelines.evaluation.results import Table, means
+from pipelines.evaluation.spaces import heads_of, spaces_of
 from pipelines.evaluation.subjects import Subjects
+from pipelines.evaluation.verdict import Setting, verdicts
 from pipelines.evaluation.warnings import counts_there, shortfalls
 from pipelines.runs.console import say
 from pipelines.runs.folder import RunFolder
 from pipelines.schemas.evaluate import FewLabelsConfig
 from pipelines.training.loop import seed_everything
-
-Figures = dict[str, list[float]]  # one number a seed
-
 
 LACKS = {"labels": "the pairs have no classes", "teacher": "no student had a teacher"}
 
@@ -45,15 +44,47 @@ class Evaluator(Subjects):
     """Measures everything that one evaluate run is asked for."""
 
     run: RunFolder
-    rows: dict[str, Figures] = field(default_factory=dict)  # table: who -> figure -> one number a seed
-    curves: dict[str, Figures] = field(default_factory=dict)  # who -> labels a class -> one number a seed
-    held: dict[tuple[str, bool], list[SampleBatch]] = field(
-        default_factory=dict
-    )  # what a view gives of small data sets
+    # what a view gives of small data sets
+    held: dict[tuple[str, bool], list[SampleBatch]] = field(default_factory=dict)
     pictures: dict[tuple[str, str, str], Tensor] = field(default_factory=dict)  # by evaluation, row and title
     shown: dict[str, dict[str, Any]] = field(default_factory=dict)  # by evaluation: titles of pictures, and the legend
-    details: dict[str, dict[str, dict[str, Figures]]] = field(default_factory=dict)  # evaluation -> title -> row
+    # numbers of each repetition, by evaluation, title, row and label
+    details: dict[str, dict[str, dict[str, dict[str, list[float]]]]] = field(default_factory=dict)
+    confusions: dict[str, dict[str, Tensor]] = field(default_factory=dict)  # summed over repetitions, by title and row
     seen: dict[int, Network] = field(default_factory=dict)  # what students gave, by the id of their encoder
+
+    @cached_property
+    def table(self) -> Table:
+        """Metrics by network and name."""
+        return Table(self._resampling)
+
+    @cached_property
+    def curves(self) -> Table:
+        """Accuracy by network and number of labels a class."""
+        return Table(self._resampling)
+
+    @cached_property
+    def balanced_curves(self) -> Table:
+        """Balanced accuracy, likewise."""
+        return Table(self._resampling)
+
+    def _verdict(self) -> list[str]:
+        """The answer in sentences."""
+        known = self.labels[0][self.labels[0] >= 0]
+        setting = Setting(
+            self.table, self.curves, self.balanced_curves, self.columns,
+            modality=self.first.card.modality,
+            answer=self.teacher_view.modality.field if self.taught else "",
+            test_pairs=len(self.test),
+            all_labels=len(known) / max(1, len(known.unique())),
+            steps=self.config.few_labels.steps if self.config.few_labels else 0,
+            grouped=any(self._resampling.groups),
+        )  # fmt: skip
+        return verdicts(setting, {name: len(models) for name, models in self.students.items()})
+
+    @cached_property
+    def _resampling(self) -> Resampling:
+        return Resampling(self.test.groups())
 
     def measure(self) -> dict[str, Any]:
         """Everything the config asks for, as plain content."""
@@ -83,16 +114,23 @@ class Evaluator(Subjects):
         self._save_examples(teacher)
         self._save_pictures()
         details = {
-            key: {title: {who: _means(figures) for who, figures in rows.items()} for title, rows in titles.items()}
+            key: {title: {who: means(figures) for who, figures in rows.items()} for title, rows in titles.items()}
             for key, titles in self.details.items()
         }
         return {
             "figures": {
                 **({"details": details} if details else {}),
                 **({"shown": self.shown} if self.shown else {}),
-                "metrics": self._columns(),
-                "table": {who: _summaries(figures) for who, figures in self.rows.items()},
-                "few_labels": {who: _summaries(curve) for who, curve in self.curves.items()},
+                "verdict": self._verdict(),
+                "metrics": self.columns,
+                "table": self.table.summaries(),
+                "few_labels": self.curves.summaries(),
+                **({"few_labels_balanced": self.balanced_curves.summaries()} if self.balanced_curves.rows else {}),
+                "confusion": {
+                    title: {who: counts.tolist() for who, counts in rows.items()}
+                    for title, rows in self.confusions.items()
+                },
+                "groups": self._resampling.units,
                 "seeds": self.config.seeds,
                 "train_pairs": len(self.train),
                 "test_pairs": len(self.test),
@@ -128,8 +166,17 @@ class Evaluator(Subjects):
 
     @cached_property
     def _pairs(self) -> Pairs:
-        return Pairs(*self.parts, has_teacher=self.taught is not None, device=self.device, workers=self.config.workers,
-                     subjects=self._subjects)  # fmt: skip
+        return Pairs(*self.parts, has_teacher=self.taught is not None, heads=self._heads, device=self.device,
+                     workers=self.config.workers, subjects=self._subjects)  # fmt: skip
+
+    @cached_property
+    def _heads(self) -> tuple[str, ...]:
+        """The objectives that share a space with the teacher."""
+        if self.taught is None or self.teacher is None:
+            return ()
+        name, spec = self.taught[0], self.teacher.encoder.spec
+        every = [heads_of(model, spec, name) for models in self.students.values() for model in models]
+        return tuple(dict.fromkeys(head for heads in every for head in heads))
 
     @cached_property
     def _subjects(self) -> dict[Kind, Subject]:
@@ -171,7 +218,8 @@ class Evaluator(Subjects):
             found |= dict.fromkeys(self.config.few_labels.columns(), self._pairs.majority)
         return found
 
-    def _columns(self) -> dict[str, dict[str, Any]]:
+    @cached_property
+    def columns(self) -> dict[str, dict[str, Any]]:
         """How tables show each metric, by name."""
         return {
             name: {
@@ -181,7 +229,7 @@ class Evaluator(Subjects):
                 "chance": self._chance.get(name),
                 **({"point": asdict(metric.point)} if metric.point else {}),
             }
-            for name, metric in self.config.columns().items()
+            for name, metric in self.config.columns(self._heads).items()
         }
 
     def _notes(self) -> Iterator[str]:
@@ -247,18 +295,21 @@ class Evaluator(Subjects):
         say(f"{self.run.path}: measuring {who}")
         network = replace(seen, classes=classes)
         if teacher is not None:
-            spaces, features = self._spaces(model, seen, teacher), (teacher.train, teacher.test)
-            network = replace(network, spaces=spaces, teacher=features)
-        row = self.rows.setdefault(who, {})
+            spaces = spaces_of(model, seen, teacher, self.taught[0] if self.taught else None)
+            network = replace(network, spaces=spaces, teacher=(teacher.train, teacher.test))
+        self.table.rows.setdefault(who, {})
         for key, evaluation in self._active.items():
-            declared = {metric.name for metric in evaluation.metrics()}
+            declared = {metric.name for metric in evaluation.metrics_in(self._heads)}
             network = replace(network, artefacts=Artefacts())
             for name, value in evaluation.measure(network, self._pairs).items():
                 if name not in declared or not math.isfinite(value):
                     raise ValueError(f"metrics.{key} measured {name!r} of {who} as {value}; a metric must be declared "
                                      "and finite")  # fmt: skip
-                row.setdefault(name, []).append(value)
+                self.table.add(who, name, value, network.artefacts.totals.get(name))
             given = network.artefacts
+            for title, counts in given.confusions.items():
+                rows_of_title = self.confusions.setdefault(title, {})
+                rows_of_title[who] = rows_of_title[who] + counts if who in rows_of_title else counts
             kinds = {"context": given.context, "pictures": given.pictures, "components": given.components}
             for title, pictures in (item for rows in kinds.values() for item in rows.items()):
                 self.pictures.setdefault((key, who, title), pictures)  # of the first seed
@@ -271,23 +322,6 @@ class Evaluator(Subjects):
                 found = self.details.setdefault(key, {}).setdefault(title, {}).setdefault(who, {})
                 for label, value in values.items():
                     found.setdefault(label, []).append(value)
-
-    def _spaces(self, model: Model | None, seen: Network, teacher: Network) -> dict[str, tuple[Tensor, Tensor]]:
-        """Both sides of the test pairs in each space that a network shares with the teacher."""
-        spaces = {"map": _linear_map(seen, teacher)}
-        if model is not None and (shared := self._in_heads(model, seen, teacher)) is not None:
-            spaces["heads"] = shared
-        return spaces
-
-    def _in_heads(self, model: Model, seen: Network, teacher: Network) -> tuple[Tensor, Tensor] | None:
-        """Both sides of the test pairs in the space the objective trained, if it has one."""
-        with torch.inference_mode():
-            for name, head in model.heads.items():
-                if self.taught is None or model.card.heads[name].teacher != self.taught[0]:
-                    continue
-                if (found := head.project(seen.test, teacher.test)) is not None:
-                    return found
-        return None
 
     def _few_labels(self, teacher: Network | None) -> None:
         """The few-label curves: whole encoders trained from the student and from scratch, and frozen ones probed."""
@@ -305,17 +339,22 @@ class Evaluator(Subjects):
                 frozen["teacher, frozen"] = teacher
             for count in counts_there(self.config.few_labels, learn):
                 say(f"{self.run.path}: seed {seed}, {'all' if count is None else count} labels a class")
-                chosen = few_labels.pick_labelled(learn, count, seed)
+                draws = range(1 if count is None else self.config.few_labels.draws)
                 for who, seen in frozen.items():
-                    answer = probe.linear_probe(
-                        seen.train.embedding[chosen], learn[chosen], seen.test.embedding, len(self.classes)
-                    )
-                    self._point(who, count, accuracy(answer, judge))
+                    right = torch.zeros(len(judge), dtype=torch.float64)
+                    for draw in draws:
+                        some = few_labels.pick_labelled(learn, count, seed, draw)
+                        answer = probe.linear_probe(
+                            seen.train.embedding[some], learn[some], seen.test.embedding, len(self.classes)
+                        )
+                        right += (answer == judge) / len(draws)
+                    self._point(who, count, right)
+                chosen = few_labels.pick_labelled(learn, count, seed)
                 for who, encoder in self._starts(mine, seed).items():
                     self._tune(encoder, chosen, seed)
                     logits = self._features(encoder, self.view, self.test).logits
                     assert logits is not None
-                    self._point(who, count, accuracy(logits.argmax(1), judge))
+                    self._point(who, count, (logits.argmax(1) == judge).double())
                     if who == "scratch" and count is None:
                         seen = self._embed(encoder, self.view)
                         self._describe("scratch, all labels", seen, teacher, classes=self.classes)
@@ -385,15 +424,22 @@ class Evaluator(Subjects):
     def _signals(self) -> Decoded:
         return Decoded(self.train, self.view)
 
-    def _point(self, who: str, count: int | None, accuracy: float) -> None:
-        self.curves.setdefault(who, {}).setdefault("all" if count is None else str(count), []).append(accuracy)
+    def _point(self, who: str, count: int | None, right: Float[Tensor, " pairs"]) -> None:
+        """One more seed of a curve, from the share of right answers for each test pair."""
+        judge, name = self.labels[1], "all" if count is None else str(count)
+        totals = Totals.mean(right.masked_fill(judge < 0, math.nan))
+        self.curves.add(who, name, totals(), totals)
+        if self._pairs.uneven:
+            balanced = Totals.balanced(right, judge, len(self.classes))
+            self.balanced_curves.add(who, name, balanced(), balanced)
 
     def _save_examples(self, teacher: Network | None) -> None:
         """Test embeddings of the first student, in its space with the teacher, and what some queries retrieve there."""
         seen = self._see(self.first)
         examples = {"student": seen.test.embedding, "label": self.labels[1]}
         if teacher is not None:
-            ours, theirs = self._in_heads(self.first, seen, teacher) or _linear_map(seen, teacher)
+            spaces = spaces_of(self.first, seen, teacher, self.taught[0] if self.taught else None)
+            ours, theirs = next(iter(spaces.values()))
             queries = torch.linspace(0, len(ours) - 1, min(8, len(ours))).long()
             found = retrieval.nearest(ours[queries], theirs, min(5, len(theirs)))
             examples |= {"student": ours, "teacher": theirs, "queries": queries, "found": found}
@@ -407,10 +453,6 @@ class Evaluator(Subjects):
             write(self.run.path / "pictures.safetensors", save(plain))
 
 
-def _means(figures: Figures) -> dict[str, float]:
-    return {name: round(statistics.mean(runs), 5) for name, runs in figures.items()}
-
-
 def _standardised(known: Float[Tensor, "pairs numbers"]) -> Float[Tensor, "pairs numbers"]:
     """Each number of a quantity less its mean, over its standard deviation; one that rounding alone moves becomes 0.
 
@@ -419,22 +461,3 @@ def _standardised(known: Float[Tensor, "pairs numbers"]) -> Float[Tensor, "pairs
     """
     spread, rounding = known.std(0), torch.finfo(known.dtype).eps * known.abs().amax(0)
     return torch.where(spread > rounding, (known - known.mean(0)) / spread, 0.0)
-
-
-def _linear_map(seen: Network, teacher: Network) -> tuple[Tensor, Tensor]:
-    """Both sides of the test pairs in the teacher's centred space, by a ridge map fitted on the training pairs."""
-    centre = teacher.train.embedding.mean(0)
-    weights = retrieval.ridge(seen.train.embedding, teacher.train.embedding - centre)
-    return retrieval.apply_map(seen.test.embedding, weights), teacher.test.embedding - centre
-
-
-def _summaries(figures: Figures) -> dict[str, dict[str, Any]]:
-    """Mean and sample standard deviation of every figure, with the numbers themselves."""
-    return {
-        name: {
-            "mean": round(statistics.mean(runs), 5),
-            "std": round(statistics.stdev(runs), 5) if len(runs) > 1 else None,
-            "runs": [round(value, 5) for value in runs],
-        }
-        for name, runs in figures.items()
-    }

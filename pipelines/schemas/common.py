@@ -104,13 +104,15 @@ class TrainConfig:
     """Optimisation, data order and checkpoints."""
 
     RENAMED: ClassVar[Mapping[str, str]] = {"look": "crop"}
-    epochs: int = number(30, least=1)  # passes over the data
+    # passes over the data; null: 30, and in a transfer from 8 to 60, by the number of pairs
+    epochs: int | None = number(None, least=1)
     batch_size: int = number(128, least=1)  # pairs per optimiser step, over all processes and accumulated parts
     accumulate: int = number(1, least=1)  # gradient accumulation: parts per batch, each with its own contrastive loss
     # gradient caching: encoder micro-batch; the loss still sees the whole batch, so the gradient is the same
     chunk: int | None = number(None, least=1)
     optimiser: Literal["adamw", "sgd"] = "adamw"  # sgd has classical momentum, not Nesterov's
-    lr: float = number(1e-3, above=0)  # peak learning rate
+    # peak learning rate; null: 1e-3, and in a transfer 3e-3 for a student with new weights (sgd: 0.05)
+    lr: float | None = number(None, above=0)
     weight_decay: float = number(0.05, least=0)  # for weights with two or more dimensions, so not for biases and norms
     decay_all: bool = False  # apply weight decay to biases and norms too, as older recipes do
     momentum: float = number(0.9, least=0, below=1)  # SGD momentum
@@ -137,6 +139,16 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.chunk is not None and self.mixed_precision == "fp16":
             raise FieldError("mixed_precision", "must be no or bf16 with chunk: fp16 needs loss scaling")
+
+    @property
+    def passes(self) -> int:
+        """Passes over the data."""
+        return 30 if self.epochs is None else self.epochs
+
+    @property
+    def rate(self) -> float:
+        """The peak learning rate."""
+        return 1e-3 if self.lr is None else self.lr
 
 
 @dataclass(frozen=True)

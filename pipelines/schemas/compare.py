@@ -4,13 +4,17 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from modalities.common.catalogue import suggest
 from pipelines.config import FieldError, number, runtime_only
 from pipelines.schemas import evaluate, report, transfer
 from pipelines.schemas.common import HeldOutConfig, ObjectiveConfig
 
+if TYPE_CHECKING:
+    from crossmodal.evaluation import Metric
+
+HEADS = "heads."  # of the only trained space that a row has, whatever its objective is called
 NAME = re.compile(r"[A-Za-z0-9_+-]+")  # of an entry, which is a folder and a row
 
 
@@ -84,6 +88,8 @@ class Config:
         self._check_rows()
         if not self.seeds or len({*self.seeds}) < len(self.seeds):
             raise FieldError("seeds", f"must be one or more different numbers, got {self.seeds}")
+        if self.transfer.train.lr is None and self.search is not None and self.search.rates != [1.0]:
+            raise FieldError("transfer.train.lr", "must be given where search.rates multiplies it")
         if self.evaluate.data.test is None:
             raise FieldError("evaluate.data.test", "must be given: what is compared in the end")
         self._check_features()
@@ -126,7 +132,7 @@ class Config:
             raise FieldError("evaluate.teacher", f"must be of the transfer's teachers, got {teacher!r}"
                              f"{suggest(teacher, list(self.transfer.teachers))}")  # fmt: skip
         try:
-            columns = self.evaluate.columns()
+            columns = self.columns()
         except FieldError as error:
             raise FieldError(f"evaluate.{error.key}", error.problem) from error
         for place, name in enumerate(self.metrics):
@@ -138,6 +144,11 @@ class Config:
                 raise FieldError(f"metrics.{place}", f"is {name}, which needs a teacher; transfer.teachers has none")
             if "heads" in needs and place == 0:
                 raise FieldError("metrics.0", f"is {name}, which objectives without heads lack; put another one first")
+
+    def columns(self) -> dict[str, "Metric"]:
+        """All metrics that can be in the table; those of `heads` are in the only trained space that a row has."""
+        names = [*self.beside, *(name for own in self.objectives.values() for name in own)]
+        return self.evaluate.columns(list(dict.fromkeys(["heads", *names])))
 
     def is_blind(self, name: str) -> bool:
         """True if the weight changes nothing: AdamW normalises the gradient, and the row has no other objective."""
@@ -220,7 +231,7 @@ class Config:
         return replace(
             shared,
             objectives=own | self.beside,
-            train=replace(shared.train, lr=shared.train.lr * trial.rate),
+            train=replace(shared.train, lr=shared.train.lr * trial.rate) if shared.train.lr else shared.train,
             held_out=held_out,
             seed=seed,
             output=f"{self.output}/{part}",

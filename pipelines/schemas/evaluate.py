@@ -1,6 +1,6 @@
 """The config of `crossmodal evaluate`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -36,6 +36,7 @@ class FewLabelsConfig:
     labels: list[int | None] = number(
         [1, 5, 10, 50, None], least=1
     )  # labels per class; skipped if a class has fewer; null: all labels
+    draws: int = number(5, least=1)  # choices of labels a seed for frozen embeddings; whole encoders use the first
     whole: Literal["all", "scratch", "none"] = "all"  # which encoders to train: students and scratch, scratch, none
     steps: int = number(400, least=1)  # optimiser steps with all labels
     least_steps: int = number(120, least=1)  # optimiser steps with the fewest
@@ -90,6 +91,7 @@ class Config:
     few_labels: FewLabelsConfig | None = field(
         default_factory=FewLabelsConfig
     )  # learning curves with few labels; null: none
+    trainings: int | None = number(None, least=1)  # students of each name; those missing are trained with other seeds
     seeds: int = number(
         3, least=1
     )  # repetitions with other labels, new weights and, if there are several, other students
@@ -101,6 +103,8 @@ class Config:
             raise FieldError("metrics", "must name at least one evaluation where few_labels is null")
         if not self.students:
             raise FieldError("students", "must name at least one finished run")
+        if (self.trainings or 1) > self.seeds:
+            raise FieldError("trainings", f"must be at most seeds, which is {self.seeds}, got {self.trainings}")
         for name, folders in self.students.items():
             if not 1 <= len(folders) <= self.seeds:
                 raise FieldError(f"students.{name}", f"must have from 1 folder to one for each of the {self.seeds} "
@@ -125,15 +129,16 @@ class Config:
                     raise FieldError(f"metrics.{key}", f"has a metric {metric.name!r}, as has {other}; leave one out")
         return found
 
-    def columns(self) -> dict[str, "Metric"]:
-        """Everything that may be measured, by name; this imports torch.
+    def columns(self, heads: Sequence[str] = ()) -> dict[str, "Metric"]:
+        """Everything that may be measured, by name, with the spaces of these objectives; this imports torch.
 
         Raises:
             FieldError: see `evaluations`.
         """
         from crossmodal.evaluation import Metric
 
-        found = {metric.name: metric for each in self.evaluations().values() for metric in each.metrics()}
+        found = {metric.name: metric for each in self.evaluations().values()
+                 for metric in each.metrics_in(heads)}  # fmt: skip
         few = self.few_labels.columns() if self.few_labels else {}
         for name, (way, count) in few.items():
             labels = "all labels" if count is None else f"{count} labels a class"

@@ -89,7 +89,7 @@ class Training:
         """
         forget_peak(self.accelerator.device)
         plan = self._plan()
-        self.steps = plan.steps * self.config.epochs
+        self.steps = plan.steps * self.config.passes
         self.module.to(self.accelerator.device)
         self.optimiser = build_optimiser(self.module, self.config)
         self.average = Average(self.module, self.config.ema) if self.config.ema else None
@@ -230,7 +230,7 @@ class Training:
         seed_everything(self.seed, "step", step, self.accelerator.process_index)
         draws = generator(self.seed, "draws", step).initial_seed() % 2**63
         for group in self.optimiser.param_groups:
-            group["lr"] = self.config.lr * rate(self.config, step, self.steps)
+            group["lr"] = self.config.rate * rate(self.config, step, self.steps)
         labelled, losses = (part.label >= 0).sum().item() / len(pieces), []
         for number, piece in enumerate(pieces, 1):
             batch = replace(to_batch(piece, self.views, self.accelerator.device, seed=draws), labelled=labelled)
@@ -287,7 +287,7 @@ class Training:
         line |= {
             "step": self.progress.step,
             "epoch": round(self.progress.step / plan.steps, 3),
-            "lr": self.config.lr * rate(self.config, self.progress.step - 1, self.steps),
+            "lr": self.config.rate * rate(self.config, self.progress.step - 1, self.steps),
             "pairs_per_second": round(metrics.pairs / metrics.seconds, 1),
         }
         self.progress.last = line
@@ -367,7 +367,7 @@ class Training:
         left = plan.pairs - plan.steps * plan.batch_size
         terms = [f"{weight:g} {name}" for name, weight in self.module.weights.items()]
         say(
-            f"{self.name}: {plan.pairs} pairs, {config.epochs} epochs of {plan.steps} steps; "
+            f"{self.name}: {plan.pairs} pairs, {config.passes} epochs of {plan.steps} steps; "
             f"batch {plan.batch_size} on {ranks} processes in {config.accumulate} parts; "
             f"{plan.width} lanes, {config.workers} workers a process; {left} pairs wait for the next epoch; "
             f"on {self.accelerator.device}; {' + '.join(terms)}"

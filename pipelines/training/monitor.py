@@ -40,7 +40,7 @@ class Monitor:
                 self.told.add(problem)
                 text = f"{self.run.path}: step {line['step']:.0f}: {problem}"
                 print(printable(text), file=sys.stderr, flush=True)
-        due = epochs // settings.every > before // settings.every or before < epochs == self.config.train.epochs
+        due = epochs // settings.every > before // settings.every or before < epochs == self.config.train.passes
         if not (settings.pairs and due):
             return {}
         metrics: dict[str, float] = {}

@@ -31,8 +31,8 @@ def build_optimiser(module: nn.Module, config: TrainConfig) -> torch.optim.Optim
         {"params": [parameter for parameter in trained if parameter.ndim <= 1], "weight_decay": small},
     ]
     if config.optimiser == "sgd":
-        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=True)
-    return torch.optim.AdamW(groups, lr=config.lr, fused=True)
+        return torch.optim.SGD(groups, lr=config.rate, momentum=config.momentum, fused=True)
+    return torch.optim.AdamW(groups, lr=config.rate, fused=True)
 
 
 def load_optimiser(optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> None:

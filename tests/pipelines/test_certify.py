@@ -247,6 +247,16 @@ def test_prior_posteriors_and_certificates_use_their_own_pairs_alone(
 # --- what a prior has seen ---
 
 
+@pytest.mark.parametrize("key", ["train", "prior.train"])
+def test_a_batch_of_more_pairs_than_there_are_is_refused_before_anything_is_trained(
+    config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], key: str
+) -> None:
+    assert main(["certify", config, f"{key}.batch_size=127"]) == 2
+    said = capsys.readouterr().err
+    assert f"{key}.batch_size: 127 pairs a step are more than the " in said
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_prior_that_has_seen_the_certified_pairs_is_refused(
     config: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -30,7 +30,7 @@ from modalities.synthetic.scene import draw_scene
 from pipelines import evaluate
 from pipelines.__main__ import main
 from pipelines.config import load
-from pipelines.evaluation import decoded, evaluator
+from pipelines.evaluation import decoded, evaluator, spaces
 from pipelines.evaluation.evaluator import Evaluator
 from pipelines.reporting import sections
 from pipelines.runs.folder import RunFolder
@@ -110,10 +110,8 @@ def test_the_table_compares_with_scratch_random_teacher_and_chance(whole: Path) 
     assert set(figures["table"]) == {"teacher", "crd", "random weights", "scratch, all labels"}
     for row in figures["table"].values():
         assert 0 <= row["probe"]["mean"] <= 1 and 0 <= row["knn"]["mean"] <= 1
-    assert {f"heads.to_{way}.R@{k}" for way in ("teacher", "student") for k in (1, 5, 10)} < set(
-        figures["table"]["crd"]
-    )
-    assert figures["metrics"]["heads.to_teacher.R@5"]["chance"] == pytest.approx(5 / 48)
+    assert {f"crd.to_{way}.R@{k}" for way in ("teacher", "student") for k in (1, 5, 10)} < set(figures["table"]["crd"])
+    assert figures["metrics"]["crd.to_teacher.R@5"]["chance"] == pytest.approx(5 / 48)
     assert len(figures["table"]["random weights"]["knn"]["runs"]) == 2
     # crd trains no classifier, and random weights have none
     assert {who for who, row in figures["table"].items() if "classifier" in row} == {"teacher", "scratch, all labels"}
@@ -128,7 +126,7 @@ def test_the_table_compares_with_scratch_random_teacher_and_chance(whole: Path) 
 def test_chance_is_at_most_everything(whole: Path, tmp_path: Path) -> None:
     words = [f"data={{train: {whole}/out/pairs/train, test: {whole}/out/pairs/test}}", "metrics.retrieval.at=[12, 100]"]
     asked = load(evaluate.Config, whole / "evaluation.yaml", [*words, f"students={{crd: [{whole}/out/student]}}"])
-    columns = Evaluator(asked, RunFolder.of(tmp_path / "new", "evaluate", asked, {}))._columns()
+    columns = Evaluator(asked, RunFolder.of(tmp_path / "new", "evaluate", asked, {})).columns
     assert [columns[f"map.to_teacher.R@{k}"]["chance"] for k in (12, 100)] == [0.25, 1.0]
 
 
@@ -137,7 +135,7 @@ def test_the_page_works_offline(whole: Path) -> None:
     for words in ("Few labels", "Curves", "Retrieval on unseen pairs", "Both modalities in one space",
                   "Pairs as each network saw them", "chance", "objectives:"):  # fmt: skip
         assert words in page
-    assert page.count("data:image/png;base64,") == 7
+    assert page.count("data:image/png;base64,") == 8
     assert "http://" not in page and "https://" not in page and "<script" not in page
 
 
@@ -431,7 +429,7 @@ def test_an_evaluation_learns_from_training_pairs_and_judges_by_test_pairs_alone
     monkeypatch.setattr(Evaluator, "_features", tag)
     for module, names in {
         classification: ("neighbours", "probe"), retrieval: ("retrieval",), diagnostics: ("diagnostics", "few_labels"),
-        evaluator: ("probe", "retrieval", "few_labels"),
+        evaluator: ("probe", "few_labels"), spaces: ("retrieval",),
     }.items():  # fmt: skip
         for name in names:
             monkeypatch.setattr(module, name, Recorded(getattr(module, name), calls))
@@ -450,7 +448,25 @@ def test_an_evaluation_learns_from_training_pairs_and_judges_by_test_pairs_alone
         assert calls[name] and all(call == expected for call in calls[name]), name
     assert all(call == [learnt, judged] for call in calls["linear_probe"]) and len(calls["linear_probe"]) > 8
     assert all(call[0] == judged for call in calls["apply_map"])
-    assert sum({-2.0} in call for call in calls["recalls"]) == 2 * len(calls["ridge"])  # test pairs less the same mean
+    assert sum({-2.0} in call for call in calls["hits"]) == 2 * len(calls["ridge"])  # test pairs less the same mean
+
+
+def test_further_students_are_trained_with_other_seeds(
+    whole: Path, second: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(whole / "out" / "student", tmp_path / "student")
+    words = [f"data={{train: {whole}/out/pairs/train, test: {whole}/out/pairs/test}}", "trainings=2",
+             f"students={{crd: [{tmp_path}/student]}}", "few_labels.whole=none", f"output={tmp_path}/out"]  # fmt: skip
+    for _ in range(2):  # the second time everything is finished
+        assert main(["evaluate", str(whole / "evaluation.yaml"), *words]) == 0
+        told = capsys.readouterr().out
+        assert "and other trainings (2)." in told and "linear probe" in told
+    ours, theirs = (
+        load_file(folder / "model" / "model.safetensors") for folder in (tmp_path / "student_seed_1", second)
+    )
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    figures = json.loads((tmp_path / "out" / "report.json").read_text())["figures"]
+    assert len(figures["table"]["crd"]["probe"]["runs"]) == 2
 
 
 def test_a_students_exported_folder_stands_for_its_run(whole: Path, tmp_path: Path) -> None:
@@ -706,8 +722,8 @@ def test_with_shuffled_pairs_the_gain_and_the_retrieval_disappear(tmp_path: Path
         table[name] = {key: value["mean"] for key, value in figures["table"]["crd"].items()}
         table["random"] = {key: value["mean"] for key, value in figures["table"]["random weights"].items()}
     chance = 5 / 128
-    assert table["true"]["heads.to_teacher.R@5"] > 3 * chance
-    assert table["wrong"]["heads.to_teacher.R@5"] < table["true"]["heads.to_teacher.R@5"] / 2
+    assert table["true"]["crd.to_teacher.R@5"] > 3 * chance
+    assert table["wrong"]["crd.to_teacher.R@5"] < table["true"]["crd.to_teacher.R@5"] / 2
     assert table["true"]["probe"] > table["random"]["probe"] + 0.15
     assert table["wrong"]["probe"] < table["true"]["probe"] - 0.15
 

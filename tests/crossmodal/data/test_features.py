@@ -264,7 +264,7 @@ def test_a_student_of_kept_features_is_evaluated_beside_its_teacher(
     }  # fmt: skip
     assert main(["evaluate", str(write(tmp_path / "evaluation.yaml", asked))]) == 0
     table = json.loads((tmp_path / "evaluation" / "report.json").read_text())["figures"]["table"]
-    assert "heads.to_teacher.R@1" in table["kept"]
+    assert "crd.to_teacher.R@1" in table["kept"]
 
 
 def test_objectives_on_maps_that_are_not_kept_are_refused_by_name(

@@ -158,7 +158,8 @@ def pairs_of(folder: Path, prefix: str = "") -> Pairs:
 def opened(train: Path, test: Path, *, has_teacher: bool = False) -> Pairs:
     parts = Shards.open(train), Shards.open(test)
     subject = Subject(open_view(parts[1], "rgb", **VIEW), SPEC)
-    return Pairs(*parts, has_teacher=has_teacher, subjects={"student": subject})
+    heads = ("heads",) if has_teacher else ()
+    return Pairs(*parts, has_teacher=has_teacher, heads=heads, subjects={"student": subject})
 
 
 def measure(name: str, folder: Path, case: Case) -> dict[str, float]:
@@ -171,7 +172,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 def declared(name: str) -> dict[str, Metric]:
-    return {metric.name: metric for metric in build(name).metrics()}
+    return {metric.name: metric for metric in build(name).metrics_in(("heads",))}
 
 
 def test_there_are_evaluations() -> None:

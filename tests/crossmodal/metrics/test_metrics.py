@@ -21,6 +21,10 @@ def normal(*shape: int, name: str = "x") -> torch.Tensor:
     return torch.randn(*shape, generator=generator("evaluation", name))
 
 
+def recalls(queries: Tensor, gallery: Tensor, at: tuple[int, ...]) -> dict[int, float]:
+    return {k: hits.mean().item() for k, hits in retrieval.hits(queries, gallery, at=at).items()}
+
+
 def test_accuracy_is_of_the_pairs_with_a_label() -> None:
     assert accuracy(torch.tensor([1, 0, 0, 0]), torch.tensor([1, 1, 0, -1])) == pytest.approx(2 / 3)
 
@@ -28,7 +32,7 @@ def test_accuracy_is_of_the_pairs_with_a_label() -> None:
 def test_recall_equals_torchmetrics() -> None:
     ours, theirs = normal(50, 6, name="a"), normal(50, 6, name="b") + normal(50, 6, name="a")
     scores = torch.nn.functional.normalize(ours) @ torch.nn.functional.normalize(theirs).T
-    for k, share in retrieval.recalls(ours, theirs, at=(1, 5, 10)).items():
+    for k, share in recalls(ours, theirs, at=(1, 5, 10)).items():
         metric = RetrievalHitRate(top_k=k)
         metric.update(scores.flatten(), torch.eye(50).bool().flatten(), torch.arange(50).repeat_interleave(50))
         assert share == pytest.approx(metric.compute().item())
@@ -38,13 +42,36 @@ def test_recall_by_eye() -> None:
     gallery = torch.eye(3)
     queries = torch.tensor([[1.0, 0.0, 0.0], [0.9, 0.5, 0.0], [0.1, 0.2, 0.15]])
     assert [counts.tolist() for counts in retrieval.ranks(queries, gallery)] == [[0, 1, 1], [1, 1, 1]]
-    assert retrieval.recalls(queries, gallery, at=(1, 2)) == {1: pytest.approx(1 / 3), 2: 1.0}
+    assert recalls(queries, gallery, at=(1, 2)) == {1: pytest.approx(1 / 3), 2: 1.0}
+
+
+@pytest.mark.parametrize("rows", [[0, 0, 0, 0, 0, 0], [0, 0, 1, 1, 2, 3], [2, 0, 1, 0, 0, 3], [0, 1, 2, 3, 4, 4]])
+def test_recall_by_label_is_the_mean_over_all_orders_of_ties(rows: list[int]) -> None:
+    gallery = torch.tensor([[3.0, 4.0], [4.0, 3.0], [0.0, 1.0], [1.0, 0.0], [-3.0, 4.0]])[rows]
+    queries = torch.tensor([[1.0, 0.0], [0.0, 1.0], [3.0, 4.0], [1.0, 1.0], [1.0, 0.0], [0.0, -1.0]])
+    labels = torch.tensor([0, 1, 0, 2, -1, 1])
+    scores = torch.nn.functional.cosine_similarity(queries[:, None], gallery[None], dim=2).mul(1e4).round()
+    orders = [*itertools.permutations(range(6))]
+    for k, found in retrieval.hits_by_label(queries, gallery, labels, at=(1, 2, 3, 6)).items():
+        assert found[4].isnan()
+        for query in (0, 1, 2, 3, 5):
+            hits = [any(labels[row] == labels[query] for row in sorted(order, key=lambda row: -scores[query][row])[:k])
+                    for order in orders]  # fmt: skip
+            assert found[query].item() == pytest.approx(sum(hits) / len(hits)), (k, query)
+
+
+def test_chance_by_label_is_the_mean_over_random_orders() -> None:
+    labels = torch.tensor([0, 0, 0, 1, 1, 2, -1])
+    for k in (1, 3, 7):
+        hits = [any(labels[row] == labels[query] for row in some)
+                for query in range(6) for some in itertools.combinations(range(7), k)]  # fmt: skip
+        assert retrieval.chance_by_label(labels, k) == pytest.approx(sum(hits) / len(hits))
 
 
 def test_a_collapsed_embedding_retrieves_at_chance() -> None:
     for ours, theirs in ((torch.ones(200, 4), normal(200, 4)), (torch.ones(200, 4), torch.ones(200, 4))):
-        assert retrieval.recalls(ours, theirs, at=(1, 10)) == {1: pytest.approx(0.005), 10: pytest.approx(0.05)}
-        assert retrieval.recalls(theirs, ours, at=(1, 10)) == {1: pytest.approx(0.005), 10: pytest.approx(0.05)}
+        assert recalls(ours, theirs, at=(1, 10)) == {1: pytest.approx(0.005), 10: pytest.approx(0.05)}
+        assert recalls(theirs, ours, at=(1, 10)) == {1: pytest.approx(0.005), 10: pytest.approx(0.05)}
 
 
 @pytest.mark.parametrize("rows", [[0, 0, 0, 0, 0], [0, 0, 1, 1, 2], [2, 0, 1, 0, 0], [0, 1, 2, 3, 4]])
@@ -53,7 +80,7 @@ def test_recall_is_the_mean_over_all_orders_of_ties(rows: list[int]) -> None:
     queries = torch.tensor([[1.0, 0.0], [0.0, 1.0], [3.0, 4.0], [1.0, 1.0], [1.0, 0.0]])
     scores = torch.nn.functional.cosine_similarity(queries[:, None], gallery[None], dim=2).mul(1e4).round()
     orders = [*itertools.permutations(range(5))]
-    for k, share in retrieval.recalls(queries, gallery, at=(1, 2, 3, 5)).items():
+    for k, share in recalls(queries, gallery, at=(1, 2, 3, 5)).items():
         hits = [query in sorted(order, key=lambda row: -scores[query][row])[:k]  # stable
                 for query in range(5) for order in orders]  # fmt: skip
         assert share == pytest.approx(sum(hits) / len(hits))

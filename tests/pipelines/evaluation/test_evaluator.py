@@ -18,10 +18,13 @@ from crossmodal.encoders import Features
 from crossmodal.evaluation import Targets
 from crossmodal.export import Card, Head, Model
 from crossmodal.metrics import few_labels, retrieval
+from crossmodal.metrics.intervals import Resampling
 from crossmodal.objectives import Batch, Objective, Outcome
 from pipelines.building.teachers import Teacher
 from pipelines.evaluate import Config
-from pipelines.evaluation.evaluator import Evaluator, _linear_map, _summaries
+from pipelines.evaluation.evaluator import Evaluator
+from pipelines.evaluation.results import Table
+from pipelines.evaluation.spaces import linear_map
 from pipelines.runs.folder import RunFolder
 from pipelines.schemas.evaluate import DataConfig, EvaluationConfig, FewLabelsConfig
 
@@ -55,6 +58,7 @@ def evaluation(folder: Path, known: dict[str, Any] | None = None, **options: Any
             "labels": (LEARN, JUDGE),
             "taught": None,
             "_subjects": {},
+            "_resampling": Resampling([""] * 4),
             **(known or {}),
         }
     )
@@ -63,7 +67,11 @@ def evaluation(folder: Path, known: dict[str, Any] | None = None, **options: Any
 
 
 def test_a_figures_deviation_is_that_of_a_sample_of_seeds() -> None:
-    found = _summaries({"knn": [0.5, 0.7, 0.9], "one": [0.25]})
+    table = Table(Resampling([""]))
+    for value in (0.5, 0.7, 0.9):
+        table.add("s", "knn", value)
+    table.add("s", "one", 0.25)
+    found = table.summaries()["s"]
     assert found["knn"] == {"mean": 0.7, "std": statistics.stdev([0.5, 0.7, 0.9]), "runs": [0.5, 0.7, 0.9]}
     assert found["one"] == {"mean": 0.25, "std": None, "runs": [0.25]}
 
@@ -77,27 +85,30 @@ def test_chance_of_few_labels_is_what_a_guess_reaches_on_test_pairs(tmp_path: Pa
 def test_chance_is_that_of_every_evaluation_with_the_options_asked_for(tmp_path: Path) -> None:
     metrics = {"regression": EvaluationConfig("regression", {"fact": "x", "columns": (0,)}),
                "retrieval": EvaluationConfig("retrieval", {"at": (1, 5)})}  # fmt: skip
-    found = evaluation(tmp_path, {"taught": ("t", None)}, metrics=metrics)
+    found = evaluation(tmp_path, {"taught": ("t", None), "_heads": ()}, metrics=metrics)
     found._pairs.read["x", (0,)] = torch.tensor([[0.0], [2.0], [4.0]]), torch.tensor([[5.0], [9.0]])
     assert found._chance.pop("error.x") == 5.0
-    assert {name.rpartition(".")[2]: share for name, share in found._chance.items()} == {"R@1": 1 / 4, "R@5": 1.0}
+    assert {name.rpartition(".")[2]: share for name, share in found._chance.items()} == {
+        "R@1": 1 / 4, "R@5": 1.0, "class-R@1": pytest.approx(5 / 12), "class-R@5": 1.0,
+    }  # fmt: skip
 
 
-def test_a_network_meets_its_teacher_in_the_space_of_the_heads_and_through_the_linear_map(tmp_path: Path) -> None:
+def test_a_network_meets_its_teacher_in_the_space_of_the_heads_and_through_thelinear_map(tmp_path: Path) -> None:
     ours, theirs = torch.eye(3)[[0, 1, 0]], torch.eye(3)[[0, 1, 2]]  # the last student embedding is that of the first
     metrics = {"retrieval": EvaluationConfig("retrieval", {"at": (1,)})}
-    found = evaluation(tmp_path, {"parts": (some(6), some(3)), "taught": ("t", None)}, metrics=metrics)
+    found = evaluation(tmp_path, {"parts": (some(6), some(3)), "taught": ("t", None), "_heads": ("same",),
+                                  "_resampling": Resampling([""] * 3)}, metrics=metrics)  # fmt: skip
     found._describe("who", seen(draw("train", 6, 3), ours), seen(draw("other", 6, 3), theirs), model())
-    row = found.rows["who"]
-    assert row["heads.to_teacher.R@1"] == [pytest.approx(2 / 3)]
-    assert row["heads.to_student.R@1"] == [pytest.approx((1 / 2 + 1 + 1 / 3) / 3)]  # as near are two, one and three
-    assert row["map.to_teacher.R@1"] == [retrieval.recalls(*_linear_map(
-        seen(draw("train", 6, 3), ours), seen(draw("other", 6, 3), theirs)), at=[1])[1]]  # fmt: skip
+    row = {name: runs.values for name, runs in found.table.rows["who"].items()}
+    assert row["same.to_teacher.R@1"] == [pytest.approx(2 / 3)]
+    assert row["same.to_student.R@1"] == [pytest.approx((1 / 2 + 1 + 1 / 3) / 3)]  # as near are two, one and three
+    assert row["map.to_teacher.R@1"] == [retrieval.hits(*linear_map(
+        seen(draw("train", 6, 3), ours), seen(draw("other", 6, 3), theirs)), at=[1])[1].mean().item()]  # fmt: skip
 
 
 def test_the_linear_map_and_its_centre_are_of_training_pairs() -> None:
     train, test = (draw("a", 30, 3), draw("b", 30, 2)), (draw("c", 5, 3), draw("d", 5, 2) + 9)
-    ours, theirs = _linear_map(seen(train[0], test[0]), seen(train[1], test[1]))
+    ours, theirs = linear_map(seen(train[0], test[0]), seen(train[1], test[1]))
     centre = train[1].mean(0)
     torch.testing.assert_close(theirs, test[1] - centre)
     centred = torch.cat([train[0], torch.ones(30, 1)], 1)
@@ -120,7 +131,7 @@ def test_few_labels_take_another_draw_and_student_for_every_seed_and_judge_by_te
     students = [model(), model()]
     found = evaluation(
         tmp_path, {"students": {"s": students}, "labels": (learn, JUDGE), "parts": (some(20, "ab"), some(4, "ab"))},
-        few_labels=FewLabelsConfig([2], whole="none"), metrics={}, seeds=4,
+        few_labels=FewLabelsConfig([2], draws=2, whole="none"), metrics={}, seeds=4,
     )  # fmt: skip
     mine = [seen(draw(f"train {number}", 20, 3), draw(f"test {number}", 4, 3)) for number in range(2)]
     asked: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -136,13 +147,14 @@ def test_few_labels_take_another_draw_and_student_for_every_seed_and_judge_by_te
     monkeypatch.setattr(Evaluator, "_embed", lambda self, encoder, view: mine[0])
     monkeypatch.setattr(Evaluator, "view", VIEW)
     found._few_labels(None)
-    of_students = asked[::2]  # beside random weights
-    assert len(of_students) == 4
-    for seed, (train, labels, test) in enumerate(of_students):
-        chosen = few_labels.pick_labelled(learn, 2, seed)
+    of_students = [asked[place] for place in range(16) if place % 4 < 2]  # beside random weights
+    assert len(asked) == 16
+    for place, (train, labels, test) in enumerate(of_students):
+        seed, choice = divmod(place, 2)
+        chosen = few_labels.pick_labelled(learn, 2, seed, choice)
         assert torch.equal(train, mine[seed % 2].train.embedding[chosen]) and torch.equal(labels, learn[chosen])
         assert torch.equal(test, mine[seed % 2].test.embedding)
-    assert found.curves["s, frozen"]["2"] == [pytest.approx(1 / 3)] * 4
+    assert found.curves.rows["s, frozen"]["2"].values == [pytest.approx(1 / 3)] * 4
 
 
 def test_training_and_test_pairs_are_kept_apart(tmp_path: Path, synthetic: Path) -> None:
@@ -170,9 +182,16 @@ def test_from_scratch_targets_are_learnt_at_unit_deviation(tmp_path: Path, monke
 
 def test_a_teachers_logits_are_of_its_own_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     teacher = Teacher(ENCODER, "rgb", ["cat", "dog"])
-    given = {"teacher": teacher, "teacher_view": VIEW, "students": {}, "copies": (0, []), "taught": ("t", None)}
+    given = {
+        "teacher": teacher,
+        "teacher_view": VIEW,
+        "students": {},
+        "copies": (0, []),
+        "taught": ("t", None),
+        "_heads": (),
+    }
     found, classes = evaluation(tmp_path, given, seeds=1), {}
-    for name in ("_check", "_save_examples", "_new"):
+    for name in ("_check", "_save_examples", "_new", "_verdict"):
         monkeypatch.setattr(Evaluator, name, lambda *_: None)
     monkeypatch.setattr("pipelines.evaluation.evaluator.shortfalls", lambda *_: ())
     monkeypatch.setattr(Evaluator, "view", VIEW)

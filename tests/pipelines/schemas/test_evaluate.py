@@ -46,7 +46,16 @@ def test_metrics_of_ones_own_replace_the_usual_ones(tmp_path: Path) -> None:
 
 def test_columns_are_those_of_the_evaluations_and_of_few_labels(tmp_path: Path) -> None:
     columns = read(tmp_path, f"{BEGIN}metrics: {{classification: }}\nfew_labels: {{labels: [2, null]}}").columns()
-    assert list(columns) == ["knn", "probe", "classifier", "frozen@2", "frozen@all", "fine-tuned@2", "fine-tuned@all"]
+    assert list(columns) == [
+        "knn",
+        "probe",
+        "probe.balanced",
+        "classifier",
+        "frozen@2",
+        "frozen@all",
+        "fine-tuned@2",
+        "fine-tuned@all",
+    ]
     assert columns["frozen@2"].heading == "frozen, 2 labels a class"
     assert columns["fine-tuned@all"].heading == "fine-tuned, all labels"
     few = read(tmp_path, f"{BEGIN}metrics: {{}}\nfew_labels: {{labels: [2], whole: scratch}}")

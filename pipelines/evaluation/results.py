@@ -1,0 +1,71 @@
+"""What an evaluation has measured: figures by network, over repetitions, with confidence intervals."""
+
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from crossmodal.metrics.intervals import Estimate, Resampling, Totals
+
+
+@dataclass
+class Runs:
+    """One figure of one network, repetition by repetition."""
+
+    values: list[float] = field(default_factory=list)
+    resampled: list[Tensor] = field(default_factory=list)  # of each repetition, on every draw of test groups
+
+    def add(self, value: float, resampled: Tensor | None) -> None:
+        """One more repetition."""
+        self.values.append(value)
+        if resampled is not None:
+            self.resampled.append(resampled)
+
+
+@dataclass
+class Table:
+    """Figures by network and name."""
+
+    resampling: Resampling
+    rows: dict[str, dict[str, Runs]] = field(default_factory=dict)
+
+    def add(self, who: str, name: str, value: float, totals: Totals | None = None) -> None:
+        """One more repetition of a figure; `totals` tell what each test pair adds to it."""
+        drawn = None if totals is None else self.resampling(totals)
+        self.rows.setdefault(who, {}).setdefault(name, Runs()).add(value, drawn)
+
+    def estimate(self, who: str, name: str) -> Estimate | None:
+        """The figure with its uncertainty, or None where it was not measured."""
+        found = self.rows.get(who, {}).get(name)
+        if found is None:
+            return None
+        whole = len(found.resampled) == len(found.values)
+        resampled = torch.stack(found.resampled) if whole else None
+        return Estimate(tuple(found.values), resampled, self.resampling.units)
+
+    def summaries(self) -> dict[str, dict[str, dict[str, Any]]]:
+        """Mean, sample standard deviation, the numbers themselves and the 95 % interval of every figure."""
+        return {who: {name: self._summary(who, name) for name in row} for who, row in self.rows.items()}
+
+    def _summary(self, who: str, name: str) -> dict[str, Any]:
+        estimate = self.estimate(who, name)
+        assert estimate is not None
+        interval = estimate.interval() if estimate.resampled is not None else None
+        return summary(estimate.runs) | ({"interval": [round(end, 5) for end in interval]} if interval else {})
+
+
+def summary(runs: tuple[float, ...]) -> dict[str, Any]:
+    """Mean and sample standard deviation of numbers, with the numbers themselves."""
+    return {
+        "mean": round(statistics.mean(runs), 5),
+        "std": round(statistics.stdev(runs), 5) if len(runs) > 1 else None,
+        "runs": [round(value, 5) for value in runs],
+    }
+
+
+def means(figures: Mapping[str, list[float]]) -> dict[str, float]:
+    """The mean of each."""
+    return {name: round(statistics.mean(runs), 5) for name, runs in figures.items()}

@@ -1,0 +1,50 @@
+"""The objectives, learning rate and passes of a transfer whose config does not name them; docs/recipes.md has why."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+
+from pipelines.schemas.common import ObjectiveConfig, TeacherConfig, TrainConfig, ViewConfig
+
+PICTURES = ("chrominance", "depth", "luminance", "raster", "rgb")  # modalities whose views of a pair are aligned
+PAIRS_SEEN = 100_000  # over all passes
+PASSES = (8, 60)  # least and most
+
+
+def default_objectives(
+    views: Mapping[str, ViewConfig], teachers: Mapping[str, TeacherConfig], student: str
+) -> dict[str, ObjectiveConfig]:
+    """`patch` where student and teachers see aligned pictures; otherwise `infonce`, with `seed` at twice the weight.
+
+    Stored features (`teachers.NAME.features`) may have no maps, so they get the latter too.
+
+    Args:
+        views: the views of the config.
+        teachers: the teachers of the config.
+        student: the name of the student's view.
+    """
+    seen = [views[student].modality, *(views[teacher.view].modality for teacher in teachers.values())]
+    stored = any(teacher.features is not None for teacher in teachers.values())
+    if all(modality in PICTURES for modality in seen) and not stored:
+        return {"patch": ObjectiveConfig("patch")}
+    return {"infonce": ObjectiveConfig("infonce"), "seed": ObjectiveConfig("seed", weight=2.0)}
+
+
+def sized(train: TrainConfig, pairs: int, *, is_new: bool) -> TrainConfig:
+    """The settings with passes and learning rate, where the config does not say.
+
+    Passes are such that a student sees `PAIRS_SEEN` pairs, from 8 to 60. AdamW's rate is 3e-3 for new weights and 1e-3
+    for others; SGD's is 0.05.
+
+    Args:
+        train: settings of the config.
+        pairs: number of pairs to train on.
+        is_new: whether the student begins with new weights.
+    """
+    least, most = PASSES
+    rate = 0.05 if train.optimiser == "sgd" else 3e-3 if is_new else 1e-3
+    return replace(
+        train,
+        epochs=min(most, max(least, math.ceil(PAIRS_SEEN / pairs))) if train.epochs is None else train.epochs,
+        lr=rate if train.lr is None else train.lr,
+    )

@@ -1,0 +1,54 @@
+"""What a transfer does where its config does not say."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from pipelines.schemas import transfer
+from pipelines.schemas.common import (
+    EncoderConfig,
+    ObjectiveConfig,
+    StudentConfig,
+    TeacherConfig,
+    TrainConfig,
+    ViewConfig,
+)
+from pipelines.schemas.recipe import sized
+
+
+def config(teacher: str = "rgb", student: str = "depth", **others: Any) -> transfer.Config:
+    views = {"theirs": ViewConfig(teacher), "ours": ViewConfig(student)}
+    return transfer.Config("pairs", views, {"t": TeacherConfig("theirs", weights="t", **others)},
+                           StudentConfig("ours", EncoderConfig("convnet")))  # fmt: skip
+
+
+@pytest.mark.parametrize(("teacher", "student"), [("rgb", "depth"), ("luminance", "chrominance"), ("rgb", "rgb")])
+def test_aligned_pictures_are_compared_place_by_place(teacher: str, student: str) -> None:
+    assert config(teacher, student).objectives == {"patch": ObjectiveConfig("patch")}
+
+
+@pytest.mark.parametrize(("teacher", "student", "others"),
+                         [("rgb", "audio", {}), ("audio", "depth", {}), ("rgb", "depth", {"features": "kept"})])  # fmt: skip
+def test_others_are_compared_as_a_whole(teacher: str, student: str, others: dict[str, str]) -> None:
+    found = config(teacher, student, **others).objectives
+    assert {name: objective.weight for name, objective in found.items()} == {"infonce": 1.0, "seed": 2.0}
+
+
+def test_objectives_of_the_config_stay() -> None:
+    chosen = {"crd": ObjectiveConfig("crd", weight=0.8)}
+    assert replace(config(), objectives=chosen).objectives == chosen
+
+
+@pytest.mark.parametrize(("pairs", "passes"), [(200, 60), (1_700, 59), (3_000, 34), (50_000, 8), (1_281_167, 8)])
+def test_passes_follow_from_the_number_of_pairs(pairs: int, passes: int) -> None:
+    assert sized(TrainConfig(), pairs, is_new=True).passes == passes
+    assert sized(TrainConfig(epochs=7), pairs, is_new=True).passes == 7
+
+
+def test_the_learning_rate_is_higher_for_new_weights() -> None:
+    rates = [sized(TrainConfig(optimiser=optimiser), 10, is_new=is_new).rate
+             for optimiser in ("adamw", "sgd") for is_new in (True, False)]  # fmt: skip
+    assert rates == [3e-3, 1e-3, 0.05, 0.05]
+    assert sized(TrainConfig(lr=1.0), 10, is_new=True).rate == 1.0
+    assert (TrainConfig().passes, TrainConfig().rate) == (30, 1e-3)  # of the other pipelines
