@@ -50,8 +50,11 @@ class FileSamples:
         Raises:
             SampleError: it cannot be read.
         """
+        path = Path(self.paths[index])
         try:
-            payload = Path(self.paths[index]).read_bytes()
+            if path.exists() and not path.is_file():
+                raise SampleError("must be a file, got a folder or a device")
+            payload = path.read_bytes()
         except OSError as error:
             raise SampleError(error.strerror or str(error)) from error
         try:

@@ -4,6 +4,8 @@ Source: Guo et al. 2017, https://arxiv.org/abs/1706.04599, sections 2 (expected 
 scaling).
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -43,6 +45,20 @@ def fit_temperature(logits: Float[Tensor, "pairs classes"], labels: Int[Tensor, 
         middle = (low + high) / 2
         low, high = (middle, high) if slope(middle) < 0 else (low, middle)
     return 2 / (low + high)
+
+
+def temperature_interval(logits: Float[Tensor, "pairs classes"], temperature: float) -> tuple[float, float]:
+    """The 95 % interval of a fitted temperature, from the curvature of the likelihood (Wald, on the logarithm of T).
+
+    Args:
+        logits: those that the temperature was fitted on. The pairs count as independent.
+        temperature: the result of `fit_temperature`.
+    """
+    rows = logits.double()
+    shares = (rows / temperature).softmax(1)
+    information = ((shares * rows.square()).sum(1) - (shares * rows).sum(1).square()).sum().item()
+    half = 1.96 * temperature / math.sqrt(information)
+    return temperature * math.exp(-half), temperature * math.exp(half)
 
 
 def expected_calibration_error(

@@ -10,7 +10,13 @@ from crossmodal.data.samples import ShardSamples, load_samples
 from crossmodal.data.shards import Shards
 from crossmodal.data.views import View
 from crossmodal.encoders import Encoder
-from crossmodal.metrics.calibration import COLDEST, HOTTEST, fit_temperature, judge_probabilities
+from crossmodal.metrics.calibration import (
+    COLDEST,
+    HOTTEST,
+    fit_temperature,
+    judge_probabilities,
+    temperature_interval,
+)
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,10 @@ def judge_classifier(encoder: Encoder, view: View, validation: Shards) -> Verdic
             + ", so probabilities are not calibrated; hold out more pairs"
         )
     else:
-        notes.append(f"temperature {temperature:.3f}: loss {before['nll']:.3f} -> {after['nll']:.3f} nats, calibration "
-                     f"error {before['ece']:.1%} -> {after['ece']:.1%}")  # fmt: skip
+        low, high = temperature_interval(rows, temperature)
+        figures["temperature_interval"] = [low, high]
+        notes.append(
+            f"temperature {temperature:.2f} (95 % interval {low:.2f} to {high:.2f}): loss {before['nll']:.3f} -> "
+            f"{after['nll']:.3f} nats, calibration error {before['ece']:.1%} -> {after['ece']:.1%}"
+        )
     return Verdict(temperature, figures, notes)

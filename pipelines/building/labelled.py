@@ -60,7 +60,7 @@ def open_labelled(config: Config, *, by_class: bool) -> LabelledParts:
         notes += absent_classes(learnt, judged, trained="training", judged="validation")
     if config.pairs == "all":
         out = set() if validation is None or validation.places is None else {*validation.places.tolist()}
-        train = take_pairs(shards, [index for index in range(len(shards)) if index not in out])
+        train = take_pairs(shards, [index for index in range(len(shards)) if index not in out]) if out else shards
     notes.insert(0, _tell(shards, train, validation))
     return LabelledParts(train, validation, tuple(notes))
 

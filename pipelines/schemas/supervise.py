@@ -33,7 +33,9 @@ class Config:
         default_factory=lambda: {"cross_entropy": ObjectiveConfig("cross_entropy")}
     )
     pairs: Literal["labelled", "all"] = "labelled"  # pairs to train on; all: also those without a label
-    labels: int | None = number(None, least=1)  # labelled pairs of each class to use, drawn by seed; null: all
+    labels: int | None = number(
+        None, least=1
+    )  # labelled pairs of each class, with validation; drawn by seed; null: all
     # labelled pairs that are not trained on; they judge the classifier and calibrate its probabilities. null: none
     validation: HeldOutConfig | None = None
     train: SuperviseTrainConfig = field(default_factory=SuperviseTrainConfig)  # optimisation, data order, checkpoints

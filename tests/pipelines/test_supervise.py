@@ -15,7 +15,7 @@ from commands import run as command
 from crossmodal import ENCODERS, OBJECTIVES, export
 from crossmodal.data.reader import open_view, sweep_parts, to_batch
 from crossmodal.data.shards import Shards
-from crossmodal.metrics.calibration import fit_temperature, judge_probabilities
+from crossmodal.metrics.calibration import fit_temperature, judge_probabilities, temperature_interval
 from crossmodal.modules.transfer import Term, Transfer
 from pipelines.__main__ import main
 from pipelines.building.labelled import open_labelled
@@ -88,6 +88,7 @@ def test_the_card_has_the_classes_and_the_temperature_of_the_pairs_held_out(
     assert model.card.temperature == found["temperature"] == pytest.approx(fit_temperature(logits, part.label))
     assert found["before"] == pytest.approx(judge_probabilities(logits, part.label))
     assert found["after"] == pytest.approx(judge_probabilities(logits, part.label, found["temperature"]))
+    assert found["temperature_interval"] == pytest.approx(temperature_interval(logits, found["temperature"]))
     assert found["after"]["nll"] <= found["before"]["nll"] and found["pairs"] == 24
     assert "24 pairs of validation: accuracy" in capsys.readouterr().out
 

@@ -7,7 +7,12 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, log_loss
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from crossmodal.metrics.calibration import expected_calibration_error, fit_temperature, judge_probabilities
+from crossmodal.metrics.calibration import (
+    expected_calibration_error,
+    fit_temperature,
+    judge_probabilities,
+    temperature_interval,
+)
 from modalities.common.random import generator
 
 CLASSES = 5
@@ -46,6 +51,18 @@ def test_answers_that_are_all_right_or_say_nothing_have_no_temperature() -> None
     assert fit_temperature(right, labels) is None
     assert fit_temperature(-logits, labels) is None
     assert fit_temperature(torch.zeros_like(logits), labels) is None
+
+
+def test_the_interval_of_a_temperature_holds_the_true_one_in_19_of_20_samples() -> None:
+    random, hits = generator("coverage"), 0
+    for _ in range(150):
+        logits = 3 * torch.randn(60, CLASSES, generator=random)
+        labels = torch.multinomial((logits / 2).softmax(1), 1, generator=random)[:, 0]
+        found = fit_temperature(logits, labels)
+        assert found is not None
+        low, high = temperature_interval(logits, found)
+        hits += low <= 2 <= high
+    assert 0.91 <= hits / 150 <= 0.99
 
 
 def test_the_calibration_error_is_that_of_torchmetrics() -> None:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,12 @@ def test_a_file_that_cannot_be_read_has_a_row_a_line_and_exit_code_1(
     assert first.startswith(f"{files}/test_000002b.png: depth must be a 16-bit single-channel PNG or .npy")
     assert second == f"{tmp_path}/gone.png: No such file or directory"
     assert last == "40 classified; 2 could not be read"
+
+
+def test_what_is_no_file_is_not_waited_for(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    assert main(["predict", str(model), str(tmp_path / "pipe.png")]) == 1
+    assert f"{tmp_path}/pipe.png: must be a file, got a folder or a device\n" in capsys.readouterr().err
 
 
 def test_every_file_of_a_folder_is_classified_or_counted(
