@@ -88,7 +88,7 @@ class Pairs:
 
     @cached_property
     def uneven(self) -> bool:
-        """Whether the largest class of labelled test pairs is more than `UNEVEN` times the smallest."""
+        """True if the largest class of labelled test pairs is more than `UNEVEN` times the smallest."""
         labels = self.labels[1][self.labels[1] >= 0]
         counts = labels.bincount(minlength=len(self.classes))
         there = counts[counts > 0]

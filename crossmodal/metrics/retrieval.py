@@ -35,7 +35,7 @@ def ranks(
 def hits(
     queries: Float[Tensor, "pairs dim"], gallery: Float[Tensor, "pairs dim"], at: Sequence[int] = (1, 5, 10)
 ) -> dict[int, Float[Tensor, " pairs"]]:
-    """Whether each query's own gallery row is among the nearest k, from 0 to 1, for every k in `at`.
+    """1 for each query whose own gallery row is among the nearest k, else 0, for every k in `at`.
 
     The mean over queries is recall at k; chance is k / pairs. Only the query's own row is a right answer. Rows of the
     same class, or frames next to it, count as wrong, so the figure measures how well instances are told apart. It is
@@ -51,7 +51,7 @@ def hits_by_label(
     labels: Int[Tensor, " pairs"],
     at: Sequence[int] = (1, 5, 10),
 ) -> dict[int, Float[Tensor, " pairs"]]:
-    """Whether a gallery row of each query's class is among the nearest k, from 0 to 1, for every k in `at`.
+    """1 for each query with a gallery row of its class among the nearest k, else 0, for every k in `at`.
 
     The query's own row is one of its class. It is the expectation over random orders of rows that are as near. A query
     without a label (-1) has NaN; gallery rows without one are never right.

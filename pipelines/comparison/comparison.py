@@ -314,5 +314,5 @@ def figure_of(judged: Figures, who: str, metric: str) -> Figures | None:
 
 
 def _is_in_heads(name: str, metric: str) -> bool:
-    """Whether a metric of an evaluation is, in the space of some objective, what `metric` is in that of the heads."""
+    """True if `name` is the metric `heads.*` in the space of some objective."""
     return metric.startswith(HEADS) and name.endswith(f".{metric.removeprefix(HEADS)}") and not name.startswith("map.")

@@ -27,7 +27,7 @@ from pipelines.building.teachers import inflate_teacher
 from pipelines.config import ConfigError, FieldError, at
 from pipelines.evaluation.decoded import HELD, Chosen, Decoded
 from pipelines.evaluation.results import Table, means
-from pipelines.evaluation.spaces import heads_of, spaces_of
+from pipelines.evaluation.spaces import heads_of, in_heads, linear_map, spaces_of
 from pipelines.evaluation.subjects import Subjects
 from pipelines.evaluation.verdict import Setting, verdicts
 from pipelines.evaluation.warnings import counts_there, shortfalls
@@ -77,6 +77,7 @@ class Evaluator(Subjects):
             answer=self.teacher_view.modality.field if self.taught else "",
             test_pairs=len(self.test),
             all_labels=len(known) / max(1, len(known.unique())),
+            uneven=bool(self.classes) and self._pairs.uneven,
             steps=self.config.few_labels.steps if self.config.few_labels else 0,
             grouped=any(self._resampling.groups),
         )  # fmt: skip
@@ -438,8 +439,8 @@ class Evaluator(Subjects):
         seen = self._see(self.first)
         examples = {"student": seen.test.embedding, "label": self.labels[1]}
         if teacher is not None:
-            spaces = spaces_of(self.first, seen, teacher, self.taught[0] if self.taught else None)
-            ours, theirs = next(iter(spaces.values()))
+            trained = in_heads(self.first, seen.test, teacher.test, self.taught[0] if self.taught else None)
+            ours, theirs = next(iter(trained.values()), None) or linear_map(seen, teacher)
             queries = torch.linspace(0, len(ours) - 1, min(8, len(ours))).long()
             found = retrieval.nearest(ours[queries], theirs, min(5, len(theirs)))
             examples |= {"student": ours, "teacher": theirs, "queries": queries, "found": found}

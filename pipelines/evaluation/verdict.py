@@ -9,21 +9,21 @@ from crossmodal.metrics.intervals import LEAST, Estimate
 from pipelines.evaluation.results import Table
 
 USUAL = 10  # labels a class that the verdict is about, where they were measured
-BASELINES = ("scratch", "random weights")
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What all verdicts of an evaluation have in common."""
+    """The figures and facts that all verdicts of an evaluation rest on."""
 
     table: Table
     curves: Table
-    balanced_curves: Table  # empty where classes are about as large as each other
+    balanced_curves: Table  # empty where classes are not uneven
     columns: Mapping[str, Mapping[str, Any]]  # the metrics, as tables show them
     modality: str  # of the students
     answer: str  # the teacher's modality
     test_pairs: int
     all_labels: float  # labelled training pairs per class
+    uneven: bool  # whether some class has many more test pairs than another, so that balanced accuracy decides
     steps: int  # of training from scratch, at most
     grouped: bool  # whether test pairs name groups
 
@@ -48,8 +48,8 @@ class _Verdict:
         yield self._conditions(headline, trainings)
 
     def _with_labels(self) -> "_Headline | None":
-        """By accuracy with few labels."""
-        balanced = bool(self.setting.balanced_curves.rows)
+        """Accuracy with few labels; None if it was not measured."""
+        balanced = self.setting.uneven
         curves = self.setting.balanced_curves if balanced else self.setting.curves
         if not (row := curves.rows.get(f"{self.name}, frozen")):
             return None
@@ -64,10 +64,12 @@ class _Verdict:
         return _Headline(what, " balanced accuracy" * balanced, mine, _there(others), form, curves, place)
 
     def _with_metric(self) -> "_Headline | None":
-        """By the first metric that was also measured of random weights."""
+        """The first metric that random weights have too; None if there is none."""
         table, baseline = self.setting.table, self.setting.table.rows.get("random weights", {})
-        for name, column in self.setting.columns.items():
-            mine = table.estimate(self.name, name)
+        columns = self.setting.columns
+        usual = "probe.balanced" if self.setting.uneven else "probe"
+        for name in sorted(columns, key=lambda name: name != usual):
+            mine, column = table.estimate(self.name, name), columns[name]
             if mine is None or name not in baseline or column["chance"] is None:
                 continue
             scratch = [who for who, row in table.rows.items() if who.startswith("scratch") and name in row]

@@ -36,7 +36,7 @@ def setting(shares: dict[str, dict[str, float]], *, groups: int = GROUPS, seeds:
                 totals = Totals.mean(right(share, hash_of(who, place, seed)))
                 tables[1].add(who, place, totals(), totals)
     given = {"columns": METRICS, "modality": "depth", "answer": "rgb", "test_pairs": PAIRS, "all_labels": 200.0,
-             "steps": 400, "grouped": True}  # fmt: skip
+             "steps": 400, "uneven": False, "grouped": True}  # fmt: skip
     return Setting(*tables, **(given | others))
 
 
@@ -84,6 +84,24 @@ def test_without_classes_the_first_metric_decides_and_a_smaller_error_is_better(
     line = verdicts(found, {"crd": 3})[0]
     assert line.startswith("Gain over scratch, trained on x and random weights. Student crd (depth) has 1.0")
     assert " error of x, m (95 % interval " in line
+
+
+def test_where_classes_are_uneven_balanced_accuracy_decides() -> None:
+    found = setting({}, uneven=True)
+    for who, share in (("crd, frozen", 0.7), ("random weights, frozen", 0.3)):
+        for seed in range(3):
+            found.balanced_curves.add(who, "10", (each := Totals.mean(right(share, seed)))(), each)
+    assert " % balanced accuracy (95 % interval " in verdicts(found, {"crd": 3})[0]
+
+
+def test_without_few_labels_the_linear_probe_decides() -> None:
+    probed = {**METRICS, "probe": METRICS["probe"], "probe.balanced": METRICS["probe"]}
+    for uneven in (False, True):
+        found = setting({}, uneven=uneven, columns={"knn": METRICS["probe"], **probed})
+        for who in ("crd", "random weights"):
+            for place, name in enumerate(("knn", "probe", "probe.balanced")):
+                found.table.add(who, name, 0.1 * (place + 1))
+        assert ("has 30.0 %" if uneven else "has 20.0 %") in verdicts(found, {"crd": 1})[0]
 
 
 def test_shuffled_teaching_is_no_gain_and_true_teaching_is_in_twenty_of_twenty() -> None:

@@ -28,8 +28,10 @@ def test_aligned_pictures_are_compared_place_by_place(teacher: str, student: str
     assert config(teacher, student).objectives == {"patch": ObjectiveConfig("patch")}
 
 
-@pytest.mark.parametrize(("teacher", "student", "others"),
-                         [("rgb", "audio", {}), ("audio", "depth", {}), ("rgb", "depth", {"features": "kept"})])  # fmt: skip
+@pytest.mark.parametrize(
+    ("teacher", "student", "others"),
+    [("rgb", "audio", {}), ("audio", "depth", {}), ("rgb", "depth", {"features": "kept"})],
+)
 def test_others_are_compared_as_a_whole(teacher: str, student: str, others: dict[str, str]) -> None:
     found = config(teacher, student, **others).objectives
     assert {name: objective.weight for name, objective in found.items()} == {"infonce": 1.0, "seed": 2.0}
