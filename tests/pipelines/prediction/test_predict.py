@@ -17,6 +17,7 @@ from crossmodal.export import Card, load_model, save_model
 from crossmodal.sources.common.listing import all_files
 from modalities import MODALITIES
 from pipelines.__main__ import main
+from pipelines.prediction.answers import replacing
 
 CLASSES = ["ball", "cube", "ring"]
 OPTIONS = {"size": 16, "max_m": 8.0, "fit": "crop", "invalid": 0.0, "scale_m": 0.001}
@@ -136,6 +137,15 @@ def test_globs_are_matched_where_the_shell_did_not(
     ]
     (files / "odd[1].png").write_bytes((files / "test_000000.png").read_bytes())
     assert main(["predict", str(model), f"{files}/odd[1].png"]) == 0  # there is a file of this name
+
+
+def test_an_interrupted_command_leaves_the_earlier_answers_and_no_other_file(tmp_path: Path) -> None:
+    path = tmp_path / "answers.csv"
+    path.write_text("earlier")
+    with pytest.raises(KeyboardInterrupt), replacing(path) as file:
+        file.write("half")
+        raise KeyboardInterrupt
+    assert path.read_text() == "earlier" and [*tmp_path.iterdir()] == [path]
 
 
 def test_json_lines_hold_the_same_as_csv(
