@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from crossmodal import ENCODERS, OBJECTIVES
@@ -51,6 +53,7 @@ class Card:
     modality: str
     modality_options: dict[str, Any]
     heads: dict[str, Head] = field(default_factory=dict)
+    temperature: float | None = None  # divides the logits to calibrate probabilities; None: not calibrated
     weights: str = ""  # sha256 of the weights; empty in folders of earlier versions, which are not checked
 
     def build(self, classes: int | None = None) -> Encoder:
@@ -76,6 +79,20 @@ class Model:
     encoder: Encoder
     modality: Modality
     heads: dict[str, Objective]
+
+    def probabilities(self, batch: Float[Tensor, "batch *shape"]) -> Float[Tensor, "batch classes"]:
+        """The probability of each class, calibrated where the card has a temperature.
+
+        Args:
+            batch: adapted samples in physical units, on the encoder's device.
+
+        Raises:
+            ExportError: the model has no classes.
+        """
+        logits = self.encoder(self.modality.normalise(batch)).logits
+        if logits is None:
+            raise ExportError("this model has no classes; train a classifier from it with crossmodal supervise")
+        return (logits.float() / (self.card.temperature or 1.0)).softmax(1)
 
 
 def save_model(folder: Path, card: Card, encoder: Encoder, heads: dict[str, Objective]) -> None:
@@ -126,6 +143,8 @@ def read_card(path: str | Path) -> Card:
         card = build(Card, parse((folder / CARD).read_bytes()))
     except ValueError as error:
         raise ExportError(f"{folder / CARD} is not the card of an exported model: {error}") from error
+    if card.temperature is not None and card.temperature <= 0:
+        raise ExportError(f"{folder / CARD}: temperature must be above 0, got {card.temperature:g}")
     options = {name: _frozen(value) for name, value in card.modality_options.items()}
     return replace(card, modality_options=name_fit(card.modality, options))
 

@@ -32,7 +32,12 @@ class WeightsError(ValueError):
 
 
 def load_pretrained(
-    encoder: Encoder, weights: str, *, sha256: str | None = None, first_layer: FirstLayer = "sum"
+    encoder: Encoder,
+    weights: str,
+    *,
+    sha256: str | None = None,
+    first_layer: FirstLayer = "sum",
+    new_classifier: bool = False,
 ) -> list[str]:
     """Copies published weights into an encoder's trunk; returns the names that keep their initial values.
 
@@ -44,6 +49,7 @@ def load_pretrained(
         weights: a .safetensors file, a file of torch.save, a finished run, or "package:NAME", see `find_weights`.
         sha256: expected sum of the file, in hexadecimal.
         first_layer: how to adapt the first layer to other channels.
+        new_classifier: skip the classifier's weights in any case.
 
     Raises:
         WeightsError: the file is missing, has another sum, cannot be read, is for another network, holds several sets
@@ -52,7 +58,8 @@ def load_pretrained(
     path = find_weights(weights)
     own = encoder.trunk.state_dict()
     given, adapted = _choose(read_weights(path, sha256), encoder, first_layer, path)
-    left = [name for name in own if name.startswith(encoder.classifier) and not _fits(name, own, given)]
+    classifier = [name for name in own if name.startswith(encoder.classifier)]
+    left = [name for name in classifier if new_classifier or not _fits(name, own, given)]
     problems = _compare(own, given, encoder.classifier)
     if problems:
         match = sum(_fits(name, own, given) for name in own)
@@ -60,7 +67,7 @@ def load_pretrained(
             f"{path} is not made for this {type(encoder).__name__}: {match} of {len(own)} weights match; "
             f"{'; '.join(problems)}; set the encoder and options that the file is made for, or use another file"
         )
-    copied = {name: given[name] for name in own if _fits(name, own, given)}
+    copied = {name: given[name] for name in own if _fits(name, own, given) and name not in left}
     refuse_nonfinite(copied, path)
     encoder.trunk.load_state_dict(copied, strict=False)
     return left if adapted else [encoder.stem, *left]

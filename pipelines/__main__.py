@@ -63,6 +63,10 @@ def _dispatch(words: list[str]) -> int:
             return 0
         case ["list", *rest]:
             return _list(rest)
+        case ["predict", *rest]:
+            from pipelines.prediction.command import predict
+
+            return predict(rest)
         case [name, *rest]:
             return _run(name, rest)
     raise AssertionError("every command has a case")

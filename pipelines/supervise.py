@@ -1,10 +1,9 @@
-"""Train an encoder with labels, as a teacher or as a supervised baseline."""
+"""Train an encoder with labels, as a teacher, a supervised baseline, or a classifier from a trained student."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipelines.config import ConfigError
 from pipelines.schemas.supervise import Config
 
 if TYPE_CHECKING:
@@ -28,12 +27,16 @@ def step(model: "nn.Module", batch: "Batch") -> "Losses":
 
 
 def run(config: Config, path: Path) -> None:
-    """Trains and exports the encoder."""
+    """Trains and exports the encoder; held-out pairs, if there are any, judge and calibrate its classifier."""
     from crossmodal import OBJECTIVES
-    from pipelines.building.data import open_shards, open_views
+    from pipelines.building.classifier import judge_classifier, refuse_unreadable
+    from pipelines.building.compatibility import check_start
+    from pipelines.building.data import open_views
     from pipelines.building.encoders import build_student
     from pipelines.building.exporting import export_student
+    from pipelines.building.labelled import open_labelled
     from pipelines.building.objectives import build_terms, build_transfer, check_alignment, student_classes
+    from pipelines.config import at
     from pipelines.runs.console import say
     from pipelines.runs.folder import RunFolder
     from pipelines.training.accelerator import open_accelerator
@@ -43,27 +46,34 @@ def run(config: Config, path: Path) -> None:
     if run.is_done():
         return
     accelerator = open_accelerator(config.train, run.path)
-    shards = open_shards(config.data, "data")
-    views = open_views(shards, config.views, {"student": config.student})
-    counts = {name: count for name, count in shards.manifest.labels.items() if count}
     by_class = any(OBJECTIVES.get(objective.name).needs_labels for objective in config.objectives.values())
-    if by_class and len(counts) < 2:
-        labels = ", ".join(f"{count} of {name}" for name, count in counts.items()) or "none"
-        raise ConfigError(
-            [f"data: pairs of {config.data} must have labels of two or more classes to supervise with, got {labels}"]
-        )
-    labelled = sum(counts.values())
-    if by_class and labelled < len(shards):
-        say(f"{run.path}: {labelled} of {len(shards)} pairs have a label, of {len(counts)} classes")
+    parts = open_labelled(config, by_class=by_class)
+    views = open_views(parts.train, config.views, {"student": config.student})
+    view = views[config.student.view]
+    card = check_start(config.student, view.modality, is_frozen=config.train.freeze is not None)
+    for note in parts.notes:
+        say(f"{run.path}: {note}")
+    if parts.validation is not None and config.train.on_error == "stop":
+        refuse_unreadable(parts.validation, view)
     seed_everything(config.seed, "weights")
-    classes = student_classes(config.objectives, shards.manifest.classes, {})
-    student = build_student(config.student, views, len(classes))
-    terms = build_terms(config.objectives, student.spec, {}, shards.manifest, chunk=config.train.chunk)
+    classes = student_classes(config.objectives, parts.train.manifest.classes, {})
+    other_classes = card is not None and card.classes != classes
+    student = build_student(config.student, views, len(classes), new_classifier=other_classes)
+    terms = build_terms(config.objectives, student.spec, {}, parts.train.manifest, chunk=config.train.chunk)
     check_alignment(terms, config.student.view, {}, views)
     module = build_transfer(student, config.student.view, terms, chunk=config.train.chunk)
-    training = Training(accelerator, run, config.train, module, step, shards, views, config.seed)
-    figures = training.fit()
+    if config.train.freeze:
+        with at("train"):
+            module.freeze_trunk()
+    training = Training(accelerator, run, config.train, module, step, parts.train, views, config.seed)
+    figures, temperature = training.fit(), None
     if accelerator.is_main_process:
-        modality = views[config.student.view].modality
-        export_student(run.path / "model", config, module, modality, classes=classes, teachers={})
-    run.finish({"figures": figures, "labelled": labelled})
+        if parts.validation is not None:
+            verdict = judge_classifier(student, view, parts.validation)
+            figures["validation"], temperature = verdict.figures, verdict.temperature
+            for note in verdict.notes:
+                say(f"{run.path}: {note}")
+        export_student(
+            run.path / "model", config, module, view.modality, classes=classes, teachers={}, temperature=temperature
+        )
+    run.finish({"figures": figures, "labelled": parts.labelled})

@@ -1,7 +1,8 @@
-"""Subsets of the pairs: a share held out of training for validation, and a long-tailed class distribution."""
+"""Subsets of the pairs: a share held out of training for validation, a long-tailed class distribution, or any."""
 
 import math
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -57,7 +58,16 @@ def thin_out(shards: Shards, keep: Literal["linear", "exponential"], seed: int =
     return _take(shards, facts, np.flatnonzero(stays.numpy()))
 
 
-def _take(shards: Shards, facts: list[dict[str, Any]], chosen: np.ndarray) -> Shards:
+def take_pairs(shards: Shards, chosen: Sequence[int]) -> Shards:
+    """Some of the pairs, at ascending positions; they read the same files, and nothing is copied.
+
+    Raises:
+        ShardError: a pair cannot be read.
+    """
+    return _take(shards, {index: shards.facts(index) for index in chosen}, np.array(chosen, dtype=np.int64))
+
+
+def _take(shards: Shards, facts: Mapping[int, dict[str, Any]] | list[dict[str, Any]], chosen: np.ndarray) -> Shards:
     """The chosen pairs as shards, with new counts."""
     counts = Counter(facts[index]["label"] for index in chosen)
     labels = {name: counts[label] for label, name in enumerate(shards.manifest.classes) if counts[label]}

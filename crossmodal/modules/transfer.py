@@ -37,9 +37,29 @@ class Transfer(TrainingModule):
         )
         self.student, self.view, self.terms = student, view, terms
         self.uses_student = any(term.objective.uses_student for term in terms.values())
-        self.chunk = chunk
+        self.chunk, self.is_frozen = chunk, False
         if chunk is not None:
             refuse_norms(student)
+
+    def freeze_trunk(self) -> None:
+        """From now on only the student's classifier is trained; the student stays in eval mode.
+
+        Raises:
+            ValueError: the student has no classifier.
+        """
+        if not self.student.spec.classes:
+            raise ValueError("freeze: trunk trains the classifier alone, but no objective needs one; add cross_entropy")
+        for name, weight in self.student.named_parameters():
+            weight.requires_grad_(name.startswith(f"trunk.{self.student.classifier}"))
+        self.is_frozen = True
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "Transfer":
+        """As torch's, but a frozen student stays in eval mode, so that its running statistics do not change."""
+        super().train(mode)
+        if self.is_frozen:
+            self.student.eval()
+        return self
 
     @property
     def trained(self) -> dict[str, nn.Module]:

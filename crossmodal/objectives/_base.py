@@ -1,6 +1,7 @@
 """The interface of an objective, a loss that trains a student."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -70,6 +71,9 @@ class Objective(Learner, ABC):
     @abstractmethod
     def forward(self, student: Features, teacher: Features | None, batch: Batch) -> Outcome:
         """The loss on one batch, in float32 or better."""
+
+    def count_classes(self, counts: Sequence[int]) -> None:  # most objectives do not need them
+        """Called once before training with the number of labelled training pairs of each class."""
 
     def calibrate(self, teacher: Features) -> None:
         """Adds a batch of the teacher's features to the statistics that this objective needs."""

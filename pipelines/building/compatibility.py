@@ -5,10 +5,12 @@ from pathlib import Path
 import torch
 
 from crossmodal import export
+from crossmodal.weights import find_weights
 from modalities import MODALITIES, CropBox, Modality
 from modalities.common.random import generator
 from modalities.synthetic.scene import draw_scene
-from pipelines.config import ConfigError
+from pipelines.config import ConfigError, at, to_dict, to_plain
+from pipelines.schemas.common import StudentConfig
 
 
 def refuse_other_view(trained: Modality, given: Modality, key: str) -> None:
@@ -31,25 +33,76 @@ def refuse_other_view(trained: Modality, given: Modality, key: str) -> None:
         ])  # fmt: skip
 
 
+def check_start(student: StudentConfig, given: Modality, *, is_frozen: bool) -> export.Card | None:
+    """Refuses a classifier's encoder and view that contradict the trained network it starts from.
+
+    Args:
+        student: its weights may be of an exported model, whose card is compared.
+        given: what the view gives.
+        is_frozen: the network does not change. Otherwise it may start from another modality or size, which is printed
+            later (`describe_other_view`), but not from another range of the same one.
+
+    Returns:
+        The card; None for random weights and published files.
+
+    Raises:
+        ConfigError: names what differs, with both values.
+    """
+    if student.weights is None:
+        return None
+    with at("student.weights"):
+        weights = find_weights(student.weights)
+        found = _read_trained(weights)
+    if found is None:
+        return None
+    card, trained = found
+    ours = to_dict(student.encoder, whole=True)
+    theirs = {"name": card.encoder, **to_plain(card.encoder_options)}
+    if ours["name"] != theirs["name"]:
+        raise ConfigError([f"student.encoder: {student.weights} is a {theirs['name']}, got {ours['name']}"])
+    unlike = [f"{name}={theirs[name]!r} (here {ours[name]!r})" for name in ours
+              if name in theirs and theirs[name] != ours[name] and name not in ("dropout", "drop_path")]  # fmt: skip
+    if unlike:
+        raise ConfigError([f"student.encoder: {student.weights} is a {card.encoder} with {', '.join(unlike)}; give the "
+                           "same options"])  # fmt: skip
+    is_like = type(trained) is type(given) and trained.shape == given.shape
+    if (is_like or is_frozen) and (told := describe_other_view(weights, given)):
+        raise ConfigError([f"student.view: {student.weights} was{told.removeprefix(',')}, so it would get other "
+                           f"numbers for the same scene; give views.{student.view} the same options"])  # fmt: skip
+    return card
+
+
 def describe_other_view(weights: Path, given: Modality) -> str:
     """A suffix to an exported model's name: what it was trained on, if the view gives something else.
 
     Raises:
         ExportError: its card cannot be read, or was written by another version.
     """
-    folder = weights.parent
-    if weights.name != export.WEIGHTS or not (folder / export.CARD).is_file():
+    found = _read_trained(weights)
+    if found is None:
         return ""  # a published file does not record its view
-    card = export.read_card(folder)  # only the card: building the model would draw weights
-    try:
-        trained = MODALITIES.get(card.modality)(**card.modality_options)
-    except (TypeError, LookupError) as error:
-        raise export.ExportError(f"{folder / export.CARD} names something unknown to this version: {error}") from error
+    _, trained = found
     if type(trained) is not type(given):
         return f", trained on {type(trained).__name__} (here {type(given).__name__})"
     if torch.equal(_sight(trained), _sight(given)):
         return ""
     return f", trained on {type(given).__name__} with {_differences(trained, given)}"
+
+
+def _read_trained(weights: Path) -> tuple[export.Card, Modality] | None:
+    """The card and the view of an exported model; None for other files of weights.
+
+    Raises:
+        ExportError: the card cannot be read, or was written by another version.
+    """
+    folder = weights.parent
+    if weights.name != export.WEIGHTS or not (folder / export.CARD).is_file():
+        return None
+    card = export.read_card(folder)  # only the card: building the model would draw weights
+    try:
+        return card, MODALITIES.get(card.modality)(**card.modality_options)
+    except (TypeError, LookupError) as error:
+        raise export.ExportError(f"{folder / export.CARD} names something unknown to this version: {error}") from error
 
 
 def _differences(trained: Modality, given: Modality) -> str:

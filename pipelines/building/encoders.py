@@ -20,12 +20,25 @@ def build_encoder(config: EncoderConfig, shape: tuple[int, ...], classes: int, k
         return ENCODERS.get(config.name)(shape, classes, **config.options)
 
 
-def build_student(config: StudentConfig, views: Mapping[str, View], classes: int, *, key: str = "student") -> Encoder:
-    """The network that is trained, with random or loaded weights."""
+def build_student(
+    config: StudentConfig,
+    views: Mapping[str, View],
+    classes: int,
+    *,
+    key: str = "student",
+    new_classifier: bool = False,
+) -> Encoder:
+    """The network that is trained, with random or loaded weights; a new classifier has random weights in any case."""
     encoder = build_encoder(config.encoder, views[config.view].modality.shape, classes, f"{key}.encoder")
     if config.weights is not None:
         with at(f"{key}.weights"):
-            new = load_pretrained(encoder, config.weights, sha256=config.sha256, first_layer=config.first_layer)
+            new = load_pretrained(
+                encoder,
+                config.weights,
+                sha256=config.sha256,
+                first_layer=config.first_layer,
+                new_classifier=new_classifier,
+            )
             trained_on = describe_other_view(find_weights(config.weights), views[config.view].modality)
         say(f"{key} starts from {config.weights}{trained_on}" + (f"; new: {', '.join(new)}" if new else ""))
         tell_published(key, config, views[config.view].modality)

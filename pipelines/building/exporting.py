@@ -23,6 +23,7 @@ def export_student(
     *,
     classes: list[str],
     teachers: Mapping[str, AnyTeacher],
+    temperature: float | None = None,
 ) -> None:
     """Writes the student to a folder, with the heads that compare it with its teachers."""
     heads, specs = {}, {}
@@ -32,7 +33,9 @@ def export_student(
             specs[name] = Head(objective.name, objective.options, term.teacher, teachers[term.teacher].spec)
             heads[name] = term.objective
     card = _card(config.student, config.views[config.student.view], modality)
-    export.save_model(folder, replace(card, classes=classes, heads=specs), module.student, heads)
+    export.save_model(
+        folder, replace(card, classes=classes, heads=specs, temperature=temperature), module.student, heads
+    )
 
 
 def export_encoder(

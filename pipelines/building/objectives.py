@@ -88,6 +88,7 @@ def build_terms(
             terms[name if len(chosen) == 1 else f"{name}.{teacher}"] = Term(objective, weight, teacher)
     for name, term in terms.items():
         _refuse_lacking(name, term.objective, held)
+        term.objective.count_classes([held.labels.get(label, 0) for label in held.classes])
     return terms
 
 

@@ -67,7 +67,11 @@ class Subjects:
         """The exported students by name, one for each seed."""
         with at("students"):
             found = {name: [export.load_model(path) for path in paths] for name, paths in self.config.students.items()}
-        cards = [replace(model.card, classes=[], heads={}, weights="") for models in found.values() for model in models]
+        cards = [
+            replace(model.card, classes=[], heads={}, temperature=None, weights="")
+            for models in found.values()
+            for model in models
+        ]
         if any(card != cards[0] for card in cards):
             raise ConfigError(["students must share encoder and view, so that scratch and random are the same for all"])
         return found

@@ -1,9 +1,25 @@
 """The config of `crossmodal supervise`."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
-from pipelines.config import runtime_only
-from pipelines.schemas.common import ObjectiveConfig, StudentConfig, TrainConfig, ViewConfig, check_names
+from pipelines.config import FieldError, number, runtime_only
+from pipelines.schemas.common import (
+    HeldOutConfig,
+    ObjectiveConfig,
+    StudentConfig,
+    TrainConfig,
+    ViewConfig,
+    check_names,
+)
+
+
+@dataclass(frozen=True)
+class SuperviseTrainConfig(TrainConfig):
+    """Optimisation, data order and checkpoints."""
+
+    # trunk: train the classifier on student.weights, whose other weights and statistics do not change; null: train all
+    freeze: Literal["trunk"] | None = None
 
 
 @dataclass(frozen=True)
@@ -12,13 +28,23 @@ class Config:
 
     data: str  # folder of labelled shards
     views: dict[str, ViewConfig]  # inputs by name
-    student: StudentConfig  # the encoder that is trained
+    student: StudentConfig  # the encoder that is trained; with weights of a finished run it starts from these
     objectives: dict[str, ObjectiveConfig] = field(  # losses that need no teacher
         default_factory=lambda: {"cross_entropy": ObjectiveConfig("cross_entropy")}
     )
-    train: TrainConfig = field(default_factory=TrainConfig)  # optimisation, data order and checkpoints
+    pairs: Literal["labelled", "all"] = "labelled"  # pairs to train on; all: also those without a label
+    labels: int | None = number(
+        None, least=1
+    )  # labelled pairs of each class, with validation; drawn by seed; null: all
+    # labelled pairs that are not trained on; they judge the classifier and calibrate its probabilities. null: none
+    validation: HeldOutConfig | None = None
+    train: SuperviseTrainConfig = field(default_factory=SuperviseTrainConfig)  # optimisation, data order, checkpoints
     seed: int = 0  # seed of weights, order, crops and augmentation
     output: str = runtime_only("runs/supervise")  # folder of the run
 
     def __post_init__(self) -> None:
         check_names(self, {})
+        if self.train.freeze and self.student.weights is None:
+            raise FieldError("train.freeze", "needs student.weights: a frozen trunk with random weights learns nothing")
+        if self.labels is not None and self.pairs == "all":
+            raise FieldError("pairs", "must be labelled with labels, which uses no other pairs, got all")

@@ -2,8 +2,10 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor
 
 from crossmodal import OBJECTIVES
@@ -46,6 +48,27 @@ def test_parts_with_unequally_many_labels_have_the_mean_of_the_whole(name: str) 
         one, other = (Features(torch.zeros(3, 3), (), item[part]) for item in (ours, theirs))
         parts.append(objective(one, other, Batch({}, torch.arange(6)[part], label[part], labelled=2.0)).loss)
     torch.testing.assert_close(torch.stack(parts).mean(), loss(objective, ours, theirs, label))
+
+
+# --- cross_entropy ---
+
+
+def test_balanced_cross_entropy_weighs_each_row_by_n_over_classes_times_n_of_its_class() -> None:
+    counts = [10, 30, 40, 0, 20]  # of the training pairs: one class has none
+    objective = build("cross_entropy", class_weights="balanced")
+    objective.count_classes(counts)
+    rows = [(softmax(row), label) for row, label in zip(logits("ours").tolist(), LABELS.tolist(), strict=True)]
+    losses = [-math.log(shares[label]) * 100 / (4 * counts[label]) for shares, label in rows if label >= 0]
+    assert loss(objective, logits("ours"), logits("theirs")).item() == pytest.approx(sum(losses) / len(losses))
+    weights = compute_class_weight("balanced", classes=np.array([0, 1, 2, 4]), y=np.repeat(range(5), counts))
+    assert objective.class_weight.tolist() == pytest.approx([*weights[:3], 0, weights[3]])
+    assert "class_weight" not in objective.state_dict()  # a checkpoint has none: they follow from the pairs
+
+
+def test_cross_entropy_weighs_all_rows_alike_unless_it_is_balanced() -> None:
+    objective = build("cross_entropy")
+    objective.count_classes([10, 30, 40, 0, 20])
+    assert objective.class_weight is None
 
 
 # --- dkd ---

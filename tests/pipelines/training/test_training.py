@@ -489,12 +489,13 @@ def test_accumulated_parts_weigh_every_label_alike(
     pairs = (pair if number % 16 == 0 else replace(pair, label=-1) for number, pair in enumerate(source.pairs("train")))
     write_shards(pairs, tmp_path / "few", fields=source.fields(), classes=source.classes())
     words = ["supervise", str(config), f"data={tmp_path / 'few'}", "~teachers", "~objectives", "train.epochs=2",
-             "student.encoder.norm=none", "objectives={cross_entropy: }"]  # fmt: skip
+             "student.encoder.norm=none", "objectives={cross_entropy: }", "pairs=all"]  # fmt: skip
     assert main([*words, f"output={tmp_path / 'whole'}"]) == 0
     assert main([*words, "train.accumulate=4", f"output={tmp_path / 'parts'}"]) == 0
     for whole, part in zip(lines(tmp_path / "whole"), lines(tmp_path / "parts"), strict=True):
         assert part["loss"] == pytest.approx(whole["loss"], rel=1e-4)
-    assert re.search(r"whole: 6 of 96 pairs have a label, of \d classes$", capsys.readouterr().out, re.MULTILINE)
+    told = r"whole: trains on 6 labelled pairs of \d classes and 90 without a label$"
+    assert re.search(told, capsys.readouterr().out, re.MULTILINE)
     assert main(["shards", "--info", str(tmp_path / "few")]) == 0
     assert re.search(r"8 classes: .*; 90 pairs without a label$", capsys.readouterr().out, re.MULTILINE)
 

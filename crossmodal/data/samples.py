@@ -1,0 +1,146 @@
+"""Single samples of one modality, from files or from shards, for predictions: read, decoded and adapted in batches.
+
+A sample that cannot be read is a message in its place, so that every sample has an answer or a reason why not.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from crossmodal.data.loader import load_in_order
+from crossmodal.data.manifest import ShardError
+from crossmodal.data.reader import read_pair
+from crossmodal.data.shards import Shards
+from crossmodal.data.views import View
+from modalities import CropBox, Modality
+
+
+class SampleError(ValueError):
+    """A sample cannot be read; the message does not repeat its name."""
+
+
+@dataclass(frozen=True)
+class FileSamples:
+    """Files, each of which is one sample."""
+
+    paths: Sequence[str]
+    modality: Modality
+
+    @property
+    def classes(self) -> list[str]:
+        """The names of the labels; there are none."""
+        return []
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def name(self, index: int) -> str:
+        """The path of the file."""
+        return self.paths[index]
+
+    def read(self, index: int) -> tuple[Float[Tensor, "*shape"], int]:
+        """The whole sample as its modality adapts it, in physical units, and -1: its class is not known.
+
+        Raises:
+            SampleError: it cannot be read.
+        """
+        path = Path(self.paths[index])
+        try:
+            if path.exists() and not path.is_file():
+                raise SampleError("must be a file, got a folder or a device")
+            payload = path.read_bytes()
+        except OSError as error:
+            raise SampleError(error.strerror or str(error)) from error
+        try:
+            return self.modality.adapt(self.modality.decode(payload), CropBox()), -1
+        except Exception as error:  # a DecodeError, an error of adapt, or any error of a library
+            raise SampleError(str(error)) from error
+
+
+@dataclass(frozen=True)
+class ShardSamples:
+    """One view of all pairs of some shards."""
+
+    shards: Shards
+    view: View
+
+    @property
+    def classes(self) -> list[str]:
+        """The names of the labels."""
+        return self.shards.manifest.classes
+
+    def __len__(self) -> int:
+        return len(self.shards)
+
+    def name(self, index: int) -> str:
+        """The folder and the key of the pair, or its number if its whole shard cannot be read."""
+        try:
+            return f"{self.shards.folder}/{self.shards.locate(index)[1].key}"
+        except ShardError:
+            return f"{self.shards.folder}/pair {index}"
+
+    def read(self, index: int) -> tuple[Float[Tensor, "*shape"], int]:
+        """The whole sample as its modality adapts it, in physical units, and its class; -1: not known.
+
+        Raises:
+            SampleError: it cannot be read.
+        """
+        try:
+            pair = read_pair(self.shards, {"view": self.view}, index)
+        except ShardError as error:
+            raise SampleError(str(error)) from error
+        return pair.adapted["view"][0], int(pair.label)
+
+
+Samples = FileSamples | ShardSamples
+
+
+@dataclass(frozen=True)
+class LoadedSamples:
+    """Some consecutive samples."""
+
+    names: list[str]
+    problems: list[str | None]  # for each sample, why it cannot be read; None: it can
+    adapted: Float[Tensor, "readable *shape"] | None  # the readable samples in order; None: there is none
+    label: Int[Tensor, " readable"]  # their classes; -1: not known
+
+
+class _Batches(Dataset):
+    """Batches of samples by number."""
+
+    def __init__(self, samples: Samples, batch_size: int) -> None:
+        self.samples, self.batch_size = samples, batch_size
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.samples) / self.batch_size)
+
+    def __getitem__(self, number: int) -> LoadedSamples:
+        start = number * self.batch_size
+        names, problems, adapted, labels = [], list[str | None](), list[Tensor](), list[int]()
+        for index in range(start, min(start + self.batch_size, len(self.samples))):
+            names.append(self.samples.name(index))
+            try:
+                sample, label = self.samples.read(index)
+            except SampleError as error:
+                problems.append(str(error))
+                continue
+            problems.append(None)
+            adapted.append(sample)
+            labels.append(label)
+        whole = torch.stack(adapted) if adapted else None
+        return LoadedSamples(names, problems, whole, torch.tensor(labels, dtype=torch.int64))
+
+
+def load_samples(samples: Samples, *, batch_size: int = 64, workers: int = 0) -> Iterator[LoadedSamples]:
+    """All samples in order, `batch_size` at a time.
+
+    Raises:
+        LoaderError: a worker process ended, or has no shared memory for its data.
+    """
+    return load_in_order(_Batches(samples, batch_size), workers=workers)

@@ -1,0 +1,1 @@
+"""The command `crossmodal predict`: classifies files with a trained classifier."""
