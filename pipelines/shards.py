@@ -141,7 +141,7 @@ def _describe(folder: Path) -> str:
     ]
     for name, spec in manifest.fields.items():
         values = {key: ",".join(value) if isinstance(value, tuple) else value for key, value in spec.stored.items()}
-        stored = "".join(f" {key}={value}" for key, value in values.items() if value != "")
+        stored = "".join(f" {key}={value}" for key, value in values.items() if value not in ("", None))
         figures = ", ".join(f"{key} {value:.4g}" for key, value in manifest.statistics[name].items())
         lines.append(f"  {name}.{spec.extension}: {spec.modality}{stored}; {figures}")
     if manifest.classes:
@@ -171,7 +171,8 @@ def _sheet(folder: Path, views: Mapping[str, ViewConfig]) -> Path:
         with at(f"sheet.{name}"):
             opened[name] = open_view(shards, view.modality, aligned=view.aligned, **view.options)
     fields = {} if views else shards.manifest.fields  # drawn as stored, whatever the range of a view
-    whole = {name: View(open_field(name, spec)) for name, spec in fields.items()}
+    statistics = shards.manifest.statistics
+    whole = {name: View(open_field(name, spec).show_all(statistics[name])) for name, spec in fields.items()}
     try:
         return contact_sheet(shards, opened or whole, folder / "sheet.png")
     except UnevenError as error:

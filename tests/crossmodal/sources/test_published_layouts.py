@@ -1,4 +1,4 @@
-"""The configs of docs/formats.md read small files in the layout and units of the published data."""
+"""The configs of docs/formats.md read small files in their layout and units."""
 
 import re
 import subprocess
@@ -14,9 +14,9 @@ from PIL import Image
 from crossmodal import SOURCES
 from crossmodal.sources import Pair, Source
 
-PAGE = (Path(__file__).parents[3] / "docs" / "formats.md").read_text().partition("## Published RGB-D data")[2]
+PAGE = (Path(__file__).parents[3] / "docs" / "formats.md").read_text()
 CONFIGS = dict(re.findall(r"```yaml\n# ([\w -]+)\n(.*?)```", PAGE, re.DOTALL))
-SCRIPT = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)[0]
+SCRIPT = re.findall(r"```python\n(# python pair_stamps.*?)```", PAGE, re.DOTALL)[0]
 METRES = torch.tensor([[0.0, 1.5, 2.25], [4.0, 3.0, 0.5]])
 
 
@@ -37,6 +37,18 @@ def source(name: str, root: Path) -> Source:
 
 def metres(source: Source, pair: Pair) -> torch.Tensor:
     return source.fields()["depth"].decode(pair.members["depth.png"])[0]
+
+
+def test_a_height_map_is_in_metres_and_has_holes(tmp_path: Path) -> None:
+    save(tmp_path / "photo/7.jpg", np.full((2, 3, 3), 90, np.uint8))
+    save(tmp_path / "height/7.tif", np.array([[-9999, -12.5, 0], [1, 2, 803.25]], np.float32))
+
+    terrain = source("a height map", tmp_path)
+    (pair,), raster = terrain.pairs("train"), terrain.fields()["raster"]
+    heights = raster.decode(pair.members["raster.tif"])
+
+    np.testing.assert_array_equal(heights[0].numpy(), np.array([[np.nan, -12.5, 0], [1, 2, 803.25]], np.float32))
+    assert raster.unit == "m"
 
 
 @pytest.mark.slow
