@@ -30,10 +30,16 @@ def step(model: "nn.Module", batch: "Batch") -> "Losses":
 def run(config: Config, path: Path) -> None:
     """Trains and exports the encoder."""
     from crossmodal import OBJECTIVES
-    from pipelines.building.data import open_shards, open_views
+    from pipelines.building.data import leave_out, open_shards, open_views
     from pipelines.building.encoders import build_student
     from pipelines.building.exporting import export_student
-    from pipelines.building.objectives import build_terms, build_transfer, check_alignment, student_classes
+    from pipelines.building.objectives import (
+        build_terms,
+        build_transfer,
+        check_alignment,
+        student_classes,
+        views_read,
+    )
     from pipelines.runs.console import say
     from pipelines.runs.folder import RunFolder
     from pipelines.training.accelerator import open_accelerator
@@ -45,6 +51,8 @@ def run(config: Config, path: Path) -> None:
     accelerator = open_accelerator(config.train, run.path)
     shards = open_shards(config.data, "data")
     views = open_views(shards, config.views, {"student": config.student})
+    read = {config.student.view} | views_read(config.objectives) & views.keys()
+    shards = leave_out(shards, [config.views[name].modality for name in sorted(read)], "data")
     counts = {name: count for name, count in shards.manifest.labels.items() if count}
     by_class = any(OBJECTIVES.get(objective.name).needs_labels for objective in config.objectives.values())
     if by_class and len(counts) < 2:
@@ -61,7 +69,8 @@ def run(config: Config, path: Path) -> None:
     terms = build_terms(config.objectives, student.spec, {}, shards.manifest, chunk=config.train.chunk)
     check_alignment(terms, config.student.view, {}, views)
     module = build_transfer(student, config.student.view, terms, chunk=config.train.chunk)
-    training = Training(accelerator, run, config.train, module, step, shards, views, config.seed)
+    seen = {name: views[name] for name in read}  # others are not read
+    training = Training(accelerator, run, config.train, module, step, shards, seen, config.seed)
     figures = training.fit()
     if accelerator.is_main_process:
         modality = views[config.student.view].modality
