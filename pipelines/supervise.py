@@ -30,6 +30,7 @@ def step(model: "nn.Module", batch: "Batch") -> "Losses":
 def run(config: Config, path: Path) -> None:
     """Trains and exports the encoder."""
     from crossmodal import OBJECTIVES
+    from crossmodal.data.splits import unbalanced_classes
     from pipelines.building.data import leave_out, open_shards, open_views
     from pipelines.building.encoders import build_student
     from pipelines.building.exporting import export_student
@@ -63,6 +64,8 @@ def run(config: Config, path: Path) -> None:
     labelled = sum(counts.values())
     if by_class and labelled < len(shards):
         say(f"{run.path}: {labelled} of {len(shards)} pairs have a label, of {len(counts)} classes")
+    for line in unbalanced_classes(counts, config.data) if by_class else ():
+        say(f"{run.path}: {line}")
     seed_everything(config.seed, "weights")
     classes = student_classes(config.objectives, shards.manifest.classes, {})
     student = build_student(config.student, views, len(classes))

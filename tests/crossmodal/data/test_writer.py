@@ -19,6 +19,7 @@ from crossmodal.data import writer
 from crossmodal.data.manifest import ShardError
 from crossmodal.data.reader import open_view, read_pair
 from crossmodal.data.shards import Shards
+from crossmodal.data.splits import unbalanced_classes
 from crossmodal.data.views import Crop
 from crossmodal.data.writer import PIECE, _Statistics
 from modalities.depth import Depth
@@ -92,6 +93,37 @@ def test_classes_that_a_part_lacks_are_named_when_packed_and_when_checked(
     assert f"{tmp_path / 'pairs'}: {told}" in capsys.readouterr().out
     assert main(["shards", "--check", str(tmp_path / "pairs")]) == 0
     assert f"{tmp_path / 'pairs'}: {told}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("cats", "told"), [(3, False), (4, True)])
+def test_unbalanced_classes_are_told_when_packed_and_when_checked(
+    cats: int, told: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in (*(f"cat/{number}" for number in range(cats)), "dog/0", "owl/0", "owl/1"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / f"{name}.jpg").write_bytes(Rgb().encode(torch.rand(3, 8, 8)))
+    assert pack(tmp_path, {"rgb": {"modality": "rgb", "files": "{label}/{key}.jpg"}}) == 0
+    line = f"{tmp_path}/pairs/train has unbalanced classes: 'cat' has 4 pairs, 4 times the 1 of 'dog'; balanced"
+    assert (line in capsys.readouterr().out) == told
+    for folder in ("pairs", "pairs/train"):
+        assert main(["shards", "--check", str(tmp_path / folder)]) == 0
+        out = capsys.readouterr().out
+        assert (line in out) == told and "nothing wrong" in out
+    train = {"epochs": 1, "batch_size": 2, "workers": 0}
+    (tmp_path / "supervise.yaml").write_text(yaml.safe_dump({
+        "data": str(tmp_path / "pairs" / "train"), "views": {"rgb": {"modality": "rgb", "size": 8}}, "train": train,
+        "student": {"view": "rgb", "encoder": {"name": "convnet", "width": 8, "stages": 1}},
+        "output": str(tmp_path / "run"),
+    }))  # fmt: skip
+    assert main(["supervise", str(tmp_path / "supervise.yaml")]) == 0
+    assert (f"{tmp_path}/run: {line}" in capsys.readouterr().out) == told
+
+
+def test_classes_without_any_pair_are_not_the_smallest() -> None:
+    assert unbalanced_classes({"a": 3, "b": 0, "c": 1}, "x") == unbalanced_classes({"a": 0}, "x") == []
+    assert unbalanced_classes({}, "x") == unbalanced_classes({"a": 50}, "x") == []
+    (line,) = unbalanced_classes({"a": 1, "b": 7, "c": 2}, "x")
+    assert line.startswith("x has unbalanced classes: 'b' has 7 pairs, 7 times the 1 of 'a'; balanced figures")
 
 
 def test_pairs_that_are_left_out_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
