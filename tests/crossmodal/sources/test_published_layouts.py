@@ -51,6 +51,35 @@ def test_a_height_map_is_in_metres_and_has_holes(tmp_path: Path) -> None:
     assert raster.unit == "m"
 
 
+def test_patterns_divide_whole_groups_by_their_seed(tmp_path: Path) -> None:
+    for room in "abcde":
+        for label in ("chair", "table"):
+            save_pair(tmp_path / f"{room}/{label}/{room}1.jpg", tmp_path / f"{room}/{label}/{room}1.png", 1000)
+
+    shop = source("patterns", tmp_path)
+
+    groups = {split: {pair.group for pair in shop.pairs(split)} for split in shop.splits()}
+    assert len(groups["test"]) == 1 and groups["train"] | groups["test"] == {*"abcde"}
+    assert shop.classes() == ("chair", "table")
+
+
+def test_a_csv_file_of_five_lines_is_four_pairs(tmp_path: Path) -> None:
+    (text,) = re.findall(r"```csv\n(.*?)```", PAGE, re.DOTALL)
+    (tmp_path / "pairs.csv").write_text(text)
+    for number, scan in enumerate("ab d", start=1):
+        save_pair(tmp_path / f"photo/000{number}.jpg", tmp_path / f"scan/{scan.strip() or 'unused'}.png", 1000)
+
+    shop = source("a CSV file", tmp_path)
+    pairs = [*shop.pairs("train")]
+
+    assert len(text.splitlines()) == 5 and shop.classes() == ("chair", "table")
+    assert [(pair.key, pair.label, pair.group) for pair in pairs] == [
+        ("chair-1", 0, "monday"), ("table-1", 1, "monday"), ("chair-2", 0, "tuesday"), ("unknown-1", -1, "tuesday"),
+    ]  # fmt: skip
+    assert ["depth.png" in pair.members for pair in pairs] == [True, True, False, True]
+    assert torch.equal(metres(shop, pairs[0]), METRES)
+
+
 @pytest.mark.slow
 def test_tum_pairs_the_nearest_stamps_and_stores_5000_a_metre(tmp_path: Path) -> None:
     stamps = {"rgb": ("1.000000", "1.033000", "1.066000", "2.000000"), "depth": ("1.005000", "1.040000", "1.055000")}
