@@ -93,6 +93,10 @@ class Modality(ABC):
             ValueError: these are such; the message says what to do.
         """
 
+    def show_all(self, statistics: Mapping[str, float]) -> "Modality":
+        """This modality, or a copy whose range has all signals of these statistics, for pictures of stored signals."""
+        return self
+
     @abstractmethod
     def picture(self, adapted: Float[Tensor, "..."]) -> Float[Tensor, "3 height width"]:
         """An adapted sample as a picture for people, in [0, 1]."""

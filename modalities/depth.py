@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from modalities import CropBox, Modality
 from modalities.codecs.depth import decode_depth, encode_depth
+from modalities.common.noise import addressed_noise, rectangles
 from modalities.common.options import check_within
-from modalities.common.picture import PictureView, colour_map, spans
-from modalities.common.random import uniform_bits
+from modalities.common.picture import PictureView, colour_map
+from modalities.common.ranges import bounds_of_half
 from modalities.synthetic.render import render_distance
 from modalities.synthetic.scene import Scene
 
@@ -89,9 +90,10 @@ class Depth(PictureView, Modality):
         https://doi.org/10.3390/s120201437, eq. 11).
         """
         drifted = batch * (1 + (2 * draws[:, 2, None, None, None] - 1) * self.drift)
-        noisy = drifted + self.noise * drifted**2 * _addressed_noise(draws[:, :2], batch.shape[-2], batch.shape[-1])
+        noisy = drifted + self.noise * drifted**2 * addressed_noise(draws[:, :2], batch.shape[-2], batch.shape[-1])
         noisy = torch.maximum(noisy, drifted / 2)  # far beyond what a camera measures the formula goes below 0
-        return torch.where(self._holes(batch, draws[:, 3:]), 0.0, noisy)
+        cut = rectangles(draws[:, 3:], self.holes, self.hole_side, (batch.shape[-2], batch.shape[-1]))
+        return torch.where(cut, 0.0, noisy)
 
     def normalise(self, batch: Float[Tensor, "batch 1 height width"]) -> Float[Tensor, "batch 1 height width"]:
         """Nearness, 1 at `min_m` and 0 at `max_m` and without reading; less 0.5, over 0.25."""
@@ -106,10 +108,7 @@ class Depth(PictureView, Modality):
         return render_distance(scene)
 
     def refuse_unseen(self, statistics: Mapping[str, float]) -> None:
-        """Refuses distances of which at least half would be seen as one, nearest or farthest.
-
-        No more than half of any numbers lie below their mean less its standard deviation, and no more than half above
-        their sum (Cantelli's inequality), so that a tail, such as a far sky, is not taken for the bulk.
+        """Refuses distances of which at least half would be seen as one, nearest or farthest; see `bounds_of_half`.
 
         Args:
             statistics: mean, std, min and max of all readings, metres; absent where there is none.
@@ -119,8 +118,8 @@ class Depth(PictureView, Modality):
         """
         if "mean" not in statistics:
             return
-        mean, std, low, high = (statistics[name] for name in ("mean", "std", "min", "max"))
-        least, most = max(low, mean - std), min(high, mean + std)
+        mean, low, high = (statistics[name] for name in ("mean", "min", "max"))
+        least, most = bounds_of_half(statistics)
         if most < self.min_m:
             where = f"below {most:g} m, so below min_m={self.min_m:g}"
         elif least > self.max_m:
@@ -142,28 +141,3 @@ class Depth(PictureView, Modality):
         else:
             near = (self.max_m - clipped) / (self.max_m - self.min_m)
         return torch.where(metres > 0, near, 0.0)
-
-    def _holes(
-        self, batch: Float[Tensor, "batch 1 height width"], draws: Float[Tensor, "batch numbers"]
-    ) -> Bool[Tensor, "batch 1 height width"]:
-        top, left, tall, wide = draws.unflatten(1, (self.holes, 4)).unbind(-1)
-        rows = spans(top, tall * self.hole_side, batch.shape[-2])
-        columns = spans(left, wide * self.hole_side, batch.shape[-1])
-        return (rows[..., None] & columns[..., None, :]).any(1, keepdim=True)
-
-
-def _addressed_noise(
-    draws: Float[Tensor, "batch 2"], height: int, width: int
-) -> Float[Tensor, "batch 1 {height} {width}"]:
-    """Noise of variance 1 that a pixel's position and its sample's draws decide, equal on every device.
-
-    The sum of four uniform numbers (Irwin-Hall): near normal, never beyond 3.5, and without a logarithm or a cosine,
-    whose last bits differ between devices and positions in memory.
-    """
-    first, second = (draws * 2**24).long().unbind(1)  # torch.rand gives multiples of 2**-24
-    pixels = torch.arange(height * width, device=draws.device).view(height, width)
-    bits = uniform_bits(0, first[:, None, None, None], second[:, None, None, None], pixels)
-    fields = 0x1FFF << 26 | 0x1FFF  # two of the four numbers of 13 bits
-    sums = (bits & fields).add_((bits >> 13).bitwise_and_(fields))
-    total = (sums & 0x3FFF).add_(sums.bitwise_right_shift_(26))
-    return total.float().sub_(2 * 0x1FFF).mul_(math.sqrt(3) / 0x2000)

@@ -32,9 +32,9 @@ def step(model: "nn.Module", batch: "Batch") -> "Losses":
 def run(config: Config, path: Path) -> None:
     """Trains and exports the encoders."""
     from crossmodal.data.held_out import thin_out
-    from pipelines.building.data import open_parts, open_views
+    from pipelines.building.data import leave_out, open_parts, open_views
     from pipelines.building.exporting import export_encoder
-    from pipelines.building.pretraining import build_pretraining, spread_views
+    from pipelines.building.pretraining import all_mask, build_pretraining, spread_views
     from pipelines.config import ConfigError, at
     from pipelines.runs.console import say
     from pipelines.runs.folder import RunFolder
@@ -53,6 +53,9 @@ def run(config: Config, path: Path) -> None:
     if config.keep != "all":
         with at("keep"):
             shards = thin_out(shards, config.keep)
+    if not all_mask(config):
+        read = [config.views[encoder.view].modality for encoder in config.encoders.values()]
+        shards = leave_out(shards, read, "data")
     networks = {f"encoders.{name}": encoder for name, encoder in config.encoders.items()}
     views = open_views(shards, config.views, networks)
     seed_everything(config.seed, "weights")

@@ -68,7 +68,7 @@ def run(config: Config, path: Path) -> None:
         say(f"{run.path / split}: {manifest.pairs} pairs in {len(manifest.shards)} shards, {size:.1f} MB{lacking}")
         counts[split] = {name: manifest.labels.get(name, 0) for name in manifest.classes}
         written[split] = {"pairs": manifest.pairs, "megabytes": round(size, 2), "digest": manifest.digest}
-    for warning in _absent(counts, run.path):
+    for warning in [*_unbalanced(counts, run.path), *_absent(counts, run.path)]:
         say(warning)
     for split in written if config.sheet else ():
         _sheet(run.path / split, config.sheet)
@@ -105,12 +105,12 @@ def inspect(flag: str, path: Path) -> int:
         problems = [
             problem for folder in folders for problem in check(folder, warn=lambda warning: print(printable(warning)))
         ]
-        if len(folders) > 1 and not problems:
+        if not problems:
             manifests = {folder.name: read_manifest(folder) for folder in folders}
             counts = {
                 part: {name: each.labels.get(name, 0) for name in each.classes} for part, each in manifests.items()
             }
-            for warning in _absent(counts, path):
+            for warning in [*_unbalanced(counts, folders[0].parent), *_absent(counts, path)]:
                 print(printable(warning))
         print(printable("\n".join(problems) or f"{path}: nothing wrong"))
         return 1 if problems else 0
@@ -120,6 +120,13 @@ def inspect(flag: str, path: Path) -> int:
         else:
             print(printable(str(_sheet(folder, {}))))
     return 0
+
+
+def _unbalanced(counts: Mapping[str, Mapping[str, int]], path: Path) -> list[str]:
+    """Warnings about parts of the folder whose largest class has several times the pairs of the smallest."""
+    from crossmodal.data.splits import unbalanced_classes
+
+    return [line for part, labels in counts.items() for line in unbalanced_classes(labels, str(path / part))]
 
 
 def _absent(counts: Mapping[str, Mapping[str, int]], path: Path) -> list[str]:
@@ -141,7 +148,7 @@ def _describe(folder: Path) -> str:
     ]
     for name, spec in manifest.fields.items():
         values = {key: ",".join(value) if isinstance(value, tuple) else value for key, value in spec.stored.items()}
-        stored = "".join(f" {key}={value}" for key, value in values.items() if value != "")
+        stored = "".join(f" {key}={value}" for key, value in values.items() if value not in ("", None))
         figures = ", ".join(f"{key} {value:.4g}" for key, value in manifest.statistics[name].items())
         lines.append(f"  {name}.{spec.extension}: {spec.modality}{stored}; {figures}")
     if manifest.classes:
@@ -171,7 +178,8 @@ def _sheet(folder: Path, views: Mapping[str, ViewConfig]) -> Path:
         with at(f"sheet.{name}"):
             opened[name] = open_view(shards, view.modality, aligned=view.aligned, **view.options)
     fields = {} if views else shards.manifest.fields  # drawn as stored, whatever the range of a view
-    whole = {name: View(open_field(name, spec)) for name, spec in fields.items()}
+    statistics = shards.manifest.statistics
+    whole = {name: View(open_field(name, spec).show_all(statistics[name])) for name, spec in fields.items()}
     try:
         return contact_sheet(shards, opened or whole, folder / "sheet.png")
     except UnevenError as error:

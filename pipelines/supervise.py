@@ -35,7 +35,13 @@ def run(config: Config, path: Path) -> None:
     from pipelines.building.encoders import build_student
     from pipelines.building.exporting import export_student
     from pipelines.building.labelled import open_labelled
-    from pipelines.building.objectives import build_terms, build_transfer, check_alignment, student_classes
+    from pipelines.building.objectives import (
+        build_terms,
+        build_transfer,
+        check_alignment,
+        student_classes,
+        views_read,
+    )
     from pipelines.config import at
     from pipelines.runs.console import say
     from pipelines.runs.folder import RunFolder
@@ -47,7 +53,8 @@ def run(config: Config, path: Path) -> None:
         return
     accelerator = open_accelerator(config.train, run.path)
     by_class = any(OBJECTIVES.get(objective.name).needs_labels for objective in config.objectives.values())
-    parts = open_labelled(config, by_class=by_class)
+    read = {config.student.view} | views_read(config.objectives) & config.views.keys()
+    parts = open_labelled(config, [config.views[name].modality for name in sorted(read)], by_class=by_class)
     views = open_views(parts.train, config.views, {"student": config.student})
     view = views[config.student.view]
     card = check_start(config.student, view.modality, is_frozen=config.train.freeze is not None)
@@ -65,7 +72,8 @@ def run(config: Config, path: Path) -> None:
     if config.train.freeze:
         with at("train"):
             module.freeze_trunk()
-    training = Training(accelerator, run, config.train, module, step, parts.train, views, config.seed)
+    seen = {name: views[name] for name in read}  # others are not read
+    training = Training(accelerator, run, config.train, module, step, parts.train, seen, config.seed)
     figures, temperature = training.fit(), None
     if accelerator.is_main_process:
         if parts.validation is not None:

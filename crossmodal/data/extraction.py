@@ -1,7 +1,7 @@
 """Shards -> every crop of each pair that a frozen teacher sees during a training, decoding each pair once."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch.utils.data import Dataset
 
@@ -9,7 +9,6 @@ from crossmodal.data.loader import load_in_order
 from crossmodal.data.manifest import ShardError
 from crossmodal.data.reader import SampleBatch, join, read_pair
 from crossmodal.data.shards import Shards
-from crossmodal.data.verify import tell_lacking
 from crossmodal.data.views import Crop, View
 
 
@@ -19,11 +18,12 @@ class Crops:
 
     keys: list[str]
     problems: list[str | None]  # for each pair, why it cannot be read; None: it can
+    incomplete: list[bool]  # for each pair, whether it lacks a view by the manifest, which is such a problem
     part: SampleBatch | None  # a row for each crop of each readable pair, pair by pair; None: no pair is readable
 
     def pin_memory(self) -> "Crops":
         """A copy in page-locked memory, for the loader."""
-        return Crops(self.keys, self.problems, self.part and self.part.pin_memory())
+        return replace(self, part=self.part and self.part.pin_memory())
 
 
 @dataclass(frozen=True)
@@ -41,17 +41,24 @@ class Extract(Dataset):
         return len(self.batches)
 
     def __getitem__(self, number: int) -> Crops | ShardError:
-        keys, problems, parts = [], list[str | None](), []
+        keys, problems, incomplete, parts = [], list[str | None](), list[bool](), []
         for index in self.batches[number]:
             try:
-                parts.append(self._read(index))
-                problems.append(None)
+                lacking = [name for name in self._members if self.shards.lacks(index, name)]
+                problem = f"it has no {', '.join(lacking)}" if lacking else None
+                parts += [] if lacking else [self._read(index)]
             except ShardError as error:
                 if not self.skip_unreadable:
                     return ShardError(f"{error} (on_error: skip continues without it, and reports and counts it)")
-                problems.append(str(error))
+                lacking, problem = [], str(error)
+            problems.append(problem)
+            incomplete.append(bool(lacking))
             keys.append(self._key(index))
-        return Crops(keys, problems, join(parts) if parts else None)
+        return Crops(keys, problems, incomplete, join(parts) if parts else None)
+
+    @property
+    def _members(self) -> list[str]:
+        return [self.shards.member(view.modality.field) for view in self.views.values()]
 
     def _read(self, index: int) -> SampleBatch:
         epochs = self.crop.windows
@@ -75,8 +82,6 @@ def crop_batches(extract: Extract, *, workers: int = 0, pin_memory: bool = False
     """The crops of every batch, in order.
 
     Raises:
-        ShardError: a pair cannot be read, or lacks a field of the views, and `skip_unreadable` is off.
+        ShardError: a pair cannot be read, and `skip_unreadable` is off.
     """
-    if not extract.skip_unreadable and (message := tell_lacking(extract.shards, extract.views)):
-        raise ShardError(message)
     return load_in_order(extract, workers=workers, pin_memory=pin_memory)

@@ -1,8 +1,8 @@
-"""Subsets of the pairs: a share held out of training for validation, a long-tailed class distribution, or any."""
+"""Subsets of the pairs: a share held out for validation, those with all views, a long-tailed distribution, or any."""
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -34,6 +34,30 @@ def hold_out(shards: Shards, share: float, seed: int = 0) -> tuple[Shards, Shard
         raise ShardError(f"a share of {share:g} holds out {what} of the {len(facts)} pairs of {shards.folder}{whole}; "
                          "set another share")  # fmt: skip
     return _take(shards, facts, np.flatnonzero(~chosen)), _take(shards, facts, np.flatnonzero(chosen))
+
+
+def take_complete(shards: Shards, fields: Iterable[str]) -> Shards:
+    """The pairs that lack none of the fields, in order; both read the same files, and nothing is copied.
+
+    The selection depends only on the pairs. A pair of a shard that cannot be read stays in, for its reader to report.
+
+    Raises:
+        ShardError: no pair has all the fields, or there is no such field.
+    """
+    members = [shards.member(name) for name in dict.fromkeys(fields) if name in shards.manifest.lacking]
+    if not members:
+        return shards
+    chosen = np.array([not any(_lacks(shards, index, name) for name in members) for index in range(len(shards))])
+    if not chosen.any():
+        raise ShardError(f"none of the {len(shards)} pairs of {shards.folder} has all views that are needed: "
+                         f"{tell_without(shards, fields)}; pack them again with the files")  # fmt: skip
+    return _take(shards, [_facts(shards, index) for index in range(len(shards))], np.flatnonzero(chosen))
+
+
+def tell_without(shards: Shards, fields: Iterable[str]) -> str:
+    """How many pairs are without each of the fields that some lack: "7 without depth and 2 without rgb"."""
+    counts = {name: shards.manifest.lacking.get(name, 0) for name in dict.fromkeys(fields)}
+    return " and ".join(f"{count} without {name}" for name, count in counts.items() if count)
 
 
 def thin_out(shards: Shards, keep: Literal["linear", "exponential"], seed: int = 0) -> Shards:
@@ -72,5 +96,27 @@ def _take(shards: Shards, facts: Mapping[int, dict[str, Any]] | list[dict[str, A
     counts = Counter(facts[index]["label"] for index in chosen)
     labels = {name: counts[label] for label, name in enumerate(shards.manifest.classes) if counts[label]}
     groups = Counter(str(facts[index]["group"]) for index in chosen if facts[index].get("group"))
-    manifest = replace(shards.manifest, pairs=len(chosen), labels=labels, groups=dict(sorted(groups.items())))
+    missing = {name: sum(_lacks(shards, int(index), shards.member(name)) for index in chosen)
+               for name in shards.manifest.lacking}  # fmt: skip
+    manifest = replace(
+        shards.manifest,
+        pairs=len(chosen),
+        labels=labels,
+        groups=dict(sorted(groups.items())),
+        lacking={name: count for name, count in missing.items() if count},
+    )
     return Shards(shards.folder, manifest, chosen if shards.places is None else shards.places[chosen])
+
+
+def _lacks(shards: Shards, index: int, member: str) -> bool:
+    try:
+        return shards.lacks(index, member)
+    except ShardError:
+        return False
+
+
+def _facts(shards: Shards, index: int) -> dict[str, Any]:
+    try:
+        return shards.facts(index)
+    except ShardError:
+        return {"label": -1}

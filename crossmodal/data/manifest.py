@@ -13,10 +13,10 @@ from modalities.common.catalogue import UnknownNameError
 
 MANIFEST = "manifest.json"
 FORMAT = "crossmodal-shards/2"
-MOMENTS = ("mean", "std", "min", "max")  # statistics of a field's signal; absent if it is 0 everywhere
+MOMENTS = ("mean", "std", "min", "max")  # statistics of a field's signal; absent if it has no reading
 SMALLEST = 1024  # minimum bytes of a pair in a tar: a header and a block of content
 EARLIER = "crossmodal-shards/1"  # has no indexes
-Stored = float | str | tuple[str, ...]  # an option that describes stored bytes
+Stored = float | str | tuple[str, ...] | None  # an option that describes stored bytes
 
 
 class ShardError(ValueError):

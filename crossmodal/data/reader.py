@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from crossmodal.data.features import FeatureShards, put_together
+from crossmodal.data.held_out import tell_without
 from crossmodal.data.loader import load_in_order
 from crossmodal.data.manifest import MANIFEST, ShardError, open_field
 from crossmodal.data.order import Plan
 from crossmodal.data.shards import Shards
-from crossmodal.data.verify import tell_lacking
 from crossmodal.data.views import Crop, Draws, Picture, View, tell_uneven
 from crossmodal.objectives import Batch
 from modalities import MODALITIES, Modality
@@ -133,6 +133,16 @@ def open_view(shards: Shards, modality: str, *, aligned: bool = True, **options:
     return View(view, aligned)
 
 
+def refuse_incomplete(shards: Shards, views: Mapping[str, View]) -> None:
+    """Refuses shards in which a pair lacks a field of the views, by the manifest.
+
+    Raises:
+        ShardError: some pairs do.
+    """
+    if text := tell_without(shards, [view.modality.field for view in views.values()]):
+        raise ShardError(f"{shards.folder} has {text}, of {len(shards)} pairs; leave them out with take_complete")
+
+
 def read_pair(
     shards: Shards,
     views: dict[str, View],
@@ -231,8 +241,8 @@ class PairStream(IterableDataset):
                 f"batch_size {plan.batch_size} gives {plan.width} lanes, which {ranks} processes cannot share evenly; "
                 + (f"set lanes: {' or '.join(fitting[:8])}" if fitting else f"use a batch_size that {ranks} divides")
             )
-        if not (masks or skip_unreadable) and (lacking := tell_lacking(shards, views)):
-            raise ValueError(f"on_error must be skip if pairs lack a field of the views, got stop: {lacking}")
+        if not masks:
+            refuse_incomplete(shards, views)
         self.shards, self.views, self.plan, self.crop = shards, views, plan, crop
         self.first_step, self.last_step = first_step, last_step
         self.lanes = range(rank * plan.width // ranks, (rank + 1) * plan.width // ranks)
@@ -366,8 +376,8 @@ def sweep_parts(
     Raises:
         ShardError: a pair cannot be read; if `indices` is None, pairs that lack fields are an error before the first.
     """
-    if indices is None and (lacking := tell_lacking(shards, views)):
-        raise ShardError(lacking)
+    if indices is None:
+        refuse_incomplete(shards, views)
     wanted = list(range(len(shards))) if indices is None else indices
     batches = [wanted[start : start + batch_size] for start in range(0, len(wanted), batch_size)]
     yield from load_in_order(_Sweep(shards, views, batches), workers=workers)

@@ -80,5 +80,26 @@ def absent_classes(learn: Mapping[str, int], judge: Mapping[str, int], *, traine
     return messages
 
 
+UNBALANCED = 3  # times the pairs of the smallest class that the largest may have before it is told
+
+
+def unbalanced_classes(counts: Mapping[str, int], where: str) -> list[str]:
+    """A sentence if the largest class has more than `UNBALANCED` times the pairs of the smallest; empty if not.
+
+    Args:
+        counts: number of labelled pairs of each class; classes without any do not count.
+        where: the pairs in the message.
+    """
+    present = {name: count for name, count in counts.items() if count}
+    if not present:
+        return []
+    largest, smallest = max(present, key=present.__getitem__), min(present, key=present.__getitem__)
+    most, least = present[largest], present[smallest]
+    if most <= UNBALANCED * least:
+        return []
+    return [f"{where} has unbalanced classes: {largest!r} has {most} pairs, {most / least:.3g} times the {least} of "
+            f"{smallest!r}; balanced figures count every class alike"]  # fmt: skip
+
+
 def _some(names: list[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if names[5:] else "")

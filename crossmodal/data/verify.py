@@ -11,7 +11,7 @@ from typing import BinaryIO
 from crossmodal.data.index import Row, index_path, scan
 from crossmodal.data.manifest import MANIFEST, Manifest, Shard, ShardError, open_field, parse_facts, sha256_of
 from crossmodal.data.shards import Shards
-from crossmodal.data.views import Picture, View, tell_turned, tell_uneven
+from crossmodal.data.views import Picture, tell_turned, tell_uneven
 from modalities import Modality
 
 Readers = Mapping[str, Callable[[bytes], object]]  # "rgb.jpg" -> a function that raises ValueError for invalid bytes
@@ -40,14 +40,6 @@ def check(folder: Path, *, warn: Callable[[str], None] = lambda message: None) -
         for name, count in manifest.lacking.items()
         if count != absent[name]
     ]
-
-
-def tell_lacking(shards: Shards, views: Mapping[str, View]) -> str:
-    """A sentence with the number of pairs that lack fields of the views, by the manifest; empty if none does."""
-    read = dict.fromkeys(view.modality.field for view in views.values())
-    counts = {field: shards.manifest.lacking[field] for field in read if shards.manifest.lacking.get(field)}
-    text = " and ".join(f"{count} without {field}" for field, count in counts.items())
-    return f"{shards.folder} has {text}, of {len(shards)} pairs; pack them with missing: drop" if text else ""
 
 
 def check_tars(

@@ -1,6 +1,7 @@
 """Pairs -> shards: checked, packed in order, and described by a manifest that is written last."""
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -104,7 +105,8 @@ class _Writer:
         self.folder, self.fields, self.pairs_per_shard, self.partial = folder, fields, pairs_per_shard, partial
         self.shards: list[Shard] = []
         self.statistics: dict[str, _Statistics | _Shares] = {
-            name: _Shares(modality.classes) if modality.classes else _Statistics() for name, modality in fields.items()
+            name: _Shares(modality.classes) if modality.classes else _Statistics(modality.nothing)
+            for name, modality in fields.items()
         }
         self.labels: Counter[int] = Counter()
         self.groups: Counter[str] = Counter()
@@ -211,10 +213,11 @@ class _Writer:
 
 @dataclass
 class _Statistics:
-    """Running moments of a field's signals; exact zeros (no reading, silence) are counted separately."""
+    """Running moments of a field's signals; "no reading", NaN or exact zeros (also silence), is counted separately."""
 
+    nothing: float = 0.0  # the modality's value without reading
     count: int = 0
-    zeros: int = 0
+    without: int = 0
     total: float = 0.0
     squares: float = 0.0
     low: float = float("inf")
@@ -225,8 +228,9 @@ class _Statistics:
             self._add(piece.numpy())
 
     def _add(self, signal: np.ndarray) -> None:
-        values = torch.from_numpy(signal[signal != 0]).double()  # indexing in torch would take 24 bytes per number
-        self.zeros += signal.size - values.numel()
+        there = ~np.isnan(signal) if math.isnan(self.nothing) else signal != 0
+        values = torch.from_numpy(signal[there]).double()  # indexing in torch would take 24 bytes per number
+        self.without += signal.size - values.numel()
         if values.numel():
             self.count += values.numel()
             self.total += values.sum().item()
@@ -235,15 +239,19 @@ class _Statistics:
 
     def summary(self) -> dict[str, float]:
         if not self.count:
-            return {"zero_share": 1.0}
+            return {self._name: 1.0}
         mean = self.total / self.count
         return {
             "mean": round(mean, 6),
             "std": round(max(self.squares / self.count - mean**2, 0.0) ** 0.5, 6),
             "min": round(self.low, 6),
             "max": round(self.high, 6),
-            "zero_share": round(self.zeros / (self.zeros + self.count), 6),
+            self._name: round(self.without / (self.without + self.count), 6),
         }
+
+    @property
+    def _name(self) -> str:
+        return "no_reading_share" if math.isnan(self.nothing) else "zero_share"
 
 
 class _Shares:
@@ -277,7 +285,7 @@ def _without_options(fields: dict[str, Modality]) -> Iterator[tuple[tuple[str, s
 
 def _differs(modality: Modality, payload: bytes, signal: Tensor) -> bool:
     try:
-        return not torch.equal(modality.decode(payload), signal)
+        return not torch.allclose(modality.decode(payload), signal, rtol=0, atol=0, equal_nan=True)
     except DecodeError:
         return True
 

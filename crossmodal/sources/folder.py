@@ -42,8 +42,10 @@ class Folder(Source):
     members: dict[str, dict[str, Any]]  # field: {files: pattern, modality: name, options of the stored bytes}
     csv: str | None = None  # CSV file, relative to root, that lists the pairs; members then omit files
     facts: dict[str, str] = field(default_factory=dict)  # name: pattern of files of numbers, pose: "{key}.pose.txt"
-    test_share: float = 0.0  # share to hold out as "test": whole groups, or the last pairs of each class
-    test_seed: int = 0  # seed that draws the groups of test_share
+    test_share: float = 0.0  # share to hold out as "test": whole groups, or consecutive pairs of each class
+    # seed of test_share alone: it draws the groups; without groups, 0 takes the last pairs of each class, and any other
+    # number consecutive pairs at a random place
+    test_seed: int = 0
     test_groups: tuple[str, ...] = ()  # groups to hold out as "test", instead of a share
     missing: Literal["error", "drop", "keep"] = "error"  # pairs that lack a file; drop: omit; keep: pack without it
 

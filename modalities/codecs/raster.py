@@ -13,6 +13,7 @@ from modalities import DecodeError
 from modalities.common.options import Limit
 
 PNG, NPY, JPEG = b"\x89PNG\r\n\x1a\n", b"\x93NUMPY", b"\xff\xd8\xff"
+TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # little and big-endian; the last two have sizes of 64 bits
 MAX_PIXELS = Limit("CROSSMODAL_MAX_PIXELS", 50_000_000, "pixels")  # of a picture: a few kilobytes may claim billions
 Image.MAX_IMAGE_PIXELS = None  # `MAX_PIXELS` is checked first; Pillow's own limit would stop larger ones that it allows
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\xff]")  # a byte 255 of the data is followed by 0
@@ -29,6 +30,8 @@ def describe(payload: bytes) -> str:
         return "JPEG"
     if payload.startswith(NPY):
         return ".npy array"
+    if payload.startswith(TIFF):
+        return "TIFF"
     return f"{len(payload)} bytes that begin with {payload[:8]!r}"
 
 
@@ -61,12 +64,14 @@ def read_pixels(payload: bytes, *, mode: str | None = None) -> np.ndarray:
 
 
 def orientation_of(payload: bytes) -> int | None:
-    """The EXIF orientation of a JPEG or PNG, 1 (upright) to 8; None where it has none that can be read."""
+    """The orientation of a JPEG, PNG or TIFF, 1 (upright) to 8; None where it has none that can be read."""
     try:
         if payload.startswith(PNG):
             payload = _without_text(payload, [*_chunks(payload)])
-        with Image.open(io.BytesIO(payload), formats=("JPEG", "PNG")) as image:
-            return _tag(image)
+        with Image.open(io.BytesIO(payload), formats=("JPEG", "PNG", "TIFF")) as image:
+            orientation = _tag(image)
+        # most programs write 1 into every TIFF, whether they know how the picture lies or not
+        return None if payload.startswith(TIFF) and orientation == 1 else orientation
     except Exception:  # see `read_pixels`, which refuses it
         return None
 

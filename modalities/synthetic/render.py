@@ -43,6 +43,12 @@ def render_distance(scene: Scene) -> Float[Tensor, "1 {scene.size} _"]:
     return torch.where(shadow, 0.0, distance)[None]
 
 
+def render_relief(scene: Scene) -> Float[Tensor, "1 {scene.size} _"]:
+    """How far each pixel stands out from the wall towards the camera, as a share of the wall's distance."""
+    distance, _, _ = _rasterise(scene)
+    return ((scene.wall_m - distance) / scene.wall_m)[None]
+
+
 def silhouettes(scene: Scene) -> Int[Tensor, "{scene.size} _"]:
     """The number of the solid that each pixel shows; -1: the wall."""
     return _rasterise(scene)[1]

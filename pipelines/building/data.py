@@ -1,15 +1,17 @@
 """Shards and views from configs."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
-from crossmodal.data.held_out import hold_out
+from crossmodal.data.held_out import hold_out, take_complete, tell_without
 from crossmodal.data.reader import open_view
 from crossmodal.data.shards import Shards
 from crossmodal.data.views import View
+from modalities import MODALITIES
 from pipelines.building.normalisation import published_normalisation
 from pipelines.config import at
+from pipelines.runs.console import say
 from pipelines.schemas.common import HeldOutConfig, StudentConfig, TeacherConfig, ViewConfig
 
 
@@ -24,6 +26,28 @@ def open_parts(path: str, held_out: HeldOutConfig | None, key: str) -> tuple[Sha
     shards = open_shards(path, key)
     with at(key):
         return (shards, None) if held_out is None else hold_out(shards, held_out.share, held_out.seed)
+
+
+def leave_out(shards: Shards, modalities: Iterable[str], key: str) -> Shards:
+    """The pairs that lack nothing of what the modalities read; one line says how many others there are.
+
+    All processes get the same pairs. To hold out the same share whatever is read, hold it out first.
+
+    Args:
+        shards: the pairs, or a part of them.
+        modalities: names of the modalities of the views that are needed.
+        key: config key of the shards in messages.
+
+    Raises:
+        ConfigError: no pair is complete.
+    """
+    fields = [MODALITIES.get(name).field for name in modalities]
+    with at(key):
+        complete = take_complete(shards, fields)
+    if left := len(shards) - len(complete):
+        say(f"{shards.folder}: {left} of {len(shards)} pairs are left out, because they lack a view: "
+            f"{tell_without(shards, fields)}")  # fmt: skip
+    return complete
 
 
 def open_views(

@@ -1,13 +1,13 @@
 """The labelled pairs that a classifier is trained on, and those that judge it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from crossmodal.data.held_out import hold_out, take_pairs
 from crossmodal.data.shards import Shards
-from crossmodal.data.splits import absent_classes
+from crossmodal.data.splits import absent_classes, unbalanced_classes
 from crossmodal.metrics.few_labels import pick_labelled
-from pipelines.building.data import open_shards
+from pipelines.building.data import leave_out, open_shards
 from pipelines.config import ConfigError, at
 from pipelines.schemas.supervise import Config
 
@@ -26,11 +26,12 @@ class LabelledParts:
         return sum(self.train.manifest.labels.values())
 
 
-def open_labelled(config: Config, *, by_class: bool) -> LabelledParts:
+def open_labelled(config: Config, modalities: Sequence[str], *, by_class: bool) -> LabelledParts:
     """The pairs to train on and to judge by.
 
     Args:
         config: names the shards and what to take of them.
+        modalities: those of the views that are read; pairs that lack one are left out.
         by_class: an objective reads the classes of pairs. Otherwise all pairs are taken.
 
     Raises:
@@ -38,7 +39,7 @@ def open_labelled(config: Config, *, by_class: bool) -> LabelledParts:
             `by_class`.
         ShardError: a pair cannot be read.
     """
-    shards = open_shards(config.data, "data")
+    shards = leave_out(open_shards(config.data, "data"), modalities, "data")
     if not by_class:
         for key in ("labels", "validation"):
             if getattr(config, key) is not None:
@@ -48,10 +49,11 @@ def open_labelled(config: Config, *, by_class: bool) -> LabelledParts:
         return LabelledParts(shards)
     counts = shards.manifest.labels
     _refuse_one_class(config.data, counts)
+    notes = [*unbalanced_classes(counts, config.data)]
     if config.labels is None and config.validation is None and sum(counts.values()) == len(shards):
-        return LabelledParts(shards)
+        return LabelledParts(shards, notes=tuple(notes))
     labelled = take_pairs(shards, pick_labelled(shards.labels(), config.labels, config.seed))
-    train, validation, notes = labelled, None, list[str]()
+    train, validation = labelled, None
     if config.validation is not None:
         with at("validation"):
             train, validation = hold_out(labelled, config.validation.share, config.validation.seed)
@@ -60,7 +62,8 @@ def open_labelled(config: Config, *, by_class: bool) -> LabelledParts:
         notes += absent_classes(learnt, judged, trained="training", judged="validation")
     if config.pairs == "all":
         out = set() if validation is None or validation.places is None else {*validation.places.tolist()}
-        train = take_pairs(shards, [index for index in range(len(shards)) if index not in out]) if out else shards
+        places = range(len(shards)) if shards.places is None else shards.places.tolist()
+        train = take_pairs(shards, [index for index, place in enumerate(places) if place not in out]) if out else shards
     notes.insert(0, _tell(shards, train, validation))
     return LabelledParts(train, validation, tuple(notes))
 

@@ -1,5 +1,6 @@
 """Objectives from configs, and the module that trains with them."""
 
+import ast
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,6 +42,16 @@ def student_classes(
                 raise ConfigError([f"objectives.{name}: the classes of teacher {teacher!r}, {', '.join(theirs)}, "
                                    f"must be the student's, {', '.join(classes)}"])  # fmt: skip
     return classes
+
+
+def views_read(objectives: Mapping[str, ObjectiveConfig]) -> set[str]:
+    """The names that objectives have in their option `view`, for views of label maps that they read themselves."""
+    options = {name: OBJECTIVES.options(config.name).get("view") for name, config in objectives.items()}
+    return {
+        str(objectives[name].options.get("view", ast.literal_eval(option.default or "None")))
+        for name, option in options.items()
+        if option is not None
+    }
 
 
 def build_terms(

@@ -27,6 +27,11 @@ def spread_views(config: Config, views: Mapping[str, View]) -> dict[str, View]:
     return {name_crop(name, crop): replace(views[name], crop=crop) for name in named for crop in range(config.crops)}
 
 
+def all_mask(config: Config) -> bool:
+    """True if training leaves out what a pair lacks and learns from the rest; otherwise it needs complete pairs."""
+    return config.gradients.unit is None and all(MULTIVIEW.get(each.name).masks for each in config.objectives.values())
+
+
 def build_pretraining(
     config: Config, views: dict[str, View], held: Manifest
 ) -> tuple[TrainingModule, dict[str, Encoder], list[str]]:
@@ -35,7 +40,6 @@ def build_pretraining(
     Raises:
         ConfigError: it cannot be built, or needs something that the pairs lack.
     """
-    _check_whole(config, views, held)
     for name in config.encoders:
         with at("encoders"):
             refuse_taken(name, "an encoder")
@@ -50,24 +54,6 @@ def build_pretraining(
         holds = [name for name, each in objectives.items() if any(isinstance(part, Queue) for part in each.modules())]
         cautions += [(name, STALE) for name in holds]
     return module, encoders, [f"objectives.{name}: {caution}" for name, caution in cautions]
-
-
-def _check_whole(config: Config, views: dict[str, View], held: Manifest) -> None:
-    """Refuses pairs that lack views if local gradients or an objective need complete pairs.
-
-    Raises:
-        ConfigError: names the first that needs them, and what is lacking.
-    """
-    fields = dict.fromkeys(views[encoder.view].modality.field for encoder in config.encoders.values())
-    lacking = [f"{held.lacking[name]} pairs without {name}" for name in fields if name in held.lacking]
-    if not lacking:
-        return
-    problem = f"needs pairs that have all views, and {config.data} has {', '.join(lacking)}"
-    if config.gradients.unit is not None:
-        raise ConfigError([f"gradients.unit {problem}"])
-    for name, each in config.objectives.items():
-        if not MULTIVIEW.get(each.name).masks:
-            raise ConfigError([f"objectives.{name} {problem}; infonce and nce accept pairs that lack views"])
 
 
 def _build_whole(

@@ -7,9 +7,9 @@ from crossmodal.data.shards import Shards
 from crossmodal.data.views import View
 from crossmodal.modules.transfer import Transfer
 from pipelines.building.cached_features import open_features
-from pipelines.building.data import networks_of, open_parts, open_views
+from pipelines.building.data import leave_out, networks_of, open_parts, open_views
 from pipelines.building.encoders import build_student
-from pipelines.building.objectives import build_phases, build_terms, check_alignment, student_classes
+from pipelines.building.objectives import build_phases, build_terms, check_alignment, student_classes, views_read
 from pipelines.building.teachers import AnyTeacher, build_any_teachers
 from pipelines.schemas import transfer
 from pipelines.schemas.common import TrainConfig
@@ -42,6 +42,9 @@ def build_parts(config: transfer.Config) -> Components:
         shards, config.views, networks_of(config.teachers, config.student),
         repeating={teacher.view for teacher in config.teachers.values()},
     )  # fmt: skip
+    read = {config.student.view, *(teacher.view for teacher in config.teachers.values())}
+    read |= views_read(config.objectives) & views.keys()
+    shards = leave_out(shards, [config.views[name].modality for name in sorted(read)], "data")
     train = sized(config.train, len(shards), is_new=config.student.weights is None)
     cached = open_features(config, train, shards, views)
     teachers = build_any_teachers(config.teachers, views, cached, chunk=config.train.chunk)

@@ -28,7 +28,7 @@ from crossmodal.modules.certified_risk import Examples
 from crossmodal.modules.certifying import Certifying, ExampleViews, Network, Penalty, Projected, project_teacher
 from crossmodal.modules.pretraining import name_crop
 from crossmodal.objectives import Batch
-from pipelines.building.data import open_parts, open_shards, open_views
+from pipelines.building.data import leave_out, open_parts, open_shards, open_views
 from pipelines.building.encoders import build_student
 from pipelines.building.exporting import export_encoder
 from pipelines.building.teachers import build_teachers
@@ -104,6 +104,8 @@ class Certification:
         config = self.config
         rest, held_out = open_parts(config.data, config.held_out, "data" if config.test else "held_out")
         test = held_out or open_shards(config.test or "", "test")
+        read = [config.views[network.view].modality for network in (config.encoder, config.teacher) if network]
+        rest, test = leave_out(rest, read, "data"), leave_out(test, read, "test" if config.test else "held_out")
         ours, theirs = rest.manifest.classes, test.manifest.classes
         if ours and theirs and ours != theirs:
             raise ConfigError([f"test: {test.folder} must have the same classes as data, {rest.folder}, or none"])

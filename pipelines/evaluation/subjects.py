@@ -10,7 +10,7 @@ from crossmodal.data.reader import open_view
 from crossmodal.data.shards import Shards
 from crossmodal.data.views import View
 from crossmodal.export import Model
-from pipelines.building.data import networks_of, open_views
+from pipelines.building.data import leave_out, networks_of, open_views
 from pipelines.building.teachers import Teacher, build_teachers
 from pipelines.config import ConfigError, at
 from pipelines.evaluation.students import open_data, taught
@@ -31,8 +31,14 @@ class Subjects:
 
     @cached_property
     def parts(self) -> tuple[Shards, Shards]:
-        """The training pairs and the test pairs."""
-        return open_data(self.config.data)
+        """The training pairs and the test pairs that have what the students and their teacher see."""
+        read = [self.first.card.modality]
+        if self.taught is not None:
+            name, config = self.taught
+            read.append(config.views[config.teachers[name].view].modality)
+        train, test = open_data(self.config.data)
+        keys = ("data.held_out", "data.held_out") if self.config.data.test is None else ("data.train", "data.test")
+        return leave_out(train, read, keys[0]), leave_out(test, read, keys[1])
 
     @property
     def train(self) -> Shards:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from torch import Tensor
 
 from crossmodal.data.shards import Shards
-from crossmodal.data.splits import absent_classes
+from crossmodal.data.splits import absent_classes, unbalanced_classes
 from pipelines.schemas.evaluate import Config, FewLabelsConfig
 
 
@@ -26,6 +26,8 @@ def shortfalls(config: Config, parts: tuple[Shards, Shards], labels: tuple[Tenso
         for part, found in zip(parts, (learn, judge), strict=True):
             if (known := sum(found.values())) < len(part):
                 yield f"only {known} of the {len(part)} pairs of {part.folder} have labels, and accuracy is of these"
+        for part, found in zip(parts, (learn, judge), strict=True):
+            yield from unbalanced_classes(found, str(part.folder))
         yield from absent_classes(learn, judge, trained=str(train.folder), judged=str(test.folder))
         yield from _few_labels(config.few_labels, learn, labels[0])
     elif config.few_labels:

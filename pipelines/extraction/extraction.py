@@ -21,7 +21,7 @@ from crossmodal.data.shards import Shards
 from crossmodal.data.views import Crop, View
 from crossmodal.encoders import Spec
 from pipelines.building.cached_features import origin
-from pipelines.building.data import networks_of, open_shards, open_views
+from pipelines.building.data import leave_out, networks_of, open_shards, open_views
 from pipelines.building.teachers import Teacher, build_teachers
 from pipelines.config import at
 from pipelines.config.errors import RunError, printable
@@ -49,6 +49,7 @@ class Extraction:
         shards = open_shards(config.data, "data")
         used = {teacher.view: config.views[teacher.view] for teacher in config.teachers.values()}
         views = open_views(shards, used, networks_of(config.teachers), repeating=used)
+        leave_out(shards, [view.modality for view in used.values()], "data")  # they get records without features
         teachers = build_teachers(config.teachers, views)
         with at("teachers"):
             specs = {
@@ -101,8 +102,8 @@ class Extraction:
     def _add(self, tars: dict[str, FeatureTar], crops: Crops) -> None:
         """Adds a batch of pairs to the tar of every teacher, in order."""
         features = self._features(crops)
-        for problem in crops.problems:
-            if problem is not None:
+        for problem, is_incomplete in zip(crops.problems, crops.incomplete, strict=True):
+            if problem is not None and not is_incomplete:  # of those one line says how many they are
                 text = f"{self.run.path}: left without features: {problem}"
                 print(printable(text), file=sys.stderr, flush=True)
         for name, tar in tars.items():

@@ -13,7 +13,8 @@ from crossmodal import export
 from crossmodal.data.views import View
 from pipelines.building.data import networks_of, open_shards, open_views
 from pipelines.config import ConfigError, load
-from pipelines.evaluation.students import open_data, taught
+from pipelines.evaluation.students import taught
+from pipelines.evaluation.subjects import Subjects
 from pipelines.reporting import artefacts
 from pipelines.reporting.pictures import (
     colours_of,
@@ -116,7 +117,7 @@ def _evaluate(section: dict[str, Any], folder: Path, layout: str) -> None:
         drawn = draw_map(points, label, figures["classes"], [next(iter(asked.students))])
         section["pictures"]["The embedding of unseen pairs"] = embed_png(drawn)
         return
-    (name, transfer), shards = transferred, open_data(asked.data)[1]
+    (name, transfer), shards = transferred, Subjects(asked).test
     teacher = transfer.teachers[name]
     networks = networks_of(transfer.teachers, transfer.student)
     answer = open_views(shards, {teacher.view: transfer.views[teacher.view]}, networks)[teacher.view]

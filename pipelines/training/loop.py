@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from crossmodal import checkpoint
 from crossmodal.data.features import FeatureShards
+from crossmodal.data.manifest import ShardError
 from crossmodal.data.order import Plan
 from crossmodal.data.reader import PairStream, SampleBatch, to_batch, train_parts
 from crossmodal.data.shards import Shards
@@ -207,6 +208,8 @@ class Training:
                 kept=self.kept,
                 masks=self.masks,
             )
+        except ShardError:
+            raise
         except ValueError as error:
             raise ConfigError([f"train.{error}"]) from error
         cuda = self.accelerator.device.type == "cuda"

@@ -77,7 +77,7 @@ def test_the_card_has_the_classes_and_the_temperature_of_the_pairs_held_out(
     assert main(["supervise", str(config)]) == 0
     model, figures = export.load_model(tmp_path / "run"), json.loads((tmp_path / "run" / "report.json").read_text())
     assert model.card.classes == Shards.open(synthetic / "train").manifest.classes
-    held = open_labelled(load(Config, config), by_class=True).validation
+    held = open_labelled(load(Config, config), ["depth"], by_class=True).validation
     assert held is not None
     view = open_view(held, "depth", size=32, max_m=8.0)
     (part,) = sweep_parts(held, {"view": view})
@@ -177,7 +177,7 @@ def unreadable(synthetic: Path, folder: Path, number: int) -> Path:
 def test_an_unreadable_pair_of_validation_stops_before_the_training_or_is_counted(
     config: Path, synthetic: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    held: Any = open_labelled(load(Config, config), by_class=True).validation
+    held: Any = open_labelled(load(Config, config), ["depth"], by_class=True).validation
     data = unreadable(synthetic, tmp_path / "broken", int(held.places[0]))
     words = ["supervise", str(config), f"data={data}", "train.epochs=1"]
     assert main(words) == 1

@@ -14,8 +14,8 @@ def divide(
 ) -> dict[str, list[Entry]]:
     """The splits, "train" first, each in the order of `entries`.
 
-    `crossmodal.data.splits.take_share` selects the pairs of a share: groups drawn with `test_seed`, or the last pairs
-    of each class if there are no groups.
+    `crossmodal.data.splits.take_share` selects the pairs of a share: groups drawn with `test_seed`. Without groups it
+    takes the last pairs of each class if the seed is 0, otherwise a run of consecutive pairs of each at a random place.
 
     Raises:
         SourceError: the options do not fit the pairs, or leave a split empty or a class without training pairs.
@@ -35,7 +35,8 @@ def divide(
     else:
         labels = [entry.values.get("label", "") for entry in entries]
         numbers = {name: label for label, name in enumerate(sorted({*labels} - {""}))} | {"": -1}
-        chosen = {*take_share([numbers[name] for name in labels], groups, test_share, seed=test_seed, at_end=True)}
+        known = [numbers[name] for name in labels]
+        chosen = {*take_share(known, groups, test_share, seed=test_seed, at_end=test_seed == 0)}
     parts = {
         "train": [entry for index, entry in enumerate(entries) if index not in chosen],
         "test": [entry for index, entry in enumerate(entries) if index in chosen],

@@ -50,7 +50,6 @@ def test_a_field_of_labels_opens_with_its_classes() -> None:
     ("stored", "message"),
     [
         ({"ignore": True}, "fields.x.stored.ignore must be a finite number, got True"),
-        ({"ignore": None}, "fields.x.stored.ignore must be a finite number, got None"),
         ({"classes": {"a": 1}}, "fields.x.stored.classes must be a finite number, got {'a': 1}"),
         ({"classes": ["a", 1]}, "fields.x.stored.classes.1 must be text in Unicode, got 1"),
     ],
@@ -69,6 +68,7 @@ def test_other_content_is_refused(tmp_path: Path, stored: dict[str, object], mes
         ({"classes": "wall"}, "stored.classes must be a list, got 'wall'"),
         ({"classes": 3}, "stored.classes must be a list, got 3"),
         ({"ignore": 1.5}, "stored.ignore must be a whole number from 0 to .*, got 1.5"),
+        ({"ignore": None}, "stored.ignore must be a whole number from 0 to .*, got None"),
         ({"ignore": ("a",)}, "stored.ignore must be a whole number from 0 to .*, got "),
         ({"classes": ("a",)}, "stored: classes must be at least two names"),
     ],

@@ -19,6 +19,7 @@ from crossmodal.data import writer
 from crossmodal.data.manifest import ShardError
 from crossmodal.data.reader import open_view, read_pair
 from crossmodal.data.shards import Shards
+from crossmodal.data.splits import unbalanced_classes
 from crossmodal.data.views import Crop
 from crossmodal.data.writer import PIECE, _Statistics
 from modalities.depth import Depth
@@ -92,6 +93,37 @@ def test_classes_that_a_part_lacks_are_named_when_packed_and_when_checked(
     assert f"{tmp_path / 'pairs'}: {told}" in capsys.readouterr().out
     assert main(["shards", "--check", str(tmp_path / "pairs")]) == 0
     assert f"{tmp_path / 'pairs'}: {told}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("cats", "told"), [(3, False), (4, True)])
+def test_unbalanced_classes_are_told_when_packed_and_when_checked(
+    cats: int, told: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in (*(f"cat/{number}" for number in range(cats)), "dog/0", "owl/0", "owl/1"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / f"{name}.jpg").write_bytes(Rgb().encode(torch.rand(3, 8, 8)))
+    assert pack(tmp_path, {"rgb": {"modality": "rgb", "files": "{label}/{key}.jpg"}}) == 0
+    line = f"{tmp_path}/pairs/train has unbalanced classes: 'cat' has 4 pairs, 4 times the 1 of 'dog'; balanced"
+    assert (line in capsys.readouterr().out) == told
+    for folder in ("pairs", "pairs/train"):
+        assert main(["shards", "--check", str(tmp_path / folder)]) == 0
+        out = capsys.readouterr().out
+        assert (line in out) == told and "nothing wrong" in out
+    train = {"epochs": 1, "batch_size": 2, "workers": 0}
+    (tmp_path / "supervise.yaml").write_text(yaml.safe_dump({
+        "data": str(tmp_path / "pairs" / "train"), "views": {"rgb": {"modality": "rgb", "size": 8}}, "train": train,
+        "student": {"view": "rgb", "encoder": {"name": "convnet", "width": 8, "stages": 1}},
+        "output": str(tmp_path / "run"),
+    }))  # fmt: skip
+    assert main(["supervise", str(tmp_path / "supervise.yaml")]) == 0
+    assert (f"{tmp_path}/run: {line}" in capsys.readouterr().out) == told
+
+
+def test_classes_without_any_pair_are_not_the_smallest() -> None:
+    assert unbalanced_classes({"a": 3, "b": 0, "c": 1}, "x") == unbalanced_classes({"a": 0}, "x") == []
+    assert unbalanced_classes({}, "x") == unbalanced_classes({"a": 50}, "x") == []
+    (line,) = unbalanced_classes({"a": 1, "b": 7, "c": 2}, "x")
+    assert line.startswith("x has unbalanced classes: 'b' has 7 pairs, 7 times the 1 of 'a'; balanced figures")
 
 
 def test_pairs_that_are_left_out_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -423,3 +455,57 @@ def test_a_pair_that_lacks_its_label_map_has_no_label_anywhere(tmp_path: Path) -
         whole, without = (read_pair(shards, views, index, crop=crop, masks=True) for index in (0, 1))
         assert (whole.adapted["labels"] == 0).all() and whole.present["labels"].all()
         assert (without.adapted["labels"] == -1).all() and not without.present["labels"].any()
+
+
+def write_raster(root: Path, *heights: np.ndarray) -> None:
+    for number, values in enumerate(heights):
+        np.save(root / f"{number}.npy", values)
+
+
+RASTER = {"modality": "raster", "files": "{key}.npy", "unit": "m", "invalid": -9999, "scale": 2}
+
+
+def test_the_statistics_of_a_raster_count_zeros_and_leave_out_what_is_no_reading(tmp_path: Path) -> None:
+    values = np.array([[0.0, -3.5, np.nan], [-9999.0, 10.0, 0.0]])
+    write_raster(tmp_path, values, values + 1)
+    assert pack(tmp_path, {"raster": RASTER}) == 0
+
+    manifest = Shards.open(tmp_path / "pairs" / "train").manifest
+    present = 2 * np.array([0, -3.5, 10, 0, 1, -2.5, -9998, 11, 1])
+    expected = {"mean": present.mean(), "std": present.std(), "min": present.min(), "max": present.max()}
+    assert manifest.statistics["raster"] == pytest.approx({**expected, "no_reading_share": 3 / 12}, abs=1e-5)
+    assert manifest.fields["raster"].stored == {"unit": "m", "scale": 2, "offset": 0, "invalid": -9999}
+
+
+def test_a_raster_without_a_number_of_no_reading_keeps_none_in_its_manifest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_raster(tmp_path, np.full((2, 3), np.nan))
+    assert pack(tmp_path, {"raster": {"modality": "raster", "files": "{key}.npy"}}) == 0
+
+    shards = Shards.open(tmp_path / "pairs" / "train")
+    assert shards.manifest.fields["raster"].stored == {"unit": "", "scale": 1, "offset": 0, "invalid": None}
+    assert shards.manifest.statistics["raster"] == {"no_reading_share": 1.0}
+    view = open_view(shards, "raster", height=2, width=3)
+    assert read_pair(shards, {"r": view}, 0).adapted["r"].isnan().all()
+    assert (
+        main(["shards", "--info", str(tmp_path / "pairs")]) == main(["shards", "--check", str(tmp_path / "pairs")]) == 0
+    )
+    assert "raster.npy: raster scale=1.0 offset=0.0; no_reading_share 1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("invalid", "told"), [(-9999, False), (-9998, True)])
+def test_a_number_of_no_reading_that_no_raster_has_is_told(
+    invalid: int, told: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_raster(tmp_path, np.array([[np.nan, -9999.0, 0.0]]))
+    assert pack(tmp_path, {"raster": RASTER | {"invalid": invalid}}) == 0
+    assert (f"raster.invalid={invalid} changes nothing in these pairs" in capsys.readouterr().out) == told
+
+
+def test_a_raster_whose_range_the_view_misses_is_refused_in_its_unit(tmp_path: Path) -> None:
+    write_raster(tmp_path, np.linspace(-300, -100, 20).reshape(4, 5))
+    assert pack(tmp_path, {"raster": RASTER}) == 0
+    message = "readings are from -600 to -200 m, with a mean of -400: at least half of them lie below"
+    with pytest.raises(ShardError, match=message):
+        open_view(Shards.open(tmp_path / "pairs" / "train"), "raster")

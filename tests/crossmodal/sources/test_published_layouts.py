@@ -1,4 +1,4 @@
-"""The configs of docs/formats.md read small files in the layout and units of the published data."""
+"""The configs of docs/formats.md read small files in their layout and units."""
 
 import re
 import subprocess
@@ -14,9 +14,9 @@ from PIL import Image
 from crossmodal import SOURCES
 from crossmodal.sources import Pair, Source
 
-PAGE = (Path(__file__).parents[3] / "docs" / "formats.md").read_text().partition("## Published RGB-D data")[2]
+PAGE = (Path(__file__).parents[3] / "docs" / "formats.md").read_text()
 CONFIGS = dict(re.findall(r"```yaml\n# ([\w -]+)\n(.*?)```", PAGE, re.DOTALL))
-SCRIPT = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)[0]
+SCRIPT = re.findall(r"```python\n(# python pair_stamps.*?)```", PAGE, re.DOTALL)[0]
 METRES = torch.tensor([[0.0, 1.5, 2.25], [4.0, 3.0, 0.5]])
 
 
@@ -37,6 +37,47 @@ def source(name: str, root: Path) -> Source:
 
 def metres(source: Source, pair: Pair) -> torch.Tensor:
     return source.fields()["depth"].decode(pair.members["depth.png"])[0]
+
+
+def test_a_height_map_is_in_metres_and_has_holes(tmp_path: Path) -> None:
+    save(tmp_path / "photo/7.jpg", np.full((2, 3, 3), 90, np.uint8))
+    save(tmp_path / "height/7.tif", np.array([[-9999, -12.5, 0], [1, 2, 803.25]], np.float32))
+
+    terrain = source("a height map", tmp_path)
+    (pair,), raster = terrain.pairs("train"), terrain.fields()["raster"]
+    heights = raster.decode(pair.members["raster.tif"])
+
+    np.testing.assert_array_equal(heights[0].numpy(), np.array([[np.nan, -12.5, 0], [1, 2, 803.25]], np.float32))
+    assert raster.unit == "m"
+
+
+def test_patterns_divide_whole_groups_by_their_seed(tmp_path: Path) -> None:
+    for room in "abcde":
+        for label in ("chair", "table"):
+            save_pair(tmp_path / f"{room}/{label}/{room}1.jpg", tmp_path / f"{room}/{label}/{room}1.png", 1000)
+
+    shop = source("patterns", tmp_path)
+
+    groups = {split: {pair.group for pair in shop.pairs(split)} for split in shop.splits()}
+    assert len(groups["test"]) == 1 and groups["train"] | groups["test"] == {*"abcde"}
+    assert shop.classes() == ("chair", "table")
+
+
+def test_a_csv_file_of_five_lines_is_four_pairs(tmp_path: Path) -> None:
+    (text,) = re.findall(r"```csv\n(.*?)```", PAGE, re.DOTALL)
+    (tmp_path / "pairs.csv").write_text(text)
+    for number, scan in enumerate("ab d", start=1):
+        save_pair(tmp_path / f"photo/000{number}.jpg", tmp_path / f"scan/{scan.strip() or 'unused'}.png", 1000)
+
+    shop = source("a CSV file", tmp_path)
+    pairs = [*shop.pairs("train")]
+
+    assert len(text.splitlines()) == 5 and shop.classes() == ("chair", "table")
+    assert [(pair.key, pair.label, pair.group) for pair in pairs] == [
+        ("chair-1", 0, "monday"), ("table-1", 1, "monday"), ("chair-2", 0, "tuesday"), ("unknown-1", -1, "tuesday"),
+    ]  # fmt: skip
+    assert ["depth.png" in pair.members for pair in pairs] == [True, True, False, True]
+    assert torch.equal(metres(shop, pairs[0]), METRES)
 
 
 @pytest.mark.slow

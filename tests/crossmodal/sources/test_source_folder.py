@@ -161,6 +161,20 @@ def test_a_share_takes_the_last_pairs_of_every_class(tmp_path: Path) -> None:
     assert keys(source, "test") == [f"{name}_{name}_{i}" for name in ("cat", "dog", "owl") for i in (8, 9)]
 
 
+def test_a_seed_moves_the_run_that_a_share_takes_of_every_class(tmp_path: Path) -> None:
+    write(tmp_path, *(f"{name}/{name}_{i}.jpg" for name in ("cat", "owl") for i in range(10)))
+    held = []
+    for seed in (0, 1, 2, 3, 1):
+        source = photographs(tmp_path, "{label}/{key}.jpg", test_share=0.2, test_seed=seed)
+        names = keys(source, "test")
+        held.append(tuple(names))
+        assert len(names) == 4 and len({*names, *keys(source, "train")}) == 20
+        for one, other in (names[:2], names[2:]):  # neighbours, which may be near copies, stay together
+            assert one[:-1] == other[:-1] and int(other[-1]) == int(one[-1]) + 1
+    assert held[0] == ("cat_cat_8", "cat_cat_9", "owl_owl_8", "owl_owl_9")
+    assert held[1] == held[4] and len({*held}) > 2
+
+
 def test_a_share_takes_groups_of_every_class(tmp_path: Path) -> None:
     write(tmp_path, *(f"{name}/{name}{walk}/{i}.jpg" for name in ("cat", "owl") for walk in range(5) for i in range(4)))
     for seed in range(5):

@@ -36,6 +36,8 @@ ENOUGH = [0, 1] * 4
         (ENOUGH, [0, 1, 2, 2, 2], {}, "TRAIN has no pair of these classes of TEST, so no prediction of them is right: "
          "c (3 pairs)"),
         (ENOUGH, [0, 0, 0], {}, "TEST has no pair of these classes of TRAIN: b (4 pairs); it evaluates 1 of 2 classes"),
+        (ENOUGH, [0] * 7 + [1, 1], {}, "TEST has unbalanced classes: 'a' has 7 pairs, 3.5 times the 2 of 'b'; balanced "
+         "figures count every class alike"),
         ([0, 0, 0, 1, 1], ENOUGH, {"few_labels": FewLabelsConfig([2, 3, 50, None])}, "few_labels.labels: without 3, "
          "50, for class 'b' has only 2 training pairs"),
     ],

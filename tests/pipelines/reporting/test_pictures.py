@@ -61,15 +61,22 @@ def test_what_a_pair_lacks_is_blank(folder: Path) -> None:
 def test_pairs_that_lack_something_are_refused_before_any_is_read(folder: Path) -> None:
     shards = Shards.open(folder)
     views = {name: open_view(shards, name, size=16) for name in ("rgb", "depth")}
-    told = f"{folder} has 1 without rgb and 1 without depth, of 4 pairs; pack them with missing: drop"
-    with pytest.raises(ValueError, match=f"on_error must be skip if pairs lack a field of the views, got stop: {told}"):
-        PairStream(shards, views, Plan(4, 1), crop=Crop(), last_step=1)
-    assert PairStream(shards, views, Plan(4, 1), crop=Crop(), last_step=1, skip_unreadable=True)
+    told = f"{folder} has 1 without rgb and 1 without depth, of 4 pairs; leave them out with take_complete"
+    for skip in (False, True):
+        with pytest.raises(ShardError, match=told):
+            PairStream(shards, views, Plan(4, 1), crop=Crop(), last_step=1, skip_unreadable=skip)
     assert PairStream(shards, views, Plan(4, 1), crop=Crop(), last_step=1, masks=True)
     with pytest.raises(ShardError, match=told):
         next(sweep_parts(shards, views, batch_size=1))  # the first pair has all
-    with pytest.raises(ShardError, match=told):
-        crop_batches(Extract(shards, views, Crop(windows=1), 0, batches_of(shards, 0, 1)))
+
+
+def test_pairs_that_lack_something_give_records_without_crops(folder: Path) -> None:
+    shards = Shards.open(folder)
+    views = {name: open_view(shards, name, size=16) for name in ("rgb", "depth")}
+    (crops,) = crop_batches(Extract(shards, views, Crop(windows=2), 0, batches_of(shards, 0, 4)))
+    assert crops.problems == [None, "it has no depth.png", "it has no rgb.jpg", None]
+    assert crops.incomplete == [False, True, True, False]
+    assert crops.part is not None and crops.part.index.tolist() == [0, 0, 3, 3]
 
 
 def test_a_sheet_is_drawn_of_pairs_that_lack_something(folder: Path) -> None:
