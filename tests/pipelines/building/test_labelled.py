@@ -42,14 +42,14 @@ def labelled_keys(shards: Shards) -> set[str]:
 def test_unlabelled_pairs_are_left_out_and_counted(few: Path) -> None:
     parts = open_labelled(config(few), ["depth"], by_class=True)
     assert keys(parts.train) == labelled_keys(Shards.open(few)) and parts.labelled == 32
-    assert parts.notes == ("trains on 32 labelled pairs of 8 classes, and does not use the other 64 of 96 pairs",)
+    assert parts.notes[0] == "trains on 32 labelled pairs of 8 classes, and does not use the other 64 of 96 pairs"
     assert sum(parts.train.manifest.labels.values()) == len(parts.train) == 32
 
 
 def test_all_pairs_are_kept_where_the_config_asks_for_them(few: Path) -> None:
     parts = open_labelled(config(few, pairs="all"), ["depth"], by_class=True)
     assert keys(parts.train) == keys(Shards.open(few))
-    assert parts.notes == ("trains on 32 labelled pairs of 8 classes and 64 without a label",)
+    assert parts.notes[0] == "trains on 32 labelled pairs of 8 classes and 64 without a label"
 
 
 @pytest.mark.parametrize("pairs", ["labelled", "all"])
@@ -60,6 +60,20 @@ def test_validation_takes_labelled_pairs_alone_and_none_that_is_trained_on(few: 
     assert keys(parts.validation) <= labelled_keys(Shards.open(few))
     assert keys(parts.train) == whole - keys(parts.validation)
     assert f"holds {len(parts.validation)} labelled pairs out for validation" in parts.notes[0]
+
+
+@pytest.mark.parametrize("pairs", ["labelled", "all"])
+def test_pairs_without_the_view_are_neither_trained_on_nor_held_out(tmp_path: Path, pairs: Any) -> None:
+    source = SOURCES.get("synthetic")(train_pairs=96, test_pairs=0, size=16, modalities=("rgb", "depth"))
+    whole = [
+        replace(pair, members={"rgb.jpg": pair.members["rgb.jpg"]}) if number % 4 == 0 else pair
+        for number, pair in enumerate(source.pairs("train"))
+    ]
+    write_shards(iter(whole), tmp_path, fields=source.fields(), classes=source.classes(), partial=True)
+    parts = open_labelled(config(tmp_path, pairs=pairs, validation=HeldOutConfig(0.25)), ["depth"], by_class=True)
+    assert parts.validation is not None
+    there = {pair.key for pair in whole if "depth.png" in pair.members}
+    assert keys(parts.train) | keys(parts.validation) == there and not keys(parts.train) & keys(parts.validation)
 
 
 def test_a_number_of_labels_a_class_is_drawn_by_the_seed(few: Path) -> None:
