@@ -1,4 +1,4 @@
-"""Write an HTML page of finished runs that works offline: metrics, curves, images, configs, versions."""
+"""Write an HTML page of finished runs that works offline: the answer first, then pictures, figures and configs."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,27 +19,20 @@ def inputs(config: Config) -> Mapping[str, str]:
 
 def run(config: Config, path: Path) -> None:
     """Writes the page."""
-    import jinja2
-
     from crossmodal.checkpoint import write
-    from pipelines.reporting.pictures import embed_picture
-    from pipelines.reporting.sections import describe_run
-    from pipelines.reporting.table import cell
+    from pipelines.reporting.page import render
+    from pipelines.reporting.sections import describe_answer, describe_run
     from pipelines.runs.console import say
     from pipelines.runs.folder import RunFolder, environment, is_main
 
     run = RunFolder.open("report", config, inputs)
     if run.is_done() or not is_main():
         return
-    template = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "reporting"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-    ).get_template("report.html")
-    template.globals.update(cell=cell, embed_picture=embed_picture)
-    sections = [describe_run(Path(folder), config.map) for folder in config.runs]
+    folders = [Path(folder) for folder in config.runs]
+    answer = describe_answer(folders)
+    sections = [describe_run(folder, config.map) for folder in folders]
     run.begin()
     page = run.path / "report.html"
-    write(page, template.render(title=config.title, sections=sections, environment=environment()))
+    write(page, render(config.title, answer, sections, environment()))
     say(f"{page}: open it in a browser ({page.stat().st_size / 1e6:.1f} MB, no network needed)")
     run.finish({"figures": {"page": page.name}})

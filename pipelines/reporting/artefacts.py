@@ -1,7 +1,7 @@
 """What the evaluations of a run hand over for the page: curves, bars and pictures, by kind."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pipelines.config import ConfigError
 
+FEW_LABELS, BALANCED = "Few labels", "Few labels, balanced accuracy"  # titles of curves
 Figures = Mapping[str, Any]  # of an evaluation's report.json
 
 
@@ -58,11 +59,13 @@ class Sheet:
 def curves(figures: Figures) -> Iterator[Curve]:
     """The curves of few labels, and those that metrics are points of."""
     metrics, table = figures["metrics"], figures["table"]
+    if balanced := figures.get("few_labels_balanced"):
+        level = metrics.get("probe.balanced", {}).get("chance")
+        yield _few_labels(BALANCED, "balanced test accuracy", balanced, lambda _: level)
     if figures["few_labels"]:
-        places = [*next(iter(figures["few_labels"].values()))]
-        chance = {at: metrics[f"frozen@{at}"]["chance"] for at in places}
-        lines = [Line(*_split(name), points) for name, points in figures["few_labels"].items()]
-        yield Curve("Few labels", "test accuracy", "labels a class", True, places, chance, lines)
+        yield _few_labels(
+            FEW_LABELS, "test accuracy", figures["few_labels"], lambda at: metrics[f"frozen@{at}"]["chance"]
+        )
     for heading in dict.fromkeys(metric["point"]["heading"] for metric in metrics.values() if "point" in metric):
         on = {name: metric for name, metric in metrics.items() if metric.get("point", {}).get("heading") == heading}
         lines = []
@@ -79,6 +82,14 @@ def curves(figures: Figures) -> Iterator[Curve]:
             chance = {_place(metric): metric["chance"] for metric in on.values()}
             by = first["point"]["by"]
             yield Curve(f"{heading}, by {by}", heading, by, first["percent"], places, chance, lines)
+
+
+def _few_labels(
+    title: str, heading: str, rows: Mapping[str, Mapping[str, Any]], chance: Callable[[str], float | None]
+) -> Curve:
+    places = [*next(iter(rows.values()))]
+    lines = [Line(*_split(name), points) for name, points in rows.items()]
+    return Curve(title, heading, "labels a class", True, places, {at: chance(at) for at in places}, lines)
 
 
 def bars(figures: Figures) -> Iterator[tuple[str, Mapping[str, Mapping[str, float]]]]:

@@ -138,7 +138,7 @@ def test_the_tables_numbers_are_those_of_the_evaluation(whole: tuple[Path, list[
     best = next(iter(found["rows"].values()))["figures"]["probe"]
     assert f"| {100 * best['mean']:.1f} ± {100 * best['std']:.1f} |" in text.splitlines()[2]
     page = (folder / "report" / "report.html").read_text()
-    assert all(f"<th>{name}</th>" in page for name in (*ROWS, "chance")) and "held out of training" in page
+    assert all(f'<th scope="row">{name}</th>' in page for name in (*ROWS, "chance")) and "held out of training" in page
 
 
 @pytest.mark.slow

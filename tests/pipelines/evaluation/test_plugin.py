@@ -58,7 +58,8 @@ def test_an_evaluation_of_ones_own_is_measured_compared_by_and_shown(
     assert table[0] == "|  | effective rank | kNN | seeds | ms a step | peak MB |"
     assert table[2].startswith(f"| {best} | {ranks[best]:.3f} |") and table[3].startswith(f"| {other} | ")
     page = (tmp_path / "compared" / "report" / "report.html").read_text()
-    assert page.count("<th>effective rank</th>") == 2  # of the comparison and of its evaluation
+    assert page.count('<th scope="col">effective rank</th>') == 1  # of the comparison
+    assert page.count('<th scope="row">effective rank</th>') == 1  # of its evaluation
 
 
 def test_an_undeclared_metric_is_refused_with_its_evaluation(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.colors import to_hex
 from PIL import Image
 
 from crossmodal import SOURCES
@@ -22,14 +23,20 @@ from crossmodal.data.writer import write_shards
 from pipelines.__main__ import main
 from pipelines.reporting.artefacts import Curve, Line
 from pipelines.reporting.pictures import (
+    CHANCE,
     SIDE,
+    class_colours,
     colours_of,
-    draw_bars,
+    describe_confusion,
+    draw_confusion,
     draw_curve,
+    draw_curves,
+    draw_dots,
     draw_map,
     draw_pairs,
+    embed,
     embed_picture,
-    embed_png,
+    shares_of,
 )
 
 NAME = "$a_$"  # no formula
@@ -126,7 +133,7 @@ def test_names_that_cannot_be_drawn_are_drawn_as_far_as_they_can(folder: Path, n
 
     figure = draw_pairs(shards, {"rgb": open_view(shards, "rgb", size=16)}, [0])
 
-    assert embed_png(figure).startswith("data:image/png")
+    assert embed(figure, "").source.startswith("data:image/png")
     assert figure.axes[0].get_title() == "".join(sign if " " <= sign <= "~" else "\ufffd" for sign in name)
 
 
@@ -134,10 +141,11 @@ def test_a_dollar_in_a_name_is_a_dollar() -> None:
     lines = [Line(NAME, "", {"1": {"mean": 0.5, "std": None}})]
     for figure in (
         draw_curve(Curve(NAME, NAME, NAME, True, ["1"], {"1": 0.1}, lines), {NAME: "#000000"}),
-        draw_bars({NAME: {NAME: 0.5}}, {NAME: "#000000"}),
+        draw_dots({NAME: {NAME: 0.5}}, {NAME: "#000000"}),
         draw_map(torch.rand(4, 2), torch.zeros(4), [], [NAME, NAME]),
+        draw_confusion([[1, 0], [0, 1]], [NAME, NAME]),
     ):
-        assert embed_png(figure).startswith("data:image/png")
+        assert embed(figure, "").source.startswith("data:image/png")
 
 
 def test_a_curve_shows_points_where_there_are_some_and_the_chance_level() -> None:
@@ -155,13 +163,72 @@ def test_a_curve_shows_points_where_there_are_some_and_the_chance_level() -> Non
     assert axes.get_ylabel() == "accuracy, %" and [tick.get_text() for tick in axes.get_xticklabels()] == ["5", "all"]
 
 
-def test_every_label_has_a_bar_of_each_row_that_has_it() -> None:
+def test_bars_of_a_curve_reach_to_the_ends_of_intervals_where_there_are_some() -> None:
+    points = {"1": {"mean": 0.5, "std": 0.1, "interval": [0.2, 0.6]}, "5": {"mean": 0.5, "std": 0.1}}
+    curve = Curve("title", "accuracy", "pictures", True, ["1", "5"], {"1": None}, [Line("ours", "", points)])
+    (axes,) = draw_curve(curve, {"ours": "#123456"}).axes
+    (bars,) = axes.containers[0].lines[2]
+    ends = [[round(end) for end in segment[:, 1]] for segment in bars.get_segments()]
+    assert ends == [[20, 60], [40, 60]]
+
+
+def test_percentages_are_drawn_from_0_to_100_however_wide_their_intervals() -> None:
+    points = {"1": {"mean": 0.5, "std": None, "interval": [-0.9, 1.9]}}
+    for percent, inside in ((True, True), (False, False)):
+        curve = Curve("title", "accuracy", "pictures", percent, ["1"], {"1": None}, [Line("ours", "", points)])
+        low, high = draw_curve(curve, {"ours": "#123456"}).axes[0].get_ylim()
+        assert bool(low >= 0) is inside and high <= 103
+
+
+def test_every_label_has_a_dot_of_each_row_that_has_it() -> None:
     rows = {"ours": {"wall": 0.5, "floor": 0.25}, "teacher": {"floor": 1.0}}
-    (axes,) = draw_bars(rows, colours_of([*rows])).axes
-    found = {(round(bar.get_x() + bar.get_width() / 2), bar.get_height(), bar.get_facecolor()) for bar in axes.patches}
-    colours = [bar.get_facecolor() for bar in axes.patches]
-    assert found == {(0, 0.5, colours[0]), (1, 0.25, colours[0]), (1, 1.0, colours[2])} and colours[0] != colours[2]
-    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["wall", "floor"]
+    colours = colours_of([*rows])
+    (axes,) = draw_dots(rows, colours).axes
+    ours, teacher = (dots.get_offsets().tolist() for dots in axes.collections[:2])
+    assert ours == [[0.5, 0], [0.25, 1]] and teacher == [[1.0, 1]]
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["wall", "floor"]
+    assert to_hex(axes.collections[1].get_facecolor()[0]) == colours["teacher"] != colours["ours"]
+
+
+COUNTS = [[6, 2, 0], [0, 0, 0], [1, 0, 3]]  # no pair is of the second class
+
+
+def test_a_confusion_matrix_is_in_percent_of_the_true_class() -> None:
+    shares = shares_of(COUNTS)
+    assert shares[0].tolist() == [75, 25, 0] and shares[1].isnan().all() and shares[2].tolist() == [25, 0, 75]
+    axes, bar = draw_confusion(COUNTS, ["a", "b", "c"]).axes
+    assert [text.get_text() for text in axes.texts] == ["75", "25", "0", "25", "0", "75"]
+    assert axes.texts[1].get_position() == (1, 0) and (axes.get_xlabel(), axes.get_ylabel()) == ("answer", "truth")
+    assert bar.get_ylabel() == "% of the true class"
+
+
+@pytest.mark.parametrize(("count", "numbers", "names"), [(20, 400, 20), (21, 0, 21), (41, 0, 0)])
+def test_a_confusion_matrix_of_many_classes_has_no_numbers_and_of_very_many_no_names(
+    count: int, numbers: int, names: int
+) -> None:
+    axes = draw_confusion(torch.ones(count, count).int().tolist(), [str(number) for number in range(count)]).axes[0]
+    assert (len(axes.texts), len(axes.get_yticklabels())) == (numbers, names)
+
+
+def test_a_confusion_is_told_by_balanced_accuracy_and_by_what_is_taken_for_what() -> None:
+    told = describe_confusion(COUNTS, ["ball", "cube", "ring"])
+    assert told == ("Right in 75.0 % of a class's pairs, on average over the classes. Most often taken for another: "
+                    "ball as cube (25 %), ring as ball (25 %).")  # fmt: skip
+    assert describe_confusion([[1, 0], [0, 2]], ["a", "b"]).endswith("on average over the classes.")
+
+
+def test_pairs_of_a_class_have_its_colour_on_the_map_and_those_without_one_are_grey() -> None:
+    figure = draw_map(torch.rand(6, 2), torch.tensor([1, -1, 0]), ["a", "b"], ["depth", "rgb"])
+    first, second = class_colours(2)
+    for dots in figure.axes[0].collections:
+        assert [to_hex(colour) for colour in dots.get_facecolor()] == [second, CHANCE, first]
+    assert len({*class_colours(20)}) == 20
+
+
+def test_every_figure_of_a_training_has_a_chart() -> None:
+    lines = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0, "found": 0.5}]
+    charts = {name: figure.axes[0].lines[0].get_xydata().tolist() for name, figure in draw_curves(lines)}
+    assert charts == {"loss": [[1, 2.0], [2, 1.0]], "found": [[2, 0.5]]}
 
 
 @pytest.mark.parametrize(("sides", "shown"), [((240, 320), (SIDE * 3 // 4, SIDE)), ((24, 32), (24, 32))])
