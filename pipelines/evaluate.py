@@ -28,7 +28,7 @@ def run(config: Config, path: Path) -> None:
     """Trains students that are missing, measures everything, and writes report.json and what the report draws."""
     from pipelines.evaluation.evaluator import Evaluator
     from pipelines.evaluation.more_students import train_missing
-    from pipelines.evaluation.summary import plain, summary_table
+    from pipelines.reporting.answer import Evaluated, answer_of, plain_table
     from pipelines.runs import distributed
     from pipelines.runs.console import say
     from pipelines.runs.folder import RunFolder, is_main, read_report
@@ -43,6 +43,7 @@ def run(config: Config, path: Path) -> None:
         run.finish(Evaluator(config, run).measure())
     figures = read_report(run.path)["figures"]
     if "verdict" in figures:  # earlier versions wrote none
-        say(f"{run.path}: test figures, %, mean ± standard deviation\n{plain(summary_table(figures))}")
+        for table in answer_of([Evaluated(run.path.name, figures, {}, config)]).tables:
+            say(f"{run.path}: means over seeds, of test pairs; accuracy and recall in %\n{plain_table(table)}")
         for line in figures["verdict"]:
             say(line)

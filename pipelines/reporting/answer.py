@@ -119,6 +119,18 @@ def answer_of(runs: Sequence[Evaluated]) -> Answer:
     return Answer(verdicts, [*_differences(runs, has_labels=has_labels)], tables)
 
 
+def plain_table(table: MainTable) -> str:
+    """The rows of a single evaluation in columns of text, without spreads."""
+    (block,) = table.blocks
+    lines = [(f"{line.network}, {line.use}" if line.use else line.network, *(number for number, _ in line.cells))
+             for line in block.lines]  # fmt: skip
+    rows = [("", *table.headings), *lines, ("chance", *block.chance)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows
+    )
+
+
 def verdicts_of(sentences: Sequence[str]) -> list[Verdict]:
     """The verdict on each student, which begins with whether there is a gain."""
     parts: list[list[str]] = []

@@ -8,7 +8,6 @@ import torch
 from crossmodal.metrics.intervals import Resampling, Totals
 from modalities.common.random import generator
 from pipelines.evaluation.results import Table
-from pipelines.evaluation.summary import plain, summary_table
 from pipelines.evaluation.verdict import Setting, labels_to_reach, verdicts
 
 PAIRS, GROUPS = 240, 12
@@ -119,19 +118,3 @@ def test_labels_to_reach_an_accuracy_are_between_the_measured_counts() -> None:
     assert labels_to_reach(curve, 0.5) == pytest.approx(10 * 10**0.5)
     assert labels_to_reach(curve, 0.1) == 1.0 and labels_to_reach(curve, 0.6) == pytest.approx(100)
     assert labels_to_reach(curve, 0.7) is None
-
-
-def test_the_summary_is_a_narrow_table_of_what_answers_most_questions() -> None:
-    found = setting(TRUE)
-    for who in ("crd", "random weights"):
-        found.table.add(who, "probe", 0.5)
-        found.table.add(who, "map.to_teacher.R@5", 0.25)
-    chance = {f"frozen@{place}": {"heading": "", "percent": True, "chance": 0.25} for place in ("10", "all")}
-    figures = {"metrics": {**METRICS, **chance}, "table": found.table.summaries(),
-               "few_labels": found.curves.summaries()}  # fmt: skip
-    table = summary_table(figures)
-    assert table[0] == ["", "10 labels a class", "all labels", "linear probe", "R@5"]
-    assert [row[0] for row in table[1:]] == ["crd, frozen", "random weights, frozen", "scratch", "chance"]
-    assert table[1][3:] == ["50.0", "25.0"] and table[3][3:] == ["-", "-"]
-    assert table[-1] == ["chance", "25.0", "25.0", "25.0", "2.1"]
-    assert max(map(len, plain(table).splitlines())) <= 100

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.reporting.answer import MOST, Evaluated, MainTable, Verdict, answer_of, verdicts_of
+from pipelines.reporting.answer import MOST, Evaluated, MainTable, Verdict, answer_of, plain_table, verdicts_of
 from pipelines.schemas.common import HeldOutConfig
 from pipelines.schemas.evaluate import Config, DataConfig, EvaluationConfig, FewLabelsConfig
 
@@ -252,3 +252,13 @@ def test_without_any_chance_level_the_first_metric_is_shown() -> None:
 def test_nothing_measured_has_no_table() -> None:
     given = figures() | {"metrics": {}, "table": {"crd": {}}, "few_labels": {}}
     assert not answer_of([evaluated("a", given)]).tables and not answer_of([]).tables
+
+
+def test_the_table_on_a_terminal_has_the_numbers_of_the_page() -> None:
+    table = table_of(evaluated())
+    lines = plain_table(table).splitlines()
+    assert len(lines) == 2 + len(table.blocks[0].lines) and max(map(len, lines)) <= 100
+    assert all(heading in lines[0] for heading in table.headings)
+    for line, text in zip(table.blocks[0].lines, lines[1:], strict=False):
+        assert text.startswith(line.network) and text.split()[-1] == line.cells[-1][0]
+    assert lines[-1].split()[0] == "chance"
