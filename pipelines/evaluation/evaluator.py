@@ -124,7 +124,7 @@ class Evaluator(Subjects):
                 **({"shown": self.shown} if self.shown else {}),
                 "verdict": self._verdict(),
                 "metrics": self.columns,
-                "table": self.table.summaries(),
+                "table": self.table.summaries(lambda name: self.columns[name]["percent"]),
                 "few_labels": self.curves.summaries(),
                 **({"few_labels_balanced": self.balanced_curves.summaries()} if self.balanced_curves.rows else {}),
                 "confusion": {

@@ -1,7 +1,7 @@
 """What an evaluation has measured: figures by network, over repetitions, with confidence intervals."""
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,14 +46,19 @@ class Table:
         resampled = torch.stack(found.resampled) if whole else None
         return Estimate(tuple(found.values), resampled, self.resampling.units)
 
-    def summaries(self) -> dict[str, dict[str, dict[str, Any]]]:
-        """Mean, sample standard deviation, the numbers themselves and the 95 % interval of every figure."""
-        return {who: {name: self._summary(who, name) for name in row} for who, row in self.rows.items()}
+    def summaries(self, is_share: Callable[[str], bool] = lambda name: True) -> dict[str, dict[str, dict[str, Any]]]:
+        """Mean, sample standard deviation, the numbers themselves and the 95 % interval of every figure.
 
-    def _summary(self, who: str, name: str) -> dict[str, Any]:
+        Intervals of shares, which `is_share` tells by name, end at 0 and 1.
+        """
+        return {who: {name: self._summary(who, name, is_share(name)) for name in row} for who, row in self.rows.items()}
+
+    def _summary(self, who: str, name: str, is_share: bool) -> dict[str, Any]:
         estimate = self.estimate(who, name)
         assert estimate is not None
         interval = estimate.interval() if estimate.resampled is not None else None
+        if interval and is_share:
+            interval = max(0.0, interval[0]), min(1.0, interval[1])
         return summary(estimate.runs) | ({"interval": [round(end, 5) for end in interval]} if interval else {})
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from crossmodal.metrics.intervals import LEAST, Estimate
@@ -29,8 +30,11 @@ class Setting:
 
 
 def verdicts(setting: Setting, students: Mapping[str, int]) -> list[str]:
-    """The sentences on each student, by the number of trainings of each name."""
-    return [line for name, trainings in students.items() for line in _Verdict(setting, name).lines(trainings)]
+    """The sentences on each student, by the number of trainings of each name; then those on how they were measured."""
+    every = {name: _Verdict(setting, name) for name in students}
+    lines = [line for verdict in every.values() for line in verdict.lines()]
+    notes = [note for name, verdict in every.items() for note in verdict.notes(students[name])]
+    return [*lines, *dict.fromkeys(notes)]
 
 
 @dataclass(frozen=True)
@@ -38,14 +42,22 @@ class _Verdict:
     setting: Setting
     name: str
 
-    def lines(self, trainings: int) -> Iterator[str]:
-        headline = self._with_labels() or self._with_metric()
-        if headline is None:
+    @cached_property
+    def _headline(self) -> "_Headline | None":
+        return self._with_labels() or self._with_metric()
+
+    def lines(self) -> Iterator[str]:
+        if self._headline is not None:
+            yield self._headline.sentence()
+            yield from self._efficiency(self._headline)
+            yield from self._retrieval()
+
+    def notes(self, trainings: int) -> Iterator[str]:
+        if self._headline is None:
             return
-        yield headline.sentence()
-        yield from self._efficiency(headline)
-        yield from self._retrieval()
-        yield self._conditions(headline, trainings)
+        if self._headline.curves is not None and "scratch" in self._headline.curves.rows:
+            yield f"Scratch was trained for {self.setting.steps} steps at most; more (few_labels.steps) may help it."
+        yield self._conditions(self._headline, trainings)
 
     def _with_labels(self) -> "_Headline | None":
         """Accuracy with few labels; None if it was not measured."""
@@ -99,7 +111,6 @@ class _Verdict:
                       ("scratch", "scratch"))
                      if (estimate := headline.curves.estimate(row, "all")) is not None]  # fmt: skip
             yield f"With all labels, about {self.setting.all_labels:.0f} a class: {', '.join(every)}."
-        yield f"Scratch was trained for {self.setting.steps} steps at most; more (few_labels.steps) may help it."
 
     def _retrieval(self) -> Iterator[str]:
         """How often the student finds the pair's other side."""
@@ -136,7 +147,11 @@ class _Form:
 
     def span(self, estimate: Estimate, sign: str = "") -> str:
         interval = estimate.interval()
-        return "" if interval is None else " to ".join(self.number(end, sign) for end in interval)
+        if interval is None:
+            return ""
+        if self.unit and not sign:  # a share
+            interval = max(0.0, interval[0]), min(1.0, interval[1])
+        return " to ".join(self.number(end, sign) for end in interval)
 
 
 @dataclass(frozen=True)

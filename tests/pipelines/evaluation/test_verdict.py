@@ -54,8 +54,24 @@ def test_a_student_above_both_baselines_is_a_gain() -> None:
     assert "(95 % interval " in lines[0] and "; scratch " in lines[0] and "points (+" in lines[0]
     assert lines[1].startswith("It takes about ") and lines[1].endswith(" labels a class for scratch to get there.")
     assert lines[2].startswith("With all labels, about 200 a class: frozen ") and ", scratch " in lines[2]
-    assert lines[3] == "Scratch was trained for 400 steps at most; more (few_labels.steps) may help it."
-    assert lines[4] == "The intervals are for other test pairs (12 test groups) and other trainings (3)."
+    assert lines[-2] == "Scratch was trained for 400 steps at most; more (few_labels.steps) may help it."
+    assert lines[-1] == "The intervals are for other test pairs (12 test groups) and other trainings (3)."
+
+
+def test_what_holds_for_all_students_is_said_once_and_last() -> None:
+    twice = setting(TRUE | {"other, frozen": TRUE["crd, frozen"]})
+    lines = verdicts(twice, {"crd": 3, "other": 3})
+    assert [line.startswith("Gain") for line in lines] == [True, False, False, True, False, False, False, False]
+    assert len({*lines[-2:]} & {*verdicts(twice, {"crd": 3})}) == 2
+
+
+def test_an_interval_of_a_share_ends_at_all() -> None:
+    few = setting(
+        {"crd, frozen": {"10": 0.99}, "scratch": {"10": 0.5}, "random weights, frozen": {"10": 0.4}}, groups=3
+    )
+    assert " to 100.0)" in verdicts(few, {"crd": 3})[0]
+    interval = few.curves.summaries()["crd, frozen"]["10"]["interval"]
+    assert interval[1] == 1.0 and few.curves.summaries(lambda name: False)["crd, frozen"]["10"]["interval"][1] > 1
 
 
 def test_one_student_is_told_to_be_one() -> None:
