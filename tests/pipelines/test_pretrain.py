@@ -110,7 +110,7 @@ def test_a_pretrained_encoder_teaches_is_judged_and_shown(
     figures = json.loads((tmp_path / "figures" / "report.json").read_text())["figures"]
     assert list(figures["table"]) == ["alone", "together", "random weights"]
     assert figures["table"]["alone"].keys() == {
-        "knn", "probe", "best_knn", "alignment", "intra_class", "uniformity", "instance"
+        "knn", "probe", "probe.balanced", "best_knn", "alignment", "intra_class", "uniformity", "instance"
     }  # fmt: skip
     assert {"alone, frozen", "together, fine-tuned", "scratch"} <= set(figures["few_labels"])
     report = write(tmp_path / "report.yaml", {"runs": [str(tmp_path / "run"), str(tmp_path / "figures")],

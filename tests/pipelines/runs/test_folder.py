@@ -198,8 +198,8 @@ def test_ranks_that_agree_have_no_conflict_wherever_equal_inputs_lie(file: Path)
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("train.lr=0.5", "train.lr is 0.001 on ranks 0, 2 and 0.5 on rank 1"),
-        ("train.epochs=3", "train.epochs is 30 on ranks 0, 2 and 3 on rank 1"),
+        ("train.lr=0.5", "train.lr is null on ranks 0, 2 and 0.5 on rank 1"),
+        ("train.epochs=3", "train.epochs is null on ranks 0, 2 and 3 on rank 1"),
         ("seed=1", "seed is 0 on ranks 0, 2 and 1 on rank 1"),
         ("objectives.kd.weight=2", "objectives.kd.weight is 1.0 on ranks 0, 2 and 2.0 on rank 1"),
         ("objectives.kd.temperature=9", "objectives.kd.temperature is 4.0 on ranks 0, 2 and 9.0 on rank 1"),
