@@ -77,9 +77,9 @@ def run(config: Config, path: Path) -> None:
     figures, temperature = training.fit(), None
     if accelerator.is_main_process:
         if parts.validation is not None:
-            verdict = judge_classifier(student, view, parts.validation)
-            figures["validation"], temperature = verdict.figures, verdict.temperature
-            for note in verdict.notes:
+            judgement = judge_classifier(student, view, parts.validation)
+            figures["validation"], temperature = judgement.figures, judgement.temperature
+            for note in judgement.notes:
                 say(f"{run.path}: {note}")
         export_student(
             run.path / "model", config, module, view.modality, classes=classes, teachers={}, temperature=temperature

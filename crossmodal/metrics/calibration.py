@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from crossmodal.metrics.accuracy import accuracy
+from crossmodal.metrics.intervals import Totals
 
 COLDEST, HOTTEST = 0.05, 20.0  # range of a fitted temperature
 HALVINGS = 60  # of the interval; more than a double's digits
@@ -87,10 +88,9 @@ def judge_probabilities(
     """
     scaled = logits.double() / temperature
     answers = scaled.argmax(1)
-    by_class = [accuracy(answers[labels == label], labels[labels == label]) for label in labels.unique()]
     return {
         "accuracy": accuracy(answers, labels),
-        "balanced_accuracy": sum(by_class) / len(by_class),
+        "balanced_accuracy": Totals.balanced((answers == labels).double(), labels, logits.shape[1])(),
         "nll": F.cross_entropy(scaled, labels).item(),
         "ece": expected_calibration_error(scaled.softmax(1), labels),
     }

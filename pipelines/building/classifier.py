@@ -20,8 +20,8 @@ from crossmodal.metrics.calibration import (
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What held-out pairs show of a classifier."""
+class Judgement:
+    """A classifier's figures on held-out pairs, and the temperature that was fitted on them."""
 
     temperature: float | None  # None: none could be fitted
     figures: dict[str, Any]  # for the report
@@ -40,7 +40,7 @@ def refuse_unreadable(shards: Shards, view: View) -> None:
 
 
 @torch.inference_mode()
-def judge_classifier(encoder: Encoder, view: View, validation: Shards) -> Verdict:
+def judge_classifier(encoder: Encoder, view: View, validation: Shards) -> Judgement:
     """Fits the temperature on pairs that were not trained on, and judges with it and without.
 
     A pair that cannot be read is named in the notes and counted.
@@ -62,7 +62,7 @@ def judge_classifier(encoder: Encoder, view: View, validation: Shards) -> Verdic
             labels.append(part.label)
     figures: dict[str, Any] = {"pairs": sum(map(len, labels)), "unreadable": len(notes)}
     if not logits:
-        return Verdict(
+        return Judgement(
             None, figures, [*notes, "no pair of validation can be read, so probabilities are not calibrated"]
         )
     rows, truth = torch.cat(logits), torch.cat(labels)
@@ -86,4 +86,4 @@ def judge_classifier(encoder: Encoder, view: View, validation: Shards) -> Verdic
             f"temperature {temperature:.2f} (95 % interval {low:.2f} to {high:.2f}): loss {before['nll']:.3f} -> "
             f"{after['nll']:.3f} nats, calibration error {before['ece']:.1%} -> {after['ece']:.1%}"
         )
-    return Verdict(temperature, figures, notes)
+    return Judgement(temperature, figures, notes)

@@ -448,7 +448,7 @@ class Evaluator(Subjects):
         write(self.run.path / "examples.safetensors", save(plain))
 
     def _save_pictures(self) -> None:
-        """What evaluations show of test pairs; names of tensors are JSON lists of evaluation, row and title."""
+        """Saves pictures of test pairs; names of tensors are JSON lists of evaluation, row and title."""
         if self.pictures:
             plain = {json.dumps(name): pictures.contiguous().clone() for name, pictures in self.pictures.items()}
             write(self.run.path / "pictures.safetensors", save(plain))

@@ -17,7 +17,7 @@ Format = Literal["csv", "jsonl"]
 
 @dataclass(frozen=True)
 class Answer:
-    """What a classifier says of one sample."""
+    """A classifier's answer to one sample, or why there is none."""
 
     name: str  # path of the file, or folder and key of the pair
     top: list[tuple[str, float]]  # the most probable classes with their probabilities; empty with an error

@@ -17,7 +17,7 @@ from pipelines.config import ConfigError
 
 @dataclass
 class Inputs:
-    """What is to be classified."""
+    """The samples to classify, and the files that are left out."""
 
     samples: list[Samples] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)  # files in folders whose extension is not one of the modality's

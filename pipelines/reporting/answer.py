@@ -92,7 +92,7 @@ class MainTable:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What an evaluation says of a student."""
+    """An evaluation's sentences on a student."""
 
     head: str  # whether there is a gain
     figures: str  # what that rests on; may be empty
@@ -101,7 +101,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Answer:
-    """What the page begins with."""
+    """The head of the page."""
 
     verdicts: Mapping[str, Sequence[Verdict]]  # by evaluation; evaluations of earlier versions have none
     warnings: Sequence[str]  # why evaluations cannot be compared
