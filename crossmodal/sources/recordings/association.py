@@ -38,7 +38,7 @@ def associate(
         return Association(nothing, nothing, nothing, alone=len(first_ns), taken=0)
     by_time, others = np.argsort(first_ns, kind="stable"), np.argsort(second_ns, kind="stable")
     mine, theirs = first_ns[by_time], second_ns[others]
-    there, back = _nearest(mine, theirs), _nearest(theirs, mine)
+    there, back = nearest(mine, theirs), nearest(theirs, mine)
     difference = theirs[there] - mine
     near: Bool[np.ndarray, " firsts"] = np.abs(difference) <= slop_ns
     mutual = back[there] == np.arange(len(mine))
@@ -52,8 +52,8 @@ def associate(
     )
 
 
-def _nearest(stamps: Int64[np.ndarray, " stamps"], among: Int64[np.ndarray, " others"]) -> Int64[np.ndarray, " stamps"]:
-    """The place in the sorted `among` that is nearest to each stamp; the earlier one of two."""
+def nearest(stamps: Int64[np.ndarray, " stamps"], among: Int64[np.ndarray, " others"]) -> Int64[np.ndarray, " stamps"]:
+    """The place in the sorted `among`, which is not empty, that is nearest to each stamp; the earlier one of two."""
     after = np.searchsorted(among, stamps).clip(max=len(among) - 1)
     before = (after - 1).clip(min=0)
     place = np.where(stamps - among[before] <= among[after] - stamps, before, after)
