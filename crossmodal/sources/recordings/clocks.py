@@ -87,7 +87,7 @@ def measure_offset(first: Motion, second: Motion, most_ms: float = 500.0) -> Clo
     pieces = max(min(2 * LEAST_PIECES, (end - begin) // (2 * STEP_NS * 1000)), (end - begin) // PIECE_NS)
     if pieces < 1:
         return None
-    edges = np.linspace(begin, end, pieces + 1).astype(np.int64)
+    edges = np.linspace(begin, end, pieces + 1).astype(np.int64).tolist()
     found = [_of_piece(first, second, *part, most_ms) for part in itertools.pairwise(edges)]
     good = [(middle, lag, score) for middle, lag, score in found if score >= LEAST_CORRELATION]
     if not good:
