@@ -1,6 +1,8 @@
 """What a recording holds and how its streams go together, measured on some of its frames."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int64, Shaped
@@ -8,7 +10,7 @@ from jaxtyping import Int64, Shaped
 from crossmodal.sources.recordings.clocks import ClockOffset, Motion, measure_offset, small
 from crossmodal.sources.recordings.content import as_numbers
 from crossmodal.sources.recordings.plan import SECOND
-from crossmodal.sources.recordings.stream import Recording
+from crossmodal.sources.recordings.stream import Frame, Recording
 from modalities.codecs.depth import readings_of
 
 STRETCH_NS = 10 * SECOND  # of the recording, in which motion is measured
@@ -58,17 +60,26 @@ class Readings:
             count: number of frames.
         """
         numbers = _spread(len(recording.stamps(stream)), count)
+        return cls._of(as_numbers(frame) for frame in recording.frames({stream: numbers}))
+
+    @classmethod
+    def of_files(cls, paths: Sequence[Path]) -> "Readings | None":
+        """The readings of files of maps; None if there are none."""
+        return cls._of(as_numbers(Frame("", 0, path.read_bytes())) for path in paths)
+
+    @classmethod
+    def _of(cls, maps: Iterable[Shaped[np.ndarray, "height width"]]) -> "Readings | None":
         parts, pixels, whole = [], 0, True
-        for frame in recording.frames({stream: numbers}):
-            stored = as_numbers(frame)[::2, ::2]
-            pixels, whole = pixels + stored.size, whole and stored.dtype.kind in "iu"
-            parts.append(readings_of(stored, 0).astype(np.float64))
+        for stored in maps:
+            some = stored[::2, ::2]
+            pixels, whole = pixels + some.size, whole and some.dtype.kind in "iu"
+            parts.append(readings_of(some, 0).astype(np.float64))
         readings = np.concatenate(parts) if parts else np.zeros(0)
         if not len(readings):
             return None
         shares = (1, 5, 25, 50, 75, 95, 99)
         values = dict(zip(shares, np.percentile(readings, shares).tolist(), strict=True))
-        return cls(values, 1 - len(readings) / pixels, whole, len(numbers))
+        return cls(values, 1 - len(readings) / pixels, whole, len(parts))
 
 
 def _spread(total: int, count: int) -> Int64[np.ndarray, " some"]:
