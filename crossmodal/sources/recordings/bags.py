@@ -1,0 +1,140 @@
+"""ROS bags: ROS 1 (.bag), and ROS 2 as a folder with metadata.yaml, as .db3 or as .mcap, read by rosbags."""
+
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+from crossmodal.sources import SourceError
+from crossmodal.sources.recordings.messages import Container, Message, MessageRecording, Topic
+from crossmodal.sources.recordings.ros import read_message, read_stamp, role_of
+from crossmodal.sources.recordings.stream import Recording, safe_name
+
+_MAGIC = {".bag": b"#ROSBAG V", ".db3": b"SQLite format 3\0", ".mcap": b"\x89MCAP0\r\n"}
+_METADATA = "metadata.yaml"
+_REPAIR = {
+    ".bag": "`rosbag reindex {}`",
+    ".db3": "`ros2 bag reindex` on its folder",
+    ".mcap": "`mcap recover {} -o whole.mcap`",
+    "": "`ros2 bag reindex {}`",
+}
+
+
+def is_bag(path: Path) -> bool:
+    """Whether this is a bag of ROS 1, a bag of ROS 2 or an MCAP file, or a folder of such files."""
+    if path.is_dir():
+        return _is_rosbag2(path) or bool(_inside(path))
+    return path.suffix in _MAGIC and path.is_file()
+
+
+def open_bags(path: Path) -> list[Recording]:
+    """The recordings of a bag, or of a folder of bags. A folder with metadata.yaml is one recording of ROS 2.
+
+    Raises:
+        SourceError: a bag is empty, cut short, not indexed or not a bag, or a package is missing.
+    """
+    paths = [path] if not path.is_dir() or _is_rosbag2(path) else _inside(path)
+    if not paths:
+        raise SourceError(f"{path} holds no .bag, .db3 or .mcap file and no {_METADATA}")
+    stems = [each.name if each.is_dir() else each.stem for each in paths]
+    names = [each.name if stems.count(stem) > 1 else stem for each, stem in zip(paths, stems, strict=True)]
+    return [MessageRecording(_open(each), safe_name(name)) for each, name in zip(paths, names, strict=True)]
+
+
+def _is_rosbag2(folder: Path) -> bool:
+    metadata = folder / _METADATA
+    return metadata.is_file() and b"rosbag2_bagfile_information" in metadata.read_bytes()[:4096]
+
+
+def _inside(folder: Path) -> list[Path]:
+    """The bags directly in a folder, by name."""
+    return sorted(each for each in folder.iterdir() if (each.suffix in _MAGIC and each.is_file()) or _is_rosbag2(each))
+
+
+def _open(path: Path) -> Container:
+    if path.is_file():
+        _check_magic(path)
+    return _RosBag(path)
+
+
+def _check_magic(path: Path) -> None:
+    with path.open("rb") as file:
+        start = file.read(16)
+    if not start:
+        raise SourceError(f"{path} is empty (0 bytes); copy or record it again")
+    if not start.startswith(_MAGIC[path.suffix]):
+        raise SourceError(f"{path} is no {path.suffix} file: it begins with {start!r}; rename it or copy it again")
+
+
+class _RosBag(Container):
+    """A bag of ROS 1 or ROS 2. It is opened for each pass, so that many bags need few file handles."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.files = tuple(sorted(each for each in path.iterdir() if each.is_file())) if path.is_dir() else (path,)
+        self._ros1 = path.suffix == ".bag"
+        self._definitions: dict[str, str] = {}
+        self.topics: dict[str, Topic] = {}
+        reader = self._open()
+        try:
+            for connection in reader.connections:
+                self._add(connection)
+        finally:
+            reader.close()
+        if not any(topic.messages for topic in self.topics.values()):
+            raise SourceError(f"{path} holds no messages; record again, or remove it")
+
+    def _add(self, connection: Any) -> None:
+        name, kind = connection.topic, connection.msgtype
+        if name in self.topics and self.topics[name].type != kind:  # two publishers do not agree
+            before = self.topics[name]
+            self.topics[name] = Topic(f"{before.type} and {kind}", "other", before.messages + connection.msgcount)
+            return
+        before_count = self.topics[name].messages if name in self.topics else 0
+        self.topics[name] = Topic(kind, role_of(kind), before_count + connection.msgcount)
+        if connection.msgdef.format.name == "MSG":
+            self._definitions[name] = connection.msgdef.data
+
+    def read(
+        self, topics: Collection[str], start: int | None = None, stop: int | None = None
+    ) -> Iterator[tuple[str, int, bytes]]:
+        """Messages in the order of their receive times; of a split recording, file by file."""
+        reader = self._open()
+        try:
+            connections = [connection for connection in reader.connections if connection.topic in topics]
+            for connection, received, payload in reader.messages(connections, start, stop):
+                yield connection.topic, received, payload
+        except Exception as error:  # of damaged files, rosbags raises many kinds of errors
+            raise self._damaged(error) from error
+        finally:
+            reader.close()
+
+    def stamp(self, topic: str, payload: bytes) -> int:
+        """The stamp of the header."""
+        return read_stamp(payload, ros1=self._ros1)
+
+    def parse(self, topic: str, payload: bytes) -> Message:
+        """What the message says."""
+        return read_message(payload, self.topics[topic].type, self._definitions.get(topic, ""), ros1=self._ros1)
+
+    def _open(self) -> Any:
+        try:
+            from rosbags.rosbag1 import Reader as Reader1
+            from rosbags.rosbag2 import Reader as Reader2
+        except ImportError as error:
+            raise SourceError(
+                f"to read {self.path} the package rosbags is needed: pip install 'crossmodal-transfer[ros]'"
+            ) from error
+        try:
+            reader = (Reader1 if self._ros1 else Reader2)(self.path)
+            reader.open()
+        except Exception as error:  # of damaged files, rosbags raises many kinds of errors
+            raise self._damaged(error) from error
+        return reader
+
+    def _damaged(self, error: Exception) -> SourceError:
+        repair = _REPAIR["" if self.path.is_dir() else self.path.suffix].format(self.path)
+        reason = f"{error}".rstrip(".") or type(error).__name__
+        return SourceError(
+            f"{self.path} cannot be read: {reason}; if it is cut short or has no index, repair it with {repair}, or "
+            "copy it again"
+        )

@@ -1,0 +1,420 @@
+"""Recordings that are messages on topics: what ROS bags and MCAP files of Foxglove have in common."""
+
+from abc import ABC, abstractmethod
+from array import array
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float, Int64, Shaped
+
+from crossmodal.sources import SourceError
+from crossmodal.sources.recordings.images import Compressed, Raw, describe_picture, read_picture
+from crossmodal.sources.recordings.stream import Camera, Frame, Recording, Stream
+
+Role = Literal["picture", "pose", "calibration", "transforms", "other"]
+_DISTORTIONS: dict[str, tuple[Literal["plumb_bob", "rational_polynomial", "equidistant"], int]] = {
+    "plumb_bob": ("plumb_bob", 5),
+    "rational_polynomial": ("rational_polynomial", 8),
+    "equidistant": ("equidistant", 4),
+    "fisheye": ("equidistant", 4),
+    "kannala_brandt": ("equidistant", 4),
+}  # ROS and Foxglove name the same models; with their number of coefficients
+_TRANSPORTS = ("compressed", "compressedDepth", "theora", "zstd")  # last part of a topic of image_transport
+
+
+@dataclass(frozen=True)
+class Topic:
+    """A topic of a container."""
+
+    type: str  # of its messages, as the file names it
+    role: Role  # what its messages say
+    messages: int
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A message with a picture."""
+
+    camera_frame: str  # coordinate frame of the camera; empty: not said
+    content: Raw | Compressed
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A message with a camera, of the pictures as they are and after rectification; None: not calibrated."""
+
+    camera_frame: str
+    raw: Camera | None
+    rectified: Camera | None
+    unknown: str = ""  # the distortion that the raw camera has, if it cannot be expressed
+
+
+@dataclass(frozen=True)
+class Transform:
+    """Where a coordinate frame is: the matrix takes points of `child` into `parent`, metres."""
+
+    parent: str
+    child: str
+    matrix: Float[np.ndarray, "4 4"]
+
+
+@dataclass(frozen=True)
+class Times:
+    """Nanoseconds of the frames of a stream in stored order."""
+
+    stamps: Int64[np.ndarray, " frames"]  # when it was taken
+    received: Int64[np.ndarray, " frames"]  # when the recorder got it
+
+
+Message = Picture | Calibration | list[Transform] | Float[np.ndarray, "4 4"]
+
+
+class Container(ABC):
+    """A file or folder of messages. Its methods raise `SourceError` with the path and what to do."""
+
+    path: Path
+    files: tuple[Path, ...]
+    topics: Mapping[str, Topic]  # in the file's order
+
+    @abstractmethod
+    def read(
+        self, topics: Collection[str], start: int | None = None, stop: int | None = None
+    ) -> Iterator[tuple[str, int, bytes]]:
+        """Topic, receive time in nanoseconds and payload of messages in stored order; time in [start, stop)."""
+
+    @abstractmethod
+    def stamp(self, topic: str, payload: bytes) -> int:
+        """The stamp in the message, nanoseconds; 0: it is not set."""
+
+    @abstractmethod
+    def parse(self, topic: str, payload: bytes) -> Message:
+        """What the message says, by its topic's role: a picture, a pose as matrix, a calibration, or transforms."""
+
+
+def pose_matrix(
+    position: tuple[float, float, float], rotation: tuple[float, float, float, float]
+) -> Float[np.ndarray, "4 4"]:
+    """The matrix of a position in metres and a quaternion x, y, z, w.
+
+    Raises:
+        SourceError: the quaternion is 0 or not finite.
+    """
+    x, y, z, w = rotation
+    square = x * x + y * y + z * z + w * w
+    if not (np.isfinite(square) and square > 0):
+        raise SourceError(f"the quaternion {rotation} is no rotation")
+    matrix = np.eye(4)
+    matrix[:3, :3] += (
+        2
+        / square
+        * np.array(
+            [
+                [-y * y - z * z, x * y - z * w, x * z + y * w],
+                [x * y + z * w, -x * x - z * z, y * z - x * w],
+                [x * z - y * w, y * z + x * w, -x * x - y * y],
+            ]
+        )
+    )
+    matrix[:3, 3] = position
+    return matrix
+
+
+def read_calibration(
+    camera_frame: str,
+    *,
+    size: tuple[int, int],
+    model: str,
+    distortion: Sequence[float],
+    matrix: Sequence[float],
+    projection: Sequence[float],
+) -> Calibration:
+    """The cameras that a CameraInfo of ROS or a CameraCalibration of Foxglove states.
+
+    Args:
+        camera_frame: coordinate frame of the camera.
+        size: width and height, pixels.
+        model: distortion model.
+        distortion: D, its coefficients.
+        matrix: K [3, 3], row by row; zeros or empty: the camera is not calibrated.
+        projection: P [3, 4], row by row, the camera after rectification; zeros or empty: not stated.
+    """
+
+    def camera(numbers: Sequence[float], columns: int) -> Camera | None:
+        if len(numbers) < 2 * columns or numbers[0] <= 0:
+            return None
+        fx, cx, fy, cy = numbers[0], numbers[2], numbers[columns + 1], numbers[columns + 2]
+        return Camera(*size, (fx, fy, cx, cy))
+
+    raw, rectified = camera(matrix, 3), camera(projection, 4)
+    if raw is None or not any(distortion):
+        return Calibration(camera_frame, raw, rectified)
+    known = _DISTORTIONS.get(model.lower().replace(" ", "_").replace("-", "_"))
+    if known is None or any(distortion[known[1] :]):
+        return Calibration(camera_frame, None, rectified, f"{len(distortion)} coefficients of {model!r}")
+    return Calibration(camera_frame, replace(raw, distortion=tuple(distortion[: known[1]]), model=known[0]), rectified)
+
+
+class MessageRecording(Recording):
+    """The recording in a container: topics of pictures and poses are its streams, others are of kind "other"."""
+
+    def __init__(self, container: Container, name: str) -> None:
+        self.name = name
+        self._container = container
+        self._received: dict[str, Times] = {}  # of streams of kind "other", which have no stamps that we read
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files of the container."""
+        return self._container.files
+
+    def streams(self) -> dict[str, Stream]:
+        """The streams by topic. The first message of a topic of pictures is read for its encoding and size."""
+        return dict(self._streams)
+
+    def stamps(self, stream: str) -> Int64[np.ndarray, " frames"]:
+        """Stamps in the messages' headers, or receive times if no header of this topic has one: see `Stream.clock`.
+
+        Raises:
+            SourceError: the stream is not known, or some of its headers have a stamp and others do not.
+        """
+        return self._times(stream).stamps
+
+    def frames(self, wanted: Mapping[str, Int64[np.ndarray, " some"]]) -> Iterator[Frame]:
+        """The wanted frames, by one pass from the first to the last of them.
+
+        Raises:
+            SourceError: a frame cannot be read.
+        """
+        wanted = {stream: numbers for stream, numbers in wanted.items() if len(numbers)}
+        if not wanted:
+            return
+        times = {stream: self._times(stream) for stream in wanted}
+        for stream in wanted:
+            self._refuse_other(stream)
+        start = min(int(times[stream].received[numbers].min()) for stream, numbers in wanted.items())
+        stop = max(int(times[stream].received[numbers].max()) for stream, numbers in wanted.items()) + 1
+        inside = {
+            stream: iter(np.flatnonzero((times[stream].received >= start) & (times[stream].received < stop)).tolist())
+            for stream in wanted
+        }
+        asked = {stream: iter([*numbers.tolist(), -1]) for stream, numbers in wanted.items()}
+        following = {stream: next(numbers) for stream, numbers in asked.items()}
+        for stream, received, payload in self._container.read(list(wanted), start, stop):
+            number = next(inside[stream], None)
+            if number is None or received != times[stream].received[number]:
+                raise SourceError(f"{self._container.path} has changed since it was opened; start again")
+            if number == following[stream]:
+                following[stream] = next(asked[stream])
+                yield Frame(stream, number, self._content(stream, number, payload))
+        missing = [stream for stream, number in following.items() if number != -1]
+        if missing:
+            raise SourceError(
+                f"{self._container.path}: {missing[0]}: frame {following[missing[0]]} is missing: the file has changed "
+                "since it was opened; start again"
+            )
+
+    def camera(self, stream: str) -> Camera | None:
+        """The camera of a stream of pictures.
+
+        It is the calibration in the topic's namespace, as ROS has it: /left/camera_info of /left/image_raw and of
+        /left/image_raw/compressed. Without one, it is the only calibration of the same coordinate frame and size.
+        A topic named image_rect... gets the rectified camera.
+
+        Raises:
+            SourceError: the lens distortion is of a model that is not known.
+        """
+        self._check(stream)
+        topic, described = _without_transport(stream), self._streams[stream]
+        parent, _, last = topic.rpartition("/")
+        calibration = next((self._calibrations[name] for name in _names(topic) if name in self._calibrations), None)
+        if calibration is None:
+            frame = self._camera_frames.get(stream, "")
+            alike = [
+                other
+                for other in self._calibrations.values()
+                if frame
+                and other.camera_frame == frame
+                and (camera := other.raw) is not None
+                and (camera.height, camera.width) == (described.height, described.width)
+            ]
+            calibration = alike[0] if len(alike) == 1 else None
+        if calibration is None:
+            return None
+        if "rect" in last and calibration.rectified is not None:
+            return calibration.rectified
+        if calibration.unknown:
+            raise SourceError(
+                f"{self._container.path}: {stream}: its lens distortion, {calibration.unknown}, is not known; known are "
+                "plumb_bob, rational_polynomial (8 coefficients) and equidistant; rectify the pictures first"
+            )
+        return calibration.raw
+
+    def transform(self, source: str, target: str) -> Float[np.ndarray, "4 4"] | None:
+        """The chain of static transforms from the coordinate frame of `source` to that of `target`."""
+        self._check(source)
+        self._check(target)
+        start, goal = self._camera_frames.get(source, ""), self._camera_frames.get(target, "")
+        if not start or not goal:
+            return None
+        paths = {start: np.eye(4)}  # from `start` into each frame that is reached
+        queue = [start]
+        for frame in queue:
+            for following, matrix in self._neighbours.get(frame, {}).items():
+                if following not in paths:
+                    paths[following] = matrix @ paths[frame]
+                    queue.append(following)
+        return paths.get(goal)
+
+    @cached_property
+    def _first(self) -> dict[str, tuple[int, Message]]:
+        """Stamp and content of the first message of each topic of pictures, poses and calibrations."""
+        first: dict[str, tuple[int, Message]] = {}
+        for name, topic in self._container.topics.items():
+            if topic.role in ("picture", "pose", "calibration") and topic.messages:
+                for _, _, payload in self._container.read([name]):
+                    with self._place(name, 0):
+                        first[name] = self._container.stamp(name, payload), self._container.parse(name, payload)
+                    break
+        return first
+
+    @cached_property
+    def _streams(self) -> dict[str, Stream]:
+        return {
+            name: self._describe(name, topic)
+            for name, topic in self._container.topics.items()
+            if topic.role not in ("calibration", "transforms")
+        }
+
+    def _describe(self, name: str, topic: Topic) -> Stream:
+        other = Stream(name, "other", topic.type, topic.messages, clock="received")
+        if name not in self._first:
+            return other
+        stamp, message = self._first[name]
+        other = replace(other, clock="header" if stamp else "received")
+        if not isinstance(message, Picture):
+            return replace(other, kind="pose")
+        found = describe_picture(message.content, name)
+        return replace(
+            other,
+            kind=found.kind,
+            encoding=found.encoding,
+            height=found.height,
+            width=found.width,
+            stated=found.stated,
+            source=found.source,
+        )
+
+    @cached_property
+    def _camera_frames(self) -> dict[str, str]:
+        return {name: said.camera_frame for name, (_, said) in self._first.items() if isinstance(said, Picture)}
+
+    @cached_property
+    def _calibrations(self) -> dict[str, Calibration]:
+        return {name: said for name, (_, said) in self._first.items() if isinstance(said, Calibration)}
+
+    @cached_property
+    def _neighbours(self) -> dict[str, dict[str, Float[np.ndarray, "4 4"]]]:
+        """For each coordinate frame, the matrices that take its points into others. Moving frames are left out."""
+        topics = [name for name, topic in self._container.topics.items() if topic.role == "transforms"]
+        known: dict[tuple[str, str], np.ndarray | None] = {}  # None: it moves
+        for name, _, payload in self._container.read(topics) if topics else ():
+            with self._place(name):
+                transforms = self._container.parse(name, payload)
+            assert isinstance(transforms, list)
+            for each in transforms:
+                pair = each.parent, each.child
+                before = known.setdefault(pair, each.matrix)
+                if before is not None and not np.array_equal(before, each.matrix):
+                    known[pair] = None
+        neighbours: dict[str, dict[str, np.ndarray]] = {}
+        for (parent, child), matrix in known.items():
+            if matrix is not None:
+                neighbours.setdefault(child, {})[parent] = matrix
+                neighbours.setdefault(parent, {})[child] = np.linalg.inv(matrix)
+        return neighbours
+
+    @cached_property
+    def _stamped(self) -> dict[str, Times]:
+        """The times of all streams of pictures and poses, by one pass that reads only headers."""
+        return self._scan([name for name in self._first if name in self._streams], stamped=True)
+
+    def _scan(self, topics: list[str], *, stamped: bool) -> dict[str, Times]:
+        columns = {name: (array("q"), array("q")) for name in topics}
+        for name, received, payload in self._container.read(topics) if topics else ():
+            stamps, times = columns[name]
+            with self._place(name, len(times)):
+                stamps.append(self._container.stamp(name, payload) if stamped else received)
+            times.append(received)
+        return {name: Times(*(np.frombuffer(column, np.int64) for column in pair)) for name, pair in columns.items()}
+
+    def _times(self, stream: str) -> Times:
+        self._check(stream)
+        if stream not in self._stamped:
+            if stream not in self._received:
+                self._received[stream] = self._scan([stream], stamped=False)[stream]
+            return self._received[stream]
+        times = self._stamped[stream]
+        unset = int((times.stamps == 0).sum())
+        if unset and unset < len(times.stamps):
+            raise SourceError(
+                f"{self._container.path}: {stream}: the stamps of {unset} of {len(times.stamps)} frames are 0 and those "
+                "of the others are not, so that its clock is not known; mend the driver, or record again"
+            )
+        return Times(times.received, times.received) if unset else times
+
+    def _content(self, stream: str, number: int, payload: bytes) -> bytes | Shaped[np.ndarray, "..."]:
+        with self._place(stream, number):
+            message = self._container.parse(stream, payload)
+            if isinstance(message, Picture):
+                return self._pixels(self._streams[stream], message.content)
+            assert isinstance(message, np.ndarray)
+            return message
+
+    def _pixels(self, stream: Stream, picture: Raw | Compressed) -> bytes | Shaped[np.ndarray, "..."]:
+        if isinstance(picture, Raw) and picture.encoding != stream.encoding:
+            raise SourceError(
+                f"its encoding is {picture.encoding}, but that of the first frame is {stream.encoding}; split the "
+                "recording where the camera's settings change"
+            )
+        return read_picture(picture, stream.kind)
+
+    @contextmanager
+    def _place(self, topic: str, number: int | None = None) -> Iterator[None]:
+        """Errors name the file, the topic and the frame."""
+        try:
+            yield
+        except SourceError as error:
+            frame = "" if number is None else f"frame {number}: "
+            raise SourceError(f"{self._container.path}: {topic}: {frame}{error}") from error
+
+    def _refuse_other(self, stream: str) -> None:
+        described, role = self._streams[stream], self._container.topics[stream].role
+        if described.kind == "other" and role != "picture":  # an encoding that is not known is named with its frame
+            raise SourceError(
+                f"{self._container.path}: {stream}: messages of type {described.encoding} hold nothing that can be packed"
+            )
+
+    def _check(self, stream: str) -> None:
+        if stream not in self._streams:
+            raise SourceError(
+                f"{self._container.path}: there is no stream {stream!r}; there are {', '.join(self._streams) or 'none'}"
+            )
+
+
+def _without_transport(topic: str) -> str:
+    parent, _, last = topic.rpartition("/")
+    return parent if last in _TRANSPORTS else topic
+
+
+def _names(topic: str) -> list[str]:
+    """Where the calibration of a topic of pictures may be."""
+    parent = topic.rpartition("/")[0]
+    names = [f"{parent}/{name}" for name in ("camera_info", "calibration", "camera_calibration")]
+    if topic.endswith("/image/data"):  # as the RealSense SDK writes it
+        names.append(topic.removesuffix("/image/data") + "/info/camera_info")
+    return names
