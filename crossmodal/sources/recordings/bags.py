@@ -1,10 +1,12 @@
-"""ROS bags: ROS 1 (.bag), and ROS 2 as a folder with metadata.yaml, as .db3 or as .mcap, read by rosbags."""
+"""Bags: of ROS 1 (.bag), of ROS 2 (.db3, or a folder with metadata.yaml), and MCAP files."""
 
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from crossmodal.sources import SourceError
+from crossmodal.sources.recordings.foxglove import McapFile
 from crossmodal.sources.recordings.messages import Container, Message, MessageRecording, Topic
 from crossmodal.sources.recordings.ros import read_message, read_stamp, role_of
 from crossmodal.sources.recordings.stream import Recording, safe_name
@@ -14,7 +16,6 @@ _METADATA = "metadata.yaml"
 _REPAIR = {
     ".bag": "`rosbag reindex {}`",
     ".db3": "`ros2 bag reindex` on its folder",
-    ".mcap": "`mcap recover {} -o whole.mcap`",
     "": "`ros2 bag reindex {}`",
 }
 
@@ -53,7 +54,7 @@ def _inside(folder: Path) -> list[Path]:
 def _open(path: Path) -> Container:
     if path.is_file():
         _check_magic(path)
-    return _RosBag(path)
+    return McapFile(path) if path.suffix == ".mcap" else _RosBag(path)
 
 
 def _check_magic(path: Path) -> None:
@@ -74,12 +75,9 @@ class _RosBag(Container):
         self._ros1 = path.suffix == ".bag"
         self._definitions: dict[str, str] = {}
         self.topics: dict[str, Topic] = {}
-        reader = self._open()
-        try:
+        with self._reader() as reader:
             for connection in reader.connections:
                 self._add(connection)
-        finally:
-            reader.close()
         if not any(topic.messages for topic in self.topics.values()):
             raise SourceError(f"{path} holds no messages; record again, or remove it")
 
@@ -98,15 +96,21 @@ class _RosBag(Container):
         self, topics: Collection[str], start: int | None = None, stop: int | None = None
     ) -> Iterator[tuple[str, int, bytes]]:
         """Messages in the order of their receive times; of a split recording, file by file."""
-        reader = self._open()
-        try:
+        with self._reader() as reader:
             connections = [connection for connection in reader.connections if connection.topic in topics]
             for connection, received, payload in reader.messages(connections, start, stop):
                 yield connection.topic, received, payload
-        except Exception as error:  # of damaged files, rosbags raises many kinds of errors
-            raise self._damaged(error) from error
-        finally:
-            reader.close()
+
+    def first(self, topics: Collection[str]) -> dict[str, bytes]:
+        """The first messages; with an index, nothing before them is read."""
+        found: dict[str, bytes] = {}
+        with self._reader() as reader:
+            for topic in topics:
+                connections = [connection for connection in reader.connections if connection.topic == topic]
+                for _, _, payload in reader.messages(connections):
+                    found[topic] = payload
+                    break
+        return found
 
     def stamp(self, topic: str, payload: bytes) -> int:
         """The stamp of the header."""
@@ -116,7 +120,8 @@ class _RosBag(Container):
         """What the message says."""
         return read_message(payload, self.topics[topic].type, self._definitions.get(topic, ""), ros1=self._ros1)
 
-    def _open(self) -> Any:
+    @contextmanager
+    def _reader(self) -> Iterator[Any]:
         try:
             from rosbags.rosbag1 import Reader as Reader1
             from rosbags.rosbag2 import Reader as Reader2
@@ -125,11 +130,10 @@ class _RosBag(Container):
                 f"to read {self.path} the package rosbags is needed: pip install 'crossmodal-transfer[ros]'"
             ) from error
         try:
-            reader = (Reader1 if self._ros1 else Reader2)(self.path)
-            reader.open()
+            with (Reader1 if self._ros1 else Reader2)(self.path) as reader:
+                yield reader
         except Exception as error:  # of damaged files, rosbags raises many kinds of errors
             raise self._damaged(error) from error
-        return reader
 
     def _damaged(self, error: Exception) -> SourceError:
         repair = _REPAIR["" if self.path.is_dir() else self.path.suffix].format(self.path)

@@ -88,6 +88,10 @@ class Container(ABC):
         """Topic, receive time in nanoseconds and payload of messages in stored order; time in [start, stop)."""
 
     @abstractmethod
+    def first(self, topics: Collection[str]) -> dict[str, bytes]:
+        """The payload of the first message of each topic that has one, by opening the file once."""
+
+    @abstractmethod
     def stamp(self, topic: str, payload: bytes) -> int:
         """The stamp in the message, nanoseconds; 0: it is not set."""
 
@@ -230,7 +234,6 @@ class MessageRecording(Recording):
         """
         self._check(stream)
         topic, described = _without_transport(stream), self._streams[stream]
-        parent, _, last = topic.rpartition("/")
         calibration = next((self._calibrations[name] for name in _names(topic) if name in self._calibrations), None)
         if calibration is None:
             frame = self._camera_frames.get(stream, "")
@@ -245,12 +248,12 @@ class MessageRecording(Recording):
             calibration = alike[0] if len(alike) == 1 else None
         if calibration is None:
             return None
-        if "rect" in last and calibration.rectified is not None:
+        if "rect" in topic.rpartition("/")[2] and calibration.rectified is not None:
             return calibration.rectified
         if calibration.unknown:
             raise SourceError(
-                f"{self._container.path}: {stream}: its lens distortion, {calibration.unknown}, is not known; known are "
-                "plumb_bob, rational_polynomial (8 coefficients) and equidistant; rectify the pictures first"
+                f"{self._container.path}: {stream}: the lens distortion, {calibration.unknown}, is not known; known "
+                "are plumb_bob, rational_polynomial (8 coefficients) and equidistant; rectify the pictures first"
             )
         return calibration.raw
 
@@ -273,13 +276,12 @@ class MessageRecording(Recording):
     @cached_property
     def _first(self) -> dict[str, tuple[int, Message]]:
         """Stamp and content of the first message of each topic of pictures, poses and calibrations."""
+        roles = ("picture", "pose", "calibration")
+        asked = [name for name, topic in self._container.topics.items() if topic.role in roles and topic.messages]
         first: dict[str, tuple[int, Message]] = {}
-        for name, topic in self._container.topics.items():
-            if topic.role in ("picture", "pose", "calibration") and topic.messages:
-                for _, _, payload in self._container.read([name]):
-                    with self._place(name, 0):
-                        first[name] = self._container.stamp(name, payload), self._container.parse(name, payload)
-                    break
+        for name, payload in self._container.first(asked).items():
+            with self._place(name, 0):
+                first[name] = self._container.stamp(name, payload), self._container.parse(name, payload)
         return first
 
     @cached_property
@@ -362,8 +364,8 @@ class MessageRecording(Recording):
         unset = int((times.stamps == 0).sum())
         if unset and unset < len(times.stamps):
             raise SourceError(
-                f"{self._container.path}: {stream}: the stamps of {unset} of {len(times.stamps)} frames are 0 and those "
-                "of the others are not, so that its clock is not known; mend the driver, or record again"
+                f"{self._container.path}: {stream}: the stamps of {unset} of {len(times.stamps)} frames are 0 and the "
+                "others are not, so that its clock is not known; mend the driver, or record again"
             )
         return Times(times.received, times.received) if unset else times
 
@@ -396,7 +398,8 @@ class MessageRecording(Recording):
         described, role = self._streams[stream], self._container.topics[stream].role
         if described.kind == "other" and role != "picture":  # an encoding that is not known is named with its frame
             raise SourceError(
-                f"{self._container.path}: {stream}: messages of type {described.encoding} hold nothing that can be packed"
+                f"{self._container.path}: {stream}: messages of type {described.encoding} cannot be packed; choose "
+                "a stream of pictures or poses"
             )
 
     def _check(self, stream: str) -> None:
