@@ -205,20 +205,20 @@ def _read_compressed(picture: Compressed, kind: Kind) -> bytes | Shaped[np.ndarr
         )
     if not data.startswith((PNG, JPEG)):
         raise SourceError(f"the format {picture.format!r} ({describe(data)}) cannot be read; readable are jpeg and png")
-    return _inverse_depth(header, data) if header and _pixels_of(picture.format) == "32FC1" else data
+    return _inverse_depth(header, data) if _pixels_of(picture.format) == "32FC1" else data
 
 
 def _inverse_depth(header: bytes, payload: bytes) -> Float32[np.ndarray, "height width"]:
     """Metres, NaN where there is no reading: a stored number is a / metres + b, and 0 is no reading."""
-    _, a, b = _HEADER.unpack(header)
+    _, a, b = _HEADER.unpack(header or bytes(_HEADER.size))
     try:
         stored = read_pixels(payload)
     except DecodeError as error:
         raise SourceError(str(error)) from error
-    if stored.dtype != np.uint16 or stored.ndim != 2 or not a > 0:
-        raise SourceError(
-            f"32FC1 in compressedDepth is a PNG of 16-bit grey with its quantisation, got {describe(payload)}"
-        )
+    if stored.dtype != np.uint16 or stored.ndim != 2:
+        raise SourceError(f"32FC1 in compressedDepth must be a 16-bit grey PNG, got {describe(payload)}")
+    if not a > 0:
+        raise SourceError(f"the header of compressedDepth states no quantisation of 32FC1: a = {a:g}, b = {b:g}")
     with np.errstate(divide="ignore", invalid="ignore"):
         metres = np.float32(a) / (stored.astype(np.float32) - np.float32(b))
     return np.where(stored > 0, metres, np.float32(np.nan))
