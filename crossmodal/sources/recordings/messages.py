@@ -49,6 +49,7 @@ class Calibration:
     """A message with a camera, of the pictures as they are and after rectification; None: not calibrated."""
 
     camera_frame: str
+    size: tuple[int, int]  # width and height, pixels
     raw: Camera | None
     rectified: Camera | None
     unknown: str = ""  # the distortion that the raw camera has, if it cannot be expressed
@@ -71,6 +72,7 @@ class Times:
     received: Int64[np.ndarray, " frames"]  # when the recorder got it
 
 
+Neighbours = dict[str, dict[str, np.ndarray]]  # of each coordinate frame, the matrices that take its points into others
 Message = Picture | Calibration | list[Transform] | Float[np.ndarray, "4 4"]
 
 
@@ -156,11 +158,13 @@ def read_calibration(
 
     raw, rectified = camera(matrix, 3), camera(projection, 4)
     if raw is None or not any(distortion):
-        return Calibration(camera_frame, raw, rectified)
+        return Calibration(camera_frame, size, raw, rectified)
     known = _DISTORTIONS.get(model.lower().replace(" ", "_").replace("-", "_"))
     if known is None or any(distortion[known[1] :]):
-        return Calibration(camera_frame, None, rectified, f"{len(distortion)} coefficients of {model!r}")
-    return Calibration(camera_frame, replace(raw, distortion=tuple(distortion[: known[1]]), model=known[0]), rectified)
+        return Calibration(camera_frame, size, None, rectified, f"{len(distortion)} coefficients of {model!r}")
+    return Calibration(
+        camera_frame, size, replace(raw, distortion=tuple(distortion[: known[1]]), model=known[0]), rectified
+    )
 
 
 class MessageRecording(Recording):
@@ -233,19 +237,8 @@ class MessageRecording(Recording):
             SourceError: the lens distortion is of a model that is not known.
         """
         self._check(stream)
-        topic, described = _without_transport(stream), self._streams[stream]
-        calibration = next((self._calibrations[name] for name in _names(topic) if name in self._calibrations), None)
-        if calibration is None:
-            frame = self._camera_frames.get(stream, "")
-            alike = [
-                other
-                for other in self._calibrations.values()
-                if frame
-                and other.camera_frame == frame
-                and (camera := other.raw) is not None
-                and (camera.height, camera.width) == (described.height, described.width)
-            ]
-            calibration = alike[0] if len(alike) == 1 else None
+        topic = _without_transport(stream)
+        calibration = self._calibration(stream, topic)
         if calibration is None:
             return None
         if "rect" in topic.rpartition("/")[2] and calibration.rectified is not None:
@@ -258,20 +251,19 @@ class MessageRecording(Recording):
         return calibration.raw
 
     def transform(self, source: str, target: str) -> Float[np.ndarray, "4 4"] | None:
-        """The chain of static transforms from the coordinate frame of `source` to that of `target`."""
+        """The chain of transforms from the coordinate frame of `source` to that of `target`; none of them may move.
+
+        Topics named tf_static are read first; where they hold no chain, all topics of transforms are read.
+        """
         self._check(source)
         self._check(target)
         start, goal = self._camera_frames.get(source, ""), self._camera_frames.get(target, "")
         if not start or not goal:
             return None
-        paths = {start: np.eye(4)}  # from `start` into each frame that is reached
-        queue = [start]
-        for frame in queue:
-            for following, matrix in self._neighbours.get(frame, {}).items():
-                if following not in paths:
-                    paths[following] = matrix @ paths[frame]
-                    queue.append(following)
-        return paths.get(goal)
+        if start == goal:
+            return np.eye(4)
+        chain = _chain(self._static, start, goal)
+        return _chain(self._unmoved, start, goal) if chain is None else chain
 
     @cached_property
     def _first(self) -> dict[str, tuple[int, Message]]:
@@ -319,10 +311,33 @@ class MessageRecording(Recording):
     def _calibrations(self) -> dict[str, Calibration]:
         return {name: said for name, (_, said) in self._first.items() if isinstance(said, Calibration)}
 
+    def _calibration(self, stream: str, topic: str) -> Calibration | None:
+        frame, described = self._camera_frames.get(stream, ""), self._streams[stream]
+        near = [self._calibrations[name] for name in _names(topic) if name in self._calibrations]
+        if not topic.rpartition("/")[0]:  # at the root, all cameras have the same namespace
+            near = [found for found in near if found.camera_frame == frame]
+        if near:
+            return near[0]
+        alike = [
+            found
+            for found in self._calibrations.values()
+            if frame and found.camera_frame == frame and found.size == (described.width, described.height)
+        ]
+        return alike[0] if len(alike) == 1 else None
+
     @cached_property
-    def _neighbours(self) -> dict[str, dict[str, Float[np.ndarray, "4 4"]]]:
-        """For each coordinate frame, the matrices that take its points into others. Moving frames are left out."""
-        topics = [name for name, topic in self._container.topics.items() if topic.role == "transforms"]
+    def _static(self) -> Neighbours:
+        return self._read_transforms([name for name in self._transforms if name.endswith("tf_static")])
+
+    @cached_property
+    def _unmoved(self) -> Neighbours:
+        return self._read_transforms(self._transforms)
+
+    @property
+    def _transforms(self) -> list[str]:
+        return [name for name, topic in self._container.topics.items() if topic.role == "transforms"]
+
+    def _read_transforms(self, topics: list[str]) -> Neighbours:
         known: dict[tuple[str, str], np.ndarray | None] = {}  # None: it moves
         for name, _, payload in self._container.read(topics) if topics else ():
             with self._place(name):
@@ -333,7 +348,7 @@ class MessageRecording(Recording):
                 before = known.setdefault(pair, each.matrix)
                 if before is not None and not np.array_equal(before, each.matrix):
                     known[pair] = None
-        neighbours: dict[str, dict[str, np.ndarray]] = {}
+        neighbours: Neighbours = {}
         for (parent, child), matrix in known.items():
             if matrix is not None:
                 neighbours.setdefault(child, {})[parent] = matrix
@@ -412,6 +427,18 @@ class MessageRecording(Recording):
 def _without_transport(topic: str) -> str:
     parent, _, last = topic.rpartition("/")
     return parent if last in _TRANSPORTS else topic
+
+
+def _chain(neighbours: Neighbours, start: str, goal: str) -> Float[np.ndarray, "4 4"] | None:
+    """The product of the matrices on the shortest way; None: there is no way."""
+    found = {start: np.eye(4)}  # from `start` into each frame that is reached
+    queue = [start]
+    for frame in queue:
+        for following, matrix in neighbours.get(frame, {}).items():
+            if following not in found:
+                found[following] = matrix @ found[frame]
+                queue.append(following)
+    return found.get(goal)
 
 
 def _names(topic: str) -> list[str]:

@@ -243,6 +243,18 @@ def test_cameras_of_one_frame_need_no_transform(tmp_path: Path) -> None:
     np.testing.assert_array_equal(matrix, np.eye(4))
 
 
+def test_transforms_that_are_repeated_without_change_are_static(tmp_path: Path) -> None:
+    repeated = [Said("/tf", TF, {"transforms": [transform("depth", "color", (1, 0, 0))]}, each) for each in (1, 2)]
+    messages = [
+        *repeated,
+        image("/c", 5, "rgb8", COLOUR[0], frame="color"),
+        image("/d", 6, "16UC1", DEPTH[0], frame="depth"),
+    ]
+    matrix = opened(tmp_path, messages).transform("/c", "/d")
+    assert matrix is not None
+    np.testing.assert_array_equal(matrix[:3, 3], [1, 0, 0])
+
+
 def test_a_transform_that_moves_is_not_static(tmp_path: Path) -> None:
     moving = [
         Said("/tf_static", TF, {"transforms": [transform("depth", "color", (x, 0, 0))]}, int(10 * x)) for x in (1, 2)
