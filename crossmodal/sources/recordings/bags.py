@@ -53,11 +53,11 @@ def _inside(folder: Path) -> list[Path]:
 
 def _open(path: Path) -> Container:
     if path.is_file():
-        _check_magic(path)
+        _check_start(path)
     return McapFile(path) if path.suffix == ".mcap" else _RosBag(path)
 
 
-def _check_magic(path: Path) -> None:
+def _check_start(path: Path) -> None:
     with path.open("rb") as file:
         start = file.read(16)
     if not start:
@@ -66,12 +66,24 @@ def _check_magic(path: Path) -> None:
         raise SourceError(f"{path} is no {path.suffix} file: it begins with {start!r}; rename it or copy it again")
 
 
+def _check_closed(path: Path) -> None:
+    """SQLite keeps what was written last in a second file until the database is closed; rosbags does not read it."""
+    rest = path.with_name(path.name + "-wal")
+    if rest.is_file() and rest.stat().st_size:
+        raise SourceError(
+            f"{path} was not closed: {rest.name} holds its last messages; join them with "
+            f"`sqlite3 {path} 'PRAGMA wal_checkpoint(TRUNCATE)'`"
+        )
+
+
 class _RosBag(Container):
     """A bag of ROS 1 or ROS 2. It is opened for each pass, so that many bags need few file handles."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.files = tuple(sorted(each for each in path.iterdir() if each.is_file())) if path.is_dir() else (path,)
+        for file in self.files:
+            _check_closed(file)
         self._ros1 = path.suffix == ".bag"
         self._definitions: dict[str, str] = {}
         self.topics: dict[str, Topic] = {}

@@ -20,6 +20,7 @@ from crossmodal.sources.recordings.messages import (
 )
 from crossmodal.sources.recordings.ros import read_message, read_stamp, role_of
 
+_MAGIC = b"\x89MCAP0\r\n"
 _ROLES: dict[str, Role] = {
     "foxglove.RawImage": "picture",
     "foxglove.CompressedImage": "picture",
@@ -39,8 +40,16 @@ class McapFile(Container):
         self.topics: dict[str, Topic] = {}
         self._channels: dict[str, tuple[str, Any]] = {}  # topic -> message encoding and schema
         self._decoders: dict[str, Callable[[bytes], Any]] = {}
-        with self._reader() as reader:
+        self._indexed = False
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - len(_MAGIC)))
+            if file.read() != _MAGIC:
+                raise self._damaged("it has no end, so that it is cut short")
+        with self._reader(indexed=True) as reader:
             self._indexed = self._read_tables(reader)
+        if not self._indexed:
+            with self._reader(indexed=False) as reader:
+                self._scan(reader)
         if not any(topic.messages for topic in self.topics.values()):
             raise SourceError(f"{path} holds no messages; record again, or remove it")
 
@@ -48,7 +57,7 @@ class McapFile(Container):
         self, topics: Collection[str], start: int | None = None, stop: int | None = None
     ) -> Iterator[tuple[str, int, bytes]]:
         """Messages in the order of their log times; of a file without index, in that of the file."""
-        with self._reader() as reader:
+        with self._reader(indexed=self._indexed) as reader:
             for _, channel, message in reader.iter_messages(
                 list(topics), starting_at=start, ending_before=stop, log_time_order=self._indexed
             ):
@@ -58,7 +67,7 @@ class McapFile(Container):
         """The first messages; with an index, nothing before them is read."""
         found: dict[str, bytes] = {}
         for topic in topics:
-            with self._reader() as reader:
+            with self._reader(indexed=self._indexed) as reader:
                 for _, _, message in reader.iter_messages([topic], log_time_order=self._indexed):
                     found[topic] = message.data
                     break
@@ -82,13 +91,22 @@ class McapFile(Container):
         return read_message(payload, kind, definition, ros1=encoding == "ros1")
 
     def _read_tables(self, reader: Any) -> bool:
-        """Reads the topics; whether the file has an index."""
+        """Reads the topics from the end of the file; whether it has an index of them and of their messages."""
         summary = reader.get_summary()
-        if summary is not None and summary.statistics is not None:
-            for channel in summary.channels.values():
-                counts = summary.statistics.channel_message_counts
-                self._add(channel, summary.schemas.get(channel.schema_id), counts.get(channel.id, 0))
-            return bool(summary.chunk_indexes)
+        if summary is None or summary.statistics is None or not summary.chunk_indexes:
+            return False
+        counts = summary.statistics.channel_message_counts
+        if not counts.keys() <= summary.channels.keys():
+            return False
+        for channel in summary.channels.values():
+            if channel.schema_id and channel.schema_id not in summary.schemas:
+                return False
+        for channel in summary.channels.values():
+            self._add(channel, summary.schemas.get(channel.schema_id), counts.get(channel.id, 0))
+        return True
+
+    def _scan(self, reader: Any) -> None:
+        """Reads the topics from all of the file."""
         found: dict[int, tuple[Any, Any]] = {}
         counts = Counter[int]()
         for schema, channel, message in reader.iter_messages(log_time_order=False):
@@ -96,7 +114,6 @@ class McapFile(Container):
             counts[message.channel_id] += 1
         for number, (channel, schema) in found.items():
             self._add(channel, schema, counts[number])
-        return False
 
     def _add(self, channel: Any, schema: Any, count: int) -> None:
         name, encoding = channel.topic, channel.message_encoding
@@ -130,20 +147,22 @@ class McapFile(Container):
             raise SourceError(f"the message is damaged or not of type {self.topics[topic].type}: {error}") from error
 
     @contextmanager
-    def _reader(self) -> Iterator[Any]:
+    def _reader(self, *, indexed: bool) -> Iterator[Any]:
         try:
-            from mcap.reader import make_reader
+            from mcap.reader import NonSeekingReader, SeekingReader
         except ImportError as error:
             raise _missing(self.path, "mcap") from error
         try:
             with self.path.open("rb") as file:
-                yield make_reader(file, validate_crcs=True)
+                yield (SeekingReader if indexed else NonSeekingReader)(file, validate_crcs=True)
         except Exception as error:  # of damaged files, mcap raises many kinds of errors
-            reason = f"{error}".rstrip(".") or type(error).__name__
-            raise SourceError(
-                f"{self.path} cannot be read: {reason}; if it is cut short, repair it with "
-                f"`mcap recover {self.path} -o whole.mcap`, or copy it again"
-            ) from error
+            raise self._damaged(f"{error}".rstrip(".") or type(error).__name__) from error
+
+    def _damaged(self, reason: str) -> SourceError:
+        return SourceError(
+            f"{self.path} cannot be read: {reason}; repair it with `mcap recover {self.path} -o whole.mcap`, or copy "
+            "it again"
+        )
 
 
 def _missing(path: Path, package: str) -> SourceError:

@@ -12,13 +12,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import Float32, Shaped, UInt8
+from jaxtyping import Float32, Shaped, UInt8, UInt16
 from PIL import Image
 
 from crossmodal.sources import SourceError
+from crossmodal.sources.recordings.rvl import decode_rvl
 from crossmodal.sources.recordings.stream import Kind
 from modalities import DecodeError
-from modalities.codecs.raster import JPEG, PNG, describe, read_pixels
+from modalities.codecs.raster import JPEG, MAX_PIXELS, PNG, describe, read_pixels
 
 # encoding -> stored channels, and the places of red, green and blue among them
 _COLOUR = {
@@ -38,6 +39,7 @@ _STATED: dict[str, tuple[Mapping[str, object], str]] = {
     "32FC1": ({"scale_m": 1.0}, "ROS REP 118: 32FC1 is in metres"),
 }
 _HEADER = struct.Struct("<iff")  # of compressedDepth: method, and the two parameters of inverse depth
+_RVL_SIZE = struct.Struct("<II")  # width and height, behind that header
 _YUV_TO_RGB = np.array(  # ITU-R BT.601, limited range
     [[1.164384, 1.164384, 1.164384], [0.0, -0.391762, 2.017232], [1.596027, -0.812968, 0.0]], np.float32
 )
@@ -82,7 +84,10 @@ def describe_picture(picture: Raw | Compressed, topic: str) -> Description:
         kind = _kind(picture.encoding, topic)
         return Description(kind, picture.encoding, picture.height, picture.width, stated, source)
     pixels = _pixels_of(picture.format)
-    kind, height, width = _look(_split(picture.data)[1], topic)
+    if _is_rvl(picture.format):
+        kind, (height, width) = _kind(pixels, topic), _rvl_size(picture.data)
+    else:
+        kind, height, width = _look(_split(picture.data)[1], topic)
     stated, source = _STATED.get(pixels, ({}, ""))
     return Description(
         _kind(pixels, topic) if pixels in _NUMBERS else kind, picture.format, height, width, stated, source
@@ -92,7 +97,8 @@ def describe_picture(picture: Raw | Compressed, topic: str) -> Description:
 def read_picture(picture: Raw | Compressed, kind: Kind) -> bytes | Shaped[np.ndarray, "..."]:
     """The content of a frame, as `Frame.content` says.
 
-    JPEG and PNG stay bytes. Bayer patterns are demosaiced bilinearly; of 16-bit colour the upper 8 bits are kept.
+    JPEG and PNG stay bytes; RVL becomes numbers. Bayer patterns are demosaiced bilinearly; of 16 bits of a Bayer
+    pattern the upper 8 are kept.
 
     Raises:
         SourceError: the encoding or format cannot be read, the data is shorter than its size says, or depth is
@@ -129,7 +135,8 @@ def _read_raw(picture: Raw) -> Shaped[np.ndarray, "..."]:
     encoding = picture.encoding
     if encoding in _COLOUR:
         channels, places = _COLOUR[encoding]
-        return _rows(picture, "u1", channels)[..., places]
+        stored = _rows(picture, "u1", channels)
+        return stored if places == (0, 1, 2) and channels == 3 else np.stack([stored[..., p] for p in places], axis=2)
     if encoding in _GREY:
         return _rows(picture, "u1", 1)[..., 0]
     if encoding in _NUMBERS:
@@ -151,12 +158,14 @@ def _rows(picture: Raw, kind: str, channels: int) -> Shaped[np.ndarray, "height 
     step, height = picture.step or used, picture.height
     if step < used:
         raise SourceError(f"a row of {picture.width} pixels of {picture.encoding} has {used} bytes, but step is {step}")
+    if not used or not height:
+        raise SourceError(f"it has no pixels: its width is {picture.width} and its height {height}")
     data = np.frombuffer(picture.data, np.uint8)
     if len(data) < height * step:
         raise SourceError(
             f"its data is cut short: {height} rows of {step} bytes are {height * step}, but there are {len(data)}"
         )
-    rows = np.ascontiguousarray(data[: height * step].reshape(height, step)[:, :used])
+    rows = np.array(data[: height * step].reshape(height, step)[:, :used])  # a copy that may be written to
     return rows.view(stored).astype(stored.newbyteorder("="), copy=False).reshape(height, picture.width, channels)
 
 
@@ -197,31 +206,62 @@ def _demosaic(mosaic: UInt8[np.ndarray, "height width"], pattern: str) -> UInt8[
 
 
 def _read_compressed(picture: Compressed, kind: Kind) -> bytes | Shaped[np.ndarray, "..."]:
-    header, data = _split(picture.data)
-    if data.startswith(JPEG) and kind in ("depth", "thermal"):
+    metres = _pixels_of(picture.format) == "32FC1"
+    if _is_rvl(picture.format):
+        stored = _read_rvl(picture.data)
+        return _inverse_depth(picture.data, stored) if metres else stored
+    header, file = _split(picture.data)
+    if file.startswith(JPEG) and kind in ("depth", "thermal"):
         raise SourceError(
             "its frames are JPEG, which holds 8 bits, so the readings are lost; record the uncompressed topic, or "
             "compressedDepth with png"
         )
-    if not data.startswith((PNG, JPEG)):
-        raise SourceError(f"the format {picture.format!r} ({describe(data)}) cannot be read; readable are jpeg and png")
-    return _inverse_depth(header, data) if _pixels_of(picture.format) == "32FC1" else data
+    if not file.startswith((PNG, JPEG)):
+        raise SourceError(f"the format {picture.format!r} ({describe(file)}) cannot be read; readable are jpeg and png")
+    return _inverse_depth(header, _read_png(file)) if metres else file
 
 
-def _inverse_depth(header: bytes, payload: bytes) -> Float32[np.ndarray, "height width"]:
-    """Metres, NaN where there is no reading: a stored number is a / metres + b, and 0 is no reading."""
-    _, a, b = _HEADER.unpack(header or bytes(_HEADER.size))
+def _read_png(file: bytes) -> UInt16[np.ndarray, "height width"]:
     try:
-        stored = read_pixels(payload)
+        stored = read_pixels(file)
     except DecodeError as error:
         raise SourceError(str(error)) from error
     if stored.dtype != np.uint16 or stored.ndim != 2:
-        raise SourceError(f"32FC1 in compressedDepth must be a 16-bit grey PNG, got {describe(payload)}")
+        raise SourceError(f"32FC1 in compressedDepth must be a 16-bit grey PNG, got {describe(file)}")
+    return stored
+
+
+def _read_rvl(data: bytes) -> UInt16[np.ndarray, "height width"]:
+    height, width = _rvl_size(data)
+    if not height * width:
+        raise SourceError(f"its RVL is cut short: {len(data)} bytes for {width} x {height} pixels")
+    try:
+        MAX_PIXELS.check(width * height, "a picture in RVL")
+    except DecodeError as error:
+        raise SourceError(str(error)) from error
+    return decode_rvl(data[_HEADER.size + _RVL_SIZE.size :], height * width).reshape(height, width)
+
+
+def _inverse_depth(header: bytes, stored: UInt16[np.ndarray, "height width"]) -> Float32[np.ndarray, "height width"]:
+    """Metres, NaN where there is no reading: a stored number is a / metres + b, and 0 is no reading."""
+    _, a, b = _HEADER.unpack_from(header or bytes(_HEADER.size))
     if not a > 0:
         raise SourceError(f"the header of compressedDepth states no quantisation of 32FC1: a = {a:g}, b = {b:g}")
     with np.errstate(divide="ignore", invalid="ignore"):
         metres = np.float32(a) / (stored.astype(np.float32) - np.float32(b))
     return np.where(stored > 0, metres, np.float32(np.nan))
+
+
+def _is_rvl(form: str) -> bool:
+    return form.rstrip().lower().endswith("compresseddepth rvl") and _pixels_of(form) in _STATED
+
+
+def _rvl_size(data: bytes) -> tuple[int, int]:
+    """Height and width in pixels; 0 if the data is too short to say."""
+    if len(data) < _HEADER.size + _RVL_SIZE.size:
+        return 0, 0
+    width, height = _RVL_SIZE.unpack_from(data, _HEADER.size)
+    return height, width
 
 
 def _split(data: bytes) -> tuple[bytes, bytes]:

@@ -266,14 +266,16 @@ class MessageRecording(Recording):
         return _chain(self._unmoved, start, goal) if chain is None else chain
 
     @cached_property
-    def _first(self) -> dict[str, tuple[int, Message]]:
-        """Stamp and content of the first message of each topic of pictures, poses and calibrations."""
+    def _first(self) -> dict[str, tuple[int, Message | None]]:
+        """Stamp of the first message of each topic with stamps, and content of pictures and calibrations."""
         roles = ("picture", "pose", "calibration")
         asked = [name for name, topic in self._container.topics.items() if topic.role in roles and topic.messages]
-        first: dict[str, tuple[int, Message]] = {}
+        first: dict[str, tuple[int, Message | None]] = {}
         for name, payload in self._container.first(asked).items():
+            pose = self._container.topics[name].role == "pose"  # the first may be 0, which is no rotation
             with self._place(name, 0):
-                first[name] = self._container.stamp(name, payload), self._container.parse(name, payload)
+                stamp = self._container.stamp(name, payload)
+                first[name] = stamp, None if pose else self._container.parse(name, payload)
         return first
 
     @cached_property
@@ -367,6 +369,13 @@ class MessageRecording(Recording):
             with self._place(name, len(times)):
                 stamps.append(self._container.stamp(name, payload) if stamped else received)
             times.append(received)
+        for name, (_, times) in columns.items():
+            stated = self._container.topics[name].messages
+            if len(times) != stated:
+                raise SourceError(
+                    f"{self._container.path}: {name}: its table states {stated} messages, but there are "
+                    f"{len(times)}; the recording is cut short or damaged: copy it again, or reindex it"
+                )
         return {name: Times(*(np.frombuffer(column, np.int64) for column in pair)) for name, pair in columns.items()}
 
     def _times(self, stream: str) -> Times:

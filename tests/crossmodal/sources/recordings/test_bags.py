@@ -387,6 +387,34 @@ def test_a_bag_without_index_is_one_sentence_with_the_repair(tmp_path: Path) -> 
     one_sentence(error)
 
 
+def test_a_database_that_was_not_closed_is_refused(tmp_path: Path) -> None:
+    path = write_bag(tmp_path, "db3", said())
+    path.with_name(path.name + "-wal").write_bytes(b"rest")
+    with pytest.raises(SourceError, match=r"was not closed: .*-wal holds its last messages; join them with `sqlite3 "):
+        open_bags(path)
+
+
+def test_a_table_that_states_more_messages_than_there_are_is_noticed(tmp_path: Path) -> None:
+    import sqlite3
+
+    path = write_bag(tmp_path, "folder-db3", said())
+    base = sqlite3.connect(next(path.glob("*.db3")))
+    base.execute("DELETE FROM messages WHERE id > 14")
+    base.commit()
+    base.close()
+    (recording,) = open_bags(path)
+    with pytest.raises(SourceError, match="image_raw: its table states 3 messages, but there are 2; the recording"):
+        recording.stamps("/color/image_raw")
+
+
+def test_a_first_pose_without_rotation_does_not_keep_pictures_from_being_read(tmp_path: Path) -> None:
+    pose = Said("/pose", "geometry_msgs/msg/PoseStamped", {"header": header(3)}, 3)
+    recording = opened(tmp_path, [pose, *said()])
+    np.testing.assert_array_equal(contents(recording, "/color/image_raw"), COLOUR)
+    with pytest.raises(SourceError, match=r"/pose: frame 0: the quaternion .* is no rotation"):
+        contents(recording, "/pose")
+
+
 def test_a_folder_whose_file_is_missing_is_one_sentence(tmp_path: Path) -> None:
     path = write_bag(tmp_path, "folder-db3", said())
     next(path.glob("*.db3")).unlink()

@@ -143,6 +143,8 @@ def contents(recording: Recording, stream: str) -> list:
         {"compression": CompressionType.ZSTD, "chunk_size": 200},
         {"compression": CompressionType.LZ4},
         {"use_chunking": False},
+        {"repeat_channels": False, "chunk_size": 200},
+        {"repeat_schemas": False},
         {"index_types": IndexType.NONE, "use_statistics": False, "repeat_channels": False, "repeat_schemas": False},
     ],
 )
@@ -235,6 +237,14 @@ def test_a_message_that_is_not_of_its_type_is_named(tmp_path: Path) -> None:
     whole = raw(5_000_000_001, "rgb8", COLOUR[1]).SerializeToString()
     path.write_bytes(path.read_bytes().replace(whole, b"\xff" * len(whole)))
     with pytest.raises(SourceError, match=r"a\.mcap: /color: frame 1: the message is damaged or not of type"):
+        contents(open_bags(path)[0], "/color")
+
+
+def test_a_file_that_still_has_its_end_but_lost_its_middle_is_noticed(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.mcap", said(), compression=CompressionType.NONE, use_chunking=False)
+    data = path.read_bytes()
+    path.write_bytes(data[:600] + data[900:])
+    with pytest.raises(SourceError, match=r"a\.mcap cannot be read: "):
         contents(open_bags(path)[0], "/color")
 
 

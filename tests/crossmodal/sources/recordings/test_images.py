@@ -6,6 +6,7 @@ import struct
 import numpy as np
 import pytest
 from PIL import Image
+from rvl_by_hand import encode_rvl
 
 from crossmodal.sources import SourceError
 from crossmodal.sources.recordings.images import Compressed, Raw, describe_picture, read_picture
@@ -169,6 +170,19 @@ def test_compressed_depth_in_metres_is_dequantised() -> None:
     assert (np.abs(found - metres)[metres > 0.5] <= 1.01 * steps[metres > 0.5]).all()
 
 
+@pytest.mark.parametrize("encoding", ["16UC1", "32FC1"])
+def test_rvl_gives_the_numbers_that_png_gives(encoding: str) -> None:
+    smooth = (np.add.outer(np.arange(40), np.arange(50)) * 30 + 500).astype(np.uint16)
+    smooth[5:9, 10:30] = 0
+    header = struct.pack("<iff", 0, 10100, -1009)
+    form = f"{encoding}; compressedDepth"
+    rvl = Compressed(f"{form} rvl", header + struct.pack("<II", 50, 40) + encode_rvl(smooth))
+    described = describe_picture(rvl, "/depth/compressedDepth")
+    assert (described.kind, described.height, described.width) == ("depth", 40, 50)
+    expected = read(Compressed(f"{form} png", header + png(smooth))) if encoding == "32FC1" else smooth
+    np.testing.assert_array_equal(read(rvl), expected, strict=True)
+
+
 @pytest.mark.parametrize(
     ("picture", "message"),
     [
@@ -181,9 +195,12 @@ def test_compressed_depth_in_metres_is_dequantised() -> None:
         (Compressed("32FC1; compressedDepth png", bytes(12) + png(STORED)), "states no quantisation of 32FC1: a = 0"),
         (Compressed("32FC1; png compressed ", png(STORED)), "states no quantisation of 32FC1: a = 0"),
         (Compressed("32FC1; compressedDepth png", bytes(12) + png(RGB)), "16-bit grey PNG, got PNG .8-bit RGB"),
+        (Compressed("16UC1; compressedDepth rvl", bytes(15)), "its RVL is cut short: 15 bytes"),
+        (Compressed("16UC1; compressedDepth rvl", bytes(12) + b"\xff" * 8), "pixels, more than the 50000000 allowed"),
         (raw("yuv422", np.zeros((2, 3, 2), np.uint8)), "even width, got 3"),
         (raw("32SC1", STORED.astype("i4")), "the encoding '32SC1' cannot be read; readable are rgb8, "),
         (Raw("16UC1", 4, 6, 12, False, bytes(47)), "cut short: 4 rows of 12 bytes are 48, but there are 47"),
+        (Raw("mono16", 4, 0, 0, False, b""), "no pixels: its width is 0 and its height 4"),
         (Raw("rgb8", 4, 6, 12, False, bytes(48)), "a row of 6 pixels of rgb8 has 18 bytes, but step is 12"),
     ],
 )
