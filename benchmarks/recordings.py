@@ -59,6 +59,7 @@ def write(path: Path, pairs: int) -> None:
 
 def read(path: Path) -> dict[str, float]:
     """Reads all of a bag once: seconds of wall and processor, bytes of pixels, and peak memory in MB."""
+    imported = _peak_mb()
     (recording,) = open_bags(path)
     streams = recording.streams()
     before = time.perf_counter(), time.process_time()
@@ -71,8 +72,13 @@ def read(path: Path) -> dict[str, float]:
         "frames_s": done[1] - stamped[1],
         "frames_wall_s": done[0] - stamped[0],
         "bytes": pixels,
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_mb": _peak_mb(),
+        "grown_mb": _peak_mb() - imported,
     }
+
+
+def _peak_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def measure() -> None:
@@ -98,7 +104,8 @@ def measure() -> None:
             print(
                 f"{container} {size} GB: frames {megabytes / found['frames_s']:.0f} MB/s of processor time "
                 f"({megabytes / found['frames_wall_s']:.0f} MB/s of wall time), stamps "
-                f"{megabytes / found['stamps_s']:.0f} MB/s, peak memory {found['peak_mb']:.0f} MB",
+                f"{megabytes / found['stamps_s']:.0f} MB/s, peak memory {found['peak_mb']:.0f} MB "
+                f"({found['grown_mb']:.0f} MB more than after the imports)",
                 flush=True,
             )
 

@@ -1,7 +1,5 @@
 """RVL written number by number, as the paper has it: the oracle of the decoder that reads all at once."""
 
-import struct
-
 import numpy as np
 
 
@@ -32,5 +30,5 @@ def encode_rvl(depth: np.ndarray) -> bytes:
             put(2 * difference if difference >= 0 else -2 * difference - 1)
             previous = reading
     nibbles += [0] * (-len(nibbles) % 8)
-    words = [sum(nibble << 28 - 4 * place for place, nibble in enumerate(word)) for word in zip(*[iter(nibbles)] * 8)]
-    return struct.pack(f"<{len(words)}I", *words)
+    words = np.array(nibbles, np.uint32).reshape(-1, 8) << np.arange(28, -4, -4, dtype=np.uint32)
+    return words.sum(axis=1).astype("<u4").tobytes()

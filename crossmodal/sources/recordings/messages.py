@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +15,7 @@ from jaxtyping import Float, Int64, Shaped
 
 from crossmodal.sources import SourceError
 from crossmodal.sources.recordings.images import Compressed, Raw, describe_picture, read_picture
-from crossmodal.sources.recordings.stream import Camera, Frame, Recording, Stream
+from crossmodal.sources.recordings.stream import Camera, Frame, Kind, Recording, Stream
 
 Role = Literal["picture", "pose", "calibration", "transforms", "other"]
 _DISTORTIONS: dict[str, tuple[Literal["plumb_bob", "rational_polynomial", "equidistant"], int]] = {
@@ -162,9 +163,8 @@ def read_calibration(
     known = _DISTORTIONS.get(model.lower().replace(" ", "_").replace("-", "_"))
     if known is None or any(distortion[known[1] :]):
         return Calibration(camera_frame, size, None, rectified, f"{len(distortion)} coefficients of {model!r}")
-    return Calibration(
-        camera_frame, size, replace(raw, distortion=tuple(distortion[: known[1]]), model=known[0]), rectified
-    )
+    raw = replace(raw, distortion=tuple(distortion[: known[1]]), model=known[0])
+    return Calibration(camera_frame, size, raw, rectified)
 
 
 class MessageRecording(Recording):
@@ -173,7 +173,7 @@ class MessageRecording(Recording):
     def __init__(self, container: Container, name: str) -> None:
         self.name = name
         self._container = container
-        self._received: dict[str, Times] = {}  # of streams of kind "other", which have no stamps that we read
+        self._received: dict[str, Times] = {}  # of streams of kind "other"
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -207,10 +207,10 @@ class MessageRecording(Recording):
         start = min(int(times[stream].received[numbers].min()) for stream, numbers in wanted.items())
         stop = max(int(times[stream].received[numbers].max()) for stream, numbers in wanted.items()) + 1
         inside = {
-            stream: iter(np.flatnonzero((times[stream].received >= start) & (times[stream].received < stop)).tolist())
+            stream: iter(np.flatnonzero((times[stream].received >= start) & (times[stream].received < stop)))
             for stream in wanted
         }
-        asked = {stream: iter([*numbers.tolist(), -1]) for stream, numbers in wanted.items()}
+        asked = {stream: chain(numbers, [-1]) for stream, numbers in wanted.items()}
         following = {stream: next(numbers) for stream, numbers in asked.items()}
         for stream, received, payload in self._container.read(list(wanted), start, stop):
             number = next(inside[stream], None)
@@ -218,7 +218,7 @@ class MessageRecording(Recording):
                 raise SourceError(f"{self._container.path} has changed since it was opened; start again")
             if number == following[stream]:
                 following[stream] = next(asked[stream])
-                yield Frame(stream, number, self._content(stream, number, payload))
+                yield Frame(stream, int(number), self._content(stream, int(number), payload))
         missing = [stream for stream, number in following.items() if number != -1]
         if missing:
             raise SourceError(
@@ -262,8 +262,8 @@ class MessageRecording(Recording):
             return None
         if start == goal:
             return np.eye(4)
-        chain = _chain(self._static, start, goal)
-        return _chain(self._unmoved, start, goal) if chain is None else chain
+        matrix = _chain(self._static, start, goal)
+        return _chain(self._unmoved, start, goal) if matrix is None else matrix
 
     @cached_property
     def _first(self) -> dict[str, tuple[int, Message | None]]:
@@ -287,22 +287,22 @@ class MessageRecording(Recording):
         }
 
     def _describe(self, name: str, topic: Topic) -> Stream:
-        other = Stream(name, "other", topic.type, topic.messages, clock="received")
-        if name not in self._first:
-            return other
-        stamp, message = self._first[name]
-        other = replace(other, clock="header" if stamp else "received")
+        stamp, message = self._first.get(name, (0, None))
+        clock = "header" if stamp else "received"
         if not isinstance(message, Picture):
-            return replace(other, kind="pose")
+            kind: Kind = "pose" if topic.role == "pose" else "other"
+            return Stream(name, kind, topic.type, topic.messages, clock=clock)
         found = describe_picture(message.content, name)
-        return replace(
-            other,
-            kind=found.kind,
-            encoding=found.encoding,
-            height=found.height,
-            width=found.width,
+        return Stream(
+            name,
+            found.kind,
+            found.encoding,
+            topic.messages,
+            found.height,
+            found.width,
             stated=found.stated,
             source=found.source,
+            clock=clock,
         )
 
     @cached_property
@@ -380,7 +380,7 @@ class MessageRecording(Recording):
 
     def _times(self, stream: str) -> Times:
         self._check(stream)
-        if stream not in self._stamped:
+        if stream not in self._stamped:  # it has no stamps that we read
             if stream not in self._received:
                 self._received[stream] = self._scan([stream], stamped=False)[stream]
             return self._received[stream]
@@ -402,11 +402,13 @@ class MessageRecording(Recording):
             return message
 
     def _pixels(self, stream: Stream, picture: Raw | Compressed) -> bytes | Shaped[np.ndarray, "..."]:
-        if isinstance(picture, Raw) and picture.encoding != stream.encoding:
-            raise SourceError(
-                f"its encoding is {picture.encoding}, but that of the first frame is {stream.encoding}; split the "
-                "recording where the camera's settings change"
-            )
+        if isinstance(picture, Raw):
+            first = f"{stream.encoding} {stream.width} x {stream.height}"
+            this = f"{picture.encoding} {picture.width} x {picture.height}"
+            if this != first:
+                raise SourceError(
+                    f"it is {this}, but the first frame is {first}; split the recording where the settings change"
+                )
         return read_picture(picture, stream.kind)
 
     @contextmanager

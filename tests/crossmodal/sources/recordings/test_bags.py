@@ -446,7 +446,8 @@ def test_a_file_of_a_folder_that_is_compressed_by_message_is_refused_by_name(tmp
     ("second", "message"),
     [
         (image("/a", 6, "rgb8", COLOUR[0], data=COLOUR[0].ravel()[:-1]), "frame 1: its data is cut short"),
-        (image("/a", 6, "mono8", COLOUR[0, ..., 0]), "frame 1: its encoding is mono8, but that of the first frame is"),
+        (image("/a", 6, "mono8", COLOUR[0, ..., 0]), "frame 1: it is mono8 6 x 4, but the first frame is rgb8 6 x 4"),
+        (image("/a", 6, "rgb8", COLOUR[0, :2]), "frame 1: it is rgb8 6 x 2, but the first frame is rgb8 6 x 4; split"),
     ],
 )
 def test_a_bad_frame_is_named_with_its_number(tmp_path: Path, second: Said, message: str) -> None:
