@@ -12,7 +12,6 @@ from crossmodal.sources.recordings.ros import read_message, read_stamp, role_of
 from crossmodal.sources.recordings.stream import Recording, safe_name
 
 _MAGIC = {".bag": b"#ROSBAG V", ".db3": b"SQLite format 3\0", ".mcap": b"\x89MCAP0\r\n"}
-_METADATA = "metadata.yaml"
 _REPAIR = {
     ".bag": "`rosbag reindex {}`",
     ".db3": "`ros2 bag reindex` on its folder",
@@ -21,34 +20,20 @@ _REPAIR = {
 
 
 def is_bag(path: Path) -> bool:
-    """Whether this is a bag of ROS 1, a bag of ROS 2 or an MCAP file, or a folder of such files."""
+    """Whether this is a bag of ROS 1, a bag of ROS 2 as file or folder, or an MCAP file, by name."""
     if path.is_dir():
-        return _is_rosbag2(path) or bool(_inside(path))
+        metadata = path / "metadata.yaml"
+        return metadata.is_file() and b"rosbag2_bagfile_information" in metadata.read_bytes()[:4096]
     return path.suffix in _MAGIC and path.is_file()
 
 
 def open_bags(path: Path) -> list[Recording]:
-    """The recordings of a bag, or of a folder of bags. A folder with metadata.yaml is one recording of ROS 2.
+    """The recording in a bag; the files of a folder of ROS 2 are one recording.
 
     Raises:
-        SourceError: a bag is empty, cut short, not indexed or not a bag, or a package is missing.
+        SourceError: the bag is empty, cut short, not closed, not indexed or no bag, or a package is missing.
     """
-    paths = [path] if not path.is_dir() or _is_rosbag2(path) else _inside(path)
-    if not paths:
-        raise SourceError(f"{path} holds no .bag, .db3 or .mcap file and no {_METADATA}")
-    stems = [each.name if each.is_dir() else each.stem for each in paths]
-    names = [each.name if stems.count(stem) > 1 else stem for each, stem in zip(paths, stems, strict=True)]
-    return [MessageRecording(_open(each), safe_name(name)) for each, name in zip(paths, names, strict=True)]
-
-
-def _is_rosbag2(folder: Path) -> bool:
-    metadata = folder / _METADATA
-    return metadata.is_file() and b"rosbag2_bagfile_information" in metadata.read_bytes()[:4096]
-
-
-def _inside(folder: Path) -> list[Path]:
-    """The bags directly in a folder, by name."""
-    return sorted(each for each in folder.iterdir() if (each.suffix in _MAGIC and each.is_file()) or _is_rosbag2(each))
+    return [MessageRecording(_open(path), safe_name(path.name if path.is_dir() else path.stem))]
 
 
 def _open(path: Path) -> Container:

@@ -246,7 +246,8 @@ class MessageRecording(Recording):
         if calibration.unknown:
             raise SourceError(
                 f"{self._container.path}: {stream}: the lens distortion, {calibration.unknown}, is not known; known "
-                "are plumb_bob, rational_polynomial (8 coefficients) and equidistant; rectify the pictures first"
+                "are plumb_bob, rational_polynomial (8 coefficients) and equidistant; rectify the pictures, or state a "
+                "camera in the config"
             )
         return calibration.raw
 

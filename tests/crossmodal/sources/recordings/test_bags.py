@@ -323,15 +323,12 @@ def test_the_files_of_a_split_recording_are_one(tmp_path: Path) -> None:
     assert {file.name for file in recording.files} == {"metadata.yaml", "recording.db3", "second.db3"}
 
 
-def test_each_bag_of_a_folder_is_a_recording(tmp_path: Path) -> None:
-    for name, container in (("b", "bag"), ("a", "mcap")):
-        (tmp_path / name).mkdir()
-        shutil.copy(write_bag(tmp_path / name, container, said()), tmp_path / f"{name}.{container}")
-        shutil.rmtree(tmp_path / name)
-    shutil.copy(tmp_path / "a.mcap", tmp_path / "b.mcap")
-    write_bag(tmp_path, "folder-db3", said())
-    assert is_bag(tmp_path)
-    assert [recording.name for recording in open_bags(tmp_path)] == ["a", "b_bag", "b_mcap", "recording"]
+def test_a_recording_is_called_by_its_file_or_folder(tmp_path: Path) -> None:
+    path = write_bag(tmp_path, "mcap", said())
+    assert open_bags(path.rename(tmp_path / "my walk.1.mcap"))[0].name == "my_walk_1"
+    shutil.rmtree(tmp_path / "recording")
+    folder = write_bag(tmp_path, "folder-db3", said())
+    assert open_bags(folder.rename(tmp_path / "walk.2"))[0].name == "walk_2"
 
 
 def test_other_files_and_folders_are_no_bags(tmp_path: Path) -> None:
@@ -486,12 +483,16 @@ def test_a_missing_package_is_one_sentence_with_the_command(tmp_path: Path, monk
                 open_bags(path)
 
 
-def test_a_changed_file_is_noticed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("changed", [range(21), range(8, 9)])
+def test_a_changed_file_is_noticed(tmp_path: Path, changed: range) -> None:
     path = write_bag(tmp_path, "mcap", said())
     (recording,) = open_bags(path)
     recording.stamps("/depth/image_raw")
     shutil.rmtree(path.parent)
-    later = [Said(each.topic, each.kind, each.fields, each.received_ns + 1) for each in said()]
+    later = [
+        Said(each.topic, each.kind, each.fields, each.received_ns + (number in changed))
+        for number, each in enumerate(said())
+    ]
     write_bag(tmp_path, "mcap", later)
     with pytest.raises(SourceError, match="has changed since it was opened"):
         contents(recording, "/depth/image_raw")
