@@ -1,0 +1,132 @@
+"""Videos: mp4, mkv, mov, webm and avi files, with pictures and sound."""
+
+import heapq
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32, Int64
+
+from crossmodal.sources import SourceError
+from crossmodal.sources.recordings.stream import Frame, Kind, Recording, Stream, safe_name
+from crossmodal.sources.recordings.tracks import PictureTrack, SoundTrack, VideoFile, is_deep_grey
+
+SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
+
+
+def is_video(path: Path) -> bool:
+    """True for a video file, and for a folder that has some, itself or in its folders of classes."""
+    return bool(_files(path))
+
+
+def open_videos(path: Path) -> list[Recording]:
+    """The recordings in a file or folder: one for each video.
+
+    In a folder, a video in a folder below has that folder's name as its label.
+
+    Raises:
+        SourceError: there is no video, or two videos have names that differ only in what a key cannot hold.
+    """
+    files = _files(path)
+    if not files:
+        raise SourceError(f"{path}: there is no video; expected files that end in {', '.join(SUFFIXES)}")
+    if path.is_file():
+        return [_Video(path, safe_name(path.stem), "")]
+    recordings: dict[str, _Video] = {}
+    for file in files:
+        inside = file.relative_to(path)
+        name = safe_name(str(inside.with_suffix("")))
+        if name in recordings:
+            name = safe_name(str(inside))
+        if name in recordings:
+            raise SourceError(f"{file}: its name becomes {name!r} in keys, as that of {recordings[name].files[0]}")
+        recordings[name] = _Video(file, name, inside.parts[0] if len(inside.parts) > 1 else "")
+    return list(recordings.values())
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path] if path.suffix.lower() in SUFFIXES else []
+    found = [*path.glob("*"), *path.glob("*/*")]
+    return sorted(
+        file for file in found if file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file()
+    )
+
+
+class _Video(Recording):
+    """A video file."""
+
+    def __init__(self, path: Path, name: str, label: str) -> None:
+        self.name, self.label = name, label
+        self._file = VideoFile(path)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return (self._file.path,)
+
+    @cached_property
+    def _tracks(self) -> dict[str, PictureTrack | SoundTrack]:
+        pictures = {f"video{number or ''}": track for number, track in enumerate(self._file.pictures)}
+        return {**pictures, **{f"audio{number or ''}": track for number, track in enumerate(self._file.sounds)}}
+
+    def streams(self) -> dict[str, Stream]:
+        return {
+            name: _of_pictures(name, track) if isinstance(track, PictureTrack) else _of_sound(name, track)
+            for name, track in self._tracks.items()
+        }
+
+    def stamps(self, stream: str) -> Int64[np.ndarray, " frames"]:
+        """See `Recording.stamps`; of sound, when its first sample begins and when its last one ends."""
+        track = self._track(stream)
+        return track.stamps if isinstance(track, PictureTrack) else np.array(track.span, dtype=np.int64)
+
+    def frames(self, wanted: Mapping[str, Int64[np.ndarray, " some"]]) -> Iterator[Frame]:
+        """The wanted pictures of all streams, by their times."""
+        streams = [self._frames(stream, numbers.tolist()) for stream, numbers in wanted.items()]
+        return (frame for _, frame in heapq.merge(*streams, key=lambda timed: timed[0]))
+
+    def _frames(self, stream: str, numbers: list[int]) -> Iterator[tuple[int, Frame]]:
+        track = self._track(stream)
+        if not isinstance(track, PictureTrack):
+            raise SourceError(f"{self._file.path}: {stream} is sound, which has no frames; make it a member of audio")
+        for number, picture in track.read(numbers):
+            yield int(track.stamps[number]), Frame(stream, number, picture)
+
+    def sound(
+        self, stream: str, starts: Int64[np.ndarray, " pieces"], seconds: float
+    ) -> Iterator[tuple[Float32[np.ndarray, "channels samples"], int]]:
+        track = self._track(stream)
+        if isinstance(track, PictureTrack):
+            raise SourceError(f"{self._file.path}: {stream} is no sound; its streams are {', '.join(self._tracks)}")
+        return track.pieces(starts, seconds)
+
+    def _track(self, stream: str) -> PictureTrack | SoundTrack:
+        if stream not in self._tracks:
+            raise SourceError(
+                f"{self._file.path}: there is no stream {stream!r}; the file has "
+                f"{', '.join(self._tracks) or 'neither pictures nor sound'}"
+            )
+        return self._tracks[stream]
+
+
+def kind_of(pixels: str) -> Kind:
+    """What pictures of a pixel format look like."""
+    return "depth" if is_deep_grey(pixels) else "grey" if pixels.startswith("gray") else "rgb"
+
+
+def _of_pictures(name: str, track: PictureTrack) -> Stream:
+    return Stream(
+        name,
+        kind_of(track.pixels),
+        f"{track.codec} {track.pixels}",
+        len(track.stamps),
+        height=track.height,
+        width=track.width,
+        rate_hz=track.rate_hz,
+    )
+
+
+def _of_sound(name: str, track: SoundTrack) -> Stream:
+    start, end = track.span
+    return Stream(name, "audio", track.codec, round((end - start) * track.rate_hz / 10**9), rate_hz=track.rate_hz)

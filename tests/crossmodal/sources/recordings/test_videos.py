@@ -1,0 +1,381 @@
+"""Videos: pictures, times and sound against what was written."""
+
+import struct
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from crossmodal.sources import SourceError
+from crossmodal.sources.recordings.videos import is_video, open_videos
+
+av = pytest.importorskip("av", reason="videos are read by av")
+
+EXACT = {"codec": "ffv1", "pixels": "bgr0"}  # without loss, in mkv
+MS = 10**6
+
+
+def pictures(frames: int, seed: int = 0, height: int = 24, width: int = 40) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (frames, height, width, 3), dtype=np.uint8)
+
+
+def write(
+    path: Path,
+    frames: Sequence[np.ndarray],
+    *,
+    codec: str = "libx264rgb",
+    pixels: str = "rgb24",
+    times: Sequence[int] | None = None,
+    base: Fraction = Fraction(1, 30),
+    options: dict[str, str] | None = None,
+    sound: np.ndarray | None = None,
+    sound_at: int = 0,
+    sound_codec: str = "pcm_s16le",
+    rate: int = 16000,
+    tracks: int = 1,
+) -> Path:
+    """Writes a video whose frame i is shown at times[i] * base; sound_at counts samples."""
+    options = options or ({"qp": "0"} if codec.startswith("libx264") else {})
+    with av.open(str(path), "w") as container:
+        streams = []
+        for _ in range(tracks):
+            stream = container.add_stream(codec, rate=30, options=options)
+            stream.height, stream.width = frames[0].shape[:2]
+            stream.pix_fmt = pixels
+            stream.time_base = stream.codec_context.time_base = base
+            streams.append(stream)
+        voice = None
+        if sound is not None:
+            voice = container.add_stream(sound_codec, rate=rate, layout="stereo" if len(sound) == 2 else "mono")
+            voice.time_base = Fraction(1, rate)
+            packed = np.ascontiguousarray((sound * 2**15).astype(np.int16).T.reshape(1, -1))
+            heard = av.AudioFrame.from_ndarray(packed, format="s16", layout=voice.layout.name)
+            heard.sample_rate, heard.pts, heard.time_base = rate, sound_at, Fraction(1, rate)
+            container.mux(voice.encode(heard))
+            container.mux(voice.encode(None))
+        for number, stream in enumerate(streams):
+            for place, picture in enumerate(frames):
+                shown = _frame(picture if number == 0 else picture[::-1], pixels)
+                shown.pts, shown.time_base = times[place] if times is not None else place, base
+                container.mux(stream.encode(shown))
+            container.mux(stream.encode(None))
+    return path
+
+
+def _frame(picture: np.ndarray, pixels: str) -> Any:
+    if picture.ndim == 3:
+        return av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+    frame = av.VideoFrame(picture.shape[1], picture.shape[0], pixels)
+    plane = frame.planes[0]
+    rows = np.zeros((picture.shape[0], plane.line_size // picture.itemsize), dtype=picture.dtype)
+    rows[:, : picture.shape[1]] = picture
+    plane.update(rows.tobytes())
+    return frame
+
+
+def read(path: Path, stream: str, numbers: Sequence[int]) -> list[np.ndarray]:
+    [recording] = open_videos(path)
+    frames = list(recording.frames({stream: np.array(numbers)}))
+    assert [frame.number for frame in frames] == list(numbers)
+    return [np.asarray(frame.content) for frame in frames]
+
+
+@pytest.mark.parametrize(("suffix", "options"), [(".mp4", {}), (".mkv", EXACT), (".avi", EXACT), (".mov", {})])
+def test_pictures_come_back_exactly_whichever_are_wanted(tmp_path: Path, suffix: str, options: dict[str, str]) -> None:
+    written = pictures(60)
+    path = write(tmp_path / f"a{suffix}", written, **options)
+    for numbers in (range(60), [0], [59], [3, 4, 31, 59], range(1, 60, 13)):
+        for number, got in zip(numbers, read(path, "video", numbers), strict=True):
+            np.testing.assert_array_equal(got, written[number])
+
+
+def test_a_jump_over_key_frames_gives_what_decoding_from_the_start_gives(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.mp4", pictures(90), codec="libx264", pixels="yuv420p", options={"g": "12", "bf": "2"})
+    with av.open(str(path)) as container:
+        oracle = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    wanted = [0, 1, 25, 59, 60, 61, 89]
+    for number, got in zip(wanted, read(path, "video", wanted), strict=True):
+        np.testing.assert_array_equal(got, oracle[number])
+
+
+def test_a_jump_does_not_decode_what_lies_between(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "a.mkv", pictures(300), codec="mjpeg", pixels="yuvj420p")  # each frame is a key frame
+    [recording] = open_videos(path)
+    recording.stamps("video")
+    numbers = []
+    track = recording._tracks["video"]  # type: ignore[attr-defined]
+    decode = track._numbered
+    monkeypatch.setattr(
+        track, "_numbered", lambda *a: ((numbers.append(place), (place, frame))[1] for place, frame in decode(*a))
+    )
+    assert len(list(recording.frames({"video": np.array([0, 150, 290])}))) == 3
+    assert len(numbers) < 40 and 290 in numbers
+
+
+def test_variable_frame_rate_keeps_its_times(tmp_path: Path) -> None:
+    times = [500, 533, 600, 601, 900, 2000]
+    written = pictures(6)
+    for path in (
+        write(tmp_path / "a.mkv", written, **EXACT, times=times, base=Fraction(1, 1000)),
+        write(tmp_path / "a.mp4", written, times=times, base=Fraction(1, 1000)),
+    ):
+        [recording] = open_videos(path)
+        assert recording.stamps("video").tolist() == [time * MS for time in times]
+        np.testing.assert_array_equal(read(path, "video", [4])[0], written[4])
+
+
+def test_times_are_exact_where_frames_are_stored_in_another_order(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "a.mp4", pictures(30), codec="libx264", pixels="yuv420p", options={"bf": "3", "b-adapt": "0"}
+    )
+    with av.open(str(path)) as container:
+        assert any(packet.pts != packet.dts for packet in container.demux(video=0))
+    [recording] = open_videos(path)
+    assert recording.stamps("video").tolist() == [round(Fraction(number * 10**9, 30)) for number in range(30)]
+
+
+def test_packets_without_times_are_replaced_by_decoded_order(tmp_path: Path) -> None:
+    written = pictures(12)
+    path = tmp_path / "a.h264"
+    write(path, written)  # a bare stream: no times at all
+    path = path.rename(tmp_path / "a.mp4")
+    [recording] = open_videos(path)
+    assert len(recording.stamps("video")) == 12 and (np.diff(recording.stamps("video")) > 0).all()
+    np.testing.assert_array_equal(read(path, "video", [7])[0], written[7])
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec", "pixels", "options"),
+    [
+        (".mkv", "ffv1", "gray12le", {}),
+        (".mkv", "ffv1", "gray16le", {}),
+        (".mkv", "ffv1", "gray10le", {}),
+        (".mp4", "libx265", "gray12le", {"x265-params": "lossless=1:log-level=0"}),
+    ],
+)
+def test_deep_grey_is_depth_to_the_bit(
+    tmp_path: Path, suffix: str, codec: str, pixels: str, options: dict[str, str]
+) -> None:
+    bits = int(pixels[4:6])
+    written = np.random.default_rng(1).integers(0, 2**bits, (5, 30, 44)).astype(np.uint16)
+    path = write(tmp_path / f"d{suffix}", written, codec=codec, pixels=pixels, options=options)
+    [recording] = open_videos(path)
+    stream = recording.streams()["video"]
+    assert (stream.kind, stream.height, stream.width, stream.frames) == ("depth", 30, 44, 5) and not stream.stated
+    for got, expected in zip(read(path, "video", range(5)), written, strict=True):
+        assert got.dtype == np.uint16
+        np.testing.assert_array_equal(got, expected)
+
+
+def test_grey_stays_grey(tmp_path: Path) -> None:
+    written = pictures(2)[..., 0]
+    path = write(tmp_path / "g.mkv", written, codec="ffv1", pixels="gray")
+    [recording] = open_videos(path)
+    assert recording.streams()["video"].kind == "grey"
+    np.testing.assert_array_equal(read(path, "video", [1])[0], written[1])
+
+
+@pytest.mark.parametrize(
+    ("matrix", "shown"),
+    [
+        ((0, 1, -1, 0), lambda picture: np.rot90(picture, -1)),  # a phone held upright
+        ((0, -1, 1, 0), lambda picture: np.rot90(picture, 1)),
+        ((-1, 0, 0, -1), lambda picture: picture[::-1, ::-1]),
+        ((-1, 0, 0, 1), lambda picture: picture[:, ::-1]),  # a mirror image
+        ((0, 1, 1, 0), lambda picture: picture.swapaxes(0, 1)),
+    ],
+)
+def test_pictures_are_upright(tmp_path: Path, matrix: tuple[int, ...], shown: Any) -> None:
+    written = pictures(2)
+    path = write(tmp_path / "a.mp4", written)
+    content = bytearray(path.read_bytes())
+    place = content.index(b"tkhd") + 44
+    a, b, c, d = (number << 16 for number in matrix)
+    content[place : place + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    path.write_bytes(content)
+    [recording] = open_videos(path)
+    expected = shown(written[1])
+    stream = recording.streams()["video"]
+    assert (stream.height, stream.width) == expected.shape[:2]
+    np.testing.assert_array_equal(read(path, "video", [1])[0], expected)
+
+
+def test_further_tracks_have_their_own_names(tmp_path: Path) -> None:
+    written = pictures(3)
+    path = write(tmp_path / "a.mkv", written, **EXACT, tracks=2, sound=np.zeros((1, 800)))
+    [recording] = open_videos(path)
+    assert list(recording.streams()) == ["video", "video1", "audio"]
+    both = {"video": np.array([0, 2]), "video1": np.array([1, 2])}
+    frames = list(recording.frames(both))
+    assert [(frame.stream, frame.number) for frame in frames] == [
+        ("video", 0),
+        ("video1", 1),
+        ("video", 2),
+        ("video1", 2),
+    ]
+    np.testing.assert_array_equal(frames[1].content, written[1][::-1])
+
+
+def click(samples: int, place: int, channels: int = 1) -> np.ndarray:
+    sound = np.zeros((channels, samples), dtype=np.float32)
+    sound[:, place] = 0.5
+    return sound
+
+
+@pytest.mark.parametrize(("suffix", "codec"), [(".mkv", "pcm_s16le"), (".mov", "pcm_s16le"), (".mkv", "flac")])
+def test_a_click_is_where_the_offset_of_its_track_puts_it(tmp_path: Path, suffix: str, codec: str) -> None:
+    rate, offset, place = 16000, 4000, 6543  # the track begins at 0.25 s
+    path = write(
+        tmp_path / f"a{suffix}",
+        pictures(30),
+        **(EXACT if suffix == ".mkv" else {}),
+        sound=click(2 * rate, place, channels=2),
+        sound_at=offset,
+        sound_codec=codec,
+    )
+    [recording] = open_videos(path)
+    stream = recording.streams()["audio"]
+    assert (stream.kind, stream.rate_hz, stream.frames) == ("audio", rate, 2 * rate)
+    assert recording.stamps("audio").tolist() == [250 * MS, 2250 * MS]
+    starts = np.array([0, 200 * MS, 600 * MS, 625 * MS, 650 * MS])
+    for start, (piece, got_rate) in zip(starts, recording.sound("audio", starts, 0.05), strict=True):
+        assert got_rate == rate and piece.shape == (2, 800)
+        expected = offset + place - start * rate // 10**9
+        assert np.flatnonzero(piece[1]).tolist() == ([expected] if 0 <= expected < 800 else [])
+
+
+def test_lossy_sound_is_on_time(tmp_path: Path) -> None:
+    """AAC has a delay of 1,024 samples, which the file states."""
+    rate, place = 48000, 30000
+    path = write(tmp_path / "a.mp4", pictures(30), sound=click(rate, place), sound_codec="aac", rate=rate)
+    [recording] = open_videos(path)
+    [(piece, _)] = recording.sound("audio", np.array([0]), 1.0)
+    assert abs(int(np.abs(piece[0]).argmax()) - place) <= 1
+
+
+def test_sound_is_silent_outside_of_its_track(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.mkv", pictures(30), **EXACT, sound=np.full((1, 1600), 0.25), sound_at=8000)
+    [recording] = open_videos(path)
+    pieces = [piece for piece, _ in recording.sound("audio", np.array([-(10**9), 450 * MS, 550 * MS, 9 * 10**9]), 0.1)]
+    assert [float(piece.sum()) for piece in pieces] == [0, 200, 200, 0]
+    assert (pieces[1][0, 800:] == 0.25).all() and (pieces[2][0, :800] == 0.25).all()
+
+
+def test_overlapping_and_distant_pieces_are_slices_of_the_whole(tmp_path: Path) -> None:
+    whole = np.random.default_rng(2).integers(-(2**15), 2**15, (1, 48000)) / 2**15
+    path = write(tmp_path / "a.mkv", pictures(90), **EXACT, sound=whole)
+    [recording] = open_videos(path)
+    starts = np.array([0, 10, 20, 1000, 1010, 2800]) * MS
+    for start, (piece, _) in zip(starts, recording.sound("audio", starts, 0.2), strict=True):
+        np.testing.assert_array_equal(piece[0], whole[0, start * 16 // MS :][:3200].astype(np.float32))
+
+
+def test_a_folder_has_a_recording_for_each_video_and_labels_from_its_folders(tmp_path: Path) -> None:
+    for name in ("dog/one.mkv", "cat/one.mkv", "cat/two words.mkv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write(tmp_path / name, pictures(1), **EXACT)
+    assert is_video(tmp_path)
+    found = {recording.name: recording.label for recording in open_videos(tmp_path)}
+    assert found == {"cat_one": "cat", "cat_two_words": "cat", "dog_one": "dog"}
+
+
+def test_what_is_no_video_is_not_taken_for_one(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mp4")
+    assert not is_video(tmp_path) and not is_video(tmp_path / "notes.txt") and not is_video(tmp_path / "absent.mp4")
+    with pytest.raises(SourceError, match=r"there is no video; expected files that end in .mp4"):
+        open_videos(tmp_path)
+
+
+def test_a_stream_that_is_not_there_is_an_error_that_lists_those_that_are(tmp_path: Path) -> None:
+    [recording] = open_videos(write(tmp_path / "a.mkv", pictures(2), **EXACT, tracks=2))
+    with pytest.raises(SourceError, match=r"a.mkv: there is no stream 'audio'; the file has video, video1"):
+        recording.sound("audio", np.array([0]), 1.0)
+    with pytest.raises(SourceError, match="video is no sound"):
+        recording.sound("video", np.array([0]), 1.0)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".avi"])
+def test_a_file_that_was_cut_is_refused(tmp_path: Path, suffix: str) -> None:
+    path = write(tmp_path / f"a{suffix}", pictures(30), **({} if suffix == ".mp4" else EXACT))
+    path.write_bytes(path.read_bytes()[:-2000])
+    [recording] = open_videos(path)
+    with pytest.raises(SourceError, match=rf"a{suffix}: the file is cut short: .* should end at byte"):
+        recording.streams()
+
+
+def test_a_recorder_that_was_stopped_leaves_no_index(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.mp4", pictures(3))
+    content = path.read_bytes()
+    path.write_bytes(content[: content.index(b"moov") - 4])
+    [recording] = open_videos(path)
+    with pytest.raises(SourceError, match=r"a.mp4: the file has no index \(no moov box\), because its writing"):
+        recording.streams()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(b"", "the file is empty"), (b"no video" * 99, "this file is no video")]
+)
+def test_a_file_of_something_else_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "a.mp4").write_bytes(content)
+    [recording] = open_videos(tmp_path / "a.mp4")
+    with pytest.raises(SourceError, match=f"a.mp4: {message}"):
+        recording.streams()
+
+
+def test_a_codec_that_is_not_there_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.mp4", pictures(3))
+    content = bytearray(path.read_bytes())
+    place = content.index(b"avc1", content.index(b"stsd"))
+    content[place : place + 4] = b"zzzz"
+    path.write_bytes(content)
+    [recording] = open_videos(path)
+    with pytest.raises(
+        SourceError,
+        match=r"a.mp4: track 0 \(video\) is coded by a codec that the installed av does not",
+    ):
+        recording.streams()
+
+
+def damaged(path: Path, number: int, start: int, count: int) -> Path:
+    """Overwrites part of the packet of one frame."""
+    with av.open(str(path)) as container:
+        packet = [packet for packet in container.demux(video=0) if packet.size][number]
+    content = bytearray(path.read_bytes())
+    place = packet.pos + min(start, packet.size - count)
+    content[place : place + count] = b"\x55" * count
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("wanted", [range(30), range(0, 30, 5), [29]])
+def test_a_frame_that_cannot_be_decoded_is_named_with_its_time(tmp_path: Path, wanted: Sequence[int]) -> None:
+    path = damaged(write(tmp_path / "a.mp4", pictures(30), options={"qp": "0", "g": "999"}), 20, 0, 200)
+    [recording] = open_videos(path)
+    numbers = []
+    with pytest.raises(
+        SourceError, match=r"a.mp4: frame (20|29) of track 0 \(at 0\.\d+ s\) cannot be decoded"
+    ) as error:
+        numbers.extend(frame.number for frame in recording.frames({"video": np.array(wanted)}))
+    assert ("frame 20 " in str(error.value)) or "stops at frame 20)" in str(error.value)
+
+
+def test_frames_before_the_damage_are_given(tmp_path: Path) -> None:
+    written = pictures(30)
+    path = damaged(write(tmp_path / "a.mp4", written, options={"qp": "0", "g": "999"}), 20, 0, 200)
+    for got, expected in zip(read(path, "video", range(20)), written, strict=False):
+        np.testing.assert_array_equal(got, expected)
+
+
+def test_a_damaged_frame_that_the_decoder_would_conceal_is_refused(tmp_path: Path) -> None:
+    """FFmpeg paints over what it could not read, and gives the frame with a mark."""
+    path = write(
+        tmp_path / "a.mp4", pictures(40, height=48, width=64), codec="libx264", pixels="yuv420p", options={"bf": "0"}
+    )
+    damaged(path, 20, 300, 60)
+    with av.open(str(path)) as container:
+        assert sum(1 for _ in container.decode(video=0)) == 40
+    with pytest.raises(SourceError, match=r"frame 20 of track 0 .* cannot be decoded .*its data is damaged"):
+        read(path, "video", range(40))
