@@ -8,11 +8,20 @@ EBML, SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"  # of Matroska and WebM
 CUT = "the file is cut short: {part} should end at byte {end:,}, but the file has {size:,} bytes; copy it again"
 
 
+def pointer(path: Path) -> str:
+    """That a file is a pointer of Git LFS, in words; empty if it is none."""
+    with path.open("rb") as file:
+        is_pointer = file.read(24) == b"version https://git-lfs."
+    return "the file is only a pointer of Git LFS; fetch its content: git lfs pull" if is_pointer else ""
+
+
 def damage(path: Path) -> str:
     """What is wrong with a file of video as a whole, in words; empty if nothing is, or if its format is another."""
     size = path.stat().st_size
     if not size:
         return "the file is empty; copy it again"
+    if pointer(path):
+        return pointer(path)
     with path.open("rb") as file:
         head = file.read(12)
         if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):

@@ -146,13 +146,14 @@ class PictureTrack(_Track):
     """The pictures of one track, numbered from 0 in the order of presentation."""
 
     @cached_property
-    def _facts(self) -> tuple[str, str, int, int, float, Fraction]:
+    def _facts(self) -> tuple[str, str, int, int, float, Fraction, int]:
         with self.file.open() as container:
             stream = self._stream(container)
             rate, base = float(stream.average_rate or 0), stream.time_base
             for frame in self._frames(container, stream):
                 height, width = upright(np.empty((frame.height, frame.width)), frame).shape
-                return stream.codec_context.codec.canonical_name, frame.format.name, height, width, rate, base
+                codec, bits = stream.codec_context.codec.canonical_name, frame.format.components[0].bits
+                return codec, frame.format.name, height, width, rate, base, bits
         raise SourceError(f"{self.file.path}: track {self.index} has no frame; remove the file")
 
     @property
@@ -179,6 +180,11 @@ class PictureTrack(_Track):
     def rate_hz(self) -> float:
         """Frames a second on average, as the file states it."""
         return self._facts[4]
+
+    @property
+    def bits(self) -> int:
+        """Of the first component of a pixel: grey, luma or red."""
+        return self._facts[6]
 
     @cached_property
     def stamps(self) -> Int64[np.ndarray, " frames"]:

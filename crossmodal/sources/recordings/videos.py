@@ -9,14 +9,16 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from crossmodal.sources import SourceError
+from crossmodal.sources.common.patterns import natural
 from crossmodal.sources.recordings.stream import Frame, Kind, Recording, Stream, safe_name
 from crossmodal.sources.recordings.tracks import PictureTrack, SoundTrack, VideoFile, is_deep_grey
 
 SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
+BESIDE = (".csv", ".json", ".md", ".srt", ".txt", ".vtt", ".yaml")  # files that a folder of videos may hold besides
 
 
 def is_video(path: Path) -> bool:
-    """True for a video file, and for a folder that has some, itself or in its folders of classes."""
+    """True for a video file, and for a folder that holds nothing else, itself or in its folders of classes."""
     return bool(_files(path))
 
 
@@ -46,12 +48,12 @@ def open_videos(path: Path) -> list[Recording]:
 
 
 def _files(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path] if path.suffix.lower() in SUFFIXES else []
-    found = [*path.glob("*"), *path.glob("*/*")]
-    return sorted(
-        file for file in found if file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file()
-    )
+    """The videos; none if there are files of other kinds beside them."""
+    found = [path] if path.is_file() else [*path.glob("*"), *path.glob("*/*")]
+    files = [file for file in found if file.is_file() and not file.name.startswith(".")]
+    videos = [file for file in files if file.suffix.lower() in SUFFIXES]
+    others = [file for file in files if file.suffix.lower() not in (*SUFFIXES, *BESIDE)]
+    return [] if others else sorted(videos, key=lambda file: natural(str(file)))
 
 
 class _Video(Recording):
