@@ -4,30 +4,26 @@ Format: https://github.com/huggingface/lerobot, `LeRobotDataset`.
 """
 
 import heapq
-import io
 import json
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int64
-from PIL import Image, UnidentifiedImageError
+from jaxtyping import Float64, Int64
 
 from crossmodal.sources import SourceError
 from crossmodal.sources.recordings.containers import pointer
+from crossmodal.sources.recordings.lerobot_features import INFO, Reader, image_reader, plain_reader, video_reader
+from crossmodal.sources.recordings.parquet import Table
+from crossmodal.sources.recordings.picture_track import NANO, PictureTrack
 from crossmodal.sources.recordings.stream import Frame, Recording, Stream, safe_name
-from crossmodal.sources.recordings.tracks import NANO, PictureTrack, VideoFile, is_deep_grey
-from crossmodal.sources.recordings.videos import kind_of
+from crossmodal.sources.recordings.video_file import VideoFile
 
 VERSIONS = ("v2.1", "v3.0")
-INFO = "meta/info.json"
 ROWS = ("timestamp", "frame_index", "episode_index", "index", "task_index")  # features that number the rows
-CODES = 4096  # of a depth map in a video: 12 bits
-PNG, JPEG = b"\x89PNG", b"\xff\xd8"
 
 
 def is_lerobot(path: Path) -> bool:
@@ -78,7 +74,7 @@ class _Dataset:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.tables: dict[Path, _Table] = {}
+        self.tables: dict[Path, Table] = {}
         self.tracks: dict[Path, PictureTrack] = {}
 
     @cached_property
@@ -153,103 +149,19 @@ class _Dataset:
         files = [episode.numbers, *(file for file, _ in episode.videos.values())]
         return next((str(file.relative_to(self.root)) for file in files if not file.is_file()), "")
 
-    def table(self, path: Path) -> "_Table":
+    def table(self, path: Path) -> Table:
         """A parquet file."""
-        return self.tables.setdefault(path, _Table(path))
+        return self.tables.setdefault(path, Table(path))
 
     def track(self, path: Path) -> PictureTrack:
         """The pictures of a video."""
         if path not in self.tracks:
-            tracks = VideoFile(path).pictures
-            if not tracks:
+            file = VideoFile(path)
+            pictures, _ = file.tracks
+            if not pictures:
                 raise SourceError(f"{path}: the file has no pictures; download it again")
-            self.tracks[path] = tracks[0]
+            self.tracks[path] = PictureTrack(file, pictures[0])
         return self.tracks[path]
-
-
-class _Table:
-    """A parquet file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def _open(self) -> Any:
-        try:
-            import pyarrow
-            from pyarrow.parquet import ParquetFile
-        except ImportError as error:
-            raise SourceError(
-                f"{self.path}: reading parquet needs the package pyarrow; pip install 'crossmodal-transfer[video]'"
-            ) from error
-        try:
-            return ParquetFile(self.path)
-        except (OSError, pyarrow.ArrowException) as error:
-            raise self._unreadable(error) from error
-
-    def _unreadable(self, error: Exception) -> SourceError:
-        reason = pointer(self.path) or f"the parquet file cannot be read ({str(error).splitlines()[0]}); copy it again"
-        return SourceError(f"{self.path}: {reason}")
-
-    @cached_property
-    def names(self) -> tuple[str, ...]:
-        """Names of the columns."""
-        with self._open() as file:
-            return tuple(file.schema_arrow.names)
-
-    @cached_property
-    def episodes(self) -> Int64[np.ndarray, " rows"]:
-        """The episode of each row."""
-        return self._scalars("episode_index").astype(np.int64)
-
-    @cached_property
-    def seconds(self) -> Float64[np.ndarray, " rows"]:
-        """The time of each row since its episode began."""
-        return self._scalars("timestamp").astype(np.float64)
-
-    def _scalars(self, column: str) -> np.ndarray:
-        import pyarrow
-
-        self._check([column])
-        with self._open() as file:
-            try:
-                return np.ravel(file.read(columns=[column]).column(column).to_numpy())
-            except (OSError, pyarrow.ArrowException) as error:
-                raise self._unreadable(error) from error
-
-    def _check(self, columns: list[str]) -> None:
-        lacking = [name for name in columns if name not in self.names]
-        if lacking:
-            raise SourceError(f"{self.path}: there is no column {lacking[0]!r}; it has {', '.join(self.names)}")
-
-    def rows(self, columns: list[str], wanted: Iterable[int] | None = None) -> Iterator[dict[str, Any]]:
-        """Rows as values by column, in constant memory.
-
-        Args:
-            columns: their names.
-            wanted: numbers of rows, ascending; None: all.
-        """
-        import pyarrow
-
-        self._check(columns)
-        with self._open() as file:
-            sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
-            starts = np.cumsum([0, *sizes])
-            asked = list(range(starts[-1]) if wanted is None else wanted)
-            groups = sorted({int(np.searchsorted(starts, row, side="right")) - 1 for row in asked})
-            rows, left = iter(asked), len(asked)
-            row = next(rows, None)
-            try:
-                for group in groups:
-                    first = int(starts[group])
-                    for batch in file.iter_batches(batch_size=32, row_groups=[group], columns=columns):
-                        while left and row is not None and row < first + batch.num_rows:
-                            yield {name: batch.column(name)[row - first].as_py() for name in columns}
-                            row = next(rows, None)
-                        first += batch.num_rows
-                        if row is None or row >= starts[group + 1]:
-                            break
-            except (OSError, pyarrow.ArrowException) as error:
-                raise self._unreadable(error) from error
 
 
 class _Episode(Recording):
@@ -289,28 +201,20 @@ class _Episode(Recording):
         return np.rint(self._seconds * NANO).astype(np.int64)
 
     @cached_property
-    def _readers(self) -> dict[str, "_Reader"]:
+    def _readers(self) -> dict[str, Reader]:
         return {name: self._reader(name, feature) for name, feature in self._dataset.features.items()}
 
-    def _reader(self, name: str, feature: dict[str, Any]) -> "_Reader":
+    def _reader(self, name: str, feature: dict[str, Any]) -> Reader:
         if feature.get("dtype") == "video":
-            return _video_reader(name, feature, self._dataset.track(self._listed.videos[name][0]))
+            return video_reader(name, feature, self._dataset.track(self._listed.videos[name][0]))
         if feature.get("dtype") == "image":
             first = next(self._numbers.rows([name], self._rows[:1].tolist()), None)
-            return _image_reader(name, feature, first and self._picture(first[name]))
-        words = feature.get("dtype") == "string"
-        stream = Stream(
-            name,
-            "other",
-            f"{feature.get('dtype')} {feature.get('shape')}",
-            0,
-            source=f"{name} holds texts, which are not read" if words else "",
-        )
-        return _Reader(stream)
+            return image_reader(name, feature, None if first is None else self._picture(first[name]))
+        return plain_reader(name, feature)
 
     def streams(self) -> dict[str, Stream]:
         frames, rate = len(self._rows), float(self._dataset.info["fps"])
-        return {name: _with(reader.stream, frames, rate) for name, reader in self._readers.items()}
+        return {name: replace(reader.stream, frames=frames, rate_hz=rate) for name, reader in self._readers.items()}
 
     def frames(self, wanted: Mapping[str, Int64[np.ndarray, " some"]]) -> Iterator[Frame]:
         """The wanted frames of all streams by their times; a vector of numbers is an array of its values."""
@@ -320,19 +224,17 @@ class _Episode(Recording):
         )
 
     def _frames(self, stream: str, numbers: list[int]) -> Iterator[Frame]:
-        dtype = self._feature(stream).get("dtype")
-        reader = self._readers[stream]
-        if reader.stream.kind == "other" and reader.stream.source:
-            raise SourceError(f"{self._dataset.root}: {reader.stream.source}")
+        dtype, reader = self._feature(stream).get("dtype"), self._readers[stream]
+        if reader.refusal:
+            raise SourceError(f"{self._dataset.root}: {reader.refusal}")
         if dtype == "video":
-            contents: Iterator[Any] = self._video(stream, numbers, reader)
+            stored = self._video(stream, numbers, reader)
         else:
-            rows = self._numbers.rows([stream], self._rows[numbers].tolist())
-            read = reader.content if dtype == "image" else np.atleast_1d
-            contents = (read(self._picture(row[stream]) if dtype == "image" else row[stream]) for row in rows)
-        return (Frame(stream, number, content) for number, content in zip(numbers, contents, strict=True))
+            values = (row[stream] for row in self._numbers.rows([stream], self._rows[numbers].tolist()))
+            stored = map(self._picture, values) if dtype == "image" else values
+        return (Frame(stream, number, reader.content(each)) for number, each in zip(numbers, stored, strict=True))
 
-    def _video(self, stream: str, numbers: list[int], reader: "_Reader") -> Iterator[np.ndarray]:
+    def _video(self, stream: str, numbers: list[int], reader: Reader) -> Iterator[Any]:
         path, start = self._listed.videos[stream]
         track = self._dataset.track(path)
         places = nearest(track.stamps / NANO, start + self._seconds[numbers])
@@ -349,7 +251,7 @@ class _Episode(Recording):
         for place in places:
             if place != number:
                 number, picture = next(pictures)
-            yield reader.content(picture)
+            yield picture
 
     def _picture(self, value: Any) -> bytes:
         """The bytes of a picture in a parquet file, or of the file that it names."""
@@ -370,15 +272,6 @@ class _Episode(Recording):
         return self._dataset.features[stream]
 
 
-@dataclass(frozen=True)
-class _Reader:
-    """How the frames of a feature are read."""
-
-    stream: Stream
-    codes: bool = False  # a video's first component is wanted as it is stored
-    content: Callable[[Any], Any] = lambda stored: stored  # what is stored -> what a frame holds
-
-
 def nearest(
     times: Float64[np.ndarray, " frames"], wanted: Float64[np.ndarray, " wanted"]
 ) -> Int64[np.ndarray, " wanted"]:
@@ -387,96 +280,6 @@ def nearest(
     before = after - 1
     after = np.minimum(after, len(times) - 1)
     return np.where(wanted - times[before] <= times[after] - wanted, before, after)
-
-
-def _video_reader(name: str, feature: dict[str, Any], track: PictureTrack) -> _Reader:
-    facts = {**(feature.get("video_info") or {}), **(feature.get("info") or {})}
-    described = {"height": track.height, "width": track.width, "encoding": f"{track.codec} {track.pixels}"}
-    if not _is_depth(facts) and not is_deep_grey(track.pixels):
-        return _Reader(Stream(name, kind_of(track.pixels), frames=0, **described))
-    scale = [facts.get(f"video.{fact}") for fact in ("depth_min", "depth_max", "shift", "use_log")]
-    if track.bits < 12:
-        reason = f"{name} is a depth map in a video of {track.bits} bits ({track.pixels}), which has lost its distances"
-    elif None not in scale:
-        low, high, shift, log = scale
-        table = metres(float(low), float(high), float(shift), log=bool(log))
-        source = f"{INFO}: {'logarithmic' if log else 'linear'} codes from {low} to {high} m; code 0 is no reading"
-        stream = Stream(name, "depth", frames=0, stated={"scale_m": 1.0}, source=source, **described)
-        return _Reader(stream, codes=True, content=lambda codes: table[np.minimum(codes, CODES - 1)])
-    elif track.bits == 16:
-        return _Reader(Stream(name, "depth", frames=0, **described), codes=True)
-    else:
-        reason = (
-            f"{name} is a depth map of {track.bits} bits ({track.pixels}), but {INFO} does not state how its codes "
-            "become metres: video.depth_min, video.depth_max, video.shift and video.use_log; add them there"
-        )
-    return _Reader(Stream(name, "other", frames=0, source=reason, **described))
-
-
-def metres(low: float, high: float, shift: float, *, log: bool) -> Float32[np.ndarray, " codes"]:
-    """What the 12-bit codes of a depth map mean, metres.
-
-    Codes are in equal steps of the distance, or of the logarithm of the distance plus `shift`. Code 0 is what is nearer
-    than `low`, also pixels without reading, and becomes 0; the last code is `high` and everything beyond.
-
-    Raises:
-        SourceError: the range is empty, or has no logarithm.
-    """
-    if not (0 <= low < high < math.inf and (not log or low + shift > 0)):
-        raise SourceError(f"{INFO}: depth from {low} to {high} m with shift {shift} is no range; correct the file")
-    steps = np.arange(CODES) / (CODES - 1)
-    if log:
-        distances = np.exp(math.log(low + shift) + steps * math.log((high + shift) / (low + shift))) - shift
-    else:
-        distances = low + steps * (high - low)
-    distances[0] = 0
-    return distances.astype(np.float32)
-
-
-def _image_reader(name: str, feature: dict[str, Any], first: bytes | None) -> _Reader:
-    facts = feature.get("info") or {}
-    if first is None:
-        return _Reader(Stream(name, "other", "empty", 0, source=f"{name} has no picture"))
-    with _opened(first, name) as picture:
-        mode, encoding = picture.mode, (picture.format or "").lower()
-        width, height = picture.size
-    depth = _is_depth(facts) or mode.startswith("I") or mode == "F"
-    scale = {"mm": 0.001, "m": 1.0}.get(facts.get("depth_unit", "")) if depth else None
-    stream = Stream(
-        name,
-        "depth" if depth else "grey" if mode == "L" else "rgb",
-        encoding,
-        0,
-        height=height,
-        width=width,
-        stated={} if scale is None else {"scale_m": scale},
-        source="" if scale is None else f"{INFO}: depth_unit of {name} is {facts['depth_unit']}",
-    )
-    return _Reader(stream, content=lambda content: _as_stored(content, name, depth=depth))
-
-
-def _as_stored(content: bytes, name: str, *, depth: bool) -> bytes | np.ndarray:
-    if content[:4] == PNG or (content[:2] == JPEG and not depth):
-        return content
-    if content[:2] == JPEG:
-        raise SourceError(f"{name} is a depth map in JPEG, which has lost its distances; take another feature")
-    with _opened(content, name) as picture:
-        return np.asarray(picture if depth or picture.mode == "L" else picture.convert("RGB"))
-
-
-def _opened(content: bytes, name: str) -> Image.Image:
-    try:
-        return Image.open(io.BytesIO(content))
-    except UnidentifiedImageError as error:
-        raise SourceError(f"{name} has a picture that is neither PNG, JPEG nor TIFF; take another feature") from error
-
-
-def _is_depth(facts: dict[str, Any]) -> bool:
-    return bool(facts.get("is_depth_map") or facts.get("video.is_depth_map"))
-
-
-def _with(stream: Stream, frames: int, rate_hz: float) -> Stream:
-    return replace(stream, frames=frames, rate_hz=rate_hz)
 
 
 def _place(row: dict[str, Any], kind: str) -> dict[str, int]:

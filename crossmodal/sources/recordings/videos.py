@@ -10,8 +10,11 @@ from jaxtyping import Float32, Int64
 
 from crossmodal.sources import SourceError
 from crossmodal.sources.common.patterns import natural
-from crossmodal.sources.recordings.stream import Frame, Kind, Recording, Stream, safe_name
-from crossmodal.sources.recordings.tracks import PictureTrack, SoundTrack, VideoFile, is_deep_grey
+from crossmodal.sources.recordings.picture_track import PictureTrack
+from crossmodal.sources.recordings.pixels import kind_of
+from crossmodal.sources.recordings.sound_track import SoundTrack
+from crossmodal.sources.recordings.stream import Frame, Recording, Stream, safe_name
+from crossmodal.sources.recordings.video_file import VideoFile
 
 SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
 BESIDE = (".csv", ".json", ".md", ".srt", ".txt", ".vtt", ".yaml")  # files that a folder of videos may hold besides
@@ -69,8 +72,11 @@ class _Video(Recording):
 
     @cached_property
     def _tracks(self) -> dict[str, PictureTrack | SoundTrack]:
-        pictures = {f"video{number or ''}": track for number, track in enumerate(self._file.pictures)}
-        return {**pictures, **{f"audio{number or ''}": track for number, track in enumerate(self._file.sounds)}}
+        pictures, sounds = self._file.tracks
+        return {
+            **{f"video{place or ''}": PictureTrack(self._file, index) for place, index in enumerate(pictures)},
+            **{f"audio{place or ''}": SoundTrack(self._file, index) for place, index in enumerate(sounds)},
+        }
 
     def streams(self) -> dict[str, Stream]:
         return {
@@ -112,23 +118,15 @@ class _Video(Recording):
         return self._tracks[stream]
 
 
-def kind_of(pixels: str) -> Kind:
-    """What pictures of a pixel format look like."""
-    return "depth" if is_deep_grey(pixels) else "grey" if pixels.startswith("gray") else "rgb"
-
-
 def _of_pictures(name: str, track: PictureTrack) -> Stream:
-    return Stream(
-        name,
-        kind_of(track.pixels),
-        f"{track.codec} {track.pixels}",
-        len(track.stamps),
-        height=track.height,
-        width=track.width,
-        rate_hz=track.rate_hz,
-    )
+    facts, frames = track.facts, len(track.stamps)
+    encoding, rate = f"{facts.codec} {facts.pixels}", facts.rate_hz
+    return Stream(name, kind_of(facts.pixels), encoding, frames, facts.height, facts.width, rate)
 
 
 def _of_sound(name: str, track: SoundTrack) -> Stream:
-    start, end = track.span
-    return Stream(name, "audio", track.codec, round((end - start) * track.rate_hz / 10**9), rate_hz=track.rate_hz)
+    try:
+        rate, (start, end) = track.facts.rate_hz, track.span
+    except SourceError as error:  # the pictures can be of use without it
+        return Stream(name, "other", "unknown", 0, source=str(error))
+    return Stream(name, "audio", track.facts.codec, round((end - start) * rate / 10**9), rate_hz=rate)

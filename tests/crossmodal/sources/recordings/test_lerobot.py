@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import sys
 import tarfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,7 +14,8 @@ import pytest
 from PIL import Image
 
 from crossmodal.sources import SourceError
-from crossmodal.sources.recordings.lerobot import is_lerobot, metres, missing_episodes, open_lerobot
+from crossmodal.sources.recordings.lerobot import is_lerobot, missing_episodes, open_lerobot
+from crossmodal.sources.recordings.lerobot_features import metres
 from crossmodal.sources.recordings.stream import Recording
 
 pytest.importorskip("av", reason="videos are read by av")
@@ -387,6 +389,13 @@ def test_damage_is_named_with_its_file(tmp_path: Path, damage: Callable[[Path], 
 def test_a_stream_that_is_not_there_is_an_error_that_lists_the_features(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=f"there is no stream 'front'; the data set has action, {FRONT}, {DEPTH}"):
         open_lerobot(save_2(tmp_path))[0].stamps("front")
+
+
+def test_without_pyarrow_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    [recording, *_] = open_lerobot(save_2(tmp_path))
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(SourceError, match=r"needs the package pyarrow; pip install 'crossmodal-transfer\[video\]'"):
+        recording.stamps("action")
 
 
 def test_a_real_data_set_is_read(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Videos: pictures, times and sound against what was written."""
 
 import struct
+import sys
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -49,7 +50,7 @@ def test_a_jump_does_not_decode_what_lies_between(tmp_path: Path, monkeypatch: p
     [recording] = open_videos(path)
     recording.stamps("video")
     numbers = []
-    track = recording._tracks["video"]  # type: ignore[attr-defined]
+    track = recording._tracks["video"]
     decode = track._numbered
     monkeypatch.setattr(
         track, "_numbered", lambda *a: ((numbers.append(place), (place, frame))[1] for place, frame in decode(*a))
@@ -326,3 +327,82 @@ def test_a_damaged_frame_that_the_decoder_would_conceal_is_refused(tmp_path: Pat
         assert sum(1 for _ in container.decode(video=0)) == 40
     with pytest.raises(SourceError, match=r"frame 20 of track 0 .* cannot be decoded .*its data is damaged"):
         read(path, "video", range(40))
+
+
+def test_a_video_whose_first_frame_is_damaged_is_refused(tmp_path: Path) -> None:
+    path = damaged(write(tmp_path / "a.mp4", pictures(3), options={"qp": "0"}), 0, 0, 2000)
+    [recording] = open_videos(path)
+    with pytest.raises(SourceError, match=r"a.mp4: track 0 (cannot be decoded|has no frame)"):
+        recording.streams()
+
+
+def test_what_an_edit_list_hides_is_no_frame(tmp_path: Path) -> None:
+    """As a phone trims a video: packets before the start stay in the file, and the decoder needs them."""
+    path = write(tmp_path / "a.mp4", pictures(80), codec="libx264", pixels="yuv420p", options={"g": "30", "bf": "2"})
+    trimmed = tmp_path / "trimmed.mp4"
+    with av.open(str(path)) as whole, av.open(str(trimmed), "w") as container:
+        stream = whole.streams.video[0]
+        copy = container.add_stream_from_template(stream)
+        for packet in whole.demux(stream):
+            if packet.size:
+                packet.pts, packet.dts, packet.stream = packet.pts - 5 * 512, packet.dts - 5 * 512, copy
+                container.mux(packet)
+    with av.open(str(trimmed)) as container:
+        oracle = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    [recording] = open_videos(trimmed)
+    assert len(oracle) == 75 and recording.stamps("video").tolist()[:2] == [0, 33333333]
+    assert len(recording.stamps("video")) == 75
+    for wanted in ([0, 12, 74], [24, 26, 56], [20]):
+        for number, got in zip(wanted, read(trimmed, "video", wanted), strict=True):
+            np.testing.assert_array_equal(got, oracle[number])
+
+
+@pytest.mark.parametrize(("colours", "red", "blue"), [(1, 0.2126, 0.0722), (6, 0.299, 0.114)])
+def test_colours_follow_the_matrix_that_the_file_names(tmp_path: Path, colours: int, red: float, blue: float) -> None:
+    """Against ITU-R BT.709 and BT.601, limited range."""
+    y, u, v = 100, 90, 200
+    with av.open(str(tmp_path / "a.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=30, options={"qp": "0"})
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        stream.codec_context.colorspace = colours
+        frame = av.VideoFrame(64, 64, "yuv420p")
+        for plane, number in zip(frame.planes, (y, u, v), strict=True):
+            plane.update(bytes([number]) * plane.buffer_size)
+        frame.colorspace, frame.pts = colours, 0
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    luma, cb, cr = (y - 16) / 219, (u - 128) / 224, (v - 128) / 224
+    r, b = luma + 2 * (1 - red) * cr, luma + 2 * (1 - blue) * cb
+    expected = 255 * np.array([r, (luma - red * r - blue * b) / (1 - red - blue), b])
+    [got] = read(tmp_path / "a.mp4", "video", [0])
+    assert np.abs(got[32, 32] - expected).max() < 3  # FFmpeg's fast conversion truncates
+
+
+def test_sound_of_an_unknown_codec_does_not_hide_the_pictures(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.mov", pictures(2), sound=np.zeros((1, 800)))
+    content = bytearray(path.read_bytes())
+    place = content.index(b"sowt", content.index(b"stsd"))
+    content[place : place + 4] = b"apac"
+    path.write_bytes(content)
+    [recording] = open_videos(path)
+    streams = recording.streams()
+    assert streams["video"].frames == 2 and streams["audio"].kind == "other"
+    assert "a.mov: track 1 (audio) is coded by a codec that the installed av does not have" in streams["audio"].source
+    with pytest.raises(SourceError, match="is coded by a codec"):
+        next(recording.sound("audio", np.array([0]), 1.0))
+
+
+def test_names_that_look_like_protocols_are_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "a.mkv", pictures(1), **EXACT).rename(tmp_path / "rtp:12%d.mkv")
+    monkeypatch.chdir(tmp_path)
+    [recording] = open_videos(Path("rtp:12%d.mkv"))
+    assert recording.name == "rtp_12_d" and recording.streams()["video"].frames == 1
+
+
+def test_without_av_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    [recording] = open_videos(write(tmp_path / "a.mkv", pictures(1), **EXACT))
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(
+        SourceError, match=r"a.mkv: .* needs the package av; pip install 'crossmodal-transfer\[video\]'"
+    ):
+        recording.streams()
