@@ -104,7 +104,7 @@ class PictureTrack:
                 missing += frame.pts is None
                 times.append(frame.pts or 0)
             pts = np.fromiter(times, np.int64)
-            if missing or (np.diff(pts) <= 0).any():
+            if missing or (np.diff(pts) < 0).any():
                 if not stream.average_rate:
                     raise SourceError(
                         f"{self.file.path}: track {self.index} has neither times nor a frame rate; write the file "
