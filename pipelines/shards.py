@@ -75,8 +75,11 @@ def run(config: Config, path: Path) -> None:
     if dropped := source.dropped():
         more = f"; and {len(dropped) - 3} more" if dropped[3:] else ""
         say(f"{run.path}: {len(dropped)} pairs left out because a file is missing: {'; '.join(dropped[:3])}{more}")
+    left_out = source.left_out()
+    for reason, count in left_out.items():
+        say(f"{run.path}: left out: {count} frames that {reason}")
     _say_unmatched(source.unmatched(), run.path)
-    run.finish({"figures": written, "dropped": len(dropped)})
+    run.finish({"figures": written, "dropped": len(dropped), "left_out": left_out})
 
 
 def _say_unmatched(unmatched: Mapping[Path, str], output: Path) -> None:

@@ -51,6 +51,10 @@ class Source(ABC):
         """Files in the source's folder that belong to no pair, each with the reason if it is known."""
         return {}
 
+    def left_out(self) -> dict[str, int]:
+        """Numbers of frames that the options leave out, by the end of a sentence: "have no depth within 20 ms"."""
+        return {}
+
     @property
     def partial(self) -> bool:
         """True if the user allows pairs that lack some fields."""

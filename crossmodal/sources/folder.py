@@ -5,20 +5,18 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
-from crossmodal.data.manifest import read_stored
 from crossmodal.sources import Pair, Source, SourceError
 from crossmodal.sources.common.division import divide
 from crossmodal.sources.common.listing import Entry, all_files, by_key, complete, list_files, list_lines, with_any
+from crossmodal.sources.common.members import open_member, unit_of_depth
 from crossmodal.sources.common.patterns import Pattern, composed, extension_of
-from modalities import MODALITIES, DecodeError, Modality
+from modalities import DecodeError, Modality
 from modalities.codecs.depth import stored_readings
 from modalities.common.catalogue import suggest
 from modalities.depth import Depth
@@ -133,7 +131,7 @@ class Folder(Source):
 
     @cached_property
     def _modalities(self) -> dict[str, Modality]:
-        return {name: _open_modality(name, options) for name, options in self._members.items()}
+        return {name: open_member(name, options, "files") for name, options in self._members.items()}
 
     @cached_property
     def _members(self) -> dict[str, dict[str, Any]]:
@@ -245,18 +243,8 @@ class Folder(Source):
                 continue  # packing decodes the file again and reports the error
             if not readings.size:
                 continue
-            path, option = Path(self.root) / entry.files[Depth.field], f"members.{Depth.field}.scale_m"
-            if readings.dtype.kind == "f":
-                raise SourceError(
-                    f"{path} ({entry.where}) holds floating-point numbers without a unit; set "
-                    f"{option}: 1 for metres, 0.001 for millimetres"
-                )
-            median = float(np.median(readings))
-            raise SourceError(
-                f"{option} must be given, the metres of a stored 1: the median reading of {path} "
-                f"({entry.where}) is {median:g}, which is {median * 0.001:g} m with scale_m: 0.001 (millimetres) and "
-                f"{median * 0.0002:g} m with scale_m: 0.0002 (1/5000 m, as in the TUM data)"
-            )
+            where = f"{Path(self.root) / entry.files[Depth.field]} ({entry.where})"
+            raise SourceError(unit_of_depth(readings, where, f"members.{Depth.field}.scale_m"))
 
     @cached_property
     def _parts(self) -> dict[str, dict[str, Entry]]:
@@ -316,34 +304,6 @@ def _words(text: str) -> list[str]:
                     "comma that separates numbers"
                 )
     return re.split(r"[\s;,]+", text.strip("; \t\r\n,")) if text.strip("; \t\r\n,") else []
-
-
-def _open_modality(name: str, options: Mapping[str, Any]) -> Modality:
-    """The modality of a field, with the options of its stored bytes."""
-    chosen, place = options.get("modality"), f"members.{name}"
-    if chosen not in MODALITIES.names():
-        raise SourceError(f"{place}.modality: {chosen!r} is not known{suggest(str(chosen), MODALITIES.names())}")
-    kind: type[Any] = MODALITIES.get(chosen)
-    if kind.field != name:
-        raise SourceError(f"{place}: modality {chosen} is stored as {kind.field!r}; rename this member to {kind.field}")
-    for option in options:
-        if option not in ("files", "modality", *kind.stored):
-            raise SourceError(
-                f"{place}.{option} is not known{suggest(option, ['files', 'modality', *kind.stored])}; "
-                "options of the network's input belong to the views of a run"
-            )
-    if kind.classes and "classes" not in options:
-        raise SourceError(
-            f"{place}.classes must be given: the names of the stored values, ascending from 0, or a text file of them"
-        )
-    try:  # types first: a string never equals a stored number, so no reading would be invalid
-        stored = read_stored(kind, options, place)
-    except ValueError as error:
-        raise SourceError(str(error)) from None
-    try:
-        return kind(**stored)
-    except (TypeError, ValueError) as error:
-        raise SourceError(f"{place}: {error}") from error
 
 
 def _check_extension(path: str, name: str, modality: Modality, where: str) -> None:

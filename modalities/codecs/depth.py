@@ -61,7 +61,11 @@ def stored_readings(payload: bytes, invalid: float) -> Shaped[np.ndarray, " read
     Raises:
         DecodeError: see `decode_depth`.
     """
-    stored = read_numbers(payload, what="depth", preview=PREVIEW)
+    return readings_of(read_numbers(payload, what="depth", preview=PREVIEW), invalid)
+
+
+def readings_of(stored: Shaped[np.ndarray, "*shape"], invalid: float) -> Shaped[np.ndarray, " readings"]:
+    """The stored numbers of a depth map less those that mean "no reading"."""
     return stored[np.isfinite(stored) & (stored > 0) & ~is_marked(stored, invalid)]
 
 

@@ -80,7 +80,10 @@ class Recording(ABC):
 
     @abstractmethod
     def stamps(self, stream: str) -> Int64[np.ndarray, " frames"]:
-        """When each frame of a stream was taken, nanoseconds, in stored order; not necessarily sorted."""
+        """When each frame of a stream was taken, nanoseconds, in stored order; not necessarily sorted.
+
+        Of sound: when it begins and when it ends.
+        """
 
     @abstractmethod
     def frames(self, wanted: Mapping[str, Int64[np.ndarray, " some"]]) -> Iterator[Frame]:
