@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float64
 from PIL import Image, UnidentifiedImageError
 
 from crossmodal.sources import SourceError
@@ -55,9 +55,11 @@ def video_reader(name: str, feature: dict[str, Any], track: PictureTrack) -> Rea
         return Reader(replace(stream, kind="other", source=f"{reason}; take another feature"))
     if all(isinstance(number, int | float) for number in scale):
         low, high, shift, log = scale
-        table = metres(float(low), float(high), float(shift), log=bool(log))
+        distances = metres(float(low), float(high), float(shift), log=bool(log))
+        scale_m = 10.0 ** math.ceil(math.log10(high / 65535))  # 16 bits are finer than the 12 of the codes
+        table = np.rint(distances / scale_m).astype(np.uint16)
         source = f"{INFO}: {'logarithmic' if log else 'linear'} codes from {low} to {high} m; code 0 is no reading"
-        stream = replace(stream, kind="depth", stated={"scale_m": 1.0}, source=source)
+        stream = replace(stream, kind="depth", stated={"scale_m": scale_m}, source=source)
         return Reader(stream, lambda codes: table[np.minimum(codes, CODES - 1)], codes=True)
     if seen.bits == 16:
         return Reader(replace(stream, kind="depth"), codes=True)
@@ -68,7 +70,7 @@ def video_reader(name: str, feature: dict[str, Any], track: PictureTrack) -> Rea
     return Reader(replace(stream, kind="other", source=reason))
 
 
-def metres(low: float, high: float, shift: float, *, log: bool) -> Float32[np.ndarray, " codes"]:
+def metres(low: float, high: float, shift: float, *, log: bool) -> Float64[np.ndarray, " codes"]:
     """What the 12-bit codes of a depth map mean, metres.
 
     Codes are in equal steps of the distance, or of the logarithm of the distance plus `shift`. Code 0 is what is nearer
@@ -85,7 +87,7 @@ def metres(low: float, high: float, shift: float, *, log: bool) -> Float32[np.nd
     else:
         distances = low + steps * (high - low)
     distances[0] = 0
-    return distances.astype(np.float32)
+    return distances
 
 
 def image_reader(name: str, feature: dict[str, Any], first: bytes | None) -> Reader:

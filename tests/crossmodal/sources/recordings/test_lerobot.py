@@ -200,14 +200,14 @@ def test_depth_becomes_metres_by_the_stated_codes(tmp_path: Path, save_as: Calla
     root = save_as(tmp_path, {DEPTH: video(**{"video.is_depth_map": True, **facts})})
     for episode, recording in enumerate(open_lerobot(root)):
         stream = recording.streams()[DEPTH]
-        assert (stream.kind, stream.stated) == ("depth", {"scale_m": 1.0})
+        assert (stream.kind, stream.stated) == ("depth", {"scale_m": 0.001})
         assert "meta/info.json: l" in stream.source and "from 0.01 to 10.0 m" in stream.source
         for got, stored in zip(contents(recording, DEPTH, [0, 1]), codes(episode), strict=False):
-            assert got.dtype == np.float32
+            assert got.dtype == np.uint16
             for code, distance in ((stored[place], got[place]) for place in ((0, 1), (3, 4), (9, 2))):
                 ends = [math.log(distance + 3.5) for distance in (0.01, 10)] if log else [0.01, 10]
                 step = ends[0] + (ends[1] - ends[0]) * code / 4095
-                assert distance == pytest.approx(math.exp(step) - 3.5 if log else step, rel=1e-5)
+                assert distance * 0.001 == pytest.approx(math.exp(step) - 3.5 if log else step, abs=0.000501)
     assert contents(open_lerobot(root)[0], DEPTH, [0])[0][0, 0] == 0  # code 0: nearer than any reading
 
 
@@ -218,6 +218,18 @@ def test_codes_come_back_as_the_distances_that_were_stored() -> None:
     stored = np.rint((np.log(distances + 3.5) - low) / (high - low) * 4095).astype(int)
     back = metres(0.01, 10.0, 3.5, log=True)[stored]
     assert np.abs(back - distances).max() < 0.5 * (high - low) / 4095 * 13.5
+
+
+@pytest.mark.parametrize(("high", "scale_m"), [(1.0, 0.0001), (6.5, 0.0001), (10.0, 0.001), (65.0, 0.001), (80, 0.01)])
+def test_every_code_stays_a_distance_of_its_own(tmp_path: Path, high: float, scale_m: float) -> None:
+    facts = {"is_depth_map": True, **LOG, "video.depth_max": high, "video.use_log": False}
+    root = save_2(tmp_path, {DEPTH: video(**facts)})
+    stored = np.arange(4096, dtype=np.uint16).reshape(1, 64, 64).repeat(LENGTHS[0], 0)
+    write(next(root.glob("videos/*/*/episode_000000.mp4")), stored, **DEEP)
+    recording = open_lerobot(root)[0]
+    assert recording.streams()[DEPTH].stated == {"scale_m": pytest.approx(scale_m)}
+    [got] = contents(recording, DEPTH, [1])
+    assert len(np.unique(got)) == 4096 and got.max() * scale_m == pytest.approx(high, rel=1e-3)
 
 
 @pytest.mark.parametrize(
