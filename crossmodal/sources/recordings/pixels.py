@@ -7,6 +7,9 @@ from jaxtyping import Shaped
 
 from crossmodal.sources.recordings.stream import Kind
 
+UNSTATED = (0, 2)  # FFmpeg's AVCOL_SPC_RGB and AVCOL_SPC_UNSPECIFIED: there is no matrix to choose
+BT601 = 5  # has no effect on RGB, but av 15 uses the matrix of the source only where the two differ
+
 
 def kind_of(pixels: str) -> Kind:
     """What pictures of a pixel format look like."""
@@ -22,7 +25,8 @@ def content(frame: Any) -> Shaped[np.ndarray, "height width *channels"]:
     """uint8 RGB; of a grey frame, its numbers as they are stored."""
     if frame.format.name.startswith("gray"):
         return component(frame)
-    return frame.to_ndarray(format="rgb24")
+    matrix = {} if frame.colorspace in UNSTATED else {"src_colorspace": frame.colorspace, "dst_colorspace": BT601}
+    return frame.reformat(format="rgb24", **matrix).to_ndarray()
 
 
 def component(frame: Any) -> Shaped[np.ndarray, "height width"]:

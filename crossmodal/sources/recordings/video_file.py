@@ -11,8 +11,6 @@ from typing import Any
 from crossmodal.sources import SourceError
 from crossmodal.sources.recordings.containers import damage
 
-_COVER = 0x0400  # FFmpeg's AV_DISPOSITION_ATTACHED_PIC
-
 
 @dataclass
 class Packets:
@@ -61,7 +59,10 @@ class VideoFile:
     def tracks(self) -> tuple[list[int], list[int]]:
         """Numbers of the tracks of pictures, without cover art, and of those of sound."""
         with self.open() as container:
-            pictures = [stream.index for stream in container.streams.video if not stream.disposition & _COVER]
+            from av.stream import Disposition
+
+            cover = Disposition.attached_pic
+            pictures = [stream.index for stream in container.streams.video if cover not in stream.disposition]
             return pictures, [stream.index for stream in container.streams.audio]
 
     @cached_property

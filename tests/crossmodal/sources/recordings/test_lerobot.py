@@ -263,7 +263,8 @@ def test_depth_that_cannot_be_metres_is_refused_and_the_rest_is_read(
 def test_depth_that_is_stored_in_16_bits_stays_as_it_is_and_has_no_unit(tmp_path: Path) -> None:
     root = save_2(tmp_path, {DEPTH: video(is_depth_map=True)})
     stored = codes(0) * 16
-    write(next(root.glob("videos/*/*/episode_000000.mp4")), stored, codec="ffv1", pixels="gray16le")
+    other = write(tmp_path / "a.mkv", stored, codec="ffv1", pixels="gray16le")
+    other.rename(next(root.glob("videos/*/*/episode_000000.mp4")))
     recording = open_lerobot(root)[0]
     assert recording.streams()[DEPTH].kind == "depth" and not recording.streams()[DEPTH].stated
     np.testing.assert_array_equal(contents(recording, DEPTH, [2])[0], stored[2])

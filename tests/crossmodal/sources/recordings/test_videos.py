@@ -164,6 +164,22 @@ def test_further_tracks_have_their_own_names(tmp_path: Path) -> None:
     np.testing.assert_array_equal(frames[1].content, written[1][::-1])
 
 
+def test_cover_art_is_no_stream(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    with av.open(str(path), "w") as container:
+        for codec, pixels, disposition in (("libx264rgb", "rgb24", 0), ("mjpeg", "yuvj420p", 0x400)):
+            stream = container.add_stream(codec, rate=30)
+            stream.width, stream.height, stream.pix_fmt = 40, 24, pixels
+            if disposition:
+                stream.disposition = disposition
+        for stream in container.streams.video:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pictures(1)[0], format="rgb24")))
+            container.mux(stream.encode(None))
+    with av.open(str(path)) as container:
+        assert len(container.streams.video) == 2
+    assert list(open_videos(path)[0].streams()) == ["video"]
+
+
 def click(samples: int, place: int, channels: int = 1) -> np.ndarray:
     sound = np.zeros((channels, samples), dtype=np.float32)
     sound[:, place] = 0.5
