@@ -5,6 +5,7 @@ Format: https://github.com/huggingface/lerobot, `LeRobotDataset`.
 
 import heapq
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -80,16 +81,20 @@ class _Dataset:
     @cached_property
     def info(self) -> dict[str, Any]:
         """meta/info.json."""
-        [info] = _read_json(self.root / INFO, "\0")
-        version = info.get("codebase_version")
-        if version not in VERSIONS:
+        path = self.root / INFO
+        info = next(iter(_read_json(path, "\0")), None)
+        if not isinstance(info, dict):
+            raise SourceError(f"{path}: the file must hold one JSON object; download it again")
+        if (version := info.get("codebase_version")) not in VERSIONS:
             raise SourceError(
-                f"{self.root / INFO}: LeRobot data of version {version} is not read, only {' and '.join(VERSIONS)}; "
-                "convert it with the scripts of lerobot"
+                f"{path}: LeRobot data of version {version} is not read, only {' and '.join(VERSIONS)}; convert it "
+                "with the scripts of lerobot"
             )
-        for name, kind in (("features", dict), ("data_path", str), ("fps", (int, float))):
-            if not isinstance(info.get(name), kind):
-                raise SourceError(f"{self.root / INFO}: {name} is missing or not of its type; download the file again")
+        features, fps = info.get("features"), info.get("fps")
+        if not isinstance(features, dict) or not all(isinstance(feature, dict) for feature in features.values()):
+            raise SourceError(f"{path}: features must be an object of objects; download the file again")
+        if not isinstance(fps, int | float) or not 0 < fps < math.inf:
+            raise SourceError(f"{path}: fps must be above 0, got {fps!r}; download the file again")
         return info
 
     @cached_property
@@ -291,7 +296,7 @@ def _text(tasks: Iterable[str]) -> str:
     return "; ".join(" ".join(task.split()) for task in tasks)
 
 
-def _read_json(path: Path, separator: str) -> list[dict[str, Any]]:
+def _read_json(path: Path, separator: str) -> list[Any]:
     try:
         parts = path.read_text(encoding="utf-8").split(separator)
         return [json.loads(part) for part in parts if part.strip()]

@@ -34,7 +34,7 @@ class Table:
         try:
             with ParquetFile(self.path) as file:
                 yield file
-        except (OSError, pyarrow.ArrowException) as error:
+        except (OSError, UnicodeDecodeError, pyarrow.ArrowException) as error:
             reason = f"the parquet file cannot be read ({str(error).splitlines()[0]}); copy it again"
             raise SourceError(f"{self.path}: {pointer(self.path) or reason}") from error
 

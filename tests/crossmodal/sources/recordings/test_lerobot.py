@@ -155,6 +155,11 @@ def save_3(root: Path, features: Mapping[str, Any] = VIDEOS, **pictures_of: Call
     return root
 
 
+def change(root: Path, **facts: Any) -> None:
+    path = root / "meta/info.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **facts}))
+
+
 def contents(recording: Recording, stream: str, numbers: list[int]) -> list[Any]:
     frames = list(recording.frames({stream: np.array(numbers)}))
     assert [(frame.stream, frame.number) for frame in frames] == [(stream, number) for number in numbers]
@@ -356,6 +361,14 @@ def test_other_versions_are_refused_by_name(tmp_path: Path, version: str | None)
     ("damage", "message"),
     [
         (lambda root: (root / "meta/info.json").write_text("{"), r"meta/info.json: the file is not JSON"),
+        (lambda root: (root / "meta/info.json").write_text(""), r"meta/info.json: the file must hold one JSON object"),
+        (
+            lambda root: (root / "meta/info.json").write_text("[1]"),
+            r"meta/info.json: the file must hold one JSON object",
+        ),
+        (lambda root: change(root, fps=0), r"meta/info.json: fps must be above 0, got 0"),
+        (lambda root: change(root, features={"action": 1}), r"meta/info.json: features must be an object of objects"),
+        (lambda root: change(root, video_path=None), r"the list of episodes cannot be read"),
         (lambda root: (root / "meta/episodes.jsonl").unlink(), r"meta/episodes.jsonl: there is no such file"),
         (
             lambda root: (root / "meta/episodes.jsonl").write_text('{"length": 3}'),
