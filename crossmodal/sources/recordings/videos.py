@@ -3,6 +3,7 @@
 import heapq
 from collections.abc import Iterator, Mapping
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -45,18 +46,24 @@ def open_videos(path: Path) -> list[Recording]:
         if name in recordings:
             name = safe_name(str(inside))
         if name in recordings:
-            raise SourceError(f"{file}: its name becomes {name!r} in keys, as that of {recordings[name].files[0]}")
+            raise SourceError(
+                f"{file}: its name becomes {name!r} in keys, as that of {recordings[name].files[0]}; rename one"
+            )
         recordings[name] = _Video(file, name, inside.parts[0] if len(inside.parts) > 1 else "")
     return list(recordings.values())
 
 
 def _files(path: Path) -> list[Path]:
     """The videos; none if there are files of other kinds beside them."""
-    found = [path] if path.is_file() else [*path.glob("*"), *path.glob("*/*")]
-    files = [file for file in found if file.is_file() and not file.name.startswith(".")]
-    videos = [file for file in files if file.suffix.lower() in SUFFIXES]
-    others = [file for file in files if file.suffix.lower() not in (*SUFFIXES, *BESIDE)]
-    return [] if others else sorted(videos, key=lambda file: natural(str(file)))
+    videos = []
+    for file in (path,) if path.is_file() else chain(path.glob("*"), path.glob("*/*")):
+        suffix = file.suffix.lower()
+        if file.name.startswith(".") or suffix in BESIDE or not file.is_file():
+            continue
+        if suffix not in SUFFIXES:
+            return []
+        videos.append(file)
+    return sorted(videos, key=lambda file: natural(str(file)))
 
 
 class _Video(Recording):

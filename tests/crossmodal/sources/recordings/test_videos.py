@@ -271,6 +271,15 @@ def test_a_folder_has_a_recording_for_each_video_and_labels_from_its_folders(tmp
     assert found == {"cat_one": "cat", "cat_two_words": "cat", "dog_one": "dog"}
 
 
+def test_names_that_only_differ_in_what_keys_cannot_hold_are_told_apart_or_refused(tmp_path: Path) -> None:
+    for name in ("a b.mp4", "a_b.mp4"):
+        (tmp_path / name).touch()
+    assert [recording.name for recording in open_videos(tmp_path)] == ["a_b", "a_b_mp4"]
+    (tmp_path / "a.b.mp4").touch()
+    with pytest.raises(SourceError, match=r"its name becomes 'a_b_mp4' in keys, as that of .*; rename one"):
+        open_videos(tmp_path)
+
+
 def test_what_is_no_video_is_not_taken_for_one(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mp4")
     assert not is_video(tmp_path) and not is_video(tmp_path / "notes.txt") and not is_video(tmp_path / "absent.mp4")
