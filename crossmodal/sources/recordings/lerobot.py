@@ -60,6 +60,15 @@ def missing_episodes(path: Path) -> list[str]:
 
 
 @dataclass(frozen=True)
+class _Part:
+    """Where an episode is in a video."""
+
+    path: Path
+    start_s: float = 0.0
+    end_s: float = math.inf
+
+
+@dataclass(frozen=True)
 class _Listed:
     """One episode, as `meta` lists it."""
 
@@ -67,7 +76,7 @@ class _Listed:
     task: str
     length: int  # frames
     numbers: Path  # parquet file
-    videos: dict[str, tuple[Path, float]]  # feature -> file, and where the episode begins in it, seconds
+    videos: dict[str, _Part]  # by feature
 
 
 class _Dataset:
@@ -125,7 +134,7 @@ class _Dataset:
                 _text(line["tasks"]),
                 line["length"],
                 self.root / self.info["data_path"].format(**place),
-                {name: (self.root / self.info["video_path"].format(video_key=name, **place), 0.0) for name in videos},
+                {name: _Part(self.root / self.info["video_path"].format(video_key=name, **place)) for name in videos},
             )
 
     def _listed_3(self, videos: list[str]) -> Iterator[_Listed]:
@@ -140,18 +149,17 @@ class _Dataset:
                     _text(row.get("tasks") or []),
                     row["length"],
                     self.root / self.info["data_path"].format(**_place(row, "data")),
-                    {
-                        name: (
-                            self.root / self.info["video_path"].format(video_key=name, **_place(row, f"videos/{name}")),
-                            float(row[f"videos/{name}/from_timestamp"]),
-                        )
-                        for name in videos
-                    },
+                    {name: self._part(row, name) for name in videos},
                 )
+
+    def _part(self, row: dict[str, Any], name: str) -> _Part:
+        place = f"videos/{name}"
+        path = self.root / self.info["video_path"].format(video_key=name, **_place(row, place))
+        return _Part(path, float(row[f"{place}/from_timestamp"]), float(row[f"{place}/to_timestamp"]))
 
     def lacking(self, episode: _Listed) -> str:
         """The first file of an episode that is not there, relative to the root; empty if all are."""
-        files = [episode.numbers, *(file for file, _ in episode.videos.values())]
+        files = [episode.numbers, *(part.path for part in episode.videos.values())]
         return next((str(file.relative_to(self.root)) for file in files if not file.is_file()), "")
 
     def table(self, path: Path) -> Table:
@@ -180,7 +188,7 @@ class _Episode(Recording):
 
     @property
     def files(self) -> tuple[Path, ...]:
-        return (self._dataset.root / INFO, self._listed.numbers, *(file for file, _ in self._listed.videos.values()))
+        return (self._dataset.root / INFO, self._listed.numbers, *(part.path for part in self._listed.videos.values()))
 
     @cached_property
     def _rows(self) -> Int64[np.ndarray, " frames"]:
@@ -211,7 +219,7 @@ class _Episode(Recording):
 
     def _reader(self, name: str, feature: dict[str, Any]) -> Reader:
         if feature.get("dtype") == "video":
-            return video_reader(name, feature, self._dataset.track(self._listed.videos[name][0]))
+            return video_reader(name, feature, self._dataset.track(self._listed.videos[name].path))
         if feature.get("dtype") == "image":
             first = next(self._numbers.rows([name], self._rows[:1].tolist()), None)
             return image_reader(name, feature, None if first is None else self._picture(first[name]))
@@ -240,23 +248,28 @@ class _Episode(Recording):
         return (Frame(stream, number, reader.content(each)) for number, each in zip(numbers, stored, strict=True))
 
     def _video(self, stream: str, numbers: list[int], reader: Reader) -> Iterator[Any]:
-        path, start = self._listed.videos[stream]
-        track = self._dataset.track(path)
-        places = nearest(track.stamps / NANO, start + self._seconds[numbers])
-        far = np.abs(track.stamps[places] / NANO - start - self._seconds[numbers]) > 0.5 / self._dataset.info["fps"]
-        if far.any() or (np.diff(places) < 0).any():
-            worst = numbers[int(np.argmax(far))] if far.any() else numbers[int(np.argmin(np.diff(places)))]
+        track = self._dataset.track(self._listed.videos[stream].path)
+        places = self._places(stream, track)[numbers]
+        return (picture for _, picture in track.read(places.tolist(), codes=reader.codes))
+
+    def _places(self, stream: str, track: PictureTrack) -> Int64[np.ndarray, " frames"]:
+        """Numbers of the episode's frames in the video: all in order, or by their times if the counts differ.
+
+        The times of the rows can be those of a camera's clock, while the video is written at a constant rate.
+        """
+        video, half = self._listed.videos[stream], 0.5 / self._dataset.info["fps"]
+        times, wanted = track.stamps / NANO, video.start_s + self._seconds
+        inside = np.flatnonzero((times > video.start_s - half) & (times < video.end_s - half))
+        if len(inside) == len(wanted):
+            return inside.astype(np.int64)
+        places = nearest(times, wanted)
+        far = np.abs(times[places] - wanted) > half
+        if far.any() or (np.diff(places) <= 0).any():
             raise SourceError(
-                f"{path}: frame {worst} of episode {self._listed.number} should be at "
-                f"{start + self._seconds[worst]:.3f} s, where the video has no frame of its own; its last is at "
-                f"{track.stamps[-1] / NANO:.3f} s; download the data set again"
+                f"{video.path}: episode {self._listed.number} has {len(wanted)} rows but {len(inside)} frames in the "
+                f"video, none of its own at {wanted[int(np.argmax(far))]:.3f} s; download the data set again"
             )
-        pictures = track.read(np.unique(places).tolist(), codes=reader.codes)
-        number, picture = -1, None
-        for place in places:
-            if place != number:
-                number, picture = next(pictures)
-            yield picture
+        return places
 
     def _picture(self, value: Any) -> bytes:
         """The bytes of a picture in a parquet file, or of the file that it names."""

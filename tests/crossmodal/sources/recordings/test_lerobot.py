@@ -192,6 +192,30 @@ def test_every_episode_has_its_own_frames_times_and_numbers(tmp_path: Path, save
             assert rows == [[episode, number, 0.5] for number in numbers]
 
 
+@pytest.mark.parametrize("save_as", [save_2, save_3])
+def test_rows_with_the_times_of_a_camera_take_the_frames_in_order(tmp_path: Path, save_as: Callable[..., Path]) -> None:
+    """The video is written at 30 frames a second, whatever the camera's clock said."""
+    root = save_as(tmp_path)
+    times = {0: [0.0, 0.05, 0.11, 0.12, 0.2], 1: [0.0, 0.031, 0.07, 0.1], 2: [0.0, 0.04, 0.09, 0.1, 0.17, 0.3]}
+    for path in root.glob("data/*/*.parquet"):
+        rows = parquet.read_table(path)
+        episodes = dict.fromkeys(rows.column("episode_index").to_pylist())
+        seconds = pyarrow.array(np.concatenate([times[episode] for episode in episodes]).astype(np.float32))
+        parquet.write_table(rows.set_column(rows.column_names.index("timestamp"), "timestamp", seconds), path)
+    for episode, recording in enumerate(open_lerobot(root)):
+        np.testing.assert_allclose(recording.stamps(FRONT) / 1e9, times[episode], atol=1e-7)
+        for number, got in zip((0, 2, 3), contents(recording, FRONT, [0, 2, 3]), strict=True):
+            np.testing.assert_array_equal(got, colours(episode)[number])
+
+
+def test_rows_take_frames_by_their_times_where_the_video_has_more(tmp_path: Path) -> None:
+    root = save_2(tmp_path)
+    written = pictures(9, 7, HEIGHT, WIDTH)
+    write(next(root.glob(f"videos/*/{FRONT}/*0.mp4")), written)
+    for number, got in enumerate(contents(open_lerobot(root)[0], FRONT, list(range(5)))):
+        np.testing.assert_array_equal(got, written[number])
+
+
 def test_frames_of_several_streams_come_by_their_times(tmp_path: Path) -> None:
     recording = open_lerobot(save_3(tmp_path))[1]
     frames = recording.frames({FRONT: np.array([0, 2]), "action": np.array([1, 2])})
@@ -398,7 +422,7 @@ def test_other_versions_are_refused_by_name(tmp_path: Path, version: str | None)
         ),
         (
             lambda root: write(next(root.glob(f"videos/*/{FRONT}/*0.mp4")), colours(0)[:3]),
-            r"episode_000000.mp4: frame 3 of episode 0 should be at 0.100 s, where the video has no frame of its own",
+            r"episode_000000.mp4: episode 0 has 5 rows but 3 frames in the video, none of its own at 0.100 s",
         ),
     ],
 )
