@@ -5,10 +5,18 @@ from pathlib import Path
 
 from crossmodal.sources import SourceError
 from crossmodal.sources.common.patterns import natural, some_files
+from crossmodal.sources.recordings.bags import is_bag, open_bags
+from crossmodal.sources.recordings.lerobot import is_lerobot, open_lerobot
 from crossmodal.sources.recordings.lists import is_lists, open_lists
 from crossmodal.sources.recordings.stream import Recording
+from crossmodal.sources.recordings.videos import is_video, open_videos
 
-FORMATS: tuple[tuple[Callable[[Path], bool], Callable[[Path], list[Recording]]], ...] = ((is_lists, open_lists),)
+FORMATS: tuple[tuple[Callable[[Path], bool], Callable[[Path], list[Recording]]], ...] = (
+    (is_lists, open_lists),
+    (is_bag, open_bags),
+    (is_lerobot, open_lerobot),
+    (is_video, open_videos),
+)
 KNOWN = (
     "a bag (.bag, .mcap, .db3 or the folder of a ROS 2 bag), a video, a LeRobot data set, or a folder of lists such as "
     "rgb.txt and depth.txt"
