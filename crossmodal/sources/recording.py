@@ -127,7 +127,10 @@ class Recorded(Source):
         modalities, labels = self.fields(), {name: label for label, name in enumerate(self.classes())}
         registrations = {name: self._registration(recording, name) for name in self.register}
         reference = self._origins[0].member
-        camera = self._camera(recording, reference)
+        try:
+            camera = self._camera(recording, reference)
+        except SourceError:  # a lens that nothing here needs
+            camera = None
         poses = self._poses(recording, moments)
         framed = [origin for origin in self._origins if not origin.seconds]
         sounds = {
@@ -346,7 +349,14 @@ class Recorded(Source):
 
     def _camera(self, recording: Recording, name: str) -> Camera | None:
         if (given := self.cameras.get(name)) is None:
-            return recording.camera(next(origin.stream for origin in self._origins if origin.member == name))
+            stream = next(origin.stream for origin in self._origins if origin.member == name)
+            camera, seen = recording.camera(stream), recording.streams()[stream]
+            if camera is not None and seen.width and (camera.width, camera.height) != (seen.width, seen.height):
+                raise SourceError(
+                    f"{recording.name}: {stream!r} has pictures of {seen.width} x {seen.height}, but its calibration is "
+                    f"for {camera.width} x {camera.height}; set cameras.{name}"
+                )
+            return camera
         known = [each.name for each in fields(Camera)]
         for option in given:
             if option not in known:

@@ -11,6 +11,8 @@ from pipelines.config import ConfigError
 from pipelines.config.errors import printable
 
 if TYPE_CHECKING:
+    from crossmodal.sources.recordings.stream import Recording
+    from crossmodal.sources.recordings.survey import Timing
     from pipelines.proposals.streams import Proposal
 
 
@@ -69,12 +71,14 @@ def init(words: Sequence[str]) -> int:
     if there and not asked.yes:
         raise ConfigError([f"init: {', '.join(there)} would be replaced; add --yes, or choose another --name"])
     if recordings := find_recordings(path):
-        from pipelines.proposals.streams import propose
+        from pipelines.proposals.streams import propose, timing_of
 
-        proposal = propose(recordings, chosen)
+        timing = timing_of(recordings[0])
+        _list_streams(path, recordings, timing)
+        proposal = propose(recordings, timing, chosen)
         if asked.scale_m is not None and "depth" in proposal.chosen:
             proposal.scale_m = asked.scale_m
-        _describe(path, proposal)
+        _describe(proposal)
         texts = recording_texts(path, name, proposal)
     else:
         if chosen:
@@ -103,26 +107,28 @@ def _member(text: str) -> tuple[str, str]:
     return member, stream
 
 
-def _describe(path: Path, proposal: "Proposal") -> None:
-    """Prints what the recording holds, and what was measured."""
-    from pipelines.proposals.texts import evidence
-
-    first = proposal.recordings[0]
-    more = f"; the first of {len(proposal.recordings)} recordings" if proposal.recordings[1:] else ""
-    _say([f"{path}: {first.name}, {proposal.seconds:.1f} s{more}"])
-    rows = [("stream", "kind", "encoding", "size", "frames", "rate", "states")]
-    for name, stream in proposal.streams.items():
-        timing = proposal.timing.get(name)
-        rate = stream.rate_hz or (timing.rate_hz if timing else 0.0)
+def _list_streams(path: Path, recordings: "list[Recording]", timing: "Mapping[str, Timing]") -> None:
+    first = recordings[0]
+    more = f"; the first of {len(recordings)} recordings" if recordings[1:] else ""
+    _say([f"{path}: {first.name}{more}"])
+    rows = [("stream", "kind", "encoding", "size", "frames", "rate", "seconds", "states")]
+    for name, stream in first.streams().items():
+        times = timing.get(name)
+        rate = stream.rate_hz or (times.rate_hz if times else 0.0)
         rows.append((
             name, stream.kind, stream.encoding, f"{stream.width}x{stream.height}" if stream.width else "",
-            str(stream.frames), f"{rate:.4g} Hz" if rate else "",
+            str(stream.frames), f"{rate:.4g} Hz" if rate else "", f"{times.seconds:.1f}" if times else "",
             stream.source or ", ".join(f"{key} {value}" for key, value in stream.stated.items()),
         ))  # fmt: skip
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    _say(
-        ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    )
+    for row in rows:
+        _say(["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()])
+
+
+def _describe(proposal: "Proposal") -> None:
+    """Prints the pair, and what was measured about it."""
+    from pipelines.proposals.texts import evidence
+
     lines = ["", "Pair: " + " and ".join(f"{member} from {stream.name}" for member, stream in proposal.chosen.items())]
     if (moments := proposal.moments) is not None:
         import numpy as np

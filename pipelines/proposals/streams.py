@@ -40,8 +40,7 @@ class Proposal:
     @property
     def seconds(self) -> float:
         """The length of the first recording, seconds."""
-        timing = self.timing[next(iter(self.chosen.values())).name]
-        return (timing.end_ns - timing.begin_ns) / SECOND
+        return self.timing[next(iter(self.chosen.values())).name].seconds
 
     @property
     def members(self) -> dict[str, dict[str, Any]]:
@@ -82,11 +81,18 @@ class Proposal:
         return options | {"test_share": 0.2}
 
 
-def propose(recordings: list[Recording], chosen: Mapping[str, str]) -> Proposal:
+def timing_of(recording: Recording) -> dict[str, Timing]:
+    """When each stream that is not empty has frames."""
+    there = [name for name, stream in recording.streams().items() if stream.frames]
+    return {name: Timing.of(stamps) for name in there if len(stamps := recording.stamps(name))}
+
+
+def propose(recordings: list[Recording], timing: dict[str, Timing], chosen: Mapping[str, str]) -> Proposal:
     """The pair of a recording, with measurements of the first one.
 
     Args:
         recordings: with equal streams.
+        timing: of the first recording.
         chosen: names of streams by member, instead of what would be proposed.
 
     Raises:

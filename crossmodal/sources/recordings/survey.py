@@ -29,6 +29,11 @@ class Timing:
     longest_gap_s: float
     back: int  # frames whose stamp lies before that of the frame before
 
+    @property
+    def seconds(self) -> float:
+        """From the first frame to the last."""
+        return (self.end_ns - self.begin_ns) / SECOND
+
     @classmethod
     def of(cls, stamps: Int64[np.ndarray, " frames"]) -> "Timing":
         """The timing of one frame or more."""
