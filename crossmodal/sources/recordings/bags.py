@@ -69,7 +69,7 @@ class _RosBag(Container):
         self.files = tuple(sorted(each for each in path.iterdir() if each.is_file())) if path.is_dir() else (path,)
         for file in self.files:
             _check_closed(file)
-        self._ros1 = path.suffix == ".bag"
+        self._ros1 = path.suffix == ".bag" and path.is_file()
         self._definitions: dict[str, str] = {}
         self.topics: dict[str, Topic] = {}
         with self._reader() as reader:
