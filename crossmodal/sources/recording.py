@@ -353,8 +353,8 @@ class Recorded(Source):
             camera, seen = recording.camera(stream), recording.streams()[stream]
             if camera is not None and seen.width and (camera.width, camera.height) != (seen.width, seen.height):
                 raise SourceError(
-                    f"{recording.name}: {stream!r} has pictures of {seen.width} x {seen.height}, but its calibration is "
-                    f"for {camera.width} x {camera.height}; set cameras.{name}"
+                    f"{recording.name}: {stream!r} has pictures of {seen.width} x {seen.height}, but its calibration "
+                    f"is for {camera.width} x {camera.height}; set cameras.{name}"
                 )
             return camera
         known = [each.name for each in fields(Camera)]

@@ -146,7 +146,7 @@ def _describe(proposal: "Proposal") -> None:
         "apart": ["  The two do not show the same picture, so objectives of whole pictures are proposed"],
     }[proposal.registered]
     if proposal.readings is not None:
-        lines += evidence(proposal.readings, proposal.chosen)
+        lines += evidence(proposal.readings, proposal.members)
     lines += [f"Odd: {line}" for line in proposal.odd]
     _say(lines)
 

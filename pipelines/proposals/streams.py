@@ -43,11 +43,18 @@ class Proposal:
         return self.timing[next(iter(self.chosen.values())).name].seconds
 
     @property
+    def period_s(self) -> float:
+        """The usual time between two frames of the first member, seconds."""
+        return 1 / max(self.timing[next(iter(self.chosen.values())).name].rate_hz, 1e-9)
+
+    @property
     def members(self) -> dict[str, dict[str, Any]]:
         """The members of the source."""
         members: dict[str, dict[str, Any]] = {}
         for name, stream in self.chosen.items():
             members[name] = {"modality": MODALITIES[stream.kind], "stream": stream.name, **stream.stated}
+            if name == "depth" and self.scale_m is not None:
+                members[name]["scale_m"] = self.scale_m
             if stream.kind == "audio":
                 members[name]["seconds"] = SOUND_S
         if self.corrects and self.clock is not None:
@@ -71,9 +78,8 @@ class Proposal:
         options: dict[str, Any] = {"slop_ms": self.slop_ms}
         if self.registered == "register":
             options["register"] = {"depth": "rgb"}
-        period = 1 / max(self.timing[next(iter(self.chosen.values())).name].rate_hz, 1e-9)
         every = min(SLOWEST_S, self.seconds * len(self.recordings) / MANY)
-        if every > period:
+        if every > self.period_s:
             options["every_s"] = round(every, 3)
         if len(self.recordings) < 8:
             options["segment_s"] = max(1.0, round(self.seconds / 20, 1))

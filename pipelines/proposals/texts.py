@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pipelines.proposals.streams import Proposal
 
 FEW = 8  # pairs on the sheet
+FEW_PAIRS = 1000  # below it, a batch is smaller than the default
 SKIPPED = 2000  # pairs of a folder that are read at most for it
 
 
@@ -49,8 +50,6 @@ COMMENTS = {
 def recording_texts(path: Path, name: str, proposal: "Proposal") -> Texts:
     """The configs for a recording."""
     members, options = proposal.members, proposal.options
-    if proposal.scale_m is not None:
-        members["depth"]["scale_m"] = proposal.scale_m
     if proposal.pose:
         options = {"pose": proposal.pose} | options
     missing = "depth" in members and "scale_m" not in members["depth"]
@@ -60,13 +59,14 @@ def recording_texts(path: Path, name: str, proposal: "Proposal") -> Texts:
     if missing:
         some["members"] = _with_any_unit(members, proposal.readings)
     sizes = {member: (stream.height, stream.width) for member, stream in proposal.chosen.items()}
+    pairs = round(proposal.seconds * len(proposal.recordings) / options.get("every_s", proposal.period_s))
     notes = {other: f"measured: {value:g} ms" for other, value in
              ((member, options.get("offset_ms")) for member, options in members.items()) if value}  # fmt: skip
     aligned = proposal.registered in ("same camera", "register", "unknown")
     scale = members.get("depth", {}).get("scale_m")
     return Texts(
         _shards(name, source, missing, proposal.readings, notes),
-        _transfer(name, sizes, proposal.readings, scale, aligned=aligned),
+        _transfer(name, sizes, proposal.readings, scale, pairs, aligned=aligned),
         some,
         missing,
     )
@@ -117,7 +117,7 @@ def folder_texts(path: Path, name: str, scale_m: float | None) -> Texts:
     scale = members.get("depth", {}).get("scale_m")
     return Texts(
         _shards(name, source, missing, readings, {}),
-        _transfer(name, sizes, readings, scale, aligned="audio" not in members),
+        _transfer(name, sizes, readings, scale, len(first.keys & second.keys), aligned="audio" not in members),
         some,
         missing,
         max(1, min(len(first.keys & second.keys), SKIPPED) // FEW),
@@ -125,14 +125,17 @@ def folder_texts(path: Path, name: str, scale_m: float | None) -> Texts:
     )
 
 
-def evidence(readings: "Readings", chosen: Mapping[str, Any]) -> list[str]:
-    """What the stored numbers of depth or temperature are, and what they would mean in usual units."""
+def evidence(readings: "Readings", members: Mapping[str, dict[str, Any]]) -> list[str]:
+    """What the stored numbers of depth or temperature are, and what they mean, or would mean in usual units."""
     values = readings.percentiles
     lines = [
         f"  Stored numbers of {readings.frames} frames: median {values[50]:g}, 1 % below {values[1]:g}, 1 % above "
         f"{values[99]:g}; {readings.none:.0%} of the pixels without reading"
     ]
-    if "depth" in chosen:
+    scale = members.get("depth", {}).get("scale_m")
+    if scale is not None:
+        lines.append(f"  With scale_m: {scale:g} the median distance is {values[50] * scale:.3g} m")
+    elif "depth" in members:
         meant = [f"{name}: {values[50] * scale:.3g} m" for name, scale in UNITS.items()]
         lines.append(f"  The median distance would be, in {'; in '.join(meant)}")
     return lines
@@ -197,7 +200,13 @@ def _unit_lines(options: Mapping[str, Any], readings: "Readings | None") -> list
 
 
 def _transfer(
-    name: str, sizes: Mapping[str, tuple[int, int]], readings: "Readings | None", scale: float | None, *, aligned: bool
+    name: str,
+    sizes: Mapping[str, tuple[int, int]],
+    readings: "Readings | None",
+    scale: float | None,
+    pairs: int,
+    *,
+    aligned: bool,
 ) -> str:
     teacher, student = sizes
     views = {
@@ -229,6 +238,8 @@ def _transfer(
         lines += ["objectives:  # for sensors that do not share a picture", "  infonce:", "  seed: {weight: 2}"]
     else:
         lines.append("# without objectives, passes and rate, it takes the recipe of docs/recipes.md")
+    if pairs < FEW_PAIRS:
+        lines.append(f"train: {{batch_size: {32 if pairs > 100 else 8}}}  # for about {pairs} pairs")
     return "\n".join([*lines, f"output: runs/{name}/student", ""])
 
 
