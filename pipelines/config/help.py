@@ -18,6 +18,7 @@ Moves knowledge between sensors: a teacher network on one modality teaches a stu
 
   crossmodal PIPELINE CONFIG [key=value ...]   run a pipeline
   crossmodal PIPELINE --help                   list the fields of its config
+  crossmodal init PATH                         look at a recording or folder and write the configs of a first transfer
   crossmodal predict MODEL FILE ...            classify files with a trained classifier
   crossmodal list KIND [NAME]                  list what can be chosen: {kinds}
   crossmodal --version

@@ -1,7 +1,7 @@
 """The offset between the clocks of two streams, measured from what they show: both see the same motion at one time."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,7 @@ from scipy.stats import theilslopes
 
 STEP_NS = 1_000_000  # of the grid on which motion is compared; the peak is found between its points
 PIECE_NS = 10_000_000_000  # length of the pieces that are compared each on its own
+SHORT_NS = 2_000_000_000  # least length of a piece, where a recording is short
 LEAST_CORRELATION = 0.5  # of a piece that counts: below it, the two streams do not show the same motion
 LEAST_PIECES = 4  # for an interval
 SIDE = 64  # pixels: motion is measured in pictures about this small
@@ -71,24 +72,24 @@ def small(picture: Shaped[np.ndarray, "..."]) -> Float32[np.ndarray, "h w"]:
         return np.where(taken > 0, np.log(taken), np.nan).astype(np.float32)
 
 
-def measure_offset(first: Motion, second: Motion, most_ms: float = 500.0) -> ClockOffset | None:
+def measure_offset(stretches: Sequence[tuple[Motion, Motion]], most_ms: float = 500.0) -> ClockOffset | None:
     """The offset between two clocks by the correlation of motion; None if no piece of the recording shows one.
 
-    Every piece of ten seconds is compared on its own. Where pieces span long enough, a line through their offsets
-    (Theil-Sen) gives the drift.
+    Every piece of at most ten seconds is compared on its own. Where pieces span long enough, a line through their
+    offsets (Theil-Sen) gives the drift.
 
     Args:
-        first: motion that the first stream shows.
-        second: motion that the second stream shows.
+        stretches: of the recording, each with the motion that the first and the second stream show.
         most_ms: greatest offset looked for.
     """
-    begin = max(int(first.middle_ns[0]), int(second.middle_ns[0]))
-    end = min(int(first.middle_ns[-1]), int(second.middle_ns[-1]))
-    pieces = max(min(2 * LEAST_PIECES, (end - begin) // (2 * STEP_NS * 1000)), (end - begin) // PIECE_NS)
-    if pieces < 1:
-        return None
-    edges = np.linspace(begin, end, pieces + 1).astype(np.int64).tolist()
-    found = [_of_piece(first, second, *part, most_ms) for part in itertools.pairwise(edges)]
+    found = []
+    for first, second in stretches:
+        begin = max(int(first.middle_ns[0]), int(second.middle_ns[0]))
+        end = min(int(first.middle_ns[-1]), int(second.middle_ns[-1]))
+        short = min(-(-2 * LEAST_PIECES // len(stretches)), (end - begin) // SHORT_NS)
+        pieces = max(short, (end - begin) // PIECE_NS)
+        edges = np.linspace(begin, end, pieces + 1).astype(np.int64).tolist() if pieces > 0 else []
+        found += [_of_piece(first, second, *part, most_ms) for part in itertools.pairwise(edges)]
     good = [(middle, lag, score) for middle, lag, score in found if score >= LEAST_CORRELATION]
     if not good:
         return None

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from crossmodal.sources import SourceError
 from crossmodal.sources.common.patterns import natural, some_files
+from crossmodal.sources.recordings.bags import is_bag, open_bags
 from crossmodal.sources.recordings.lerobot import is_lerobot, open_lerobot
 from crossmodal.sources.recordings.lists import is_lists, open_lists
 from crossmodal.sources.recordings.stream import Recording
@@ -12,6 +13,7 @@ from crossmodal.sources.recordings.videos import is_video, open_videos
 
 FORMATS: tuple[tuple[Callable[[Path], bool], Callable[[Path], list[Recording]]], ...] = (
     (is_lists, open_lists),
+    (is_bag, open_bags),
     (is_lerobot, open_lerobot),
     (is_video, open_videos),
 )
@@ -29,19 +31,22 @@ def open_recordings(path: Path) -> list[Recording]:
     """
     if not path.exists():
         raise SourceError(f"there is no file or folder {path.absolute()}")
-    if opened := _open(path):
-        return opened
-    inside = sorted(path.iterdir(), key=lambda file: natural(file.name)) if path.is_dir() else []
-    recordings = [recording for file in inside if not file.name.startswith(".") for recording in _open(file)]
-    if not recordings:
+    if not (recordings := find_recordings(path)):
         held = f": {some_files(path)}" if path.is_dir() else ""
         raise SourceError(f"{path} is no recording and holds none{held}; a recording is {KNOWN}")
     return recordings
 
 
-def is_recording(path: Path) -> bool:
-    """True if a file or folder is a recording itself."""
-    return any(is_one(path) for is_one, _ in FORMATS)
+def find_recordings(path: Path) -> list[Recording]:
+    """The recordings in an existing file or folder; empty if there is none.
+
+    Raises:
+        SourceError: a recording cannot be read.
+    """
+    if opened := _open(path):
+        return opened
+    inside = sorted(path.iterdir(), key=lambda file: natural(file.name)) if path.is_dir() else []
+    return [recording for file in inside if not file.name.startswith(".") for recording in _open(file)]
 
 
 def _open(path: Path) -> list[Recording]:

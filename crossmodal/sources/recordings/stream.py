@@ -29,6 +29,7 @@ class Stream:
         default_factory=dict
     )  # stored options that the format states: {"scale_m": 0.001}
     source: str = ""  # where `stated` comes from, for messages: "ROS REP 118: 16UC1 is in millimetres"
+    clock: str = ""  # what its stamps are, if there is a choice: "header": when taken; "received": when recorded
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ def test_a_planted_offset_is_found_to_a_millisecond(offset_ms: float, ppm: float
     way = walk(300, 0)
     first = seen(way, 300, 0.0, ahead_ms=0, ppm=0, seed=1)
     second = seen(way, 300, 0.011, ahead_ms=offset_ms, ppm=ppm, seed=2)
-    found = measure_offset(first, second)
+    found = measure_offset([(first, second)])
     assert found is not None
     truth = offset_ms + found.origin_ns * ppm * 1e-6 / 1e6
     assert abs(found.offset_ms - truth) < 1
@@ -46,23 +46,23 @@ def test_a_planted_offset_is_found_to_a_millisecond(offset_ms: float, ppm: float
 def test_streams_that_show_different_motion_have_no_offset() -> None:
     first = seen(walk(120, 0), 120, 0.0, ahead_ms=0, ppm=0, seed=1)
     second = seen(walk(120, 9), 120, 0.0, ahead_ms=0, ppm=0, seed=2)
-    assert measure_offset(first, second) is None
+    assert measure_offset([(first, second)]) is None
 
 
 def test_a_scene_that_stands_still_has_no_offset() -> None:
     still = Motion(np.arange(900, dtype=np.int64) * 33_000_000, np.zeros(900))
-    assert measure_offset(still, still) is None
+    assert measure_offset([(still, still)]) is None
 
 
 def test_streams_that_do_not_overlap_have_no_offset() -> None:
     first = seen(walk(60, 0), 60, 0.0, ahead_ms=0, ppm=0, seed=1)
-    assert measure_offset(first, Motion(first.middle_ns + 10**12, first.rate)) is None
+    assert measure_offset([(first, Motion(first.middle_ns + 10**12, first.rate))]) is None
 
 
 def test_a_few_seconds_give_an_offset_without_an_interval() -> None:
     way = walk(20, 3)
     first, second = (seen(way, 5.0, 0.0, ahead_ms=ahead, ppm=0, seed=0) for ahead in (0, 15))
-    found = measure_offset(first, second)
+    found = measure_offset([(first, second)])
     assert found is not None
     assert abs(found.offset_ms - 15) < 3
     assert found.high_ms == np.inf

@@ -1,0 +1,196 @@
+"""The proposal for a recording: which streams form a pair, and how they go together."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from crossmodal.sources import SourceError
+from crossmodal.sources.recordings.clocks import ClockOffset
+from crossmodal.sources.recordings.plan import SECOND, Moments, Origin, match
+from crossmodal.sources.recordings.stream import Recording, Stream
+from crossmodal.sources.recordings.survey import Readings, Timing, clock_offset
+
+MODALITIES = {"rgb": "rgb", "grey": "luminance", "depth": "depth", "thermal": "thermal", "audio": "audio"}  # by kind
+PARTNERS = ("depth", "thermal", "audio")  # what a picture teaches, the first that there is
+NEGLIGIBLE_MS = 5.0  # an offset below it is not corrected
+MANY = 2000  # pairs, at most about so many are proposed
+SLOWEST_S = 0.5  # from one pair to the next, in a long recording
+SOUND_S = 2.0
+
+
+@dataclass
+class Proposal:
+    """The pair that is proposed, and what was measured about it."""
+
+    recordings: list[Recording]
+    streams: dict[str, Stream]  # of the first recording
+    timing: dict[str, Timing]  # of its streams with frames
+    chosen: dict[str, Stream]  # member -> stream, the teacher's first
+    clock: ClockOffset | None = None
+    moments: Moments | None = None  # of the first recording
+    readings: Readings | None = None  # of depth or temperature
+    registered: str = "unknown"  # same camera | register | unknown | apart
+    odd: list[str] = field(default_factory=list)
+    pose: str | None = None
+    scale_m: float | None = None  # of depth, where the user gives it
+    slop_ms: float = 20.0
+
+    @property
+    def seconds(self) -> float:
+        """The length of the first recording, seconds."""
+        timing = self.timing[next(iter(self.chosen.values())).name]
+        return (timing.end_ns - timing.begin_ns) / SECOND
+
+    @property
+    def members(self) -> dict[str, dict[str, Any]]:
+        """The members of the source."""
+        members: dict[str, dict[str, Any]] = {}
+        for name, stream in self.chosen.items():
+            members[name] = {"modality": MODALITIES[stream.kind], "stream": stream.name, **stream.stated}
+            if stream.kind == "audio":
+                members[name]["seconds"] = SOUND_S
+        if self.corrects and self.clock is not None:
+            begin = self.timing[next(iter(self.chosen.values())).name].begin_ns
+            at_begin = self.clock.offset_ms + (begin - self.clock.origin_ns) * self.clock.drift_ppm * 1e-12
+            partner = members[[*members][1]]
+            partner["offset_ms"] = round(at_begin, 1)
+            if self.clock.drift_ppm:
+                partner["drift_ppm"] = round(self.clock.drift_ppm, 1)
+        return members
+
+    @property
+    def corrects(self) -> bool:
+        """Whether the clocks differ by more than chance and more than matters."""
+        clock = self.clock
+        return clock is not None and abs(clock.offset_ms) >= NEGLIGIBLE_MS and not clock.low_ms <= 0 <= clock.high_ms
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of the source beside root and members."""
+        options: dict[str, Any] = {"slop_ms": self.slop_ms}
+        if self.registered == "register":
+            options["register"] = {"depth": "rgb"}
+        period = 1 / max(self.timing[next(iter(self.chosen.values())).name].rate_hz, 1e-9)
+        every = min(SLOWEST_S, self.seconds * len(self.recordings) / MANY)
+        if every > period:
+            options["every_s"] = round(every, 3)
+        if len(self.recordings) < 8:
+            options["segment_s"] = max(1.0, round(self.seconds / 20, 1))
+            options["gap_s"] = round(min(1.0, options["segment_s"] / 4), 2)
+        return options | {"test_share": 0.2}
+
+
+def propose(recordings: list[Recording], chosen: Mapping[str, str]) -> Proposal:
+    """The pair of a recording, with measurements of the first one.
+
+    Args:
+        recordings: with equal streams.
+        chosen: names of streams by member, instead of what would be proposed.
+
+    Raises:
+        SourceError: no pair can be formed.
+    """
+    first = recordings[0]
+    streams = first.streams()
+    timing = {name: Timing.of(stamps) for name in streams if streams[name].frames and len(stamps := first.stamps(name))}
+    proposal = Proposal(recordings, streams, timing, _choose(first, streams, timing, chosen))
+    proposal.pose = next((name for name in timing if streams[name].kind == "pose"), None)
+    teacher, partner = proposal.chosen.values()
+    proposal.odd = [*_odd(timing, proposal.chosen), *_unequal(recordings, proposal.chosen)]
+    if partner.kind == "audio":
+        proposal.registered = "apart"
+        return proposal
+    rates = [timing[stream.name].rate_hz for stream in (teacher, partner)]
+    proposal.slop_ms = float(max(5, round(500 / max(min(rates), 1e-3))))
+    if not any(timing[stream.name].back for stream in (teacher, partner)):
+        proposal.clock = clock_offset(first, teacher.name, partner.name)
+    mine, other = proposal.chosen
+    corrected = {key: proposal.members[other].get(key, 0.0) for key in ("offset_ms", "drift_ppm")}
+    origins = [Origin(mine, teacher.name), Origin(other, partner.name, **corrected)]
+    try:
+        proposal.moments = match(first, origins[0], origins[1:], proposal.slop_ms)
+    except SourceError as error:
+        proposal.odd.append(str(error))
+    if partner.kind in ("depth", "thermal"):
+        proposal.readings = Readings.of(first, partner.name)
+    proposal.registered = _registered(first, teacher, partner)
+    return proposal
+
+
+def _choose(
+    recording: Recording, streams: Mapping[str, Stream], timing: Mapping[str, Timing], chosen: Mapping[str, str]
+) -> dict[str, Stream]:
+    def best(*kinds: str) -> Stream | None:
+        given = next((chosen[MODALITIES[kind]] for kind in kinds if MODALITIES[kind] in chosen), None)
+        if given is not None:
+            return streams[given]
+        there = [streams[name] for name in timing if streams[name].kind in kinds]
+        return max(there, key=lambda stream: (stream.frames, stream.height * stream.width), default=None)
+
+    for name in chosen.values():
+        if name not in timing:
+            raise SourceError(f"{recording.name} has no frames in a stream {name!r}; it has {', '.join(timing)}")
+    teacher = best("rgb") or best("grey")
+    if teacher is None:
+        raise SourceError(
+            f"{recording.name} has no stream of pictures that a teacher could see; it has "
+            + ", ".join(f"{stream.name} ({stream.kind}, {stream.encoding})" for stream in streams.values())
+        )
+    depths = [streams[name] for name in timing if streams[name].kind == "depth"]
+    aligned = [stream for stream in depths if _registered(recording, teacher, stream) == "same camera"]
+    partner = aligned[0] if aligned and "depth" not in chosen else None
+    for kind in PARTNERS if partner is None else ():
+        if not chosen or MODALITIES[kind] in chosen or not {*chosen} - {"rgb", "luminance"}:
+            partner = partner or best(kind)
+    if partner is None:
+        raise SourceError(
+            f"{recording.name} has no second sensor, depth, thermal or sound, that could learn from "
+            f"{teacher.name!r}; for one sensor alone there is crossmodal pretrain"
+        )
+    return {MODALITIES[teacher.kind]: teacher, MODALITIES[partner.kind]: partner}
+
+
+def _registered(recording: Recording, teacher: Stream, partner: Stream) -> str:
+    transform = recording.transform(partner.name, teacher.name)
+    mine, theirs = recording.camera(teacher.name), recording.camera(partner.name)
+    if transform is not None and np.allclose(transform, np.eye(4), atol=1e-6):
+        same = mine is None or theirs is None or np.allclose(mine.matrix, theirs.matrix, rtol=0.02)
+        if same and (teacher.height, teacher.width) == (partner.height, partner.width):
+            return "same camera"
+    if transform is not None and mine is not None and theirs is not None and partner.kind == "depth":
+        return "register"
+    equal = (
+        abs(teacher.height * partner.width - teacher.width * partner.height) <= 0.02 * teacher.height * partner.width
+    )
+    return "unknown" if equal else "apart"
+
+
+def _odd(timing: Mapping[str, Timing], chosen: Mapping[str, Stream]) -> list[str]:
+    odd = []
+    for stream in chosen.values():
+        found = timing[stream.name]
+        if found.gaps and stream.kind != "audio":
+            odd.append(
+                f"{stream.name}: {found.gaps} gaps of more than three frames, the longest {found.longest_gap_s:.2f} s"
+            )
+        if found.back:
+            odd.append(f"{stream.name}: the clock jumps back {found.back} times")
+        if found.begin_ns == 0 and found.end_ns == 0:
+            odd.append(f"{stream.name}: all stamps are 0")
+    begins, ends = zip(
+        *((timing[each.name].begin_ns, timing[each.name].end_ns) for each in chosen.values()), strict=True
+    )
+    lone = (max(begins) - min(begins) + max(ends) - min(ends)) / SECOND
+    if lone > 2:
+        odd.append(f"only one of the two sensors recorded for {lone:.1f} s")
+    return odd
+
+
+def _unequal(recordings: list[Recording], chosen: Mapping[str, Stream]) -> list[str]:
+    wanted = {stream.name for stream in chosen.values()}
+    lacking = [each.name for each in recordings[1:] if not wanted <= each.streams().keys()]
+    return [
+        f"{len(lacking)} of {len(recordings)} recordings lack one of these streams: {', '.join(lacking[:3])}"
+    ] * bool(lacking)

@@ -1,0 +1,33 @@
+"""The contact sheet of a folder of shards."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from crossmodal.data.manifest import open_field
+from crossmodal.data.reader import UnevenError, open_view
+from crossmodal.data.shards import Shards
+from crossmodal.data.views import View
+from pipelines.config import at
+from pipelines.reporting.pictures import contact_sheet
+from pipelines.runs.console import say
+from pipelines.schemas.common import ViewConfig
+
+
+def draw_sheet(folder: Path, views: Mapping[str, ViewConfig]) -> Path:
+    """Writes sheet.png into a folder of shards: some pairs by the views, or all stored fields if there are none."""
+    shards, opened = Shards.open(folder), {}
+    for name, view in views.items():
+        with at(f"sheet.{name}"):
+            opened[name] = open_view(shards, view.modality, aligned=view.aligned, **view.options)
+    fields = {} if views else shards.manifest.fields  # drawn as stored, whatever the range of a view
+    statistics = shards.manifest.statistics
+    whole = {name: View(open_field(name, spec).show_all(statistics[name])) for name, spec in fields.items()}
+    try:
+        return contact_sheet(shards, opened or whole, folder / "sheet.png")
+    except UnevenError as error:
+        if opened:
+            raise
+        say(f"{error}; the sheet shows each with its own crop")
+    apart = {name: replace(view, aligned=False) for name, view in whole.items()}
+    return contact_sheet(shards, apart, folder / "sheet.png")

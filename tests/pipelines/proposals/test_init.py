@@ -1,0 +1,155 @@
+"""`crossmodal init` on recordings and folders that the tests write."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from pipelines.__main__ import main
+from pipelines.config import load
+from pipelines.schemas.shards import Config as ShardsConfig
+from pipelines.schemas.transfer import Config as TransferConfig
+
+RATE_HZ, SECONDS = 30, 24
+
+
+def write(folder: Path, name: str, pixels: np.ndarray) -> None:
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(folder / name, compress_level=0)
+
+
+def walk(folder: Path, *, ahead_s: float = 0.0, seconds: float = SECONDS) -> Path:
+    """A camera that moves over a textured scene by fits and starts; depth in 1/5000 m, by a clock of its own."""
+    random = np.random.default_rng(0)
+    scene = np.kron(random.integers(0, 255, (20, 150, 3)), np.ones((4, 4, 1))).astype(np.uint8)
+    relief = np.kron(random.integers(5000, 15000, (20, 150)), np.ones((4, 4))).astype(np.uint16)
+    times = np.arange(0, seconds, 1 / RATE_HZ)
+    speed = 8 * np.abs(np.sin(1.1 * times) + np.sin(2.7 * times + 1) + np.sin(4.3 * times + 2))
+    places = np.cumsum(speed) / RATE_HZ
+    lists: dict[str, list[str]] = {"rgb": [], "depth": []}
+    for number, (time, place) in enumerate(zip(times, places, strict=True)):
+        column = int(place) % 500
+        write(folder, f"rgb/{number}.png", scene[:60, column : column + 80])
+        write(folder, f"depth/{number}.png", relief[:60, column : column + 80])
+        lists["rgb"].append(f"{1000 + time:.6f} rgb/{number}.png")
+        lists["depth"].append(f"{1000 + time + ahead_s:.6f} depth/{number}.png")
+    for name, lines in lists.items():
+        (folder / f"{name}.txt").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return walk(tmp_path_factory.mktemp("recordings") / "walk", ahead_s=0.060)
+
+
+def test_a_recording_becomes_configs_that_pack_it(
+    recorded: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["init", str(recorded)]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"depth.txt +depth +png i;16 +80x60 +720 +30 Hz", printed)
+    assert "Pair: rgb from rgb.txt and depth from depth.txt" in printed
+    assert re.search(r"by motion depth is (59|60|61)\.\d ms ahead .*; corrected", printed)
+    assert re.search(r"in 1/5000 m, as in TUM: [12]\.\d+ m", printed)
+    config = load(ShardsConfig, Path("walk.yaml"), [])
+    members = config.source.options["members"]
+    assert abs(members["depth"]["offset_ms"] - 60) < 1.5
+    assert "scale_m" not in members["depth"]  # the unit is never guessed
+    assert "scale_m: 0.0002  (1/5000 m, as in TUM; then the median is" in Path("walk.yaml").read_text()
+    assert main(["shards", "walk.yaml"]) == 1
+    assert "members.depth.scale_m must be given" in capsys.readouterr().err
+    text = Path("walk.yaml").read_text()
+    Path("walk.yaml").write_text(text.replace("stream: depth.txt", "stream: depth.txt, scale_m: 0.0002"))
+    assert main(["shards", "walk.yaml", "source.every_s=1.0"]) == 0
+    printed = capsys.readouterr().out
+    assert "have no depth" not in printed
+    with Image.open("walk_sheet.png") as sheet:
+        assert sheet.width > 300
+
+
+def test_the_transfer_that_is_proposed_is_a_valid_one(recorded: Path, tmp_path: Path) -> None:
+    assert main(["init", str(recorded), "--to", str(tmp_path), "--name", "try", "--scale-m", "0.0002"]) == 0
+    config = load(TransferConfig, tmp_path / "try_transfer.yaml", [])
+    assert config.student.view == "depth"
+    sizes = [config.views[name].options for name in ("rgb", "depth")]
+    assert sizes[0]["height"] / sizes[0]["width"] == sizes[1]["height"] / sizes[1]["width"]
+    assert 0.8 < sizes[1]["min_m"] < 1.1  # distances are from 1 to 3 m
+    assert 2.9 < sizes[1]["max_m"] < 3.5
+    shards = yaml.safe_load((tmp_path / "try.yaml").read_text())
+    assert config.data == shards["output"] + "/train"
+
+
+def test_a_folder_of_paired_files_is_found_by_equal_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for room in ("hall", "yard"):
+        for number in range(3):
+            write(tmp_path / "mine", f"color/{room}/{number}.png", np.zeros((6, 8, 3), dtype=np.uint8))
+            write(tmp_path / "mine", f"depth/{room}/{number}.png", np.full((6, 8), 1500, dtype=np.uint16))
+            pose = tmp_path / "mine" / "pose" / room / f"{number}.txt"
+            pose.parent.mkdir(parents=True, exist_ok=True)
+            pose.write_text(" ".join(["1.0"] * 16))
+    assert main(["init", str(tmp_path / "mine"), "--to", str(tmp_path), "--scale-m", "0.001"]) == 0
+    source = yaml.safe_load((tmp_path / "mine.yaml").read_text())["source"]
+    assert source["members"] == {
+        "rgb": {"modality": "rgb", "files": "color/{group}/{key}.png"},
+        "depth": {"modality": "depth", "files": "depth/{group}/{key}.png", "scale_m": 0.001},
+    }
+    assert source["facts"] == {"pose": "pose/{group}/{key}.txt"}
+    assert "6 pairs" in capsys.readouterr().out
+    assert main(["shards", str(tmp_path / "mine.yaml"), f"output={tmp_path}/pairs", "source.test_groups=[yard]",
+                 "source.test_share=0"]) == 0  # fmt: skip
+
+
+def test_names_with_a_word_for_the_sensor_are_found(tmp_path: Path) -> None:
+    for number in range(3):
+        write(tmp_path / "mine", f"frame-{number}.color.png", np.zeros((6, 8, 3), dtype=np.uint8))
+        write(tmp_path / "mine", f"frame-{number}_depth.png", np.full((6, 8), 1500, dtype=np.uint16))
+    assert main(["init", str(tmp_path / "mine"), "--to", str(tmp_path), "--scale-m", "0.001"]) == 0
+    members = yaml.safe_load((tmp_path / "mine.yaml").read_text())["source"]["members"]
+    assert (members["rgb"]["files"], members["depth"]["files"]) == ("{key}.color.png", "{key}_depth.png")
+
+
+def test_files_that_are_there_are_replaced_only_if_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    walk(tmp_path / "walk", seconds=1)
+    (tmp_path / "walk.yaml").write_text("mine")
+    words = ["init", str(tmp_path / "walk"), "--to", str(tmp_path)]
+    assert main(words) == 2
+    assert "walk.yaml would be replaced; add --yes" in capsys.readouterr().err
+    assert (tmp_path / "walk.yaml").read_text() == "mine"
+    assert main([*words, "--yes"]) == 0
+    assert (tmp_path / "walk.yaml").read_text() != "mine"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["absent.bag"], 2, "init: there is no file or folder .*absent.bag"),
+        (["."], 1, "is no recording, and no pictures in it have a partner.*3 x rgb/{key}.png .rgb."),
+        ([".", "--stream", "rgb"], 2, "--stream must be MEMBER=NAME"),
+        ([".", "--stream", "rgb=x"], 2, "is no recording, so --stream does not apply"),
+        ([], 2, "init: the following arguments are required: PATH; see crossmodal init --help"),
+    ],
+)
+def test_a_mistake_is_one_sentence(
+    words: list[str], code: int, message: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(3):
+        write(here, f"rgb/{number}.png", np.zeros((6, 8, 3), dtype=np.uint8))
+    assert main(["init", *words]) == code
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_a_stream_that_is_not_there_is_refused(
+    recorded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["init", str(recorded), "--to", str(tmp_path), "--stream", "rgb=color.txt"]) == 1
+    assert "walk has no frames in a stream 'color.txt'; it has depth.txt, rgb.txt" in capsys.readouterr().err
