@@ -1,6 +1,6 @@
 """Write paired shards from a source; check, describe and show them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 flags = {
     "--check": "read and decode every byte of a folder of shards and list all problems",
+    "--check --pairing": "the same, and check on some pairs that their streams show the same scene at the same time",
     "--info": "describe a folder of shards: counts, fields, units, classes, statistics",
     "--sheet": "write a contact sheet (sheet.png) of a folder of shards",
 }
@@ -70,6 +71,8 @@ def run(config: Config, path: Path) -> None:
         written[split] = {"pairs": manifest.pairs, "megabytes": round(size, 2), "digest": manifest.digest}
     for warning in [*_unbalanced(counts, run.path), *_absent(counts, run.path)]:
         say(warning)
+    for warning in _unpaired(run.path / split for split in written) if config.pairing else ():
+        say(warning)
     for split in written if config.sheet else ():
         _sheet(run.path / split, config.sheet)
     if dropped := source.dropped():
@@ -101,7 +104,7 @@ def inspect(flag: str, path: Path) -> int:
     folders = [path] if (path / MANIFEST).is_file() else sorted(subfolders)  # one without a manifest is an error
     if not folders:
         raise ShardError(f"{path} holds no shards: there is no {MANIFEST} in it or one level below")
-    if flag == "--check":
+    if flag.startswith("--check"):
         problems = [
             problem for folder in folders for problem in check(folder, warn=lambda warning: print(printable(warning)))
         ]
@@ -112,6 +115,9 @@ def inspect(flag: str, path: Path) -> int:
             }
             for warning in [*_unbalanced(counts, folders[0].parent), *_absent(counts, path)]:
                 print(printable(warning))
+        if flag == "--check --pairing" and not problems:
+            for warning in _unpaired(folders):
+                print(printable(warning))
         print(printable("\n".join(problems) or f"{path}: nothing wrong"))
         return 1 if problems else 0
     for folder in folders:
@@ -120,6 +126,15 @@ def inspect(flag: str, path: Path) -> int:
         else:
             print(printable(str(_sheet(folder, {}))))
     return 0
+
+
+def _unpaired(folders: Iterable[Path]) -> Iterator[str]:
+    """Warnings about streams that do not show the same scene at the same time."""
+    from crossmodal.data.pairing import check_pairing
+    from crossmodal.data.shards import Shards
+
+    for folder in folders:
+        yield from check_pairing(Shards.open(folder))
 
 
 def _unbalanced(counts: Mapping[str, Mapping[str, int]], path: Path) -> list[str]:
