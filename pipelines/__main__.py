@@ -109,7 +109,9 @@ def _run(name: str, words: list[str]) -> int:
         raise ConfigError([f"{form}, got no CONFIG; --help shows its fields"])
     if words[0].startswith("-"):
         paths = [word for word in words if not word.startswith("-")]
-        flag = " ".join(word for word in words if word.startswith("-"))  # "--check --pairing" has an entry of its own
+        flag = " ".join(
+            sorted(word for word in words if word.startswith("-"))
+        )  # "--check --pairing" has an entry of its own
         _must_know(f"{name}: flag", flag, [*flags, "--help"])
         if len(paths) != 1:
             raise ConfigError([f"expected crossmodal {name} {flag} PATH, got {len(paths)} paths"])

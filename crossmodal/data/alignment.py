@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Complex64, Float32, Int
+from jaxtyping import Complex64, Float, Float32, Int
 from scipy import fft, ndimage
 
 REACH = 8  # shifts are searched up to a fraction 1 / REACH of the sides
@@ -61,15 +61,31 @@ class Alignment:
         for start in range(0, len(first), 32):  # a few at a time, for the memory
             part = slice(start, start + 32)
             power += (np.conj(ones[first[part]]) * twos[second[part]]).sum(0)
-        scores = fft.irfft2(power / len(first), self._sides)
-        scores = np.roll(scores, (down, right), (0, 1))[: 2 * down + 1, : 2 * right + 1]
-        height, width = self.one.shape[1:]
-        rows, columns = (np.abs(np.arange(-reach, reach + 1)) for reach in (down, right))
-        scores = scores / np.outer(1 - rows / height, 1 - columns / width)  # the share of the pictures that overlaps
+        scores = self._scores(power / len(first))
         place = np.unravel_index(scores.argmax(), scores.shape)
         shift = int(place[0]) - down, int(place[1]) - right
         each = self.score(first, second, shift) if not mirrored else np.zeros(0, np.float32)
         return Peak(float(scores[place]), *shift, each)
+
+    def motion(self, first: int, second: int) -> tuple[tuple[float, float], tuple[float, float]]:
+        """How far each stream's picture moves from one pair to another, down and to the right, in parts of a pixel."""
+        one, two = (self._scores(np.conj(each[first]) * each[second]) for each in self._transformed)
+        return self._exact(one), self._exact(two)
+
+    def _exact(self, scores: Float32[np.ndarray, "shifts_down shifts_right"]) -> tuple[float, float]:
+        """The place of the highest score between the shifts, by a parabola through it and its neighbours."""
+        row, column = (int(at) for at in np.unravel_index(scores.argmax(), scores.shape))
+        down, right = self._reach
+        return row - down + _vertex(scores[:, column], row), column - right + _vertex(scores[row], column)
+
+    def _scores(self, power: Complex64[np.ndarray, "_ _"]) -> Float32[np.ndarray, "shifts_down shifts_right"]:
+        """The correlation at each shift within reach, from a cross-spectrum."""
+        down, right = self._reach
+        scores = np.roll(fft.irfft2(power, self._sides), (down, right), (0, 1))[: 2 * down + 1, : 2 * right + 1]
+        height, width = self.one.shape[1:]
+        rows, columns = (np.abs(np.arange(-reach, reach + 1)) for reach in (down, right))
+        overlap = np.outer(1 - rows / height, 1 - columns / width)  # share of the pictures that overlaps
+        return (scores / overlap).astype(np.float32)
 
     def score(
         self, first: Int[np.ndarray, " pairs"], second: Int[np.ndarray, " pairs"], shift: tuple[int, int] = (0, 0)
@@ -105,7 +121,16 @@ class Alignment:
         return fft.rfft2(self._centred[1][:, :, ::-1], self._sides)
 
 
-def certainty(differences: Float32[np.ndarray, " pairs"]) -> float:
+def _vertex(scores: Float32[np.ndarray, " shifts"], place: int) -> float:
+    """How far the parabola through the highest score and its neighbours has its top from it, from -0.5 to 0.5."""
+    if not 0 < place < len(scores) - 1:
+        return 0.0
+    before, highest, after = scores[place - 1 : place + 2].tolist()
+    bend = before - 2 * highest + after
+    return 0.5 * (before - after) / bend if bend < 0 else 0.0
+
+
+def certainty(differences: Float[np.ndarray, " pairs"]) -> float:
     """Mean over standard error, as in Student's paired test."""
     error = differences.std(ddof=1) / len(differences) ** 0.5
     return float(differences.mean() / (error + 1e-9))

@@ -18,6 +18,7 @@ from modalities.common.random import generator
 from modalities.depth import Depth
 from modalities.rgb import Rgb
 from modalities.synthetic.scene import draw_scene
+from pipelines.__main__ import main
 
 FRAMES = 60
 RGB, DEPTH, AUDIO = Rgb(), Depth(), Audio()
@@ -169,3 +170,54 @@ def test_a_scene_that_stands_still_is_not_taken_for_wrong_pairs(tmp_path: Path) 
 def test_sounds_of_any_length_give_no_warning(tmp_path: Path) -> None:
     lengths = torch.linspace(0.2, 0.6, FRAMES).tolist()
     assert Film(FILM.rgb, FILM.depth, sounds(*lengths)).warnings(tmp_path) == []
+
+
+def test_pictures_that_move_alike_in_another_pair_are_apart_in_time(tmp_path: Path) -> None:
+    random, shaken = generator("textures"), Film([], [])
+    places = (10 + 4 * torch.randn(FRAMES, 2, generator=random)).round().clamp(0, 40).long().tolist()
+    for number, (y, x) in enumerate(places):
+        if number % 6 == 0:  # other textures, so that only the motion of both pictures agrees
+            first, second = (
+                torch.rand(1, 120 // side, 120 // side, generator=random)
+                .repeat_interleave(side, 1)
+                .repeat_interleave(side, 2)
+                for side in (3, 5)
+            )
+        shaken.rgb.append(first[:, y : y + 64, x : x + 64].expand(3, -1, -1))
+        shaken.depth.append(1 + second[:, y : y + 64, x : x + 64])
+    warning = Film(shaken.rgb[:-1], shaken.depth[1:]).warnings(tmp_path)[0]
+    assert "rgb agrees best with depth of the pair 1 earlier (its picture moves as the other does, to 0." in warning
+
+
+@pytest.fixture(scope="module")
+def mirrored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A config for files of the film whose depth is mirrored."""
+    folder = tmp_path_factory.mktemp("mirrored")
+    for number, (picture, distance) in enumerate(zip(FILM.rgb, FILM.depth, strict=True)):
+        (folder / f"{number:04d}.jpg").write_bytes(RGB.encode(picture))
+        (folder / f"{number:04d}.png").write_bytes(DEPTH.encode(distance.flip(2)))
+    (folder / "shards.yaml").write_text(
+        f"source: {{name: folder, root: {folder}, members: {{rgb: {{modality: rgb, files: '{{key}}.jpg'}}, "
+        f"depth: {{modality: depth, files: '{{key}}.png', scale_m: 0.001}}}}}}\noutput: {folder}/pairs\n"
+    )
+    return folder / "shards.yaml"
+
+
+@pytest.mark.parametrize(("option", "count"), [("pairing=true", 1), ("pairing=false", 0)])
+def test_packing_warns_of_the_pairing_unless_told_not_to(
+    mirrored: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, count: int
+) -> None:
+    assert main(["shards", str(mirrored), option, f"output={tmp_path}"]) == 0
+    assert capsys.readouterr().out.count(f"{tmp_path}/train: depth is mirrored left to right against rgb") == count
+
+
+def test_the_command_warns_of_the_pairing_of_shards_and_succeeds(
+    mirrored: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["shards", str(mirrored), "pairing=false", f"output={tmp_path}"]) == 0
+    counts = []
+    for words in (["--check"], ["--check", "--pairing"], ["--pairing", "--check"]):
+        capsys.readouterr()
+        assert main(["shards", *words[:2], str(tmp_path)]) == 0
+        counts.append(capsys.readouterr().out.count("depth is mirrored left to right against rgb"))
+    assert counts == [0, 1, 1]
