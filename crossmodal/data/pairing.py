@@ -8,11 +8,12 @@ from itertools import combinations, islice
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Float32, Int
+from jaxtyping import Bool, Float, Float32
 from scipy import ndimage
 from torch import Tensor
 
 from crossmodal.data.alignment import Alignment, certainty, find_edges
+from crossmodal.data.lags import LEAST, Order
 from crossmodal.data.manifest import open_field
 from crossmodal.data.shards import Shards
 from crossmodal.data.views import Picture
@@ -22,13 +23,8 @@ from modalities.depth import Depth
 
 PAIRS, RUN = 240, 30  # pairs that are read, and the length of the runs of consecutive pairs they come from
 WIDTH = 160  # pixels to which wider pictures are shrunk
-LEAST = 40  # pairs that a check of edges needs
-LAGS = 3  # offsets in pairs that are searched, either way
 SHUFFLES = 5  # shuffles of which the best score is that of chance
 ALIKE = 2.0  # times the score of chance that right pairs have
-LATER, SURE = 1.15, 3.0  # times the score of its own pair that a later one has, and the certainty of the difference
-STRAY = 0.025  # share of the width above which a difference of motions says no more
-MOVED = 0.0005  # share of the width by which motions must agree better
 MIRRORED = 1.5  # times the score of its own pair that the mirrored one has
 SHIFT, SHIFT_SURE = 0.02, 5.0  # share of the width of a shift, and the certainty that the shifted pairs agree better
 STILL = 0.3  # share of the edges that changes from pair to pair, below which shuffled pairs look like right ones
@@ -175,20 +171,21 @@ def _tell_alignment(
     if len(there) < LEAST:
         return
     edges = Alignment(np.stack([first for _, first, _ in there]), np.stack([second for _, _, second in there]))
-    first = second = np.arange(len(there))
+    (_, height, width), first = edges.one.shape, np.arange(len(there))
+    second = first
     far = np.linspace(len(there) // 4, len(there) - len(there) // 4, SHUFFLES).astype(int).tolist()
     chance = max(edges.peak(first, np.roll(first, distance)).score for distance in far)
     places = np.array([place for place, _, _ in there])
-    runs = np.cumsum(~follows)[places]
-    if later := _best_lag(edges, places, runs, ALIKE * chance) or _lag_of_motion(edges, places, runs):
-        lag, first, second, evidence = later
+    order = Order(edges, places, np.cumsum(~follows)[places])
+    if lag := order.find_lag(ALIKE * chance):
+        first, second, count = lag.first, lag.second, abs(lag.pairs)
         yield (
-            f"{one} and {two} are apart in time by {abs(lag)} pair{'s' * (abs(lag) > 1)}: {one} agrees best with {two} "
-            f"of the pair {abs(lag)} {'later' if lag > 0 else 'earlier'} ({evidence}, over {len(first)} pairs); "
+            f"{one} and {two} are apart in time by {count} pair{'s' * (count > 1)}: {one} agrees best with {two} of "
+            f"the pair {count} {'later' if lag.pairs > 0 else 'earlier'} ({lag.evidence}, over {len(first)} pairs); "
             "renumber one of them, or correct its stamps"
         )
     own, mirrored = edges.peak(first, second), edges.peak(first, second, mirrored=True)
-    (_, height, width), aligned = edges.one.shape, edges.score(first, second)
+    aligned = edges.score(first, second)
     if mirrored.score >= max(ALIKE * chance, MIRRORED * own.score):
         yield (
             f"{two} is mirrored left to right against {one}: their edges correlate by {mirrored.score:.3f} if one of "
@@ -202,7 +199,7 @@ def _tell_alignment(
         )
     elif (
         own.score >= ALIKE * chance
-        and max(abs(own.down), abs(own.right)) >= SHIFT * width
+        and max(abs(own.down), abs(own.right)) >= max(SHIFT * width, order.typical)
         and certainty(own.each - aligned) >= SHIFT_SURE
     ):
         yield (
@@ -211,62 +208,6 @@ def _tell_alignment(
             f"{aligned.mean():.3f} as they are, over {len(first)} pairs); register one to the other by the calibration "
             "of both cameras"
         )
-
-
-_Lag = tuple[int, Int[np.ndarray, " some"], Int[np.ndarray, " some"], str]  # with both pairs, and figures in words
-
-
-def _lags(
-    places: Int[np.ndarray, " pairs"], runs: Int[np.ndarray, " pairs"]
-) -> Iterator[tuple[int, Int[np.ndarray, " some"], Int[np.ndarray, " some"]]]:
-    """Each lag with the pairs that have a pair so much later in their run, and the number of that pair.
-
-    Args:
-        places: number of each pair in the sample; these differ by 1 in consecutive pairs.
-        runs: number of the run of consecutive pairs that each belongs to.
-    """
-    for lag in range(-LAGS, LAGS + 1):
-        later = np.searchsorted(places, places + lag).clip(max=len(places) - 1)
-        first = np.flatnonzero((places[later] == places + lag) & (runs[later] == runs))
-        if lag and len(first) >= LEAST:
-            yield lag, first, later[first]
-
-
-def _best_lag(
-    edges: Alignment, places: Int[np.ndarray, " pairs"], runs: Int[np.ndarray, " pairs"], least: float
-) -> _Lag | None:
-    """The lag at which the edges of another pair agree better than those of its own, by `least` or more."""
-    best = None
-    for lag, first, later in _lags(places, runs):
-        own, other = edges.peak(first, first), edges.peak(first, later)
-        if other.score >= max(least, LATER * own.score) and certainty(other.each - own.each) >= SURE:
-            told = f"their edges correlate by {other.score:.3f}, in the pairs as they are by {own.score:.3f}"
-            best, least = (lag, first, later, told), other.score
-    return best
-
-
-def _lag_of_motion(edges: Alignment, places: Int[np.ndarray, " pairs"], runs: Int[np.ndarray, " pairs"]) -> _Lag | None:
-    """The lag at which the picture of one stream moves as that of the other one does in another pair."""
-    moves = np.full((2, len(places), 2), np.nan)  # of each stream, from each pair to the next
-    for place in np.flatnonzero((np.diff(places) == 1) & (np.diff(runs) == 0)).tolist():
-        moves[:, place] = edges.motion(place, place + 1)
-    width, best, least = edges.one.shape[2], None, np.inf
-    for lag, pairs, others in _lags(places, runs):
-        there = ~np.isnan(moves[:, pairs]).any((0, 2)) & ~np.isnan(moves[1, others]).any(1)
-        first, later = pairs[there], others[there]
-        if len(first) < LEAST:
-            continue
-        own, other = (
-            np.hypot(*(moves[0, first] - moves[1, second]).T).clip(max=STRAY * width) for second in (first, later)
-        )
-        better = other.mean() < min(least, own.mean() / LATER, own.mean() - MOVED * width)
-        if better and certainty(own - other) >= SURE:
-            told = (
-                f"its picture moves as the other does, to {100 * other.mean() / width:.2f} % of the width from pair to "
-                f"pair, in the pairs as they are to {100 * own.mean() / width:.2f} %"
-            )
-            best, least = (lag, first, later, told), other.mean()
-    return best
 
 
 def _tell_frozen(stream: _Stream, other: _Stream, follows: Bool[np.ndarray, " pairs"]) -> Iterator[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from real import extract
 from torch import Tensor
 
 from crossmodal.data.pairing import check_pairing
@@ -186,7 +187,7 @@ def test_pictures_that_move_alike_in_another_pair_are_apart_in_time(tmp_path: Pa
         shaken.rgb.append(first[:, y : y + 64, x : x + 64].expand(3, -1, -1))
         shaken.depth.append(1 + second[:, y : y + 64, x : x + 64])
     warning = Film(shaken.rgb[:-1], shaken.depth[1:]).warnings(tmp_path)[0]
-    assert "rgb agrees best with depth of the pair 1 earlier (its picture moves as the other does, to 0." in warning
+    assert "rgb agrees best with depth of the pair 1 earlier (their pictures then move alike to 0." in warning
 
 
 @pytest.fixture(scope="module")
@@ -221,3 +222,21 @@ def test_the_command_warns_of_the_pairing_of_shards_and_succeeds(
         assert main(["shards", *words[:2], str(tmp_path)]) == 0
         counts.append(capsys.readouterr().out.count("depth is mirrored left to right against rgb"))
     assert counts == [0, 1, 1]
+
+
+def test_frames_of_a_walk_are_of_one_time_and_place_and_a_planted_offset_is_found(tmp_path: Path) -> None:
+    extract("tum_fr1_rpy_8s.tar", tmp_path, lambda name: name.endswith((".txt", ".png")))
+    (root,) = {path.parent for path in tmp_path.glob("**/rgb.txt")}
+    lines = {name: (root / f"{name}.txt").read_text().splitlines() for name in ("rgb", "depth")}
+    times = {
+        name: {float(line.split()[0]): root / line.split()[1] for line in each if line[0] != "#"}
+        for name, each in lines.items()
+    }
+    film, depth = Film([], []), Depth(scale_m=0.0002)
+    for stamp, path in [*times["rgb"].items()][:120]:
+        nearest = min(times["depth"], key=lambda other: abs(other - stamp))
+        film.rgb.append(RGB.decode(path.read_bytes())[:, ::2, ::2])
+        film.depth.append(depth.decode(times["depth"][nearest].read_bytes())[:, ::2, ::2])
+    assert film.warnings(tmp_path / "pairs") == []
+    (warning,) = Film(film.rgb[1:], film.depth[:-1]).warnings(tmp_path / "late")
+    assert "rgb agrees best with depth of the pair 1 later" in warning

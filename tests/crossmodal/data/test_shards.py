@@ -342,9 +342,9 @@ def test_without_classes_any_label_will_do(synthetic: Path) -> None:
 
 def test_check_names_a_modality_that_is_not_known(folder: Path) -> None:
     content = json.loads((folder / MANIFEST).read_text())
-    content["fields"]["depth"]["modality"] = "thermal"
+    content["fields"]["depth"]["modality"] = "sonar"
     (folder / MANIFEST).write_text(json.dumps(content))
-    assert check(folder) == [f"{folder / MANIFEST}: field 'depth' is of modality 'thermal', which is not known"]
+    assert check(folder) == [f"{folder / MANIFEST}: field 'depth' is of modality 'sonar', which is not known"]
 
 
 def test_a_pair_in_two_shards_is_named(folder: Path) -> None:
