@@ -11,6 +11,7 @@ from torch import Tensor
 
 from modalities import Modality
 from modalities.codecs.depth import decode_depth, encode_depth
+from modalities.codecs.readings import EXTENSIONS
 from modalities.common.noise import addressed_noise, rectangles
 from modalities.common.numbers import MapView
 from modalities.common.options import check_within
@@ -22,7 +23,7 @@ from modalities.synthetic.scene import Scene
 
 @dataclass(frozen=True)
 class Depth(MapView, Modality):
-    """Distance along the optical axis in metres, 0 where there is no reading, from 16-bit PNG or .npy.
+    """Distance along the optical axis in metres, 0 where there is no reading, from PNG, TIFF, EXR, PFM, .npy, .npz.
 
     Distances are never guessed and never mixed: 16 bits stay 16 bits, and resizing takes the nearest pixel.
 
@@ -31,7 +32,7 @@ class Depth(MapView, Modality):
     """
 
     field: ClassVar[str] = "depth"
-    extensions: ClassVar[tuple[str, ...]] = ("png", "npy")
+    extensions: ClassVar[tuple[str, ...]] = EXTENSIONS
     stored: ClassVar[tuple[str, ...]] = ("scale_m", "invalid")
 
     size: int | None = None  # pixels a side of a square view; null: 64, unless height and width are given

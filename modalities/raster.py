@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from modalities import Modality
-from modalities.codecs.readings import is_marked, read_numbers
+from modalities.codecs.readings import EXTENSIONS, is_marked, read_numbers
 from modalities.common.noise import addressed_noise, rectangles
 from modalities.common.numbers import RangeView, refuse_outside
 from modalities.common.options import check_within
@@ -24,7 +24,7 @@ PREVIEW = "8 bits or colours make a preview; for grey pictures there is the moda
 
 @dataclass(frozen=True)
 class Raster(RangeView, Modality):
-    """One number a pixel in a unit of your choice, negative ones included, from 16-bit PNG, .npy or TIFF.
+    """One number a pixel in a unit of your choice, negative ones included, from PNG, TIFF, EXR, PFM, .npy or .npz.
 
     NaN is "no reading", as it is in the file, or where the file has infinity or the stored number `invalid`. Numbers
     are never mixed: resizing takes the nearest pixel. The encoder sees equal steps from `low` to `high`.
@@ -34,7 +34,7 @@ class Raster(RangeView, Modality):
     """
 
     field: ClassVar[str] = "raster"
-    extensions: ClassVar[tuple[str, ...]] = ("npy", "png", "tif", "tiff")
+    extensions: ClassVar[tuple[str, ...]] = ("npy", *(end for end in EXTENSIONS if end != "npy"))
     stored: ClassVar[tuple[str, ...]] = ("unit", "scale", "offset", "invalid")
     nothing: ClassVar[float] = math.nan
     colours: ClassVar[str] = "viridis"
@@ -77,10 +77,9 @@ class Raster(RangeView, Modality):
         """Numbers in `unit`, NaN where there is no reading.
 
         Raises:
-            DecodeError: it is neither a 16-bit single-channel PNG nor a .npy or TIFF of one number a pixel, is damaged,
-                or has too many pixels.
+            DecodeError: see `read_numbers`.
         """
-        stored = read_numbers(payload, what="a raster", preview=PREVIEW, tiff=True)
+        stored = read_numbers(payload, what="a raster", preview=PREVIEW)
         values = torch.from_numpy(stored.astype(np.float64)).mul_(self.scale).add_(self.offset).float()
         if self.invalid is not None:
             values[torch.from_numpy(is_marked(stored, self.invalid))] = math.nan

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from modalities import DecodeError, Modality
 from modalities.codecs.raster import write_pixels
-from modalities.codecs.readings import is_marked, read_numbers
+from modalities.codecs.readings import EXTENSIONS, is_marked, read_numbers
 from modalities.common.noise import addressed_noise
 from modalities.common.numbers import RangeView, refuse_outside
 from modalities.common.options import check_within
@@ -29,7 +29,7 @@ ROOM_K = (270.0, 320.0)  # the range of a view of temperatures that has no low a
 
 @dataclass(frozen=True)
 class Thermal(RangeView, Modality):
-    """Temperatures in kelvin or raw counts, from 16-bit PNG or TIFF, or from TIFF or .npy of floating numbers.
+    """Temperatures in kelvin or raw counts, from 16-bit PNG or TIFF, or from files of floating numbers.
 
     NaN is "no reading", as it is in the file, or where the file has infinity or the stored number `invalid`. Numbers
     are never mixed: resizing takes the nearest pixel. The encoder sees equal steps from `low` to `high`.
@@ -39,7 +39,7 @@ class Thermal(RangeView, Modality):
     """
 
     field: ClassVar[str] = "thermal"
-    extensions: ClassVar[tuple[str, ...]] = ("png", "tif", "tiff", "npy")
+    extensions: ClassVar[tuple[str, ...]] = EXTENSIONS
     stored: ClassVar[tuple[str, ...]] = ("scale_k", "offset_k", "invalid")
     nothing: ClassVar[float] = math.nan
     colours: ClassVar[str] = "inferno"
@@ -88,10 +88,9 @@ class Thermal(RangeView, Modality):
         """Kelvin or counts, NaN where there is no reading.
 
         Raises:
-            DecodeError: it is neither a 16-bit single-channel PNG nor a .npy or TIFF of one number a pixel, is damaged,
-                has too many pixels, or its median is no plausible temperature.
+            DecodeError: see `read_numbers`; or its median is no plausible temperature.
         """
-        stored = read_numbers(payload, what="a thermal picture", preview=PREVIEW, tiff=True)
+        stored = read_numbers(payload, what="a thermal picture", preview=PREVIEW)
         if stored.dtype == np.uint8:
             raise DecodeError(f"a thermal picture must have 16 bits or floating numbers, got 8 bits: {PREVIEW}")
         values = torch.from_numpy(stored.astype(np.float64)).mul_(self._scale).add_(self.offset_k).float()
