@@ -203,8 +203,9 @@ def _tell_alignment(
         and certainty(own.each - aligned) >= SHIFT_SURE
     ):
         yield (
-            f"{two} is not registered to {one}: it lies {100 * own.right / width:.1f} % of the width to the right and "
-            f"{100 * own.down / height:.1f} % of the height below (edges correlate by {own.score:.3f} there, by "
+            f"{two} is not registered to {one}: it lies {100 * abs(own.right) / width:.1f} % of the width to the "
+            f"{'left' if own.right < 0 else 'right'} and {100 * abs(own.down) / height:.1f} % of the height "
+            f"{'above' if own.down < 0 else 'below'} (edges correlate by {own.score:.3f} there, by "
             f"{aligned.mean():.3f} as they are, over {len(first)} pairs); register one to the other by the calibration "
             "of both cameras"
         )

@@ -123,7 +123,7 @@ FAULTS: dict[str, tuple[Callable[[Film], Film], str]] = {
     ),
     "moved up": (
         lambda film: Film(film.rgb, moved(film.depth, 0, -3)),
-        "depth is not registered to rgb: it lies 0.0 % of the width to the right and -4.7 % of the height below",
+        "depth is not registered to rgb: it lies 0.0 % of the width to the right and 4.7 % of the height above",
     ),
     "another camera": (
         lambda film: Film(film.rgb, shoot(seed=5).depth),
