@@ -419,7 +419,7 @@ def depth_pair(key: str, payload: bytes | None = None, extension: str = "png") -
         ([depth_pair("a.b")], "key 'a.b' must be of letters, digits"),
         ([depth_pair("a"), depth_pair("a")], "key 'a' appears twice"),
         ([Pair("a", {"rgb.jpg": b"x"})], "pair 'a' has no 'depth'; it has rgb"),
-        ([depth_pair("a", extension="jpg")], "pair 'a': depth must be one of png, npy, got 'jpg'"),
+        ([depth_pair("a", extension="jpg")], "pair 'a': depth must be one of png, npy, npz, .*, got 'jpg'"),
         ([depth_pair("a", payload=b"junk")], "pair 'a', field depth.png: "),
         ([replace(depth_pair("a"), facts={"time": float("nan")})], "pair 'a': its facts must be JSON with finite"),
         ([], "no pairs came from the source"),
