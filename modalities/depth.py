@@ -9,19 +9,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from modalities import CropBox, Modality
+from modalities import Modality
 from modalities.codecs.depth import decode_depth, encode_depth
+from modalities.codecs.readings import EXTENSIONS
 from modalities.common.noise import addressed_noise, rectangles
+from modalities.common.numbers import MapView
 from modalities.common.options import check_within
-from modalities.common.picture import PictureView, colour_map
+from modalities.common.picture import colour_map
 from modalities.common.ranges import bounds_of_half
 from modalities.synthetic.render import render_distance
 from modalities.synthetic.scene import Scene
 
 
 @dataclass(frozen=True)
-class Depth(PictureView, Modality):
-    """Distance along the optical axis in metres, 0 where there is no reading, from 16-bit PNG or .npy.
+class Depth(MapView, Modality):
+    """Distance along the optical axis in metres, 0 where there is no reading, from PNG, TIFF, EXR, PFM, .npy, .npz.
 
     Distances are never guessed and never mixed: 16 bits stay 16 bits, and resizing takes the nearest pixel.
 
@@ -30,7 +32,7 @@ class Depth(PictureView, Modality):
     """
 
     field: ClassVar[str] = "depth"
-    extensions: ClassVar[tuple[str, ...]] = ("png", "npy")
+    extensions: ClassVar[tuple[str, ...]] = EXTENSIONS
     stored: ClassVar[tuple[str, ...]] = ("scale_m", "invalid")
 
     size: int | None = None  # pixels a side of a square view; null: 64, unless height and width are given
@@ -58,11 +60,6 @@ class Depth(PictureView, Modality):
         if self.scale not in ("log", "linear", "inverse"):
             raise ValueError(f"scale must be log, linear or inverse, got {self.scale!r}")
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """One distance for each pixel."""
-        return (1, *self.sides)
-
     def decode(self, payload: bytes) -> Float[Tensor, "1 height width"]:
         """Metres, 0 where there is no reading; see `decode_depth`."""
         return decode_depth(payload, scale_m=self.scale_m, invalid=self.invalid)
@@ -70,12 +67,6 @@ class Depth(PictureView, Modality):
     def encode(self, signal: Float[Tensor, "1 height width"]) -> bytes:
         """A 16-bit PNG in steps of `scale_m`; see `encode_depth`."""
         return encode_depth(signal, scale_m=self.scale_m, invalid=self.invalid)
-
-    def adapt(
-        self, signal: Float[Tensor, "1 height width"], window: CropBox
-    ) -> Float[Tensor, "1 {self.sides[0]} {self.sides[1]}"]:
-        """The window's part of the map; every pixel is one of the stored ones."""
-        return self.resize_crop(signal, window, nearest=True)
 
     def draw(self, generator: torch.Generator) -> Float[Tensor, " draws"]:
         """Uniform numbers: two that seed the noise, the drift, and four for each hole."""

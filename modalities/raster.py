@@ -11,22 +11,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from modalities import CropBox, Modality
-from modalities.codecs.readings import is_marked, read_numbers
+from modalities import Modality
+from modalities.codecs.readings import EXTENSIONS, is_marked, read_numbers
 from modalities.common.noise import addressed_noise, rectangles
+from modalities.common.numbers import RangeView, refuse_outside
 from modalities.common.options import check_within
-from modalities.common.picture import PictureView, colour_map
-from modalities.common.ranges import bounds_of_half
 from modalities.synthetic.render import render_relief
 from modalities.synthetic.scene import Scene
 
 PREVIEW = "8 bits or colours make a preview; for grey pictures there is the modality luminance"
-NARROW = 0.01  # numbers that take a smaller share of a view's range, from the lowest to the highest, look the same
 
 
 @dataclass(frozen=True)
-class Raster(PictureView, Modality):
-    """One number a pixel in a unit of your choice, negative ones included, from 16-bit PNG, .npy or TIFF.
+class Raster(RangeView, Modality):
+    """One number a pixel in a unit of your choice, negative ones included, from PNG, TIFF, EXR, PFM, .npy or .npz.
 
     NaN is "no reading", as it is in the file, or where the file has infinity or the stored number `invalid`. Numbers
     are never mixed: resizing takes the nearest pixel. The encoder sees equal steps from `low` to `high`.
@@ -36,9 +34,10 @@ class Raster(PictureView, Modality):
     """
 
     field: ClassVar[str] = "raster"
-    extensions: ClassVar[tuple[str, ...]] = ("npy", "png", "tif", "tiff")
+    extensions: ClassVar[tuple[str, ...]] = ("npy", *(end for end in EXTENSIONS if end != "npy"))
     stored: ClassVar[tuple[str, ...]] = ("unit", "scale", "offset", "invalid")
     nothing: ClassVar[float] = math.nan
+    colours: ClassVar[str] = "viridis"
 
     size: int | None = None  # pixels a side of a square view; null: 64, unless height and width are given
     height: int | None = None  # pixels, with width in place of size
@@ -70,18 +69,17 @@ class Raster(PictureView, Modality):
         check_within(0, 1, hole_side=self.hole_side)
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """One number for each pixel."""
-        return (1, *self.sides)
+    def span(self) -> tuple[float, float]:
+        """`low` and `high`."""
+        return self.low, self.high
 
     def decode(self, payload: bytes) -> Float[Tensor, "1 height width"]:
         """Numbers in `unit`, NaN where there is no reading.
 
         Raises:
-            DecodeError: it is neither a 16-bit single-channel PNG nor a .npy or TIFF of one number a pixel, is damaged,
-                or has too many pixels.
+            DecodeError: see `read_numbers`.
         """
-        stored = read_numbers(payload, what="a raster", preview=PREVIEW, tiff=True)
+        stored = read_numbers(payload, what="a raster", preview=PREVIEW)
         values = torch.from_numpy(stored.astype(np.float64)).mul_(self.scale).add_(self.offset).float()
         if self.invalid is not None:
             values[torch.from_numpy(is_marked(stored, self.invalid))] = math.nan
@@ -101,12 +99,6 @@ class Raster(PictureView, Modality):
             np.save(file, stored)
             return file.getvalue()
 
-    def adapt(
-        self, signal: Float[Tensor, "1 height width"], window: CropBox
-    ) -> Float[Tensor, "1 {self.sides[0]} {self.sides[1]}"]:
-        """The window's part of the map; every pixel is one of the stored ones, or NaN outside the map."""
-        return self.resize_crop(signal, window, nearest=True)
-
     def draw(self, generator: torch.Generator) -> Float[Tensor, " draws"]:
         """Uniform numbers: two that seed the noise, the shift, and four for each hole."""
         return torch.rand(3 + 4 * self.holes, generator=generator)
@@ -120,51 +112,15 @@ class Raster(PictureView, Modality):
         noisy = shifted + self.noise * addressed_noise(draws[:, :2], height, width)
         return torch.where(rectangles(draws[:, 3:], self.holes, self.hole_side, (height, width)), math.nan, noisy)
 
-    def normalise(self, batch: Float[Tensor, "batch 1 height width"]) -> Float[Tensor, "batch 1 height width"]:
-        """The place in the range, 0 at `low` and without reading and 1 at `high`; less 0.5, over 0.25."""
-        return (self._place(batch) - 0.5) / 0.25
-
-    def picture(self, adapted: Float[Tensor, "1 height width"]) -> Float[Tensor, "3 height width"]:
-        """Low violet, high yellow, no reading black."""
-        return torch.where(adapted.isnan(), 0.0, colour_map(self._place(adapted)[0], "viridis").to(adapted))
-
     def render(self, scene: Scene) -> Float[Tensor, "1 height width"]:
         """The relief of the scene: 0 at the wall, 1 at the camera."""
         return render_relief(scene)
 
     def refuse_unseen(self, statistics: Mapping[str, float]) -> None:
-        """Refuses numbers of which at least half would be seen as one, or all nearly as one; see `bounds_of_half`.
-
-        Args:
-            statistics: mean, std, min and max of all readings in `unit`; absent where there is none.
-
-        Raises:
-            ValueError: so many certainly lie outside `low` to `high`, or all take less than `NARROW` of that range.
-        """
-        if "mean" not in statistics:
-            return
-        least, most = bounds_of_half(statistics)
-        lowest, highest = statistics["min"], statistics["max"]
-        if most < self.low:
-            problem = f"at least half of them lie below {most:g}, so below low={self.low:g}, and would be seen as one"
-        elif least > self.high:
-            problem = (
-                f"at least half of them lie above {least:g}, so above high={self.high:g}, and would be seen as one"
-            )
-        elif highest - lowest < NARROW * (self.high - self.low):
-            problem = f"they take less than {NARROW:.0%} of the range from low={self.low:g} to high={self.high:g}"
-        else:
-            return
-        raise ValueError(
-            f"the readings are from {lowest:g} to {highest:g}{' ' * bool(self.unit)}{self.unit}, with a mean of "
-            f"{statistics['mean']:g}: {problem}; set the view's low and high, or pack them with another scale"
-        )
+        """Refuses readings of which the encoder would see hardly anything; see `refuse_outside`."""
+        refuse_outside(statistics, self.span, self.unit, "pack them with another scale")
 
     def show_all(self, statistics: Mapping[str, float]) -> Modality:
         """A copy with the range of the statistics; this view where they have none."""
         low, high = (statistics.get(name, 0.0) for name in ("min", "max"))
         return replace(self, low=low, high=high, shift=0.0, noise=0.0) if low < high else self
-
-    def _place(self, values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        place = ((values - self.low) / (self.high - self.low)).clamp(0, 1)
-        return torch.where(values.isnan(), 0.0, place)

@@ -112,10 +112,14 @@ def _run(name: str, words: list[str]) -> int:
     if not words:
         raise ConfigError([f"{form}, got no CONFIG; --help shows its fields"])
     if words[0].startswith("-"):
-        _must_know(f"{name}: flag", words[0], [*flags, "--help"])
-        if len(words) != 2:
-            raise ConfigError([f"expected crossmodal {name} {words[0]} PATH, got {len(words) - 1} paths"])
-        return pipeline.inspect(words[0], Path(words[1]))
+        paths = [word for word in words if not word.startswith("-")]
+        flag = " ".join(
+            sorted(word for word in words if word.startswith("-"))
+        )  # "--check --pairing" has an entry of its own
+        _must_know(f"{name}: flag", flag, [*flags, "--help"])
+        if len(paths) != 1:
+            raise ConfigError([f"expected crossmodal {name} {flag} PATH, got {len(paths)} paths"])
+        return pipeline.inspect(flag, Path(paths[0]))
     if "=" in words[0] and not Path(words[0]).exists():
         raise ConfigError([f"{form}, got {words[0]} instead of CONFIG"])
     path, code = Path(words[0]), 0

@@ -1,6 +1,6 @@
 """Write paired shards from a source; check, describe and show them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 flags = {
     "--check": "read and decode every byte of a folder of shards and list all problems",
+    "--check --pairing": "the same, and check on some pairs that their streams show the same scene at the same time",
     "--info": "describe a folder of shards: counts, fields, units, classes, statistics",
     "--sheet": "write a contact sheet (sheet.png) of a folder of shards",
 }
@@ -70,6 +71,8 @@ def run(config: Config, path: Path) -> None:
         written[split] = {"pairs": manifest.pairs, "megabytes": round(size, 2), "digest": manifest.digest}
     for warning in [*_unbalanced(counts, run.path), *_absent(counts, run.path)]:
         say(warning)
+    for warning in _unpaired(run.path / split for split in written) if config.pairing else ():
+        say(warning)
     for split in written if config.sheet else ():
         draw_sheet(run.path / split, config.sheet)
     if dropped := source.dropped():
@@ -77,7 +80,7 @@ def run(config: Config, path: Path) -> None:
         say(f"{run.path}: {len(dropped)} pairs left out because a file is missing: {'; '.join(dropped[:3])}{more}")
     left_out = source.left_out()
     for reason, count in left_out.items():
-        say(f"{run.path}: left out: {count} frames that {reason}")
+        say(f"{run.path}: left out: {count} {reason}")
     _say_unmatched(source.unmatched(), run.path)
     run.finish({"figures": written, "dropped": len(dropped), "left_out": left_out})
 
@@ -105,7 +108,7 @@ def inspect(flag: str, path: Path) -> int:
     folders = [path] if (path / MANIFEST).is_file() else sorted(subfolders)  # one without a manifest is an error
     if not folders:
         raise ShardError(f"{path} holds no shards: there is no {MANIFEST} in it or one level below")
-    if flag == "--check":
+    if flag.startswith("--check"):
         problems = [
             problem for folder in folders for problem in check(folder, warn=lambda warning: print(printable(warning)))
         ]
@@ -116,6 +119,9 @@ def inspect(flag: str, path: Path) -> int:
             }
             for warning in [*_unbalanced(counts, folders[0].parent), *_absent(counts, path)]:
                 print(printable(warning))
+        if flag == "--check --pairing" and not problems:
+            for warning in _unpaired(folders):
+                print(printable(warning))
         print(printable("\n".join(problems) or f"{path}: nothing wrong"))
         return 1 if problems else 0
     for folder in folders:
@@ -124,6 +130,15 @@ def inspect(flag: str, path: Path) -> int:
         else:
             print(printable(str(draw_sheet(folder, {}))))
     return 0
+
+
+def _unpaired(folders: Iterable[Path]) -> Iterator[str]:
+    """Warnings about streams that do not show the same scene at the same time."""
+    from crossmodal.data.pairing import check_pairing
+    from crossmodal.data.shards import Shards
+
+    for folder in folders:
+        yield from check_pairing(Shards.open(folder))
 
 
 def _unbalanced(counts: Mapping[str, Mapping[str, int]], path: Path) -> list[str]:

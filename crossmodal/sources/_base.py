@@ -52,7 +52,7 @@ class Source(ABC):
         return {}
 
     def left_out(self) -> dict[str, int]:
-        """Numbers of frames that the options leave out, by the end of a sentence: "have no depth within 20 ms"."""
+        """Counts of what is left out, by its description: {"frames that have no depth within 20 ms": 3}."""
         return {}
 
     @property

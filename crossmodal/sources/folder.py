@@ -20,6 +20,7 @@ from modalities import DecodeError, Modality
 from modalities.codecs.depth import stored_readings
 from modalities.common.catalogue import suggest
 from modalities.depth import Depth
+from modalities.thermal import Thermal
 
 
 @dataclass(frozen=True)
@@ -233,7 +234,11 @@ class Folder(Source):
         return complete(root, entries, [*self.facts], drop=False)[0], without
 
     def _refuse_unknown_units(self, entries: list[Entry]) -> None:
-        """Refuses depth without a `scale_m`; the error gives the first file's median in common units."""
+        """Refuses depth without a `scale_m` and thermal pictures without a `scale_k`.
+
+        The error has the median of the first file in common units.
+        """
+        self._refuse_unknown_kelvin(entries)
         if "scale_m" in self.members.get(Depth.field, {"scale_m": None}):
             return
         for entry in (entry for entry in entries if Depth.field in entry.files):
@@ -245,6 +250,20 @@ class Folder(Source):
                 continue
             where = f"{Path(self.root) / entry.files[Depth.field]} ({entry.where})"
             raise SourceError(unit_of_depth(readings, where, f"members.{Depth.field}.scale_m"))
+
+    def _refuse_unknown_kelvin(self, entries: list[Entry]) -> None:
+        options = self.members.get(Thermal.field, {"scale_k": None})
+        for entry in (entry for entry in entries if Thermal.field in entry.files and "scale_k" not in options):
+            try:
+                counts = Thermal(scale_k=None).decode(self._read(entry, Thermal.field))
+            except DecodeError:
+                continue  # packing decodes the file again and reports the error
+            median = counts.nanmedian().item()
+            raise SourceError(
+                f"members.{Thermal.field}.scale_k must be given, the kelvin of a stored 1: the median of "
+                f"{Path(self.root) / entry.files[Thermal.field]} ({entry.where}) is {median:g}, which is "
+                f"{median * 0.01:g} K with scale_k: 0.01 (kelvin x 100); set scale_k: null for raw counts"
+            )
 
     @cached_property
     def _parts(self) -> dict[str, dict[str, Entry]]:

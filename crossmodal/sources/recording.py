@@ -106,9 +106,11 @@ class Recorded(Source):
         return []
 
     def left_out(self) -> dict[str, int]:
-        """Frames of the first member that are in no pair, by reason."""
+        """Frames of the first member that are in no pair, by reason, and recordings that are listed but not there."""
         lost = sum((moments.left_out for moments in self._moments.values()), Counter[str]())
-        return dict(+(lost + self._divided[1]))
+        frames = {f"frames that {reason}": count for reason, count in (lost + self._divided[1]).items() if count}
+        absent = sum(each.absent for each in self._recordings)
+        return frames | ({"recordings whose files are missing": absent} if absent else {})
 
     def pairs(self, split: str) -> Iterator[Pair]:
         """The pairs of a split, recording by recording, in the order of time.

@@ -1,4 +1,4 @@
-"""Depth maps: 16-bit PNG and .npy <-> metres."""
+"""Depth maps: 16-bit PNG and other maps of numbers <-> metres."""
 
 import math
 
@@ -20,8 +20,7 @@ def decode_depth(payload: bytes, *, scale_m: float, invalid: float) -> Float[Ten
     """Metres, 0 where there is no reading.
 
     Raises:
-        DecodeError: it is neither a 16-bit single-channel PNG nor a .npy of one number a pixel, is damaged, has too
-            many pixels, or its median is no plausible distance under `scale_m`.
+        DecodeError: see `read_numbers`; or its median is no plausible distance under `scale_m`.
     """
     stored = read_numbers(payload, what="depth", preview=PREVIEW)
     with np.errstate(over="ignore", invalid="ignore"):  # infinity and every kind of NaN are no reading either

@@ -1,46 +1,54 @@
-"""Maps of one number a pixel: the numbers that 16-bit PNG, .npy and TIFF files hold."""
+"""Maps of one number a pixel: the numbers that 16-bit PNG, TIFF, EXR, PFM, .npy and .npz files hold."""
 
 import io
+import re
+import zipfile
 
 import numpy as np
 from jaxtyping import Bool, Shaped
 from PIL.TiffImagePlugin import TiffImageFile
 
 from modalities import DecodeError
-from modalities.codecs.arrays import read_array
+from modalities.codecs.arrays import check_claim, read_array
+from modalities.codecs.exr import EXR, read_exr
 from modalities.codecs.raster import JPEG, MAX_PIXELS, NPY, PNG, TIFF, describe, read_pixels
 
 NO_DATA = 42113  # tag of GDAL: the stored number of "no reading", as text
 _SUBFILE, _BITS, _COMPRESSION, _CHANNELS, _FORMAT = 254, 258, 259, 277, 339  # tags (TIFF 6.0, sections 8 and 19)
 _COPIES = 1 | 4  # bits of `_SUBFILE`: a page is a smaller copy or a mask of another
 _READABLE = ((1, 16), (2, 16), (2, 32), (3, 32))  # sample format and bits
+PFM, ZIP = (b"Pf", b"PF"), b"PK"
+EXTENSIONS = ("png", "npy", "npz", "tif", "tiff", "exr", "pfm")  # of the files that `read_numbers` reads
+_LONGEST_HEADER = 1 << 16  # bytes at the start of a .npy file that hold its header
 KINDS = "16-bit, signed 16-bit, signed 32-bit or 32-bit float"
 
 
-def read_numbers(
-    payload: bytes, *, what: str, preview: str, tiff: bool = False
-) -> Shaped[np.ndarray, "1 height width"]:
+def read_numbers(payload: bytes, *, what: str, preview: str) -> Shaped[np.ndarray, "1 height width"]:
     """The numbers of a file as they are stored; NaN for those that a TIFF's tag of GDAL names as no data.
 
     Args:
         payload: the bytes of the file.
         what: the kind of map in messages: "depth".
         preview: why a picture of 8 bits or with colours cannot be such a map, in messages.
-        tiff: whether a TIFF may hold one.
 
     Raises:
         DecodeError: it is of another format, has several numbers a pixel, is damaged, or has too many pixels.
     """
     if payload.startswith(NPY):
         return _read_npy(payload, what)
-    if tiff and payload.startswith(TIFF):
+    if payload.startswith(TIFF):
         return _read_tiff(payload, what)
+    if payload.startswith(EXR):
+        return read_exr(payload, what, MAX_PIXELS)[None]
+    if payload.startswith(PFM):
+        return _read_pfm(payload, what)[None]
+    if payload.startswith(ZIP):
+        return _read_npz(payload, what)
     got = describe(payload)
     if got == "PNG (16-bit grey)":
         return read_pixels(payload)[None]
-    formats = "16-bit single-channel PNG, .npy or TIFF" if tiff else "16-bit single-channel PNG or .npy"
     why = f": {preview}" if payload.startswith((PNG, JPEG)) else ""
-    raise DecodeError(f"{what} must be a {formats}, got {got}{why}")
+    raise DecodeError(f"{what} must be a 16-bit single-channel PNG, TIFF, EXR, PFM, .npy or .npz, got {got}{why}")
 
 
 def is_marked(stored: Shaped[np.ndarray, "*shape"], invalid: float) -> Bool[np.ndarray, "*shape"]:
@@ -65,6 +73,52 @@ def _read_npy(payload: bytes, what: str) -> Shaped[np.ndarray, "1 height width"]
             f"{what} must be an integer or float array [height, width], got {array.dtype} {list(array.shape)}"
         )
     return array.reshape(1, *array.shape[-2:])
+
+
+def _read_npz(payload: bytes, what: str) -> Shaped[np.ndarray, "1 height width"]:
+    """The only array of a .npz file."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(payload)) as archive:
+            members = archive.infolist()
+            if len(members) != 1 or not members[0].filename.endswith(".npy"):
+                names = ", ".join(member.filename.removesuffix(".npy") for member in members)
+                raise DecodeError(f"{what} in a .npz must be its only array, got {names or 'none'}; save it apart")
+            with archive.open(members[0]) as file:
+                check_claim(file.read(_LONGEST_HEADER), MAX_PIXELS)  # before all of it is unpacked
+            size = members[0].file_size
+            MAX_PIXELS.check((size - _LONGEST_HEADER) // 16, f".npz array of {size} bytes")
+            content = archive.read(members[0])
+    except DecodeError:
+        raise
+    except Exception as error:  # of any kind, by the kind of damage
+        raise DecodeError(f".npz of {len(payload)} bytes is damaged or cut short: {error}") from error
+    return _read_npy(content, what)
+
+
+def _read_pfm(payload: bytes, what: str) -> Shaped[np.ndarray, "height width"]:
+    """The numbers of a PFM file, whose rows lie bottom-up; the size of its scale says nothing, the sign the byte order.
+
+    Described by Paul Debevec, https://www.pauldebevec.com/Research/HDR/PFM/.
+    """
+    if payload.startswith(b"PF"):
+        raise DecodeError(f"{what} in a PFM must have one channel (Pf), got three (PF)")
+    header = re.match(rb"Pf\s+(\d{1,9})\s+(\d{1,9})\s+([-+.\deE]{1,30})\s", payload)
+    try:
+        if header is None:
+            raise ValueError("its header must be Pf, width, height and scale")
+        width, height, scale = int(header[1]), int(header[2]), float(header[3])
+        MAX_PIXELS.check(height * width, f"PFM of {width} x {height}")
+        if not height * width or not scale:
+            raise ValueError(f"width, height and scale must not be 0, got {width}, {height} and {scale:g}")
+        if len(payload) - header.end() < 4 * height * width:
+            raise ValueError(f"{width} x {height} numbers take {4 * height * width} bytes, and "
+                             f"{len(payload) - header.end()} follow the header")  # fmt: skip
+    except DecodeError:
+        raise
+    except ValueError as error:
+        raise DecodeError(f"PFM of {len(payload)} bytes is damaged or cut short: {error}") from error
+    numbers = np.frombuffer(payload, "<f4" if scale < 0 else ">f4", height * width, header.end())
+    return numbers.reshape(height, width)[::-1].astype(np.float32)
 
 
 def _read_tiff(payload: bytes, what: str) -> Shaped[np.ndarray, "1 height width"]:

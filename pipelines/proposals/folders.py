@@ -103,7 +103,7 @@ def _kind(path: Path, pattern: str) -> str:
         if extension in PICTURES:
             pixels = read_pixels(path.read_bytes())
         else:
-            pixels = read_numbers(path.read_bytes(), what="a map", preview="", tiff=True)[0]
+            pixels = read_numbers(path.read_bytes(), what="a map", preview="")[0]
     except (DecodeError, OSError):
         return ""
     if pixels.ndim == 3 or pixels.dtype == np.uint8:

@@ -15,10 +15,12 @@ from crossmodal.data.views import View
 from crossmodal.evaluation.common.pictures import to_legend
 from modalities import Modality
 from modalities.audio import Audio
+from modalities.common.numbers import RangeView
 from modalities.common.picture import colour_map
 from modalities.depth import Depth
 from modalities.labels import Labels
 from modalities.raster import Raster
+from modalities.thermal import Thermal
 from pipelines.reporting.pictures import BLANK, classes_of, embed_picture, legible, picture_pairs
 
 STEPS = 96  # colours of a bar
@@ -107,9 +109,18 @@ def _depth_bar(depth: Depth, title: str) -> ColourBar | None:
 
 @_bar.register
 def _raster_bar(raster: Raster, title: str) -> ColourBar | None:
-    ticks = torch.linspace(raster.low, raster.high, TICKS).tolist()
-    source = embed_picture(raster.picture(torch.linspace(raster.low, raster.high, STEPS)[None, None]))
-    return ColourBar(title, source, [f"{tick:.3g} {raster.unit}".strip() for tick in ticks], "black: no reading")
+    return _range_bar(raster, raster.unit, title)
+
+
+@_bar.register
+def _thermal_bar(thermal: Thermal, title: str) -> ColourBar | None:
+    return _range_bar(thermal, thermal.unit, title)
+
+
+def _range_bar(view: RangeView, unit: str, title: str) -> ColourBar:
+    ticks = torch.linspace(*view.span, TICKS).tolist()
+    source = embed_picture(view.picture(torch.linspace(*view.span, STEPS)[None, None]))
+    return ColourBar(title, source, [f"{tick:.3g} {unit}".strip() for tick in ticks], "black: no reading")
 
 
 @_bar.register

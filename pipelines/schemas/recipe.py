@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from pipelines.schemas.common import ObjectiveConfig, TeacherConfig, TrainConfig, ViewConfig
 
-PICTURES = ("chrominance", "depth", "luminance", "raster", "rgb")  # modalities whose views of a pair are aligned
+# modalities whose views of a pair are aligned
+PICTURES = ("chrominance", "depth", "luminance", "raster", "rgb", "thermal")
 PAIRS_SEEN = 100_000  # over all passes
 PASSES = (8, 60)  # least and most
 

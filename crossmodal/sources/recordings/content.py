@@ -65,7 +65,7 @@ def as_numbers(frame: Frame) -> np.ndarray:
         return frame.content
     if frame.content.startswith((PNG, JPEG)):
         return read_pixels(frame.content)
-    return read_numbers(frame.content, what="a map", preview="", tiff=True)[0]
+    return read_numbers(frame.content, what="a map", preview="")[0]
 
 
 def sound_member(sound: Float32[np.ndarray, "channels samples"], rate_hz: int) -> tuple[str, bytes]:

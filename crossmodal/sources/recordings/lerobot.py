@@ -33,7 +33,7 @@ def is_lerobot(path: Path) -> bool:
 
 
 def open_lerobot(path: Path) -> list[Recording]:
-    """The episodes of a data set whose files are there; `missing_episodes` names the others.
+    """The episodes of a data set whose files are there; `absent` of the first counts the others.
 
     The streams have the names of the features: videos, images, and vectors of numbers, which are of kind "other". The
     label is the text of the task, if the data set has several tasks.
@@ -49,14 +49,9 @@ def open_lerobot(path: Path) -> list[Recording]:
             f"{path}: none of its {len(found.episodes)} episodes has its files{first}; fetch data and videos"
         )
     several = len({episode.task for episode in found.episodes}) > 1
-    return [_Episode(found, episode, episode.task if several else "") for episode in present]
-
-
-def missing_episodes(path: Path) -> list[str]:
-    """The episodes that a data set lists but whose files are not there, each with the first missing file."""
-    found = _Dataset(path)
-    lacking = {episode.number: found.lacking(episode) for episode in found.episodes}
-    return [f"episode {number}: {file} is missing" for number, file in lacking.items() if file]
+    recordings = [_Episode(found, episode, episode.task if several else "") for episode in present]
+    recordings[0].absent = len(found.episodes) - len(present)
+    return list[Recording](recordings)
 
 
 @dataclass(frozen=True)

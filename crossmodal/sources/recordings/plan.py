@@ -52,12 +52,15 @@ def find_stream(recording: Recording, name: str, option: str) -> Stream:
     """A stream of a recording.
 
     Raises:
-        SourceError: there is none of this name.
+        SourceError: there is none of this name, or it is one that cannot be packed.
     """
     streams = recording.streams()
     if name not in streams:
         raise SourceError(f"{option}: {recording.name} has no stream {name!r}{suggest(name, list(streams))}")
-    return streams[name]
+    if (stream := streams[name]).kind == "other":
+        raise SourceError(f"{option}: stream {name!r} of {recording.name} ({stream.encoding}) cannot be packed"
+                          + (f": {stream.source}" if stream.source else ""))  # fmt: skip
+    return stream
 
 
 def match(recording: Recording, reference: Origin, others: Sequence[Origin], slop_ms: float) -> Moments:

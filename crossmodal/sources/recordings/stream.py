@@ -68,6 +68,7 @@ class Recording(ABC):
     """
 
     name: str  # unique among the recordings of a source, and fit for keys and groups: letters, digits, "_", "-"
+    absent: int = 0  # of the first recording of a data set: how many others are listed but have no files
     label: str = ""  # class of all its frames, if the recording names one: a task, a folder
 
     @property

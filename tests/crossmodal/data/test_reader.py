@@ -304,8 +304,8 @@ def held_as(shards: Shards, field: str, modality: str) -> Shards:
 def test_a_view_of_a_field_that_holds_another_modality_is_refused(shards: Shards) -> None:
     with pytest.raises(ShardError, match=r"modality 'depth' reads 'depth', but .* has 'audio' there"):
         open_view(held_as(shards, "depth", "audio"), "depth")
-    with pytest.raises(ShardError, match=r"field 'audio' is of modality 'thermal', which is not known"):
-        open_view(held_as(shards, "audio", "thermal"), "audio")
+    with pytest.raises(ShardError, match=r"field 'audio' is of modality 'sonar', which is not known"):
+        open_view(held_as(shards, "audio", "sonar"), "audio")
 
 
 def test_modalities_that_read_the_same_field_open_one_anothers(shards: Shards) -> None:

@@ -342,9 +342,9 @@ def test_without_classes_any_label_will_do(synthetic: Path) -> None:
 
 def test_check_names_a_modality_that_is_not_known(folder: Path) -> None:
     content = json.loads((folder / MANIFEST).read_text())
-    content["fields"]["depth"]["modality"] = "thermal"
+    content["fields"]["depth"]["modality"] = "sonar"
     (folder / MANIFEST).write_text(json.dumps(content))
-    assert check(folder) == [f"{folder / MANIFEST}: field 'depth' is of modality 'thermal', which is not known"]
+    assert check(folder) == [f"{folder / MANIFEST}: field 'depth' is of modality 'sonar', which is not known"]
 
 
 def test_a_pair_in_two_shards_is_named(folder: Path) -> None:
@@ -419,7 +419,7 @@ def depth_pair(key: str, payload: bytes | None = None, extension: str = "png") -
         ([depth_pair("a.b")], "key 'a.b' must be of letters, digits"),
         ([depth_pair("a"), depth_pair("a")], "key 'a' appears twice"),
         ([Pair("a", {"rgb.jpg": b"x"})], "pair 'a' has no 'depth'; it has rgb"),
-        ([depth_pair("a", extension="jpg")], "pair 'a': depth must be one of png, npy, got 'jpg'"),
+        ([depth_pair("a", extension="jpg")], "pair 'a': depth must be one of png, npy, npz, .*, got 'jpg'"),
         ([depth_pair("a", payload=b"junk")], "pair 'a', field depth.png: "),
         ([replace(depth_pair("a"), facts={"time": float("nan")})], "pair 'a': its facts must be JSON with finite"),
         ([], "no pairs came from the source"),

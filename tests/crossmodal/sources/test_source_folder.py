@@ -1,14 +1,17 @@
 """Files on disk as pairs: what is found, how it is divided, and every refusal."""
 
+import io
 import os
 import re
-import tarfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
+from real import extract
 
 from crossmodal.sources import Pair, SourceError
 from crossmodal.sources.common.patterns import Pattern, natural
@@ -21,7 +24,6 @@ RGB = {"modality": "rgb", "files": "{key}.color.jpg"}
 DEPTH = {"modality": "depth", "files": "{key}.depth.png", "scale_m": 0.001}
 LABELS = {"modality": "labels", "files": "{key}.png"}
 CONFIGS = Path(__file__).parents[3] / "configs"
-DATA = Path(__file__).parents[4] / "shared" / "data"
 
 
 def write(root: Path, *paths: str) -> None:
@@ -597,21 +599,16 @@ def test_a_division_the_pairs_do_not_have_is_refused(
         photographs(tmp_path, pattern, **options).digest()
 
 
-def extract(name: str, folder: Path, wanted: set[str]) -> None:
-    """A few members of a tar of real files; headers are read only until all are found."""
-    if not (DATA / name).is_file():
-        pytest.skip(f"{DATA / name} is not here")
-    with tarfile.open(DATA / name) as tar:
-        for member in tar:
-            if member.name in wanted:
-                content = tar.extractfile(member)
-                assert content is not None
-                write(folder, member.name)
-                (folder / member.name).write_bytes(content.read())
-                wanted = wanted - {member.name}
-            if not wanted:
-                return
-    pytest.fail(f"{name} lacks {', '.join(sorted(wanted))}")
+def test_thermal_pictures_need_a_stated_unit(tmp_path: Path) -> None:
+    with io.BytesIO() as file:
+        Image.fromarray(np.full((4, 5), 29_315, np.uint16)).save(file, "PNG")
+        (tmp_path / "1.png").write_bytes(file.getvalue())
+    members = {"thermal": {"modality": "thermal", "files": "{key}.png"}}
+    expected = r"scale_k must be given, .*1.png .* is 29315, which is 293.15 K with scale_k: 0.01 \(kelvin x 100\)"
+    with pytest.raises(SourceError, match=expected):
+        [*Folder(str(tmp_path), members).pairs("train")]
+    members["thermal"]["scale_k"] = 0.01  # type: ignore[assignment]
+    assert len([*Folder(str(tmp_path), members).pairs("train")]) == 1
 
 
 def configured(name: str, root: Path, **options: Any) -> Folder:

@@ -68,7 +68,7 @@ def test_frames_of_one_moment_form_a_pair_and_losses_are_counted(tmp_path: Path)
     source = recording(record(tmp_path / "walk", lost=(3, 4, 11)))
     pairs = [*source.pairs("train")]
     assert values(pairs) == [(number, number) for number in range(20) if number not in (3, 4, 11)]
-    assert source.left_out() == {"have no depth within 20 ms": 3}
+    assert source.left_out() == {"frames that have no depth within 20 ms": 3}
     assert pairs[0].facts == {"stamp_ns": 1305 * 10**9, "difference_ms": {"depth": 7.0}}
     assert {pair.group for pair in pairs} == {"walk"}
     assert pairs[3].key == "walk_000005"
@@ -93,11 +93,11 @@ def test_pairs_can_be_thinned_in_time_and_by_the_way_of_the_camera(tmp_path: Pat
     root = record(tmp_path / "walk")
     source = recording(root, every_s=0.5)
     assert [pair[0] for pair in values([*source.pairs("train")])] == [0, 5, 10, 15]
-    assert source.left_out() == {"lie less than 0.5 s after the pair before": 16}
+    assert source.left_out() == {"frames that lie less than 0.5 s after the pair before": 16}
     source = recording(root, pose="groundtruth.txt", moved_m=0.19)
     pairs = [*source.pairs("train")]
     assert [pair[0] for pair in values(pairs)] == [0, 4, 8, 12, 16]
-    assert source.left_out() == {"have a camera that hardly moved since the pair before": 15}
+    assert source.left_out() == {"frames that have a camera that hardly moved since the pair before": 15}
     expected = np.eye(4)
     expected[0, 3] = 0.2
     assert np.allclose(np.reshape(pairs[1].facts["pose"], (4, 4)), expected)
@@ -111,7 +111,7 @@ def test_a_split_leaves_a_gap_between_neighbouring_frames(tmp_path: Path) -> Non
     assert np.abs(stamps["train"][:, None] - stamps["test"]).min() >= 0.25e9
     groups = [{pair.group for pair in part} for part in parts.values()]
     assert not groups[0] & groups[1]
-    lost = source.left_out()["lie less than 0.25 s from a pair of another split"]
+    lost = source.left_out()["frames that lie less than 0.25 s from a pair of another split"]
     assert lost == 60 - 20 - len(parts["train"]) > 0
 
 
@@ -301,4 +301,4 @@ def test_shards_says_what_was_left_out(tmp_path: Path, capsys: pytest.CaptureFix
     assert main(["shards", str(tmp_path / "shards.yaml")]) == 0
     assert "left out: 2 frames that have no depth within 20 ms" in capsys.readouterr().out
     report = json.loads((tmp_path / "pairs" / "report.json").read_text())
-    assert report["left_out"] == {"have no depth within 20 ms": 2}
+    assert report["left_out"] == {"frames that have no depth within 20 ms": 2}

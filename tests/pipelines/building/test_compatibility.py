@@ -69,7 +69,7 @@ def test_a_file_of_weights_alone_tells_nothing_of_what_it_saw(
     assert capsys.readouterr().out == f"student starts from {tmp_path / 'weights.pth'}\n"
 
 
-@pytest.mark.parametrize(("modality", "options"), [("thermal", {}), ("depth", {"side": 32})])
+@pytest.mark.parametrize(("modality", "options"), [("sonar", {}), ("depth", {"side": 32})])
 def test_a_beginning_of_another_version_is_refused_by_its_card(
     tmp_path: Path, modality: str, options: dict[str, object]
 ) -> None:

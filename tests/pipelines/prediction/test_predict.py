@@ -186,7 +186,7 @@ def test_probabilities_without_a_temperature_are_said_to_be_uncalibrated(
         (["nowhere", "{files}"], 1, "nowhere holds no exported model (model.json and model.safetensors); give the"),
         (["model"], 2, "predict: the following arguments are required: FILE"),
         (["model", "{files}/*.jpg"], 2, "predict: {files}/*.jpg matches no file"),
-        (["model", "model"], 2, "predict: model holds no file of depth (png, npy); it holds model.json"),
+        (["model", "model"], 2, "predict: model holds no file of depth (png, npy, npz, tif, tiff, exr, pfm); it"),
         (["model", "{files}", "--to", "answers.txt"], 2, "predict: --to must end in .csv or .jsonl"),
         (["model", "{files}", "--to", "a.csv", "--format", "jsonl"], 2, "predict: --to a.csv contradicts --format"),
         (["model", "{files}", "--to", "model"], 2, "predict: --to must be a file, but model is a folder"),

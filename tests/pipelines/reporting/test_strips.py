@@ -57,6 +57,11 @@ def test_a_bar_of_a_raster_has_its_unit_and_the_colour_of_every_number_at_its_pl
         assert (shown[:, round((number + 10) / 40 * (STEPS - 1))] - expected).abs().max() <= 8
 
 
+def test_a_bar_of_temperatures_is_in_kelvin() -> None:
+    (bar,) = colour_bars({"heat": MODALITIES.get("thermal")(size=4, low=280.0, high=300.0)})
+    assert bar.ticks == ["280 K", "285 K", "290 K", "295 K", "300 K"]
+
+
 def test_a_legend_of_distances_is_a_bar_and_one_of_classes_is_not() -> None:
     bar = legend_bar("depth", {"no truth": "#000000", "0.3 m": "#7a0403", "1.7 m": "#a4fc3c", "10 m": "#30123b"})
     assert bar is not None and bar.ticks == ["0.3 m", "1.7 m", "10 m"] and bar.note == "black: no truth"
