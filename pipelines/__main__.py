@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if "--debug" in words:
             traceback.print_exc()
         elif isinstance(error, ConfigError):
-            _complain(error.problems)
+            _complain(error.problems, every_rank=not isinstance(error, SharedError))
         elif distributed.is_lost(error):
             _complain(["lost another process of this launch, which ended first; its message says why"], every_rank=True)
         elif _is_users(error):

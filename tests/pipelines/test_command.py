@@ -19,6 +19,7 @@ from modalities import Catalogue
 from pipelines import __main__ as command
 from pipelines import registry, transfer
 from pipelines.config import load
+from pipelines.config.errors import SharedError
 from pipelines.config.help import _fields, describe_pipeline
 
 PROBE = '''
@@ -126,7 +127,7 @@ def test_a_flag_inspects_a_path_and_gives_its_code(capsys: pytest.CaptureFixture
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
-        (["prob"], "pipeline 'prob' is not known; did you mean 'probe'? (known: probe, list, predict)"),
+        (["prob"], "pipeline 'prob' is not known; did you mean 'probe'? (known: probe, init, list, predict)"),
         (["probe"], "expected crossmodal probe CONFIG [key=value ...], got no CONFIG; --help shows its fields"),
         (["probe", "a=1"], "expected crossmodal probe CONFIG [key=value ...], got a=1 instead of CONFIG"),
         (
@@ -145,7 +146,7 @@ def test_a_flag_inspects_a_path_and_gives_its_code(capsys: pytest.CaptureFixture
             "crossmodal list: expected one of modalities, encoders, objectives, multiview, sources, evaluations",
         ),
         (["list", "objectives", "cdr"], "objective 'cdr' is not known; did you mean 'crd'? (known: "),
-        (["lst"], "pipeline 'lst' is not known; did you mean 'list'? (known: probe, list, predict)"),
+        (["lst"], "pipeline 'lst' is not known; did you mean 'list'? (known: probe, init, list, predict)"),
         (["list", "pipelines", "list"], "pipeline 'list' is not known"),
         (["list", "pipelines", "prob"], "pipeline 'prob' is not known; did you mean 'probe'?"),
         (["probe", "x.yaml", "fail=key"], "optimiser: lr must be above 0, got -1.0\n"),
@@ -210,8 +211,22 @@ def test_debug_shows_the_traceback_and_keeps_the_code(capsys: pytest.CaptureFixt
 def test_only_rank_0_says_what_all_ranks_find(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def refuse(*_: object) -> None:
+        raise SharedError(["batc is not known"])
+
+    monkeypatch.setattr("pipelines.__main__.load", refuse)
+    assert said(capsys, "probe", "x.yaml") == (2, "", "batc is not known\n")
     monkeypatch.setenv("RANK", "1")
-    assert said(capsys, "probe", "x.yaml", "batc=3") == (2, "", "")
+    assert said(capsys, "probe", "x.yaml") == (2, "", "")
+
+
+def test_a_rank_that_finds_a_mistake_alone_is_heard(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    code, _, err = said(capsys, "probe", "x.yaml", "batc=3")
+    assert code == 2
+    assert err.startswith("rank 1: override batc=3: batc is not known")
 
 
 def test_a_rank_that_fails_alone_is_heard(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
