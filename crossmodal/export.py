@@ -3,10 +3,12 @@
 import hashlib
 import json
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError
@@ -17,14 +19,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from crossmodal import ENCODERS, OBJECTIVES
 from crossmodal.checkpoint import write, writing
 from crossmodal.contrast.options import Negatives
+from crossmodal.data.inputs import InputError, find_inputs
 from crossmodal.data.manifest import sha256_of
 from crossmodal.data.plain import build, parse
-from crossmodal.encoders import Encoder, Spec
+from crossmodal.data.samples import SampleError, load_samples
+from crossmodal.encoders import Encoder, Features, Spec
 from crossmodal.objectives import Objective
 from crossmodal.weights import refuse_nonfinite
-from modalities import MODALITIES, Modality
+from modalities import MODALITIES, CropBox, Modality
 
 CARD, WEIGHTS = "model.json", "model.safetensors"
+Signals = str | Path | np.ndarray | Tensor | Sequence[str | Path | np.ndarray | Tensor]  # what a model reads
 SPARE = 2**20  # numbers that an encoder may allocate besides its weights: buffers, random rows
 
 
@@ -79,6 +84,81 @@ class Model:
     encoder: Encoder
     modality: Modality
     heads: dict[str, Objective]
+
+    def embed(self, what: Signals, *, batch_size: int = 64, workers: int = 0) -> Float[Tensor, "samples dim"]:
+        """The embeddings of samples, in order, on the CPU.
+
+        Args:
+            what: a path or several: files, folders of files, globs, folders of shards; or an array or several: signals
+                in the modality's unit, as for depth metres [height, width] with 0 for no reading, and for rgb uint8
+                [height, width, 3] or numbers from 0 to 1 [3, height, width].
+            batch_size: number of samples that the encoder sees at a time.
+            workers: processes that read files.
+
+        Raises:
+            InputError: a path names nothing, or an array has another shape.
+            SampleError: a file or pair cannot be read; the message names it.
+            ShardError: a folder of shards cannot be opened.
+        """
+        return torch.cat([features.embedding.float().cpu() for features in self._features(what, batch_size, workers)])
+
+    def maps(self, what: Signals, *, batch_size: int = 64, workers: int = 0) -> list[Float[Tensor, "samples _ _ _"]]:
+        """The output of each stage for samples, from fine to coarse, on the CPU; see `embed`."""
+        stages = zip(*(features.maps for features in self._features(what, batch_size, workers)), strict=True)
+        return [torch.cat([part.float().cpu() for part in stage]) for stage in stages]
+
+    def predict(self, what: Signals, *, batch_size: int = 64, workers: int = 0) -> list[tuple[str, float]]:
+        """The most probable class of each sample, and its probability; see `embed`.
+
+        Raises:
+            ExportError: the model has no classes.
+        """
+        answers: list[tuple[int, float]] = []
+        for batch in self._batches(what, batch_size, workers):
+            with torch.inference_mode():
+                best = self.probabilities(batch).max(1)
+            answers += zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        return [(self.card.classes[place], share) for place, share in answers]
+
+    def _features(self, what: Signals, batch_size: int, workers: int) -> Iterator[Features]:
+        for batch in self._batches(what, batch_size, workers):
+            with torch.inference_mode():
+                yield self.encoder(self.modality.normalise(batch))
+
+    def _batches(self, what: Signals, batch_size: int, workers: int) -> Iterator[Float[Tensor, "batch *shape"]]:
+        """Adapted samples on the encoder's device."""
+        device = next(self.encoder.parameters()).device
+        several = [what] if isinstance(what, str | Path | np.ndarray | Tensor) else list(what)
+        if not several:
+            raise InputError("give at least one path or array")
+        if any(isinstance(each, str | Path) for each in several):
+            if not all(isinstance(each, str | Path) for each in several):
+                raise InputError("give paths or arrays, not both")
+            words = [str(each) for each in several]
+            inputs = find_inputs(words, self.modality, self.card.modality, self.card.modality_options)
+            for samples in inputs.samples:
+                for part in load_samples(samples, batch_size=batch_size, workers=workers):
+                    for name, problem in zip(part.names, part.problems, strict=True):
+                        if problem is not None:
+                            raise SampleError(f"{name}: {problem}")
+                    assert part.adapted is not None
+                    yield part.adapted.to(device)
+            return
+        for start in range(0, len(several), batch_size):
+            adapted = [self._adapt(each) for each in several[start : start + batch_size]]
+            yield torch.stack(adapted).to(device)
+
+    def _adapt(self, array: Any) -> Float[Tensor, "*shape"]:
+        signal = torch.as_tensor(array)
+        if signal.dtype == torch.uint8 and signal.ndim == 3 and signal.shape[2] == 3:
+            signal = signal.permute(2, 0, 1) / 255
+        signal = signal[None] if signal.ndim == 2 else signal
+        try:
+            return self.modality.adapt(signal.float(), CropBox())
+        except Exception as error:  # whatever a wrong shape leads to
+            raise InputError(
+                f"an array of shape {list(signal.shape)} is no signal of {self.card.modality}: {error}"
+            ) from error
 
     def probabilities(self, batch: Float[Tensor, "batch *shape"]) -> Float[Tensor, "batch classes"]:
         """The probability of each class, calibrated where the card has a temperature.
@@ -193,6 +273,21 @@ def load_model(path: str | Path) -> Model:
         raise ExportError(f"{folder / WEIGHTS} does not fit {folder / CARD}: {error}") from error
     refuse_nonfinite(state, folder / WEIGHTS)
     return Model(card, encoder.eval(), modality, {name: head.eval() for name, head in heads.items()})
+
+
+def load(path: str | Path, *, device: str | torch.device | None = None) -> Model:
+    """An exported encoder, ready to use; see `Model.embed`.
+
+    Args:
+        path: folder of a finished run, or of an exported encoder.
+        device: where it computes; None: on the GPU if there is one.
+
+    Raises:
+        ExportError: see `load_model`.
+    """
+    model = load_model(path)
+    model.encoder.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return model
 
 
 class _Room(TorchDispatchMode):

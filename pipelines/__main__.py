@@ -3,6 +3,7 @@
 Exit codes: 0 success, 1 the run failed, 2 the command or config is wrong, 130 interrupted.
 """
 
+import importlib
 import importlib.metadata
 import io
 import os
@@ -63,14 +64,8 @@ def _dispatch(words: list[str]) -> int:
             return 0
         case ["list", *rest]:
             return _list(rest)
-        case ["predict", *rest]:
-            from pipelines.prediction.command import predict
-
-            return predict(rest)
-        case ["init", *rest]:
-            from pipelines.proposals.command import init
-
-            return init(rest)
+        case [name, *rest] if name in registry.TOOLS:
+            return int(getattr(importlib.import_module(registry.TOOLS[name]), name)(rest))
         case [name, *rest]:
             return _run(name, rest)
     raise AssertionError("every command has a case")

@@ -7,6 +7,12 @@ from pipelines.config.errors import ConfigError
 
 PIPELINES = Catalogue("pipelines", "", "pipeline", beside=("registry",))
 
+TOOLS = {  # commands with arguments in place of a config: the module that has the function of that name
+    "embed": "pipelines.embedding.command",
+    "init": "pipelines.proposals.command",
+    "predict": "pipelines.prediction.command",
+}
+
 
 def find_pipeline(name: str) -> ModuleType:
     """The module of a pipeline, which has `Config` and `run`.

@@ -114,16 +114,16 @@ class LoadedSamples:
 class _Batches(Dataset):
     """Batches of samples by number."""
 
-    def __init__(self, samples: Samples, batch_size: int) -> None:
-        self.samples, self.batch_size = samples, batch_size
+    def __init__(self, samples: Samples, batch_size: int, start: int, stop: int) -> None:
+        self.samples, self.batch_size, self.start, self.stop = samples, batch_size, start, stop
 
     def __len__(self) -> int:
-        return math.ceil(len(self.samples) / self.batch_size)
+        return math.ceil((self.stop - self.start) / self.batch_size)
 
     def __getitem__(self, number: int) -> LoadedSamples:
-        start = number * self.batch_size
+        start = self.start + number * self.batch_size
         names, problems, adapted, labels = [], list[str | None](), list[Tensor](), list[int]()
-        for index in range(start, min(start + self.batch_size, len(self.samples))):
+        for index in range(start, min(start + self.batch_size, self.stop)):
             names.append(self.samples.name(index))
             try:
                 sample, label = self.samples.read(index)
@@ -137,10 +137,20 @@ class _Batches(Dataset):
         return LoadedSamples(names, problems, whole, torch.tensor(labels, dtype=torch.int64))
 
 
-def load_samples(samples: Samples, *, batch_size: int = 64, workers: int = 0) -> Iterator[LoadedSamples]:
-    """All samples in order, `batch_size` at a time.
+def load_samples(
+    samples: Samples, *, batch_size: int = 64, workers: int = 0, start: int = 0, stop: int | None = None
+) -> Iterator[LoadedSamples]:
+    """Samples in order, `batch_size` at a time.
+
+    Args:
+        samples: files or pairs.
+        batch_size: number of samples at a time.
+        workers: processes that read and decode.
+        start: the first sample.
+        stop: the one after the last; None: all.
 
     Raises:
         LoaderError: a worker process ended, or has no shared memory for its data.
     """
-    return load_in_order(_Batches(samples, batch_size), workers=workers)
+    stop = len(samples) if stop is None else stop
+    return load_in_order(_Batches(samples, batch_size, start, stop), workers=workers)

@@ -20,6 +20,7 @@ Moves knowledge between sensors: a teacher network on one modality teaches a stu
   crossmodal PIPELINE --help                   list the fields of its config
   crossmodal init PATH                         look at a recording or folder and write the configs of a first transfer
   crossmodal predict MODEL FILE ...            classify files with a trained classifier
+  crossmodal embed MODEL FILE ... --to FILE    write embeddings of files or shards as .parquet or .npz
   crossmodal list KIND [NAME]                  list what can be chosen: {kinds}
   crossmodal --version
   crossmodal ... --debug                       show tracebacks of errors

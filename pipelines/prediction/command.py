@@ -76,14 +76,17 @@ def predict(words: Sequence[str]) -> int:
     import torch
 
     from crossmodal import export
+    from crossmodal.data.inputs import InputError, find_inputs
     from pipelines.prediction.answers import header, line, replacing
-    from pipelines.prediction.inputs import find_inputs
 
     model = export.load_model(asked.model)
     if not model.card.classes:
         raise ConfigError([f"predict: {asked.model} has no classes; train a classifier from it with crossmodal "
                            f"supervise (student.weights: {asked.model})"])  # fmt: skip
-    inputs = find_inputs(asked.files, model)
+    try:
+        inputs = find_inputs(asked.files, model.modality, model.card.modality, model.card.modality_options)
+    except InputError as error:
+        raise ConfigError([f"predict: {error}"]) from error
     if model.card.temperature is None:
         _tell(f"{asked.model}: probabilities are not calibrated, because supervise had no validation pairs to fit a "
               "temperature")  # fmt: skip

@@ -24,9 +24,14 @@ def count() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def rank() -> int:
+    """The number of this process, from 0."""
+    return int(os.environ.get("RANK", "0"))
+
+
 def is_main() -> bool:
     """True on rank 0, which prints and writes for the run."""
-    return int(os.environ.get("RANK", "0")) == 0
+    return rank() == 0
 
 
 def meet() -> None:

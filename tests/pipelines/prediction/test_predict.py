@@ -102,7 +102,7 @@ def test_a_file_that_cannot_be_read_has_a_row_a_line_and_exit_code_1(
     bad = [number for number, row in enumerate(rows) if row["error"]]
     assert bad == [3, 41] and rows[3]["class"] == "" and rows[41]["error"] == "No such file or directory"
     first, second, last = err.splitlines()
-    assert first.startswith(f"{files}/test_000002b.png: depth must be a 16-bit single-channel PNG or .npy")
+    assert first.startswith(f"{files}/test_000002b.png: depth must be a 16-bit single-channel PNG, ")
     assert second == f"{tmp_path}/gone.png: No such file or directory"
     assert last == "40 classified; 2 could not be read"
 
