@@ -21,7 +21,6 @@ def find_pipeline(name: str) -> ModuleType:
         ConfigError: there is no such pipeline.
     """
     if name not in PIPELINES.names():
-        raise ConfigError(
-            [f"pipeline {name!r} is not known{suggest(name, [*PIPELINES.names(), 'init', 'list', 'predict'])}"]
-        )
+        known = [*PIPELINES.names(), "list", *TOOLS]
+        raise ConfigError([f"pipeline {name!r} is not known{suggest(name, known)}"])
     return PIPELINES.module(name)
