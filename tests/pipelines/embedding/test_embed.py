@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,14 @@ import torch
 from PIL import Image
 
 import crossmodal as cm
-from crossmodal import ENCODERS
+from crossmodal import ENCODERS, SOURCES
 from crossmodal.data.inputs import InputError
 from crossmodal.data.reader import open_view, sweep_parts
 from crossmodal.data.samples import SampleError
 from crossmodal.data.shards import Shards
+from crossmodal.data.writer import write_shards
 from crossmodal.export import Card, ExportError, save_model
+from modalities import MODALITIES, CropBox
 from pipelines.__main__ import main
 from pipelines.embedding import command
 
@@ -57,18 +60,12 @@ def test_rows_equal_the_embeddings_of_the_encoder(exported: Path, maps: Path, tm
     assert rows["keys"].tolist() == [str(maps / f"{number}.png") for number in range(10)]
     metres = [np.asarray(Image.open(maps / f"{number}.png"), dtype=np.float32) / 1000 for number in range(10)]
     with torch.inference_mode():
-        adapted = torch.stack([model.modality.adapt(torch.from_numpy(each)[None], cm_box()) for each in metres])
+        adapted = torch.stack([model.modality.adapt(torch.from_numpy(each)[None], CropBox()) for each in metres])
         expected = model.encoder(model.modality.normalise(adapted)).embedding
     assert np.allclose(rows["vectors"], expected.numpy(), atol=1e-6)
     assert torch.allclose(model.embed(metres), expected, atol=1e-6)
     assert torch.allclose(model.embed(str(maps)), expected, atol=1e-6)
     assert torch.allclose(model.embed([maps / "3.png"]), expected[3:4], atol=1e-6)
-
-
-def cm_box() -> object:
-    from modalities import CropBox
-
-    return CropBox()
 
 
 def test_shards_have_keys_and_labels(exported: Path, synthetic: Path, tmp_path: Path) -> None:
@@ -86,6 +83,19 @@ def test_shards_have_keys_and_labels(exported: Path, synthetic: Path, tmp_path: 
     assert len(table.schema.metadata[b"model"]) == 64
 
 
+def test_labels_of_several_folders_have_their_own_names(exported: Path, maps: Path, tmp_path: Path) -> None:
+    for name in ("hall", "yard"):
+        members = {"depth": {"modality": "depth", "files": "{key}.png", "scale_m": 0.001}}
+        pairs = [
+            replace(pair, label=0) for pair in SOURCES.get("folder")(root=str(maps), members=members).pairs("train")
+        ]
+        fields = {"depth": MODALITIES.get("depth")(scale_m=0.001)}
+        write_shards(iter(pairs), tmp_path / name, fields=fields, classes=(name,), pairs_per_shard=100)
+    folders = [str(tmp_path / name) for name in ("hall", "yard")]
+    assert main(["embed", str(exported), *folders, "--to", str(tmp_path / "v.npz")]) == 0
+    assert read(tmp_path / "v.npz")["labels"].tolist() == ["hall"] * 10 + ["yard"] * 10
+
+
 @pytest.mark.parametrize("kind", ["npz", "parquet"])
 def test_a_command_that_ends_early_continues_and_ends_with_the_same_bytes(
     exported: Path, maps: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
@@ -95,6 +105,8 @@ def test_a_command_that_ends_early_continues_and_ends_with_the_same_bytes(
     monkeypatch.setattr(command, "ROWS", 4)
     words = ["embed", str(exported), str(maps), "--batch", "2", "--to"]
     assert main([*words, str(tmp_path / f"whole.{kind}")]) == 0
+    if kind == "npz":
+        assert read(tmp_path / "whole.npz")["keys"].tolist() == [str(maps / f"{number}.png") for number in range(10)]
     real, done = command._rows, []
 
     def rows(*arguments: object, **options: object) -> object:
