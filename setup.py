@@ -20,6 +20,7 @@ EXTRAS = {
 EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
 EXTRAS["test"] = [
     "beartype>=0.18",
+    "jsonschema>=4.20",
     "mypy>=1.10",
     "pytest>=8",
     "pytest-xdist>=3.5",

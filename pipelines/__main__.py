@@ -64,6 +64,8 @@ def _dispatch(words: list[str]) -> int:
             return 0
         case ["list", *rest]:
             return _list(rest)
+        case ["schema", *rest]:
+            return _print_schema(rest)
         case [name, *rest] if name in registry.TOOLS:
             return int(getattr(importlib.import_module(registry.TOOLS[name]), name)(rest))
         case [name, *rest]:
@@ -92,6 +94,17 @@ def _list(words: list[str]) -> int:
         for name in names:
             _must_know(catalogue.kind, name, catalogue.names())
         print(list_entries(catalogue, names or catalogue.names()))
+    return 0
+
+
+def _print_schema(words: list[str]) -> int:
+    import json
+
+    from pipelines.config.schema import schema_of
+
+    if len(words) != 1 or words[0].startswith("-"):
+        raise ConfigError(["expected crossmodal schema PIPELINE, which prints the JSON Schema of its config"])
+    print(json.dumps(schema_of(words[0], registry.find_pipeline(words[0])), indent=1))
     return 0
 
 

@@ -21,6 +21,6 @@ def find_pipeline(name: str) -> ModuleType:
         ConfigError: there is no such pipeline.
     """
     if name not in PIPELINES.names():
-        known = [*PIPELINES.names(), "list", *TOOLS]
+        known = [*PIPELINES.names(), "list", "schema", *TOOLS]
         raise ConfigError([f"pipeline {name!r} is not known{suggest(name, known)}"])
     return PIPELINES.module(name)

@@ -127,7 +127,10 @@ def test_a_flag_inspects_a_path_and_gives_its_code(capsys: pytest.CaptureFixture
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
-        (["prob"], "pipeline 'prob' is not known; did you mean 'probe'? (known: probe, list, embed, init, predict)"),
+        (
+            ["prob"],
+            "pipeline 'prob' is not known; did you mean 'probe'? (known: probe, list, schema, ",
+        ),
         (["probe"], "expected crossmodal probe CONFIG [key=value ...], got no CONFIG; --help shows its fields"),
         (["probe", "a=1"], "expected crossmodal probe CONFIG [key=value ...], got a=1 instead of CONFIG"),
         (
@@ -146,7 +149,10 @@ def test_a_flag_inspects_a_path_and_gives_its_code(capsys: pytest.CaptureFixture
             "crossmodal list: expected one of modalities, encoders, objectives, multiview, sources, evaluations",
         ),
         (["list", "objectives", "cdr"], "objective 'cdr' is not known; did you mean 'crd'? (known: "),
-        (["lst"], "pipeline 'lst' is not known; did you mean 'list'? (known: probe, list, embed, init, predict)"),
+        (
+            ["lst"],
+            "pipeline 'lst' is not known; did you mean 'list'? (known: probe, list, schema, ",
+        ),
         (["list", "pipelines", "list"], "pipeline 'list' is not known"),
         (["list", "pipelines", "prob"], "pipeline 'prob' is not known; did you mean 'probe'?"),
         (["probe", "x.yaml", "fail=key"], "optimiser: lr must be above 0, got -1.0\n"),
