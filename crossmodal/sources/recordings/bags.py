@@ -7,7 +7,7 @@ from typing import Any
 
 from crossmodal.sources import SourceError
 from crossmodal.sources.recordings.foxglove import McapFile
-from crossmodal.sources.recordings.messages import Container, Message, MessageRecording, Topic
+from crossmodal.sources.recordings.messages import Container, Message, MessageRecording, Topic, add_topic
 from crossmodal.sources.recordings.ros import read_message, read_stamp, role_of
 from crossmodal.sources.recordings.stream import Recording, safe_name
 
@@ -74,20 +74,10 @@ class _RosBag(Container):
         self.topics: dict[str, Topic] = {}
         with self._reader() as reader:
             for connection in reader.connections:
-                self._add(connection)
-        if not any(topic.messages for topic in self.topics.values()):
-            raise SourceError(f"{path} holds no messages; record again, or remove it")
-
-    def _add(self, connection: Any) -> None:
-        name, kind = connection.topic, connection.msgtype
-        if name in self.topics and self.topics[name].type != kind:  # two publishers do not agree
-            before = self.topics[name]
-            self.topics[name] = Topic(f"{before.type} and {kind}", "other", before.messages + connection.msgcount)
-            return
-        before_count = self.topics[name].messages if name in self.topics else 0
-        self.topics[name] = Topic(kind, role_of(kind), before_count + connection.msgcount)
-        if connection.msgdef.format.name == "MSG":
-            self._definitions[name] = connection.msgdef.data
+                name, kind = connection.topic, connection.msgtype
+                add_topic(self.topics, name, kind, role_of(kind), connection.msgcount)
+                if connection.msgdef.format.name == "MSG":
+                    self._definitions.setdefault(name, connection.msgdef.data)
 
     def read(
         self, topics: Collection[str], start: int | None = None, stop: int | None = None
@@ -97,17 +87,6 @@ class _RosBag(Container):
             connections = [connection for connection in reader.connections if connection.topic in topics]
             for connection, received, payload in reader.messages(connections, start, stop):
                 yield connection.topic, received, payload
-
-    def first(self, topics: Collection[str]) -> dict[str, bytes]:
-        """The first messages; with an index, nothing before them is read."""
-        found: dict[str, bytes] = {}
-        with self._reader() as reader:
-            for topic in topics:
-                connections = [connection for connection in reader.connections if connection.topic == topic]
-                for _, _, payload in reader.messages(connections):
-                    found[topic] = payload
-                    break
-        return found
 
     def stamp(self, topic: str, payload: bytes) -> int:
         """The stamp of the header."""

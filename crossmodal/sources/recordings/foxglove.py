@@ -1,34 +1,15 @@
 """MCAP files (https://mcap.dev/spec) by the package mcap, with messages of Foxglove in protobuf, or of ROS."""
 
-from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from crossmodal.sources import SourceError
-from crossmodal.sources.recordings.images import Compressed, Raw
-from crossmodal.sources.recordings.messages import (
-    Container,
-    Message,
-    Picture,
-    Role,
-    Topic,
-    Transform,
-    pose_matrix,
-    read_calibration,
-)
-from crossmodal.sources.recordings.ros import read_message, read_stamp, role_of
+from crossmodal.sources.recordings.messages import Container, Message, Role, Topic, add_topic
+from crossmodal.sources.recordings.ros import read_message, read_stamp, role_of, say
 
 _MAGIC = b"\x89MCAP0\r\n"
-_ROLES: dict[str, Role] = {
-    "foxglove.RawImage": "picture",
-    "foxglove.CompressedImage": "picture",
-    "foxglove.CameraCalibration": "calibration",
-    "foxglove.PoseInFrame": "pose",
-    "foxglove.FrameTransform": "transforms",
-    "foxglove.FrameTransforms": "transforms",
-}
 
 
 class McapFile(Container):
@@ -50,8 +31,6 @@ class McapFile(Container):
         if not self._indexed:
             with self._reader(indexed=False) as reader:
                 self._scan(reader)
-        if not any(topic.messages for topic in self.topics.values()):
-            raise SourceError(f"{path} holds no messages; record again, or remove it")
 
     def read(
         self, topics: Collection[str], start: int | None = None, stop: int | None = None
@@ -62,16 +41,6 @@ class McapFile(Container):
                 list(topics), starting_at=start, ending_before=stop, log_time_order=self._indexed
             ):
                 yield channel.topic, message.log_time, message.data
-
-    def first(self, topics: Collection[str]) -> dict[str, bytes]:
-        """The first messages; with an index, nothing before them is read."""
-        found: dict[str, bytes] = {}
-        for topic in topics:
-            with self._reader(indexed=self._indexed) as reader:
-                for _, _, message in reader.iter_messages([topic], log_time_order=self._indexed):
-                    found[topic] = message.data
-                    break
-        return found
 
     def stamp(self, topic: str, payload: bytes) -> int:
         """The stamp of the header of ROS, or the timestamp of Foxglove."""
@@ -86,7 +55,7 @@ class McapFile(Container):
         encoding, schema = self._channels[topic]
         kind = self.topics[topic].type
         if encoding == "protobuf":
-            return _READERS[kind](self._decode(topic, payload))
+            return say(self._decode(topic, payload), kind)
         definition = schema.data.decode() if schema.encoding in ("ros1msg", "ros2msg") else ""
         return read_message(payload, kind, definition, ros1=encoding == "ros1")
 
@@ -95,38 +64,22 @@ class McapFile(Container):
         summary = reader.get_summary()
         if summary is None or summary.statistics is None or not summary.chunk_indexes:
             return False
-        counts = summary.statistics.channel_message_counts
-        if not counts.keys() <= summary.channels.keys():
+        counts, schemas = summary.statistics.channel_message_counts, {0: None, **summary.schemas}
+        channels = summary.channels
+        if not counts.keys() <= channels.keys() or any(each.schema_id not in schemas for each in channels.values()):
             return False
-        for channel in summary.channels.values():
-            if channel.schema_id and channel.schema_id not in summary.schemas:
-                return False
-        for channel in summary.channels.values():
-            self._add(channel, summary.schemas.get(channel.schema_id), counts.get(channel.id, 0))
+        for channel in channels.values():
+            self._add(channel, schemas[channel.schema_id], counts.get(channel.id, 0))
         return True
 
     def _scan(self, reader: Any) -> None:
         """Reads the topics from all of the file."""
-        found: dict[int, tuple[Any, Any]] = {}
-        counts = Counter[int]()
-        for schema, channel, message in reader.iter_messages(log_time_order=False):
-            found[channel.id] = channel, schema
-            counts[message.channel_id] += 1
-        for number, (channel, schema) in found.items():
-            self._add(channel, schema, counts[number])
+        for schema, channel, _ in reader.iter_messages(log_time_order=False):
+            self._add(channel, schema, 1)
 
-    def _add(self, channel: Any, schema: Any, count: int) -> None:
-        name, encoding = channel.topic, channel.message_encoding
-        kind, role = _type_of(encoding, schema)
-        if name not in self.topics:
-            self._channels[name] = encoding, schema
-            self.topics[name] = Topic(kind, role, count)
-            return
-        before = self.topics[name]
-        if self._channels[name] == (encoding, schema):
-            self.topics[name] = Topic(kind, role, before.messages + count)
-        else:  # two publishers do not agree
-            self.topics[name] = Topic(f"{before.type} and {kind}", "other", before.messages + count)
+    def _add(self, channel: Any, schema: Any, messages: int) -> None:
+        self._channels.setdefault(channel.topic, (channel.message_encoding, schema))
+        add_topic(self.topics, channel.topic, *_type_of(channel.message_encoding, schema), messages)
 
     def _decode(self, topic: str, payload: bytes) -> Any:
         if topic not in self._decoders:
@@ -173,50 +126,9 @@ def _type_of(encoding: str, schema: Any) -> tuple[str, Role]:
     if schema is None:
         return encoding, "other"
     if encoding == "protobuf" and schema.encoding == "protobuf":
-        return schema.name, _ROLES.get(schema.name, "other")
+        return schema.name, role_of(schema.name)
     if encoding in ("cdr", "ros1"):
         package, _, name = schema.name.partition("/")
         kind = f"{package}/msg/{name.removeprefix('msg/')}"
         return kind, role_of(kind)
     return schema.name or encoding, "other"
-
-
-def _raw(message: Any) -> Message:
-    raw = Raw(message.encoding, message.height, message.width, message.step, False, message.data)
-    return Picture(message.frame_id, raw)
-
-
-def _compressed(message: Any) -> Message:
-    return Picture(message.frame_id, Compressed(message.format, message.data))
-
-
-def _calibration(message: Any) -> Message:
-    return read_calibration(
-        message.frame_id,
-        size=(message.width, message.height),
-        model=message.distortion_model,
-        distortion=list(message.D),
-        matrix=list(message.K),
-        projection=list(message.P),
-    )
-
-
-def _transform(message: Any) -> Transform:
-    moved, turned = message.translation, message.rotation
-    matrix = pose_matrix((moved.x, moved.y, moved.z), (turned.x, turned.y, turned.z, turned.w))
-    return Transform(message.parent_frame_id, message.child_frame_id, matrix)
-
-
-def _pose(message: Any) -> Message:
-    position, turned = message.pose.position, message.pose.orientation
-    return pose_matrix((position.x, position.y, position.z), (turned.x, turned.y, turned.z, turned.w))
-
-
-_READERS: dict[str, Callable[[Any], Message]] = {
-    "foxglove.RawImage": _raw,
-    "foxglove.CompressedImage": _compressed,
-    "foxglove.CameraCalibration": _calibration,
-    "foxglove.PoseInFrame": _pose,
-    "foxglove.FrameTransform": lambda message: [_transform(message)],
-    "foxglove.FrameTransforms": lambda message: [_transform(each) for each in message.transforms],
-}

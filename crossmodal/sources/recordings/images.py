@@ -9,7 +9,7 @@ depth in REP 118: 16UC1 in millimetres, 32FC1 in metres.
 import io
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float32, Shaped, UInt8, UInt16
@@ -17,7 +17,7 @@ from PIL import Image
 
 from crossmodal.sources import SourceError
 from crossmodal.sources.recordings.rvl import decode_rvl
-from crossmodal.sources.recordings.stream import Kind
+from crossmodal.sources.recordings.stream import Kind, Stream
 from modalities import DecodeError
 from modalities.codecs.raster import JPEG, MAX_PIXELS, PNG, describe, read_pixels
 
@@ -65,33 +65,20 @@ class Compressed:
     data: bytes
 
 
-@dataclass(frozen=True)
-class Description:
-    """What the first message of a topic says about its pictures."""
-
-    kind: Kind
-    encoding: str
-    height: int = 0  # pixels; 0: unknown
-    width: int = 0  # pixels; 0: unknown
-    stated: Mapping[str, object] = field(default_factory=dict)
-    source: str = ""
-
-
-def describe_picture(picture: Raw | Compressed, topic: str) -> Description:
-    """The kind, size and unit of a topic's pictures; an encoding that cannot be read is of kind "other"."""
+def describe_picture(picture: Raw | Compressed, topic: str) -> Stream:
+    """A topic's pictures: their kind, size and unit; an encoding that cannot be read is of kind "other"."""
     if isinstance(picture, Raw):
-        stated, source = _STATED.get(picture.encoding, ({}, ""))
-        kind = _kind(picture.encoding, topic)
-        return Description(kind, picture.encoding, picture.height, picture.width, stated, source)
-    pixels = _pixels_of(picture.format)
-    if _is_rvl(picture.format):
-        kind, (height, width) = _kind(pixels, topic), _rvl_size(picture.data)
+        encoding = pixels = picture.encoding
+        kind, height, width = _kind(pixels, topic), picture.height, picture.width
     else:
-        kind, height, width = _look(_split(picture.data)[1], topic)
+        encoding, pixels = picture.format, _pixels_of(picture.format)
+        if _is_rvl(encoding):
+            kind, (height, width) = _kind(pixels, topic), _rvl_size(picture.data)
+        else:
+            kind, height, width = _look(_split(picture.data)[1], topic)
+            kind = _kind(pixels, topic) if pixels in _NUMBERS else kind
     stated, source = _STATED.get(pixels, ({}, ""))
-    return Description(
-        _kind(pixels, topic) if pixels in _NUMBERS else kind, picture.format, height, width, stated, source
-    )
+    return Stream(topic, kind, encoding, 0, height, width, stated=stated, source=source)
 
 
 def read_picture(picture: Raw | Compressed, kind: Kind) -> bytes | Shaped[np.ndarray, "..."]:
