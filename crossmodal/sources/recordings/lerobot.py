@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from crossmodal.sources import SourceError
+from crossmodal.sources.recordings.association import nearest
 from crossmodal.sources.recordings.containers import pointer
 from crossmodal.sources.recordings.lerobot_features import INFO, Reader, image_reader, plain_reader, video_reader
 from crossmodal.sources.recordings.parquet import Table
@@ -42,16 +43,15 @@ def open_lerobot(path: Path) -> list[Recording]:
         SourceError: the version is another, a file of `meta` is missing or damaged, or no episode has its files.
     """
     found = _Dataset(path)
-    present = [episode for episode in found.episodes if not found.lacking(episode)]
-    if not present:
-        first = f"; the first one lacks {found.lacking(found.episodes[0])}" if found.episodes else ""
-        raise SourceError(
-            f"{path}: none of its {len(found.episodes)} episodes has its files{first}; fetch data and videos"
-        )
+    lacking = [found.lacking(episode) for episode in found.episodes]
+    if all(lacking):
+        first = f"; the first one lacks {lacking[0]}" if lacking else ""
+        raise SourceError(f"{path}: none of its {len(lacking)} episodes has its files{first}; fetch data and videos")
     several = len({episode.task for episode in found.episodes}) > 1
-    recordings = [_Episode(found, episode, episode.task if several else "") for episode in present]
-    recordings[0].absent = len(found.episodes) - len(present)
-    return list[Recording](recordings)
+    present = [episode for episode, file in zip(found.episodes, lacking, strict=True) if not file]
+    recordings: list[Recording] = [_Episode(found, episode, episode.task if several else "") for episode in present]
+    recordings[0].absent = len(lacking) - len(present)
+    return recordings
 
 
 @dataclass(frozen=True)
@@ -110,47 +110,50 @@ class _Dataset:
     def episodes(self) -> list[_Listed]:
         """The episodes in order."""
         videos = [name for name, feature in self.features.items() if feature.get("dtype") == "video"]
+        listed, rows = (
+            (self._listed_2, self._rows_2)
+            if self.info["codebase_version"] == "v2.1"
+            else (self._listed_3, self._rows_3)
+        )
         try:
-            found = self._listed_2(videos) if self.info["codebase_version"] == "v2.1" else self._listed_3(videos)
-            return sorted(found, key=lambda episode: episode.number)
+            return sorted((listed(row, videos) for row in rows()), key=lambda episode: episode.number)
+        except SourceError:
+            raise
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-            if isinstance(error, SourceError):
-                raise
             raise SourceError(
                 f"{self.root}/meta: the list of episodes cannot be read ({error!r}); download the folder meta again"
             ) from error
 
-    def _listed_2(self, videos: list[str]) -> Iterator[_Listed]:
-        for line in _read_json(self.root / "meta/episodes.jsonl", "\n"):
-            number = line["episode_index"]
-            place = {"episode_chunk": number // self.info["chunks_size"], "episode_index": number}
-            yield _Listed(
-                number,
-                _text(line["tasks"]),
-                line["length"],
-                self.root / self.info["data_path"].format(**place),
-                {name: _Part(self.root / self.info["video_path"].format(video_key=name, **place)) for name in videos},
-            )
+    def _rows_2(self) -> Iterator[dict[str, Any]]:
+        yield from _read_json(self.root / "meta/episodes.jsonl", "\n")
 
-    def _listed_3(self, videos: list[str]) -> Iterator[_Listed]:
+    def _rows_3(self) -> Iterator[dict[str, Any]]:
         files = sorted((self.root / "meta/episodes").glob("*/*.parquet"))
         if not files:
             raise SourceError(f"{self.root}/meta/episodes: there is no parquet file; download the folder meta again")
-        for file in files:
-            table = self.table(file)
-            for row in table.rows([name for name in table.names if not name.startswith("stats/")]):
-                yield _Listed(
-                    row["episode_index"],
-                    _text(row.get("tasks") or []),
-                    row["length"],
-                    self.root / self.info["data_path"].format(**_place(row, "data")),
-                    {name: self._part(row, name) for name in videos},
-                )
+        for table in map(self.table, files):
+            yield from table.rows([name for name in table.names if not name.startswith("stats/")])
 
-    def _part(self, row: dict[str, Any], name: str) -> _Part:
-        place = f"videos/{name}"
-        path = self.root / self.info["video_path"].format(video_key=name, **_place(row, place))
-        return _Part(path, float(row[f"{place}/from_timestamp"]), float(row[f"{place}/to_timestamp"]))
+    def _listed_2(self, row: dict[str, Any], videos: list[str]) -> _Listed:
+        number = row["episode_index"]
+        place = {"episode_chunk": number // self.info["chunks_size"], "episode_index": number}
+        parts = {name: _Part(self._path("video_path", video_key=name, **place)) for name in videos}
+        return _Listed(number, _text(row["tasks"]), row["length"], self._path("data_path", **place), parts)
+
+    def _listed_3(self, row: dict[str, Any], videos: list[str]) -> _Listed:
+        def place(kind: str) -> dict[str, int]:
+            return {name: row[f"{kind}/{name}"] for name in ("chunk_index", "file_index")}
+
+        def part(name: str) -> _Part:
+            path = self._path("video_path", video_key=name, **place(f"videos/{name}"))
+            start, end = (float(row[f"videos/{name}/{which}_timestamp"]) for which in ("from", "to"))
+            return _Part(path, start, end)
+
+        tasks, numbers = _text(row.get("tasks") or []), self._path("data_path", **place("data"))
+        return _Listed(row["episode_index"], tasks, row["length"], numbers, {name: part(name) for name in videos})
+
+    def _path(self, pattern: str, **place: Any) -> Path:
+        return self.root / self.info[pattern].format(**place)
 
     def lacking(self, episode: _Listed) -> str:
         """The first file of an episode that is not there, relative to the root; empty if all are."""
@@ -236,16 +239,13 @@ class _Episode(Recording):
         if reader.refusal:
             raise SourceError(f"{self._dataset.root}: {reader.refusal}")
         if dtype == "video":
-            stored = self._video(stream, numbers, reader)
+            track = self._dataset.track(self._listed.videos[stream].path)
+            places = self._places(stream, track)[numbers].tolist()
+            stored: Iterable[Any] = (picture for _, picture in track.read(places, codes=reader.codes))
         else:
             values = (row[stream] for row in self._numbers.rows([stream], self._rows[numbers].tolist()))
             stored = map(self._picture, values) if dtype == "image" else values
         return (Frame(stream, number, reader.content(each)) for number, each in zip(numbers, stored, strict=True))
-
-    def _video(self, stream: str, numbers: list[int], reader: Reader) -> Iterator[Any]:
-        track = self._dataset.track(self._listed.videos[stream].path)
-        places = self._places(stream, track)[numbers]
-        return (picture for _, picture in track.read(places.tolist(), codes=reader.codes))
 
     def _places(self, stream: str, track: PictureTrack) -> Int64[np.ndarray, " frames"]:
         """Numbers of the episode's frames in the video: all in order, or by their times if the counts differ.
@@ -257,7 +257,7 @@ class _Episode(Recording):
         inside = np.flatnonzero((times > video.start_s - half) & (times < video.end_s - half))
         if len(inside) == len(wanted):
             return inside.astype(np.int64)
-        places = nearest(times, wanted)
+        places = nearest(np.rint(wanted * NANO).astype(np.int64), track.stamps)
         far = np.abs(times[places] - wanted) > half
         if far.any() or (np.diff(places) <= 0).any():
             raise SourceError(
@@ -268,35 +268,19 @@ class _Episode(Recording):
 
     def _picture(self, value: Any) -> bytes:
         """The bytes of a picture in a parquet file, or of the file that it names."""
-        content = value.get("bytes") if isinstance(value, dict) else value
+        content, name = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, value)
         if isinstance(content, bytes):
             return content
-        path = self._dataset.root / str(value.get("path") if isinstance(value, dict) else value)
+        path = self._dataset.root / str(name)
         if not path.is_file():
             raise SourceError(f"{self._listed.numbers}: the picture {path} is missing; download the data set again")
         return path.read_bytes()
 
     def _feature(self, stream: str) -> dict[str, Any]:
         if stream not in self._dataset.features:
-            raise SourceError(
-                f"{self._dataset.root}: there is no stream {stream!r}; the data set has "
-                f"{', '.join(self._dataset.features)}"
-            )
+            known = ", ".join(self._dataset.features)
+            raise SourceError(f"{self._dataset.root}: there is no stream {stream!r}; the data set has {known}")
         return self._dataset.features[stream]
-
-
-def nearest(
-    times: Float64[np.ndarray, " frames"], wanted: Float64[np.ndarray, " wanted"]
-) -> Int64[np.ndarray, " wanted"]:
-    """For each wanted time the number of the nearest one of ascending times."""
-    after = np.clip(np.searchsorted(times, wanted), 1, max(len(times) - 1, 1))
-    before = after - 1
-    after = np.minimum(after, len(times) - 1)
-    return np.where(wanted - times[before] <= times[after] - wanted, before, after)
-
-
-def _place(row: dict[str, Any], kind: str) -> dict[str, int]:
-    return {name: row[f"{kind}/{name}"] for name in ("chunk_index", "file_index")}
 
 
 def _text(tasks: Iterable[str]) -> str:
