@@ -8,54 +8,16 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float, Int64, Shaped
 
 from crossmodal.sources import SourceError
-from crossmodal.sources.recordings.images import Compressed, Raw, describe_picture, read_picture
-from crossmodal.sources.recordings.stream import Camera, Frame, Kind, Recording, Stream
+from crossmodal.sources.recordings.decoding import Calibration, Message, Picture, Topic, read_message, read_stamp
+from crossmodal.sources.recordings.images import Raw, describe_picture, read_picture
+from crossmodal.sources.recordings.stream import Camera, Frame, Recording, Stream
 
-Role = Literal["picture", "pose", "calibration", "transforms", "other"]
 _TRANSPORTS = ("compressed", "compressedDepth", "theora", "zstd")  # last part of a topic of image_transport
-
-
-@dataclass(frozen=True)
-class Topic:
-    """A topic of a container."""
-
-    type: str  # of its messages, as the file names it
-    role: Role  # what its messages say
-    messages: int
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A message with a picture."""
-
-    camera_frame: str  # coordinate frame of the camera; empty: not said
-    content: Raw | Compressed
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """A message with a camera, of the pictures as they are and after rectification; None: not calibrated."""
-
-    camera_frame: str
-    size: tuple[int, int]  # width and height, pixels
-    raw: Camera | None
-    rectified: Camera | None
-    unknown: str = ""  # the distortion that the raw camera has, if it cannot be expressed
-
-
-@dataclass(frozen=True)
-class Transform:
-    """Where a coordinate frame is: the matrix takes points of `child` into `parent`, metres."""
-
-    parent: str
-    child: str
-    matrix: Float[np.ndarray, "4 4"]
 
 
 @dataclass(frozen=True)
@@ -67,7 +29,6 @@ class Times:
 
 
 Neighbours = dict[str, dict[str, np.ndarray]]  # of each coordinate frame, the matrices that take its points into others
-Message = Picture | Calibration | list[Transform] | Float[np.ndarray, "4 4"]
 
 
 class Container(ABC):
@@ -83,41 +44,6 @@ class Container(ABC):
     ) -> Iterator[tuple[str, int, bytes]]:
         """Topic, receive time in nanoseconds and payload of messages in stored order; time in [start, stop)."""
 
-    @abstractmethod
-    def stamp(self, topic: str, payload: bytes) -> int:
-        """The stamp in the message, nanoseconds; 0: it is not set."""
-
-    @abstractmethod
-    def parse(self, topic: str, payload: bytes) -> Message:
-        """What the message says, by its topic's role: a picture, a pose as matrix, a calibration, or transforms."""
-
-
-def add_topic(topics: dict[str, Topic], name: str, kind: str, role: Role, messages: int) -> None:
-    """Adds messages of a type to a topic; it becomes "other" where its publishers do not agree on the type."""
-    before = topics.get(name, Topic(kind, role, 0))
-    if kind not in before.type.split(" and "):
-        kind, role = f"{before.type} and {kind}", "other"
-    else:
-        kind, role = before.type, before.role
-    topics[name] = Topic(kind, role, before.messages + messages)
-
-
-def pose_matrix(position: Any, rotation: Any) -> Float[np.ndarray, "4 4"]:
-    """The matrix of a position x, y, z in metres and a quaternion x, y, z, w.
-
-    Raises:
-        SourceError: the quaternion is 0 or not finite.
-    """
-    from scipy.spatial.transform import Rotation
-
-    quaternion = rotation.x, rotation.y, rotation.z, rotation.w
-    if not any(quaternion) or not np.isfinite(quaternion).all():
-        raise SourceError(f"the quaternion {quaternion} is no rotation")
-    matrix = np.eye(4)
-    matrix[:3, :3] = Rotation.from_quat(quaternion).as_matrix()
-    matrix[:3, 3] = position.x, position.y, position.z
-    return matrix
-
 
 class MessageRecording(Recording):
     """The recording in a container: topics of pictures and poses are its streams, others are of kind "other"."""
@@ -127,11 +53,11 @@ class MessageRecording(Recording):
             raise SourceError(f"{container.path} holds no messages; record again, or remove it")
         self.name = name
         self._container = container
-        self._received: dict[str, Times] = {}  # of streams of kind "other"
+        self._scanned: dict[str, Times] = {}  # stamps are 0 where there are none
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The files of the container."""
+        """See `Recording.files`."""
         return self._container.files
 
     def streams(self) -> dict[str, Stream]:
@@ -192,7 +118,8 @@ class MessageRecording(Recording):
             SourceError: the lens distortion is of a model that is not known.
         """
         self._check(stream)
-        topic = _without_transport(stream)
+        parent, _, last = stream.rpartition("/")
+        topic = parent if last in _TRANSPORTS else stream
         calibration = self._calibration(stream, topic)
         if calibration is None:
             return None
@@ -224,33 +151,29 @@ class MessageRecording(Recording):
     @cached_property
     def _first(self) -> dict[str, tuple[int, Message | None]]:
         """Stamp of the first message of each topic with stamps, and content of pictures and calibrations."""
-        roles = ("picture", "pose", "calibration")
-        asked = [name for name, topic in self._container.topics.items() if topic.role in roles and topic.messages]
         first: dict[str, tuple[int, Message | None]] = {}
-        for name in asked:
-            pose = self._container.topics[name].role == "pose"  # the first may be 0, which is no rotation
-            for _, _, payload in islice(self._container.read([name]), 1):
-                with self._place(name, 0):
-                    stamp = self._container.stamp(name, payload)
-                    first[name] = stamp, None if pose else self._container.parse(name, payload)
+        for name, topic in self._container.topics.items():
+            if topic.role in ("picture", "pose", "calibration"):
+                for _, _, payload in islice(self._container.read([name]), 1):
+                    with self._place(name, 0):
+                        stamp = read_stamp(topic, payload)
+                        # the first pose may be 0, which is no rotation
+                        first[name] = stamp, None if topic.role == "pose" else read_message(topic, payload)
         return first
 
     @cached_property
     def _streams(self) -> dict[str, Stream]:
-        return {
-            name: self._describe(name, topic)
-            for name, topic in self._container.topics.items()
-            if topic.role not in ("calibration", "transforms")
-        }
-
-    def _describe(self, name: str, topic: Topic) -> Stream:
-        stamp, message = self._first.get(name, (0, None))
-        clock = "header" if stamp else "received"
-        if not isinstance(message, Picture):
-            kind: Kind = "pose" if topic.role == "pose" else "other"
-            return Stream(name, kind, topic.type, topic.messages, clock=clock)
-        found = describe_picture(message.content, name)
-        return replace(found, frames=topic.messages, clock=clock)
+        streams = {}
+        for name, topic in self._container.topics.items():
+            if topic.role in ("calibration", "transforms"):
+                continue
+            stamp, said = self._first.get(name, (0, None))
+            if isinstance(said, Picture):
+                stream = describe_picture(said.content, name)
+            else:
+                stream = Stream(name, "pose" if topic.role == "pose" else "other", topic.type, 0)
+            streams[name] = replace(stream, frames=topic.messages, clock="header" if stamp else "received")
+        return streams
 
     def _camera_frame(self, stream: str) -> str:
         _, said = self._first.get(stream, (0, None))
@@ -275,13 +198,15 @@ class MessageRecording(Recording):
         return self._read_transforms("")
 
     def _read_transforms(self, end: str) -> Neighbours:
-        topics = [
-            name for name, topic in self._container.topics.items() if topic.role == "transforms" and name.endswith(end)
-        ]
+        topics = {
+            name: topic
+            for name, topic in self._container.topics.items()
+            if topic.role == "transforms" and name.endswith(end)
+        }
         known: dict[tuple[str, str], np.ndarray | None] = {}  # None: it moves
-        for name, _, payload in self._container.read(topics) if topics else ():
+        for name, _, payload in self._container.read(list(topics)) if topics else ():
             with self._place(name):
-                transforms = self._container.parse(name, payload)
+                transforms = read_message(topics[name], payload)
             assert isinstance(transforms, list)
             for each in transforms:
                 pair = each.parent, each.child
@@ -295,46 +220,41 @@ class MessageRecording(Recording):
                 neighbours.setdefault(parent, {})[child] = np.linalg.inv(matrix)
         return neighbours
 
-    @cached_property
-    def _stamped(self) -> dict[str, Times]:
-        """The times of all streams of pictures and poses, by one pass that reads only headers."""
-        return self._scan([name for name in self._first if name in self._streams], stamped=True)
-
-    def _scan(self, topics: list[str], *, stamped: bool) -> dict[str, Times]:
-        columns = {name: (array("q"), array("q")) for name in topics}
-        for name, received, payload in self._container.read(topics) if topics else ():
-            stamps, times = columns[name]
-            with self._place(name, len(times)):
-                stamps.append(self._container.stamp(name, payload) if stamped else received)
-            times.append(received)
-        for name, (_, times) in columns.items():
-            stated = self._container.topics[name].messages
-            if len(times) != stated:
-                raise SourceError(
-                    f"{self._container.path}: {name}: its table states {stated} messages, but there are "
-                    f"{len(times)}; the recording is cut short or damaged: copy it again, or reindex it"
-                )
-        return {name: Times(*(np.frombuffer(column, np.int64) for column in pair)) for name, pair in columns.items()}
-
     def _times(self, stream: str) -> Times:
+        """The times of a stream; those of all streams with stamps are read in one pass."""
         self._check(stream)
-        if stream not in self._stamped:  # it has no stamps that we read
-            if stream not in self._received:
-                self._received[stream] = self._scan([stream], stamped=False)[stream]
-            return self._received[stream]
-        times = self._stamped[stream]
+        if stream not in self._scanned:
+            stamped = [name for name in self._first if name in self._streams]
+            self._scanned |= self._scan(stamped if stream in stamped else [stream])
+        times = self._scanned[stream]
         unset = int((times.stamps == 0).sum())
-        if unset and unset < len(times.stamps):
+        if 0 < unset < len(times.stamps):
             raise SourceError(
                 f"{self._container.path}: {stream}: the stamps of {unset} of {len(times.stamps)} frames are 0 and the "
                 "others are not, so that its clock is not known; mend the driver, or record again"
             )
         return Times(times.received, times.received) if unset else times
 
+    def _scan(self, names: list[str]) -> dict[str, Times]:
+        topics = {name: self._container.topics[name] for name in names}
+        columns = {name: (array("q"), array("q")) for name in names}
+        for name, received, payload in self._container.read(names):
+            stamps, times = columns[name]
+            with self._place(name, len(times)):
+                stamps.append(read_stamp(topics[name], payload) if name in self._first else 0)
+            times.append(received)
+        for name, (_, times) in columns.items():
+            if len(times) != topics[name].messages:
+                raise SourceError(
+                    f"{self._container.path}: {name}: its table states {topics[name].messages} messages, but there "
+                    f"are {len(times)}; the recording is cut short or damaged: copy it again, or reindex it"
+                )
+        return {name: Times(*(np.frombuffer(column, np.int64) for column in pair)) for name, pair in columns.items()}
+
     def _content(self, name: str, number: int, payload: bytes) -> bytes | Shaped[np.ndarray, "..."]:
         stream = self._streams[name]
         with self._place(name, number):
-            message = self._container.parse(name, payload)
+            message = read_message(self._container.topics[name], payload)
             if not isinstance(message, Picture):
                 assert isinstance(message, np.ndarray)
                 return message
@@ -361,11 +281,6 @@ class MessageRecording(Recording):
             raise SourceError(
                 f"{self._container.path}: there is no stream {stream!r}; there are {', '.join(self._streams) or 'none'}"
             )
-
-
-def _without_transport(topic: str) -> str:
-    parent, _, last = topic.rpartition("/")
-    return parent if last in _TRANSPORTS else topic
 
 
 def _chain(neighbours: Neighbours, start: str, goal: str) -> Float[np.ndarray, "4 4"] | None:
