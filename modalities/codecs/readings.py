@@ -6,8 +6,10 @@ import zipfile
 from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Bool, Shaped
+import torch
+from jaxtyping import Bool, Float, Shaped
 from PIL.TiffImagePlugin import TiffImageFile
+from torch import Tensor
 
 from modalities import DecodeError
 from modalities.codecs.arrays import read_array
@@ -53,6 +55,16 @@ def is_marked(stored: Shaped[np.ndarray, "*shape"], invalid: float) -> Bool[np.n
     # 99.9 is not the number nearest to it that 32 bits can hold, so floats are compared as they are stored
     with np.errstate(over="ignore"):
         return np.equal(stored, stored.dtype.type(invalid) if stored.dtype.kind == "f" else invalid)
+
+
+def in_units(
+    stored: Shaped[np.ndarray, "*shape"], scale: float, offset: float, invalid: float | None
+) -> Float[Tensor, "*shape"]:
+    """Stored numbers times `scale` plus `offset`; NaN where they are not finite or `invalid`."""
+    values = torch.from_numpy(stored.astype(np.float64)).mul_(scale).add_(offset).float()
+    if invalid is not None:
+        values[torch.from_numpy(is_marked(stored, invalid))] = torch.nan
+    return torch.where(values.isfinite(), values, torch.nan)
 
 
 def _read_npy(payload: bytes, what: str) -> Shaped[np.ndarray, "height width"]:
