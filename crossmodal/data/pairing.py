@@ -20,6 +20,7 @@ from crossmodal.data.shards import Shards
 from crossmodal.data.views import Picture
 from modalities import Modality
 from modalities.audio import Audio
+from modalities.codecs.colour import ColourCodec
 from modalities.depth import Depth
 
 PAIRS, RUN = 240, 30  # pairs that are read, and the length of the runs of consecutive pairs they come from
@@ -228,7 +229,7 @@ def _tell_flicker(stream: _Stream, follows: Bool[np.ndarray, " pairs"]) -> Itera
     """Whether the brightness of a film goes up and down from frame to frame."""
     there = np.array([picture is not None for picture in stream.pictures], dtype=bool)
     linked = follows & there & np.roll(there, 1)
-    if stream.name != "rgb" or linked.sum() < LEAST:
+    if not isinstance(stream.modality, ColourCodec) or linked.sum() < LEAST:
         return
     edges = stream.edges
     mean = np.mean([each for each in edges if each is not None], 0)

@@ -34,19 +34,20 @@ class Film:
     depth: list[Tensor]
     audio: list[Tensor] = field(default_factory=list)
 
-    def warnings(self, folder: Path) -> list[str]:
-        """The warnings about shards of the film, written to a folder."""
+    def warnings(self, folder: Path, colour: str = "rgb") -> list[str]:
+        """The warnings about shards of the film, written to a folder; `colour` is the name of its colour pictures."""
         members = {"rgb": (RGB, "jpg"), "depth": (DEPTH, "png"), "audio": (AUDIO, "flac")}
+        names = {"rgb": colour, "depth": "depth", "audio": "audio"}
         members = {name: each for name, each in members.items() if getattr(self, name)}
         frames = min(len(getattr(self, name)) for name in members)
 
         def pairs() -> Iterator[Pair]:
             for number in range(frames):
-                signals = {f"{name}.{end}": kind.encode(getattr(self, name)[number]) for name, (kind, end) in
+                signals = {f"{names[name]}.{end}": kind.encode(getattr(self, name)[number]) for name, (kind, end) in
                            members.items()}  # fmt: skip
                 yield Pair(f"{number:04d}", signals, group="walk")
 
-        fields = {name: kind for name, (kind, _) in members.items()}
+        fields = {names[name]: kind for name, (kind, _) in members.items()}
         write_shards(pairs(), folder, fields=fields, classes=(), warn=lambda _: None)
         return [warning.removeprefix(f"{folder}: ") for warning in check_pairing(Shards.open(folder))]
 
@@ -162,6 +163,11 @@ def test_a_planted_fault_is_found_with_its_number(tmp_path: Path, fault: str) ->
     plant, warning = FAULTS[fault]
     warnings = plant(FILM).warnings(tmp_path)
     assert len(warnings) == 1 and warning in warnings[0], warnings
+
+
+def test_pictures_of_another_name_are_checked_alike(tmp_path: Path) -> None:
+    (warning,) = Film(flickering(SLOW), SLOW.depth).warnings(tmp_path, colour="left")
+    assert "the brightness of left flickers" in warning
 
 
 def test_a_scene_that_stands_still_is_not_taken_for_wrong_pairs(tmp_path: Path) -> None:
