@@ -55,15 +55,6 @@ def open_lerobot(path: Path) -> list[Recording]:
 
 
 @dataclass(frozen=True)
-class _Part:
-    """Where an episode is in a video."""
-
-    path: Path
-    start_s: float = 0.0
-    end_s: float = math.inf
-
-
-@dataclass(frozen=True)
 class _Listed:
     """One episode, as `meta` lists it."""
 
@@ -71,7 +62,7 @@ class _Listed:
     task: str
     length: int  # frames
     numbers: Path  # parquet file
-    videos: dict[str, _Part]  # by feature
+    videos: dict[str, tuple[Path, float, float]]  # of each feature the file, and the episode's begin and end, seconds
 
 
 class _Dataset:
@@ -137,27 +128,28 @@ class _Dataset:
     def _listed_2(self, row: dict[str, Any], videos: list[str]) -> _Listed:
         number = row["episode_index"]
         place = {"episode_chunk": number // self.info["chunks_size"], "episode_index": number}
-        parts = {name: _Part(self._path("video_path", video_key=name, **place)) for name in videos}
+        parts = {name: (self._path("video_path", video_key=name, **place), 0.0, math.inf) for name in videos}
         return _Listed(number, _text(row["tasks"]), row["length"], self._path("data_path", **place), parts)
 
     def _listed_3(self, row: dict[str, Any], videos: list[str]) -> _Listed:
-        def place(kind: str) -> dict[str, int]:
-            return {name: row[f"{kind}/{name}"] for name in ("chunk_index", "file_index")}
+        def path(pattern: str, kind: str, **names: str) -> Path:
+            return self._path(
+                pattern, **names, **{name: row[f"{kind}/{name}"] for name in ("chunk_index", "file_index")}
+            )
 
-        def part(name: str) -> _Part:
-            path = self._path("video_path", video_key=name, **place(f"videos/{name}"))
+        parts = {}
+        for name in videos:
             start, end = (float(row[f"videos/{name}/{which}_timestamp"]) for which in ("from", "to"))
-            return _Part(path, start, end)
-
-        tasks, numbers = _text(row.get("tasks") or []), self._path("data_path", **place("data"))
-        return _Listed(row["episode_index"], tasks, row["length"], numbers, {name: part(name) for name in videos})
+            parts[name] = path("video_path", f"videos/{name}", video_key=name), start, end
+        tasks = _text(row.get("tasks") or [])
+        return _Listed(row["episode_index"], tasks, row["length"], path("data_path", "data"), parts)
 
     def _path(self, pattern: str, **place: Any) -> Path:
         return self.root / self.info[pattern].format(**place)
 
     def lacking(self, episode: _Listed) -> str:
         """The first file of an episode that is not there, relative to the root; empty if all are."""
-        files = [episode.numbers, *(part.path for part in episode.videos.values())]
+        files = [episode.numbers, *(path for path, _, _ in episode.videos.values())]
         return next((str(file.relative_to(self.root)) for file in files if not file.is_file()), "")
 
     def table(self, path: Path) -> Table:
@@ -186,7 +178,7 @@ class _Episode(Recording):
 
     @property
     def files(self) -> tuple[Path, ...]:
-        return (self._dataset.root / INFO, self._listed.numbers, *(part.path for part in self._listed.videos.values()))
+        return (self._dataset.root / INFO, self._listed.numbers, *(path for path, _, _ in self._listed.videos.values()))
 
     @cached_property
     def _rows(self) -> Int64[np.ndarray, " frames"]:
@@ -217,7 +209,7 @@ class _Episode(Recording):
 
     def _reader(self, name: str, feature: dict[str, Any]) -> Reader:
         if feature.get("dtype") == "video":
-            return video_reader(name, feature, self._dataset.track(self._listed.videos[name].path))
+            return video_reader(name, feature, self._dataset.track(self._listed.videos[name][0]))
         if feature.get("dtype") == "image":
             first = next(self._numbers.rows([name], self._rows[:1].tolist()), None)
             return image_reader(name, feature, None if first is None else self._picture(first[name]))
@@ -229,17 +221,15 @@ class _Episode(Recording):
 
     def frames(self, wanted: Mapping[str, Int64[np.ndarray, " some"]]) -> Iterator[Frame]:
         """The wanted frames of all streams by their times; a vector of numbers is an array of its values."""
-        return heapq.merge(
-            *(self._frames(stream, numbers.tolist()) for stream, numbers in wanted.items()),
-            key=lambda frame: frame.number,
-        )
+        streams = (self._frames(stream, numbers.tolist()) for stream, numbers in wanted.items())
+        return heapq.merge(*streams, key=lambda frame: frame.number)
 
     def _frames(self, stream: str, numbers: list[int]) -> Iterator[Frame]:
         dtype, reader = self._feature(stream).get("dtype"), self._readers[stream]
         if reader.refusal:
             raise SourceError(f"{self._dataset.root}: {reader.refusal}")
         if dtype == "video":
-            track = self._dataset.track(self._listed.videos[stream].path)
+            track = self._dataset.track(self._listed.videos[stream][0])
             places = self._places(stream, track)[numbers].tolist()
             stored: Iterable[Any] = (picture for _, picture in track.read(places, codes=reader.codes))
         else:
@@ -252,16 +242,16 @@ class _Episode(Recording):
 
         The times of the rows can be those of a camera's clock, while the video is written at a constant rate.
         """
-        video, half = self._listed.videos[stream], 0.5 / self._dataset.info["fps"]
-        times, wanted = track.stamps / NANO, video.start_s + self._seconds
-        inside = np.flatnonzero((times > video.start_s - half) & (times < video.end_s - half))
+        (path, start_s, end_s), half = self._listed.videos[stream], 0.5 / self._dataset.info["fps"]
+        times, wanted = track.stamps / NANO, start_s + self._seconds
+        inside = np.flatnonzero((times > start_s - half) & (times < end_s - half))
         if len(inside) == len(wanted):
             return inside.astype(np.int64)
         places = nearest(np.rint(wanted * NANO).astype(np.int64), track.stamps)
         far = np.abs(times[places] - wanted) > half
         if far.any() or (np.diff(places) <= 0).any():
             raise SourceError(
-                f"{video.path}: episode {self._listed.number} has {len(wanted)} rows but {len(inside)} frames in the "
+                f"{path}: episode {self._listed.number} has {len(wanted)} rows but {len(inside)} frames in the "
                 f"video, none of its own at {wanted[int(np.argmax(far))]:.3f} s; download the data set again"
             )
         return places
