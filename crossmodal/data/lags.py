@@ -112,8 +112,10 @@ class Order:
     def _lag_of_edges(self, least: float) -> Lag | None:
         best = None
         for lag, first, later in self._lags():
+            if not lag:
+                continue
             own, other = self.edges.peak(first, first), self.edges.peak(first, later)
-            if lag and other.score >= max(least, LATER * own.score) and certainty(other.each - own.each) >= SURE:
+            if other.score >= max(least, LATER * own.score) and certainty(other.each - own.each) >= SURE:
                 told = f"their edges correlate by {other.score:.3f}, in the pairs as they are by {own.score:.3f}"
                 best, least = Lag(lag, first, later, told), other.score
         return best

@@ -54,16 +54,13 @@ class VideoFile:
             ) from error
         if not self.path.is_file():
             raise SourceError(f"{self.path}: there is no such file")
-        found = damage(self.path)
+        if found := damage(self.path):
+            raise SourceError(f"{self.path}: {found}")
         try:  # an absolute path, which FFmpeg does not take for a protocol
             container = av.open(str(self.path.absolute()), metadata_errors="replace")
         except av.error.FFmpegError as error:
-            raise SourceError(
-                f"{self.path}: {found or f'this file is no video that FFmpeg can open ({error.strerror})'}"
-            ) from error
+            raise SourceError(f"{self.path}: this file is no video that FFmpeg can open ({error.strerror})") from error
         with container:
-            if found:
-                raise SourceError(f"{self.path}: {found}")
             yield container
 
     @contextmanager
@@ -92,14 +89,13 @@ class VideoFile:
     def packets(self) -> dict[int, Packets]:
         """What the packets of each track say; one pass over the file, without decoding."""
         with self.open() as container:
-            found = {stream.index: Packets() for stream in container.streams}
-            sound = {stream.index for stream in container.streams.audio}
             import av
 
+            found = {stream.index: Packets() for stream in container.streams}
             try:
                 for packet in container.demux([*container.streams.video, *container.streams.audio]):
                     if packet.size:
-                        found[packet.stream_index].add(packet, shown=packet.stream_index not in sound)
+                        found[packet.stream_index].add(packet, shown=packet.stream.type == "video")
             except av.error.FFmpegError as error:
                 raise SourceError(f"{self.path}: the file cannot be read to its end ({error.strerror})") from error
         return found
