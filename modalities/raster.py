@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from modalities import Modality
-from modalities.codecs.readings import EXTENSIONS, is_marked, read_numbers
+from modalities.codecs.readings import EXTENSIONS, in_units, is_marked, read_numbers
 from modalities.common.noise import addressed_noise, rectangles
 from modalities.common.numbers import RangeView, refuse_outside
 from modalities.common.options import check_within
@@ -80,10 +80,7 @@ class Raster(RangeView, Modality):
             DecodeError: see `read_numbers`.
         """
         stored = read_numbers(payload, what="a raster", preview=PREVIEW)
-        values = torch.from_numpy(stored.astype(np.float64)).mul_(self.scale).add_(self.offset).float()
-        if self.invalid is not None:
-            values[torch.from_numpy(is_marked(stored, self.invalid))] = math.nan
-        return torch.where(values.isfinite(), values, math.nan)
+        return in_units(stored, self.scale, self.offset, self.invalid)
 
     def encode(self, signal: Float[Tensor, "1 height width"]) -> bytes:
         """A .npy file of 32-bit floats, NaN where there is no reading.

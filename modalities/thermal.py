@@ -12,7 +12,7 @@ from torch import Tensor
 
 from modalities import DecodeError, Modality
 from modalities.codecs.raster import write_pixels
-from modalities.codecs.readings import EXTENSIONS, is_marked, read_numbers
+from modalities.codecs.readings import EXTENSIONS, in_units, read_numbers
 from modalities.common.noise import addressed_noise
 from modalities.common.numbers import RangeView, refuse_outside
 from modalities.common.options import check_within
@@ -93,12 +93,16 @@ class Thermal(RangeView, Modality):
         stored = read_numbers(payload, what="a thermal picture", preview=PREVIEW)
         if stored.dtype == np.uint8:
             raise DecodeError(f"a thermal picture must have 16 bits or floating numbers, got 8 bits: {PREVIEW}")
-        values = torch.from_numpy(stored.astype(np.float64)).mul_(self._scale).add_(self.offset_k).float()
-        if self.invalid is not None:
-            values[torch.from_numpy(is_marked(stored, self.invalid))] = math.nan
-        values = torch.where(values.isfinite(), values, math.nan)
-        if self.scale_k is not None:
-            _check_plausible(values, self.scale_k, self.offset_k)
+        values = in_units(stored, self._scale, self.offset_k, self.invalid)
+        readings = values[~values.isnan()].numpy()
+        if self.scale_k is not None and readings.size:
+            median, (low, high) = float(np.median(readings)), PLAUSIBLE_K
+            if not low <= median <= high:
+                raise DecodeError(
+                    f"the median temperature must be from {low:g} to {high:g} K, got {median:g} K with scale_k="
+                    f"{self.scale_k:g} and offset_k={self.offset_k:g}; does the file store kelvin x 100 "
+                    "(scale_k=0.01), degrees Celsius (scale_k=1, offset_k=273.15) or raw counts (scale_k: null)?"
+                )
         return values
 
     def encode(self, signal: Float[Tensor, "1 height width"]) -> bytes:
@@ -152,8 +156,8 @@ class Thermal(RangeView, Modality):
             ValueError: they are such; see `refuse_outside`.
         """
         if self.scale_k is None and (self.low is None or self.high is None):
-            readings = f"; the readings are from {statistics['min']:g} to {statistics['max']:g}" if statistics.get(
-                "max") is not None else ""  # fmt: skip
+            known = "max" in statistics
+            readings = f"; the readings are from {statistics['min']:g} to {statistics['max']:g}" if known else ""
             raise ValueError(f"raw counts (scale_k: null) need the view's low and high{readings}")
         refuse_outside(statistics, self.span, self.unit, "pack them with another scale_k or offset_k")
 
@@ -165,16 +169,3 @@ class Thermal(RangeView, Modality):
     @property
     def _scale(self) -> float:
         return 1.0 if self.scale_k is None else self.scale_k
-
-
-def _check_plausible(kelvin: Float[Tensor, "1 height width"], scale_k: float, offset_k: float) -> None:
-    readings = kelvin.numpy()[~kelvin.isnan().numpy()]
-    if not readings.size:
-        return
-    median, (low, high) = float(np.median(readings)), PLAUSIBLE_K
-    if not low <= median <= high:
-        raise DecodeError(
-            f"the median temperature must be from {low:g} to {high:g} K, got {median:g} K with scale_k={scale_k:g} and "
-            f"offset_k={offset_k:g}; does the file store kelvin x 100 (scale_k=0.01), degrees Celsius (scale_k=1, "
-            "offset_k=273.15) or raw counts (scale_k: null)?"
-        )

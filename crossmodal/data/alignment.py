@@ -50,13 +50,10 @@ class Alignment:
             for edges in (self.one, self.two)
         )
 
-    def peak(
-        self, first: Int[np.ndarray, " pairs"], second: Int[np.ndarray, " pairs"], *, mirrored: bool = False
-    ) -> Peak:
-        """The best shift of some pictures of the first stream and as many of the second, mirrored or not."""
+    def peak(self, first: Int[np.ndarray, " pairs"], second: Int[np.ndarray, " pairs"]) -> Peak:
+        """The best shift of some pictures of the first stream and as many of the second."""
         down, right = self._reach
         ones, twos = self._transformed
-        twos = self._mirrored if mirrored else twos
         power = np.zeros(ones.shape[1:], np.complex64)
         for start in range(0, len(first), 32):  # a few at a time, for the memory
             part = slice(start, start + 32)
@@ -64,8 +61,7 @@ class Alignment:
         scores = self._scores(power / len(first))
         place = np.unravel_index(scores.argmax(), scores.shape)
         shift = int(place[0]) - down, int(place[1]) - right
-        each = self.score(first, second, shift) if not mirrored else np.zeros(0, np.float32)
-        return Peak(float(scores[place]), *shift, each)
+        return Peak(float(scores[place]), *shift, self.score(first, second, shift))
 
     def motion(self, first: int, second: int) -> tuple[tuple[float, float], tuple[float, float]]:
         """How far each stream's picture moves from one pair to another, down and to the right, in parts of a pixel."""
@@ -115,10 +111,6 @@ class Alignment:
     def _transformed(self) -> tuple[Complex64[np.ndarray, "pairs _ _"], Complex64[np.ndarray, "pairs _ _"]]:
         one, two = self._centred
         return fft.rfft2(one, self._sides), fft.rfft2(two, self._sides)
-
-    @cached_property
-    def _mirrored(self) -> Complex64[np.ndarray, "pairs _ _"]:
-        return fft.rfft2(self._centred[1][:, :, ::-1], self._sides)
 
 
 def _vertex(scores: Float32[np.ndarray, " shifts"], place: int) -> float:

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from hashlib import blake2b
-from itertools import combinations, islice
+from itertools import combinations
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from crossmodal.data.shards import Shards
 from crossmodal.data.views import Picture
 from modalities import Modality
 from modalities.audio import Audio
+from modalities.codecs.colour import ColourCodec
 from modalities.depth import Depth
 
 PAIRS, RUN = 240, 30  # pairs that are read, and the length of the runs of consecutive pairs they come from
@@ -48,6 +50,27 @@ class _Stream:
     seconds: list[float] = field(default_factory=list)  # length of each sound
     loudest: list[float] = field(default_factory=list)  # greatest amplitude of each sound
 
+    @cached_property
+    def edges(self) -> list[Float32[np.ndarray, "height width"] | None]:
+        """The edges of each picture."""
+        return [None if picture is None else find_edges(picture) for picture in self.pictures]
+
+    def add(self, signal: Tensor | None, sides: tuple[int, int] | None) -> None:
+        """Adds a pair's signal, or that it lacks one; as a picture of these sides, if they are given."""
+        if signal is None:
+            self.digests.append(None)
+            self.pictures.append(None)
+            return
+        flat = bool((signal == signal.flatten()[0]).all())
+        self.digests.append(None if flat else blake2b(signal.numpy().tobytes(), digest_size=16).digest())
+        self.pictures.append(None if sides is None else _shrink(signal, self.modality, sides))
+        if isinstance(self.modality, Depth):
+            readings = signal.numpy()[signal.numpy() > 0]
+            self.distances.append(readings[:: 1 + len(readings) // 1024])
+        if isinstance(self.modality, Audio):
+            self.seconds.append(signal.shape[-1] / self.modality.rate_hz)
+            self.loudest.append(float(signal.abs().max()))
+
 
 def check_pairing(shards: Shards) -> list[str]:
     """Warnings about the pairing of a folder of shards, each with the numbers it rests on and what to do.
@@ -57,20 +80,12 @@ def check_pairing(shards: Shards) -> list[str]:
     out; `crossmodal.data.verify.check` names them.
     """
     streams, follows = _sample(shards)
-    warnings = [line for stream in streams for line in (*_tell_unit(stream), *_tell_sound(stream))]
+    warnings = []
     for stream in streams:
-        told = (line for other in streams if other is not stream for line in _tell_frozen(stream, other, follows))
-        warnings += [*islice(told, 1)]
-    edges = {
-        stream.name: [None if picture is None else find_edges(picture) for picture in stream.pictures]
-        for stream in streams
-        if any(picture is not None for picture in stream.pictures)
-    }
-    for stream in streams:
-        if stream.name in edges:
-            warnings += _tell_flicker(stream, edges[stream.name], follows)
-    for one, two in combinations(edges, 2):
-        warnings += _tell_alignment(one, two, edges[one], edges[two], follows)
+        warnings += [*_tell_unit(stream), *_tell_sound(stream), *_tell_frozen(stream, streams, follows)]
+        warnings += _tell_flicker(stream, follows)
+    for both in combinations(streams, 2):
+        warnings += _tell_alignment(both, follows)
     return [f"{shards.folder}: {warning}" for warning in warnings]
 
 
@@ -92,17 +107,19 @@ def _sample(shards: Shards) -> tuple[list[_Stream], Bool[np.ndarray, " pairs"]]:
             group, signals = _read(shards, streams, index)
         except ValueError:
             continue
-        layouts = {stream.name: Picture.of(stream.modality, signals[stream.name]) for stream in streams
-                   if stream.name in signals}  # fmt: skip
-        layouts = {name: layout for name, layout in layouts.items() if layout}
-        first = next(iter(layouts.values()), None)
+        layouts = {
+            stream.name: Picture.of(stream.modality, signals[stream.name])
+            for stream in streams
+            if stream.name in signals
+        }
+        first = next((layout for layout in layouts.values() if layout), None)
         if first and sides == (0, 0):
             width = max(8, min(WIDTH, *(layout.width for layout in layouts.values() if layout)))
             sides = max(8, round(width * first.height / first.width)), width
         for stream in streams:
             layout = layouts.get(stream.name)
             fits = first is not None and layout is not None and layout.fits(first.width, first.height)
-            _add(stream, signals.get(stream.name), sides if fits else None)
+            stream.add(signals.get(stream.name), sides if fits else None)
         follows.append(before == (index - 1, group))
         before = (index, group)
     return streams, np.array(follows, dtype=bool)
@@ -119,23 +136,6 @@ def _read(shards: Shards, streams: list[_Stream], index: int) -> tuple[str, dict
     _, payloads = shards.read(index, [*(members[stream.name] for stream in present), "json"])
     group = str(shards.parse(index, payloads["json"]).get("group") or "")
     return group, {stream.name: stream.modality.decode(payloads[members[stream.name]]) for stream in present}
-
-
-def _add(stream: _Stream, signal: Tensor | None, sides: tuple[int, int] | None) -> None:
-    """Adds a pair's signal, or that it lacks one, to a stream."""
-    if signal is None:
-        stream.digests.append(None)
-        stream.pictures.append(None)
-        return
-    flat = bool((signal == signal.flatten()[0]).all())
-    stream.digests.append(None if flat else blake2b(signal.numpy().tobytes(), digest_size=16).digest())
-    stream.pictures.append(None if sides is None else _shrink(signal, stream.modality, sides))
-    if isinstance(stream.modality, Depth):
-        readings = signal.numpy()[signal.numpy() > 0]
-        stream.distances.append(readings[:: 1 + len(readings) // 1024])
-    if isinstance(stream.modality, Audio):
-        stream.seconds.append(signal.shape[-1] / stream.modality.rate_hz)
-        stream.loudest.append(float(signal.abs().max()))
 
 
 def _shrink(
@@ -159,23 +159,19 @@ def _shrink(
     return np.log(mean).astype(np.float32) if modality.nothing == 0 else mean
 
 
-_Edges = list[Float32[np.ndarray, "height width"] | None]
-
-
-def _tell_alignment(
-    one: str, two: str, ones: _Edges, twos: _Edges, follows: Bool[np.ndarray, " pairs"]
-) -> Iterator[str]:
+def _tell_alignment(streams: tuple[_Stream, _Stream], follows: Bool[np.ndarray, " pairs"]) -> Iterator[str]:
     """Whether the edges of two streams agree, and better than those of other pairs, mirrored or shifted pictures."""
-    both = [(place, *pair) for place, pair in enumerate(zip(ones, twos, strict=True))]
-    there = [(place, first, second) for place, first, second in both if first is not None and second is not None]
+    one, two = (stream.name for stream in streams)
+    both = enumerate(zip(*(stream.edges for stream in streams), strict=True))
+    there = [(place, *pair) for place, pair in both if pair[0] is not None and pair[1] is not None]
     if len(there) < LEAST:
         return
-    edges = Alignment(np.stack([first for _, first, _ in there]), np.stack([second for _, _, second in there]))
+    shown, ones, twos = zip(*there, strict=True)
+    edges, places = Alignment(np.stack(ones), np.stack(twos)), np.array(shown)
     (_, height, width), first = edges.one.shape, np.arange(len(there))
     second = first
     far = np.linspace(len(there) // 4, len(there) - len(there) // 4, SHUFFLES).astype(int).tolist()
     chance = max(edges.peak(first, np.roll(first, distance)).score for distance in far)
-    places = np.array([place for place, _, _ in there])
     order = Order(edges, places, np.cumsum(~follows)[places])
     if lag := order.find_lag(ALIKE * chance):
         first, second, count = lag.first, lag.second, abs(lag.pairs)
@@ -184,7 +180,7 @@ def _tell_alignment(
             f"the pair {count} {'later' if lag.pairs > 0 else 'earlier'} ({lag.evidence}, over {len(first)} pairs); "
             "renumber one of them, or correct its stamps"
         )
-    own, mirrored = edges.peak(first, second), edges.peak(first, second, mirrored=True)
+    own, mirrored = edges.peak(first, second), Alignment(edges.one, edges.two[:, :, ::-1]).peak(first, second)
     aligned = edges.score(first, second)
     if mirrored.score >= max(ALIKE * chance, MIRRORED * own.score):
         yield (
@@ -211,30 +207,31 @@ def _tell_alignment(
         )
 
 
-def _tell_frozen(stream: _Stream, other: _Stream, follows: Bool[np.ndarray, " pairs"]) -> Iterator[str]:
+def _tell_frozen(stream: _Stream, streams: list[_Stream], follows: Bool[np.ndarray, " pairs"]) -> Iterator[str]:
     """Whether a stream repeats its signal, bit for bit, while another one changes."""
-    repeats = moves = 0
-    for place in np.flatnonzero(follows):
-        signals = [(each.digests[place - 1], each.digests[place]) for each in (stream, other)]
-        if any(digest is None for pair in signals for digest in pair) or signals[1][0] == signals[1][1]:
-            continue
-        moves += 1
-        repeats += signals[0][0] == signals[0][1]
-    if repeats >= max(REPEATS, FROZEN * moves):
-        yield (
-            f"{stream.name} repeats the pair before, bit for bit, in {repeats} of {moves} consecutive pairs in which "
-            f"{other.name} changes ({repeats / moves:.0%}): frames are duplicated or frozen; keep the first of each"
-        )
+    for other in streams:
+        repeats = moves = 0
+        for place in np.flatnonzero(follows):
+            (before, now), (theirs, following) = (each.digests[place - 1 : place + 1] for each in (stream, other))
+            if None not in (before, now, theirs, following) and theirs != following:
+                moves += 1
+                repeats += before == now
+        if repeats >= max(REPEATS, FROZEN * moves):
+            yield (
+                f"{stream.name} repeats the pair before, bit for bit, in {repeats} of {moves} consecutive pairs in "
+                f"which {other.name} changes ({repeats / moves:.0%}): frames are duplicated or frozen; keep the first "
+                "of each"
+            )
+            return
 
 
-def _tell_flicker(stream: _Stream, edges: _Edges, follows: Bool[np.ndarray, " pairs"]) -> Iterator[str]:
+def _tell_flicker(stream: _Stream, follows: Bool[np.ndarray, " pairs"]) -> Iterator[str]:
     """Whether the brightness of a film goes up and down from frame to frame."""
-    if stream.name != "rgb":
+    there = np.array([picture is not None for picture in stream.pictures], dtype=bool)
+    linked = follows & there & np.roll(there, 1)
+    if not isinstance(stream.modality, ColourCodec) or linked.sum() < LEAST:
         return
-    there = [picture is not None for picture in stream.pictures]
-    linked = np.array([follows[place] and there[place - 1] and there[place] for place in range(len(there))])
-    if linked.sum() < LEAST:
-        return
+    edges = stream.edges
     mean = np.mean([each for each in edges if each is not None], 0)
     alike = np.mean([((edges[place - 1] - mean) * (edges[place] - mean)).sum() for place in np.flatnonzero(linked)])
     brightness = np.array([0.0 if picture is None else float(picture.mean()) for picture in stream.pictures])

@@ -3,13 +3,16 @@
 import io
 import re
 import zipfile
+from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Bool, Shaped
+import torch
+from jaxtyping import Bool, Float, Shaped
 from PIL.TiffImagePlugin import TiffImageFile
+from torch import Tensor
 
 from modalities import DecodeError
-from modalities.codecs.arrays import check_claim, read_array
+from modalities.codecs.arrays import read_array
 from modalities.codecs.exr import EXR, read_exr
 from modalities.codecs.raster import JPEG, MAX_PIXELS, NPY, PNG, TIFF, describe, read_pixels
 
@@ -19,7 +22,6 @@ _COPIES = 1 | 4  # bits of `_SUBFILE`: a page is a smaller copy or a mask of ano
 _READABLE = ((1, 16), (2, 16), (2, 32), (3, 32))  # sample format and bits
 PFM, ZIP = (b"Pf", b"PF"), b"PK"
 EXTENSIONS = ("png", "npy", "npz", "tif", "tiff", "exr", "pfm")  # of the files that `read_numbers` reads
-_LONGEST_HEADER = 1 << 16  # bytes at the start of a .npy file that hold its header
 KINDS = "16-bit, signed 16-bit, signed 32-bit or 32-bit float"
 
 
@@ -34,18 +36,15 @@ def read_numbers(payload: bytes, *, what: str, preview: str) -> Shaped[np.ndarra
     Raises:
         DecodeError: it is of another format, has several numbers a pixel, is damaged, or has too many pixels.
     """
-    if payload.startswith(NPY):
-        return _read_npy(payload, what)
-    if payload.startswith(TIFF):
-        return _read_tiff(payload, what)
-    if payload.startswith(EXR):
-        return read_exr(payload, what, MAX_PIXELS)[None]
-    if payload.startswith(PFM):
-        return _read_pfm(payload, what)[None]
-    if payload.startswith(ZIP):
-        return _read_npz(payload, what)
-    got = describe(payload)
-    if got == "PNG (16-bit grey)":
+    for start, (name, read) in _READERS.items():
+        if payload.startswith(start):
+            try:
+                return read(payload, what)[None]
+            except DecodeError:
+                raise
+            except Exception as error:  # of any kind, by the kind of damage
+                raise DecodeError(f"{name} of {len(payload)} bytes is damaged or cut short: {error}") from error
+    if (got := describe(payload)) == "PNG (16-bit grey)":
         return read_pixels(payload)[None]
     why = f": {preview}" if payload.startswith((PNG, JPEG)) else ""
     raise DecodeError(f"{what} must be a 16-bit single-channel PNG, TIFF, EXR, PFM, .npy or .npz, got {got}{why}")
@@ -58,41 +57,44 @@ def is_marked(stored: Shaped[np.ndarray, "*shape"], invalid: float) -> Bool[np.n
         return np.equal(stored, stored.dtype.type(invalid) if stored.dtype.kind == "f" else invalid)
 
 
-def _read_npy(payload: bytes, what: str) -> Shaped[np.ndarray, "1 height width"]:
-    try:
-        array = read_array(payload, MAX_PIXELS)
-    except DecodeError:
-        raise
-    except ValueError as error:
-        raise DecodeError(f".npy array of {len(payload)} bytes is damaged or cut short: {error}") from error
-    if array.ndim == 3 and array.shape[0] != 1 == array.shape[2]:  # [height, width, 1]
-        array = array.transpose(2, 0, 1)
-    plane = array.ndim == 2 or (array.ndim == 3 and len(array) == 1)
-    if array.dtype.kind not in "iuf" or not plane or not array.size:
+def in_units(
+    stored: Shaped[np.ndarray, "*shape"], scale: float, offset: float, invalid: float | None
+) -> Float[Tensor, "*shape"]:
+    """Stored numbers times `scale` plus `offset`; NaN where they are not finite or `invalid`."""
+    values = torch.from_numpy(stored.astype(np.float64)).mul_(scale).add_(offset).float()
+    if invalid is not None:
+        values[torch.from_numpy(is_marked(stored, invalid))] = torch.nan
+    return torch.where(values.isfinite(), values, torch.nan)
+
+
+def _read_npy(payload: bytes, what: str) -> Shaped[np.ndarray, "height width"]:
+    return _as_map(read_array(payload, MAX_PIXELS), what)
+
+
+def _read_npz(payload: bytes, what: str) -> Shaped[np.ndarray, "height width"]:
+    """The only array of a .npz file."""
+    with zipfile.ZipFile(io.BytesIO(payload)) as archive:
+        members = archive.infolist()
+        if len(members) != 1 or not members[0].filename.endswith(".npy"):
+            names = ", ".join(member.filename.removesuffix(".npy") for member in members)
+            raise DecodeError(f"{what} in a .npz must be its only array, got {names or 'none'}; save it apart")
+        with archive.open(members[0]) as file:
+            assert isinstance(file, io.BufferedIOBase)
+            return _as_map(read_array(file, MAX_PIXELS, size=members[0].file_size), what)
+
+
+def _as_map(array: np.ndarray, what: str) -> Shaped[np.ndarray, "height width"]:
+    if array.ndim == 3 and 1 in (len(array), array.shape[2]):
+        array = array[0] if len(array) == 1 else array[..., 0]
+    if array.dtype.kind not in "iuf" or array.ndim != 2 or not array.size:
         raise DecodeError(
             f"{what} must be an integer or float array [height, width], got {array.dtype} {list(array.shape)}"
         )
-    return array.reshape(1, *array.shape[-2:])
+    return array
 
 
-def _read_npz(payload: bytes, what: str) -> Shaped[np.ndarray, "1 height width"]:
-    """The only array of a .npz file."""
-    try:
-        with zipfile.ZipFile(io.BytesIO(payload)) as archive:
-            members = archive.infolist()
-            if len(members) != 1 or not members[0].filename.endswith(".npy"):
-                names = ", ".join(member.filename.removesuffix(".npy") for member in members)
-                raise DecodeError(f"{what} in a .npz must be its only array, got {names or 'none'}; save it apart")
-            with archive.open(members[0]) as file:
-                check_claim(file.read(_LONGEST_HEADER), MAX_PIXELS)  # before all of it is unpacked
-            size = members[0].file_size
-            MAX_PIXELS.check((size - _LONGEST_HEADER) // 16, f".npz array of {size} bytes")
-            content = archive.read(members[0])
-    except DecodeError:
-        raise
-    except Exception as error:  # of any kind, by the kind of damage
-        raise DecodeError(f".npz of {len(payload)} bytes is damaged or cut short: {error}") from error
-    return _read_npy(content, what)
+def _read_exr(payload: bytes, what: str) -> Shaped[np.ndarray, "height width"]:
+    return read_exr(payload, what, MAX_PIXELS)
 
 
 def _read_pfm(payload: bytes, what: str) -> Shaped[np.ndarray, "height width"]:
@@ -103,33 +105,23 @@ def _read_pfm(payload: bytes, what: str) -> Shaped[np.ndarray, "height width"]:
     if payload.startswith(b"PF"):
         raise DecodeError(f"{what} in a PFM must have one channel (Pf), got three (PF)")
     header = re.match(rb"Pf\s+(\d{1,9})\s+(\d{1,9})\s+([-+.\deE]{1,30})\s", payload)
-    try:
-        if header is None:
-            raise ValueError("its header must be Pf, width, height and scale")
-        width, height, scale = int(header[1]), int(header[2]), float(header[3])
-        MAX_PIXELS.check(height * width, f"PFM of {width} x {height}")
-        if not height * width or not scale:
-            raise ValueError(f"width, height and scale must not be 0, got {width}, {height} and {scale:g}")
-        if len(payload) - header.end() < 4 * height * width:
-            raise ValueError(f"{width} x {height} numbers take {4 * height * width} bytes, and "
-                             f"{len(payload) - header.end()} follow the header")  # fmt: skip
-    except DecodeError:
-        raise
-    except ValueError as error:
-        raise DecodeError(f"PFM of {len(payload)} bytes is damaged or cut short: {error}") from error
-    numbers = np.frombuffer(payload, "<f4" if scale < 0 else ">f4", height * width, header.end())
+    if header is None:
+        raise ValueError("its header must be Pf, width, height and scale")
+    width, height, scale = int(header[1]), int(header[2]), float(header[3])
+    MAX_PIXELS.check(height * width, f"PFM of {width} x {height}")
+    if not height * width or not scale:
+        raise ValueError(f"width, height and scale must not be 0, got {width}, {height} and {scale:g}")
+    numbers = np.frombuffer(payload, "<f4" if scale < 0 else ">f4", height * width, header.end())  # raises if cut short
     return numbers.reshape(height, width)[::-1].astype(np.float32)
 
 
-def _read_tiff(payload: bytes, what: str) -> Shaped[np.ndarray, "1 height width"]:
+def _read_tiff(payload: bytes, what: str) -> Shaped[np.ndarray, "height width"]:
     try:
         with TiffImageFile(io.BytesIO(payload)) as image:
             MAX_PIXELS.check(image.width * image.height, f"TIFF of {image.width} x {image.height}")
             _check_tiff(image, what)
             no_data = image.tag_v2.get(NO_DATA)
             stored = np.array(image)  # turned by the TIFF's orientation
-        if no_data is not None:
-            stored = np.where(is_marked(stored, float(no_data)), np.nan, stored)
     except DecodeError:
         raise
     except Exception as error:  # Pillow lets out whatever damage leads to
@@ -137,7 +129,7 @@ def _read_tiff(payload: bytes, what: str) -> Shaped[np.ndarray, "1 height width"
             f"TIFF of {len(payload)} bytes cannot be read: it is damaged, cut short, or does not hold one channel of "
             f"{KINDS} numbers ({error})"
         ) from error
-    return stored[None]
+    return stored if no_data is None else np.where(is_marked(stored, float(no_data)), np.nan, stored)
 
 
 def _check_tiff(image: TiffImageFile, what: str) -> None:
@@ -161,3 +153,12 @@ def _check_tiff(image: TiffImageFile, what: str) -> None:
         if not image.tag_v2.get(_SUBFILE, 0) & _COPIES:
             raise DecodeError(f"{what} in a TIFF must be its only page, got {image.n_frames} pages; save them apart")
     image.seek(0)
+
+
+_READERS: dict[bytes | tuple[bytes, ...], tuple[str, Callable[[bytes, str], np.ndarray]]] = {
+    NPY: (".npy array", _read_npy),
+    TIFF: ("TIFF", _read_tiff),
+    EXR: ("EXR", _read_exr),
+    PFM: ("PFM", _read_pfm),
+    ZIP: (".npz", _read_npz),
+}

@@ -2,19 +2,20 @@
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from crossmodal.sources import SourceError
-from crossmodal.sources.recordings.foxglove import McapFile
-from crossmodal.sources.recordings.messages import Container, Message, MessageRecording, Topic
-from crossmodal.sources.recordings.ros import read_message, read_stamp, role_of
+from crossmodal.sources.recordings.decoding import Topic
+from crossmodal.sources.recordings.messages import Container, MessageRecording
 from crossmodal.sources.recordings.stream import Recording, safe_name
 
 _MAGIC = {".bag": b"#ROSBAG V", ".db3": b"SQLite format 3\0", ".mcap": b"\x89MCAP0\r\n"}
 _REPAIR = {
     ".bag": "`rosbag reindex {}`",
     ".db3": "`ros2 bag reindex` on its folder",
+    ".mcap": "`mcap recover {} -o whole.mcap`",
     "": "`ros2 bag reindex {}`",
 }
 
@@ -39,7 +40,7 @@ def open_bags(path: Path) -> list[Recording]:
 def _open(path: Path) -> Container:
     if path.is_file():
         _check_start(path)
-    return McapFile(path) if path.suffix == ".mcap" else _RosBag(path)
+    return _McapFile(path) if path.suffix == ".mcap" else _RosBag(path)
 
 
 def _check_start(path: Path) -> None:
@@ -61,6 +62,28 @@ def _check_closed(path: Path) -> None:
         )
 
 
+def _add_topic(topics: dict[str, Topic], name: str, topic: Topic) -> None:
+    """Adds messages to a topic, of which nothing is read where its publishers do not agree on the type."""
+    before = topics.get(name, replace(topic, messages=0))
+    messages = before.messages + topic.messages
+    if topic.type in before.type.split(" and "):
+        topics[name] = replace(before, messages=messages)
+    else:
+        topics[name] = replace(before, type=f"{before.type} and {topic.type}", messages=messages, agreed=False)
+
+
+def _missing(path: Path, package: str) -> SourceError:
+    return SourceError(f"to read {path} the package {package} is needed: pip install 'crossmodal-transfer[ros]'")
+
+
+def _damaged(path: Path, reason: object) -> SourceError:
+    repair = _REPAIR["" if path.is_dir() else path.suffix].format(path)
+    told = f"{reason}".rstrip(".") or type(reason).__name__
+    return SourceError(
+        f"{path} cannot be read: {told}; if it is cut short or has no index, repair it with {repair}, or copy it again"
+    )
+
+
 class _RosBag(Container):
     """A bag of ROS 1 or ROS 2. It is opened for each pass, so that many bags need few file handles."""
 
@@ -70,24 +93,12 @@ class _RosBag(Container):
         for file in self.files:
             _check_closed(file)
         self._ros1 = path.suffix == ".bag" and path.is_file()
-        self._definitions: dict[str, str] = {}
         self.topics: dict[str, Topic] = {}
         with self._reader() as reader:
-            for connection in reader.connections:
-                self._add(connection)
-        if not any(topic.messages for topic in self.topics.values()):
-            raise SourceError(f"{path} holds no messages; record again, or remove it")
-
-    def _add(self, connection: Any) -> None:
-        name, kind = connection.topic, connection.msgtype
-        if name in self.topics and self.topics[name].type != kind:  # two publishers do not agree
-            before = self.topics[name]
-            self.topics[name] = Topic(f"{before.type} and {kind}", "other", before.messages + connection.msgcount)
-            return
-        before_count = self.topics[name].messages if name in self.topics else 0
-        self.topics[name] = Topic(kind, role_of(kind), before_count + connection.msgcount)
-        if connection.msgdef.format.name == "MSG":
-            self._definitions[name] = connection.msgdef.data
+            for each in reader.connections:
+                definition = each.msgdef.data.encode() if each.msgdef.format.name == "MSG" else b""
+                encoding = "ros1" if self._ros1 else "cdr"
+                _add_topic(self.topics, each.topic, Topic(each.msgtype, encoding, definition, each.msgcount))
 
     def read(
         self, topics: Collection[str], start: int | None = None, stop: int | None = None
@@ -98,44 +109,81 @@ class _RosBag(Container):
             for connection, received, payload in reader.messages(connections, start, stop):
                 yield connection.topic, received, payload
 
-    def first(self, topics: Collection[str]) -> dict[str, bytes]:
-        """The first messages; with an index, nothing before them is read."""
-        found: dict[str, bytes] = {}
-        with self._reader() as reader:
-            for topic in topics:
-                connections = [connection for connection in reader.connections if connection.topic == topic]
-                for _, _, payload in reader.messages(connections):
-                    found[topic] = payload
-                    break
-        return found
-
-    def stamp(self, topic: str, payload: bytes) -> int:
-        """The stamp of the header."""
-        return read_stamp(payload, ros1=self._ros1)
-
-    def parse(self, topic: str, payload: bytes) -> Message:
-        """What the message says."""
-        return read_message(payload, self.topics[topic].type, self._definitions.get(topic, ""), ros1=self._ros1)
-
     @contextmanager
     def _reader(self) -> Iterator[Any]:
         try:
             from rosbags.rosbag1 import Reader as Reader1
             from rosbags.rosbag2 import Reader as Reader2
         except ImportError as error:
-            raise SourceError(
-                f"to read {self.path} the package rosbags is needed: pip install 'crossmodal-transfer[ros]'"
-            ) from error
+            raise _missing(self.path, "rosbags") from error
         try:
             with (Reader1 if self._ros1 else Reader2)(self.path) as reader:
                 yield reader
         except Exception as error:  # of damaged files, rosbags raises many kinds of errors
-            raise self._damaged(error) from error
+            raise _damaged(self.path, error) from error
 
-    def _damaged(self, error: Exception) -> SourceError:
-        repair = _REPAIR["" if self.path.is_dir() else self.path.suffix].format(self.path)
-        reason = f"{error}".rstrip(".") or type(error).__name__
-        return SourceError(
-            f"{self.path} cannot be read: {reason}; if it is cut short or has no index, repair it with {repair}, or "
-            "copy it again"
-        )
+
+class _McapFile(Container):
+    """An MCAP file (https://mcap.dev/spec), whatever its messages are. It is opened for each pass, as a bag of ROS."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.files = path, (path,)
+        self.topics: dict[str, Topic] = {}
+        self._indexed = False
+        magic = _MAGIC[".mcap"]
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - len(magic)))
+            if file.read() != magic:
+                raise _damaged(path, "it has no end")
+        with self._reader(indexed=True) as reader:
+            self._indexed = self._read_tables(reader)
+        if not self._indexed:
+            with self._reader(indexed=False) as reader:
+                for schema, channel, _ in reader.iter_messages(log_time_order=False):
+                    self._add(channel, schema, 1)
+
+    def read(
+        self, topics: Collection[str], start: int | None = None, stop: int | None = None
+    ) -> Iterator[tuple[str, int, bytes]]:
+        """Messages in the order of their log times; of a file without index, in that of the file."""
+        with self._reader(indexed=self._indexed) as reader:
+            for _, channel, message in reader.iter_messages(
+                list(topics), starting_at=start, ending_before=stop, log_time_order=self._indexed
+            ):
+                yield channel.topic, message.log_time, message.data
+
+    def _read_tables(self, reader: Any) -> bool:
+        """Reads the topics from the end of the file; whether it has an index of them and of their messages."""
+        summary = reader.get_summary()
+        if summary is None or summary.statistics is None or not summary.chunk_indexes:
+            return False
+        counts, schemas = summary.statistics.channel_message_counts, {0: None, **summary.schemas}
+        channels = summary.channels
+        if not counts.keys() <= channels.keys() or any(each.schema_id not in schemas for each in channels.values()):
+            return False
+        for channel in channels.values():
+            self._add(channel, schemas[channel.schema_id], counts.get(channel.id, 0))
+        return True
+
+    def _add(self, channel: Any, schema: Any, messages: int) -> None:
+        encoding, kind, definition = channel.message_encoding, "", b""
+        if schema is not None:
+            kind = schema.name
+            if encoding in ("cdr", "ros1"):
+                package, _, name = kind.partition("/")
+                kind = f"{package}/msg/{name.removeprefix('msg/')}"
+            if schema.encoding in ("ros1msg", "ros2msg", "protobuf"):
+                definition = schema.data
+        _add_topic(self.topics, channel.topic, Topic(kind or encoding, encoding, definition, messages))
+
+    @contextmanager
+    def _reader(self, *, indexed: bool) -> Iterator[Any]:
+        try:
+            from mcap.reader import NonSeekingReader, SeekingReader
+        except ImportError as error:
+            raise _missing(self.path, "mcap") from error
+        try:
+            with self.path.open("rb") as file:
+                yield (SeekingReader if indexed else NonSeekingReader)(file, validate_crcs=True)
+        except Exception as error:  # of damaged files, mcap raises many kinds of errors
+            raise _damaged(self.path, error) from error

@@ -9,7 +9,7 @@ depth in REP 118: 16UC1 in millimetres, 32FC1 in metres.
 import io
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float32, Shaped, UInt8, UInt16
@@ -17,7 +17,7 @@ from PIL import Image
 
 from crossmodal.sources import SourceError
 from crossmodal.sources.recordings.rvl import decode_rvl
-from crossmodal.sources.recordings.stream import Kind
+from crossmodal.sources.recordings.stream import Kind, Stream
 from modalities import DecodeError
 from modalities.codecs.raster import JPEG, MAX_PIXELS, PNG, describe, read_pixels
 
@@ -30,8 +30,7 @@ _COLOUR = {
     "bgra8": (4, (2, 1, 0)),
     "8UC4": (4, (2, 1, 0)),
 }
-_GREY = ("mono8", "8UC1")
-_NUMBERS = {"mono16": "u2", "16UC1": "u2", "32FC1": "f4"}
+_NUMBERS = {"mono8": "u1", "8UC1": "u1", "mono16": "u2", "16UC1": "u2", "32FC1": "f4"}
 _YUV = {"yuv422": (1, 0, 2), "uyvy": (1, 0, 2), "yuv422_yuy2": (0, 1, 3), "yuyv": (0, 1, 3)}  # places of Y, U and V
 _BAYER = {f"bayer_{pattern}{bits}": (pattern, bits) for pattern in ("rggb", "bggr", "gbrg", "grbg") for bits in (8, 16)}
 _STATED: dict[str, tuple[Mapping[str, object], str]] = {
@@ -65,33 +64,21 @@ class Compressed:
     data: bytes
 
 
-@dataclass(frozen=True)
-class Description:
-    """What the first message of a topic says about its pictures."""
-
-    kind: Kind
-    encoding: str
-    height: int = 0  # pixels; 0: unknown
-    width: int = 0  # pixels; 0: unknown
-    stated: Mapping[str, object] = field(default_factory=dict)
-    source: str = ""
-
-
-def describe_picture(picture: Raw | Compressed, topic: str) -> Description:
-    """The kind, size and unit of a topic's pictures; an encoding that cannot be read is of kind "other"."""
+def describe_picture(picture: Raw | Compressed, topic: str) -> Stream:
+    """A topic's pictures: their kind, size and unit; an encoding that cannot be read is of kind "other"."""
     if isinstance(picture, Raw):
-        stated, source = _STATED.get(picture.encoding, ({}, ""))
-        kind = _kind(picture.encoding, topic)
-        return Description(kind, picture.encoding, picture.height, picture.width, stated, source)
-    pixels = _pixels_of(picture.format)
-    if _is_rvl(picture.format):
-        kind, (height, width) = _kind(pixels, topic), _rvl_size(picture.data)
+        encoding = pixels = picture.encoding
+        kind, height, width = _kind(pixels, topic), picture.height, picture.width
     else:
-        kind, height, width = _look(_split(picture.data)[1], topic)
+        encoding, pixels = picture.format, _pixels_of(picture.format)
+        if _is_rvl(encoding):
+            kind, (height, width) = _kind(pixels, topic), _rvl_size(picture.data)
+        else:
+            kind, height, width = _look(_split(picture.data)[1], topic)
+            stated_kind = _kind(pixels, topic)
+            kind = stated_kind if stated_kind in ("depth", "thermal") else kind
     stated, source = _STATED.get(pixels, ({}, ""))
-    return Description(
-        _kind(pixels, topic) if pixels in _NUMBERS else kind, picture.format, height, width, stated, source
-    )
+    return Stream(topic, kind, encoding, 0, height, width, stated=stated, source=source)
 
 
 def read_picture(picture: Raw | Compressed, kind: Kind) -> bytes | Shaped[np.ndarray, "..."]:
@@ -104,13 +91,16 @@ def read_picture(picture: Raw | Compressed, kind: Kind) -> bytes | Shaped[np.nda
         SourceError: the encoding or format cannot be read, the data is shorter than its size says, or depth is
             compressed as JPEG, which holds 8 bits.
     """
-    return _read_raw(picture) if isinstance(picture, Raw) else _read_compressed(picture, kind)
+    try:
+        return _read_raw(picture) if isinstance(picture, Raw) else _read_compressed(picture, kind)
+    except DecodeError as error:
+        raise SourceError(str(error)) from error
 
 
 def _kind(encoding: str, topic: str) -> Kind:
     if encoding in _COLOUR or encoding in _YUV or encoding in _BAYER:
         return "rgb"
-    if encoding in _GREY:
+    if encoding in ("mono8", "8UC1"):
         return "grey"
     if encoding in _STATED:
         return "depth"
@@ -136,18 +126,16 @@ def _read_raw(picture: Raw) -> Shaped[np.ndarray, "..."]:
     if encoding in _COLOUR:
         channels, places = _COLOUR[encoding]
         stored = _rows(picture, "u1", channels)
-        return stored if places == (0, 1, 2) and channels == 3 else np.stack([stored[..., p] for p in places], axis=2)
-    if encoding in _GREY:
-        return _rows(picture, "u1", 1)[..., 0]
+        return stored if encoding == "rgb8" else np.stack([stored[..., place] for place in places], axis=2)  # fast
     if encoding in _NUMBERS:
         return _rows(picture, _NUMBERS[encoding], 1)[..., 0]
     if encoding in _YUV:
         return _colour_of_yuv(_rows(picture, "u1", 2), _YUV[encoding])
     if encoding in _BAYER:
         pattern, bits = _BAYER[encoding]
-        mosaic = _rows(picture, "u1" if bits == 8 else "u2", 1)[..., 0]
-        return _demosaic(mosaic if bits == 8 else (mosaic >> 8).astype(np.uint8), pattern)
-    known = ", ".join([*_COLOUR, *_GREY, *_NUMBERS, *_YUV, "bayer_rggb8 and its kin"])
+        mosaic = _rows(picture, f"u{bits // 8}", 1)[..., 0]
+        return _demosaic((mosaic >> (bits - 8)).astype(np.uint8), pattern)
+    known = ", ".join([*_COLOUR, *_NUMBERS, *_YUV, "bayer_rggb8 and its kin"])
     raise SourceError(f"the encoding {encoding!r} cannot be read; readable are {known}")
 
 
@@ -206,39 +194,31 @@ def _demosaic(mosaic: UInt8[np.ndarray, "height width"], pattern: str) -> UInt8[
 
 
 def _read_compressed(picture: Compressed, kind: Kind) -> bytes | Shaped[np.ndarray, "..."]:
+    header, file = _split(picture.data)
     metres = _pixels_of(picture.format) == "32FC1"
     if _is_rvl(picture.format):
-        stored = _read_rvl(picture.data)
-        return _inverse_depth(picture.data, stored) if metres else stored
-    header, file = _split(picture.data)
-    if file.startswith(JPEG) and kind in ("depth", "thermal"):
+        header, stored = picture.data, _read_rvl(picture.data)
+    elif file.startswith(JPEG) and kind in ("depth", "thermal"):
         raise SourceError(
             "its frames are JPEG, which holds 8 bits, so the readings are lost; record the uncompressed topic, or "
             "compressedDepth with png"
         )
-    if not file.startswith((PNG, JPEG)):
+    elif not file.startswith((PNG, JPEG)):
         raise SourceError(f"the format {picture.format!r} ({describe(file)}) cannot be read; readable are jpeg and png")
-    return _inverse_depth(header, _read_png(file)) if metres else file
-
-
-def _read_png(file: bytes) -> UInt16[np.ndarray, "height width"]:
-    try:
+    elif not metres:
+        return file
+    else:
         stored = read_pixels(file)
-    except DecodeError as error:
-        raise SourceError(str(error)) from error
-    if stored.dtype != np.uint16 or stored.ndim != 2:
-        raise SourceError(f"32FC1 in compressedDepth must be a 16-bit grey PNG, got {describe(file)}")
-    return stored
+        if stored.dtype != np.uint16 or stored.ndim != 2:
+            raise SourceError(f"32FC1 in compressedDepth must be a 16-bit grey PNG, got {describe(file)}")
+    return _inverse_depth(header, stored) if metres else stored
 
 
 def _read_rvl(data: bytes) -> UInt16[np.ndarray, "height width"]:
     height, width = _rvl_size(data)
     if not height * width:
         raise SourceError(f"its RVL is cut short: {len(data)} bytes for {width} x {height} pixels")
-    try:
-        MAX_PIXELS.check(width * height, "a picture in RVL")
-    except DecodeError as error:
-        raise SourceError(str(error)) from error
+    MAX_PIXELS.check(width * height, "a picture in RVL")
     return decode_rvl(data[_HEADER.size + _RVL_SIZE.size :], height * width).reshape(height, width)
 
 

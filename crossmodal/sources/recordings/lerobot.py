@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from crossmodal.sources import SourceError
+from crossmodal.sources.recordings.association import nearest
 from crossmodal.sources.recordings.containers import pointer
 from crossmodal.sources.recordings.lerobot_features import INFO, Reader, image_reader, plain_reader, video_reader
 from crossmodal.sources.recordings.parquet import Table
@@ -42,25 +43,15 @@ def open_lerobot(path: Path) -> list[Recording]:
         SourceError: the version is another, a file of `meta` is missing or damaged, or no episode has its files.
     """
     found = _Dataset(path)
-    present = [episode for episode in found.episodes if not found.lacking(episode)]
-    if not present:
-        first = f"; the first one lacks {found.lacking(found.episodes[0])}" if found.episodes else ""
-        raise SourceError(
-            f"{path}: none of its {len(found.episodes)} episodes has its files{first}; fetch data and videos"
-        )
+    lacking = [found.lacking(episode) for episode in found.episodes]
+    if all(lacking):
+        first = f"; the first one lacks {lacking[0]}" if lacking else ""
+        raise SourceError(f"{path}: none of its {len(lacking)} episodes has its files{first}; fetch data and videos")
     several = len({episode.task for episode in found.episodes}) > 1
-    recordings = [_Episode(found, episode, episode.task if several else "") for episode in present]
-    recordings[0].absent = len(found.episodes) - len(present)
-    return list[Recording](recordings)
-
-
-@dataclass(frozen=True)
-class _Part:
-    """Where an episode is in a video."""
-
-    path: Path
-    start_s: float = 0.0
-    end_s: float = math.inf
+    present = [episode for episode, file in zip(found.episodes, lacking, strict=True) if not file]
+    recordings: list[Recording] = [_Episode(found, episode, episode.task if several else "") for episode in present]
+    recordings[0].absent = len(lacking) - len(present)
+    return recordings
 
 
 @dataclass(frozen=True)
@@ -71,7 +62,7 @@ class _Listed:
     task: str
     length: int  # frames
     numbers: Path  # parquet file
-    videos: dict[str, _Part]  # by feature
+    videos: dict[str, tuple[Path, float, float]]  # of each feature the file, and the episode's begin and end, seconds
 
 
 class _Dataset:
@@ -110,51 +101,55 @@ class _Dataset:
     def episodes(self) -> list[_Listed]:
         """The episodes in order."""
         videos = [name for name, feature in self.features.items() if feature.get("dtype") == "video"]
+        listed, rows = (
+            (self._listed_2, self._rows_2)
+            if self.info["codebase_version"] == "v2.1"
+            else (self._listed_3, self._rows_3)
+        )
         try:
-            found = self._listed_2(videos) if self.info["codebase_version"] == "v2.1" else self._listed_3(videos)
-            return sorted(found, key=lambda episode: episode.number)
+            return sorted((listed(row, videos) for row in rows()), key=lambda episode: episode.number)
+        except SourceError:
+            raise
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-            if isinstance(error, SourceError):
-                raise
             raise SourceError(
                 f"{self.root}/meta: the list of episodes cannot be read ({error!r}); download the folder meta again"
             ) from error
 
-    def _listed_2(self, videos: list[str]) -> Iterator[_Listed]:
-        for line in _read_json(self.root / "meta/episodes.jsonl", "\n"):
-            number = line["episode_index"]
-            place = {"episode_chunk": number // self.info["chunks_size"], "episode_index": number}
-            yield _Listed(
-                number,
-                _text(line["tasks"]),
-                line["length"],
-                self.root / self.info["data_path"].format(**place),
-                {name: _Part(self.root / self.info["video_path"].format(video_key=name, **place)) for name in videos},
-            )
+    def _rows_2(self) -> Iterator[dict[str, Any]]:
+        yield from _read_json(self.root / "meta/episodes.jsonl", "\n")
 
-    def _listed_3(self, videos: list[str]) -> Iterator[_Listed]:
+    def _rows_3(self) -> Iterator[dict[str, Any]]:
         files = sorted((self.root / "meta/episodes").glob("*/*.parquet"))
         if not files:
             raise SourceError(f"{self.root}/meta/episodes: there is no parquet file; download the folder meta again")
-        for file in files:
-            table = self.table(file)
-            for row in table.rows([name for name in table.names if not name.startswith("stats/")]):
-                yield _Listed(
-                    row["episode_index"],
-                    _text(row.get("tasks") or []),
-                    row["length"],
-                    self.root / self.info["data_path"].format(**_place(row, "data")),
-                    {name: self._part(row, name) for name in videos},
-                )
+        for table in map(self.table, files):
+            yield from table.rows([name for name in table.names if not name.startswith("stats/")])
 
-    def _part(self, row: dict[str, Any], name: str) -> _Part:
-        place = f"videos/{name}"
-        path = self.root / self.info["video_path"].format(video_key=name, **_place(row, place))
-        return _Part(path, float(row[f"{place}/from_timestamp"]), float(row[f"{place}/to_timestamp"]))
+    def _listed_2(self, row: dict[str, Any], videos: list[str]) -> _Listed:
+        number = row["episode_index"]
+        place = {"episode_chunk": number // self.info["chunks_size"], "episode_index": number}
+        parts = {name: (self._path("video_path", video_key=name, **place), 0.0, math.inf) for name in videos}
+        return _Listed(number, _text(row["tasks"]), row["length"], self._path("data_path", **place), parts)
+
+    def _listed_3(self, row: dict[str, Any], videos: list[str]) -> _Listed:
+        def path(pattern: str, kind: str, **names: str) -> Path:
+            return self._path(
+                pattern, **names, **{name: row[f"{kind}/{name}"] for name in ("chunk_index", "file_index")}
+            )
+
+        parts = {}
+        for name in videos:
+            start, end = (float(row[f"videos/{name}/{which}_timestamp"]) for which in ("from", "to"))
+            parts[name] = path("video_path", f"videos/{name}", video_key=name), start, end
+        tasks = _text(row.get("tasks") or [])
+        return _Listed(row["episode_index"], tasks, row["length"], path("data_path", "data"), parts)
+
+    def _path(self, pattern: str, **place: Any) -> Path:
+        return self.root / self.info[pattern].format(**place)
 
     def lacking(self, episode: _Listed) -> str:
         """The first file of an episode that is not there, relative to the root; empty if all are."""
-        files = [episode.numbers, *(part.path for part in episode.videos.values())]
+        files = [episode.numbers, *(path for path, _, _ in episode.videos.values())]
         return next((str(file.relative_to(self.root)) for file in files if not file.is_file()), "")
 
     def table(self, path: Path) -> Table:
@@ -183,7 +178,7 @@ class _Episode(Recording):
 
     @property
     def files(self) -> tuple[Path, ...]:
-        return (self._dataset.root / INFO, self._listed.numbers, *(part.path for part in self._listed.videos.values()))
+        return (self._dataset.root / INFO, self._listed.numbers, *(path for path, _, _ in self._listed.videos.values()))
 
     @cached_property
     def _rows(self) -> Int64[np.ndarray, " frames"]:
@@ -214,7 +209,7 @@ class _Episode(Recording):
 
     def _reader(self, name: str, feature: dict[str, Any]) -> Reader:
         if feature.get("dtype") == "video":
-            return video_reader(name, feature, self._dataset.track(self._listed.videos[name].path))
+            return video_reader(name, feature, self._dataset.track(self._listed.videos[name][0]))
         if feature.get("dtype") == "image":
             first = next(self._numbers.rows([name], self._rows[:1].tolist()), None)
             return image_reader(name, feature, None if first is None else self._picture(first[name]))
@@ -226,77 +221,56 @@ class _Episode(Recording):
 
     def frames(self, wanted: Mapping[str, Int64[np.ndarray, " some"]]) -> Iterator[Frame]:
         """The wanted frames of all streams by their times; a vector of numbers is an array of its values."""
-        return heapq.merge(
-            *(self._frames(stream, numbers.tolist()) for stream, numbers in wanted.items()),
-            key=lambda frame: frame.number,
-        )
+        streams = (self._frames(stream, numbers.tolist()) for stream, numbers in wanted.items())
+        return heapq.merge(*streams, key=lambda frame: frame.number)
 
     def _frames(self, stream: str, numbers: list[int]) -> Iterator[Frame]:
         dtype, reader = self._feature(stream).get("dtype"), self._readers[stream]
         if reader.refusal:
             raise SourceError(f"{self._dataset.root}: {reader.refusal}")
         if dtype == "video":
-            stored = self._video(stream, numbers, reader)
+            track = self._dataset.track(self._listed.videos[stream][0])
+            places = self._places(stream, track)[numbers].tolist()
+            stored: Iterable[Any] = (picture for _, picture in track.read(places, codes=reader.codes))
         else:
             values = (row[stream] for row in self._numbers.rows([stream], self._rows[numbers].tolist()))
             stored = map(self._picture, values) if dtype == "image" else values
         return (Frame(stream, number, reader.content(each)) for number, each in zip(numbers, stored, strict=True))
-
-    def _video(self, stream: str, numbers: list[int], reader: Reader) -> Iterator[Any]:
-        track = self._dataset.track(self._listed.videos[stream].path)
-        places = self._places(stream, track)[numbers]
-        return (picture for _, picture in track.read(places.tolist(), codes=reader.codes))
 
     def _places(self, stream: str, track: PictureTrack) -> Int64[np.ndarray, " frames"]:
         """Numbers of the episode's frames in the video: all in order, or by their times if the counts differ.
 
         The times of the rows can be those of a camera's clock, while the video is written at a constant rate.
         """
-        video, half = self._listed.videos[stream], 0.5 / self._dataset.info["fps"]
-        times, wanted = track.stamps / NANO, video.start_s + self._seconds
-        inside = np.flatnonzero((times > video.start_s - half) & (times < video.end_s - half))
+        (path, start_s, end_s), half = self._listed.videos[stream], 0.5 / self._dataset.info["fps"]
+        times, wanted = track.stamps / NANO, start_s + self._seconds
+        inside = np.flatnonzero((times > start_s - half) & (times < end_s - half))
         if len(inside) == len(wanted):
             return inside.astype(np.int64)
-        places = nearest(times, wanted)
+        places = nearest(np.rint(wanted * NANO).astype(np.int64), track.stamps)
         far = np.abs(times[places] - wanted) > half
         if far.any() or (np.diff(places) <= 0).any():
             raise SourceError(
-                f"{video.path}: episode {self._listed.number} has {len(wanted)} rows but {len(inside)} frames in the "
+                f"{path}: episode {self._listed.number} has {len(wanted)} rows but {len(inside)} frames in the "
                 f"video, none of its own at {wanted[int(np.argmax(far))]:.3f} s; download the data set again"
             )
         return places
 
     def _picture(self, value: Any) -> bytes:
         """The bytes of a picture in a parquet file, or of the file that it names."""
-        content = value.get("bytes") if isinstance(value, dict) else value
+        content, name = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, value)
         if isinstance(content, bytes):
             return content
-        path = self._dataset.root / str(value.get("path") if isinstance(value, dict) else value)
+        path = self._dataset.root / str(name)
         if not path.is_file():
             raise SourceError(f"{self._listed.numbers}: the picture {path} is missing; download the data set again")
         return path.read_bytes()
 
     def _feature(self, stream: str) -> dict[str, Any]:
         if stream not in self._dataset.features:
-            raise SourceError(
-                f"{self._dataset.root}: there is no stream {stream!r}; the data set has "
-                f"{', '.join(self._dataset.features)}"
-            )
+            known = ", ".join(self._dataset.features)
+            raise SourceError(f"{self._dataset.root}: there is no stream {stream!r}; the data set has {known}")
         return self._dataset.features[stream]
-
-
-def nearest(
-    times: Float64[np.ndarray, " frames"], wanted: Float64[np.ndarray, " wanted"]
-) -> Int64[np.ndarray, " wanted"]:
-    """For each wanted time the number of the nearest one of ascending times."""
-    after = np.clip(np.searchsorted(times, wanted), 1, max(len(times) - 1, 1))
-    before = after - 1
-    after = np.minimum(after, len(times) - 1)
-    return np.where(wanted - times[before] <= times[after] - wanted, before, after)
-
-
-def _place(row: dict[str, Any], kind: str) -> dict[str, int]:
-    return {name: row[f"{kind}/{name}"] for name in ("chunk_index", "file_index")}
 
 
 def _text(tasks: Iterable[str]) -> str:

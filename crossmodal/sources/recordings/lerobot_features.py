@@ -14,10 +14,11 @@ from crossmodal.sources import SourceError
 from crossmodal.sources.recordings.picture_track import PictureTrack
 from crossmodal.sources.recordings.pixels import is_deep_grey, kind_of
 from crossmodal.sources.recordings.stream import Stream
+from modalities.codecs.raster import JPEG, PNG
 
 INFO = "meta/info.json"
 CODES = 4096  # of a depth map in a video: 12 bits
-PNG, JPEG = b"\x89PNG", b"\xff\xd8"
+UNITS = {"mm": 0.001, "m": 1.0}  # metres
 
 
 @dataclass(frozen=True)
@@ -45,14 +46,14 @@ def plain_reader(name: str, feature: dict[str, Any]) -> Reader:
 def video_reader(name: str, feature: dict[str, Any], track: PictureTrack) -> Reader:
     """Of a feature in a video: colours, or a depth map whose scale must be stated."""
     facts, seen = {**(feature.get("video_info") or {}), **(feature.get("info") or {})}, track.facts
-    encoding, kind = f"{seen.codec} {seen.pixels}", kind_of(seen.pixels)
-    stream = Stream(name, kind, encoding, 0, height=seen.height, width=seen.width)
+    stream = Stream(name, kind_of(seen.pixels), f"{seen.codec} {seen.pixels}", 0, seen.height, seen.width)
     if not _is_depth(facts) and not is_deep_grey(seen.pixels):
         return Reader(stream)
-    scale: list[Any] = [facts.get(f"video.{fact}") for fact in ("depth_min", "depth_max", "shift", "use_log")]
+    what = f"{name} is a depth map in a video of {seen.bits} bits ({seen.pixels})"
     if seen.bits < 12 or not seen.pixels.startswith(("gray", "yuv")):
-        reason = f"{name} is a depth map in a video of {seen.bits} bits ({seen.pixels}), which has lost its distances"
-        return Reader(replace(stream, kind="other", source=f"{reason}; take another feature"))
+        reason = f"{what}, which has lost its distances; take another feature"
+        return Reader(replace(stream, kind="other", source=reason))
+    scale: list[Any] = [facts.get(f"video.{fact}") for fact in ("depth_min", "depth_max", "shift", "use_log")]
     if all(isinstance(number, int | float) for number in scale):
         low, high, shift, log = scale
         distances = metres(float(low), float(high), float(shift), log=bool(log))
@@ -64,8 +65,8 @@ def video_reader(name: str, feature: dict[str, Any], track: PictureTrack) -> Rea
     if seen.bits == 16:
         return Reader(replace(stream, kind="depth"), codes=True)
     reason = (
-        f"{name} is a depth map of {seen.bits} bits ({seen.pixels}), but {INFO} does not state how its codes become "
-        "metres: add video.depth_min, video.depth_max, video.shift and video.use_log to the info of the feature"
+        f"{what}, but {INFO} does not state how its codes become metres: add video.depth_min, video.depth_max, "
+        "video.shift and video.use_log to the info of the feature"
     )
     return Reader(replace(stream, kind="other", source=reason))
 
@@ -96,27 +97,20 @@ def image_reader(name: str, feature: dict[str, Any], first: bytes | None) -> Rea
     if first is None:
         return Reader(Stream(name, "other", "empty", 0, source=f"{name} has no picture; take another feature"))
     with _opened(first, name) as picture:
-        mode, encoding = picture.mode, (picture.format or "").lower()
-        width, height = picture.size
+        mode, encoding, (width, height) = picture.mode, (picture.format or "").lower(), picture.size
     depth = _is_depth(facts) or mode.startswith("I") or mode == "F"
-    scale = {"mm": 0.001, "m": 1.0}.get(facts.get("depth_unit", "")) if depth else None
-    stream = Stream(
-        name,
-        "depth" if depth else "grey" if mode == "L" else "rgb",
-        encoding,
-        0,
-        height=height,
-        width=width,
-        stated={} if scale is None else {"scale_m": scale},
-        source="" if scale is None else f"{INFO}: depth_unit of {name} is {facts['depth_unit']}",
-    )
+    stream = Stream(name, "depth" if depth else "grey" if mode == "L" else "rgb", encoding, 0, height, width)
+    unit = facts.get("depth_unit")
+    if depth and unit in UNITS:
+        stated = f"{INFO}: depth_unit of {name} is {unit}"
+        stream = replace(stream, stated={"scale_m": UNITS[unit]}, source=stated)
     return Reader(stream, lambda content: _as_stored(content, name, depth=depth))
 
 
 def _as_stored(content: bytes, name: str, *, depth: bool) -> bytes | np.ndarray:
-    if content[:4] == PNG or (content[:2] == JPEG and not depth):
+    if content.startswith(PNG) or (content.startswith(JPEG) and not depth):
         return content
-    if content[:2] == JPEG:
+    if content.startswith(JPEG):
         raise SourceError(f"{name} is a depth map in JPEG, which has lost its distances; take another feature")
     with _opened(content, name) as picture:
         return np.asarray(picture if depth or picture.mode == "L" else picture.convert("RGB"))

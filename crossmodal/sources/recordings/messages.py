@@ -2,67 +2,22 @@
 
 from abc import ABC, abstractmethod
 from array import array
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import chain
+from itertools import islice
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Int64, Shaped
 
 from crossmodal.sources import SourceError
-from crossmodal.sources.recordings.images import Compressed, Raw, describe_picture, read_picture
-from crossmodal.sources.recordings.stream import Camera, Frame, Kind, Recording, Stream
+from crossmodal.sources.recordings.decoding import Calibration, Message, Picture, Topic, read_message, read_stamp
+from crossmodal.sources.recordings.images import Raw, describe_picture, read_picture
+from crossmodal.sources.recordings.stream import Camera, Frame, Recording, Stream
 
-Role = Literal["picture", "pose", "calibration", "transforms", "other"]
-_DISTORTIONS: dict[str, tuple[Literal["plumb_bob", "rational_polynomial", "equidistant"], int]] = {
-    "plumb_bob": ("plumb_bob", 5),
-    "rational_polynomial": ("rational_polynomial", 8),
-    "equidistant": ("equidistant", 4),
-    "fisheye": ("equidistant", 4),
-    "kannala_brandt": ("equidistant", 4),
-}  # ROS and Foxglove name the same models; with their number of coefficients
 _TRANSPORTS = ("compressed", "compressedDepth", "theora", "zstd")  # last part of a topic of image_transport
-
-
-@dataclass(frozen=True)
-class Topic:
-    """A topic of a container."""
-
-    type: str  # of its messages, as the file names it
-    role: Role  # what its messages say
-    messages: int
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A message with a picture."""
-
-    camera_frame: str  # coordinate frame of the camera; empty: not said
-    content: Raw | Compressed
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """A message with a camera, of the pictures as they are and after rectification; None: not calibrated."""
-
-    camera_frame: str
-    size: tuple[int, int]  # width and height, pixels
-    raw: Camera | None
-    rectified: Camera | None
-    unknown: str = ""  # the distortion that the raw camera has, if it cannot be expressed
-
-
-@dataclass(frozen=True)
-class Transform:
-    """Where a coordinate frame is: the matrix takes points of `child` into `parent`, metres."""
-
-    parent: str
-    child: str
-    matrix: Float[np.ndarray, "4 4"]
 
 
 @dataclass(frozen=True)
@@ -74,7 +29,6 @@ class Times:
 
 
 Neighbours = dict[str, dict[str, np.ndarray]]  # of each coordinate frame, the matrices that take its points into others
-Message = Picture | Calibration | list[Transform] | Float[np.ndarray, "4 4"]
 
 
 class Container(ABC):
@@ -90,94 +44,20 @@ class Container(ABC):
     ) -> Iterator[tuple[str, int, bytes]]:
         """Topic, receive time in nanoseconds and payload of messages in stored order; time in [start, stop)."""
 
-    @abstractmethod
-    def first(self, topics: Collection[str]) -> dict[str, bytes]:
-        """The payload of the first message of each topic that has one, by opening the file once."""
-
-    @abstractmethod
-    def stamp(self, topic: str, payload: bytes) -> int:
-        """The stamp in the message, nanoseconds; 0: it is not set."""
-
-    @abstractmethod
-    def parse(self, topic: str, payload: bytes) -> Message:
-        """What the message says, by its topic's role: a picture, a pose as matrix, a calibration, or transforms."""
-
-
-def pose_matrix(
-    position: tuple[float, float, float], rotation: tuple[float, float, float, float]
-) -> Float[np.ndarray, "4 4"]:
-    """The matrix of a position in metres and a quaternion x, y, z, w.
-
-    Raises:
-        SourceError: the quaternion is 0 or not finite.
-    """
-    x, y, z, w = rotation
-    square = x * x + y * y + z * z + w * w
-    if not (np.isfinite(square) and square > 0):
-        raise SourceError(f"the quaternion {rotation} is no rotation")
-    matrix = np.eye(4)
-    matrix[:3, :3] += (
-        2
-        / square
-        * np.array(
-            [
-                [-y * y - z * z, x * y - z * w, x * z + y * w],
-                [x * y + z * w, -x * x - z * z, y * z - x * w],
-                [x * z - y * w, y * z + x * w, -x * x - y * y],
-            ]
-        )
-    )
-    matrix[:3, 3] = position
-    return matrix
-
-
-def read_calibration(
-    camera_frame: str,
-    *,
-    size: tuple[int, int],
-    model: str,
-    distortion: Sequence[float],
-    matrix: Sequence[float],
-    projection: Sequence[float],
-) -> Calibration:
-    """The cameras that a CameraInfo of ROS or a CameraCalibration of Foxglove states.
-
-    Args:
-        camera_frame: coordinate frame of the camera.
-        size: width and height, pixels.
-        model: distortion model.
-        distortion: D, its coefficients.
-        matrix: K [3, 3], row by row; zeros or empty: the camera is not calibrated.
-        projection: P [3, 4], row by row, the camera after rectification; zeros or empty: not stated.
-    """
-
-    def camera(numbers: Sequence[float], columns: int) -> Camera | None:
-        if len(numbers) < 2 * columns or numbers[0] <= 0:
-            return None
-        fx, cx, fy, cy = numbers[0], numbers[2], numbers[columns + 1], numbers[columns + 2]
-        return Camera(*size, (fx, fy, cx, cy))
-
-    raw, rectified = camera(matrix, 3), camera(projection, 4)
-    if raw is None or not any(distortion):
-        return Calibration(camera_frame, size, raw, rectified)
-    known = _DISTORTIONS.get(model.lower().replace(" ", "_").replace("-", "_"))
-    if known is None or any(distortion[known[1] :]):
-        return Calibration(camera_frame, size, None, rectified, f"{len(distortion)} coefficients of {model!r}")
-    raw = replace(raw, distortion=tuple(distortion[: known[1]]), model=known[0])
-    return Calibration(camera_frame, size, raw, rectified)
-
 
 class MessageRecording(Recording):
     """The recording in a container: topics of pictures and poses are its streams, others are of kind "other"."""
 
     def __init__(self, container: Container, name: str) -> None:
+        if not any(topic.messages for topic in container.topics.values()):
+            raise SourceError(f"{container.path} holds no messages; record again, or remove it")
         self.name = name
         self._container = container
-        self._received: dict[str, Times] = {}  # of streams of kind "other"
+        self._scanned: dict[str, Times] = {}  # stamps are 0 where there are none
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The files of the container."""
+        """See `Recording.files`."""
         return self._container.files
 
     def streams(self) -> dict[str, Stream]:
@@ -203,28 +83,29 @@ class MessageRecording(Recording):
             return
         times = {stream: self._times(stream) for stream in wanted}
         for stream in wanted:
-            self._refuse_other(stream)
+            described, role = self._streams[stream], self._container.topics[stream].role
+            if described.kind == "other" and role != "picture":  # an encoding that is not known is named with its frame
+                raise SourceError(
+                    f"{self._container.path}: {stream}: messages of type {described.encoding} cannot be packed; choose "
+                    "a stream of pictures or poses"
+                )
         start = min(int(times[stream].received[numbers].min()) for stream, numbers in wanted.items())
         stop = max(int(times[stream].received[numbers].max()) for stream, numbers in wanted.items()) + 1
         inside = {
-            stream: iter(np.flatnonzero((times[stream].received >= start) & (times[stream].received < stop)))
+            stream: iter(np.flatnonzero((times[stream].received >= start) & (times[stream].received < stop)).tolist())
             for stream in wanted
         }
-        asked = {stream: chain(numbers, [-1]) for stream, numbers in wanted.items()}
-        following = {stream: next(numbers) for stream, numbers in asked.items()}
+        left = {stream: set(numbers.tolist()) for stream, numbers in wanted.items()}
+        changed = SourceError(f"{self._container.path} has changed since it was opened; start again")
         for stream, received, payload in self._container.read(list(wanted), start, stop):
             number = next(inside[stream], None)
             if number is None or received != times[stream].received[number]:
-                raise SourceError(f"{self._container.path} has changed since it was opened; start again")
-            if number == following[stream]:
-                following[stream] = next(asked[stream])
-                yield Frame(stream, int(number), self._content(stream, int(number), payload))
-        missing = [stream for stream, number in following.items() if number != -1]
-        if missing:
-            raise SourceError(
-                f"{self._container.path}: {missing[0]}: frame {following[missing[0]]} is missing: the file has changed "
-                "since it was opened; start again"
-            )
+                raise changed
+            if number in left[stream]:
+                left[stream].remove(number)
+                yield Frame(stream, number, self._content(stream, number, payload))
+        if any(left.values()):
+            raise changed
 
     def camera(self, stream: str) -> Camera | None:
         """The camera of a stream of pictures.
@@ -237,7 +118,8 @@ class MessageRecording(Recording):
             SourceError: the lens distortion is of a model that is not known.
         """
         self._check(stream)
-        topic = _without_transport(stream)
+        parent, _, last = stream.rpartition("/")
+        topic = parent if last in _TRANSPORTS else stream
         calibration = self._calibration(stream, topic)
         if calibration is None:
             return None
@@ -258,7 +140,7 @@ class MessageRecording(Recording):
         """
         self._check(source)
         self._check(target)
-        start, goal = self._camera_frames.get(source, ""), self._camera_frames.get(target, "")
+        start, goal = self._camera_frame(source), self._camera_frame(target)
         if not start or not goal:
             return None
         if start == goal:
@@ -269,82 +151,62 @@ class MessageRecording(Recording):
     @cached_property
     def _first(self) -> dict[str, tuple[int, Message | None]]:
         """Stamp of the first message of each topic with stamps, and content of pictures and calibrations."""
-        roles = ("picture", "pose", "calibration")
-        asked = [name for name, topic in self._container.topics.items() if topic.role in roles and topic.messages]
         first: dict[str, tuple[int, Message | None]] = {}
-        for name, payload in self._container.first(asked).items():
-            pose = self._container.topics[name].role == "pose"  # the first may be 0, which is no rotation
-            with self._place(name, 0):
-                stamp = self._container.stamp(name, payload)
-                first[name] = stamp, None if pose else self._container.parse(name, payload)
+        for name, topic in self._container.topics.items():
+            if topic.role in ("picture", "pose", "calibration"):
+                for _, _, payload in islice(self._container.read([name]), 1):
+                    with self._place(name, 0):
+                        stamp = read_stamp(topic, payload)
+                        # the first pose may be 0, which is no rotation
+                        first[name] = stamp, None if topic.role == "pose" else read_message(topic, payload)
         return first
 
     @cached_property
     def _streams(self) -> dict[str, Stream]:
-        return {
-            name: self._describe(name, topic)
-            for name, topic in self._container.topics.items()
-            if topic.role not in ("calibration", "transforms")
-        }
+        streams = {}
+        for name, topic in self._container.topics.items():
+            if topic.role in ("calibration", "transforms"):
+                continue
+            stamp, said = self._first.get(name, (0, None))
+            if isinstance(said, Picture):
+                stream = describe_picture(said.content, name)
+            else:
+                stream = Stream(name, "pose" if topic.role == "pose" else "other", topic.type, 0)
+            streams[name] = replace(stream, frames=topic.messages, clock="header" if stamp else "received")
+        return streams
 
-    def _describe(self, name: str, topic: Topic) -> Stream:
-        stamp, message = self._first.get(name, (0, None))
-        clock = "header" if stamp else "received"
-        if not isinstance(message, Picture):
-            kind: Kind = "pose" if topic.role == "pose" else "other"
-            return Stream(name, kind, topic.type, topic.messages, clock=clock)
-        found = describe_picture(message.content, name)
-        return Stream(
-            name,
-            found.kind,
-            found.encoding,
-            topic.messages,
-            found.height,
-            found.width,
-            stated=found.stated,
-            source=found.source,
-            clock=clock,
-        )
-
-    @cached_property
-    def _camera_frames(self) -> dict[str, str]:
-        return {name: said.camera_frame for name, (_, said) in self._first.items() if isinstance(said, Picture)}
-
-    @cached_property
-    def _calibrations(self) -> dict[str, Calibration]:
-        return {name: said for name, (_, said) in self._first.items() if isinstance(said, Calibration)}
+    def _camera_frame(self, stream: str) -> str:
+        _, said = self._first.get(stream, (0, None))
+        return said.camera_frame if isinstance(said, Picture) else ""
 
     def _calibration(self, stream: str, topic: str) -> Calibration | None:
-        frame, described = self._camera_frames.get(stream, ""), self._streams[stream]
-        near = [self._calibrations[name] for name in _names(topic) if name in self._calibrations]
+        known = {name: said for name, (_, said) in self._first.items() if isinstance(said, Calibration)}
+        frame, described = self._camera_frame(stream), self._streams[stream]
+        near = [known[name] for name in _names(topic) if name in known]
         if not topic.rpartition("/")[0]:  # at the root, all cameras have the same namespace
             near = [found for found in near if found.camera_frame == frame]
-        if near:
-            return near[0]
-        alike = [
-            found
-            for found in self._calibrations.values()
-            if frame and found.camera_frame == frame and found.size == (described.width, described.height)
-        ]
-        return alike[0] if len(alike) == 1 else None
+        size = described.width, described.height
+        alike = [found for found in known.values() if frame and found.camera_frame == frame and found.size == size]
+        return near[0] if near else alike[0] if len(alike) == 1 else None
 
     @cached_property
     def _static(self) -> Neighbours:
-        return self._read_transforms([name for name in self._transforms if name.endswith("tf_static")])
+        return self._read_transforms("tf_static")
 
     @cached_property
     def _unmoved(self) -> Neighbours:
-        return self._read_transforms(self._transforms)
+        return self._read_transforms("")
 
-    @property
-    def _transforms(self) -> list[str]:
-        return [name for name, topic in self._container.topics.items() if topic.role == "transforms"]
-
-    def _read_transforms(self, topics: list[str]) -> Neighbours:
+    def _read_transforms(self, end: str) -> Neighbours:
+        topics = {
+            name: topic
+            for name, topic in self._container.topics.items()
+            if topic.role == "transforms" and name.endswith(end)
+        }
         known: dict[tuple[str, str], np.ndarray | None] = {}  # None: it moves
-        for name, _, payload in self._container.read(topics) if topics else ():
+        for name, _, payload in self._container.read(list(topics)) if topics else ():
             with self._place(name):
-                transforms = self._container.parse(name, payload)
+                transforms = read_message(topics[name], payload)
             assert isinstance(transforms, list)
             for each in transforms:
                 pair = each.parent, each.child
@@ -358,59 +220,52 @@ class MessageRecording(Recording):
                 neighbours.setdefault(parent, {})[child] = np.linalg.inv(matrix)
         return neighbours
 
-    @cached_property
-    def _stamped(self) -> dict[str, Times]:
-        """The times of all streams of pictures and poses, by one pass that reads only headers."""
-        return self._scan([name for name in self._first if name in self._streams], stamped=True)
-
-    def _scan(self, topics: list[str], *, stamped: bool) -> dict[str, Times]:
-        columns = {name: (array("q"), array("q")) for name in topics}
-        for name, received, payload in self._container.read(topics) if topics else ():
-            stamps, times = columns[name]
-            with self._place(name, len(times)):
-                stamps.append(self._container.stamp(name, payload) if stamped else received)
-            times.append(received)
-        for name, (_, times) in columns.items():
-            stated = self._container.topics[name].messages
-            if len(times) != stated:
-                raise SourceError(
-                    f"{self._container.path}: {name}: its table states {stated} messages, but there are "
-                    f"{len(times)}; the recording is cut short or damaged: copy it again, or reindex it"
-                )
-        return {name: Times(*(np.frombuffer(column, np.int64) for column in pair)) for name, pair in columns.items()}
-
     def _times(self, stream: str) -> Times:
+        """The times of a stream; those of all streams with stamps are read in one pass."""
         self._check(stream)
-        if stream not in self._stamped:  # it has no stamps that we read
-            if stream not in self._received:
-                self._received[stream] = self._scan([stream], stamped=False)[stream]
-            return self._received[stream]
-        times = self._stamped[stream]
+        if stream not in self._scanned:
+            stamped = [name for name in self._first if name in self._streams]
+            self._scanned |= self._scan(stamped if stream in stamped else [stream])
+        times = self._scanned[stream]
         unset = int((times.stamps == 0).sum())
-        if unset and unset < len(times.stamps):
+        if 0 < unset < len(times.stamps):
             raise SourceError(
                 f"{self._container.path}: {stream}: the stamps of {unset} of {len(times.stamps)} frames are 0 and the "
                 "others are not, so that its clock is not known; mend the driver, or record again"
             )
         return Times(times.received, times.received) if unset else times
 
-    def _content(self, stream: str, number: int, payload: bytes) -> bytes | Shaped[np.ndarray, "..."]:
-        with self._place(stream, number):
-            message = self._container.parse(stream, payload)
-            if isinstance(message, Picture):
-                return self._pixels(self._streams[stream], message.content)
-            assert isinstance(message, np.ndarray)
-            return message
-
-    def _pixels(self, stream: Stream, picture: Raw | Compressed) -> bytes | Shaped[np.ndarray, "..."]:
-        if isinstance(picture, Raw):
-            first = f"{stream.encoding} {stream.width} x {stream.height}"
-            this = f"{picture.encoding} {picture.width} x {picture.height}"
-            if this != first:
+    def _scan(self, names: list[str]) -> dict[str, Times]:
+        topics = {name: self._container.topics[name] for name in names}
+        columns = {name: (array("q"), array("q")) for name in names}
+        for name, received, payload in self._container.read(names):
+            stamps, times = columns[name]
+            with self._place(name, len(times)):
+                stamps.append(read_stamp(topics[name], payload) if name in self._first else 0)
+            times.append(received)
+        for name, (_, times) in columns.items():
+            if len(times) != topics[name].messages:
                 raise SourceError(
-                    f"it is {this}, but the first frame is {first}; split the recording where the settings change"
+                    f"{self._container.path}: {name}: its table states {topics[name].messages} messages, but there "
+                    f"are {len(times)}; the recording is cut short or damaged: copy it again, or reindex it"
                 )
-        return read_picture(picture, stream.kind)
+        return {name: Times(*(np.frombuffer(column, np.int64) for column in pair)) for name, pair in columns.items()}
+
+    def _content(self, name: str, number: int, payload: bytes) -> bytes | Shaped[np.ndarray, "..."]:
+        stream = self._streams[name]
+        with self._place(name, number):
+            message = read_message(self._container.topics[name], payload)
+            if not isinstance(message, Picture):
+                assert isinstance(message, np.ndarray)
+                return message
+            picture = message.content
+            first = stream.encoding, stream.width, stream.height
+            if isinstance(picture, Raw) and (this := (picture.encoding, picture.width, picture.height)) != first:
+                raise SourceError(
+                    "it is {} {} x {}, but the first frame is {} {} x {}; split the recording where the settings "
+                    "change".format(*this, *first)
+                )
+            return read_picture(picture, stream.kind)
 
     @contextmanager
     def _place(self, topic: str, number: int | None = None) -> Iterator[None]:
@@ -421,24 +276,11 @@ class MessageRecording(Recording):
             frame = "" if number is None else f"frame {number}: "
             raise SourceError(f"{self._container.path}: {topic}: {frame}{error}") from error
 
-    def _refuse_other(self, stream: str) -> None:
-        described, role = self._streams[stream], self._container.topics[stream].role
-        if described.kind == "other" and role != "picture":  # an encoding that is not known is named with its frame
-            raise SourceError(
-                f"{self._container.path}: {stream}: messages of type {described.encoding} cannot be packed; choose "
-                "a stream of pictures or poses"
-            )
-
     def _check(self, stream: str) -> None:
         if stream not in self._streams:
             raise SourceError(
                 f"{self._container.path}: there is no stream {stream!r}; there are {', '.join(self._streams) or 'none'}"
             )
-
-
-def _without_transport(topic: str) -> str:
-    parent, _, last = topic.rpartition("/")
-    return parent if last in _TRANSPORTS else topic
 
 
 def _chain(neighbours: Neighbours, start: str, goal: str) -> Float[np.ndarray, "4 4"] | None:

@@ -23,7 +23,7 @@ class Table:
         self.path = path
 
     @contextmanager
-    def _open(self) -> Iterator[Any]:
+    def _open(self, columns: Iterable[str] = ()) -> Iterator[Any]:
         try:
             import pyarrow
             from pyarrow.parquet import ParquetFile
@@ -33,6 +33,9 @@ class Table:
             ) from error
         try:
             with ParquetFile(self.path) as file:
+                names = file.schema_arrow.names
+                if lacking := [name for name in columns if name not in names]:
+                    raise SourceError(f"{self.path}: there is no column {lacking[0]!r}; it has {', '.join(names)}")
                 yield file
         except (OSError, UnicodeDecodeError, pyarrow.ArrowException) as error:
             reason = f"the parquet file cannot be read ({str(error).splitlines()[0]}); copy it again"
@@ -55,15 +58,9 @@ class Table:
         return self._scalars("timestamp").astype(np.float64)
 
     def _scalars(self, column: str) -> np.ndarray:
-        self._check([column])
-        with self._open() as file:
+        with self._open([column]) as file:
             # a number may be stored as a list of one
             return np.array([*file.read(columns=[column]).column(column).to_numpy()]).reshape(-1)
-
-    def _check(self, columns: list[str]) -> None:
-        lacking = [name for name in columns if name not in self.names]
-        if lacking:
-            raise SourceError(f"{self.path}: there is no column {lacking[0]!r}; it has {', '.join(self.names)}")
 
     def rows(self, columns: list[str], wanted: Iterable[int] | None = None) -> Iterator[dict[str, Any]]:
         """Rows as values by column, in constant memory.
@@ -72,17 +69,16 @@ class Table:
             columns: their names.
             wanted: numbers of rows, ascending; None: all.
         """
-        self._check(columns)
-        with self._open() as file:
-            starts = np.cumsum([0, *(file.metadata.row_group(group).num_rows for group in range(file.num_row_groups))])
-            asked = deque(range(starts[-1]) if wanted is None else wanted)
-            while asked:
-                group = int(np.searchsorted(starts, asked[0], side="right")) - 1
-                first = int(starts[group])
+        with self._open(columns) as file:
+            asked, end = deque(range(file.metadata.num_rows) if wanted is None else wanted), 0
+            for group in range(file.num_row_groups):
+                first, end = end, end + file.metadata.row_group(group).num_rows
+                if not asked or asked[0] >= end:
+                    continue
                 for batch in file.iter_batches(batch_size=BATCH, row_groups=[group], columns=columns):
                     while asked and asked[0] < first + batch.num_rows:
                         row = asked.popleft() - first
                         yield {name: batch.column(name)[row].as_py() for name in columns}
                     first += batch.num_rows
-                    if not asked or asked[0] >= starts[group + 1]:
+                    if not asked or asked[0] >= end:
                         break

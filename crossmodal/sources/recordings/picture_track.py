@@ -1,6 +1,5 @@
 """The pictures of a video with their presentation times, read by `av`."""
 
-from array import array
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -13,7 +12,8 @@ import numpy as np
 from jaxtyping import Int64, Shaped
 
 from crossmodal.sources import SourceError
-from crossmodal.sources.recordings.pixels import component, content, upright
+from crossmodal.sources.recordings.pixels import component, content, kind_of, upright
+from crossmodal.sources.recordings.stream import Stream
 from crossmodal.sources.recordings.video_file import VideoFile
 
 NANO = 10**9
@@ -56,20 +56,19 @@ class PictureTrack:
     @cached_property
     def facts(self) -> PictureFacts:
         """What the file and its first frame say."""
-        with self.file.open() as container:
-            stream = self.file.stream(container, self.index)
-            for frame in self._frames(container, stream):
+        with self.file.track(self.index) as stream:
+            for frame in self._frames(stream):
                 height, width = upright(np.empty((frame.height, frame.width)), frame).shape
-                return PictureFacts(
-                    codec=stream.codec_context.codec.canonical_name,
-                    pixels=frame.format.name,
-                    bits=frame.format.components[0].bits,
-                    height=height,
-                    width=width,
-                    rate_hz=float(stream.average_rate or 0),
-                    base=stream.time_base,
-                )
+                codec, bits = stream.codec_context.codec.canonical_name, frame.format.components[0].bits
+                rate = float(stream.average_rate or 0)
+                return PictureFacts(codec, frame.format.name, bits, height, width, rate, stream.time_base)
         raise SourceError(f"{self.file.path}: track {self.index} has no frame; remove the file")
+
+    def describe(self, name: str) -> Stream:
+        """The track as a stream."""
+        seen, frames = self.facts, len(self.stamps)
+        encoding = f"{seen.codec} {seen.pixels}"
+        return Stream(name, kind_of(seen.pixels), encoding, frames, seen.height, seen.width, seen.rate_hz)
 
     @cached_property
     def stamps(self) -> Int64[np.ndarray, " frames"]:
@@ -89,30 +88,22 @@ class PictureTrack:
         return self._decoded_table()
 
     def _head_agrees(self, pts: Int64[np.ndarray, " head"]) -> bool:
-        with self.file.open() as container:
-            frames = self._frames(container, self.file.stream(container, self.index))
-            with suppress(_DecodingError):  # told when the frame is wanted
-                return all(frame.pts == expected for frame, expected in zip(frames, pts, strict=False))
-            return True
+        with self.file.track(self.index) as stream, suppress(_DecodingError):  # told when the frame is wanted
+            return all(frame.pts == expected for frame, expected in zip(self._frames(stream), pts, strict=False))
+        return True
 
     def _decoded_table(self) -> _Table:
-        with self.file.open() as container:
-            stream = self.file.stream(container, self.index)
-            times = array("q")
-            missing = 0
-            for frame in self._frames(container, stream, threads=True):
-                missing += frame.pts is None
-                times.append(frame.pts or 0)
-            pts = np.fromiter(times, np.int64)
-            if missing or (np.diff(pts) < 0).any():
-                if not stream.average_rate:
-                    raise SourceError(
-                        f"{self.file.path}: track {self.index} has neither times nor a frame rate; write the file "
-                        "anew with times, as mkv or mp4"
-                    )
-                step = 1 / stream.average_rate / stream.time_base
-                pts = np.array([round(number * step) for number in range(len(pts))], dtype=np.int64)
-        return _Table(pts, np.zeros(1, dtype=np.int64), timed=False)
+        with self.file.track(self.index) as stream:
+            times = [frame.pts for frame in self._frames(stream, threads=True)]
+            rate, base = stream.average_rate, stream.time_base
+        if None in times or times != sorted(times):
+            if not rate:
+                raise SourceError(
+                    f"{self.file.path}: track {self.index} has neither times nor a frame rate; write the file anew "
+                    "with times, as mkv or mp4"
+                )
+            times = [round(number / rate / base) for number in range(len(times))]
+        return _Table(np.array(times, dtype=np.int64), np.zeros(1, dtype=np.int64), timed=False)
 
     def read(
         self, numbers: Iterable[int], *, codes: bool = False
@@ -127,28 +118,27 @@ class PictureTrack:
             SourceError: a picture cannot be decoded.
         """
         wanted = deque(numbers)
-        try:
-            for number, picture in self._read(wanted, codes, careful=False):
-                wanted.popleft()
-                yield number, picture
-        except (_DecodingError, OSError):  # perhaps the seek is to blame; without threads the place is exact
-            for number, picture in self._read(wanted, codes, careful=True):
-                wanted.popleft()
-                yield number, picture
+        for careful in (False, True):  # perhaps the seek is to blame; without threads the place is exact
+            try:
+                for number, picture in self._read(list(wanted), codes, careful=careful):
+                    wanted.popleft()
+                    yield number, picture
+                return
+            except (_DecodingError, OSError):
+                if careful:
+                    raise
 
-    def _read(self, numbers: Iterable[int], codes: bool, *, careful: bool) -> Iterator[tuple[int, np.ndarray]]:
-        numbers, table = list(numbers), self._table
-        with self.file.open() as container:
-            stream = self.file.stream(container, self.index)
-            frames, following = self._numbered(container, stream, not careful), 0
+    def _read(self, numbers: list[int], codes: bool, *, careful: bool) -> Iterator[tuple[int, np.ndarray]]:
+        table = self._table
+        with self.file.track(self.index) as stream:
+            frames, following = self._numbered(stream, threads=not careful), 0
             for number in numbers:
                 if not 0 <= number < len(table.pts):
                     raise SourceError(f"{self.file.path}: there is no frame {number}; the last is {len(table.pts) - 1}")
                 key = int(table.keys[np.searchsorted(table.keys, number, side="right") - 1])
                 if table.timed and not careful and key - following >= SEEK:
-                    container.seek(int(table.pts[key]), stream=stream, backward=True)
-                    frames = self._numbered(container, stream, not careful)
-                    following = key
+                    stream.container.seek(int(table.pts[key]), stream=stream, backward=True)
+                    frames, following = self._numbered(stream, threads=True), key
                 yield number, self._picture(frames, following, number, codes)
                 following = number + 1
 
@@ -167,26 +157,23 @@ class PictureTrack:
             f"decoded ({reason}); copy the file again, or leave out what comes from there on"
         )
 
-    def _numbered(self, container: Any, stream: Any, threads: bool) -> Iterator[tuple[int, Any]]:
-        table = self._table
-        frames = self._frames(container, stream, threads=threads)
-        if not table.timed:
+    def _numbered(self, stream: Any, *, threads: bool) -> Iterator[tuple[int, Any]]:
+        pts, frames = self._table.pts, self._frames(stream, threads=threads)
+        if not self._table.timed:
             yield from enumerate(frames)
             return
         for frame in frames:
-            if frame.pts is None:
-                continue
-            place = int(np.searchsorted(table.pts, frame.pts))
-            if place < len(table.pts) and table.pts[place] == frame.pts:
+            place = 0 if frame.pts is None else int(np.searchsorted(pts[:-1], frame.pts))
+            if pts[place] == frame.pts:
                 yield place, frame
 
-    def _frames(self, container: Any, stream: Any, *, threads: bool = False) -> Iterator[Any]:
+    def _frames(self, stream: Any, *, threads: bool = False) -> Iterator[Any]:
         import av
 
         if not stream.codec_context.is_open:
             stream.thread_type = "AUTO" if threads else "NONE"
         try:
-            for packet in container.demux(stream):
+            for packet in stream.container.demux(stream):
                 yield from packet.decode()
         except av.error.FFmpegError as error:
             with suppress(av.error.FFmpegError):

@@ -33,7 +33,7 @@ def component(frame: Any) -> Shaped[np.ndarray, "height width"]:
     """The first component of a frame in planes as it is stored: grey, or luma."""
     name, bits = frame.format.name, frame.format.components[0].bits
     order = ">" if name.endswith("be") else "<"
-    kind = "f4" if "f32" in name else "f2" if "f16" in name else "u1" if bits <= 8 else "u2"
+    kind = f"{'f' if name.startswith('grayf') else 'u'}{(bits + 7) // 8}"
     plane = frame.planes[0]
     rows = np.frombuffer(plane, dtype=np.uint8).reshape(-1, abs(plane.line_size))[: frame.height]
     numbers = np.ascontiguousarray(rows).view(np.dtype(order + kind))[:, : frame.width]

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from crossmodal.sources import SourceError
+from crossmodal.sources.recordings.stream import Stream
 from crossmodal.sources.recordings.video_file import VideoFile
 
 NANO = 10**9
@@ -23,7 +24,8 @@ class SoundFacts:
     codec: str  # FFmpeg's name of the codec, such as "aac"
     rate_hz: int  # samples a second
     channels: int
-    start: int  # place of the first sample on the clock of the file, samples
+    start_ns: int  # when the first sample begins on the clock of the file
+    end_ns: int  # when the last one ends
 
 
 class SoundTrack:
@@ -35,20 +37,27 @@ class SoundTrack:
     @cached_property
     def facts(self) -> SoundFacts:
         """What the file and its first block of samples say."""
-        with self.file.open() as container:
-            stream = self.file.stream(container, self.index)
-            for place, rate, samples in self._blocks(container, stream):
-                return SoundFacts(stream.codec_context.codec.canonical_name, rate, len(samples), place)
+        with self.file.track(self.index) as stream:
+            for place, rate, samples in self._blocks(stream):
+                start = Fraction(place, rate)
+                end = max(start, Fraction(self.file.packets[self.index].end or 0) * stream.time_base)
+                codec = stream.codec_context.codec.canonical_name
+                return SoundFacts(codec, rate, len(samples), round(start * NANO), round(end * NANO))
         raise SourceError(f"{self.file.path}: track {self.index} (sound) is empty; take its stream out of the config")
 
-    @cached_property
-    def span(self) -> tuple[int, int]:
+    @property
+    def stamps(self) -> Int64[np.ndarray, "2"]:
         """When the first sample begins and the last one ends, nanoseconds on the clock of the file."""
-        with self.file.open() as container:
-            base = container.streams[self.index].time_base
-        start = Fraction(self.facts.start, self.facts.rate_hz)
-        end = Fraction(self.file.packets[self.index].end or 0) * base
-        return round(start * NANO), round(max(start, end) * NANO)
+        return np.array([self.facts.start_ns, self.facts.end_ns], dtype=np.int64)
+
+    def describe(self, name: str) -> Stream:
+        """The track as a stream; of kind "other" where it cannot be read, because the pictures can be of use."""
+        try:
+            facts = self.facts
+        except SourceError as error:
+            return Stream(name, "other", "unknown", 0, source=str(error))
+        samples = round((facts.end_ns - facts.start_ns) * facts.rate_hz / NANO)
+        return Stream(name, "audio", facts.codec, samples, rate_hz=facts.rate_hz)
 
     def pieces(
         self, starts: Int64[np.ndarray, " pieces"], seconds: float
@@ -57,8 +66,8 @@ class SoundTrack:
         rate, channels = self.facts.rate_hz, self.facts.channels
         length = round(seconds * rate)
         kept: deque[tuple[int, np.ndarray]] = deque()
-        with self.file.open() as container:
-            blocks = self._blocks(container, self.file.stream(container, self.index))
+        with self.file.track(self.index) as stream:
+            blocks = self._blocks(stream)
             for start in starts.tolist():
                 begin = (2 * start * rate + NANO) // (2 * NANO)
                 while kept and kept[0][0] + kept[0][1].shape[1] <= begin:
@@ -76,13 +85,13 @@ class SoundTrack:
                         kept.append((place, samples))
                 yield _joined(kept, begin, length, channels), rate
 
-    def _blocks(self, container: Any, stream: Any) -> Iterator[tuple[int, int, Float32[np.ndarray, "channels _"]]]:
+    def _blocks(self, stream: Any) -> Iterator[tuple[int, int, Float32[np.ndarray, "channels _"]]]:
         """The sound in order: place of the first sample on the clock of the file, rate, and samples from -1 to 1."""
         import av
 
         place, rate = 0, 0
         try:
-            for packet in container.demux(stream):
+            for packet in stream.container.demux(stream):
                 for frame in packet.decode():
                     first, rate = not rate, frame.sample_rate  # a decoder may know a rate better than the file
                     if frame.pts is not None:

@@ -21,6 +21,17 @@ class Packets:
     complete: bool = True  # every packet has a presentation time
     end: int | None = None  # when the last packet ends, in the same units
 
+    def add(self, packet: Any, *, shown: bool) -> None:
+        """Adds what a packet says."""
+        if packet.pts is None:
+            self.complete = False
+            return
+        self.end = max(packet.pts + (packet.duration or 0), packet.pts if self.end is None else self.end)
+        if shown and not packet.is_discard:
+            self.pts.append(packet.pts)
+            if packet.is_keyframe:
+                self.keys.append(packet.pts)
+
 
 class VideoFile:
     """A file with tracks of pictures and of sound. Nothing is read before it is asked for.
@@ -43,17 +54,26 @@ class VideoFile:
             ) from error
         if not self.path.is_file():
             raise SourceError(f"{self.path}: there is no such file")
-        found = damage(self.path)
+        if found := damage(self.path):
+            raise SourceError(f"{self.path}: {found}")
         try:  # an absolute path, which FFmpeg does not take for a protocol
             container = av.open(str(self.path.absolute()), metadata_errors="replace")
         except av.error.FFmpegError as error:
-            raise SourceError(
-                f"{self.path}: {found or f'this file is no video that FFmpeg can open ({error.strerror})'}"
-            ) from error
+            raise SourceError(f"{self.path}: this file is no video that FFmpeg can open ({error.strerror})") from error
         with container:
-            if found:
-                raise SourceError(f"{self.path}: {found}")
             yield container
+
+    @contextmanager
+    def track(self, index: int) -> Iterator[Any]:
+        """A track of the opened container, which its codec can decode."""
+        with self.open() as container:
+            stream = container.streams[index]
+            if stream.codec_context is None:
+                raise SourceError(
+                    f"{self.path}: track {index} ({stream.type}) is coded by a codec that the installed av does not "
+                    "have; convert the file to H.264, or install a newer av"
+                )
+            yield stream
 
     @cached_property
     def tracks(self) -> tuple[list[int], list[int]]:
@@ -69,38 +89,13 @@ class VideoFile:
     def packets(self) -> dict[int, Packets]:
         """What the packets of each track say; one pass over the file, without decoding."""
         with self.open() as container:
+            import av
+
             found = {stream.index: Packets() for stream in container.streams}
-            sound = {stream.index for stream in container.streams.audio}
-            for packet in self._demuxed(container):
-                track = found[packet.stream_index]
-                if packet.pts is None:
-                    track.complete = False
-                    continue
-                track.end = max(packet.pts + (packet.duration or 0), packet.pts if track.end is None else track.end)
-                if packet.stream_index in sound or packet.is_discard:
-                    continue
-                track.pts.append(packet.pts)
-                if packet.is_keyframe:
-                    track.keys.append(packet.pts)
+            try:
+                for packet in container.demux([*container.streams.video, *container.streams.audio]):
+                    if packet.size:
+                        found[packet.stream_index].add(packet, shown=packet.stream.type == "video")
+            except av.error.FFmpegError as error:
+                raise SourceError(f"{self.path}: the file cannot be read to its end ({error.strerror})") from error
         return found
-
-    def _demuxed(self, container: Any) -> Iterator[Any]:
-        import av
-
-        streams = [*container.streams.video, *container.streams.audio]
-        try:
-            for packet in container.demux(streams):
-                if packet.size:
-                    yield packet
-        except av.error.FFmpegError as error:
-            raise SourceError(f"{self.path}: the file cannot be read to its end ({error.strerror})") from error
-
-    def stream(self, container: Any, index: int) -> Any:
-        """A track of the open container, which its codec can decode."""
-        stream = container.streams[index]
-        if stream.codec_context is None:
-            raise SourceError(
-                f"{self.path}: track {index} ({stream.type}) is coded by a codec that the installed av does not have; "
-                "convert the file to H.264, or install a newer av"
-            )
-        return stream

@@ -12,7 +12,6 @@ from jaxtyping import Float32, Int64
 from crossmodal.sources import SourceError
 from crossmodal.sources.common.patterns import natural
 from crossmodal.sources.recordings.picture_track import PictureTrack
-from crossmodal.sources.recordings.pixels import kind_of
 from crossmodal.sources.recordings.sound_track import SoundTrack
 from crossmodal.sources.recordings.stream import Frame, Recording, Stream, safe_name
 from crossmodal.sources.recordings.video_file import VideoFile
@@ -39,16 +38,14 @@ def open_videos(path: Path) -> list[Recording]:
         raise SourceError(f"{path}: there is no video; expected files that end in {', '.join(SUFFIXES)}")
     if path.is_file():
         return [_Video(path, safe_name(path.stem), "")]
-    recordings: dict[str, _Video] = {}
+    recordings: dict[str, Recording] = {}
     for file in files:
         inside = file.relative_to(path)
         name = safe_name(str(inside.with_suffix("")))
+        name = safe_name(str(inside)) if name in recordings else name
         if name in recordings:
-            name = safe_name(str(inside))
-        if name in recordings:
-            raise SourceError(
-                f"{file}: its name becomes {name!r} in keys, as that of {recordings[name].files[0]}; rename one"
-            )
+            (other,) = recordings[name].files
+            raise SourceError(f"{file}: its name becomes {name!r} in keys, as that of {other}; rename one")
         recordings[name] = _Video(file, name, inside.parts[0] if len(inside.parts) > 1 else "")
     return list(recordings.values())
 
@@ -86,15 +83,11 @@ class _Video(Recording):
         }
 
     def streams(self) -> dict[str, Stream]:
-        return {
-            name: _of_pictures(name, track) if isinstance(track, PictureTrack) else _of_sound(name, track)
-            for name, track in self._tracks.items()
-        }
+        return {name: track.describe(name) for name, track in self._tracks.items()}
 
     def stamps(self, stream: str) -> Int64[np.ndarray, " frames"]:
         """See `Recording.stamps`; of sound, when its first sample begins and when its last one ends."""
-        track = self._track(stream)
-        return track.stamps if isinstance(track, PictureTrack) else np.array(track.span, dtype=np.int64)
+        return self._track(stream).stamps
 
     def frames(self, wanted: Mapping[str, Int64[np.ndarray, " some"]]) -> Iterator[Frame]:
         """The wanted pictures of all streams, by their times."""
@@ -103,7 +96,7 @@ class _Video(Recording):
 
     def _frames(self, stream: str, numbers: list[int]) -> Iterator[tuple[int, Frame]]:
         track = self._track(stream)
-        if not isinstance(track, PictureTrack):
+        if isinstance(track, SoundTrack):
             raise SourceError(f"{self._file.path}: {stream} is sound, which has no frames; make it a member of audio")
         for number, picture in track.read(numbers):
             yield int(track.stamps[number]), Frame(stream, number, picture)
@@ -118,22 +111,6 @@ class _Video(Recording):
 
     def _track(self, stream: str) -> PictureTrack | SoundTrack:
         if stream not in self._tracks:
-            raise SourceError(
-                f"{self._file.path}: there is no stream {stream!r}; the file has "
-                f"{', '.join(self._tracks) or 'neither pictures nor sound'}"
-            )
+            known = ", ".join(self._tracks) or "neither pictures nor sound"
+            raise SourceError(f"{self._file.path}: there is no stream {stream!r}; the file has {known}")
         return self._tracks[stream]
-
-
-def _of_pictures(name: str, track: PictureTrack) -> Stream:
-    facts, frames = track.facts, len(track.stamps)
-    encoding, rate = f"{facts.codec} {facts.pixels}", facts.rate_hz
-    return Stream(name, kind_of(facts.pixels), encoding, frames, facts.height, facts.width, rate)
-
-
-def _of_sound(name: str, track: SoundTrack) -> Stream:
-    try:
-        rate, (start, end) = track.facts.rate_hz, track.span
-    except SourceError as error:  # the pictures can be of use without it
-        return Stream(name, "other", "unknown", 0, source=str(error))
-    return Stream(name, "audio", track.facts.codec, round((end - start) * rate / 10**9), rate_hz=rate)

@@ -14,7 +14,7 @@ from PIL import Image
 pytest.importorskip("rosbags", reason="rosbags is not installed; pip install 'crossmodal-transfer[ros]'")
 pytest.importorskip("mcap", reason="mcap is not installed; pip install 'crossmodal-transfer[ros]'")
 
-from written_bags import CAMERA_INFO, CONTAINERS, TF, Said, compressed, header, image, transform, types_of, write_bag
+from written_bags import CAMERA_INFO, CONTAINERS, TF, Said, compressed, header, image, transform, write_bag
 
 from crossmodal.sources import SourceError
 from crossmodal.sources.recordings.bags import is_bag, open_bags
@@ -515,8 +515,3 @@ def test_memory_does_not_hold_the_recording(tmp_path: Path) -> None:
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert peak < 6e6, container  # of 12 MB; chunks have 1 MB
-
-
-def test_types_of_both_versions_are_told_apart() -> None:
-    assert "K" in dict(types_of(ros1=True).fielddefs[CAMERA_INFO][1])
-    assert "k" in dict(types_of(ros1=False).fielddefs[CAMERA_INFO][1])

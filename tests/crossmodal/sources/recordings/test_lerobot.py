@@ -276,7 +276,7 @@ def test_every_code_stays_a_distance_of_its_own(tmp_path: Path, high: float, sca
         (
             {},
             "gray12le",
-            "is a depth map of 12 bits (gray12le), but meta/info.json does not state how its codes become",
+            "is a depth map in a video of 12 bits (gray12le), but meta/info.json does not state how its codes become",
         ),
         (LOG, "yuv420p", "is a depth map in a video of 8 bits (yuv420p), which has lost its distances"),
     ],
