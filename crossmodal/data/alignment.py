@@ -18,7 +18,7 @@ LOCAL = 10  # edges count less what a neighbourhood of 1 / LOCAL of the width ha
 
 
 def find_edges(picture: Float32[np.ndarray, "height width"]) -> Float32[np.ndarray, "height width"]:
-    """Where a picture has edges, relative to their surroundings; the squares sum to 1, or to 0 without any edge."""
+    """The edges of a picture, relative to their surroundings; the squares sum to 1, or to 0 without any edge."""
     strength = np.hypot(*np.gradient(picture))
     strength = np.tanh(strength / (np.quantile(strength, TYPICAL) + 1e-6))  # a few very strong edges must not decide
     strength -= ndimage.uniform_filter(strength, max(5, picture.shape[1] // LOCAL))

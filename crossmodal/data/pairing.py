@@ -160,7 +160,7 @@ def _shrink(
 
 
 def _tell_alignment(streams: tuple[_Stream, _Stream], follows: Bool[np.ndarray, " pairs"]) -> Iterator[str]:
-    """Whether the edges of two streams agree, and better than those of other pairs, mirrored or shifted pictures."""
+    """Checks that the edges of two streams agree, and better than those of other pairs, mirrored or shifted pictures."""
     one, two = (stream.name for stream in streams)
     both = enumerate(zip(*(stream.edges for stream in streams), strict=True))
     there = [(place, *pair) for place, pair in both if pair[0] is not None and pair[1] is not None]
@@ -208,7 +208,7 @@ def _tell_alignment(streams: tuple[_Stream, _Stream], follows: Bool[np.ndarray, 
 
 
 def _tell_frozen(stream: _Stream, streams: list[_Stream], follows: Bool[np.ndarray, " pairs"]) -> Iterator[str]:
-    """Whether a stream repeats its signal, bit for bit, while another one changes."""
+    """Checks that a stream does not repeat its signal, bit for bit, while another one changes."""
     for other in streams:
         repeats = moves = 0
         for place in np.flatnonzero(follows):
@@ -226,7 +226,7 @@ def _tell_frozen(stream: _Stream, streams: list[_Stream], follows: Bool[np.ndarr
 
 
 def _tell_flicker(stream: _Stream, follows: Bool[np.ndarray, " pairs"]) -> Iterator[str]:
-    """Whether the brightness of a film goes up and down from frame to frame."""
+    """Checks that the brightness of a film does not go up and down from frame to frame."""
     there = np.array([picture is not None for picture in stream.pictures], dtype=bool)
     linked = follows & there & np.roll(there, 1)
     if not isinstance(stream.modality, ColourCodec) or linked.sum() < LEAST:
@@ -249,7 +249,7 @@ def _tell_flicker(stream: _Stream, follows: Bool[np.ndarray, " pairs"]) -> Itera
 
 
 def _tell_unit(stream: _Stream) -> Iterator[str]:
-    """Whether the distances of depth are such as hardly any scene has."""
+    """Checks that the distances of depth are plausible."""
     readings = [each for each in stream.distances if len(each)]
     if not readings or not isinstance(stream.modality, Depth):
         return
@@ -266,7 +266,7 @@ def _tell_unit(stream: _Stream) -> Iterator[str]:
 
 
 def _tell_sound(stream: _Stream) -> Iterator[str]:
-    """Whether sounds are silent, or a few of another length."""
+    """Checks that sounds are not silent and equally long."""
     if not stream.seconds:
         return
     seconds, silent = np.array(stream.seconds), int((np.array(stream.loudest) < SILENCE).sum())

@@ -136,7 +136,7 @@ def _classes(several: "Sequence[Samples]") -> list[str]:
 
 
 def _identity(samples: "Samples") -> object:
-    """What must not change between two starts of the same command."""
+    """The content that must not change between two starts of the same command."""
     from crossmodal.data.samples import ShardSamples
 
     if isinstance(samples, ShardSamples):

@@ -36,7 +36,7 @@ class Parts:
 
     @property
     def folder(self) -> Path:
-        """Where the parts are."""
+        """The folder of the parts."""
         return self.target.with_name(f"{self.target.name}.parts")
 
     def open(self, identity: dict[str, object]) -> None:

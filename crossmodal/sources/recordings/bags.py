@@ -21,7 +21,7 @@ _REPAIR = {
 
 
 def is_bag(path: Path) -> bool:
-    """Whether this is a bag of ROS 1, a bag of ROS 2 as file or folder, or an MCAP file, by name."""
+    """True for a bag of ROS 1, a bag of ROS 2 as file or folder, or an MCAP file, by name."""
     if path.is_dir():
         metadata = path / "metadata.yaml"
         return metadata.is_file() and b"rosbag2_bagfile_information" in metadata.read_bytes()[:4096]

@@ -9,14 +9,14 @@ MP4 = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
 
 
 def pointer(path: Path) -> str:
-    """That a file is a pointer of Git LFS, in words; empty if it is none."""
+    """A sentence if a file is only a pointer of Git LFS; otherwise empty."""
     with path.open("rb") as file:
         is_pointer = file.read(24) == b"version https://git-lfs."
     return "the file is only a pointer of Git LFS; fetch its content: git lfs pull" if is_pointer else ""
 
 
 def damage(path: Path) -> str:
-    """What is wrong with a file of video as a whole, in words; empty if nothing is, or if its format is another."""
+    """The fault of a video file as a whole, in words; empty if there is none, or if its format is another."""
     size = path.stat().st_size
     if not size or pointer(path):
         return pointer(path) or "the file is empty; copy it again"

@@ -36,7 +36,7 @@ class Topic:
 
     @property
     def role(self) -> Role:
-        """What its messages say."""
+        """The role of its messages."""
         known = self.agreed and self.type in _READERS and self.encoding in ("ros1", "cdr", "protobuf")
         return _READERS[self.type][0] if known else "other"
 
@@ -62,7 +62,7 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Transform:
-    """Where a coordinate frame is: the matrix takes points of `child` into `parent`, metres."""
+    """The position of a coordinate frame: the matrix takes points of `child` into `parent`, metres."""
 
     parent: str
     child: str
@@ -93,7 +93,7 @@ def read_stamp(topic: Topic, payload: bytes) -> int:
 
 
 def read_message(topic: Topic, payload: bytes) -> Message:
-    """What a message says, by its topic's role: a picture, a pose as matrix, a calibration, or transforms.
+    """The content of a message, by its topic's role: a picture, a pose as matrix, a calibration, or transforms.
 
     Raises:
         SourceError: the message is not of its type, its type cannot be read, or a package is missing.

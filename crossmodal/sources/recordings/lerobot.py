@@ -182,7 +182,7 @@ class _Episode(Recording):
 
     @cached_property
     def _rows(self) -> Int64[np.ndarray, " frames"]:
-        """Where the episode's rows are in their file."""
+        """The episode's rows in their file."""
         rows = np.flatnonzero(self._numbers.episodes == self._listed.number)
         if len(rows) != self._listed.length:
             raise SourceError(

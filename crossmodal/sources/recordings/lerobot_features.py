@@ -36,7 +36,7 @@ class Reader:
 
 
 def plain_reader(name: str, feature: dict[str, Any]) -> Reader:
-    """Of a feature that is no picture: vectors of numbers."""
+    """The stream of a feature that is no picture: vectors of numbers."""
     encoding = f"{feature.get('dtype')} {feature.get('shape')}"
     texts = feature.get("dtype") == "string"
     source = f"{name} holds texts, which are not read; take another feature" if texts else ""
@@ -44,7 +44,7 @@ def plain_reader(name: str, feature: dict[str, Any]) -> Reader:
 
 
 def video_reader(name: str, feature: dict[str, Any], track: PictureTrack) -> Reader:
-    """Of a feature in a video: colours, or a depth map whose scale must be stated."""
+    """The stream of a feature in a video: colours, or a depth map whose scale must be stated."""
     facts, seen = {**(feature.get("video_info") or {}), **(feature.get("info") or {})}, track.facts
     stream = Stream(name, kind_of(seen.pixels), f"{seen.codec} {seen.pixels}", 0, seen.height, seen.width)
     if not _is_depth(facts) and not is_deep_grey(seen.pixels):
@@ -72,7 +72,7 @@ def video_reader(name: str, feature: dict[str, Any], track: PictureTrack) -> Rea
 
 
 def metres(low: float, high: float, shift: float, *, log: bool) -> Float64[np.ndarray, " codes"]:
-    """What the 12-bit codes of a depth map mean, metres.
+    """The meaning of the 12-bit codes of a depth map, metres.
 
     Codes are in equal steps of the distance, or of the logarithm of the distance plus `shift`. Code 0 is what is nearer
     than `low`, also pixels without reading, and becomes 0; the last code is `high` and everything beyond.
@@ -92,7 +92,7 @@ def metres(low: float, high: float, shift: float, *, log: bool) -> Float64[np.nd
 
 
 def image_reader(name: str, feature: dict[str, Any], first: bytes | None) -> Reader:
-    """Of a feature of encoded pictures, by the first of them."""
+    """The stream of a feature of encoded pictures, by the first of them."""
     facts = feature.get("info") or {}
     if first is None:
         return Reader(Stream(name, "other", "empty", 0, source=f"{name} has no picture; take another feature"))

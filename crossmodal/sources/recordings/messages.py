@@ -296,7 +296,7 @@ def _chain(neighbours: Neighbours, start: str, goal: str) -> Float[np.ndarray, "
 
 
 def _names(topic: str) -> list[str]:
-    """Where the calibration of a topic of pictures may be."""
+    """The topics that may hold the calibration of a topic of pictures."""
     parent = topic.rpartition("/")[0]
     names = [f"{parent}/{name}" for name in ("camera_info", "calibration", "camera_calibration")]
     if topic.endswith("/image/data"):  # as the RealSense SDK writes it

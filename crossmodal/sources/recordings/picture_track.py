@@ -36,7 +36,7 @@ class _Table:
 
 @dataclass(frozen=True)
 class PictureFacts:
-    """What the pictures of a track are."""
+    """The kind and size of a track's pictures."""
 
     codec: str  # FFmpeg's name of the codec, such as "h264"
     pixels: str  # FFmpeg's name of the pixel format, such as "yuv420p" or "gray12le"
@@ -55,7 +55,7 @@ class PictureTrack:
 
     @cached_property
     def facts(self) -> PictureFacts:
-        """What the file and its first frame say."""
+        """The description by the file and its first frame."""
         with self.file.track(self.index) as stream:
             for frame in self._frames(stream):
                 height, width = upright(np.empty((frame.height, frame.width)), frame).shape

@@ -12,7 +12,7 @@ BT601 = 5  # has no effect on RGB, but av 15 uses the matrix of the source only 
 
 
 def kind_of(pixels: str) -> Kind:
-    """What pictures of a pixel format look like."""
+    """The properties of a pixel format."""
     return "depth" if is_deep_grey(pixels) else "grey" if pixels.startswith("gray") else "rgb"
 
 

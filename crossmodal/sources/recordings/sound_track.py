@@ -19,7 +19,7 @@ NANO = 10**9
 
 @dataclass(frozen=True)
 class SoundFacts:
-    """What the sound of a track is."""
+    """The rate and length of a track's sound."""
 
     codec: str  # FFmpeg's name of the codec, such as "aac"
     rate_hz: int  # samples a second
@@ -36,7 +36,7 @@ class SoundTrack:
 
     @cached_property
     def facts(self) -> SoundFacts:
-        """What the file and its first block of samples say."""
+        """The description by the file and its first block of samples."""
         with self.file.track(self.index) as stream:
             for place, rate, samples in self._blocks(stream):
                 start = Fraction(place, rate)

@@ -14,7 +14,7 @@ from crossmodal.sources.recordings.containers import damage
 
 @dataclass
 class Packets:
-    """What the packets of one track say."""
+    """The times in the packets of one track."""
 
     pts: array = field(default_factory=lambda: array("q"))  # of the shown packets, in units of the track's time base
     keys: array = field(default_factory=lambda: array("q"))  # those of key frames
@@ -87,7 +87,7 @@ class VideoFile:
 
     @cached_property
     def packets(self) -> dict[int, Packets]:
-        """What the packets of each track say; one pass over the file, without decoding."""
+        """The times in the packets of each track; one pass over the file, without decoding."""
         with self.open() as container:
             import av
 
