@@ -160,7 +160,7 @@ def _shrink(
 
 
 def _tell_alignment(streams: tuple[_Stream, _Stream], follows: Bool[np.ndarray, " pairs"]) -> Iterator[str]:
-    """Checks that the edges of two streams agree, and better than those of other pairs, mirrored or shifted pictures."""
+    """Checks that the edges of two streams agree, and better than other pairs, mirrored or shifted ones."""
     one, two = (stream.name for stream in streams)
     both = enumerate(zip(*(stream.edges for stream in streams), strict=True))
     there = [(place, *pair) for place, pair in both if pair[0] is not None and pair[1] is not None]
