@@ -1,6 +1,7 @@
 """`crossmodal init`: its arguments, what it prints, and the files that it writes."""
 
 import argparse
+import shlex
 import tempfile
 from collections.abc import Mapping, Sequence
 from itertools import islice
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
     from crossmodal.sources.recordings.stream import Recording
     from crossmodal.sources.recordings.survey import Timing
     from pipelines.proposals.streams import Proposal
+    from pipelines.proposals.texts import Texts
+
+
+SHORT_S = 4.0  # a recording of less does not show enough motion
 
 
 class _Parser(argparse.ArgumentParser):
@@ -79,25 +84,31 @@ def init(words: Sequence[str]) -> int:
         if asked.scale_m is not None and "depth" in proposal.chosen:
             proposal.scale_m = asked.scale_m
         _describe(proposal)
-        texts = recording_texts(path, name, proposal)
+        texts = recording_texts(path, to / name, proposal)
     else:
         if chosen:
             raise ConfigError([f"init: {path} is no recording, so --stream does not apply"])
-        texts = folder_texts(path, name, asked.scale_m)
+        texts = folder_texts(path, to / name, asked.scale_m)
         _say(texts.report)
     to.mkdir(parents=True, exist_ok=True)
     for kind in ("shards", "transfer"):
         files[kind].write_text(getattr(texts, kind), encoding="utf-8")
-    drawn = _sheet(texts.source, texts.step, files["sheet"])
-    if drawn:
-        _say([drawn])
-    _say(["", f"Written: {files['shards']}, {files['transfer']}" + ("" if drawn else f", {files['sheet']}")])
-    if texts.unit_missing:
-        _say([f"Next: set scale_m in {files['shards']}, then", f"  crossmodal shards {files['shards']}"])
-    else:
-        _say(["Next:", f"  crossmodal shards {files['shards']}"])
-    _say([f"  crossmodal transfer {files['transfer']}"])
+    if failed := _sheet(texts.source, texts.step, files["sheet"]):
+        _say([failed])
+    _say(["", f"Written: {files['shards']}, {files['transfer']}" + ("" if failed else f", {files['sheet']}")])
+    _say(_next(texts, words, files))
     return 0
+
+
+def _next(texts: "Texts", words: Sequence[str], files: Mapping[str, Path]) -> list[str]:
+    """What to do now."""
+    shards, transfer = (shlex.quote(str(files[kind])) for kind in ("shards", "transfer"))
+    commands = [f"  crossmodal shards {shards}", f"  crossmodal transfer {transfer}"]
+    if texts.unit_missing:
+        again = shlex.join(["crossmodal", "init", *(word for word in words if word != "--yes")])
+        return [f"Next: say what a stored 1 of depth means, by {again} --yes --scale-m METRES",
+                f"(or by scale_m in {shards}, and min_m and max_m in {transfer}), then", *commands]  # fmt: skip
+    return ["Next:", *commands]
 
 
 def _member(text: str) -> tuple[str, str]:
@@ -110,14 +121,16 @@ def _member(text: str) -> tuple[str, str]:
 def _list_streams(path: Path, recordings: "list[Recording]", timing: "Mapping[str, Timing]") -> None:
     first = recordings[0]
     more = f"; the first of {len(recordings)} recordings" if recordings[1:] else ""
+    more += f"; {first.absent} more are listed, but their files are missing" if first.absent else ""
     _say([f"{path}: {first.name}{more}"])
     rows = [("stream", "kind", "encoding", "size", "frames", "rate", "seconds", "states")]
     for name, stream in first.streams().items():
         times = timing.get(name)
         rate = stream.rate_hz or (times.rate_hz if times else 0.0)
+        often = f"{round(rate, 2 if rate < 1000 else 0):.10g} Hz" if rate else ""
         rows.append((
             name, stream.kind, stream.encoding, f"{stream.width}x{stream.height}" if stream.width else "",
-            str(stream.frames), f"{rate:.4g} Hz" if rate else "", f"{times.seconds:.1f}" if times else "",
+            str(stream.frames), often, f"{times.seconds:.1f}" if times else "",
             stream.source or ", ".join(f"{key} {value}" for key, value in stream.stated.items()),
         ))  # fmt: skip
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -154,14 +167,20 @@ def _describe(proposal: "Proposal") -> None:
 def _clock(proposal: "Proposal") -> list[str]:
     clock = proposal.clock
     if clock is None:
-        return (
-            [] if "audio" in proposal.chosen else ["  Clocks: the two show no common motion, so no offset was measured"]
-        )
+        if "audio" in proposal.chosen or proposal.moments is None:
+            return []
+        reason = "the two show no common motion" if proposal.seconds > SHORT_S else "the recording is too short"
+        return [f"  Clocks: {reason}, so no offset was measured"]
     second = [*proposal.chosen][1]
     way = f"{second} is {abs(clock.offset_ms):.1f} ms {'ahead' if clock.offset_ms > 0 else 'behind'}"
     drift = f", drifting by {clock.drift_ppm:.0f} ppm" if clock.drift_ppm else ""
     if clock.pieces < 4:
-        return [f"  Clocks: by motion {way}, from {clock.pieces} pieces, too few for an interval; not corrected"]
+        lines = [f"  Clocks: by motion {way}, from {clock.pieces} pieces, too few for an interval; not corrected"]
+        if proposal.suspicious:
+            lines.append(
+                f"    It is more than half a frame: if moving edges on the sheet do not fit, set offset_ms of {second}"
+            )
+        return lines
     interval = f"95 % interval {clock.low_ms:.1f} to {clock.high_ms:.1f} ms, {clock.pieces} pieces"
     return [f"  Clocks: by motion {way}{drift} ({interval}); {'corrected' if proposal.corrects else 'not corrected'}"]
 

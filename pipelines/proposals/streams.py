@@ -1,5 +1,6 @@
 """The proposal for a recording: which streams form a pair, and how they go together."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,7 @@ NEGLIGIBLE_MS = 5.0  # an offset below it is not corrected
 MANY = 2000  # pairs, at most about so many are proposed
 SLOWEST_S = 0.5  # from one pair to the next, in a long recording
 SOUND_S = 2.0
+ENOUGH = 8  # recordings or segments that pairs for testing are drawn from
 
 
 @dataclass
@@ -44,8 +46,9 @@ class Proposal:
 
     @property
     def period_s(self) -> float:
-        """The usual time between two frames of the first member, seconds."""
-        return 1 / max(self.timing[next(iter(self.chosen.values())).name].rate_hz, 1e-9)
+        """The usual time between two frames of the first member, seconds; infinite if there is one."""
+        rate = self.timing[next(iter(self.chosen.values())).name].rate_hz
+        return 1 / rate if rate else float("inf")
 
     @property
     def members(self) -> dict[str, dict[str, Any]]:
@@ -77,14 +80,48 @@ class Proposal:
         """The options of the source beside root and members."""
         options: dict[str, Any] = {"slop_ms": self.slop_ms}
         if self.registered == "register":
-            options["register"] = {"depth": "rgb"}
-        every = min(SLOWEST_S, self.seconds * len(self.recordings) / MANY)
+            options["register"] = {"depth": next(iter(self.chosen))}
+        every = min(SLOWEST_S, self.recorded_s * len(self.recordings) / MANY)
         if every > self.period_s:
             options["every_s"] = round(every, 3)
-        if len(self.recordings) < 8:
-            options["segment_s"] = max(1.0, round(self.seconds / 20, 1))
-            options["gap_s"] = round(min(1.0, options["segment_s"] / 4), 2)
+        if len(self.recordings) >= ENOUGH:
+            return options | {"test_share": 0.2}
+        if not self.divisible:
+            return options
+        segment = max(min(1.0, self.seconds / ENOUGH), self.seconds / 20)
+        options["segment_s"] = round(segment, 2 if segment < 1 else 1)
+        options["gap_s"] = round(min(1.0, segment / 4), 2)
         return options | {"test_share": 0.2}
+
+    @property
+    def frames(self) -> int:
+        """The frames of the first member in the first recording."""
+        return next(iter(self.chosen.values())).frames
+
+    @property
+    def clock_note(self) -> str:
+        """What the config says about the second member's clock."""
+        clock = self.clock
+        if clock is None:
+            return ""
+        if self.corrects:
+            return f"measured by motion: {clock.low_ms:.1f} to {clock.high_ms:.1f} ms"
+        return f"perhaps offset_ms: {clock.offset_ms:.1f}, see the sheet" if self.suspicious else ""
+
+    @property
+    def suspicious(self) -> bool:
+        """Whether an offset of more than half a frame was measured that is not certain enough to be corrected."""
+        return self.clock is not None and not self.corrects and abs(self.clock.offset_ms) > self.slop_ms
+
+    @property
+    def divisible(self) -> bool:
+        """Whether there are frames enough to hold some out."""
+        return len(self.recordings) >= ENOUGH or self.recorded_s > 3 * ENOUGH * self.period_s
+
+    @property
+    def recorded_s(self) -> float:
+        """The seconds in which the first recording has frames: its length less its gaps."""
+        return min(self.seconds, self.period_s * self.frames)
 
 
 def timing_of(recording: Recording) -> dict[str, Timing]:
@@ -115,7 +152,8 @@ def propose(recordings: list[Recording], timing: dict[str, Timing], chosen: Mapp
         proposal.registered = "apart"
         return proposal
     rates = [timing[stream.name].rate_hz for stream in (teacher, partner)]
-    proposal.slop_ms = float(max(5, round(500 / max(min(rates), 1e-3))))
+    if min(rates) > 0:
+        proposal.slop_ms = float(max(5, math.ceil(500 / min(rates))))  # half the distance of two frames
     if not any(timing[stream.name].back for stream in (teacher, partner)):
         proposal.clock = clock_offset(first, teacher.name, partner.name)
     mine, other = proposal.chosen
