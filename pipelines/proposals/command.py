@@ -3,6 +3,7 @@
 import argparse
 import shlex
 import tempfile
+import textwrap
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -76,8 +77,9 @@ def init(words: Sequence[str]) -> int:
     if there and not asked.yes:
         raise ConfigError([f"init: {', '.join(there)} would be replaced; add --yes, or choose another --name"])
     if recordings := find_recordings(path):
-        from pipelines.proposals.streams import propose, timing_of
+        from pipelines.proposals.streams import propose, timing_of, with_pair_first
 
+        recordings = with_pair_first(recordings)
         timing = timing_of(recordings[0])
         _list_streams(path, recordings, timing)
         proposal = propose(recordings, timing, chosen)
@@ -93,9 +95,11 @@ def init(words: Sequence[str]) -> int:
     to.mkdir(parents=True, exist_ok=True)
     for kind in ("shards", "transfer"):
         files[kind].write_text(getattr(texts, kind), encoding="utf-8")
-    if failed := _sheet(texts.source, texts.step, files["sheet"]):
+    drawn = not texts.refused
+    if drawn and (failed := _sheet(texts.source, texts.step, files["sheet"])):
+        drawn = False
         _say([failed])
-    _say(["", f"Written: {files['shards']}, {files['transfer']}" + ("" if failed else f", {files['sheet']}")])
+    _say(["", f"Written: {files['shards']}, {files['transfer']}" + (f", {files['sheet']}" if drawn else "")])
     _say(_next(texts, words, files))
     return 0
 
@@ -108,7 +112,7 @@ def _next(texts: "Texts", words: Sequence[str], files: Mapping[str, Path]) -> li
         again = shlex.join(["crossmodal", "init", *(word for word in words if word != "--yes")])
         return [f"Next: say what a stored 1 of depth means, by {again} --yes --scale-m METRES",
                 f"(or by scale_m in {shards}, and min_m and max_m in {transfer}), then", *commands]  # fmt: skip
-    return ["Next:", *commands]
+    return ["Next: mend what is refused above, then" if texts.refused else "Next:", *commands]
 
 
 def _member(text: str) -> tuple[str, str]:
@@ -120,7 +124,7 @@ def _member(text: str) -> tuple[str, str]:
 
 def _list_streams(path: Path, recordings: "list[Recording]", timing: "Mapping[str, Timing]") -> None:
     first = recordings[0]
-    more = f"; the first of {len(recordings)} recordings" if recordings[1:] else ""
+    more = f"; one of {len(recordings)} recordings" if recordings[1:] else ""
     more += f"; {first.absent} more are listed, but their files are missing" if first.absent else ""
     _say([f"{path}: {first.name}{more}"])
     rows = [("stream", "kind", "encoding", "size", "frames", "rate", "seconds", "states")]
@@ -161,6 +165,7 @@ def _describe(proposal: "Proposal") -> None:
     if proposal.readings is not None:
         lines += evidence(proposal.readings, proposal.members)
     lines += [f"Odd: {line}" for line in proposal.odd]
+    lines += textwrap.wrap(f"Refused by shards: {proposal.refused}", 120) if proposal.refused else []
     _say(lines)
 
 

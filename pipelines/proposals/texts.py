@@ -34,6 +34,7 @@ class Texts:
     source: dict[str, Any]
     unit_missing: bool
     step: int = 1  # every how manieth pair of the source is drawn
+    refused: str = ""  # why `shards` refuses the config as it is
     report: list[str] = field(default_factory=list)  # what was found, for the terminal
 
 
@@ -80,6 +81,7 @@ def recording_texts(path: Path, place: Path, proposal: "Proposal") -> Texts:
         _transfer(place, sizes, proposal.readings, scale, pairs, aligned=aligned),
         some,
         missing,
+        refused=proposal.refused,
     )
 
 
@@ -150,7 +152,7 @@ def folder_texts(path: Path, place: Path, scale_m: float | None) -> Texts:
         some,
         missing,
         max(1, min(pairs, SKIPPED) // FEW),
-        report,
+        report=report,
     )
 
 

@@ -154,7 +154,9 @@ def test_a_stream_that_is_not_there_is_refused(
     recorded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["init", str(recorded), "--to", str(tmp_path), "--stream", "rgb=color.txt"]) == 1
-    assert "walk has no frames in a stream 'color.txt'; it has depth.txt, rgb.txt" in capsys.readouterr().err
+    assert (
+        "recording 'walk' has no frames in a stream 'color.txt'; it has depth.txt, rgb.txt" in capsys.readouterr().err
+    )
 
 
 def test_a_recording_of_two_seconds_is_packed_as_proposed(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -202,3 +204,34 @@ def test_folders_of_files_may_be_classes(here: Path, capsys: pytest.CaptureFixtu
     assert main(["init", "mine", "--scale-m", "0.001"]) == 0
     assert "2 folders {group}, each in one split; if they are classes, write {label} instead" in capsys.readouterr().out
     assert "members:  # each folder {group} is in one split" in Path("mine.yaml").read_text()
+
+
+def test_streams_that_do_not_overlap_are_refused_once(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    walk(here / "walk", seconds=2, ahead_s=300.0)
+    assert main(["init", "walk", "--scale-m", "0.0002"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert printed.count("depth begins 300.000 s after rgb, so the two do not overlap") == 1
+    assert "set offset_ms of depth, about 300000 Written: walk.yaml, walk_transfer.yaml Next: mend" in printed
+    text = Path("walk.yaml").read_text()
+    assert "# if both recorded together, add offset_ms, about 300000" in text
+    Path("walk.yaml").write_text(text.replace("scale_m: 0.0002", "scale_m: 0.0002, offset_ms: 300000"))
+    assert main(["shards", "walk.yaml"]) == 0
+
+
+def test_recordings_without_the_streams_are_named(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a", "b", "c"):
+        walk(here / "all" / name, seconds=2)
+    (here / "all/a/depth.txt").unlink()
+    assert main(["init", "all", "--scale-m", "0.0002"]) == 0
+    printed = capsys.readouterr().out
+    assert "all: b; one of 3 recordings" in printed
+    assert "1 of 3 recordings lacks one of these streams: a; put them elsewhere" in printed
+
+
+def test_an_offset_of_more_than_half_a_frame_is_written_down_though_it_is_uncertain(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    walk(here / "walk", seconds=7, ahead_s=0.200)
+    assert main(["init", "walk", "--scale-m", "0.0002"]) == 0
+    assert "It is more than half a frame" in capsys.readouterr().out
+    assert re.search(r"perhaps offset_ms: (19|20)\d\.\d", Path("walk.yaml").read_text())
