@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from pipelines.config import ConfigError
 from pipelines.config.errors import printable
@@ -62,6 +62,8 @@ def init(words: Sequence[str]) -> int:
         return 0
     asked = parser.parse_args(words)
     path, to = Path(asked.path), Path(asked.to)
+    if asked.scale_m is not None and not 0 < asked.scale_m < float("inf"):
+        raise ConfigError([f"init: --scale-m must be above 0 and finite, got {asked.scale_m:g}"])
     chosen = dict(_member(text) for text in asked.stream)
 
     from crossmodal.sources.recordings.opening import find_recordings
@@ -83,7 +85,9 @@ def init(words: Sequence[str]) -> int:
         timing = timing_of(recordings[0])
         _list_streams(path, recordings, timing)
         proposal = propose(recordings, timing, chosen)
-        if asked.scale_m is not None and "depth" in proposal.chosen:
+        if asked.scale_m is not None and "depth" not in proposal.chosen:
+            raise ConfigError(["init: --scale-m is the unit of depth, but no depth is proposed; take it out"])
+        if asked.scale_m is not None:
             proposal.scale_m = asked.scale_m
         _describe(proposal)
         texts = recording_texts(path, to / name, proposal)
@@ -96,7 +100,7 @@ def init(words: Sequence[str]) -> int:
     for kind in ("shards", "transfer"):
         files[kind].write_text(getattr(texts, kind), encoding="utf-8")
     drawn = not texts.refused
-    if drawn and (failed := _sheet(texts.source, texts.step, files["sheet"])):
+    if drawn and (failed := _sheet(texts, files["sheet"])):
         drawn = False
         _say([failed])
     _say(["", f"Written: {files['shards']}, {files['transfer']}" + (f", {files['sheet']}" if drawn else "")])
@@ -156,12 +160,18 @@ def _describe(proposal: "Proposal") -> None:
                      f"{np.abs(differences).max():.1f} ms at most")  # fmt: skip
         lines += [f"  {count} frames {reason}" for reason, count in moments.left_out.items()]
     lines += _clock(proposal)
-    lines += {
-        "same camera": ["  The recording says that both are seen by one camera, so they are registered"],
-        "register": ["  Depth is registered into the colour camera by the recording's calibration"],
-        "unknown": ["  The recording does not say whether the pictures are registered; look at the edges on the sheet"],
-        "apart": ["  The two do not show the same picture, so objectives of whole pictures are proposed"],
-    }[proposal.registered]
+    if "audio" not in proposal.chosen:
+        lines += {
+            "same camera": ["  The recording says that both are seen by one camera, so they are registered"],
+            "register": ["  Depth is registered into the colour camera by the recording's calibration"],
+            "unknown": [
+                "  The recording does not say whether the pictures are registered; look at the edges on the sheet"
+            ],
+            "apart": [
+                "  The two are not pictures of one camera, and there is no calibration to register them by, so",
+                "  objectives of whole pictures are proposed",
+            ],
+        }[proposal.registered]
     if proposal.readings is not None:
         lines += evidence(proposal.readings, proposal.members)
     lines += [f"Odd: {line}" for line in proposal.odd]
@@ -190,13 +200,14 @@ def _clock(proposal: "Proposal") -> list[str]:
     return [f"  Clocks: by motion {way}{drift} ({interval}); {'corrected' if proposal.corrects else 'not corrected'}"]
 
 
-def _sheet(source: Mapping[str, Any], step: int, path: Path) -> str:
-    """Draws every `step`-th pair; gives the reason where that fails."""
+def _sheet(texts: "Texts", path: Path) -> str:
+    """Draws some pairs; gives the reason where that fails."""
     from crossmodal import SOURCES
     from crossmodal.data.writer import write_shards
     from pipelines.proposals.texts import FEW
     from pipelines.reporting.sheet import draw_sheet
 
+    source, step = texts.source, texts.step
     options = {name: value for name, value in source.items() if name != "name"}
     try:
         with tempfile.TemporaryDirectory() as folder:
@@ -205,7 +216,7 @@ def _sheet(source: Mapping[str, Any], step: int, path: Path) -> str:
             write_shards(pairs, Path(folder) / "some", fields=opened.fields(), classes=opened.classes(),
                          pairs_per_shard=1000)  # fmt: skip
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(draw_sheet(Path(folder) / "some", {}).read_bytes())
+            path.write_bytes(draw_sheet(Path(folder) / "some", {}, aligned=texts.aligned).read_bytes())
     except ValueError as error:
         return f"The sheet could not be drawn: {error}"
     return ""

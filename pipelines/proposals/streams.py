@@ -12,8 +12,10 @@ from crossmodal.sources.recordings.clocks import ClockOffset
 from crossmodal.sources.recordings.plan import SECOND, Moments, Origin, match
 from crossmodal.sources.recordings.stream import Camera, Recording, Stream
 from crossmodal.sources.recordings.survey import Readings, Timing, clock_offset
+from modalities.common.catalogue import suggest
 
-MODALITIES = {"rgb": "rgb", "grey": "luminance", "depth": "depth", "thermal": "thermal", "audio": "audio"}  # by kind
+MODALITIES = {"rgb": "rgb", "grey": "rgb", "depth": "depth", "thermal": "thermal", "audio": "audio"}  # by kind
+NAMES = [*dict.fromkeys(MODALITIES.values())]
 PARTNERS = ("depth", "thermal", "audio")  # what a picture teaches, the first that there is
 NEGLIGIBLE_MS = 5.0  # an offset below it is not corrected
 MANY = 2000  # pairs, at most about so many are proposed
@@ -200,7 +202,11 @@ def _choose(
         there = [streams[name] for name in timing if streams[name].kind in kinds]
         return max(there, key=lambda stream: (stream.frames, stream.height * stream.width), default=None)
 
-    for name in chosen.values():
+    for member, name in chosen.items():
+        if member not in MODALITIES.values():
+            raise SourceError(f"--stream {member}={name}: member {member!r} is not known{suggest(member, NAMES)}")
+        if name in timing and MODALITIES.get(streams[name].kind) != member:
+            raise SourceError(f"--stream {member}={name}: this stream's kind is {streams[name].kind}, not {member}")
         if name not in timing:
             raise SourceError(
                 f"recording {recording.name!r} has no frames in a stream {name!r}; it has {', '.join(timing)}"
@@ -215,7 +221,7 @@ def _choose(
     aligned = [stream for stream in depths if _registered(recording, teacher, stream) == "same camera"]
     partner = aligned[0] if aligned and "depth" not in chosen else None
     for kind in PARTNERS if partner is None else ():
-        if not chosen or MODALITIES[kind] in chosen or not {*chosen} - {"rgb", "luminance"}:
+        if not chosen or MODALITIES[kind] in chosen or not {*chosen} - {"rgb"}:
             partner = partner or best(kind)
     if partner is None:
         raise SourceError(

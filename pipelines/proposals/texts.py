@@ -34,6 +34,7 @@ class Texts:
     source: dict[str, Any]
     unit_missing: bool
     step: int = 1  # every how manieth pair of the source is drawn
+    aligned: bool = True  # whether equal positions show the same
     refused: str = ""  # why `shards` refuses the config as it is
     report: list[str] = field(default_factory=list)  # what was found, for the terminal
 
@@ -81,6 +82,7 @@ def recording_texts(path: Path, place: Path, proposal: "Proposal") -> Texts:
         _transfer(place, sizes, proposal.readings, scale, pairs, aligned=aligned),
         some,
         missing,
+        aligned=aligned,
         refused=proposal.refused,
     )
 
@@ -273,6 +275,8 @@ def _transfer(
         student: _view(student, sizes[teacher] if aligned else sizes[student], 64),
     }
     name = place.name
+    if not aligned and student != "audio":
+        views[student]["aligned"] = False
     lines = [*_head("transfer", f"{place}_transfer.yaml"), f"data: runs/{name}/pairs/train", "views:"]
     for member, options in views.items():
         if member == "rgb":

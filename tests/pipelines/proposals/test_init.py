@@ -235,3 +235,40 @@ def test_an_offset_of_more_than_half_a_frame_is_written_down_though_it_is_uncert
     assert main(["init", "walk", "--scale-m", "0.0002"]) == 0
     assert "It is more than half a frame" in capsys.readouterr().out
     assert re.search(r"perhaps offset_ms: (19|20)\d\.\d", Path("walk.yaml").read_text())
+
+
+def test_grey_pictures_teach_as_rgb(here: Path) -> None:
+    for number in range(12):
+        write(here, f"mine/{number}_image.png", np.zeros((6, 8), dtype=np.uint8))
+        write(here, f"mine/{number}_depth.png", np.full((6, 8), 1500, dtype=np.uint16))
+    assert main(["init", "mine", "--scale-m", "0.001"]) == 0
+    assert main(["shards", "mine.yaml"]) == 0
+    assert load(TransferConfig, Path("mine_transfer.yaml"), []).views["rgb"].modality == "rgb"
+
+
+def test_pictures_of_other_shapes_are_not_aligned(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    walk(here / "walk", seconds=1)
+    for file in (here / "walk/depth").iterdir():
+        write(here / "walk/depth", file.name, np.asarray(Image.open(file))[:40].copy())
+    assert main(["init", "walk", "--scale-m", "0.0002"]) == 0
+    printed = capsys.readouterr()
+    assert "there is no calibration to register them by" in printed.out
+    assert "aligned views need" not in printed.out + printed.err
+    assert Path("walk_sheet.png").exists()
+    config = load(TransferConfig, Path("walk_transfer.yaml"), [])
+    assert not config.views["depth"].aligned
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--stream", "dept=depth.txt"], "--stream dept=depth.txt: member 'dept' is not known; did you mean 'depth'"),
+        (["--stream", "depth=rgb.txt"], "--stream depth=rgb.txt: this stream's kind is rgb, not depth"),
+        (["--scale-m", "0"], "init: --scale-m must be above 0 and finite, got 0"),
+    ],
+)
+def test_a_stream_or_a_unit_that_does_not_fit_is_refused(
+    words: list[str], message: str, recorded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["init", str(recorded), "--to", str(tmp_path), *words]) != 0
+    assert message in capsys.readouterr().err
