@@ -1,6 +1,7 @@
 """`crossmodal init`: its arguments, what it prints, and the files that it writes."""
 
 import argparse
+import os
 import shlex
 import tempfile
 import textwrap
@@ -67,17 +68,11 @@ def init(words: Sequence[str]) -> int:
     chosen = dict(_member(text) for text in asked.stream)
 
     from crossmodal.sources.recordings.opening import find_recordings
-    from crossmodal.sources.recordings.stream import safe_name
     from pipelines.proposals.texts import folder_texts, recording_texts
 
     if not path.exists():
         raise ConfigError([f"init: there is no file or folder {path.absolute()}"])
-    name = asked.name or safe_name(path.absolute().stem if path.is_file() else path.absolute().name)
-    files = {kind: to / f"{name}{end}" for kind, end in
-             (("shards", ".yaml"), ("transfer", "_transfer.yaml"), ("sheet", "_sheet.png"))}  # fmt: skip
-    there = [str(file) for file in files.values() if file.exists()]
-    if there and not asked.yes:
-        raise ConfigError([f"init: {', '.join(there)} would be replaced; add --yes, or choose another --name"])
+    name, files = _files(path, to, asked.name, replace=asked.yes)
     if recordings := find_recordings(path):
         from pipelines.proposals.streams import propose, timing_of, with_pair_first
 
@@ -96,7 +91,6 @@ def init(words: Sequence[str]) -> int:
             raise ConfigError([f"init: {path} is no recording, so --stream does not apply"])
         texts = folder_texts(path, to / name, asked.scale_m)
         _say(texts.report)
-    to.mkdir(parents=True, exist_ok=True)
     for kind in ("shards", "transfer"):
         files[kind].write_text(getattr(texts, kind), encoding="utf-8")
     drawn = not texts.refused
@@ -106,6 +100,27 @@ def init(words: Sequence[str]) -> int:
     _say(["", f"Written: {files['shards']}, {files['transfer']}" + (f", {files['sheet']}" if drawn else "")])
     _say(_next(texts, words, files))
     return 0
+
+
+def _files(path: Path, to: Path, given: str | None, *, replace: bool) -> tuple[str, dict[str, Path]]:
+    """The first part of the names of the files to write, and their paths, in a folder that is there."""
+    from crossmodal.sources.recordings.stream import safe_name
+
+    name = given or safe_name(path.absolute().stem if path.is_file() else path.absolute().name)
+    if safe_name(name) != name.replace(".", "_"):
+        raise ConfigError([f"init: --name must have letters, digits, '_', '-' and '.' only, got {name!r}"])
+    files = {kind: to / f"{name}{end}" for kind, end in
+             (("shards", ".yaml"), ("transfer", "_transfer.yaml"), ("sheet", "_sheet.png"))}  # fmt: skip
+    there = [str(file) for file in files.values() if file.exists()]
+    if there and not replace:
+        raise ConfigError([f"init: {', '.join(there)} would be replaced; add --yes, or choose another --name"])
+    try:
+        to.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError([f"init: folder {to} cannot be made: {error.strerror}; choose another by --to"]) from error
+    if not os.access(to, os.W_OK):
+        raise ConfigError([f"init: folder {to.absolute()} cannot be written to; choose another by --to"])
+    return name, files
 
 
 def _next(texts: "Texts", words: Sequence[str], files: Mapping[str, Path]) -> list[str]:

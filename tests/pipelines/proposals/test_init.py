@@ -1,5 +1,6 @@
 """`crossmodal init` on recordings and folders that the tests write."""
 
+import os
 import re
 from pathlib import Path
 
@@ -272,3 +273,23 @@ def test_a_stream_or_a_unit_that_does_not_fit_is_refused(
 ) -> None:
     assert main(["init", str(recorded), "--to", str(tmp_path), *words]) != 0
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--to", "file/x"], "init: folder file/x cannot be made: Not a directory; choose another by --to"),
+        (["--to", "locked"], "locked cannot be written to; choose another by --to"),
+        (["--name", "a: b"], "init: --name must have letters, digits, '_', '-' and '.' only, got 'a: b'"),
+    ],
+)
+def test_a_place_that_cannot_be_written_to_is_refused_at_once(
+    words: list[str], message: str, here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here / "file").touch()
+    monkeypatch.setattr(os, "access", lambda path, mode: "locked" not in str(path))  # root may write anywhere
+    walk(here / "walk", seconds=0.2)
+    assert main(["init", "walk", *words]) == 2
+    printed = capsys.readouterr()
+    assert message in printed.err
+    assert not printed.out
