@@ -1,11 +1,14 @@
 """`crossmodal init`: its arguments, what it prints, and the files that it writes."""
 
 import argparse
+import os
+import shlex
 import tempfile
+import textwrap
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from pipelines.config import ConfigError
 from pipelines.config.errors import printable
@@ -14,6 +17,10 @@ if TYPE_CHECKING:
     from crossmodal.sources.recordings.stream import Recording
     from crossmodal.sources.recordings.survey import Timing
     from pipelines.proposals.streams import Proposal
+    from pipelines.proposals.texts import Texts
+
+
+SHORT_S = 4.0  # a recording of less does not show enough motion
 
 
 class _Parser(argparse.ArgumentParser):
@@ -56,48 +63,75 @@ def init(words: Sequence[str]) -> int:
         return 0
     asked = parser.parse_args(words)
     path, to = Path(asked.path), Path(asked.to)
+    if asked.scale_m is not None and not 0 < asked.scale_m < float("inf"):
+        raise ConfigError([f"init: --scale-m must be above 0 and finite, got {asked.scale_m:g}"])
     chosen = dict(_member(text) for text in asked.stream)
 
     from crossmodal.sources.recordings.opening import find_recordings
-    from crossmodal.sources.recordings.stream import safe_name
     from pipelines.proposals.texts import folder_texts, recording_texts
 
     if not path.exists():
         raise ConfigError([f"init: there is no file or folder {path.absolute()}"])
-    name = asked.name or safe_name(path.absolute().stem if path.is_file() else path.absolute().name)
-    files = {kind: to / f"{name}{end}" for kind, end in
-             (("shards", ".yaml"), ("transfer", "_transfer.yaml"), ("sheet", "_sheet.png"))}  # fmt: skip
-    there = [str(file) for file in files.values() if file.exists()]
-    if there and not asked.yes:
-        raise ConfigError([f"init: {', '.join(there)} would be replaced; add --yes, or choose another --name"])
+    name, files = _files(path, to, asked.name, replace=asked.yes)
     if recordings := find_recordings(path):
-        from pipelines.proposals.streams import propose, timing_of
+        from pipelines.proposals.streams import propose, timing_of, with_pair_first
 
+        recordings = with_pair_first(recordings)
         timing = timing_of(recordings[0])
         _list_streams(path, recordings, timing)
         proposal = propose(recordings, timing, chosen)
-        if asked.scale_m is not None and "depth" in proposal.chosen:
+        if asked.scale_m is not None and "depth" not in proposal.chosen:
+            raise ConfigError(["init: --scale-m is the unit of depth, but no depth is proposed; take it out"])
+        if asked.scale_m is not None:
             proposal.scale_m = asked.scale_m
         _describe(proposal)
-        texts = recording_texts(path, name, proposal)
+        texts = recording_texts(path, to / name, proposal)
     else:
         if chosen:
             raise ConfigError([f"init: {path} is no recording, so --stream does not apply"])
-        texts = folder_texts(path, name, asked.scale_m)
+        texts = folder_texts(path, to / name, asked.scale_m)
         _say(texts.report)
-    to.mkdir(parents=True, exist_ok=True)
     for kind in ("shards", "transfer"):
         files[kind].write_text(getattr(texts, kind), encoding="utf-8")
-    drawn = _sheet(texts.source, texts.step, files["sheet"])
-    if drawn:
-        _say([drawn])
-    _say(["", f"Written: {files['shards']}, {files['transfer']}" + ("" if drawn else f", {files['sheet']}")])
-    if texts.unit_missing:
-        _say([f"Next: set scale_m in {files['shards']}, then", f"  crossmodal shards {files['shards']}"])
-    else:
-        _say(["Next:", f"  crossmodal shards {files['shards']}"])
-    _say([f"  crossmodal transfer {files['transfer']}"])
+    drawn = not texts.refused
+    if drawn and (failed := _sheet(texts, files["sheet"])):
+        drawn = False
+        _say([failed])
+    _say(["", f"Written: {files['shards']}, {files['transfer']}" + (f", {files['sheet']}" if drawn else "")])
+    _say(_next(texts, words, files))
     return 0
+
+
+def _files(path: Path, to: Path, given: str | None, *, replace: bool) -> tuple[str, dict[str, Path]]:
+    """The first part of the names of the files to write, and their paths, in a folder that is there."""
+    from crossmodal.sources.recordings.stream import safe_name
+
+    name = given or safe_name(path.absolute().stem if path.is_file() else path.absolute().name)
+    if safe_name(name) != name.replace(".", "_"):
+        raise ConfigError([f"init: --name must have letters, digits, '_', '-' and '.' only, got {name!r}"])
+    files = {kind: to / f"{name}{end}" for kind, end in
+             (("shards", ".yaml"), ("transfer", "_transfer.yaml"), ("sheet", "_sheet.png"))}  # fmt: skip
+    there = [str(file) for file in files.values() if file.exists()]
+    if there and not replace:
+        raise ConfigError([f"init: {', '.join(there)} would be replaced; add --yes, or choose another --name"])
+    try:
+        to.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError([f"init: folder {to} cannot be made: {error.strerror}; choose another by --to"]) from error
+    if not os.access(to, os.W_OK):
+        raise ConfigError([f"init: folder {to.absolute()} cannot be written to; choose another by --to"])
+    return name, files
+
+
+def _next(texts: "Texts", words: Sequence[str], files: Mapping[str, Path]) -> list[str]:
+    """What to do now."""
+    shards, transfer = (shlex.quote(str(files[kind])) for kind in ("shards", "transfer"))
+    commands = [f"  crossmodal shards {shards}", f"  crossmodal transfer {transfer}"]
+    if texts.unit_missing:
+        again = shlex.join(["crossmodal", "init", *(word for word in words if word != "--yes")])
+        return [f"Next: say what a stored 1 of depth means, by {again} --yes --scale-m METRES",
+                f"(or by scale_m in {shards}, and min_m and max_m in {transfer}), then", *commands]  # fmt: skip
+    return ["Next: mend what is refused above, then" if texts.refused else "Next:", *commands]
 
 
 def _member(text: str) -> tuple[str, str]:
@@ -109,15 +143,17 @@ def _member(text: str) -> tuple[str, str]:
 
 def _list_streams(path: Path, recordings: "list[Recording]", timing: "Mapping[str, Timing]") -> None:
     first = recordings[0]
-    more = f"; the first of {len(recordings)} recordings" if recordings[1:] else ""
+    more = f"; one of {len(recordings)} recordings" if recordings[1:] else ""
+    more += f"; {first.absent} more are listed, but their files are missing" if first.absent else ""
     _say([f"{path}: {first.name}{more}"])
     rows = [("stream", "kind", "encoding", "size", "frames", "rate", "seconds", "states")]
     for name, stream in first.streams().items():
         times = timing.get(name)
         rate = stream.rate_hz or (times.rate_hz if times else 0.0)
+        often = f"{round(rate, 2 if rate < 1000 else 0):.10g} Hz" if rate else ""
         rows.append((
             name, stream.kind, stream.encoding, f"{stream.width}x{stream.height}" if stream.width else "",
-            str(stream.frames), f"{rate:.4g} Hz" if rate else "", f"{times.seconds:.1f}" if times else "",
+            str(stream.frames), often, f"{times.seconds:.1f}" if times else "",
             stream.source or ", ".join(f"{key} {value}" for key, value in stream.stated.items()),
         ))  # fmt: skip
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -139,40 +175,54 @@ def _describe(proposal: "Proposal") -> None:
                      f"{np.abs(differences).max():.1f} ms at most")  # fmt: skip
         lines += [f"  {count} frames {reason}" for reason, count in moments.left_out.items()]
     lines += _clock(proposal)
-    lines += {
-        "same camera": ["  The recording says that both are seen by one camera, so they are registered"],
-        "register": ["  Depth is registered into the colour camera by the recording's calibration"],
-        "unknown": ["  The recording does not say whether the pictures are registered; look at the edges on the sheet"],
-        "apart": ["  The two do not show the same picture, so objectives of whole pictures are proposed"],
-    }[proposal.registered]
+    if "audio" not in proposal.chosen:
+        lines += {
+            "same camera": ["  The recording says that both are seen by one camera, so they are registered"],
+            "register": ["  Depth is registered into the colour camera by the recording's calibration"],
+            "unknown": [
+                "  The recording does not say whether the pictures are registered; look at the edges on the sheet"
+            ],
+            "apart": [
+                "  The two are not pictures of one camera, and there is no calibration to register them by, so",
+                "  objectives of whole pictures are proposed",
+            ],
+        }[proposal.registered]
     if proposal.readings is not None:
         lines += evidence(proposal.readings, proposal.members)
     lines += [f"Odd: {line}" for line in proposal.odd]
+    lines += textwrap.wrap(f"Refused by shards: {proposal.refused}", 120) if proposal.refused else []
     _say(lines)
 
 
 def _clock(proposal: "Proposal") -> list[str]:
     clock = proposal.clock
     if clock is None:
-        return (
-            [] if "audio" in proposal.chosen else ["  Clocks: the two show no common motion, so no offset was measured"]
-        )
+        if "audio" in proposal.chosen or proposal.moments is None:
+            return []
+        reason = "the two show no common motion" if proposal.seconds > SHORT_S else "the recording is too short"
+        return [f"  Clocks: {reason}, so no offset was measured"]
     second = [*proposal.chosen][1]
     way = f"{second} is {abs(clock.offset_ms):.1f} ms {'ahead' if clock.offset_ms > 0 else 'behind'}"
     drift = f", drifting by {clock.drift_ppm:.0f} ppm" if clock.drift_ppm else ""
     if clock.pieces < 4:
-        return [f"  Clocks: by motion {way}, from {clock.pieces} pieces, too few for an interval; not corrected"]
+        lines = [f"  Clocks: by motion {way}, from {clock.pieces} pieces, too few for an interval; not corrected"]
+        if proposal.suspicious:
+            lines.append(
+                f"    It is more than half a frame: if moving edges on the sheet do not fit, set offset_ms of {second}"
+            )
+        return lines
     interval = f"95 % interval {clock.low_ms:.1f} to {clock.high_ms:.1f} ms, {clock.pieces} pieces"
     return [f"  Clocks: by motion {way}{drift} ({interval}); {'corrected' if proposal.corrects else 'not corrected'}"]
 
 
-def _sheet(source: Mapping[str, Any], step: int, path: Path) -> str:
-    """Draws every `step`-th pair; gives the reason where that fails."""
+def _sheet(texts: "Texts", path: Path) -> str:
+    """Draws some pairs; gives the reason where that fails."""
     from crossmodal import SOURCES
     from crossmodal.data.writer import write_shards
     from pipelines.proposals.texts import FEW
     from pipelines.reporting.sheet import draw_sheet
 
+    source, step = texts.source, texts.step
     options = {name: value for name, value in source.items() if name != "name"}
     try:
         with tempfile.TemporaryDirectory() as folder:
@@ -181,7 +231,7 @@ def _sheet(source: Mapping[str, Any], step: int, path: Path) -> str:
             write_shards(pairs, Path(folder) / "some", fields=opened.fields(), classes=opened.classes(),
                          pairs_per_shard=1000)  # fmt: skip
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(draw_sheet(Path(folder) / "some", {}).read_bytes())
+            path.write_bytes(draw_sheet(Path(folder) / "some", {}, aligned=texts.aligned).read_bytes())
     except ValueError as error:
         return f"The sheet could not be drawn: {error}"
     return ""

@@ -58,7 +58,7 @@ def choose(found: list[Files]) -> dict[str, Files]:
         near = [(len(teacher.keys & files.keys), files) for files in others]
         count, partner = max(near, key=lambda pair: pair[0], default=(0, None))
         if partner is not None and count > 1:
-            members = {"rgb" if teacher.kind == "rgb" else "luminance": teacher, partner.kind: partner}
+            members = {"rgb": teacher, partner.kind: partner}
             poses = [files for files in found if files.kind == "pose" and len(files.keys & teacher.keys) > 1]
             return members | ({"pose": poses[0]} if poses else {})
     return {}

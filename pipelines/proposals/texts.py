@@ -1,5 +1,6 @@
 """The configs that `crossmodal init` writes, with comments."""
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,7 @@ import yaml
 
 from crossmodal.sources import SourceError
 from crossmodal.sources.common.patterns import some_files
+from crossmodal.sources.recordings.opening import KNOWN, find_recordings
 from pipelines.proposals.folders import Files, choose, find_files, members_of
 
 if TYPE_CHECKING:
@@ -18,8 +20,8 @@ if TYPE_CHECKING:
 FEW = 8  # pairs on the sheet
 FEW_PAIRS = 1000  # below it, a batch is smaller than the default
 SKIPPED = 2000  # pairs of a folder that are read at most for it
-
-
+GROUPS = "each folder {group} is in one split; if the folders are classes, write {label} instead"
+WIDTH = 120  # of a line of a config
 UNITS = {"millimetres": 0.001, "1/5000 m, as in TUM": 0.0002, "1/256 m, as in KITTI": 1 / 256, "metres": 1.0}
 
 
@@ -32,6 +34,8 @@ class Texts:
     source: dict[str, Any]
     unit_missing: bool
     step: int = 1  # every how manieth pair of the source is drawn
+    aligned: bool = True  # whether equal positions show the same
+    refused: str = ""  # why `shards` refuses the config as it is
     report: list[str] = field(default_factory=list)  # what was found, for the terminal
 
 
@@ -44,11 +48,19 @@ COMMENTS = {
     "gap_s": "pairs this near to a test pair are left out of training",
     "test_share": "pairs held out to judge by",
     "pose": "stream of camera poses, stored with each pair",
+    "facts": "stored with each pair",
+    "missing": "files without a partner are left out and counted",
 }
 
 
-def recording_texts(path: Path, name: str, proposal: "Proposal") -> Texts:
-    """The configs for a recording."""
+def recording_texts(path: Path, place: Path, proposal: "Proposal") -> Texts:
+    """The configs for a recording.
+
+    Args:
+        path: of the recording or recordings.
+        place: folder and first part of the names of the configs.
+        proposal: for the recording.
+    """
     members, options = proposal.members, proposal.options
     if proposal.pose:
         options = {"pose": proposal.pose} | options
@@ -59,21 +71,29 @@ def recording_texts(path: Path, name: str, proposal: "Proposal") -> Texts:
     if missing:
         some["members"] = _with_any_unit(members, proposal.readings)
     sizes = {member: (stream.height, stream.width) for member, stream in proposal.chosen.items()}
-    pairs = round(proposal.seconds * len(proposal.recordings) / options.get("every_s", proposal.period_s))
-    notes = {other: f"measured: {value:g} ms" for other, value in
-             ((member, options.get("offset_ms")) for member, options in members.items()) if value}  # fmt: skip
+    together = proposal.frames if proposal.moments is None else len(proposal.moments.stamps)
+    thinned = min(together, proposal.recorded_s / options["every_s"]) if "every_s" in options else together
+    pairs = round(thinned * len(proposal.recordings))
+    notes = {list(members)[1]: proposal.clock_note} if proposal.clock_note else {}
     aligned = proposal.registered in ("same camera", "register", "unknown")
     scale = members.get("depth", {}).get("scale_m")
     return Texts(
-        _shards(name, source, missing, proposal.readings, notes),
-        _transfer(name, sizes, proposal.readings, scale, pairs, aligned=aligned),
+        _shards(place, source, missing, proposal.readings, notes),
+        _transfer(place, sizes, proposal.readings, scale, pairs, aligned=aligned),
         some,
         missing,
+        aligned=aligned,
+        refused=proposal.refused,
     )
 
 
-def folder_texts(path: Path, name: str, scale_m: float | None) -> Texts:
+def folder_texts(path: Path, place: Path, scale_m: float | None) -> Texts:
     """The configs for a folder of paired files.
+
+    Args:
+        path: of the files.
+        place: folder and first part of the names of the configs.
+        scale_m: metres that a stored 1 of depth means; None: unknown.
 
     Raises:
         SourceError: no two sensors have files of equal names.
@@ -83,6 +103,13 @@ def folder_texts(path: Path, name: str, scale_m: float | None) -> Texts:
     found = find_files(path)
     chosen = choose(found)
     if not chosen:
+        if path.is_file():
+            raise SourceError(f"{path} is no recording that can be read; a recording is {KNOWN}")
+        if deeper := next((inside for inside in _folders(path) if find_recordings(inside)), None):
+            raise SourceError(
+                f"{path} holds folders of recordings, such as {deeper}; run init on one of them, then set root and "
+                'files in the config, such as files: "{label}/{key}.mcap"'
+            )
         held = "; ".join(f"{len(files.keys)} x {files.pattern} ({files.kind})" for files in found[:5])
         raise SourceError(
             f"{path} is no recording, and no pictures in it have a partner, depth, thermal or sound, of equal names: "
@@ -106,22 +133,28 @@ def folder_texts(path: Path, name: str, scale_m: float | None) -> Texts:
         some["members"] = _with_any_unit(members, readings)
     sizes = {member: _size(files) for member, files in chosen.items() if member != "pose"}
     first, second = (files for member, files in chosen.items() if member != "pose")
+    pairs = len(first.keys & second.keys)
     report = [
         f"{path}: files of equal names",
         *(f"  {member}: {len(files.keys)} files {files.pattern}" for member, files in chosen.items()),
-        f"  {len(first.keys & second.keys)} pairs",
+        f"  {pairs} pairs",
     ]
+    notes = {}
+    if "{group}" in first.pattern:
+        groups = len({key[0] for key in first.keys & second.keys})
+        notes = {"members": GROUPS}
+        report.append(f"  {groups} folders {{group}}, each in one split; if they are classes, write {{label}} instead")
     if readings is not None:
         report += evidence(readings, members)
     report.append("  Whether the two are registered shows on the sheet: look at the edges")
     scale = members.get("depth", {}).get("scale_m")
     return Texts(
-        _shards(name, source, missing, readings, {}),
-        _transfer(name, sizes, readings, scale, len(first.keys & second.keys), aligned="audio" not in members),
+        _shards(place, source, missing, readings, notes),
+        _transfer(place, sizes, readings, scale, pairs, aligned="audio" not in members),
         some,
         missing,
-        max(1, min(len(first.keys & second.keys), SKIPPED) // FEW),
-        report,
+        max(1, min(pairs, SKIPPED) // FEW),
+        report=report,
     )
 
 
@@ -129,16 +162,25 @@ def evidence(readings: "Readings", members: Mapping[str, dict[str, Any]]) -> lis
     """What the stored numbers of depth or temperature are, and what they mean, or would mean in usual units."""
     values = readings.percentiles
     lines = [
-        f"  Stored numbers of {readings.frames} frames: median {values[50]:g}, 1 % below {values[1]:g}, 1 % above "
-        f"{values[99]:g}; {readings.none:.0%} of the pixels without reading"
+        f"  Stored numbers of {readings.frames} frames: median {values[50]:.5g}, 1 % below {values[1]:.5g}, 1 % above "
+        f"{values[99]:.5g}; {readings.none:.0%} of the pixels without reading"
     ]
     scale = members.get("depth", {}).get("scale_m")
     if scale is not None:
-        lines.append(f"  With scale_m: {scale:g} the median distance is {values[50] * scale:.3g} m")
+        lines.append(f"  With scale_m: {scale:g} the median distance is {_metres(values[50] * scale)}")
     elif "depth" in members:
-        meant = [f"{name}: {values[50] * scale:.3g} m" for name, scale in UNITS.items()]
-        lines.append(f"  The median distance would be, in {'; in '.join(meant)}")
+        lines.append("  The recording does not say what a stored 1 means. The median distance would be")
+        lines += [f"    {_metres(values[50] * scale):>8} with --scale-m {scale:g}  ({name})"
+                  for name, scale in UNITS.items()]  # fmt: skip
     return lines
+
+
+def _metres(distance: float) -> str:
+    return f"{distance:.3g} m" if distance < 1000 else f"{distance:.0f} m"
+
+
+def _folders(path: Path) -> list[Path]:
+    return sorted(inside for inside in path.iterdir() if inside.is_dir() and not inside.name.startswith("."))
 
 
 def _examples(root: Path, files: Files) -> list[Path]:
@@ -165,25 +207,44 @@ def _with_any_unit(members: Mapping[str, dict[str, Any]], readings: "Readings | 
 
 
 def _flow(value: Any) -> str:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10**6, allow_unicode=True)
     return text.removesuffix("\n").removesuffix("\n...")
 
 
+def _head(command: str, file: str) -> list[str]:
+    return [
+        f"# crossmodal {command} {shlex.quote(file)}",
+        "# Paths are relative to the folder in which the command runs.",
+    ]
+
+
+def _member(name: str, options: Mapping[str, Any], note: str = "") -> list[str]:
+    """A line `name: {option: value, ...}  # note`, or more where it would be too long."""
+    own = f"    {name}: {_flow(options)}"
+    if len(own) > WIDTH:
+        own = "\n".join([f"    {name}:", *(f"      {option}: {_flow(value)}" for option, value in options.items())])
+    if not note:
+        return own.split("\n")
+    return [f"{own}  # {note}"] if len(own) + len(note) + 4 <= WIDTH else [f"    # {note}", *own.split("\n")]
+
+
 def _shards(
-    name: str, source: Mapping[str, Any], missing: bool, readings: "Readings | None", notes: Mapping[str, str]
+    place: Path, source: Mapping[str, Any], missing: bool, readings: "Readings | None", notes: Mapping[str, str]
 ) -> str:
+    name = place.name
     lines = [
-        f"# crossmodal shards {name}.yaml",
+        *_head("shards", f"{place}.yaml"),
         "source:",
         f"  name: {source['name']}",
         f"  root: {_flow(source['root'])}",
     ]
-    lines.append("  members:")
+    lines.append("  members:" + (f"  # {notes['members']}" if "members" in notes else ""))
     for member, options in source["members"].items():
-        note = f"  # {notes[member]}" if member in notes else ""
-        lines.append(f"    {member}: {_flow(options)}{note}")
+        lines += _member(member, options, notes.get(member, ""))
         if member == "depth" and missing:
-            lines += _unit_lines(options, readings)
+            lines += _unit_lines(readings)
     for key, value in source.items():
         if key not in ("name", "root", "members"):
             comment = f"  # {COMMENTS[key]}" if key in COMMENTS else ""
@@ -191,16 +252,16 @@ def _shards(
     return "\n".join([*lines, f"output: runs/{name}/pairs", ""])
 
 
-def _unit_lines(options: Mapping[str, Any], readings: "Readings | None") -> list[str]:
-    lines = ["    # The files do not say what a stored 1 means. Add scale_m to the line above, for example"]
+def _unit_lines(readings: "Readings | None") -> list[str]:
+    lines = ["    # The files do not say what a stored 1 means. Add scale_m to depth, for example"]
     for unit, scale in UNITS.items():
-        median = f"; then the median is {readings.percentiles[50] * scale:.3g} m" if readings is not None else ""
+        median = f"; then the median is {_metres(readings.percentiles[50] * scale)}" if readings is not None else ""
         lines.append(f"    #   scale_m: {scale:g}  ({unit}{median})")
     return lines
 
 
 def _transfer(
-    name: str,
+    place: Path,
     sizes: Mapping[str, tuple[int, int]],
     readings: "Readings | None",
     scale: float | None,
@@ -213,19 +274,22 @@ def _transfer(
         teacher: _view(teacher, sizes[teacher], 128),
         student: _view(student, sizes[teacher] if aligned else sizes[student], 64),
     }
-    lines = [f"# crossmodal transfer {name}_transfer.yaml", f"data: runs/{name}/pairs/train", "views:"]
+    name = place.name
+    if not aligned and student != "audio":
+        views[student]["aligned"] = False
+    lines = [*_head("transfer", f"{place}_transfer.yaml"), f"data: runs/{name}/pairs/train", "views:"]
     for member, options in views.items():
         if member == "rgb":
             options |= {"mean": [0.498, 0.498, 0.498], "std": [0.502, 0.502, 0.502], "jitter": 0.0, "grey": 0.0}
-        note = "  # as EfficientNet-Lite0 was trained; no augmentation for the teacher" if member == "rgb" else ""
+        note = "as EfficientNet-Lite0 was trained; without augmentation" if member == "rgb" else ""
         if member == "depth":
             if readings is not None and scale is not None:
                 near, far = (readings.percentiles[share] * scale for share in (1, 99))
                 options |= {"min_m": float(f"{near * 0.9:.2g}"), "max_m": float(f"{far * 1.1:.2g}")}
-                note = "  # 98 % of the readings lie in this range"
+                note = "98 % of the readings lie in this range"
             else:
-                note = "  # set min_m and max_m, the range that matters, metres"
-        lines.append(f"  {member}: {_flow(options)}{note}")
+                note = "add min_m and max_m, the range that matters in metres; without them, it is 0.3 to 10"
+        lines += [line.removeprefix("  ") for line in _member(member, options, note)]
     lines += [
         "teachers:",
         f"  {teacher}:  # ImageNet; or your own network",

@@ -14,8 +14,14 @@ from pipelines.runs.console import say
 from pipelines.schemas.common import ViewConfig
 
 
-def draw_sheet(folder: Path, views: Mapping[str, ViewConfig]) -> Path:
-    """Writes sheet.png into a folder of shards: some pairs by the views, or all stored fields if there are none."""
+def draw_sheet(folder: Path, views: Mapping[str, ViewConfig], *, aligned: bool = True) -> Path:
+    """Writes sheet.png into a folder of shards: some pairs by the views, or all stored fields if there are none.
+
+    Args:
+        folder: of the shards.
+        views: to be drawn.
+        aligned: of stored fields: whether equal positions show the same.
+    """
     shards, opened = Shards.open(folder), {}
     for name, view in views.items():
         with at(f"sheet.{name}"):
@@ -24,7 +30,8 @@ def draw_sheet(folder: Path, views: Mapping[str, ViewConfig]) -> Path:
     statistics = shards.manifest.statistics
     whole = {name: View(open_field(name, spec).show_all(statistics[name])) for name, spec in fields.items()}
     try:
-        return contact_sheet(shards, opened or whole, folder / "sheet.png")
+        if aligned or opened:
+            return contact_sheet(shards, opened or whole, folder / "sheet.png")
     except UnevenError as error:
         if opened:
             raise

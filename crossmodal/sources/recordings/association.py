@@ -25,8 +25,9 @@ def associate(
 ) -> Association:
     """Pairs of frames that are each the nearest of the other, at most `slop_ns` apart.
 
-    Two frames of one stream never share a partner, and pairs never cross in time. Of two equally near frames the
-    earlier one is the nearest.
+    Two frames of one stream never share a partner, and pairs never cross in time. Of two equally near frames, the
+    earlier one is the nearest to a frame of the first stream, and the later one to a frame of the second: so frames
+    that lie exactly between those of the other stream have partners.
 
     Args:
         first_ns: stamps of the first stream, in any order.
@@ -38,7 +39,7 @@ def associate(
         return Association(nothing, nothing, nothing, alone=len(first_ns), taken=0)
     by_time, others = np.argsort(first_ns, kind="stable"), np.argsort(second_ns, kind="stable")
     mine, theirs = first_ns[by_time], second_ns[others]
-    there, back = nearest(mine, theirs), nearest(theirs, mine)
+    there, back = nearest(mine, theirs), nearest(theirs, mine, later=True)
     difference = theirs[there] - mine
     near: Bool[np.ndarray, " firsts"] = np.abs(difference) <= slop_ns
     mutual = back[there] == np.arange(len(mine))
@@ -52,11 +53,20 @@ def associate(
     )
 
 
-def nearest(stamps: Int64[np.ndarray, " stamps"], among: Int64[np.ndarray, " others"]) -> Int64[np.ndarray, " stamps"]:
-    """The place in the sorted `among`, which is not empty, that is nearest to each stamp; the earlier one of two."""
+def nearest(
+    stamps: Int64[np.ndarray, " stamps"], among: Int64[np.ndarray, " others"], *, later: bool = False
+) -> Int64[np.ndarray, " stamps"]:
+    """The place in the sorted `among`, which is not empty, that is nearest to each stamp.
+
+    Args:
+        stamps: nanoseconds.
+        among: nanoseconds, ascending.
+        later: of two that are equally near, whether the later one counts, or else the earlier one.
+    """
     after = np.searchsorted(among, stamps).clip(max=len(among) - 1)
     before = (after - 1).clip(min=0)
-    place = np.where(stamps - among[before] <= among[after] - stamps, before, after)
+    to_before, to_after = np.abs(stamps - among[before]), np.abs(among[after] - stamps)
+    place = np.where(to_before < to_after if later else to_before <= to_after, before, after)
     return np.searchsorted(among, among[place])  # the first of equal stamps
 
 

@@ -109,8 +109,9 @@ def _stamps(recording: Recording, origin: Origin) -> Int64[np.ndarray, " frames"
     if len(steps := backward_steps(stamps)):
         back = (stamps[steps[0] - 1] - stamps[steps[0]]) / SECOND
         raise SourceError(
-            f"{origin.on(recording)}: the clock jumps back {len(steps)} times, first by {back:.3f} s before frame "
-            f"{steps[0]}, so its frames cannot be associated; cut the recording there, or write it with one clock"
+            f"{origin.on(recording)}: the clock jumps back by {back:.3f} s before frame {steps[0]}"
+            + (f", and {len(steps) - 1} times more" if len(steps) > 1 else "")
+            + ", so its frames cannot be associated; cut the recording there, or write it with one clock"
         )
     return stamps
 

@@ -189,7 +189,7 @@ CASES: dict[str, Case] = {
     "a clock that jumps": (
         lambda root: (root / "depth.txt").write_text("1305.0 depth/1.png\n1305.2 depth/2.png\n1305.1 depth/3.png\n"),
         {},
-        r"'depth.txt' of walk: the clock jumps back 1 times, first by 0.100 s before frame 2",
+        r"'depth.txt' of walk: the clock jumps back by 0.100 s before frame 2, so",
     ),
     "a line without a path": (
         lambda root: (root / "rgb.txt").write_text("1305.0 rgb/0.png\n1305.1\n"),

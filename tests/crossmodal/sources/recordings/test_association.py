@@ -9,16 +9,16 @@ MS = 1_000_000
 
 
 def by_loops(first: list[int], second: list[int], slop: int) -> set[tuple[int, int]]:
-    """Pairs of places that are each the nearest of the other; of equally near frames, the earlier one."""
+    """Pairs of places that are each the nearest of the other; see `associate` for those that are equally near."""
 
-    def nearest(stamp: int, among: list[int]) -> int:
-        return min(range(len(among)), key=lambda place: (abs(among[place] - stamp), among[place], place))
+    def nearest(stamp: int, among: list[int], sign: int = 1) -> int:
+        return min(range(len(among)), key=lambda place: (abs(among[place] - stamp), sign * among[place], place))
 
     return {
         (place, there)
         for place, stamp in enumerate(first)
         for there in [nearest(stamp, second)]
-        if nearest(second[there], first) == place and abs(second[there] - stamp) <= slop
+        if nearest(second[there], first, -1) == place and abs(second[there] - stamp) <= slop
     }
 
 
@@ -56,6 +56,12 @@ def test_a_planted_clock_is_corrected_to_the_nanosecond_and_losses_are_counted(o
     assert (first[found.first] == both).all()
     assert np.abs(back - second).max() < 10_000  # the drift of the correction's own drift
     assert found.alone == len(first) - len(both)
+
+
+@pytest.mark.parametrize("shift", [-15, 15])
+def test_frames_half_way_between_those_of_the_other_stream_have_partners(shift: int) -> None:
+    stamps = np.arange(0, 3000, 30)
+    assert len(associate(stamps, stamps + shift, 15).first) >= 99
 
 
 def test_nothing_goes_with_nothing() -> None:
