@@ -735,7 +735,7 @@ def test_an_exported_student_is_used_as_the_docs_say(
 ) -> None:
     page = (Path(__file__).parents[2] / "docs" / "formats.md").read_text()
     blocks = [block.split("```")[0] for block in page.split("```python\n")[1:]]
-    (code,) = (block for block in blocks if "load_model" in block)
+    (code,) = (block for block in blocks if "cm.load" in block)
     source = SOURCES.get("synthetic")(train_pairs=1, test_pairs=1, size=32, modalities=("depth",))
     monkeypatch.chdir(tmp_path)
     Path("frame.depth.png").write_bytes(next(source.pairs("train")).members["depth.png"])
@@ -743,4 +743,5 @@ def test_an_exported_student_is_used_as_the_docs_say(
     Path("runs/doom/student").symlink_to(whole / "out" / "student")
     found: dict[str, Any] = {}
     exec(code, found)
-    assert found["embedding"].numpy().shape == (1, 32)
+    assert found["vectors"].shape == (1, 32)
+    assert all(len(stage) == 1 for stage in (found["fine"], *found["coarse"]))
