@@ -1,8 +1,8 @@
 """Which objectives transfer best without labels, over pairs of different kinds at an equal budget.
 
     python benchmarks/recipes.py [--part held_out] [--pairs doom_depth,doom_audio,synthetic,cifar,kinect,nyuv2]
-                                 [--arms crd,infonce,seed,regression,infonce+seed,patch,patch+infonce+seed,kd,
-                                         infonce+seed+kd]
+                                 [--arms crd,infonce,seed,regression,infonce+seed,patch,patch+infonce+seed,
+                                         4patch+infonce+seed,kd,infonce+seed+kd]
                                  [--seeds 1] [--cifar FOLDER] [--kinect FOLDER] [--nyuv2 FOLDER] [--output runs/recipes]
 
 `--part held_out` trains on four fifths of the training pairs and judges by the others, whole groups (levels, blocks of
@@ -32,6 +32,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "infonce+seed": {"infonce": {}, "seed": {"weight": 2}},
     "patch": {"patch": {}},
     "patch+infonce+seed": {"patch": {}, "infonce": {}, "seed": {"weight": 2}},
+    "4patch+infonce+seed": {"patch": {"weight": 4}, "infonce": {}, "seed": {"weight": 2}},
     "kd": {"kd": {}},  # the teacher's logits, so only where it was trained on the pair's own classes
     "infonce+seed+kd": {"infonce": {}, "seed": {"weight": 2}, "kd": {"weight": 0.9}},
 }
@@ -70,7 +71,7 @@ PAIRS: dict[str, dict[str, Any]] = {
                   "depth": {"modality": "depth", "height": 64, "width": 80, "min_m": 0.7, "max_m": 10.0}},
         "teacher": LITE0, "epochs": 30, "batch_size": 32, "crop": {"scale": [1, 1], "ratio": [1, 1], "windows": 2},
         "encoder": NARROW | {"width": 32, "stages": 3, "padding": "end"}, "maps": [[1, 3], [2, 4]],
-        "figure": "miou@50", "stages": [3, 4],
+        "figure": "miou.frozen@50", "stages": [3, 4],
         "metrics": {"retrieval": {}, "segmentation": {"merge": "nyu13", "pictures": [50], "fine_tuned": []}},
     },
 }  # fmt: skip
