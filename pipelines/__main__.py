@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from modalities.common.catalogue import suggest
+from modalities.common.catalogue import PLUGINS, suggest
 from pipelines import registry
 from pipelines.config import load
 from pipelines.config.errors import ConfigError, FinishedError, RunError, SharedError, printable
@@ -67,6 +67,8 @@ def _dispatch(words: list[str]) -> int:
         case ["schema", *rest]:
             return _print_schema(rest)
         case [name, *rest] if name in registry.TOOLS:
+            if name in registry.PIPELINES.names():
+                raise ConfigError([f"{name}.py in {PLUGINS} has the name of a command; rename the file"])
             return int(getattr(importlib.import_module(registry.TOOLS[name]), name)(rest))
         case [name, *rest]:
             return _run(name, rest)

@@ -235,6 +235,17 @@ def test_a_rank_that_finds_a_mistake_alone_is_heard(
     assert err.startswith("rank 1: override batc=3: batc is not known")
 
 
+def test_a_plug_in_with_the_name_of_a_command_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    (tmp_path / "pipelines").mkdir()
+    (tmp_path / "pipelines" / "embed.py").write_text('"""Mine."""\n')
+    monkeypatch.setenv("CROSSMODAL_PLUGINS", str(tmp_path))
+    assert command.main(["embed", "mine.yaml"]) == 2
+    assert "embed.py in CROSSMODAL_PLUGINS has the name of a command; rename the file" in capsys.readouterr().err
+
+
 def test_a_rank_that_fails_alone_is_heard(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "3")
     assert said(capsys, "probe", "x.yaml", "fail=run") == (1, "", "rank 3: the loss is not finite at step 7\n")
