@@ -1,8 +1,8 @@
 """Recordings: frames of several sensors with stamps of their own, put together in time and space."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,15 +20,15 @@ from crossmodal.sources.recordings.association import nearest
 from crossmodal.sources.recordings.content import as_member, as_numbers, sound_member
 from crossmodal.sources.recordings.opening import open_recordings
 from crossmodal.sources.recordings.plan import SECOND, Moments, Origin, find_stream, match, thin_out
-from crossmodal.sources.recordings.registration import Registration
-from crossmodal.sources.recordings.stream import Camera, Frame, Recording, safe_name
+from crossmodal.sources.recordings.rig import Rig
+from crossmodal.sources.recordings.stream import Recording, safe_name
+from crossmodal.sources.recordings.together import together
 from modalities import Modality
 from modalities.codecs.depth import readings_of
 from modalities.common.catalogue import suggest
 from modalities.depth import Depth
 
 OWN = ("stream", "offset_ms", "drift_ppm", "seconds")  # options of a member that are not of its stored bytes
-HELD_BYTES = 2 << 30  # most of frames that wait for their partners
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,10 @@ class Recorded(Source):
             raise SourceError(f"segment_s must be above 0 and finite, got {self.segment_s}")
         if (self.moved_m or self.turned_deg) and self.pose is None:
             raise SourceError("moved_m and turned_deg need pose, the stream of camera poses")
-        self._check_geometry()
+        for name in self.register:
+            if name in self._opened and not isinstance(self._opened[name], Depth):
+                raise SourceError(f"register.{name}: only depth can be registered")
+        self._rig.check()
         if self._origins[0].seconds:
             raise SourceError(f"members.{self._origins[0].member} is sound; put a member with frames first")
 
@@ -127,10 +130,10 @@ class Recorded(Source):
     def _of(self, recording: Recording, places: Int64[np.ndarray, " pairs"]) -> Iterator[Pair]:
         moments = self._moments[recording.name].take(places)
         modalities, labels = self.fields(), {name: label for label, name in enumerate(self.classes())}
-        registrations = {name: self._registration(recording, name) for name in self.register}
+        registrations = {name: self._rig.registration(recording, name) for name in self.register}
         reference = self._origins[0].member
         try:
-            camera = self._camera(recording, reference)
+            camera = self._rig.camera(recording, reference)
         except SourceError:  # a lens that nothing here needs
             camera = None
         poses = self._poses(recording, moments)
@@ -140,7 +143,7 @@ class Recorded(Source):
             for origin in self._origins
             if origin.seconds
         }
-        for place, frames in enumerate(_together(recording, framed, moments)):
+        for place, frames in enumerate(together(recording, framed, moments)):
             members = {}
             for origin in framed:
                 name, frame = origin.member, frames[origin.member]
@@ -169,14 +172,10 @@ class Recorded(Source):
                 paths=dict.fromkeys(members, f"frame {number} of {recording.name}"),
             )
 
-    def _check_geometry(self) -> None:
-        for option, names in (("register", self.register), ("cameras", self.cameras), ("transforms", self.transforms)):
-            for name in (*names, *(names.values() if option == "register" else ())):
-                if name not in self.members:
-                    raise SourceError(f"{option}: member {name!r} is not known{suggest(str(name), list(self.members))}")
-        for name in self.register:
-            if not isinstance(self._opened[name], Depth):
-                raise SourceError(f"register.{name}: only depth can be registered")
+    @cached_property
+    def _rig(self) -> Rig:
+        streams = {origin.member: origin.stream for origin in self._origins}
+        return Rig(streams, self.register, self.cameras, self.transforms)
 
     @cached_property
     def _opened(self) -> dict[str, Modality]:
@@ -325,86 +324,3 @@ class Recorded(Source):
         frame = next(recording.frames({origin.stream: np.asarray([0])}))
         readings = readings_of(as_numbers(frame), modality.invalid)
         raise SourceError(unit_of_depth(readings, f"{origin.on(recording)}, frame 0", f"members.{name}.scale_m"))
-
-    def _registration(self, recording: Recording, name: str) -> Registration:
-        streams = {origin.member: origin.stream for origin in self._origins}
-        target = self.register[name]
-        cameras = {}
-        for member in (name, target):
-            if (camera := self._camera(recording, member)) is None:
-                raise SourceError(
-                    f"register.{name}: {recording.name} has no calibration of {streams[member]!r}; set cameras.{member}"
-                )
-            cameras[member] = camera
-        if name in self.transforms:
-            if len(numbers := self.transforms[name]) != 16:
-                raise SourceError(f"transforms.{name} must be 16 numbers, the rows of a matrix, got {len(numbers)}")
-            transform = np.asarray(numbers, dtype=np.float64).reshape(4, 4)
-        elif (known := recording.transform(streams[name], streams[target])) is not None:
-            transform = known
-        else:
-            raise SourceError(
-                f"register.{name}: {recording.name} does not say how the cameras of {streams[name]!r} and "
-                f"{streams[target]!r} lie; set transforms.{name}"
-            )
-        return Registration(cameras[name], cameras[target], transform)
-
-    def _camera(self, recording: Recording, name: str) -> Camera | None:
-        if (given := self.cameras.get(name)) is None:
-            stream = next(origin.stream for origin in self._origins if origin.member == name)
-            camera, seen = recording.camera(stream), recording.streams()[stream]
-            if camera is not None and seen.width and (camera.width, camera.height) != (seen.width, seen.height):
-                raise SourceError(
-                    f"{recording.name}: {stream!r} has pictures of {seen.width} x {seen.height}, but its calibration "
-                    f"is for {camera.width} x {camera.height}; set cameras.{name}"
-                )
-            return camera
-        known = [each.name for each in fields(Camera)]
-        for option in given:
-            if option not in known:
-                raise SourceError(f"cameras.{name}.{option} is not known{suggest(option, known)}")
-        try:
-            distortion = tuple(map(float, given.get("distortion", ())))
-            fx, fy, cx, cy = map(float, given["matrix"])
-            size = int(given["width"]), int(given["height"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise SourceError(
-                f"cameras.{name} must give width, height, matrix: [fx, fy, cx, cy] and perhaps distortion: [...]"
-            ) from error
-        return Camera(*size, (fx, fy, cx, cy), distortion, given.get("model", "plumb_bob"))
-
-
-def _together(recording: Recording, origins: list[Origin], moments: Moments) -> Iterator[Mapping[str, Frame]]:
-    """The frames of each moment by member, as soon as all of them are read."""
-    wanted: dict[str, Int64[np.ndarray, " some"]] = {}
-    for origin in origins:
-        numbers = moments.numbers[origin.member]
-        wanted[origin.stream] = np.unique(np.concatenate([wanted.get(origin.stream, numbers[:0]), numbers]))
-    keys = [
-        {origin.member: (origin.stream, int(moments.numbers[origin.member][place])) for origin in origins}
-        for place in range(len(moments.stamps))
-    ]
-    waiting: dict[tuple[str, int], Frame] = {}
-    held = done = 0
-    for frame in recording.frames(wanted):
-        waiting[frame.stream, frame.number] = frame
-        held += _size(frame)
-        if held > HELD_BYTES:
-            raise SourceError(
-                f"{recording.name}: frames that go together lie more than {HELD_BYTES >> 30} GB apart in the "
-                "file; write it again in the order of time, or use fewer members"
-            )
-        while done < len(keys) and all(key in waiting for key in keys[done].values()):
-            yield {member: waiting[key] for member, key in keys[done].items()}
-            for key in set(keys[done].values()):
-                held -= _size(waiting.pop(key))
-            done += 1
-    if done < len(keys):
-        missing = next(
-            f"{stream!r} {number}" for stream, number in keys[done].values() if (stream, number) not in waiting
-        )
-        raise SourceError(f"{recording.name}: frame {missing} is listed but was not read; is the file cut short?")
-
-
-def _size(frame: Frame) -> int:
-    return frame.content.nbytes if isinstance(frame.content, np.ndarray) else len(frame.content)

@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -62,13 +63,16 @@ def embed(words: Sequence[str]) -> int:
     if to.suffix == ".parquet":
         _need_pyarrow()
 
+    import torch
+
     import crossmodal
     from crossmodal.data.inputs import InputError, find_inputs
     from crossmodal.export import digest
     from pipelines.embedding.parts import Parts, join
     from pipelines.runs import distributed
 
-    model = crossmodal.load(asked.model)
+    own = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"  # each process of a machine has its own GPU
+    model = crossmodal.load(asked.model, device=own if torch.cuda.is_available() else "cpu")
     try:
         inputs = find_inputs(asked.files, model.modality, model.card.modality, model.card.modality_options)
     except InputError as error:

@@ -123,7 +123,8 @@ def _npz(path: Path, parts: Parts, count: int, classes: list[str], model: str) -
             for number in range(count):
                 rows = parts.load(number)
                 file.write(rows.vectors.astype("<f4").tobytes())
-                keys, labels = keys + rows.keys, labels + rows.labels
+                keys.extend(rows.keys)
+                labels.extend(rows.labels)
         others = {"keys": keys, "labels": [classes[label] if label >= 0 else "" for label in labels], "model": model}
         for name, values in others.items():
             with archive.open(_entry(name), "w") as file:

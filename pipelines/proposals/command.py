@@ -124,7 +124,7 @@ def _files(path: Path, to: Path, given: str | None, *, replace: bool) -> tuple[s
 
 
 def _next(texts: "Texts", words: Sequence[str], files: Mapping[str, Path]) -> list[str]:
-    """What to do now."""
+    """The commands that come next."""
     shards, transfer = (shlex.quote(str(files[kind])) for kind in ("shards", "transfer"))
     commands = [f"  crossmodal shards {shards}", f"  crossmodal transfer {transfer}"]
     if texts.unit_missing:

@@ -85,14 +85,14 @@ def _joined(patterns: dict[str, dict[tuple[str, ...], Path]]) -> dict[str, dict[
 
 
 def _sensor(folder: str) -> bool:
-    """Whether a folder's name is that of a sensor, so that it tells files of a pair apart."""
+    """True if a folder's name is that of a sensor, so that it tells files of a pair apart."""
     return bool(
         re.search(r"rgb|colou?r|depth|image|img|thermal|infrared|audio|sound|pose|left|right|cam", folder, re.I)
     )
 
 
 def _kind(path: Path, pattern: str) -> str:
-    """What a file is; empty if no modality reads it."""
+    """The kind of a file; empty if no modality reads it."""
     extension = path.suffix[1:].lower()
     thermal = bool(re.search("thermal|infrared|lwir", pattern, re.I))
     if extension in SOUND:

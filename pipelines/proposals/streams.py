@@ -76,7 +76,7 @@ class Proposal:
 
     @property
     def corrects(self) -> bool:
-        """Whether the clocks differ by more than chance and more than matters."""
+        """True if the clocks differ by more than chance and more than matters."""
         clock = self.clock
         return clock is not None and abs(clock.offset_ms) >= NEGLIGIBLE_MS and not clock.low_ms <= 0 <= clock.high_ms
 
@@ -105,7 +105,7 @@ class Proposal:
 
     @property
     def clock_note(self) -> str:
-        """What the config says about the second member's clock."""
+        """A comment of the config on the second member's clock; empty if there is none."""
         clock = self.clock
         if self.apart_ms and self.moments is None:
             return f"if both recorded together, add offset_ms, about {self.apart_ms:.0f}"
@@ -117,12 +117,12 @@ class Proposal:
 
     @property
     def suspicious(self) -> bool:
-        """Whether an offset of more than half a frame was measured that is not certain enough to be corrected."""
+        """True if an offset of more than half a frame was measured that is not certain enough to be corrected."""
         return self.clock is not None and not self.corrects and abs(self.clock.offset_ms) > self.slop_ms
 
     @property
     def divisible(self) -> bool:
-        """Whether there are frames enough to hold some out."""
+        """True if there are frames enough to hold some out."""
         return len(self.recordings) >= ENOUGH or self.recorded_s > 3 * ENOUGH * self.period_s
 
     @property
@@ -159,7 +159,6 @@ def propose(recordings: list[Recording], timing: dict[str, Timing], chosen: Mapp
     """
     first = recordings[0]
     streams = first.streams()
-    timing = {name: Timing.of(stamps) for name in streams if streams[name].frames and len(stamps := first.stamps(name))}
     proposal = Proposal(recordings, streams, timing, _choose(first, streams, timing, chosen))
     proposal.pose = next((name for name in timing if streams[name].kind == "pose"), None)
     teacher, partner = proposal.chosen.values()

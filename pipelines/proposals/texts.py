@@ -159,7 +159,7 @@ def folder_texts(path: Path, place: Path, scale_m: float | None) -> Texts:
 
 
 def evidence(readings: "Readings", members: Mapping[str, dict[str, Any]]) -> list[str]:
-    """What the stored numbers of depth or temperature are, and what they mean, or would mean in usual units."""
+    """Lines on the stored numbers of depth or temperature, with their meaning in the unit, or in usual units."""
     values = readings.percentiles
     lines = [
         f"  Stored numbers of {readings.frames} frames: median {values[50]:.5g}, 1 % below {values[1]:.5g}, 1 % above "

@@ -17,7 +17,7 @@ SECOND = 1_000_000_000
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a member's frames come from, and what its clock is corrected by."""
+    """The stream of a member's frames, and the correction of its clock."""
 
     member: str
     stream: str

@@ -112,7 +112,7 @@ def _steps(extent: Float[np.ndarray, " points"]) -> int:
 
 
 def distort(points: Float[np.ndarray, "*shape 2"], camera: Camera) -> Float[np.ndarray, "*shape 2"]:
-    """Where a lens shows points of the plane at depth 1, by the models of OpenCV.
+    """The points that a lens shows for those of the plane at depth 1, by the models of OpenCV.
 
     Args:
         points: x and y, at depth 1.

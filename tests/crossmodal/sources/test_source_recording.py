@@ -239,6 +239,26 @@ CASES: dict[str, Case] = {
         },
         "frame 0: a depth map must have the size of its camera, 16 x 6 pixels, got 8 x 6",
     ),
+    "an unknown lens": (
+        lambda root: None,
+        {"cameras": {"rgb": {"width": 8, "height": 6, "matrix": [8, 8, 3.5, 2.5], "model": "fisheye"}}},
+        r"cameras.rgb.model: 'fisheye' is not known .known: plumb_bob, rational_polynomial, equidistant",
+    ),
+    "coefficients of another lens": (
+        lambda root: None,
+        {"cameras": {"rgb": {"width": 8, "height": 6, "matrix": [8, 8, 3.5, 2.5], "distortion": [0.1, 0.2]}}},
+        "cameras.rgb.distortion must have 0 or 4 or 5 coefficients for plumb_bob, got 2",
+    ),
+    "a camera without pixels": (
+        lambda root: None,
+        {"cameras": {"rgb": {"width": 8, "height": 6, "matrix": [0, 8, 3.5, 2.5]}}},
+        "cameras.rgb: width, height, fx and fy must be above 0",
+    ),
+    "a transposed transform": (
+        lambda root: None,
+        {"transforms": {"depth": [1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0.1, 0, 0, 1]}},
+        "transforms.depth must be the rows of a rotation .*; is the matrix transposed",
+    ),
     "a misspelt camera": (
         lambda root: None,
         {"cameras": {"rgb": {"width": 8, "hight": 6}}, "register": {"depth": "rgb"}},
