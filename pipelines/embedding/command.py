@@ -1,14 +1,14 @@
 """`crossmodal embed`: its arguments, and the work itself."""
 
-import argparse
 import math
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from pipelines.config import ConfigError
+from pipelines.config.arguments import Parser
 from pipelines.config.errors import printable
 
 if TYPE_CHECKING:
@@ -19,19 +19,12 @@ if TYPE_CHECKING:
 ROWS = 4096  # of a part
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """Raises what `main` prints."""
-        raise ConfigError([f"embed: {message}; see crossmodal embed --help"])
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="crossmodal embed",
+def _parser() -> Parser:
+    parser = Parser(
+        "embed",
         description="Writes the embeddings of files or pairs by a trained encoder.",
         epilog="The same command continues after a kill. On several processes (torchrun -m pipelines embed ...) each "
         "takes its share. Exit code 1: a file could not be read; it has no row, and the reason is printed.",
-        allow_abbrev=False,
     )
     parser.add_argument("model", metavar="MODEL", help="folder of a finished run, or an exported encoder")
     parser.add_argument("files", metavar="FILE", nargs="+", help="files, folders of files, globs, or folders of shards")
@@ -50,11 +43,9 @@ def embed(words: Sequence[str]) -> int:
         ShardError: a folder of shards cannot be opened.
         WriteError: the file cannot be written.
     """
-    parser = _parser()
-    if {"-h", "--help"} & {*words}:
-        print(printable(parser.format_help()), end="")
+    asked = _parser().read(words)
+    if asked is None:
         return 0
-    asked = parser.parse_args(words)
     to = Path(asked.to)
     if to.suffix not in (".parquet", ".npz") or to.is_dir():
         raise ConfigError([f"embed: --to must be a file that ends in .parquet or .npz, got {to}"])

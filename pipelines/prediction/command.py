@@ -5,9 +5,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from pipelines.config import ConfigError
+from pipelines.config.arguments import Parser
 from pipelines.config.errors import printable
 
 if TYPE_CHECKING:
@@ -18,18 +19,11 @@ if TYPE_CHECKING:
 FORMATS: "dict[str, Format]" = {".csv": "csv", ".jsonl": "jsonl"}  # by the extension of --to
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """Raises what `main` prints."""
-        raise ConfigError([f"predict: {message}; see crossmodal predict --help"])
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="crossmodal predict",
+def _parser() -> Parser:
+    parser = Parser(
+        "predict",
         description="Classifies files with a classifier that crossmodal supervise has trained.",
         epilog="Exit code 1: a file could not be read. It has a row with the reason in the column error.",
-        allow_abbrev=False,
     )
     parser.add_argument("model", metavar="MODEL", help="folder of a finished run of supervise, or an exported model")
     parser.add_argument("files", metavar="FILE", nargs="+", help="files, folders of files, globs, or folders of shards")
@@ -66,11 +60,9 @@ def predict(words: Sequence[str]) -> int:
         ShardError: a folder of shards cannot be opened.
         WriteError: the answers cannot be written.
     """
-    parser = _parser()
-    if {"-h", "--help"} & {*words}:
-        print(printable(parser.format_help()), end="")
+    asked = _parser().read(words)
+    if asked is None:
         return 0
-    asked = parser.parse_args(words)
     kind = _format_of(asked.to, asked.format)
 
     import torch

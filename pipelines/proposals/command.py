@@ -1,6 +1,5 @@
 """`crossmodal init`: its arguments, what it prints, and the files that it writes."""
 
-import argparse
 import os
 import shlex
 import tempfile
@@ -8,9 +7,10 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from pipelines.config import ConfigError
+from pipelines.config.arguments import Parser
 from pipelines.config.errors import printable
 
 if TYPE_CHECKING:
@@ -23,19 +23,12 @@ if TYPE_CHECKING:
 SHORT_S = 4.0  # a recording of less does not show enough motion
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """Raises what `main` prints."""
-        raise ConfigError([f"init: {message}; see crossmodal init --help"])
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="crossmodal init",
+def _parser() -> Parser:
+    parser = Parser(
+        "init",
         description="Looks at a recording or a folder of paired files, and writes the configs of a first transfer.",
         epilog="It writes NAME.yaml for crossmodal shards, NAME_transfer.yaml for crossmodal transfer, and "
         "NAME_sheet.png with some pairs. It asks nothing and guesses no unit.",
-        allow_abbrev=False,
     )
     parser.add_argument(
         "path", metavar="PATH", help="a bag (.bag, .mcap, .db3), a video, a LeRobot data set, or a folder of files"
@@ -57,11 +50,9 @@ def init(words: Sequence[str]) -> int:
         ConfigError: the words are wrong, or a file is there already.
         SourceError: the recording cannot be read, or has no pair of sensors.
     """
-    parser = _parser()
-    if {"-h", "--help"} & {*words}:
-        print(printable(parser.format_help()), end="")
+    asked = _parser().read(words)
+    if asked is None:
         return 0
-    asked = parser.parse_args(words)
     path, to = Path(asked.path), Path(asked.to)
     if asked.scale_m is not None and not 0 < asked.scale_m < float("inf"):
         raise ConfigError([f"init: --scale-m must be above 0 and finite, got {asked.scale_m:g}"])
