@@ -7,6 +7,10 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 EXTRAS = {
     "timm": ["timm>=1.0"],
+    "open_clip": ["open_clip_torch>=2.24"],
+    "transformers": ["transformers>=4.50"],
+    "hub": ["huggingface_hub>=0.25"],
+    "onnx": ["onnx>=1.16", "onnxscript>=0.5", "onnxruntime>=1.20"],  # crossmodal export --to onnx
     # vizdoom's wheel has no OpenAL, without which its sound is silently all zeros; these bring one along
     "doom": ["vizdoom>=1.2.4", "cyal>=0.4.5; python_version < '3.13'", "pyalsoft>=1.0; python_version >= '3.13'"],
     "datasets": ["h5py>=3.8"],  # MATLAB files, for the sources nyuv2 and sunrgbd
@@ -20,6 +24,7 @@ EXTRAS = {
 EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
 EXTRAS["test"] = [
     "beartype>=0.18",
+    "faiss-cpu>=1.8",
     "jsonschema>=4.20",
     "mypy>=1.10",
     "pytest>=8",
