@@ -17,7 +17,9 @@ from pipelines import registry
 from pipelines.config import load
 from pipelines.config.errors import ConfigError, FinishedError, RunError, SharedError, printable
 from pipelines.config.fields import CATALOGUES
+from pipelines.config.trials import read_trial
 from pipelines.runs import distributed
+from pipelines.runs.console import say
 
 PACKAGES = ("modalities", "crossmodal", "pipelines")
 SCREEN = 20  # most problems shown
@@ -119,7 +121,8 @@ def _run(name: str, words: list[str]) -> int:
         return 0
     flags: dict[str, str] = getattr(pipeline, "flags", {})
     form = f"expected crossmodal {name} CONFIG [key=value ...]"
-    if not words:
+    words = read_trial(name, pipeline.Config, words)
+    if not words or words[0].startswith("trial="):
         raise ConfigError([f"{form}, got no CONFIG; --help shows its fields"])
     if words[0].startswith("-"):
         paths = [word for word in words if not word.startswith("-")]
@@ -136,7 +139,7 @@ def _run(name: str, words: list[str]) -> int:
     try:
         pipeline.run(distributed.together(lambda: load(pipeline.Config, path, words[1:])), path)
     except FinishedError as finished:
-        print(printable(str(finished)), flush=True)
+        say(str(finished))
     except SystemExit as stopped:  # a signal stopped all processes
         code = int(stopped.code or 0)
     distributed.part()

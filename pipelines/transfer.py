@@ -54,29 +54,30 @@ def run(config: Config, path: Path) -> None:
     from pipelines.building.transfer import build_parts
     from pipelines.runs.folder import RunFolder
     from pipelines.training.accelerator import open_accelerator
-    from pipelines.training.loop import Training
+    from pipelines.training.trials import training_for
 
     run = RunFolder.open("transfer", config, inputs)
-    if run.is_done():
+    if config.trial != "overfit" and run.is_done():
         return
     accelerator = open_accelerator(config.train, run.path)
     parts = build_parts(config)
     if parts.preparation is None and config.prepare != PrepareConfig():
         raise ConfigError(["prepare: no objective has a preparation phase (ab, fsp and ft do, at a weight above 0); "
                            "leave it out"])  # fmt: skip
-    running = [teacher for teacher in parts.teachers.values() if isinstance(teacher, Teacher)]
-    for teacher in running:
+    running = {name: teacher for name, teacher in parts.teachers.items() if isinstance(teacher, Teacher)}
+    for teacher in running.values():
         teacher.encoder.to(accelerator.device)
-    names = {config.student.view, *parts.module.reads, *(teacher.view for teacher in running)}
+    names = {config.student.view, *parts.module.reads, *(teacher.view for teacher in running.values())}
     views = {name: view for name, view in parts.views.items() if name in names}  # unused views are not read
     shared = (partial(step, teachers=parts.teachers), parts.shards, views, config.seed, parts.kept)
+    training = partial(training_for(config.trial), beside={name: each.encoder for name, each in running.items()})
     figures = {}
-    if parts.preparation is not None:
+    if parts.preparation is not None and config.trial in (None, "replay"):
         before = config.prepare.over(parts.train)
-        figures["preparation"] = Training(accelerator, run, before, parts.preparation, *shared, phase="prepare").fit()
+        figures["preparation"] = training(accelerator, run, before, parts.preparation, *shared, phase="prepare").fit()
         accelerator = open_accelerator(config.train, run.path)  # each phase has its own loss scale
     calibrate = partial(observe, parts.module, parts.teachers) if parts.module.needs_calibration else None
-    figures |= Training(accelerator, run, parts.train, parts.module, *shared, calibrate=calibrate).fit()
+    figures |= training(accelerator, run, parts.train, parts.module, *shared, calibrate=calibrate).fit()
     if accelerator.is_main_process:
         modality = parts.views[config.student.view].modality
         export_student(

@@ -151,6 +151,9 @@ class TrainConfig:
         return 1e-3 if self.lr is None else self.lr
 
 
+Trial = Literal["dry_run", "overfit", "replay"]  # see `pipelines.training.trials`
+
+
 @dataclass(frozen=True)
 class PrepareConfig:
     """The phase before the main one, for objectives that have one; other settings are those of `train`."""

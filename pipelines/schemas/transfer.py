@@ -10,6 +10,7 @@ from pipelines.schemas.common import (
     StudentConfig,
     TeacherConfig,
     TrainConfig,
+    Trial,
     ViewConfig,
     check_names,
 )
@@ -31,6 +32,8 @@ class Config:
     held_out: HeldOutConfig | None = None  # keep part of the data for tuning; null: train on all
     seed: int = 0  # seed of weights, order, crops, augmentation and negatives
     output: str = runtime_only("runs/transfer")  # folder of the run
+    # dry_run: take some steps and tell the costs; overfit: learn one batch; replay: find a loss that is not finite
+    trial: Trial | None = runtime_only(None)
 
     def __post_init__(self) -> None:
         check_names(self, self.teachers)
