@@ -13,22 +13,25 @@ PASSES = (8, 60)  # least and most
 
 
 def default_objectives(
-    views: Mapping[str, ViewConfig], teachers: Mapping[str, TeacherConfig], student: str
+    views: Mapping[str, ViewConfig], teachers: Mapping[str, TeacherConfig], student: str, *, knows_classes: bool
 ) -> dict[str, ObjectiveConfig]:
-    """`patch` where student and teachers see aligned pictures; otherwise `infonce`, with `seed` at twice the weight.
+    """`infonce`, `seed` and `kd` of teachers that know the classes; of others, `patch` between aligned pictures.
 
-    Stored features (`teachers.NAME.features`) may have no maps, so they get the latter too.
+    Of others that are not aligned pictures it is `infonce` and `seed`, and with stored features
+    (`teachers.NAME.features`) too, which may have no maps.
 
     Args:
         views: the views of the config.
         teachers: the teachers of the config.
         student: the name of the student's view.
+        knows_classes: whether every teacher has logits for the classes of the pairs.
     """
     seen = [views[student].modality, *(views[teacher.view].modality for teacher in teachers.values())]
     stored = any(teacher.features is not None for teacher in teachers.values())
-    if all(modality in PICTURES for modality in seen) and not stored:
+    if not knows_classes and not stored and all(modality in PICTURES for modality in seen):
         return {"patch": ObjectiveConfig("patch")}
-    return {"infonce": ObjectiveConfig("infonce"), "seed": ObjectiveConfig("seed", weight=2.0)}
+    whole = {"infonce": ObjectiveConfig("infonce"), "seed": ObjectiveConfig("seed", weight=2.0)}
+    return whole | ({"kd": ObjectiveConfig("kd", weight=0.9)} if knows_classes else {})
 
 
 def sized(train: TrainConfig, pairs: int, *, is_new: bool) -> TrainConfig:
