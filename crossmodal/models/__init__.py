@@ -17,12 +17,17 @@ if TYPE_CHECKING:
     from crossmodal.models.files import load as load
     from crossmodal.models.files import load_model as load_model
     from crossmodal.models.files import save_model as save_model
+    from crossmodal.models.hub import HubError as HubError
     from crossmodal.models.model import Model as Model
     from crossmodal.models.model import Signals as Signals
+    from crossmodal.models.sharing import push as push
+    from crossmodal.models.sharing import save as save
 
 __getattr__ = lazily(
     __name__,
     card=("CARD", "WEIGHTS", "Card", "ExportError", "Head", "digest", "find_model", "name_fit", "read_card"),
     files=("load", "load_model", "save_model"),
+    hub=("HubError",),
     model=("Model", "Signals"),
+    sharing=("push", "save"),
 )

@@ -18,6 +18,7 @@ from crossmodal.contrast.options import Negatives
 from crossmodal.data.manifest import sha256_of
 from crossmodal.encoders import Encoder, Spec
 from crossmodal.models.card import CARD, WEIGHTS, Card, ExportError, Head, find_model, frozen, read_card
+from crossmodal.models.hub import download, is_on_hub
 from crossmodal.models.model import Model
 from crossmodal.objectives import Objective
 from crossmodal.weights import refuse_nonfinite
@@ -72,20 +73,22 @@ def load_model(path: str | Path) -> Model:
     except RuntimeError as error:
         raise ExportError(f"{folder / WEIGHTS} does not fit {folder / CARD}: {error}") from error
     refuse_nonfinite(state, folder / WEIGHTS)
-    return Model(card, encoder.eval(), modality, {name: head.eval() for name, head in heads.items()})
+    return Model(card, encoder.eval(), modality, {name: head.eval() for name, head in heads.items()}, folder)
 
 
 def load(path: str | Path, *, device: str | torch.device | None = None) -> Model:
     """An exported encoder, ready to use; see `Model.embed`.
 
     Args:
-        path: folder of a finished run, or of an exported encoder.
+        path: folder of a finished run, or of an exported encoder; or "hf-hub:OWNER/NAME[@REVISION]", which is
+            downloaded into the hub's cache.
         device: where it computes; None: on the GPU if there is one.
 
     Raises:
         ExportError: see `load_model`.
+        HubError: the hub has no such model, refuses, or cannot be reached, and the cache does not have it.
     """
-    model = load_model(path)
+    model = load_model(download(str(path)) if is_on_hub(path) else path)
     model.encoder.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return model
 

@@ -14,6 +14,7 @@ from crossmodal.data.inputs import InputError, find_inputs
 from crossmodal.data.samples import SampleError, load_samples
 from crossmodal.encoders import Encoder, Features
 from crossmodal.models.card import Card, ExportError
+from crossmodal.models.hub import PREFIX, is_on_hub
 from crossmodal.objectives import Objective
 from modalities import CropBox, Modality
 
@@ -28,6 +29,30 @@ class Model:
     encoder: Encoder
     modality: Modality
     heads: dict[str, Objective]
+    folder: Path | None = None  # that it was loaded from
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str | Path, *, revision: str | None = None, device: str | torch.device | None = None
+    ) -> "Model":
+        """A model from a folder, or else from the hub by "OWNER/NAME"; see `crossmodal.load`."""
+        import crossmodal
+
+        local = Path(name).exists() or is_on_hub(name)
+        address = name if local else f"{PREFIX}{name}"
+        return crossmodal.load(f"{address}@{revision}" if revision else address, device=device)
+
+    def save_pretrained(self, folder: str | Path, **options: Any) -> Path:
+        """Writes the model and its README; see `crossmodal.save`."""
+        import crossmodal
+
+        return crossmodal.save(self, folder, **options)
+
+    def push_to_hub(self, repository: str, **options: Any) -> str:
+        """Uploads the model to the Hugging Face Hub; see `crossmodal.push`."""
+        import crossmodal
+
+        return crossmodal.push(self, repository, **options)
 
     def embed(self, what: Signals, *, batch_size: int = 64, workers: int = 0) -> Float[Tensor, "samples dim"]:
         """The embeddings of samples, in order, on the CPU.
