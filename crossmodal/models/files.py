@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode
 
 from crossmodal import OBJECTIVES
 from crossmodal.checkpoint import write, writing
@@ -24,6 +24,7 @@ from crossmodal.objectives import Objective
 from crossmodal.weights import refuse_nonfinite
 from modalities import MODALITIES
 
+FACTORIES = (torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.randint, torch.normal)
 SPARE = 2**20  # numbers that an encoder may allocate besides its weights: buffers, random rows
 
 
@@ -93,10 +94,11 @@ def load(path: str | Path, *, device: str | torch.device | None = None) -> Model
     return model
 
 
-class _Room(TorchDispatchMode):
+class _Room(TorchFunctionMode):
     """Raises an error once new tensors have many more numbers in total than a file of weights.
 
-    So a card that describes a huge network costs neither memory nor time.
+    So a card that describes a huge network costs neither memory nor time. A dispatch mode would see every allocation,
+    but imports torch._dynamo, which takes longer than all else before the first vector.
     """
 
     def __init__(self, numbers: int) -> None:
@@ -104,9 +106,11 @@ class _Room(TorchDispatchMode):
         self.numbers = numbers
         self.left = 4 * numbers + SPARE
 
-    def __torch_dispatch__(self, func: Any, kinds: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if args and isinstance(args[0], list | tuple) and all(type(size) is int for size in args[0]):
-            self.left -= math.prod(args[0])  # a factory function such as torch.empty
+    def __torch_function__(self, func: Any, kinds: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in FACTORIES:
+            values = (*args, *(kwargs or {}).values())
+            size = next((value for value in values if isinstance(value, list | tuple)), args)
+            self.left -= math.prod(number for number in size if type(number) is int)
             if self.left < 0:
                 raise ValueError(f"it has far more than the {self.numbers} numbers of its weights")
         return func(*args, **(kwargs or {}))
