@@ -24,7 +24,7 @@ import yaml
 
 from crossmodal import SOURCES
 from crossmodal.data.writer import write_shards
-from crossmodal.export import Card, save_model
+from crossmodal.models import Card, save_model
 from pipelines.__main__ import main
 
 PAIRS, BATCH, EPOCHS, WINDOWS, TURNS = 256, 32, 4, 2, 3

@@ -49,7 +49,7 @@ from crossmodal.data.shards import Shards
 from crossmodal.data.verify import check
 from crossmodal.data.views import Crop, View
 from crossmodal.data.writer import write_shards
-from crossmodal.export import CARD, WEIGHTS, Card, ExportError, Head, load_model, save_model
+from crossmodal.models import CARD, WEIGHTS, Card, ExportError, Head, load_model, save_model
 from crossmodal.sources import Pair
 from crossmodal.weights import WeightsError
 from modalities import MODALITIES, CropBox, DecodeError, Modality

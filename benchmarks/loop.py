@@ -18,7 +18,7 @@ import yaml
 
 from crossmodal import ENCODERS, OBJECTIVES, SOURCES
 from crossmodal.data.writer import write_shards
-from crossmodal.export import Card, save_model
+from crossmodal.models import Card, save_model
 from crossmodal.modules.transfer import Term, Transfer
 from crossmodal.objectives import Batch
 from pipelines.__main__ import main

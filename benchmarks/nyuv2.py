@@ -28,8 +28,8 @@ from torch import Tensor
 from crossmodal.data.reader import open_view, sweep_parts, to_batch
 from crossmodal.data.shards import Shards
 from crossmodal.encoders import Encoder
-from crossmodal.export import load_model
 from crossmodal.metrics.neighbours import classify
+from crossmodal.models import load_model
 from pipelines.__main__ import main as crossmodal
 
 BORDER, BLOCK = 6, 20

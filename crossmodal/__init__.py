@@ -1,6 +1,6 @@
 """Layer 2: paired data, networks, objectives and metrics. It uses modalities only through their interface.
 
-`crossmodal.load(path)` opens a trained encoder: see `crossmodal.export.Model`.
+`crossmodal.load(path)` opens a trained encoder: see `crossmodal.models.Model`; `save` and `push` share one.
 """
 
 from typing import TYPE_CHECKING
@@ -9,8 +9,10 @@ import modalities
 from modalities.common.lazy import lazily
 
 if TYPE_CHECKING:
-    from crossmodal.export import Model as Model
-    from crossmodal.export import load as load
+    from crossmodal.models import Model as Model
+    from crossmodal.models import load as load
+    from crossmodal.models import push as push
+    from crossmodal.models import save as save
 
 if not hasattr(modalities, "MODALITIES"):
     raise ImportError(
@@ -24,4 +26,4 @@ MULTIVIEW = modalities.Catalogue("crossmodal.multiview", "Multiview", "multiview
 OBJECTIVES = modalities.Catalogue("crossmodal.objectives", "Objective", "objective")
 EVALUATIONS = modalities.Catalogue("crossmodal.evaluation", "Evaluation", "evaluation")
 
-__getattr__ = lazily(__name__, export=("Model", "load"))
+__getattr__ = lazily(__name__, models=("Model", "load", "push", "save"))

@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-
 NAME = re.compile(r"step_(\d{9})\.pt")
 REMEDIES = {
     errno.ENOSPC: "free space",
@@ -51,6 +49,8 @@ def save(folder: Path, step: int, state: dict[str, Any], *, keep: int = 2) -> Pa
     Raises:
         CheckpointError: it could not be written, for example because the disk is full; earlier ones are unchanged.
     """
+    import torch  # writing a file needs no torch
+
     path = folder / f"step_{step:09d}.pt"
     aside = path.with_suffix(f".{os.getpid()}.part")
     try:
@@ -103,6 +103,8 @@ def load(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: the file is damaged.
     """
+    import torch
+
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file may raise anything; the message names the file

@@ -14,12 +14,11 @@ from pathlib import Path
 
 from modalities.common.catalogue import PLUGINS, suggest
 from pipelines import registry
-from pipelines.config import load
-from pipelines.config.errors import ConfigError, FinishedError, RunError, SharedError, printable
+from pipelines.config.errors import ConfigError, RunError, SharedError, printable
 from pipelines.config.fields import CATALOGUES
 from pipelines.config.trials import read_trial
 from pipelines.runs import distributed
-from pipelines.runs.console import say
+from pipelines.runs.console import print_records
 
 PACKAGES = ("modalities", "crossmodal", "pipelines")
 SCREEN = 20  # most problems shown
@@ -31,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names that the terminal cannot encode
+    print_records()
     try:
         return _dispatch([word for word in words if word != "--debug"])
     except KeyboardInterrupt:
@@ -135,15 +135,13 @@ def _run(name: str, words: list[str]) -> int:
         return pipeline.inspect(flag, Path(paths[0]))
     if "=" in words[0] and not Path(words[0]).exists():
         raise ConfigError([f"{form}, got {words[0]} instead of CONFIG"])
-    path, code = Path(words[0]), 0
+    from pipelines.api import execute
+
     try:
-        pipeline.run(distributed.together(lambda: load(pipeline.Config, path, words[1:])), path)
-    except FinishedError as finished:
-        say(str(finished))
+        execute(pipeline, Path(words[0]), words[1:])
     except SystemExit as stopped:  # a signal stopped all processes
-        code = int(stopped.code or 0)
-    distributed.part()
-    return code
+        return int(stopped.code or 0)
+    return 0
 
 
 def _must_know(kind: str, name: str, known: list[str]) -> None:

@@ -8,7 +8,7 @@ from pipelines.schemas.evaluate import Config
 
 def inputs(config: Config) -> Mapping[str, str]:
     """Digests of what the run reads."""
-    from crossmodal import export
+    from crossmodal import models
     from pipelines.building.data import open_shards
     from pipelines.config import at
     from pipelines.evaluation.students import refuse_unlike, shared_teacher
@@ -18,7 +18,7 @@ def inputs(config: Config) -> Mapping[str, str]:
         found["data.test"] = open_shards(config.data.test, "data.test").manifest.digest
     with at("students"):
         for name, folders in config.students.items():
-            digests = [export.digest(folder) for folder in folders]
+            digests = [models.digest(folder) for folder in folders]
             refuse_unlike(name, folders, digests)
             found[f"students.{name}"] = " ".join(digests)
     return found | shared_teacher(config)

@@ -5,7 +5,7 @@ from types import ModuleType
 from modalities.common.catalogue import Catalogue, suggest
 from pipelines.config.errors import ConfigError
 
-PIPELINES = Catalogue("pipelines", "", "pipeline", beside=("registry",))
+PIPELINES = Catalogue("pipelines", "", "pipeline", beside=("api", "registry"))
 
 TOOLS = {  # commands with arguments in place of a config: the module that has the function of that name
     "embed": "pipelines.embedding.command",

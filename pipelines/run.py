@@ -9,8 +9,10 @@ from typing import Any
 
 from modalities.common.catalogue import suggest
 from pipelines.config import ConfigError, load, to_dict, within
-from pipelines.config.errors import FinishedError, printable
+from pipelines.config.errors import FinishedError
 from pipelines.runs import distributed
+from pipelines.runs.console import say
+from pipelines.runs.folder import RunFolder, agree
 from pipelines.schemas.run import Config, StageConfig, references, settings
 
 
@@ -28,8 +30,6 @@ class Stage:
 def run(config: Config, path: Path) -> None:
     """Checks every stage's config, then runs the stages in order."""
     stages = distributed.together(lambda: _stages(config, path))
-    from pipelines.runs.folder import RunFolder, agree  # these import torch, which a config error need not wait for
-
     configs = {stage.name: {"pipeline": stage.pipeline, **to_dict(stage.config)} for stage in stages}
     agree({"pipeline": "run", "config": {"stages": [*configs], "stage": configs}, "inputs": {}})
     for stage in stages:
@@ -42,7 +42,7 @@ def run(config: Config, path: Path) -> None:
             try:
                 stage.module.run(stage.config, stage.path)
             except FinishedError as finished:
-                print(printable(str(finished)), flush=True)
+                say(str(finished))
 
 
 def _stages(config: Config, path: Path) -> list[Stage]:

@@ -29,15 +29,11 @@ def inputs(config: Config) -> Mapping[str, str]:
 
 def run(config: Config, path: Path) -> None:
     """Writes the splits of the source as shards, each with a manifest."""
-    import sys
-
-    from tqdm import tqdm
-
     from crossmodal import SOURCES
     from crossmodal.data.writer import write_shards
     from pipelines.config import ConfigError, at
     from pipelines.reporting.sheet import draw_sheet
-    from pipelines.runs.console import say
+    from pipelines.runs.console import progress_bar, say
     from pipelines.runs.folder import RunFolder, is_main
 
     run = RunFolder.open("shards", config, inputs)
@@ -52,7 +48,7 @@ def run(config: Config, path: Path) -> None:
     run.begin()
     written, counts = {}, {}
     for split in config.splits or source.splits():
-        with tqdm(unit=" pairs", disable=not sys.stderr.isatty(), desc=f"{run.path.name}/{split}") as bar, at("source"):
+        with progress_bar(unit=" pairs", desc=f"{run.path.name}/{split}") as bar, at("source"):
             manifest = write_shards(
                 source.pairs(split),
                 run.path / split,

@@ -23,7 +23,7 @@ from crossmodal.data.shards import Shards
 from crossmodal.data.verify import check
 from crossmodal.data.writer import _Statistics
 from crossmodal.encoders.convnet import ConvNet
-from crossmodal.export import CARD, WEIGHTS, ExportError, load_model
+from crossmodal.models import CARD, WEIGHTS, ExportError, load_model
 from modalities import DecodeError
 from modalities.audio import Audio
 from modalities.codecs.arrays import read_array

@@ -5,6 +5,7 @@ import sys
 
 MOVED = {
     "crossmodal.certifying": "crossmodal.modules.certifying",
+    "crossmodal.export": "crossmodal.models",
     "crossmodal.extraction": "crossmodal.data.extraction",
     "crossmodal.feature_packing": "crossmodal.data.feature_writer",
     "crossmodal.features": "crossmodal.data.features",

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from crossmodal import export
+from crossmodal import models
 from crossmodal.weights import find_weights
 from modalities import MODALITIES, CropBox, Modality
 from modalities.common.random import generator
@@ -33,7 +33,7 @@ def refuse_other_view(trained: Modality, given: Modality, key: str) -> None:
         ])  # fmt: skip
 
 
-def check_start(student: StudentConfig, given: Modality, *, is_frozen: bool) -> export.Card | None:
+def check_start(student: StudentConfig, given: Modality, *, is_frozen: bool) -> models.Card | None:
     """Refuses a classifier's encoder and view that contradict the trained network it starts from.
 
     Args:
@@ -89,20 +89,20 @@ def describe_other_view(weights: Path, given: Modality) -> str:
     return f", trained on {type(given).__name__} with {_differences(trained, given)}"
 
 
-def _read_trained(weights: Path) -> tuple[export.Card, Modality] | None:
+def _read_trained(weights: Path) -> tuple[models.Card, Modality] | None:
     """The card and the view of an exported model; None for other files of weights.
 
     Raises:
         ExportError: the card cannot be read, or was written by another version.
     """
     folder = weights.parent
-    if weights.name != export.WEIGHTS or not (folder / export.CARD).is_file():
+    if weights.name != models.WEIGHTS or not (folder / models.CARD).is_file():
         return None
-    card = export.read_card(folder)  # only the card: building the model would draw weights
+    card = models.read_card(folder)  # only the card: building the model would draw weights
     try:
         return card, MODALITIES.get(card.modality)(**card.modality_options)
     except (TypeError, LookupError) as error:
-        raise export.ExportError(f"{folder / export.CARD} names something unknown to this version: {error}") from error
+        raise models.ExportError(f"{folder / models.CARD} names something unknown to this version: {error}") from error
 
 
 def _differences(trained: Modality, given: Modality) -> str:

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from crossmodal import export
+from crossmodal import models
 from crossmodal.data.views import View
 from crossmodal.encoders import Encoder
-from crossmodal.export import Card, Head
+from crossmodal.models import Card, Head
 from crossmodal.modules.transfer import Transfer
 from modalities import Modality
 from pipelines.building.teachers import AnyTeacher
@@ -33,7 +33,7 @@ def export_student(
             specs[name] = Head(objective.name, objective.options, term.teacher, teachers[term.teacher].spec)
             heads[name] = term.objective
     card = _card(config.student, config.views[config.student.view], modality)
-    export.save_model(
+    models.save_model(
         folder, replace(card, classes=classes, heads=specs, temperature=temperature), module.student, heads
     )
 
@@ -42,7 +42,7 @@ def export_encoder(
     folder: Path, config: StudentConfig, views: Mapping[str, ViewConfig], opened: Mapping[str, View], encoder: Encoder
 ) -> None:
     """Writes a pretrained encoder to a folder."""
-    export.save_model(folder, _card(config, views[config.view], opened[config.view].modality), encoder, {})
+    models.save_model(folder, _card(config, views[config.view], opened[config.view].modality), encoder, {})
 
 
 def _card(config: StudentConfig, view: ViewConfig, modality: Modality) -> Card:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from crossmodal import ENCODERS, export
+from crossmodal import ENCODERS, models
 from crossmodal.encoders import Published
 from modalities import Modality
 from pipelines.config import ConfigError
@@ -71,7 +71,7 @@ def _published(key: str, network: TeacherConfig | StudentConfig) -> Published | 
     if network.weights is None:
         return None
     path = Path(network.weights)
-    is_run = path.is_dir() or (path.name == export.WEIGHTS and (path.parent / export.CARD).is_file())
+    is_run = path.is_dir() or (path.name == models.WEIGHTS and (path.parent / models.CARD).is_file())
     if isinstance(network, TeacherConfig) and network.normalisation == "view":
         if is_run:
             raise ConfigError([

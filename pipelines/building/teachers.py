@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from crossmodal import ENCODERS, export
+from crossmodal import ENCODERS, models
 from crossmodal.data.features import FeatureManifest, FeatureShards, read_manifest
 from crossmodal.data.manifest import sha256_of
 from crossmodal.data.views import View
@@ -95,7 +95,7 @@ def _build_teacher(config: TeacherConfig, views: Mapping[str, View], key: str) -
     view = views[config.view]
     if config.encoder is None:
         with at(f"{key}.weights"):
-            model = export.load_model(config.weights)
+            model = models.load_model(config.weights)
         refuse_other_view(model.modality, view.modality, key)
         encoder, classes = model.encoder, model.card.classes
     else:
@@ -117,7 +117,7 @@ def inflate_teacher(config: TeacherConfig, shape: tuple[int, ...]) -> Encoder:
         ValueError: the network or its weights do not fit the shape.
     """
     if config.encoder is None:
-        card = export.read_card(config.weights)
+        card = models.read_card(config.weights)
         encoder: Encoder = ENCODERS.get(card.encoder)(shape, 0, **card.encoder_options)
     else:
         encoder = ENCODERS.get(config.encoder.name)(shape, 0, **config.encoder.options)
@@ -138,12 +138,12 @@ def teacher_classes(config: TeacherConfig, key: str) -> list[str]:
     if config.encoder is not None:
         return []
     with at(f"{key}.weights"):
-        return export.read_card(config.weights).classes
+        return models.read_card(config.weights).classes
 
 
 def teacher_digest(config: TeacherConfig) -> str:
     """The digest of a teacher's weights, for a run's identity; checks config.sha256, if given."""
-    ours = None if config.encoder else export.digest(config.weights)
+    ours = None if config.encoder else models.digest(config.weights)
     if ours is not None and config.sha256 is None:
         return ours
     path = find_weights(config.weights)

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from crossmodal import export
+from crossmodal import models
 from crossmodal.certificates.certificate import certify, monte_carlo_upper
 from crossmodal.certificates.gaussians import ScaleGrid, Snapped, kl_divergence, snap, spherical
 from crossmodal.certificates.posterior import GaussianPosterior, with_fixed_statistics, without_running_statistics
@@ -171,7 +171,7 @@ class Certification:
         with at("encoder.weights"):
             if weights is None:
                 raise ValueError("must be the folder of a transfer if teacher is set, because its head compares both")
-            heads = export.load_model(weights).heads
+            heads = models.load_model(weights).heads
             if not heads:
                 raise ValueError(f"{weights} has no head that compares it with a teacher; use a student of crossmodal "
                                  "transfer")  # fmt: skip

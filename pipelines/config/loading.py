@@ -11,14 +11,16 @@ from typing import Any, TypeVar
 from pipelines.config.check import Walk
 from pipelines.config.errors import ConfigError
 from pipelines.config.fields import CATALOGUES
-from pipelines.config.merge import merge, read, read_override, resolve
+from pipelines.config.merge import GIVEN, merge, read, read_override, read_plain, resolve
 from pipelines.config.parse import Node, along, dump, place
 
 Schema = TypeVar("Schema")
 
 
-def load(schema: type[Schema], path: Path, overrides: Sequence[str] = (), *, stored: bool = False) -> Schema:
-    """The config at `path`, merged over its base files and under the overrides; the last value of a key counts.
+def load(
+    schema: type[Schema], config: Path | Mapping[str, Any], overrides: Sequence[str] = (), *, stored: bool = False
+) -> Schema:
+    """The config, merged over its base files and under the overrides; the last value of a key counts.
 
     `a.b=value` sets a value (YAML; mappings are merged) and `~a.b` removes one. In a mapping, the key `~name` removes
     an earlier entry. If the name of an entry changes, the options that files gave the old entry are dropped. `${a.b}`
@@ -26,7 +28,7 @@ def load(schema: type[Schema], path: Path, overrides: Sequence[str] = (), *, sto
 
     Args:
         schema: the dataclass of the config.
-        path: the config file.
+        config: its file, or its content as plain values; `base` in it is then relative to the working folder.
         overrides: settings that replace those of the file.
         stored: the file is the config.yaml of a run's folder, perhaps of an earlier version. The old keys in the
             schema's `RENAMED` are then read as the new ones; otherwise they are errors.
@@ -35,20 +37,21 @@ def load(schema: type[Schema], path: Path, overrides: Sequence[str] = (), *, sto
         ConfigError: all problems, each with its file and line or override.
     """
     problems: list[str] = []
+    shown = config.as_posix() if isinstance(config, Path) else GIVEN
     try:
-        root = read(path, problems)
+        root = read(config, problems) if isinstance(config, Path) else read_plain(config, problems)
         for override in overrides:
             try:
                 root = merge(root, read_override(override, problems, root), problems)
             except ConfigError as error:
                 problems.extend(error.problems)
-        _refuse_set(schema, root, path, problems)
-        config = Walk(problems, stored).read(schema, resolve(root, problems), "")
+        _refuse_set(schema, root, shown, problems)
+        checked = Walk(problems, stored).read(schema, resolve(root, problems), "")
     except RecursionError as error:
-        raise ConfigError([f"{path}: it or an override has lists or mappings nested too deep"]) from error
+        raise ConfigError([f"{shown}: it or an override has lists or mappings nested too deep"]) from error
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
-    return config
+    return checked
 
 
 def renew(schema: type, values: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -62,12 +65,13 @@ def renew(schema: type, values: Mapping[str, Any]) -> Mapping[str, Any]:
     return renewed if len(leaves(renewed)) == len(leaves(values)) else values
 
 
-def _refuse_set(schema: type, root: Node, path: Path, problems: list[str]) -> None:
+def _refuse_set(schema: type, root: Node, shown: str, problems: list[str]) -> None:
     """Reports values that the config or an override gives for fields that the code sets."""
     for key, by in getattr(schema, "DERIVED", {}).items():
-        nodes, own = along(root, key), ("override ", f"{path.as_posix()}:")
+        nodes, own = along(root, key), ("override ", f"{shown}:")
         node = nodes[-1]
-        if len(nodes) > len(key.split(".")) and any(place.startswith(own) for place in (node.where, *node.touched)):
+        is_given = any(place == shown or place.startswith(own) for place in (node.where, *node.touched))
+        if len(nodes) > len(key.split(".")) and is_given:
             problems.append(f"{node.places}: {key} is set by {by}; leave it out")
 
 

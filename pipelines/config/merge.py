@@ -2,7 +2,7 @@
 
 import operator
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
 from pathlib import Path
@@ -12,6 +12,7 @@ from modalities.common.catalogue import suggest
 from pipelines.config.errors import ConfigError
 from pipelines.config.parse import Node, along, parse, place, plain, scalar
 
+GIVEN = "config"  # the place of values that were given as a mapping, in messages
 LONGEST = 200  # most characters of a value in a message
 
 
@@ -24,6 +25,16 @@ def read(path: Path, problems: list[str]) -> Node:
         ConfigError: a file is missing, unreadable, not YAML, not a mapping, or based on itself.
     """
     return _read(path, path.as_posix(), (), problems)
+
+
+def read_plain(values: Mapping[str, Any], problems: list[str]) -> Node:
+    """A config given as plain values, merged over its base files, whose paths are relative to the working folder.
+
+    Raises:
+        ConfigError: a base file cannot be read; see `read`.
+    """
+    content = place(values, GIVEN)
+    return _over_bases(replace(content, value={"base": Node([], GIVEN), **content.value}), Path(), (), problems)
 
 
 def read_override(text: str, problems: list[str], root: Node) -> Node:

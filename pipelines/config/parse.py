@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 import yaml
@@ -108,10 +109,12 @@ def along(root: Node, key: str) -> list[Node]:
 
 
 def place(value: Any, where: str) -> Node:
-    """A plain value as a tree in which every node has the same place."""
-    if isinstance(value, dict):
-        return Node({name: place(child, where) for name, child in value.items()}, where)
-    return Node([place(child, where) for child in value] if isinstance(value, list) else value, where)
+    """A plain value as a tree in which every node has the same place; paths become text."""
+    if isinstance(value, Mapping):
+        return Node({str(name): place(child, where) for name, child in value.items()}, where)
+    if isinstance(value, list | tuple):
+        return Node([place(child, where) for child in value], where)
+    return Node(str(value) if isinstance(value, PurePath) else value, where)
 
 
 def scalar(text: str) -> Any:

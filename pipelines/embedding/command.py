@@ -13,7 +13,7 @@ from pipelines.config.errors import printable
 
 if TYPE_CHECKING:
     from crossmodal.data.samples import Samples
-    from crossmodal.export import Model
+    from crossmodal.models import Model
     from pipelines.embedding.parts import Rows
 
 ROWS = 4096  # of a part
@@ -58,7 +58,7 @@ def embed(words: Sequence[str]) -> int:
 
     import crossmodal
     from crossmodal.data.inputs import InputError, find_inputs
-    from crossmodal.export import digest
+    from crossmodal.models import digest
     from pipelines.embedding.parts import Parts, join
     from pipelines.runs import distributed
 

@@ -20,9 +20,9 @@ from crossmodal.data.shards import Shards
 from crossmodal.data.views import Crop, View
 from crossmodal.encoders import Encoder, Features
 from crossmodal.evaluation import Artefacts, Evaluation, Kind, Network, Pairs, Subject, Targets
-from crossmodal.export import Model
 from crossmodal.metrics import few_labels, probe, retrieval
 from crossmodal.metrics.intervals import Resampling, Totals
+from crossmodal.models import Model
 from pipelines.building.teachers import inflate_teacher
 from pipelines.config import ConfigError, FieldError, at
 from pipelines.evaluation.decoded import HELD, Chosen, Decoded

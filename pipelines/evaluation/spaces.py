@@ -5,8 +5,8 @@ from torch import Tensor
 
 from crossmodal.encoders import Features, Spec
 from crossmodal.evaluation import Network
-from crossmodal.export import Model
 from crossmodal.metrics import retrieval
+from crossmodal.models import Model
 
 MAP = "map"  # the linear map's; the others have the names of their objectives
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from crossmodal import export
+from crossmodal import models
 from crossmodal.data.shards import Shards
 from modalities.common.catalogue import suggest
 from modalities.rgb import Rgb
@@ -68,7 +68,7 @@ def taught(config: Config, folder: str) -> tuple[str, transfer.Config] | None:
 
 def _given(view: ViewConfig) -> dict[str, Any]:
     """The options of a stored view, without an RGB normalisation that is the default: published weights replace it."""
-    options = export.name_fit(view.modality, view.options)
+    options = models.name_fit(view.modality, view.options)
     if view.modality != "rgb":
         return options
     unset = {name for name in ("mean", "std") if name in options and tuple(options[name]) == getattr(Rgb, name)}

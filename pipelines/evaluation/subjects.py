@@ -5,11 +5,11 @@ from functools import cached_property
 
 from torch import Tensor
 
-from crossmodal import export
+from crossmodal import models
 from crossmodal.data.reader import open_view
 from crossmodal.data.shards import Shards
 from crossmodal.data.views import View
-from crossmodal.export import Model
+from crossmodal.models import Model
 from pipelines.building.data import leave_out, networks_of, open_views
 from pipelines.building.teachers import Teacher, build_teachers
 from pipelines.config import ConfigError, at
@@ -72,11 +72,11 @@ class Subjects:
     def students(self) -> dict[str, list[Model]]:
         """The exported students by name, one for each seed."""
         with at("students"):
-            found = {name: [export.load_model(path) for path in paths] for name, paths in self.config.students.items()}
+            found = {name: [models.load_model(path) for path in paths] for name, paths in self.config.students.items()}
         cards = [
             replace(model.card, classes=[], heads={}, temperature=None, weights="")
-            for models in found.values()
-            for model in models
+            for trainings in found.values()
+            for model in trainings
         ]
         if any(card != cards[0] for card in cards):
             raise ConfigError(["students must share encoder and view, so that scratch and random are the same for all"])

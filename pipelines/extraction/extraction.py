@@ -1,7 +1,6 @@
 """The loop of `crossmodal features`: the processes share the shards, and each shard is written once."""
 
 import contextlib
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -11,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import PartialState
-from tqdm import tqdm
 
 from crossmodal.data.extraction import Crops, Extract, batches_of, crop_batches
 from crossmodal.data.feature_writer import FeatureTar, is_done, remove_marks, write_manifest
@@ -24,9 +22,9 @@ from pipelines.building.cached_features import origin
 from pipelines.building.data import leave_out, networks_of, open_shards, open_views
 from pipelines.building.teachers import Teacher, build_teachers
 from pipelines.config import at
-from pipelines.config.errors import RunError, printable
+from pipelines.config.errors import RunError
 from pipelines.runs import distributed
-from pipelines.runs.console import say
+from pipelines.runs.console import progress_bar, say, warn
 from pipelines.runs.folder import RunFolder
 from pipelines.schemas.features import Config
 
@@ -104,8 +102,7 @@ class Extraction:
         features = self._features(crops)
         for problem, is_incomplete in zip(crops.problems, crops.incomplete, strict=True):
             if problem is not None and not is_incomplete:  # of those one line says how many they are
-                text = f"{self.run.path}: left without features: {problem}"
-                print(printable(text), file=sys.stderr, flush=True)
+                warn(f"{self.run.path}: left without features: {problem}")
         for name, tar in tars.items():
             row = 0
             for key, problem in zip(crops.keys, crops.problems, strict=True):
@@ -171,8 +168,7 @@ class Extraction:
 
     def _bar(self, numbers: list[int]) -> Any:
         total = sum(self.shards.manifest.shards[number].pairs for number in numbers)
-        quiet = not (self.state.is_main_process and sys.stderr.isatty())
-        return tqdm(total=total, unit=" pairs", disable=quiet, desc=self.run.path.name)
+        return progress_bar(total=total, unit=" pairs", desc=self.run.path.name)
 
 
 def clean(config: Config, run: RunFolder) -> None:

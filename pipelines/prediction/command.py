@@ -13,7 +13,7 @@ from pipelines.config.errors import printable
 
 if TYPE_CHECKING:
     from crossmodal.data.samples import LoadedSamples, Samples
-    from crossmodal.export import Model
+    from crossmodal.models import Model
     from pipelines.prediction.answers import Answer, Format
 
 FORMATS: "dict[str, Format]" = {".csv": "csv", ".jsonl": "jsonl"}  # by the extension of --to
@@ -67,11 +67,11 @@ def predict(words: Sequence[str]) -> int:
 
     import torch
 
-    from crossmodal import export
+    from crossmodal import models
     from crossmodal.data.inputs import InputError, find_inputs
     from pipelines.prediction.answers import header, line, replacing
 
-    model = export.load_model(asked.model)
+    model = models.load_model(asked.model)
     if not model.card.classes:
         raise ConfigError([f"predict: {asked.model} has no classes; train a classifier from it with crossmodal "
                            f"supervise (student.weights: {asked.model})"])  # fmt: skip

@@ -9,7 +9,7 @@ import torch
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
-from crossmodal import export
+from crossmodal import models
 from crossmodal.data.views import View
 from pipelines.building.data import networks_of, open_shards, open_views
 from pipelines.config import ConfigError, load
@@ -220,7 +220,7 @@ def _embeddings(section: dict[str, Any], asked: evaluate.Config, examples: Mappi
     """A map of embeddings, and what some queries retrieve."""
     student = next(iter(asked.students.values()))[0]
     unit, transferred = torch.nn.functional.normalize, taught(asked, student)
-    query, classes = View(export.load_model(student).modality), section["figures"]["classes"]
+    query, classes = View(models.load_model(student).modality), section["figures"]["classes"]
     some = spread(len(examples["label"]), SHOWN)
     label = examples["label"][some]
     if classes and len(classes) <= NUMBERED:

@@ -121,6 +121,9 @@ def part() -> None:
         gc.collect()  # models in reference cycles hold the group too
         wait()
         distributed.destroy_process_group()
+        from accelerate import PartialState
+
+        PartialState._reset_state()  # a further run in this process opens a group again
 
 
 def _problems(error: BaseException | None) -> list[str]:

@@ -1,6 +1,5 @@
 """A run's folder: resolved config, log of metrics, checkpoints and report."""
 
-import fcntl
 import hashlib
 import json
 import os
@@ -9,7 +8,6 @@ import re
 import subprocess
 import sys
 import time
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,8 +21,9 @@ from pipelines.config.errors import FinishedError, SharedError
 from pipelines.runs import distributed
 from pipelines.runs.console import say
 from pipelines.runs.distributed import is_main
+from pipelines.runs.lock import LOCK, Lock
 
-RUN, REPORT, METRICS, LOCK = "run.json", "report.json", "metrics.jsonl", ".lock"
+RUN, REPORT, METRICS = "run.json", "report.json", "metrics.jsonl"
 # files of a finished run that other pipelines read
 RESULTS = "model/* */model/* */manifest.json */*.tar *.safetensors report.html results.json table.md"
 ALONE = ("shards", "evaluate", "report")  # pipelines that rank 0 runs while the others wait
@@ -41,23 +40,6 @@ def read_report(folder: str | Path) -> dict[str, Any]:
     """The report of a finished run; empty if the folder holds none."""
     path = Path(folder) / REPORT
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-
-class Lock:
-    """Keeps other processes out of a folder while this object and its process live.
-
-    Raises:
-        ConfigError: another process is writing into the folder.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT)  # writable, or NFS refuses the lock
-        close = weakref.finalize(self, os.close, descriptor)
-        os.register_at_fork(after_in_child=close)  # or workers that outlive a killed process hold its lock
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConfigError([f"output {folder}: another process is writing here; wait for it, or stop it"]) from error
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """The pairs that weights have seen: those of their run, of its teachers and of the weights that these started from."""
 
 import hashlib
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,8 @@ from crossmodal.data.manifest import ShardError
 from crossmodal.data.shards import Shards
 from pipelines.building.data import open_parts
 from pipelines.config import ConfigError, at, load, within
-from pipelines.config.errors import printable
 from pipelines.registry import find_pipeline
+from pipelines.runs.console import warn
 from pipelines.runs.folder import RunFolder, is_main, read_report
 from pipelines.schemas import certify, pretrain, transfer
 from pipelines.schemas.common import HeldOutConfig
@@ -81,7 +80,7 @@ def count_copies(test: Shards, learnt: Shards, weights: Iterable[str], key: str)
         where = f"{', '.join(unknown)}: gone, changed since, or not of a run"
         lines.append(f"could not check whether pairs of {test.folder} were trained on in {where}")
     for line in lines if is_main() else ():
-        print(printable(f"{key}: {line}"), file=sys.stderr, flush=True)
+        warn(f"{key}: {line}")
     return len(copies), unknown
 
 

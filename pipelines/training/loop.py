@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from crossmodal import checkpoint
 from crossmodal.data.features import FeatureShards
@@ -28,9 +27,9 @@ from crossmodal.modules.base import Losses, TrainingModule, unreached, why_not_a
 from crossmodal.objectives import Batch
 from modalities.common.random import generator
 from pipelines.config import ConfigError
-from pipelines.config.errors import DivergedError, RunError, printable
+from pipelines.config.errors import DivergedError, RunError
 from pipelines.config.trials import has_trials
-from pipelines.runs.console import say
+from pipelines.runs.console import progress_bar, say, warn
 from pipelines.runs.folder import RunFolder
 from pipelines.schemas.common import TrainConfig
 from pipelines.training.memory import forget_peak, peak_mb
@@ -286,8 +285,7 @@ class Training:
                 say(f"{self.name}: stopped at step {self.progress.step} of {self.steps}; {self._save_last(metrics)}")
             sys.exit(128 + number)
         for problem in set(replaced) - self.unreadable:
-            line = f"{self.run.path}: another pair replaces an unreadable one: {problem}"
-            print(printable(line), file=sys.stderr, flush=True)
+            warn(f"{self.run.path}: another pair replaces an unreadable one: {problem}")
         self.unreadable |= set(replaced)
         self.progress.replaced += int(counts.sum())
         return True
@@ -441,8 +439,7 @@ class Training:
     def _bar(self) -> Any:
         ranks = self.accelerator.num_processes
         done, size = self.progress.step, self.config.batch_size // ranks * ranks
-        quiet = not (self.accelerator.is_main_process and sys.stderr.isatty())
-        return tqdm(total=self.steps * size, initial=done * size, unit=" pairs", disable=quiet, desc=self.name)
+        return progress_bar(total=self.steps * size, initial=done * size, unit=" pairs", desc=self.name)
 
 
 def _split(part: SampleBatch, pieces: int) -> list[SampleBatch]:

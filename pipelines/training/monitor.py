@@ -1,7 +1,6 @@
 """The collapse monitor of a pretraining: kNN accuracy, diagnostics and warnings."""
 
 import json
-import sys
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -15,7 +14,7 @@ from crossmodal.encoders import Encoder
 from crossmodal.evaluation.common.diagnosis import diagnose_encoder
 from crossmodal.metrics import neighbours
 from crossmodal.modules.collapse import warn
-from pipelines.config.errors import printable
+from pipelines.runs import console
 from pipelines.runs.folder import METRICS, RunFolder
 from pipelines.schemas.pretrain import Config
 
@@ -38,8 +37,7 @@ class Monitor:
         for problem in self._problems(line):
             if problem not in self.told:
                 self.told.add(problem)
-                text = f"{self.run.path}: step {line['step']:.0f}: {problem}"
-                print(printable(text), file=sys.stderr, flush=True)
+                console.warn(f"{self.run.path}: step {line['step']:.0f}: {problem}")
         due = epochs // settings.every > before // settings.every or before < epochs == self.config.train.passes
         if not (settings.pairs and due):
             return {}

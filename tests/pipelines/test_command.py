@@ -220,7 +220,7 @@ def test_only_rank_0_says_what_all_ranks_find(
     def refuse(*_: object) -> None:
         raise SharedError(["batc is not known"])
 
-    monkeypatch.setattr("pipelines.__main__.load", refuse)
+    monkeypatch.setattr("pipelines.api.load", refuse)
     assert said(capsys, "probe", "x.yaml") == (2, "", "batc is not known\n")
     monkeypatch.setenv("RANK", "1")
     assert said(capsys, "probe", "x.yaml") == (2, "", "")
@@ -306,7 +306,7 @@ def test_a_pipelines_help_has_every_field_with_type_default_and_comment(
 
 
 def test_every_pipeline_of_ours_has_help_with_a_comment_for_every_field() -> None:
-    names = Catalogue("pipelines", "", "pipeline", beside=("registry",)).names()
+    names = Catalogue("pipelines", "", "pipeline", beside=registry.PIPELINES.beside).names()
     assert names
     for name in names:
         pipeline = importlib.import_module(f"pipelines.{name}")

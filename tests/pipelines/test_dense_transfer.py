@@ -93,7 +93,7 @@ def test_cached_maps_equal_a_running_teacher(
 
 
 def test_exported_heads_come_back_with_their_normalisation(config: Path, tmp_path: Path) -> None:
-    from crossmodal.export import load_model
+    from crossmodal.models import load_model
 
     assert main(["transfer", str(config)]) == 0
     (target, _) = load_model(tmp_path / "run").heads["patch"].targets

@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from crossmodal.data.shards import Shards
-from crossmodal.export import load_model
+from crossmodal.models import load_model
 from modalities import CropBox
 from pipelines.__main__ import main
 from pipelines.evaluation.students import taught

@@ -14,7 +14,7 @@ import pytest
 import torch
 from commands import assert_equal, launch, lines, run, start, wait_for_step, weights, without_speed, write
 
-from crossmodal import SOURCES, export
+from crossmodal import SOURCES, models
 from crossmodal.data.manifest import read_manifest
 from crossmodal.data.shards import Shards
 from crossmodal.data.writer import write_shards
@@ -85,7 +85,7 @@ def test_every_scheme_trains_and_exports_its_encoders(config: str, tmp_path: Pat
     assert len(found) == 6 and all(line["loss"] == line["loss"] for line in found)
     several = BOTH.keys() <= SCHEMES[scheme].keys()
     for folder in (tmp_path / "run" / name for name in (("rgb", "depth") if several else (".",))):
-        model = export.load_model(folder)
+        model = models.load_model(folder)
         start = model.card.build().state_dict()
         assert all(tensor.isfinite().all() for tensor in model.encoder.state_dict().values())
         assert any(not tensor.equal(start[name]) for name, tensor in model.encoder.state_dict().items())

@@ -12,7 +12,7 @@ import torch
 from commands import ENCODER, assert_equal, lines, start, wait_for_step, weights, without_speed, write
 from commands import run as command
 
-from crossmodal import ENCODERS, OBJECTIVES, export
+from crossmodal import ENCODERS, OBJECTIVES, models
 from crossmodal.data.reader import open_view, sweep_parts, to_batch
 from crossmodal.data.shards import Shards
 from crossmodal.metrics.calibration import fit_temperature, judge_probabilities, temperature_interval
@@ -75,7 +75,7 @@ def test_the_card_has_the_classes_and_the_temperature_of_the_pairs_held_out(
     config: Path, synthetic: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["supervise", str(config)]) == 0
-    model, figures = export.load_model(tmp_path / "run"), json.loads((tmp_path / "run" / "report.json").read_text())
+    model, figures = models.load_model(tmp_path / "run"), json.loads((tmp_path / "run" / "report.json").read_text())
     assert model.card.classes == Shards.open(synthetic / "train").manifest.classes
     held = open_labelled(load(Config, config), ["depth"], by_class=True).validation
     assert held is not None

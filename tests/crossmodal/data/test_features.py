@@ -16,7 +16,7 @@ import torch
 import webdataset
 from commands import ENCODER, launch, lines, start, wait_until, write
 
-from crossmodal import ENCODERS, export
+from crossmodal import ENCODERS, models
 from crossmodal.checkpoint import WriteError
 from crossmodal.data.extraction import Extract, batches_of, crop_batches
 from crossmodal.data.feature_writer import FeatureTar
@@ -130,7 +130,7 @@ def test_looks_are_those_of_the_first_epochs(synthetic: Path) -> None:
 
 
 def test_members_are_what_the_teacher_says_of_every_window(synthetic: Path, teacher: Path, kept: Path) -> None:
-    shards, model = Shards.open(synthetic / "train"), export.load_model(teacher)
+    shards, model = Shards.open(synthetic / "train"), models.load_model(teacher)
     views = {"rgb": open_view(shards, "rgb", size=32)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)  # WebDataset leaves closing its files to the collector
@@ -349,7 +349,7 @@ def test_features_of_other_data_and_weights_are_refused(
     told = capsys.readouterr().err
     for key, digests in {
         "data": [Shards.open(synthetic / part).manifest.digest for part in ("train", "test")],
-        "weights": [export.digest(folder) for folder in (teacher, other)],
+        "weights": [models.digest(folder) for folder in (teacher, other)],
     }.items():
         assert f'{key}: "{digests[0]}" before, "{digests[1]}" now' in told
     assert "or set train.crop.windows" not in told  # that alone would not help

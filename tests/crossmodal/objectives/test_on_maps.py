@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from crossmodal import ENCODERS, OBJECTIVES
 from crossmodal.encoders import Features, Spec
-from crossmodal.export import Card, Head, load_model, save_model
+from crossmodal.models import Card, Head, load_model, save_model
 from crossmodal.objectives import Batch, Objective
 from modalities.common.random import generator
 

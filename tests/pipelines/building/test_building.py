@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from crossmodal import ENCODERS, OBJECTIVES, export
+from crossmodal import ENCODERS, OBJECTIVES, models
 from crossmodal.data.manifest import Manifest
 from crossmodal.data.views import Crop, Draws, View
 from crossmodal.encoders import Features
@@ -197,8 +197,8 @@ def test_a_teacher_is_frozen_in_eval_mode_and_sees_its_own_view(tmp_path: Path, 
         "stages": 1,
     }  # with batch norm, which would follow the batch in training mode
     network = ENCODERS.get("convnet")((3, 8, 8), 0, **options)
-    card = export.Card("convnet", options, (3, 8, 8), [], "rgb", asdict(RGB.modality))
-    export.save_model(tmp_path / "teacher", card, network, {})
+    card = models.Card("convnet", options, (3, 8, 8), [], "rgb", asdict(RGB.modality))
+    models.save_model(tmp_path / "teacher", card, network, {})
     config = TeacherConfig(view="theirs", weights=str(tmp_path / "teacher"))
     if published:
         state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}

@@ -10,7 +10,7 @@ import torch
 from crossmodal import ENCODERS
 from crossmodal.data.shards import Shards
 from crossmodal.data.views import View
-from crossmodal.export import Card, load_model, save_model
+from crossmodal.models import Card, load_model, save_model
 from modalities import MODALITIES
 from pipelines.building.compatibility import refuse_other_view
 from pipelines.building.data import networks_of, open_views

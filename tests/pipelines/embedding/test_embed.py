@@ -20,7 +20,7 @@ from crossmodal.data.reader import open_view, sweep_parts
 from crossmodal.data.samples import SampleError
 from crossmodal.data.shards import Shards
 from crossmodal.data.writer import write_shards
-from crossmodal.export import Card, ExportError, save_model
+from crossmodal.models import Card, ExportError, save_model
 from modalities import MODALITIES, CropBox
 from pipelines.__main__ import main
 from pipelines.embedding import command

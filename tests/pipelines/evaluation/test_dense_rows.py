@@ -12,7 +12,7 @@ from embedded import ENCODER
 from safetensors.torch import load_file
 
 from crossmodal import ENCODERS
-from crossmodal.export import Card, save_model
+from crossmodal.models import Card, save_model
 from modalities.synthetic.scene import SCENE_CLASSES
 from pipelines.__main__ import main
 from pipelines.building.teachers import inflate_teacher

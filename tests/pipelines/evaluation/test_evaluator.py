@@ -16,9 +16,9 @@ from crossmodal.data.reader import open_view
 from crossmodal.data.shards import Shards
 from crossmodal.encoders import Features
 from crossmodal.evaluation import Targets
-from crossmodal.export import Card, Head, Model
 from crossmodal.metrics import few_labels, retrieval
 from crossmodal.metrics.intervals import Resampling
+from crossmodal.models import Card, Head, Model
 from crossmodal.objectives import Batch, Objective, Outcome
 from pipelines.building.teachers import Teacher
 from pipelines.evaluate import Config

@@ -13,7 +13,7 @@ import torch
 from crossmodal import ENCODERS
 from crossmodal.data.reader import open_view, sweep_parts, to_batch
 from crossmodal.data.shards import Shards
-from crossmodal.export import Card, load_model, save_model
+from crossmodal.models import Card, load_model, save_model
 from crossmodal.sources.common.listing import all_files
 from modalities import MODALITIES
 from pipelines.__main__ import main

@@ -17,7 +17,8 @@ from crossmodal.checkpoint import WriteError, write
 from pipelines import compare, evaluate, pretrain, transfer
 from pipelines.config import ConfigError, load, to_dict
 from pipelines.config.errors import FinishedError
-from pipelines.runs.folder import LOCK, Lock, RunFolder, conflicts
+from pipelines.runs.folder import RunFolder, conflicts
+from pipelines.runs.lock import LOCK, Lock
 
 TRANSFER = """
 data: d/train

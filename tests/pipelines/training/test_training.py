@@ -35,7 +35,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 
 from crossmodal import SOURCES
 from crossmodal.data.writer import write_shards
-from crossmodal.export import load_model
+from crossmodal.models import load_model
 from pipelines import transfer
 from pipelines.__main__ import main
 from pipelines.config import ConfigError, load

@@ -84,12 +84,13 @@ def fit(trial: Trial, model: TrainingModule, shards: Shards, folder: Path, **opt
 
 
 def test_a_dry_run_tells_the_costs_and_writes_nothing(
-    shards: Shards, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    shards: Shards, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", "crossmodal")
     pairs = len(shards)
     with pytest.raises(FinishedError, match="dry run of 6 steps; nothing was written"):
         fit("dry_run", Table(pairs), shards, tmp_path / "run")
-    told = capsys.readouterr().out
+    told = caplog.text
     assert not (tmp_path / "run").exists()
     assert f"for all {2 * (pairs // BATCH)} steps" in told
     assert f"student {pairs}, {pairs} of them trained" in told
@@ -98,14 +99,13 @@ def test_a_dry_run_tells_the_costs_and_writes_nothing(
 
 
 def test_one_batch_is_learnt_by_heart_at_the_rate_of_gradient_descent(
-    shards: Shards, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    shards: Shards, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    caplog.set_level("INFO", "crossmodal")
     monkeypatch.setattr(trials, "OVERFIT", 20)
     with pytest.raises(FinishedError, match="every loss fell"):
         fit("overfit", Table(len(shards)), shards, tmp_path / "run", lr=1.0)
-    first, last = map(
-        float, re.findall(r"loss ([\d.]+) at first, ([\d.e-]+) after 20 steps", capsys.readouterr().out)[0]
-    )
+    first, last = map(float, re.findall(r"loss ([\d.]+) at first, ([\d.e-]+) after 20 steps", caplog.text)[0])
     # every number's error shrinks by 1 - 2 lr / batch a step; the last loss is that before the 20th step
     assert last == pytest.approx(first * (1 - 2 / BATCH) ** (2 * 19), rel=1e-3)
     assert not (tmp_path / "run").exists()
