@@ -37,18 +37,21 @@ def inputs(config: Config) -> Mapping[str, str]:
 
 
 def settle(config: Config) -> Config:
-    """The config with objectives: those of the recipe, if it names none."""
+    """The config with objectives and their rate: those of the recipe, if it names no objectives."""
     if config.objectives:
         return config
     from pipelines.building.data import open_shards
     from pipelines.building.teachers import teacher_classes
-    from pipelines.schemas.recipe import default_objectives
+    from pipelines.schemas.recipe import choose_recipe
 
     classes = open_shards(config.data, "data").manifest.classes
     theirs = [teacher_classes(teacher, f"teachers.{name}") for name, teacher in config.teachers.items()]
     knows_classes = bool(theirs) and all(each and each == (classes or theirs[0]) for each in theirs)
-    chosen = default_objectives(config.views, config.teachers, config.student.view, knows_classes=knows_classes)
-    return replace(config, objectives=chosen)
+    recipe = choose_recipe(config.views, config.teachers, config.student.view, knows_classes=knows_classes)
+    train = config.train
+    if train.lr is None and train.optimiser == "adamw" and config.student.weights is None:
+        train = replace(train, lr=recipe.lr)
+    return replace(config, objectives=recipe.objectives, train=train)
 
 
 def step(model: "nn.Module", batch: "Batch", teachers: "Mapping[str, AnyTeacher]") -> "Losses":

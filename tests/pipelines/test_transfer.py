@@ -233,6 +233,7 @@ def test_the_default_objectives_follow_from_the_teachers_classes(
     assert main(words) == 0
     stored = json.loads((tmp_path / "run" / "run.json").read_text())["config"]
     assert {name: item["weight"] for name, item in stored["objectives"].items()} == {"infonce": 1, "seed": 2, "kd": 0.9}
+    assert stored["train"]["lr"] == 1e-3  # the config's
     assert main(words) == 0 and "finished before; nothing to do" in capsys.readouterr().out
     card = json.loads((teacher / "model" / "model.json").read_text())
     (tmp_path / "other").mkdir()
@@ -242,6 +243,9 @@ def test_the_default_objectives_follow_from_the_teachers_classes(
     other = [f"teachers.rgb.weights={tmp_path / 'other'}", f"output={tmp_path / 'patch'}"]
     assert main([*words, *other]) == 0
     assert [*json.loads((tmp_path / "patch" / "run.json").read_text())["config"]["objectives"]] == ["patch"]
+    words += ["train.lr=null", "student.weights=null", f"output={tmp_path / 'rate'}"]
+    assert main(words) == 0
+    assert json.loads((tmp_path / "rate" / "run.json").read_text())["config"]["train"]["lr"] == 6e-3
 
 
 def test_a_stage_without_objectives_is_finished_the_second_time(

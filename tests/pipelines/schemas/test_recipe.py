@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from pipelines.schemas.common import TeacherConfig, TrainConfig, ViewConfig
-from pipelines.schemas.recipe import default_objectives, sized
+from pipelines.schemas.recipe import choose_recipe, sized
 
 
 def chosen(
@@ -13,9 +13,10 @@ def chosen(
 ) -> dict[str, float]:
     views = {"theirs": ViewConfig(teacher), "ours": ViewConfig(student)}
     teachers = {"t": TeacherConfig("theirs", weights="t", **others)}
-    found = default_objectives(views, teachers, "ours", knows_classes=knows_classes)
-    assert all(name == objective.name for name, objective in found.items())
-    return {name: objective.weight for name, objective in found.items()}
+    found = choose_recipe(views, teachers, "ours", knows_classes=knows_classes)
+    assert all(name == objective.name for name, objective in found.objectives.items())
+    assert found.lr == (3e-3 if "patch" in found.objectives else 6e-3)
+    return {name: objective.weight for name, objective in found.objectives.items()}
 
 
 @pytest.mark.parametrize(("teacher", "student"), [("rgb", "depth"), ("luminance", "chrominance"), ("rgb", "rgb")])
