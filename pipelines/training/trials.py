@@ -123,7 +123,8 @@ class DryRun(_Trial):
             sizes = [(each.numel(), each.requires_grad) for each in network.parameters()]
             if sizes:
                 total, trained = sum(size for size, _ in sizes), sum(size for size, is_trained in sizes if is_trained)
-                told.append(f"{name} {total:,}" + (f", {trained:,} of them trained" if trained else ", frozen"))
+                rest = "trained" if trained == total else f"of which {trained:,} trained" if trained else "frozen"
+                told.append(f"{name} {total:,} {rest}")
         say("weights     " + "; ".join(told))
 
     def _tell_negatives(self, batch: int) -> None:
