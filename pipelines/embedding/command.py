@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipelines.config import ConfigError
 from pipelines.config.arguments import Parser
@@ -26,7 +26,9 @@ def _parser() -> Parser:
         epilog="The same command continues after a kill. On several processes (torchrun -m pipelines embed ...) each "
         "takes its share. Exit code 1: a file could not be read; it has no row, and the reason is printed.",
     )
-    parser.add_argument("model", metavar="MODEL", help="folder of a finished run, or an exported encoder")
+    parser.add_argument(
+        "model", metavar="MODEL", help="folder of a finished run or an exported encoder, or hf-hub:OWNER/NAME"
+    )
     parser.add_argument("files", metavar="FILE", nargs="+", help="files, folders of files, globs, or folders of shards")
     parser.add_argument("--to", metavar="FILE", required=True, help="the .parquet or .npz file to write")
     parser.add_argument("--batch", type=int, default=64, metavar="N", help="files at a time (default: 64)")
@@ -74,8 +76,14 @@ def embed(words: Sequence[str]) -> int:
         for samples in inputs.samples
         for start in range(0, len(samples), math.ceil(ROWS / asked.batch) * asked.batch)
     ]
-    parts, model_digest = Parts(to), digest(asked.model)
-    identity = {"model": model_digest, "batch": asked.batch, "samples": [_identity(each) for each in inputs.samples]}
+    assert model.folder is not None
+    parts, model_digest = Parts(to), digest(model.folder)
+    identity = {
+        "format": 2,  # parts of version 1 have no facts
+        "model": model_digest,
+        "batch": asked.batch,
+        "samples": [_identity(each) for each in inputs.samples],
+    }
     if distributed.is_main():
         parts.open(identity)
     distributed.wait()
@@ -109,6 +117,7 @@ def _rows(model: "Model", samples: "Samples", start: int, classes: list[str], *,
 
     own = [classes.index(name) for name in samples.classes]
     keys, labels, problems, vectors = list[str](), list[int](), list[tuple[str, str]](), []
+    facts = list[dict[str, Any]]()
     stop = min(start + math.ceil(ROWS / batch) * batch, len(samples))
     device = next(model.encoder.parameters()).device
     for part in load_samples(samples, batch_size=batch, workers=workers, start=start, stop=stop):
@@ -116,18 +125,28 @@ def _rows(model: "Model", samples: "Samples", start: int, classes: list[str], *,
             with torch.inference_mode():
                 features = model.encoder(model.modality.normalise(part.adapted.to(device)))
             vectors.append(features.embedding.float().cpu().numpy())
-        for name, problem in zip(part.names, part.problems, strict=True):
+        for index, (name, problem) in enumerate(zip(part.names, part.problems, strict=True), start):
             if problem is None:
                 keys.append(name)
+                facts.append(_facts(samples, index))
             else:
                 problems.append((name, problem))
+        start += len(part.names)
         labels += [own[label] if label >= 0 else -1 for label in part.label.tolist()]
     dim = model.encoder.spec.dim
-    return Rows(keys, labels, np.concatenate(vectors) if vectors else np.zeros((0, dim), np.float32), problems)
+    return Rows(keys, labels, np.concatenate(vectors) if vectors else np.zeros((0, dim), np.float32), problems, facts)
 
 
 def _classes(several: "Sequence[Samples]") -> list[str]:
     return [*dict.fromkeys(name for samples in several for name in samples.classes)]
+
+
+def _facts(samples: "Samples", index: int) -> dict[str, Any]:
+    """What the source of a pair recorded, such as its group or a pose; nothing of a file."""
+    from crossmodal.data.samples import ShardSamples
+
+    facts = samples.shards.facts(index) if isinstance(samples, ShardSamples) else {}
+    return {name: value for name, value in facts.items() if name != "label"}
 
 
 def _identity(samples: "Samples") -> object:
