@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from pipelines.embedding.parts import Rows
 
 ROWS = 4096  # of a part
+MOST_WORKERS = 4  # by default
+FEW_BATCHES = 8  # of which a process decodes all before workers would have started
 
 
 def _parser() -> Parser:
@@ -32,7 +34,12 @@ def _parser() -> Parser:
     parser.add_argument("files", metavar="FILE", nargs="+", help="files, folders of files, globs, or folders of shards")
     parser.add_argument("--to", metavar="FILE", required=True, help="the .parquet or .npz file to write")
     parser.add_argument("--batch", type=int, default=64, metavar="N", help="files at a time (default: 64)")
-    parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes that read files (default: 0)")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help=f"processes that read files (default: one a core, at most {MOST_WORKERS}; for few files 0)",
+    )
     return parser
 
 
@@ -51,7 +58,7 @@ def embed(words: Sequence[str]) -> int:
     to = Path(asked.to)
     if to.suffix not in (".parquet", ".npz") or to.is_dir():
         raise ConfigError([f"embed: --to must be a file that ends in .parquet or .npz, got {to}"])
-    if asked.batch < 1 or asked.workers < 0:
+    if asked.batch < 1 or (asked.workers or 0) < 0:
         raise ConfigError(["embed: --batch must be at least 1, and --workers at least 0"])
     if to.suffix == ".parquet":
         _need_pyarrow()
@@ -88,9 +95,13 @@ def embed(words: Sequence[str]) -> int:
         parts.open(identity)
     distributed.wait()
     rank, ranks = distributed.rank(), distributed.count()
+    workers = asked.workers
+    if workers is None:
+        few = sum(map(len, inputs.samples)) <= FEW_BATCHES * asked.batch * ranks
+        workers = 0 if few else min(MOST_WORKERS, max(1, (os.cpu_count() or 1) // ranks))
     for number in range(rank, len(jobs), ranks):
         if not parts.has(number):
-            parts.save(number, _rows(model, *jobs[number], classes, batch=asked.batch, workers=asked.workers))
+            parts.save(number, _rows(model, *jobs[number], classes, batch=asked.batch, workers=workers))
     distributed.wait()
     unreadable = 0
     if distributed.is_main():
@@ -120,18 +131,17 @@ def _rows(model: "Model", samples: "Samples", start: int, classes: list[str], *,
     facts = list[dict[str, Any]]()
     stop = min(start + math.ceil(ROWS / batch) * batch, len(samples))
     device = next(model.encoder.parameters()).device
-    for part in load_samples(samples, batch_size=batch, workers=workers, start=start, stop=stop):
+    for part in load_samples(samples, batch_size=batch, workers=workers, start=start, stop=stop, with_facts=True):
         if part.adapted is not None:
             with torch.inference_mode():
                 features = model.encoder(model.modality.normalise(part.adapted.to(device)))
             vectors.append(features.embedding.float().cpu().numpy())
-        for index, (name, problem) in enumerate(zip(part.names, part.problems, strict=True), start):
+        for name, problem in zip(part.names, part.problems, strict=True):
             if problem is None:
                 keys.append(name)
-                facts.append(_facts(samples, index))
             else:
                 problems.append((name, problem))
-        start += len(part.names)
+        facts += part.facts
         labels += [own[label] if label >= 0 else -1 for label in part.label.tolist()]
     dim = model.encoder.spec.dim
     return Rows(keys, labels, np.concatenate(vectors) if vectors else np.zeros((0, dim), np.float32), problems, facts)
@@ -139,14 +149,6 @@ def _rows(model: "Model", samples: "Samples", start: int, classes: list[str], *,
 
 def _classes(several: "Sequence[Samples]") -> list[str]:
     return [*dict.fromkeys(name for samples in several for name in samples.classes)]
-
-
-def _facts(samples: "Samples", index: int) -> dict[str, Any]:
-    """What the source of a pair recorded, such as its group or a pose; nothing of a file."""
-    from crossmodal.data.samples import ShardSamples
-
-    facts = samples.shards.facts(index) if isinstance(samples, ShardSamples) else {}
-    return {name: value for name, value in facts.items() if name != "label"}
 
 
 def _identity(samples: "Samples") -> object:
