@@ -16,6 +16,7 @@ from modalities.common.catalogue import PLUGINS, suggest
 from pipelines import registry
 from pipelines.config.errors import ConfigError, RunError, SharedError, printable
 from pipelines.config.fields import CATALOGUES
+from pipelines.config.trials import read_trial
 from pipelines.runs import distributed
 from pipelines.runs.console import print_records
 
@@ -120,7 +121,8 @@ def _run(name: str, words: list[str]) -> int:
         return 0
     flags: dict[str, str] = getattr(pipeline, "flags", {})
     form = f"expected crossmodal {name} CONFIG [key=value ...]"
-    if not words:
+    words = read_trial(name, pipeline.Config, words)
+    if not words or words[0].startswith("trial="):
         raise ConfigError([f"{form}, got no CONFIG; --help shows its fields"])
     if words[0].startswith("-"):
         paths = [word for word in words if not word.startswith("-")]

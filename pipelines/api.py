@@ -41,6 +41,7 @@ def run_pipeline(name: str, config: str | Path | Mapping[str, Any], *overrides: 
     Raises:
         ConfigError: the name, the config or an override is wrong; nothing was written.
         RunError: the run cannot continue, or a signal stopped it.
+        FinishedError: it was a trial, such as `trial=dry_run`, and ended well.
         KeyboardInterrupt: SIGINT stopped it; a training wrote a checkpoint.
     """
     if name in TOOLS:
@@ -48,7 +49,10 @@ def run_pipeline(name: str, config: str | Path | Mapping[str, Any], *overrides: 
     pipeline = find_pipeline(name)
     given = Path(config) if isinstance(config, str | Path) else config
     try:
-        return Run(execute(pipeline, given, overrides).output)
+        checked = execute(pipeline, given, overrides)
+        if getattr(checked, "trial", None):
+            raise FinishedError(f"{checked.output}: the trial ended well; it made no run")
+        return Run(checked.output)
     except SystemExit as stopped:
         if stopped.code == INTERRUPTED:
             raise KeyboardInterrupt from stopped

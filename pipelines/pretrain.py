@@ -39,11 +39,12 @@ def run(config: Config, path: Path) -> None:
     from pipelines.runs.console import say
     from pipelines.runs.folder import RunFolder
     from pipelines.training.accelerator import open_accelerator
-    from pipelines.training.loop import Training, seed_everything
+    from pipelines.training.loop import seed_everything
     from pipelines.training.monitor import Monitor
+    from pipelines.training.trials import training_for
 
     run = RunFolder.open("pretrain", config, inputs)
-    if run.is_done():
+    if config.trial != "overfit" and run.is_done():
         return
     accelerator = open_accelerator(config.train, run.path)
     share = config.train.batch_size // (accelerator.num_processes * config.train.accumulate)
@@ -64,8 +65,10 @@ def run(config: Config, path: Path) -> None:
         say(f"{run.path}: {caution}")
     fields = {views[encoder.view].modality.field for encoder in config.encoders.values()}
     monitor = Monitor(run, config, shards, views, encoders, accelerator.device)
-    training = Training(accelerator, run, config.train, module, step, shards, spread_views(config, views), config.seed,
-                        masks=not fields.isdisjoint(shards.manifest.lacking), monitor=monitor)  # fmt: skip
+    training = training_for(config.trial)(
+        accelerator, run, config.train, module, step, shards, spread_views(config, views), config.seed,
+        masks=not fields.isdisjoint(shards.manifest.lacking), monitor=monitor,
+    )  # fmt: skip
     figures = training.fit()
     if accelerator.is_main_process:
         for name, encoder in encoders.items():

@@ -35,7 +35,8 @@ def run(config: Config, path: Path) -> None:
     for stage in stages:
         distributed.wait()
         with within(f"stage {stage.name}"):
-            run = RunFolder.open(stage.pipeline, stage.config, stage.module.inputs)
+            module = stage.module
+            run = RunFolder.open(stage.pipeline, stage.config, module.inputs, getattr(module, "settle", None))
             if stage.pipeline != "compare":  # compare reuses finished trainings in its folder
                 run.make_room()
             try:

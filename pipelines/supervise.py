@@ -46,10 +46,11 @@ def run(config: Config, path: Path) -> None:
     from pipelines.runs.console import say
     from pipelines.runs.folder import RunFolder
     from pipelines.training.accelerator import open_accelerator
-    from pipelines.training.loop import Training, seed_everything
+    from pipelines.training.loop import seed_everything
+    from pipelines.training.trials import training_for
 
     run = RunFolder.open("supervise", config, inputs)
-    if run.is_done():
+    if config.trial != "overfit" and run.is_done():
         return
     accelerator = open_accelerator(config.train, run.path)
     by_class = any(OBJECTIVES.get(objective.name).needs_labels for objective in config.objectives.values())
@@ -73,7 +74,7 @@ def run(config: Config, path: Path) -> None:
         with at("train"):
             module.freeze_trunk()
     seen = {name: views[name] for name in read}  # others are not read
-    training = Training(accelerator, run, config.train, module, step, parts.train, seen, config.seed)
+    training = training_for(config.trial)(accelerator, run, config.train, module, step, parts.train, seen, config.seed)
     figures, temperature = training.fit(), None
     if accelerator.is_main_process:
         if parts.validation is not None:

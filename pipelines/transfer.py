@@ -1,6 +1,7 @@
 """Train a student encoder on one modality with frozen teachers on others."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,24 @@ def inputs(config: Config) -> Mapping[str, str]:
     return digests | student_digest(config.student)
 
 
+def settle(config: Config) -> Config:
+    """The config with objectives and their rate: those of the recipe, if it names no objectives."""
+    if config.objectives:
+        return config
+    from pipelines.building.data import open_shards
+    from pipelines.building.teachers import teacher_classes
+    from pipelines.schemas.recipe import choose_recipe
+
+    classes = open_shards(config.data, "data").manifest.classes
+    theirs = [teacher_classes(teacher, f"teachers.{name}") for name, teacher in config.teachers.items()]
+    knows_classes = bool(theirs) and all(each and each == (classes or theirs[0]) for each in theirs)
+    recipe = choose_recipe(config.views, config.teachers, config.student.view, knows_classes=knows_classes)
+    train = config.train
+    if train.lr is None and train.optimiser == "adamw" and config.student.weights is None:
+        train = replace(train, lr=recipe.lr)
+    return replace(config, objectives=recipe.objectives, train=train)
+
+
 def step(model: "nn.Module", batch: "Batch", teachers: "Mapping[str, AnyTeacher]") -> "Losses":
     """The losses of a batch. Each teacher and the student read their own view of it."""
     return model(batch, {name: teacher.forward(batch) for name, teacher in teachers.items()})
@@ -54,29 +73,31 @@ def run(config: Config, path: Path) -> None:
     from pipelines.building.transfer import build_parts
     from pipelines.runs.folder import RunFolder
     from pipelines.training.accelerator import open_accelerator
-    from pipelines.training.loop import Training
+    from pipelines.training.trials import training_for
 
-    run = RunFolder.open("transfer", config, inputs)
-    if run.is_done():
+    run = RunFolder.open("transfer", config, inputs, settle)
+    config = run.config
+    if config.trial != "overfit" and run.is_done():
         return
     accelerator = open_accelerator(config.train, run.path)
     parts = build_parts(config)
     if parts.preparation is None and config.prepare != PrepareConfig():
         raise ConfigError(["prepare: no objective has a preparation phase (ab, fsp and ft do, at a weight above 0); "
                            "leave it out"])  # fmt: skip
-    running = [teacher for teacher in parts.teachers.values() if isinstance(teacher, Teacher)]
-    for teacher in running:
+    running = {name: teacher for name, teacher in parts.teachers.items() if isinstance(teacher, Teacher)}
+    for teacher in running.values():
         teacher.encoder.to(accelerator.device)
-    names = {config.student.view, *parts.module.reads, *(teacher.view for teacher in running)}
+    names = {config.student.view, *parts.module.reads, *(teacher.view for teacher in running.values())}
     views = {name: view for name, view in parts.views.items() if name in names}  # unused views are not read
     shared = (partial(step, teachers=parts.teachers), parts.shards, views, config.seed, parts.kept)
+    training = partial(training_for(config.trial), beside={name: each.encoder for name, each in running.items()})
     figures = {}
-    if parts.preparation is not None:
+    if parts.preparation is not None and config.trial in (None, "replay"):
         before = config.prepare.over(parts.train)
-        figures["preparation"] = Training(accelerator, run, before, parts.preparation, *shared, phase="prepare").fit()
+        figures["preparation"] = training(accelerator, run, before, parts.preparation, *shared, phase="prepare").fit()
         accelerator = open_accelerator(config.train, run.path)  # each phase has its own loss scale
     calibrate = partial(observe, parts.module, parts.teachers) if parts.module.needs_calibration else None
-    figures |= Training(accelerator, run, parts.train, parts.module, *shared, calibrate=calibrate).fit()
+    figures |= training(accelerator, run, parts.train, parts.module, *shared, calibrate=calibrate).fit()
     if accelerator.is_main_process:
         modality = parts.views[config.student.view].modality
         export_student(

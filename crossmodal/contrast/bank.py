@@ -59,6 +59,10 @@ class Bank(Pool):
         """True if rows may be missing; known without waiting for a GPU."""
         return not self.eager and self.remembered["due"].item() > 0
 
+    def count(self, batch: int, ranks: int) -> int:
+        """The drawn rows, or all other pairs."""
+        return len(self.rows) - 1 if self.chooses == "all" else self.options.count
+
     def choose(self, known: PairIds, seed: int) -> Choice:
         """The drawn rows, and the row of each anchor's positive."""
         match, pairs, count = self._match(known, seed), len(self.rows), self.options.count

@@ -15,6 +15,10 @@ class InBatch(Pool):
         super().__init__({})
         self.relation, self.gathered = relation, gathered
 
+    def count(self, batch: int, ranks: int) -> int:
+        """The other pairs of the batch."""
+        return (batch * ranks if self.gathered else batch) - 1
+
     def choose(self, known: PairIds, seed: int) -> Choice:
         """All rows, and each anchor's own pair as its positive."""
         return Choice(self.relation.masks_of(known, gather_ids(known) if self.gathered else known))

@@ -141,6 +141,15 @@ class Pool(nn.Module, ABC):
         return False
 
     @abstractmethod
+    def count(self, batch: int, ranks: int) -> int:
+        """The number of negatives of an anchor once no row is missing, before labels or groups set some apart.
+
+        Args:
+            batch: pairs of a part of a step, on one rank.
+            ranks: processes of the run.
+        """
+
+    @abstractmethod
     def choose(self, known: PairIds, seed: int) -> Choice:
         """The rows that are candidates of the batch's anchors."""
 

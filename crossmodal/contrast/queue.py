@@ -41,6 +41,10 @@ class Queue(Pool):
         super().__init__(remembered)
         self.relation, self.project = relation, project
 
+    def count(self, batch: int, ranks: int) -> int:
+        """The places of the queue; with `project`, the other pairs of the batch too."""
+        return len(self.remembered["rows"]) + (batch * ranks - 1 if self.project else 0)
+
     def choose(self, known: PairIds, seed: int) -> Choice:
         """All rows; each anchor's positive is its pair in the current batch."""
         index = self.remembered["index"]

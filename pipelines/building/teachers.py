@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 
 from crossmodal import ENCODERS, models
-from crossmodal.data.features import FeatureManifest, FeatureShards
+from crossmodal.data.features import FeatureManifest, FeatureShards, read_manifest
 from crossmodal.data.manifest import sha256_of
 from crossmodal.data.views import View
 from crossmodal.encoders import Encoder, Features, Spec, cat_features
@@ -122,6 +123,22 @@ def inflate_teacher(config: TeacherConfig, shape: tuple[int, ...]) -> Encoder:
         encoder = ENCODERS.get(config.encoder.name)(shape, 0, **config.encoder.options)
     load_pretrained(encoder, config.weights, sha256=config.sha256, first_layer="sum")
     return encoder.eval()
+
+
+def teacher_classes(config: TeacherConfig, key: str) -> list[str]:
+    """The names of a teacher's logits; empty if it has none, or if they are not known.
+
+    Raises:
+        ConfigError: the teacher or its stored features cannot be read.
+    """
+    if config.features is not None:
+        with at(f"{key}.features"):
+            manifest = read_manifest(Path(config.features))
+        return manifest.classes if manifest.spec.classes else []
+    if config.encoder is not None:
+        return []
+    with at(f"{key}.weights"):
+        return models.read_card(config.weights).classes
 
 
 def teacher_digest(config: TeacherConfig) -> str:

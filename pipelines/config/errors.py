@@ -45,7 +45,11 @@ class RunError(Exception):
 
 
 class FinishedError(RunError):
-    """Another process finished the same run while this one was starting, so nothing is left to do."""
+    """Nothing is left to do: a trial ended well, or another process finished the run while this one was starting."""
+
+
+class TrialError(RunError):
+    """A trial found a fault; see `pipelines.training.trials`."""
 
 
 class DivergedError(RunError):

@@ -12,6 +12,7 @@ from typing import Any, get_args, get_type_hints
 from modalities.common.catalogue import Catalogue, summary
 from pipelines.config import to_plain
 from pipelines.config.fields import CATALOGUES, bounds_of, declared, group_of
+from pipelines.config.trials import TRIALS, has_trials
 
 _USAGE = """\
 Moves knowledge between sensors: a teacher network on one modality teaches a student on another.
@@ -69,6 +70,7 @@ def describe_pipeline(name: str, pipeline: ModuleType) -> str:
     parts = [
         f"crossmodal {name} CONFIG [key=value ...]",
         *(f"crossmodal {name} {flag} PATH   {text}" for flag, text in flags.items()),
+        *(f"crossmodal {name} CONFIG {flag}   {text}" for flag, text in TRIALS.items() if has_trials(pipeline.Config)),
         "",
         (pipeline.__doc__ or "").strip(),
         "",

@@ -111,7 +111,7 @@ class TrainConfig:
     # gradient caching: encoder micro-batch; the loss still sees the whole batch, so the gradient is the same
     chunk: int | None = number(None, least=1)
     optimiser: Literal["adamw", "sgd"] = "adamw"  # sgd has classical momentum, not Nesterov's
-    # peak learning rate; null: 1e-3, and in a transfer 3e-3 for a student with new weights (sgd: 0.05)
+    # peak learning rate; null: 1e-3, and for a student with new weights 3e-3, or the recipe's (sgd: 0.05)
     lr: float | None = number(None, above=0)
     weight_decay: float = number(0.05, least=0)  # for weights with two or more dimensions, so not for biases and norms
     decay_all: bool = False  # apply weight decay to biases and norms too, as older recipes do
@@ -149,6 +149,9 @@ class TrainConfig:
     def rate(self) -> float:
         """The peak learning rate."""
         return 1e-3 if self.lr is None else self.lr
+
+
+Trial = Literal["dry_run", "overfit", "replay"]  # see `pipelines.training.trials`
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,16 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from pipelines.config import FieldError, choice, number, options_of, runtime_only
-from pipelines.schemas.common import COLUMNS, NAME, HeldOutConfig, StudentConfig, TrainConfig, ViewConfig, check_views
+from pipelines.schemas.common import (
+    COLUMNS,
+    NAME,
+    HeldOutConfig,
+    StudentConfig,
+    TrainConfig,
+    Trial,
+    ViewConfig,
+    check_views,
+)
 
 SIGNS = ("rank", "spread", "positive", "negative", "found", "chance", "knn",
          "alignment", "uniformity", "instance", "intra_class")  # further columns of metrics.jsonl  # fmt: skip
@@ -79,6 +88,8 @@ class Config:
     keep: Literal["all", "linear", "exponential"] = "all"  # share kept of class i of C: 1, (i + 1) / C, exp(i + 1 - C)
     seed: int = 0  # seed of weights, order, crops, augmentation and negatives
     output: str = runtime_only("runs/pretrain")  # folder of the run
+    # dry_run: take some steps and tell the costs; overfit: learn one batch; replay: find a loss that is not finite
+    trial: Trial | None = runtime_only(None)
 
     def __post_init__(self) -> None:
         if not self.encoders:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from pipelines.schemas.common import ObjectiveConfig, TeacherConfig, TrainConfig, ViewConfig
 
@@ -10,25 +10,37 @@ from pipelines.schemas.common import ObjectiveConfig, TeacherConfig, TrainConfig
 PICTURES = ("chrominance", "depth", "luminance", "raster", "rgb", "thermal")
 PAIRS_SEEN = 100_000  # over all passes
 PASSES = (8, 60)  # least and most
+NEW_RATE = 3e-3  # AdamW's peak rate for new weights
 
 
-def default_objectives(
-    views: Mapping[str, ViewConfig], teachers: Mapping[str, TeacherConfig], student: str
-) -> dict[str, ObjectiveConfig]:
-    """`patch` where student and teachers see aligned pictures; otherwise `infonce`, with `seed` at twice the weight.
+@dataclass(frozen=True)
+class Recipe:
+    """What a transfer does if its config names no objectives."""
 
-    Stored features (`teachers.NAME.features`) may have no maps, so they get the latter too.
+    objectives: dict[str, ObjectiveConfig]
+    lr: float  # AdamW's peak rate for a student with new weights
+
+
+def choose_recipe(
+    views: Mapping[str, ViewConfig], teachers: Mapping[str, TeacherConfig], student: str, *, knows_classes: bool
+) -> Recipe:
+    """`infonce`, `seed` and `kd` of teachers that know the classes; of others, `patch` between aligned pictures.
+
+    Between views that are not aligned pictures it is `infonce` and `seed`, and with stored features
+    (`teachers.NAME.features`) too, which may have no maps.
 
     Args:
         views: the views of the config.
         teachers: the teachers of the config.
         student: the name of the student's view.
+        knows_classes: whether every teacher has logits for the classes of the pairs.
     """
     seen = [views[student].modality, *(views[teacher.view].modality for teacher in teachers.values())]
     stored = any(teacher.features is not None for teacher in teachers.values())
-    if all(modality in PICTURES for modality in seen) and not stored:
-        return {"patch": ObjectiveConfig("patch")}
-    return {"infonce": ObjectiveConfig("infonce"), "seed": ObjectiveConfig("seed", weight=2.0)}
+    if not knows_classes and not stored and all(modality in PICTURES for modality in seen):
+        return Recipe({"patch": ObjectiveConfig("patch")}, lr=NEW_RATE)
+    whole = {"infonce": ObjectiveConfig("infonce"), "seed": ObjectiveConfig("seed", weight=2.0)}
+    return Recipe(whole | ({"kd": ObjectiveConfig("kd", weight=0.9)} if knows_classes else {}), lr=6e-3)
 
 
 def sized(train: TrainConfig, pairs: int, *, is_new: bool) -> TrainConfig:
@@ -43,7 +55,7 @@ def sized(train: TrainConfig, pairs: int, *, is_new: bool) -> TrainConfig:
         is_new: whether the student begins with new weights.
     """
     least, most = PASSES
-    rate = 0.05 if train.optimiser == "sgd" else 3e-3 if is_new else 1e-3
+    rate = 0.05 if train.optimiser == "sgd" else NEW_RATE if is_new else 1e-3
     return replace(
         train,
         epochs=min(most, max(least, math.ceil(PAIRS_SEEN / pairs))) if train.epochs is None else train.epochs,

@@ -9,6 +9,7 @@ from pipelines.schemas.common import (
     ObjectiveConfig,
     StudentConfig,
     TrainConfig,
+    Trial,
     ViewConfig,
     check_names,
 )
@@ -41,6 +42,8 @@ class Config:
     train: SuperviseTrainConfig = field(default_factory=SuperviseTrainConfig)  # optimisation, data order, checkpoints
     seed: int = 0  # seed of weights, order, crops and augmentation
     output: str = runtime_only("runs/supervise")  # folder of the run
+    # dry_run: take some steps and tell the costs; overfit: learn one batch; replay: find a loss that is not finite
+    trial: Trial | None = runtime_only(None)
 
     def __post_init__(self) -> None:
         check_names(self, {})

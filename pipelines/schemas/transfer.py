@@ -10,10 +10,10 @@ from pipelines.schemas.common import (
     StudentConfig,
     TeacherConfig,
     TrainConfig,
+    Trial,
     ViewConfig,
     check_names,
 )
-from pipelines.schemas.recipe import default_objectives
 
 
 @dataclass(frozen=True)
@@ -24,16 +24,15 @@ class Config:
     views: dict[str, ViewConfig]  # inputs by name; the student and every teacher name one
     teachers: dict[str, TeacherConfig]  # frozen encoders by name
     student: StudentConfig  # the encoder that is trained
-    # losses by name; the total is their weighted sum; none: patch between aligned pictures, else infonce and 2 seed
+    # losses by name; the total is their weighted sum; none: those of docs/recipes.md, by what views and teachers are
     objectives: dict[str, ObjectiveConfig] = field(default_factory=dict)
     prepare: PrepareConfig = field(default_factory=PrepareConfig)  # phase before the main one, for ab, fsp and ft
     train: TrainConfig = field(default_factory=TrainConfig)  # optimisation, data order and checkpoints
     held_out: HeldOutConfig | None = None  # keep part of the data for tuning; null: train on all
     seed: int = 0  # seed of weights, order, crops, augmentation and negatives
     output: str = runtime_only("runs/transfer")  # folder of the run
+    # dry_run: take some steps and tell the costs; overfit: learn one batch; replay: find a loss that is not finite
+    trial: Trial | None = runtime_only(None)
 
     def __post_init__(self) -> None:
         check_names(self, self.teachers)
-        if not self.objectives:
-            chosen = default_objectives(self.views, self.teachers, self.student.view)
-            object.__setattr__(self, "objectives", chosen)

@@ -28,6 +28,7 @@ from crossmodal.objectives import Batch
 from modalities.common.random import generator
 from pipelines.config import ConfigError
 from pipelines.config.errors import DivergedError, RunError
+from pipelines.config.trials import has_trials
 from pipelines.runs.console import progress_bar, say, warn
 from pipelines.runs.folder import RunFolder
 from pipelines.schemas.common import TrainConfig
@@ -76,6 +77,7 @@ class Training:
     average: Average | None = field(init=False)
     monitor: Callable[..., dict[str, float]] | None = None  # adds to a line of the log, on rank 0
     calibrate: Callable[[Batch], None] | None = None  # measures statistics before the first step; see `_calibrate`
+    beside: Mapping[str, nn.Module] = field(default_factory=dict)  # frozen networks that `step` runs: the teachers
     desk: Any = None  # CPU process group to agree on signals without waiting for a GPU
 
     def fit(self) -> dict[str, Any]:
@@ -87,12 +89,7 @@ class Training:
             DivergedError: the loss or a trained weight is no longer finite.
             SystemExit: a signal asked to stop; a checkpoint was written, unless the loss is not finite.
         """
-        forget_peak(self.accelerator.device)
-        plan = self._plan()
-        self.steps = plan.steps * self.config.passes
-        self.module.to(self.accelerator.device)
-        self.optimiser = build_optimiser(self.module, self.config)
-        self.average = Average(self.module, self.config.ema) if self.config.ema else None
+        plan = self._set_up()
         self._resume()
         if self.progress.step < self.steps:
             self._train(plan)
@@ -104,17 +101,31 @@ class Training:
         self._check_weights()
         return self._figures(plan)
 
+    def _set_up(self) -> Plan:
+        forget_peak(self.accelerator.device)
+        plan = self._plan()
+        self.steps = plan.steps * self.config.passes
+        self.module.to(self.accelerator.device)
+        self.optimiser = build_optimiser(self.module, self.config)
+        self.average = Average(self.module, self.config.ema) if self.config.ema else None
+        return plan
+
+    def _prepare(self, plan: Plan, parts: Iterator[SampleBatch]) -> tuple[nn.Module, SampleBatch, list[nn.Parameter]]:
+        """The model to train, the first part, and the weights that are frozen; calibrates if needed."""
+        if self.calibrate is not None and not self.progress.calibrated:
+            self._calibrate(plan, self.accelerator.num_processes)
+        first = next(parts)
+        frozen = self._freeze(first)
+        model, self.optimiser = self.accelerator.prepare(self.module, self.optimiser)
+        return model, first, frozen
+
     def _train(self, plan: Plan) -> None:
         ranks = self.accelerator.num_processes
         parts = self._parts(plan, ranks)
         self.run.begin()
         if self.accelerator.is_main_process:
             self.run.forget(self._is_ahead)
-        if self.calibrate is not None and not self.progress.calibrated:
-            self._calibrate(plan, ranks)
-        first = next(parts)
-        frozen = self._freeze(first)
-        model, self.optimiser = self.accelerator.prepare(self.module, self.optimiser)
+        model, first, frozen = self._prepare(plan, parts)
         self.desk = torch.distributed.new_group(backend="gloo") if ranks > 1 else None
         if self.progress.step:
             say(f"{self.name}: from step {self.progress.step}")
@@ -230,12 +241,13 @@ class Training:
         """Takes one optimiser step; gives the metrics of its parts, on the device."""
         step, pieces = self.progress.step, _split(part, self.config.accumulate)
         seed_everything(self.seed, "step", step, self.accelerator.process_index)
-        draws = generator(self.seed, "draws", step).initial_seed() % 2**63
         for group in self.optimiser.param_groups:
             group["lr"] = self.config.rate * rate(self.config, step, self.steps)
         labelled, losses = (part.label >= 0).sum().item() / len(pieces), []
         for number, piece in enumerate(pieces, 1):
-            batch = replace(to_batch(piece, self.views, self.accelerator.device, seed=draws), labelled=labelled)
+            batch = replace(
+                to_batch(piece, self.views, self.accelerator.device, seed=self._draws(step)), labelled=labelled
+            )
             alone = number < len(pieces) and self.accelerator.num_processes > 1
             with model.no_sync() if alone else contextlib.nullcontext():  # type: ignore[operator]
                 with self.accelerator.autocast():
@@ -250,6 +262,10 @@ class Training:
         if self.average:
             self.average.update(self.module, self.progress.step)
         return [loss.figures() for loss in losses]
+
+    def _draws(self, step: int) -> int:
+        """The seed of a step's random draws, on every rank."""
+        return generator(self.seed, "draws", step).initial_seed() % 2**63
 
     def _agree(self, signals: Signals, part: SampleBatch | None, metrics: MetricAccumulator) -> bool:
         """Stops all processes if any got a signal; prints and counts the pairs that could not be read.
@@ -283,6 +299,7 @@ class Training:
             raise DivergedError(
                 f"the loss is no longer finite at step {self.progress.step}: {', '.join(infinite)} of {line}; "
                 "lower train.lr, set train.clip_norm, use bf16 instead of fp16, or check the options of these losses"
+                f"{self._how_to_find}"
             )
         self.progress.paces.append(metrics.seconds / metrics.steps)
         line |= {
@@ -381,13 +398,18 @@ class Training:
     def _peak_mb(self) -> float:
         return max(self.progress.peak_mb, peak_mb(self.accelerator.device))
 
+    @property
+    def _how_to_find(self) -> str:
+        trials = has_trials(type(self.run.config))
+        return "; the same command with --replay names the step, the layer and the pairs" if trials else ""
+
     def _check_weights(self) -> None:
         """Refuses weights that the last step made infinite; its loss, taken before, does not show it."""
         for owner, encoder in self.module.trained.items():
             for name, tensor in encoder.state_dict().items():
                 if not tensor.isfinite().all():
                     raise DivergedError(f"{name} of the {owner} is no longer finite after step {self.progress.step}; "
-                                        "lower train.lr, or set train.clip_norm")  # fmt: skip
+                                        f"lower train.lr, or set train.clip_norm{self._how_to_find}")  # fmt: skip
 
     def _figures(self, plan: Plan) -> dict[str, Any]:
         pairs = self.steps * plan.batch_size

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from commands import assert_equal, launch, lines, run, start, wait_for_step, weights, without_speed, write
 from safetensors.torch import save_file
 
@@ -223,3 +224,39 @@ def test_a_users_mistake_is_one_clear_line(
     told = capsys.readouterr().err
     assert words in told and "Traceback" not in told
     assert not (tmp_path / "run").exists()
+
+
+def test_the_default_objectives_follow_from_the_teachers_classes(
+    config: Path, teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["transfer", str(config), "~objectives", "~prepare", "train.epochs=1"]
+    assert main(words) == 0
+    stored = json.loads((tmp_path / "run" / "run.json").read_text())["config"]
+    assert {name: item["weight"] for name, item in stored["objectives"].items()} == {"infonce": 1, "seed": 2, "kd": 0.9}
+    assert stored["train"]["lr"] == 1e-3  # the config's
+    assert main(words) == 0 and "finished before; nothing to do" in capsys.readouterr().out
+    card = json.loads((teacher / "model" / "model.json").read_text())
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "model.safetensors").write_bytes((teacher / "model" / "model.safetensors").read_bytes())
+    card["classes"] = [f"other {name}" for name in card["classes"]]
+    (tmp_path / "other" / "model.json").write_text(json.dumps(card))
+    other = [f"teachers.rgb.weights={tmp_path / 'other'}", f"output={tmp_path / 'patch'}"]
+    assert main([*words, *other]) == 0
+    assert [*json.loads((tmp_path / "patch" / "run.json").read_text())["config"]["objectives"]] == ["patch"]
+    words += ["train.lr=null", "student.weights=null", f"output={tmp_path / 'rate'}"]
+    assert main(words) == 0
+    assert json.loads((tmp_path / "rate" / "run.json").read_text())["config"]["train"]["lr"] == 6e-3
+
+
+def test_a_stage_without_objectives_is_finished_the_second_time(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = write(tmp_path / "plain.yaml", {
+        key: value for key, value in yaml.safe_load(config.read_text()).items() if key not in ("objectives", "prepare")
+    })  # fmt: skip
+    stages = {"student": {"pipeline": "transfer", "config": plain.name, "set": {"train.epochs": 1}}}
+    words = ["run", str(write(tmp_path / "run.yaml", {"stages": stages, "output": str(tmp_path / "runs")}))]
+    assert main(words) == 0
+    capsys.readouterr()
+    assert main(words) == 0
+    assert "finished before; nothing to do" in capsys.readouterr().out

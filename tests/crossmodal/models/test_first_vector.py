@@ -10,9 +10,9 @@ import pytest
 from crossmodal.models import Card, save_model
 
 pytestmark = pytest.mark.slow
-HEAVY = ("torch._dynamo", "torch.distributed.nn", "torchvision", "torchaudio", "kornia", "scipy", "sklearn", "sympy",
-         "accelerate", "matplotlib", "omegaconf", "webdataset", "huggingface_hub", "timm",
-         "soundfile", "pandas")  # fmt: skip
+HEAVY = ("torch._dynamo", "torch.distributed.nn", "torchvision", "torchaudio", "kornia", "scipy", "sklearn",
+         "sympy", "accelerate", "matplotlib", "omegaconf", "webdataset", "huggingface_hub", "timm", "soundfile",
+         "pandas")  # fmt: skip
 
 
 def loaded_by(code: str, folder: Path) -> list[str]:

@@ -1,31 +1,27 @@
 """What a transfer does where its config does not say."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from pipelines.schemas import transfer
-from pipelines.schemas.common import (
-    EncoderConfig,
-    ObjectiveConfig,
-    StudentConfig,
-    TeacherConfig,
-    TrainConfig,
-    ViewConfig,
-)
-from pipelines.schemas.recipe import sized
+from pipelines.schemas.common import TeacherConfig, TrainConfig, ViewConfig
+from pipelines.schemas.recipe import choose_recipe, sized
 
 
-def config(teacher: str = "rgb", student: str = "depth", **others: Any) -> transfer.Config:
+def chosen(
+    teacher: str = "rgb", student: str = "depth", *, knows_classes: bool = False, **others: Any
+) -> dict[str, float]:
     views = {"theirs": ViewConfig(teacher), "ours": ViewConfig(student)}
-    return transfer.Config("pairs", views, {"t": TeacherConfig("theirs", weights="t", **others)},
-                           StudentConfig("ours", EncoderConfig("convnet")))  # fmt: skip
+    teachers = {"t": TeacherConfig("theirs", weights="t", **others)}
+    found = choose_recipe(views, teachers, "ours", knows_classes=knows_classes)
+    assert all(name == objective.name for name, objective in found.objectives.items())
+    assert found.lr == (3e-3 if "patch" in found.objectives else 6e-3)
+    return {name: objective.weight for name, objective in found.objectives.items()}
 
 
 @pytest.mark.parametrize(("teacher", "student"), [("rgb", "depth"), ("luminance", "chrominance"), ("rgb", "rgb")])
 def test_aligned_pictures_are_compared_place_by_place(teacher: str, student: str) -> None:
-    assert config(teacher, student).objectives == {"patch": ObjectiveConfig("patch")}
+    assert chosen(teacher, student) == {"patch": 1.0}
 
 
 @pytest.mark.parametrize(
@@ -33,13 +29,12 @@ def test_aligned_pictures_are_compared_place_by_place(teacher: str, student: str
     [("rgb", "audio", {}), ("audio", "depth", {}), ("rgb", "depth", {"features": "kept"})],
 )
 def test_others_are_compared_as_a_whole(teacher: str, student: str, others: dict[str, str]) -> None:
-    found = config(teacher, student, **others).objectives
-    assert {name: objective.weight for name, objective in found.items()} == {"infonce": 1.0, "seed": 2.0}
+    assert chosen(teacher, student, **others) == {"infonce": 1.0, "seed": 2.0}
 
 
-def test_objectives_of_the_config_stay() -> None:
-    chosen = {"crd": ObjectiveConfig("crd", weight=0.8)}
-    assert replace(config(), objectives=chosen).objectives == chosen
+@pytest.mark.parametrize("student", ["depth", "audio"])
+def test_a_teacher_of_the_same_classes_hands_on_its_logits(student: str) -> None:
+    assert chosen("rgb", student, knows_classes=True) == {"infonce": 1.0, "seed": 2.0, "kd": 0.9}
 
 
 @pytest.mark.parametrize(("pairs", "passes"), [(200, 60), (1_700, 59), (3_000, 34), (50_000, 8), (1_281_167, 8)])
