@@ -12,6 +12,7 @@ from pipelines.config.arguments import Parser
 from pipelines.config.errors import printable
 from pipelines.config.fields import CATALOGUES
 from pipelines.config.schema import schema_of
+from pipelines.config.trials import TRIALS, has_trials
 
 SHELLS = ("bash", "zsh")
 
@@ -105,7 +106,9 @@ def _words_function() -> str:
     for name in registry.PIPELINES.names():
         pipeline = registry.find_pipeline(name)
         flags = {word for flag in getattr(pipeline, "flags", {}) for word in flag.split()}
-        cases |= {name: [*sorted(flags), "--help"], f"{name} *": words_of(schema_of(name, pipeline))}
+        trials = [*TRIALS] if has_trials(pipeline.Config) else []
+        cases[name] = [*sorted(flags), "--help"]
+        cases[f"{name} *"] = [*words_of(schema_of(name, pipeline)), *trials]
     return WORDS + "".join(_case(*each) for each in cases.items()) + "  esac\n}\n"
 
 

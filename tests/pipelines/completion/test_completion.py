@@ -54,6 +54,7 @@ def test_keys_come_level_by_level_and_then_their_values(script: Path) -> None:
 def test_options_of_tools_and_names_of_kinds_are_offered(script: Path) -> None:
     assert complete(script, "crossmodal embed model --t") == ["--to"]
     assert complete(script, "crossmodal shards --ch") == ["--check"]
+    assert complete(script, "crossmodal transfer my.yaml --dry") == ["--dry-run"]
     assert complete(script, "crossmodal list objectives crd") == ["crd"]
     assert complete(script, "crossmodal schema eval") == ["evaluate"]
     assert complete(script, "crossmodal completion ") == ["bash", "zsh"]
