@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench docs clean
 
 demo: $(READY)  ## real engine data -> teacher -> student -> report
 	$(BIN)/crossmodal run configs/doom/run.yaml
@@ -21,10 +21,14 @@ check: $(READY)  ## lint and types
 bench: $(READY)  ## long measurements, as ratios within one run
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
 
+docs: $(READY)  ## the pages of docs/ as a site, in site/
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	$(BIN)/mkdocs build --strict
+
 $(READY): setup.py constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,test]'
 	touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) site build *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -22,6 +22,7 @@ EXTRAS = {
     "tracking": ["tensorboard>=2.15"],
 }
 EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
+EXTRAS["docs"] = ["mkdocs-material>=9.5"]  # make docs
 EXTRAS["test"] = [
     "beartype>=0.18",
     "faiss-cpu>=1.8",

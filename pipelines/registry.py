@@ -8,6 +8,7 @@ from pipelines.config.errors import ConfigError
 PIPELINES = Catalogue("pipelines", "", "pipeline", beside=("api", "registry"))
 
 TOOLS = {  # commands with arguments in place of a config: the module that has the function of that name
+    "completion": "pipelines.completion.command",
     "embed": "pipelines.embedding.command",
     "init": "pipelines.proposals.command",
     "predict": "pipelines.prediction.command",

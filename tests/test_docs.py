@@ -1,6 +1,8 @@
 """What the README and the docs show is what there is."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -63,6 +65,23 @@ def test_every_link_leads_somewhere(page: Path) -> None:
     text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)  # code calls what it indexes
     for target in re.findall(r"\]\(([^)#]+)\)", text):
         assert target.startswith("https://") or (page.parent / target).exists(), target
+
+
+def test_every_page_is_in_the_sites_navigation_and_links_to_pages_of_the_site_only() -> None:
+    pages = {path.name for path in (ROOT / "docs").glob("*.md")}
+    assert sorted(re.findall(r"^ +- (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)) == sorted(pages)
+    for page in pages:
+        text = re.sub(r"^```.*?^```", "", (ROOT / "docs" / page).read_text(), flags=re.MULTILINE | re.DOTALL)
+        assert not re.findall(r"\]\((\.\./[^)]*)\)", text), page
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    pytest.importorskip("material", reason="an optional package: pip install '.[docs]'")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "fonts.googleapis" not in (tmp_path / "index.html").read_text(encoding="utf-8")
 
 
 def test_the_table_of_objectives_has_all_of_them() -> None:

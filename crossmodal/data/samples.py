@@ -5,8 +5,9 @@ A sample that cannot be read is a message in its place, so that every sample has
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -62,6 +63,10 @@ class FileSamples:
         except Exception as error:  # a DecodeError, an error of adapt, or any error of a library
             raise SampleError(str(error)) from error
 
+    def facts(self, index: int) -> dict[str, Any]:
+        """What a source recorded of the sample; nothing is known of a file."""
+        return {}
+
 
 @dataclass(frozen=True)
 class ShardSamples:
@@ -97,6 +102,18 @@ class ShardSamples:
             raise SampleError(str(error)) from error
         return pair.adapted["view"][0], int(pair.label)
 
+    def facts(self, index: int) -> dict[str, Any]:
+        """What the source recorded of the pair beside its label, such as its group or a pose.
+
+        Raises:
+            SampleError: it cannot be read.
+        """
+        try:
+            facts = self.shards.facts(index)
+        except ShardError as error:
+            raise SampleError(str(error)) from error
+        return {name: value for name, value in facts.items() if name != "label"}
+
 
 Samples = FileSamples | ShardSamples
 
@@ -109,13 +126,15 @@ class LoadedSamples:
     problems: list[str | None]  # for each sample, why it cannot be read; None: it can
     adapted: Float[Tensor, "readable *shape"] | None  # the readable samples in order; None: there is none
     label: Int[Tensor, " readable"]  # their classes; -1: not known
+    facts: list[dict[str, Any]] = field(default_factory=list)  # of the readable samples, if they are wanted
 
 
 class _Batches(Dataset):
     """Batches of samples by number."""
 
-    def __init__(self, samples: Samples, batch_size: int, start: int, stop: int) -> None:
+    def __init__(self, samples: Samples, batch_size: int, start: int, stop: int, *, with_facts: bool) -> None:
         self.samples, self.batch_size, self.start, self.stop = samples, batch_size, start, stop
+        self.with_facts = with_facts
 
     def __len__(self) -> int:
         return math.ceil((self.stop - self.start) / self.batch_size)
@@ -123,10 +142,12 @@ class _Batches(Dataset):
     def __getitem__(self, number: int) -> LoadedSamples:
         start = self.start + number * self.batch_size
         names, problems, adapted, labels = [], list[str | None](), list[Tensor](), list[int]()
+        facts = list[dict[str, Any]]()
         for index in range(start, min(start + self.batch_size, self.stop)):
             names.append(self.samples.name(index))
             try:
                 sample, label = self.samples.read(index)
+                facts += [self.samples.facts(index)] if self.with_facts else []
             except SampleError as error:
                 problems.append(str(error))
                 continue
@@ -134,11 +155,17 @@ class _Batches(Dataset):
             adapted.append(sample)
             labels.append(label)
         whole = torch.stack(adapted) if adapted else None
-        return LoadedSamples(names, problems, whole, torch.tensor(labels, dtype=torch.int64))
+        return LoadedSamples(names, problems, whole, torch.tensor(labels, dtype=torch.int64), facts)
 
 
 def load_samples(
-    samples: Samples, *, batch_size: int = 64, workers: int = 0, start: int = 0, stop: int | None = None
+    samples: Samples,
+    *,
+    batch_size: int = 64,
+    workers: int = 0,
+    start: int = 0,
+    stop: int | None = None,
+    with_facts: bool = False,
 ) -> Iterator[LoadedSamples]:
     """Samples in order, `batch_size` at a time.
 
@@ -148,9 +175,10 @@ def load_samples(
         workers: processes that read and decode.
         start: the first sample.
         stop: the one after the last; None: all.
+        with_facts: read what the source recorded of each sample too.
 
     Raises:
         LoaderError: a worker process ended, or has no shared memory for its data.
     """
     stop = len(samples) if stop is None else stop
-    return load_in_order(_Batches(samples, batch_size, start, stop), workers=workers)
+    return load_in_order(_Batches(samples, batch_size, start, stop, with_facts=with_facts), workers=workers)

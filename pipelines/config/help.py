@@ -24,6 +24,7 @@ Moves knowledge between sensors: a teacher network on one modality teaches a stu
   crossmodal embed MODEL FILE ... --to FILE    write embeddings of files or shards as .parquet or .npz
   crossmodal list KIND [NAME]                  list what can be chosen: {kinds}
   crossmodal schema PIPELINE                   print the JSON Schema of its config, for editors
+  crossmodal completion bash                   print a script with which bash or zsh completes all of this
   crossmodal --version
   crossmodal ... --debug                       show tracebacks of errors
 

@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipelines.config import ConfigError
 from pipelines.config.arguments import Parser
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from pipelines.embedding.parts import Rows
 
 ROWS = 4096  # of a part
+MOST_WORKERS = 4  # by default
+FEW_BATCHES = 8  # of which a process decodes all before workers would have started
 
 
 def _parser() -> Parser:
@@ -26,11 +28,18 @@ def _parser() -> Parser:
         epilog="The same command continues after a kill. On several processes (torchrun -m pipelines embed ...) each "
         "takes its share. Exit code 1: a file could not be read; it has no row, and the reason is printed.",
     )
-    parser.add_argument("model", metavar="MODEL", help="folder of a finished run, or an exported encoder")
+    parser.add_argument(
+        "model", metavar="MODEL", help="folder of a finished run or an exported encoder, or hf-hub:OWNER/NAME"
+    )
     parser.add_argument("files", metavar="FILE", nargs="+", help="files, folders of files, globs, or folders of shards")
     parser.add_argument("--to", metavar="FILE", required=True, help="the .parquet or .npz file to write")
     parser.add_argument("--batch", type=int, default=64, metavar="N", help="files at a time (default: 64)")
-    parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes that read files (default: 0)")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help=f"processes that read files (default: one a core, at most {MOST_WORKERS}; for few files 0)",
+    )
     return parser
 
 
@@ -49,7 +58,7 @@ def embed(words: Sequence[str]) -> int:
     to = Path(asked.to)
     if to.suffix not in (".parquet", ".npz") or to.is_dir():
         raise ConfigError([f"embed: --to must be a file that ends in .parquet or .npz, got {to}"])
-    if asked.batch < 1 or asked.workers < 0:
+    if asked.batch < 1 or (asked.workers or 0) < 0:
         raise ConfigError(["embed: --batch must be at least 1, and --workers at least 0"])
     if to.suffix == ".parquet":
         _need_pyarrow()
@@ -74,15 +83,25 @@ def embed(words: Sequence[str]) -> int:
         for samples in inputs.samples
         for start in range(0, len(samples), math.ceil(ROWS / asked.batch) * asked.batch)
     ]
-    parts, model_digest = Parts(to), digest(asked.model)
-    identity = {"model": model_digest, "batch": asked.batch, "samples": [_identity(each) for each in inputs.samples]}
+    assert model.folder is not None
+    parts, model_digest = Parts(to), digest(model.folder)
+    identity = {
+        "format": 2,  # parts of version 1 have no facts
+        "model": model_digest,
+        "batch": asked.batch,
+        "samples": [_identity(each) for each in inputs.samples],
+    }
     if distributed.is_main():
         parts.open(identity)
     distributed.wait()
     rank, ranks = distributed.rank(), distributed.count()
+    workers = asked.workers
+    if workers is None:
+        few = sum(map(len, inputs.samples)) <= FEW_BATCHES * asked.batch * ranks
+        workers = 0 if few else min(MOST_WORKERS, max(1, (os.cpu_count() or 1) // ranks))
     for number in range(rank, len(jobs), ranks):
         if not parts.has(number):
-            parts.save(number, _rows(model, *jobs[number], classes, batch=asked.batch, workers=asked.workers))
+            parts.save(number, _rows(model, *jobs[number], classes, batch=asked.batch, workers=workers))
     distributed.wait()
     unreadable = 0
     if distributed.is_main():
@@ -109,9 +128,10 @@ def _rows(model: "Model", samples: "Samples", start: int, classes: list[str], *,
 
     own = [classes.index(name) for name in samples.classes]
     keys, labels, problems, vectors = list[str](), list[int](), list[tuple[str, str]](), []
+    facts = list[dict[str, Any]]()
     stop = min(start + math.ceil(ROWS / batch) * batch, len(samples))
     device = next(model.encoder.parameters()).device
-    for part in load_samples(samples, batch_size=batch, workers=workers, start=start, stop=stop):
+    for part in load_samples(samples, batch_size=batch, workers=workers, start=start, stop=stop, with_facts=True):
         if part.adapted is not None:
             with torch.inference_mode():
                 features = model.encoder(model.modality.normalise(part.adapted.to(device)))
@@ -121,9 +141,10 @@ def _rows(model: "Model", samples: "Samples", start: int, classes: list[str], *,
                 keys.append(name)
             else:
                 problems.append((name, problem))
+        facts += part.facts
         labels += [own[label] if label >= 0 else -1 for label in part.label.tolist()]
     dim = model.encoder.spec.dim
-    return Rows(keys, labels, np.concatenate(vectors) if vectors else np.zeros((0, dim), np.float32), problems)
+    return Rows(keys, labels, np.concatenate(vectors) if vectors else np.zeros((0, dim), np.float32), problems, facts)
 
 
 def _classes(several: "Sequence[Samples]") -> list[str]:

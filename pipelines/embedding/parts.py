@@ -5,10 +5,11 @@ import json
 import os
 import shutil
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
@@ -26,6 +27,7 @@ class Rows:
     labels: list[int]  # -1: not known
     vectors: Float32[np.ndarray, "rows dim"]
     problems: list[tuple[str, str]]  # name and reason
+    facts: list[dict[str, Any]]  # of the pairs of shards; empty for files
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class Parts:
                 keys=np.asarray(rows.keys, dtype=np.str_),
                 labels=np.asarray(rows.labels, dtype=np.int64),
                 vectors=rows.vectors,
+                facts=np.asarray([json.dumps(each) for each in rows.facts], dtype=np.str_),
                 problems=np.asarray(rows.problems, dtype=np.str_).reshape(-1, 2),
             )
             write(self._path(number), file.getvalue())
@@ -68,7 +71,8 @@ class Parts:
         """Reads a part."""
         with np.load(self._path(number)) as file:
             problems = [(str(name), str(reason)) for name, reason in file["problems"]]
-            return Rows([*map(str, file["keys"])], file["labels"].tolist(), file["vectors"], problems)
+            facts = [json.loads(str(text)) for text in file["facts"]]
+            return Rows([*map(str, file["keys"])], file["labels"].tolist(), file["vectors"], problems, facts)
 
     def remove(self) -> None:
         """Removes the parts."""
@@ -96,9 +100,12 @@ def _parquet(path: Path, parts: Parts, count: int, classes: list[str], model: st
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    schema = pa.schema(
-        [("key", pa.string()), ("vector", pa.list_(pa.float32())), ("label", pa.string())], metadata={"model": model}
-    )
+    own = [("key", pa.string()), ("vector", pa.list_(pa.float32())), ("label", pa.string())]
+    kinds = fact_kinds(facts for number in range(count) for facts in parts.load(number).facts)
+    types = {"bool": pa.bool_(), "int": pa.int64(), "float": pa.float64(), "str": pa.string(), "json": pa.string(),
+             "list": pa.list_(pa.float64())}  # fmt: skip
+    names = {fact: f"fact_{fact}" if fact in dict(own) else fact for fact in kinds}
+    schema = pa.schema([*own, *((names[fact], types[kind]) for fact, kind in kinds.items())], metadata={"model": model})
     total = 0
     with pq.ParquetWriter(path, schema) as writer:
         for number in range(count):
@@ -107,15 +114,47 @@ def _parquet(path: Path, parts: Parts, count: int, classes: list[str], model: st
             offsets = pa.array(np.arange(len(rows.keys) + 1, dtype=np.int32) * dim)
             vectors = pa.ListArray.from_arrays(offsets, pa.array(rows.vectors.ravel()))
             labels = pa.array([classes[label] if label >= 0 else None for label in rows.labels], pa.string())
-            writer.write_table(pa.Table.from_arrays([pa.array(rows.keys, pa.string()), vectors, labels], schema=schema))
+            columns = [pa.array([_as_kind(facts.get(fact), kind) for facts in rows.facts], types[kind])
+                       for fact, kind in kinds.items()]  # fmt: skip
+            table = [pa.array(rows.keys, pa.string()), vectors, labels, *columns]
+            writer.write_table(pa.Table.from_arrays(table, schema=schema))
             total += len(rows.keys)
     return total
+
+
+def fact_kinds(facts: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """The kind of each fact's column, by name: bool, int, float, str, list of numbers, or json where values differ."""
+    kinds: dict[str, str] = {}
+    for each in facts:
+        for name, value in each.items():
+            kind = _kind_of(value)
+            before = kinds.get(name, kind)
+            if kind is not None:
+                both = {before, kind}
+                kinds[name] = kind if before == kind else "float" if both == {"int", "float"} else "json"
+    return dict(sorted(kinds.items()))
+
+
+def _kind_of(value: Any) -> str | None:
+    """None: the value says nothing of the kind."""
+    if value is None or value == "":
+        return None
+    if isinstance(value, list):
+        return "list" if {*map(_kind_of, value)} <= {"int", "float"} else "json"
+    known = {bool: "bool", int: "int", float: "float", str: "str"}
+    return known.get(type(value), "json")
+
+
+def _as_kind(value: Any, kind: str) -> Any:
+    if value is None or value == "":
+        return None
+    return json.dumps(value) if kind == "json" else value
 
 
 def _npz(path: Path, parts: Parts, count: int, classes: list[str], model: str) -> int:
     sizes = [parts.load(number).vectors.shape for number in range(count)]
     total, dim = sum(rows for rows, _ in sizes), sizes[0][1]
-    keys, labels = list[str](), list[int]()
+    keys, labels, facts = list[str](), list[int](), list[str]()
     with zipfile.ZipFile(path, "w", allowZip64=True) as archive:
         with archive.open(_entry("vectors"), "w", force_zip64=True) as file:
             shape = {"descr": "<f4", "fortran_order": False, "shape": (total, dim)}
@@ -125,7 +164,9 @@ def _npz(path: Path, parts: Parts, count: int, classes: list[str], model: str) -
                 file.write(rows.vectors.astype("<f4").tobytes())
                 keys.extend(rows.keys)
                 labels.extend(rows.labels)
+                facts.extend(map(json.dumps, rows.facts))
         others = {"keys": keys, "labels": [classes[label] if label >= 0 else "" for label in labels], "model": model}
+        others |= {"facts": facts} if any(text != "{}" for text in facts) else {}
         for name, values in others.items():
             with archive.open(_entry(name), "w") as file:
                 np.lib.format.write_array(file, np.asarray(values, dtype=np.str_), allow_pickle=False)

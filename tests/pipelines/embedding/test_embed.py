@@ -1,5 +1,6 @@
 """`crossmodal embed` and `crossmodal.load`: rows equal the encoder's own embeddings, whatever is killed on the way."""
 
+import json
 import os
 import signal
 import subprocess
@@ -239,3 +240,63 @@ def test_a_killed_command_leaves_no_file_and_continues(exported: Path, maps: Pat
     assert not target.exists()
     subprocess.run([*words, str(target)], check=True, cwd=ROOT)
     assert len(read(target)["vectors"]) == 10
+
+
+def facts_in(folder: Path) -> Path:
+    """Shards of six pairs whose source recorded facts of several kinds."""
+    source = SOURCES.get("synthetic")(train_pairs=6, test_pairs=6, size=24, modalities=("depth",))
+    facts = [
+        {"pose": [0.5 * number, 1.0], "speed": number if number % 2 else number + 0.5, "room": f"r{number}"}
+        | ({"note": "late"} if number == 3 else {})
+        | {"vector": number, "odd": number if number else "none"}
+        for number in range(6)
+    ]
+    pairs = (replace(pair, facts=own) for pair, own in zip(source.pairs("train"), facts, strict=True))
+    write_shards(pairs, folder, fields=source.fields(), classes=source.classes(), pairs_per_shard=4)
+    return folder
+
+
+def test_facts_of_pairs_are_columns_of_the_parquet_file(exported: Path, tmp_path: Path) -> None:
+    pq = pytest.importorskip("pyarrow.parquet", reason="parquet needs the extra parquet")
+    shards = facts_in(tmp_path / "shards")
+    assert main(["embed", str(exported), str(shards), "--to", str(tmp_path / "v.parquet"), "--batch", "4"]) == 0
+    table = pq.read_table(tmp_path / "v.parquet")
+    assert table.num_rows == 6 and str(table.schema.field("pose").type) == "list<element: double>"
+    assert table["pose"].to_pylist() == [[0.5 * number, 1.0] for number in range(6)]
+    assert table["speed"].to_pylist() == [0.5, 1.0, 2.5, 3.0, 4.5, 5.0]
+    assert table["room"].to_pylist() == [f"r{number}" for number in range(6)]
+    assert table["note"].to_pylist() == [None, None, None, "late", None, None]
+    assert (
+        table["fact_vector"].to_pylist() == [*range(6)]
+        and len(table["vector"][0]) == cm.load(exported).encoder.spec.dim
+    )
+    assert table["odd"].to_pylist() == ['"none"', "1", "2", "3", "4", "5"]
+    opened = Shards.open(shards)
+    assert [opened.facts(index)["room"] for index in range(6)] == table["room"].to_pylist()
+
+
+def test_facts_in_npz_are_json_and_files_have_none(exported: Path, maps: Path, tmp_path: Path) -> None:
+    assert main(["embed", str(exported), str(facts_in(tmp_path / "shards")), "--to", str(tmp_path / "v.npz")]) == 0
+    assert [json.loads(text)["room"] for text in read(tmp_path / "v.npz")["facts"]] == [
+        f"r{number}" for number in range(6)
+    ]
+    assert main(["embed", str(exported), str(maps), "--to", str(tmp_path / "w.npz")]) == 0
+    assert "facts" not in read(tmp_path / "w.npz")
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "npz"])
+def test_a_vector_store_finds_the_neighbours_that_brute_force_finds(
+    suffix: str, exported: Path, synthetic: Path, tmp_path: Path
+) -> None:
+    faiss = pytest.importorskip("faiss", reason="pip install faiss-cpu")
+    pq = pytest.importorskip("pyarrow.parquet", reason="parquet needs the extra parquet")
+    file = tmp_path / f"v.{suffix}"
+    assert main(["embed", str(exported), str(synthetic / "train"), "--to", str(file)]) == 0
+    vectors = read(file)["vectors"] if suffix == "npz" else np.stack(pq.read_table(file)["vector"].to_numpy())
+    assert vectors.dtype == np.float32 and len(vectors) == 96
+    index = faiss.IndexFlatL2(vectors.shape[1])
+    index.add(vectors)
+    distances, found = index.search(vectors[:20], 4)
+    exact = ((vectors[:20, None].astype(np.float64) - vectors[None]) ** 2).sum(2)
+    assert (found[:, 0] == np.arange(20)).all() and (found == np.argsort(exact, 1)[:, :4]).mean() > 0.95  # but for ties
+    assert np.allclose(distances, np.sort(exact, 1)[:, :4], rtol=1e-3, atol=1e-3 * exact.mean())
