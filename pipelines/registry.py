@@ -9,6 +9,7 @@ PIPELINES = Catalogue("pipelines", "", "pipeline", beside=("registry",))
 
 TOOLS = {  # commands with arguments in place of a config: the module that has the function of that name
     "embed": "pipelines.embedding.command",
+    "export": "pipelines.deployment.command",
     "init": "pipelines.proposals.command",
     "predict": "pipelines.prediction.command",
 }

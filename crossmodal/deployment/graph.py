@@ -38,8 +38,12 @@ class Graph(nn.Module):
         if size is not None and not kind.sized:
             raise DeploymentError(f"a size is for pictures and maps, and this model reads {model.card.modality}")
         self.input = kind(model.modality, size)
-        classes = ("probabilities",) if model.card.classes else ()
-        self.names = ("embedding", *classes, *(f"map{stage}" for stage in range(len(model.encoder.spec.maps) * maps)))
+        spec, classes = model.encoder.spec, len(model.card.classes)
+        sizes: dict[str, tuple[int, ...]] = {"embedding": (spec.dim,)} | (
+            {"probabilities": (classes,)} if classes else {}
+        )
+        sizes |= {f"map{stage}": size for stage, size in enumerate(spec.maps)} if maps else {}
+        self.names, self.sizes = tuple(sizes), tuple(sizes.values())
 
     def forward(self, batch: Shaped[Tensor, "batch *shape"]) -> tuple[Tensor, ...]:
         """The outputs in the order of `names`, float32."""
@@ -62,8 +66,7 @@ class Graph(nn.Module):
 
     def facts(self) -> dict[str, str]:
         """What a user of the file needs to know, as text by name; most are JSON."""
-        card, spec, given = self.model.card, self.encoder.spec, self.input
-        shapes = [[spec.dim], *([[spec.classes]] if card.classes else []), *(spec.maps if self.maps else ())]
+        card, given = self.model.card, self.input
         content = {
             "input": {
                 "name": self.name,
@@ -74,7 +77,7 @@ class Graph(nn.Module):
                 "no_reading": given.gaps,
             },
             "outputs": [
-                {"name": name, "shape": [BATCH, *shape]} for name, shape in zip(self.names, shapes, strict=True)
+                {"name": name, "shape": [BATCH, *shape]} for name, shape in zip(self.names, self.sizes, strict=True)
             ],
             "classes": card.classes,
             "temperature": card.temperature,

@@ -215,10 +215,8 @@ INPUTS: dict[str, type[Any]] = {
 }  # by modality; `Samples` for others
 
 
-def _axes(
-    modality: Any, size: tuple[int, ...], names: tuple[str, str]
-) -> list[tuple[str, int, float, float, int]]:
-    """Of both axes of pictures of `size`: name, pixels, the crop's start and extent as fractions, pixels of the view."""
+def _axes(modality: Any, size: tuple[int, ...], names: tuple[str, str]) -> list[tuple[str, int, float, float, int]]:
+    """Of each axis of pictures of `size`: name, pixels, start and extent of the crop as fractions, pixels of the view."""
     window = CropBox()
     if modality.fit == "crop":
         window = keep_proportions(window, (size[0], size[1]), modality.sides)

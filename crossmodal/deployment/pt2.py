@@ -1,6 +1,7 @@
 """Programs of torch.export, which need torch alone."""
 
 import json
+import warnings
 from pathlib import Path
 
 import torch
@@ -17,7 +18,10 @@ def write(graph: Graph, path: Path) -> None:
     Raises:
         DeploymentError: torch cannot trace the encoder.
     """
-    torch.export.save(trace(graph), path, extra_files={FACTS: json.dumps(graph.facts())})
+    program = trace(graph)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.export.save(program, path, extra_files={FACTS: json.dumps(graph.facts())})
 
 
 def open_file(graph: Graph, path: Path) -> Run:

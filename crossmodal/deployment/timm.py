@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from jaxtyping import Shaped
 from safetensors.torch import save_file
 from torch import Tensor
@@ -26,7 +25,7 @@ def write(graph: Graph, path: Path) -> None:
 
 
 def open_file(graph: Graph, path: Path) -> Run:
-    """timm's network behind the graph's preprocessing."""
+    """The network of timm behind the graph's preprocessing."""
     import timm
 
     network = timm.create_model(checkpoint_path=str(path), **_arguments(graph)).eval()
@@ -53,8 +52,7 @@ def _arguments(graph: Graph) -> dict[str, Any]:
     if importlib.util.find_spec("timm") is None:
         raise DeploymentError("a checkpoint for timm needs the package timm (pip install 'crossmodal-transfer[timm]')")
     card = graph.model.card
-    if graph.maps:
-        raise DeploymentError("a checkpoint for timm has no maps among its outputs; timm.create_model has features_only")
+    assert not graph.maps  # they are no outputs of timm's networks
     name = _name(card.encoder, card.encoder_options)
     if name is None:
         options = ", ".join(f"{key} {value}" for key, value in card.encoder_options.items())
@@ -65,7 +63,7 @@ def _arguments(graph: Graph) -> dict[str, Any]:
 
 
 def _name(encoder: str, options: Mapping[str, Any]) -> str | None:
-    """timm's name of a network; None if timm does not have it."""
+    """The name in timm of a network; None if timm does not have it."""
     if encoder == "timm":
         from crossmodal.encoders.timm import MODEL
 
