@@ -49,9 +49,9 @@ def compare(graph: Graph, run: Run, real: Sequence[Float[Tensor, "..."]] = ()) -
         for output, ours, theirs in zip(graph.names, expected, given, strict=True):
             if not ours.isfinite().all():
                 raise DeploymentError(f"the model's {output} for {name} is not finite; it cannot be compared")
-            error = _error(ours, theirs)
-            if error > worst.error:
-                worst = Checked(error, output, name, 0)
+            difference = _difference(ours, theirs)
+            if difference > worst.error:
+                worst = Checked(difference, output, name, 0)
     return Checked(worst.error, worst.output, worst.batch, rows)
 
 
@@ -75,6 +75,8 @@ def batches(graph: Graph, real: Sequence[Float[Tensor, "..."]] = ()) -> dict[str
         "mixed extremes": mixture(3),
         "constants": extremes.reshape(-1, *(1 for _ in shape)).expand(-1, *shape),
     }
+    if graph.input.dither:
+        numbers["constants"] = numbers["constants"] + graph.input.dither * noise(len(extremes))
     made = {name: batch.to(dtype).contiguous() for name, batch in numbers.items()}
     scenes = [graph.model.modality.render(draw_scene(generator)) for _ in range(3)]
     made |= {"scenes": torch.stack([graph.input.row(signal) for signal in scenes])}
@@ -83,7 +85,7 @@ def batches(graph: Graph, real: Sequence[Float[Tensor, "..."]] = ()) -> dict[str
     return made
 
 
-def _error(ours: Float[Tensor, "batch *shape"], theirs: Shaped[Tensor, "..."]) -> float:
+def _difference(ours: Float[Tensor, "batch *shape"], theirs: Shaped[Tensor, "..."]) -> float:
     """Infinite if the shapes differ, or if the file gives a number that is not finite."""
     if ours.shape != theirs.shape or not theirs.isfinite().all():
         return float("inf")

@@ -39,10 +39,11 @@ class Graph(nn.Module):
             raise DeploymentError(f"a size is for pictures and maps, and this model reads {model.card.modality}")
         self.input = kind(model.modality, size)
         spec, classes = model.encoder.spec, len(model.card.classes)
-        sizes: dict[str, tuple[int, ...]] = {"embedding": (spec.dim,)} | (
-            {"probabilities": (classes,)} if classes else {}
-        )
-        sizes |= {f"map{stage}": size for stage, size in enumerate(spec.maps)} if maps else {}
+        sizes: dict[str, tuple[int, ...]] = {"embedding": (spec.dim,)}
+        if classes:
+            sizes["probabilities"] = (classes,)
+        if maps:
+            sizes |= {f"map{stage}": each for stage, each in enumerate(spec.maps)}
         self.names, self.sizes = tuple(sizes), tuple(sizes.values())
 
     def forward(self, batch: Shaped[Tensor, "batch *shape"]) -> tuple[Tensor, ...]:
