@@ -76,7 +76,9 @@ def batches(graph: Graph, real: Sequence[Float[Tensor, "..."]] = ()) -> dict[str
         "constants": extremes.reshape(-1, *(1 for _ in shape)).expand(-1, *shape),
     }
     if graph.input.dither:
-        numbers["constants"] = numbers["constants"] + graph.input.dither * noise(len(extremes))
+        plain = numbers["constants"]
+        noisy = plain.clamp(0.9 * low, 0.9 * high) + graph.input.dither * noise(len(extremes))
+        numbers["constants"] = torch.where(plain.isfinite(), noisy, plain)
     made = {name: batch.to(dtype).contiguous() for name, batch in numbers.items()}
     scenes = [graph.model.modality.render(draw_scene(generator)) for _ in range(3)]
     made |= {"scenes": torch.stack([graph.input.row(signal) for signal in scenes])}

@@ -27,7 +27,7 @@ class Input(nn.Module, ABC):
     sized: bool = False  # whether it can read pictures of another size than the model's
     gaps: str = ""  # the numbers that mean "no reading", in words
     extremes: tuple[float, ...]  # the numbers of which inputs for checks are made
-    dither: float = 0.0  # amplitude of the noise on constant inputs for checks
+    dither: float = 0.0  # amplitude of the noise on constant inputs for checks, which then lie within full scale
 
     @abstractmethod
     def forward(self, batch: Shaped[Tensor, "batch *shape"]) -> Float[Tensor, "batch *sample"]:
@@ -143,7 +143,7 @@ class Sound(Input):
 
     range = (-1, 1)
     gaps = "NaN or infinite: silence"
-    dither = 1e-3  # of a pure constant, torch's own transform is off by 0.03 dB in bands that are next to silent
+    dither = 1e-2  # of a pure constant, torch's own transform is off by 0.03 dB in bands that are next to silent
     extremes = (0.0, 1.0, -1.0, 0.5, 1e-4, 1e-30, FAR, -FAR, *NOT_FINITE)
     waves: Tensor
     bands: Tensor
