@@ -75,13 +75,12 @@ def batches(graph: Graph, real: Sequence[Float[Tensor, "..."]] = ()) -> dict[str
         "mixed extremes": mixture(3),
         "constants": extremes.reshape(-1, *(1 for _ in shape)).expand(-1, *shape),
     }
-    if graph.input.dither:
-        plain = numbers["constants"]
-        noisy = plain.clamp(0.9 * low, 0.9 * high) + graph.input.dither * noise(len(extremes))
-        numbers["constants"] = torch.where(plain.isfinite(), noisy, plain)
-    made = {name: batch.to(dtype).contiguous() for name, batch in numbers.items()}
-    scenes = [graph.model.modality.render(draw_scene(generator)) for _ in range(3)]
-    made |= {"scenes": torch.stack([graph.input.row(signal) for signal in scenes])}
+    scenes = [graph.input.row(graph.model.modality.render(draw_scene(generator))) for _ in range(3)]
+    made = {name: batch.to(dtype).contiguous() for name, batch in (numbers | {"scenes": torch.stack(scenes)}).items()}
+    for name in ("constants", "scenes"):
+        if graph.input.dither:
+            noisy = made[name].clamp(0.9 * low, 0.9 * high) + graph.input.dither * noise(len(made[name]))
+            made[name] = torch.where(made[name].isfinite(), noisy, made[name])
     if real:
         made["your data"] = torch.stack([graph.input.row(signal) for signal in real])
     return made
