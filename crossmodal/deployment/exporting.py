@@ -21,7 +21,14 @@ TARGETS = {
 }
 
 
-def export(graph: Graph, to: str, out: Path, *, real: Sequence[Float[Tensor, "..."]] = ()) -> Checked:
+def export(
+    graph: Graph,
+    to: str,
+    out: Path,
+    *,
+    real: Sequence[Float[Tensor, "..."]] = (),
+    tolerance: float = LARGEST_ERROR,
+) -> Checked:
     """Writes a file, runs it, and compares its outputs with the library's; the file appears only if they agree.
 
     Args:
@@ -29,9 +36,10 @@ def export(graph: Graph, to: str, out: Path, *, real: Sequence[Float[Tensor, "..
         to: the kind of file: "onnx", "pt2" or "timm".
         out: the file.
         real: signals for the comparison, beside those that are made.
+        tolerance: the largest error that is accepted, relative to the largest number of the same output and batch.
 
     Raises:
-        DeploymentError: the model cannot be exported so, or an output differs by more than `LARGEST_ERROR`.
+        DeploymentError: the model cannot be exported so, or an output differs by more than `tolerance`.
         WriteError: the file cannot be written.
     """
     target = TARGETS[to]
@@ -43,10 +51,10 @@ def export(graph: Graph, to: str, out: Path, *, real: Sequence[Float[Tensor, "..
         with writing(out):
             target.write(graph, aside)
         checked = compare(graph, target.open(graph, aside), real)
-        if not checked.error <= LARGEST_ERROR:
+        if not checked.error <= tolerance:
             raise DeploymentError(
                 f"the exported file's {checked.output} differs from the library's by {checked.error:.1e} of its "
-                f"largest number for {checked.batch}, more than {LARGEST_ERROR:g}; nothing was written"
+                f"largest number for {checked.batch}, more than {tolerance:g}; nothing was written"
             )
         with writing(out):
             aside.replace(out)

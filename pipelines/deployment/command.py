@@ -27,8 +27,8 @@ def _parser() -> Parser:
         description="Writes a trained encoder as a file that runs without this package, with the preprocessing inside: "
         "metres, 8-bit pictures or sound in; embeddings and probabilities out. The file is run and compared with the "
         "library first.",
-        epilog="Exit code 1: the model cannot be exported so, or an output differs by more than 1e-4 of its largest "
-        "number; then there is no file. A checkpoint for timm holds the network alone.",
+        epilog="Exit code 1: the model cannot be exported so, or an output differs by more than the tolerance; then "
+        "there is no file. A checkpoint for timm holds the network alone.",
     )
     parser.add_argument("model", metavar="MODEL", help="folder of a finished run, or an exported encoder")
     parser.add_argument("--to", choices=[*SUFFIXES], required=True, help="kind of file")
@@ -38,6 +38,8 @@ def _parser() -> Parser:
     parser.add_argument("--maps", action="store_true", help="the output of each stage too: map0, map1, ...")
     parser.add_argument("--data", metavar="FILE", nargs="+", default=[], help="files, folders or globs of your sensor, "
                         f"with which the file is compared too; the first {MOST}")  # fmt: skip
+    parser.add_argument("--tolerance", type=float, default=1e-4, metavar="ERROR", help="largest error that is accepted, "
+                        "relative to the largest number of the same output and batch (default: 1e-4)")  # fmt: skip
     parser.add_argument("--latency", action="store_true", help="measure the milliseconds of a batch of 1 and of 32")
     return parser
 
@@ -57,6 +59,8 @@ def export(words: Sequence[str]) -> int:
     out, size = Path(asked.out), _read_size(asked.size)
     if out.suffix != SUFFIXES[asked.to] or out.is_dir():
         raise ConfigError([f"export: --out must be a file that ends in {SUFFIXES[asked.to]}, got {out}"])
+    if not 0 < asked.tolerance < 1:
+        raise ConfigError([f"export: --tolerance must be above 0 and below 1, got {asked.tolerance:g}"])
     if asked.to == "timm" and (asked.maps or size):
         raise ConfigError(
             ["export: --maps and --size are for onnx and pt2; a checkpoint for timm holds the network alone"]
@@ -71,7 +75,8 @@ def export(words: Sequence[str]) -> int:
         graph = Graph(model, maps=asked.maps, size=size).eval()
     except DeploymentError as error:
         raise ConfigError([f"export: --size: {error}"]) from error
-    checked = exporting.export(graph, asked.to, out, real=_read_signals(asked.data, model))
+    real = _read_signals(asked.data, model)
+    checked = exporting.export(graph, asked.to, out, real=real, tolerance=asked.tolerance)
     _describe(graph)
     _tell(f"{out}: {out.stat().st_size / 1e6:.1f} MB; the largest error is {checked.error:.1e} of the largest number, "
           f"in {checked.output} for {checked.batch}, over {checked.rows} inputs")  # fmt: skip

@@ -133,6 +133,25 @@ def test_an_onnx_file_computes_what_the_library_does_and_says_what_it_reads(moda
     assert np.allclose(ours, theirs.numpy(), atol=1e-4) and ours.std(0).max() > 1e-3
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("encoder", [name for name in ENCODERS.names() if name != "convnet"])
+def test_a_torch_program_of_every_encoder_computes_what_the_library_does(encoder: str, tmp_path: Path) -> None:
+    if encoder == "timm":
+        pytest.importorskip("timm", reason="timm is an extra")
+    graph = Graph(model_of("depth", encoder, {}, view={"size": 32}), maps=True).eval()
+    assert export(graph, "pt2", tmp_path / "model.pt2").error < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encoder", ["resnet", "cifar_vgg", "timm"])
+def test_an_onnx_file_of_networks_of_other_kinds_computes_what_the_library_does(encoder: str, tmp_path: Path) -> None:
+    needs_onnx()
+    if encoder == "timm":
+        pytest.importorskip("timm", reason="timm is an extra")
+    graph = Graph(model_of("depth", encoder, {}, view={"size": 32}), maps=True).eval()
+    assert export(graph, "onnx", tmp_path / "model.onnx").error < 1e-4
+
+
 def test_a_file_that_computes_something_else_is_refused_and_not_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
