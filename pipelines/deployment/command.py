@@ -38,7 +38,7 @@ def _parser() -> Parser:
     parser.add_argument("--maps", action="store_true", help="the output of each stage too: map0, map1, ...")
     parser.add_argument("--data", metavar="FILE", nargs="+", default=[], help="files, folders or globs of your sensor, "
                         f"with which the file is compared too; the first {MOST}")  # fmt: skip
-    parser.add_argument("--tolerance", type=float, default=1e-4, metavar="ERROR", help="largest error that is accepted, "
+    parser.add_argument("--tolerance", type=float, default=1e-4, metavar="ERROR", help="largest accepted error, "
                         "relative to the largest number of the same output and batch (default: 1e-4)")  # fmt: skip
     parser.add_argument("--latency", action="store_true", help="measure the milliseconds of a batch of 1 and of 32")
     return parser
