@@ -31,6 +31,7 @@ VIEWS: dict[str, dict[str, Any]] = {
     "audio": {"window_s": 0.25, "mels": 32, "rate_hz": 8000},
 }
 CLASSES = ["a", "b", "c"]
+AMPLIFYING = ["cifar_mobilenet", "cifar_shufflenet", "cifar_shufflenet_v2", "efficientnet_lite"]  # see the docs
 SMALL = {"width": 4, "stages": 2}
 
 
@@ -150,6 +151,20 @@ def test_an_onnx_file_of_networks_of_other_kinds_computes_what_the_library_does(
         pytest.importorskip("timm", reason="timm is an extra")
     graph = Graph(model_of("depth", encoder, {}, view={"size": 32}), maps=True).eval()
     assert export(graph, "onnx", tmp_path / "model.onnx").error < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encoder", AMPLIFYING)
+def test_a_network_that_amplifies_rounding_of_sound_is_refused_by_a_sentence_or_exact(
+    encoder: str, tmp_path: Path
+) -> None:
+    graph = Graph(model_of("audio", encoder, {}, view={"window_s": 0.5, "mels": 48}), maps=True).eval()
+    checked = compare(graph, graph)  # the transform is the only difference
+    if checked.error > 1e-4:
+        with pytest.raises(DeploymentError, match="differs from the library's by .* more than 0.0001; nothing was"):
+            export(graph, "pt2", tmp_path / "model.pt2")
+        assert not [*tmp_path.iterdir()]
+    assert checked.error < 1e-2  # which --tolerance=1e-2 accepts
 
 
 def test_a_file_that_computes_something_else_is_refused_and_not_left(
