@@ -43,6 +43,7 @@ def run(config: Config, path: Path) -> None:
     from pipelines.training.monitor import Monitor
 
     run = RunFolder.open("pretrain", config, inputs)
+    config = run.config  # with what the names of published networks imply
     if run.is_done():
         return
     accelerator = open_accelerator(config.train, run.path)

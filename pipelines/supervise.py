@@ -49,6 +49,7 @@ def run(config: Config, path: Path) -> None:
     from pipelines.training.loop import Training, seed_everything
 
     run = RunFolder.open("supervise", config, inputs)
+    config = run.config  # with what the names of published networks imply
     if run.is_done():
         return
     accelerator = open_accelerator(config.train, run.path)

@@ -57,6 +57,7 @@ def run(config: Config, path: Path) -> None:
     from pipelines.training.loop import Training
 
     run = RunFolder.open("transfer", config, inputs)
+    config = run.config  # with what the names of published networks imply
     if run.is_done():
         return
     accelerator = open_accelerator(config.train, run.path)

@@ -46,5 +46,5 @@ def export_encoder(
 
 
 def _card(config: StudentConfig, view: ViewConfig, modality: Modality) -> Card:
-    network = to_dict(config.encoder, whole=True)
+    network = to_dict(config.network, whole=True)
     return Card(network.pop("name"), network, modality.shape, [], view.modality, asdict(modality))  # type: ignore[call-overload]

@@ -11,7 +11,7 @@ import sys
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -66,9 +66,10 @@ class RunFolder:
 
     path: Path
     pipeline: str
-    config: object
+    config: Any  # with what the names of published networks imply
     inputs: Mapping[str, str]  # digests of the inputs, by config key
     locks: list[Lock] = field(default_factory=list, repr=False, compare=False)  # the held lock, once begun
+    origins: Mapping[str, Any] = field(default_factory=dict, compare=False)  # of published weights, for run.json
 
     @classmethod
     def of(cls, path: str | Path, pipeline: str, config: object, inputs: Mapping[str, str]) -> "RunFolder":
@@ -82,8 +83,12 @@ class RunFolder:
         Raises:
             ConfigError: its inputs cannot be read, or the processes were given different runs.
         """
+        from pipelines.building.published import origins, settle
+
         share = distributed.from_main if pipeline in ALONE else distributed.together
+        config = share(lambda: settle(config))
         run = cls.of(config.output, pipeline, config, share(lambda: inputs(config)))
+        run = replace(run, origins=distributed.from_main(lambda: origins(config)))
         agree(run.identity | {"config": to_dict(config, whole=True)})
         vars(run)["before"] = distributed.from_main(lambda: run.before)
         return run
@@ -248,7 +253,7 @@ class RunFolder:
             self.locks.append(Lock(self.path))
             (self.path / REPORT).unlink(missing_ok=True)
             self._describe()
-        return RunFolder(self.path, self.pipeline, self.config, self.inputs, self.locks)
+        return RunFolder(self.path, self.pipeline, self.config, self.inputs, self.locks, self.origins)
 
     def set_aside(self) -> Path:
         """Renames the folder to make room for a changed run; gives the new path."""
@@ -260,7 +265,8 @@ class RunFolder:
 
     def _describe(self) -> None:
         write(self.path / "config.yaml", to_yaml(self.config, whole=True))
-        _write_json(self.path / RUN, {**self.identity, "environment": environment()})
+        origins = {"weights": dict(self.origins)} if self.origins else {}
+        _write_json(self.path / RUN, {**self.identity, **origins, "environment": environment()})
 
     def _refuse_strangers(self) -> None:
         """Refuses a folder with files that no run wrote."""
