@@ -61,8 +61,8 @@ def test_a_network_of_the_hub_gives_what_timm_gives(hub: Path, tmp_path: Path) -
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
     features = build("hf-hub:me/small", 64, 7)(ours)
     assert features.embedding.std() > 0.01  # there is something to compare
-    torch.testing.assert_close(features.embedding, network.forward_head(network.forward_features(theirs), pre_logits=True),
-                               atol=1e-5, rtol=1e-5)  # fmt: skip
+    pooled = network.forward_head(network.forward_features(theirs), pre_logits=True)
+    torch.testing.assert_close(features.embedding, pooled, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(features.logits, network(theirs), atol=1e-5, rtol=1e-5)
 
 
