@@ -1,7 +1,9 @@
 """Files of published networks: where libraries keep them, and how they are fetched."""
 
+import contextlib
 import os
 import re
+import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
@@ -83,8 +85,9 @@ class Repository:
         options: dict[str, Any] = {"cache_dir": hub_cache(), "etag_timeout": TIMEOUT_S}
         endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
         try:
+            _reach(endpoint)  # first: the client would try again for minutes
             return Path(hf_hub_download(self.name, name, revision=self.wanted, endpoint=endpoint, **options))
-        except LocalEntryNotFoundError as error:
+        except (LocalEntryNotFoundError, TimeoutError, urllib.error.URLError) as error:
             raise WeightsError(f"{self.weights}: the hub at {endpoint} cannot be reached, and {name} is not in "
                                f"{hub_cache()}; try again later, or copy the files there") from error  # fmt: skip
         except EntryNotFoundError:
@@ -105,6 +108,17 @@ def torch_cache() -> Path:
     """The folder of torch's downloaded weights, as TORCH_HOME or XDG_CACHE_HOME set it."""
     home = os.environ.get("TORCH_HOME") or f"{os.environ.get('XDG_CACHE_HOME') or '~/.cache'}/torch"
     return Path(home).expanduser() / "hub" / "checkpoints"
+
+
+def _reach(endpoint: str) -> None:
+    """Asks a server for anything.
+
+    Raises:
+        OSError: it does not answer, a `URLError` or `TimeoutError`.
+    """
+    request = urllib.request.Request(endpoint, method="HEAD")
+    with contextlib.suppress(urllib.error.HTTPError), urllib.request.urlopen(request, timeout=TIMEOUT_S):
+        pass
 
 
 def from_url(weights: str, url: str, folders: Sequence[Path], *, sha256: str, download: bool) -> Path:

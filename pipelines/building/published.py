@@ -7,8 +7,10 @@ from typing import Any, TypeVar
 
 from crossmodal import export
 from crossmodal.data.manifest import sha256_of
+from crossmodal.encoders import Published
 from crossmodal.published import Source, find
 from crossmodal.weights import find_weights
+from modalities.common.picture import MODES
 from pipelines.config import ConfigError, at, to_dict, to_plain, within
 from pipelines.schemas.common import EncoderConfig, Network, StudentConfig, TeacherConfig, ViewConfig
 
@@ -18,7 +20,7 @@ _HARMLESS = ("dropout", "drop_path")  # options that change no weight
 
 
 def settle(config: Config) -> Config:
-    """The config with what its names of published weights imply: architectures, and the size of RGB views without one.
+    """The config with what its names of published weights imply: architectures, and what RGB views do not say.
 
     Configs without such names are unchanged. It may download, where the config says so, and does nothing twice.
 
@@ -36,7 +38,7 @@ def settle(config: Config) -> Config:
             implied[key] = source, replace(network, encoder=_architecture(key, network, source))
     if not implied:
         return config
-    return _with(config, {key: network for key, (_, network) in implied.items()}, _sized(config, implied))
+    return _with(config, {key: network for key, (_, network) in implied.items()}, _fitted(config, implied))
 
 
 def networks_in(config: object) -> dict[str, Network]:
@@ -103,34 +105,45 @@ def _architecture(key: str, network: Network, source: Source) -> EncoderConfig:
     return network.encoder
 
 
-def _sized(config: Any, implied: Mapping[str, tuple[Source, Network]]) -> dict[str, ViewConfig]:
-    """The RGB views without a size, at the size that the networks on them were trained with.
+def _fitted(config: Any, implied: Mapping[str, tuple[Source, Network]]) -> dict[str, ViewConfig]:
+    """The RGB views with the size, normalisation and interpolation of the networks on them, where the config has none.
 
     Raises:
-        ConfigError: two networks were trained with different sizes; the message has both.
+        ConfigError: two teachers were trained with different ones; the message has both.
     """
-    sizes: dict[str, tuple[str, int]] = {}  # of each view, with the network's key
-    given = networks_in(config)
+    views, given, chosen = dict(config.views), networks_in(config), dict[tuple[str, str], str]()
     for key, (source, network) in implied.items():
-        view = config.views.get(network.view)
+        name, view = network.view, views.get(network.view)
         if view is None or given[key].encoder is not None or source.published is None or view.modality != "rgb":
             continue
-        if any(name in view.options for name in _SHAPE) or _sees_as_the_view_says(network):
+        if isinstance(network, TeacherConfig) and network.normalisation == "view":
             continue
-        other, size = sizes.setdefault(network.view, (key, source.published.size))
-        if size != source.published.size:
-            raise ConfigError([
-                f"views.{network.view}.size must be given, or each network needs a view of its own: {other} was "
-                f"trained on pictures of {size} pixels, {key} on {source.published.size}"
-            ])  # fmt: skip
-    views = dict(config.views)
-    for name, (_, size) in sizes.items():
-        views[name] = replace(views[name], options={**views[name].options, "size": size})
+        wanted = _options(source.published, config.views[name].options)
+        for option, value in wanted.items():
+            other = chosen.setdefault((name, option), key)
+            ours = views[name].options.get(option, value)
+            if ours != value and isinstance(network, TeacherConfig):
+                remedy = "give each a view of its own" if option in ("mean", "std") else f"set views.{name}.{option}"
+                raise ConfigError([
+                    f"views.{name}: {other} was trained with {option}={_shown(ours)}, but {key} with "
+                    f"{option}={_shown(value)}; {remedy}"
+                ])  # fmt: skip
+        views[name] = replace(views[name], options={**wanted, **views[name].options})
     return views
 
 
-def _sees_as_the_view_says(network: Network) -> bool:
-    return isinstance(network, TeacherConfig) and network.normalisation == "view"
+def _options(published: Published, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of an RGB view that a published network implies, without those that the config gives."""
+    implied: dict[str, Any] = {"mean": published.mean, "std": published.std}
+    if published.interpolation in MODES:
+        implied["interpolation"] = published.interpolation
+    if not any(name in given for name in _SHAPE):
+        implied["size"] = published.size
+    return {name: value for name, value in implied.items() if name not in given}
+
+
+def _shown(value: Any) -> Any:
+    return [round(each, 4) for each in value] if isinstance(value, tuple) else value
 
 
 def _with(config: Any, networks: Mapping[str, Network], views: Mapping[str, ViewConfig]) -> Any:
