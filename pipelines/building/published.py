@@ -6,10 +6,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from crossmodal import export
-from crossmodal.data.manifest import sha256_of
 from crossmodal.encoders import Published
 from crossmodal.published import Source, find
-from crossmodal.weights import find_weights
 from modalities.common.picture import MODES
 from pipelines.config import ConfigError, at, to_dict, to_plain, within
 from pipelines.schemas.common import EncoderConfig, Network, StudentConfig, TeacherConfig, ViewConfig
@@ -54,24 +52,19 @@ def networks_in(config: object) -> dict[str, Network]:
 
 
 def origins(config: object) -> dict[str, dict[str, Any]]:
-    """Where the published weights of a config come from, by config key, to record in a run's folder."""
-    config = getattr(config, "transfer", config)
-    return {
-        key: describe_origin(network.weights)
-        for key, network in networks_in(config).items()
-        if network.weights is not None and not is_run(network.weights)
-    }
+    """Where the networks come from that a config names, by config key, to record in a run's folder.
 
-
-def describe_origin(weights: str) -> dict[str, Any]:
-    """Name, file, sha256, revision, licence and input of published weights, as JSON has them; None: not stated."""
-    source = find(weights)
-    if source is None:
-        path = find_weights(weights)
-        return {"weights": weights, "file": str(path.absolute()), "sha256": sha256_of(path)}
+    Name, file, sha256, revision, licence and input, as JSON has them; None: not stated.
+    """
+    networks = networks_in(getattr(config, "transfer", config))
+    named = {key: each.weights for key, each in networks.items() if each.weights is not None}
+    found = {key: source for key, weights in named.items() if (source := find(weights)) is not None}
     return {
-        "weights": weights, "file": str(source.path.absolute()), "sha256": source.sha256, "revision": source.revision,
-        "licence": source.licence, "input": None if source.published is None else to_plain(source.published),
+        key: {
+            "weights": source.name, "file": str(source.path.absolute()), "sha256": source.sha256,
+            "revision": source.revision, "licence": source.licence,
+            "input": None if source.published is None else to_plain(source.published),
+        } for key, source in found.items()
     }  # fmt: skip
 
 

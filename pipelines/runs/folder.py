@@ -11,7 +11,7 @@ import sys
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -69,7 +69,6 @@ class RunFolder:
     config: Any  # with what the names of published networks imply
     inputs: Mapping[str, str]  # digests of the inputs, by config key
     locks: list[Lock] = field(default_factory=list, repr=False, compare=False)  # the held lock, once begun
-    origins: Mapping[str, Any] = field(default_factory=dict, compare=False)  # of published weights, for run.json
 
     @classmethod
     def of(cls, path: str | Path, pipeline: str, config: object, inputs: Mapping[str, str]) -> "RunFolder":
@@ -83,12 +82,11 @@ class RunFolder:
         Raises:
             ConfigError: its inputs cannot be read, or the processes were given different runs.
         """
-        from pipelines.building.published import origins, settle
+        from pipelines.building.published import settle
 
         share = distributed.from_main if pipeline in ALONE else distributed.together
         config = share(lambda: settle(config))
         run = cls.of(config.output, pipeline, config, share(lambda: inputs(config)))
-        run = replace(run, origins=distributed.from_main(lambda: origins(config)))
         agree(run.identity | {"config": to_dict(config, whole=True)})
         vars(run)["before"] = distributed.from_main(lambda: run.before)
         return run
@@ -253,7 +251,7 @@ class RunFolder:
             self.locks.append(Lock(self.path))
             (self.path / REPORT).unlink(missing_ok=True)
             self._describe()
-        return RunFolder(self.path, self.pipeline, self.config, self.inputs, self.locks, self.origins)
+        return RunFolder(self.path, self.pipeline, self.config, self.inputs, self.locks)
 
     def set_aside(self) -> Path:
         """Renames the folder to make room for a changed run; gives the new path."""
@@ -265,8 +263,11 @@ class RunFolder:
 
     def _describe(self) -> None:
         write(self.path / "config.yaml", to_yaml(self.config, whole=True))
-        origins = {"weights": dict(self.origins)} if self.origins else {}
-        _write_json(self.path / RUN, {**self.identity, **origins, "environment": environment()})
+        from pipelines.building.published import origins
+
+        weights = origins(self.config)
+        recorded = self.identity | ({"weights": weights} if weights else {})
+        _write_json(self.path / RUN, {**recorded, "environment": environment()})
 
     def _refuse_strangers(self) -> None:
         """Refuses a folder with files that no run wrote."""
