@@ -18,7 +18,7 @@ from modalities import CropBox, Modality
 from modalities.codecs.colour import ColourCodec
 from modalities.common.colour import factors, turn_hue
 from modalities.common.options import check_length, check_within
-from modalities.common.picture import MODES, PictureView
+from modalities.common.picture import PictureView
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,6 @@ class Rgb(ColourCodec, PictureView, Modality):
             raise ValueError(
                 f"blur_px must be at most {(side - 1) / 2:g} for pictures of {side} pixels, got {self.blur_px:g}"
             )
-        if self.interpolation not in MODES:
-            raise ValueError(f"interpolation must be one of {', '.join(MODES)}, got {self.interpolation!r}")
         check_length(3, mean=self.mean, std=self.std)
         check_within(1e-6, math.inf, smallest_std=min(self.std))
 
