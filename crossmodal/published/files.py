@@ -11,7 +11,7 @@ from typing import Any
 
 from crossmodal.checkpoint import writing
 from crossmodal.data.manifest import sha256_of
-from crossmodal.published.names import WeightsError
+from crossmodal.published.names import WeightsError, is_folder
 
 TIMEOUT_S = 10.0  # without an answer
 _LICENCE = re.compile(r"\A---\s*\n.*?^license:\s*[\"']?([\w.+-]+)", re.DOTALL | re.MULTILINE)
@@ -26,7 +26,9 @@ class Repository:
 
     def __init__(self, weights: str, name: str, revision: str | None, *, download: bool) -> None:
         self.weights, self.name, self.wanted, self.download = weights, name, revision, download
-        self.folder = Path(name).expanduser() if Path(name).expanduser().is_dir() else None
+        self.folder = Path(name).expanduser() if is_folder("hf-hub:", name) else None
+        if self.folder is not None and not self.folder.is_dir():
+            raise WeightsError(f"{weights}: there is no folder {self.folder}")
 
     def commit(self, path: Path) -> str | None:
         """The commit of a file in the hub's cache; None for other files."""

@@ -72,8 +72,9 @@ def _hint(prefix: str) -> str:
 
 
 def is_folder(prefix: str, name: str) -> bool:
-    """True if a name of a hub is the folder of a copy."""
-    return prefix in ("hf-hub:", "open_clip:", "transformers:") and Path(name).expanduser().is_dir()
+    """True if a name of a hub is the folder of a copy: it exists, or begins with "/", "./", "../" or "~"."""
+    is_path = name.startswith(("/", "./", "../", "~"))
+    return prefix in ("hf-hub:", "open_clip:", "transformers:") and (is_path or Path(name).is_dir())
 
 
 def split_revision(name: str) -> tuple[str, str | None]:

@@ -130,6 +130,8 @@ def test_the_folder_of_a_copy_is_taken(hub: Path, tmp_path: Path) -> None:
     assert source is not None
     copy = find(f"hf-hub:{source.path.parent}")
     assert copy is not None and copy.sha256 == source.sha256 and copy.options == source.options
+    with pytest.raises(WeightsError, match=r"hf-hub:/none/here: there is no folder /none/here$"):
+        find("hf-hub:/none/here")
     (tmp_path / "empty").mkdir()
     with pytest.raises(WeightsError, match=r"/empty holds no config.json$"):
         find(f"hf-hub:{tmp_path / 'empty'}")
