@@ -14,6 +14,8 @@ from crossmodal.data.manifest import sha256_of
 from crossmodal.published.names import WeightsError, is_folder
 
 TIMEOUT_S = 10.0  # without an answer
+_SIGNS = ("config.json", "open_clip_config.json", "model.safetensors", "open_clip_model.safetensors",
+          "pytorch_model.bin", "open_clip_pytorch_model.bin")  # files one of which a copy has  # fmt: skip
 _LICENCE = re.compile(r"\A---\s*\n.*?^license:\s*[\"']?([\w.+-]+)", re.DOTALL | re.MULTILINE)
 
 
@@ -27,6 +29,7 @@ class Repository:
     def __init__(self, weights: str, name: str, revision: str | None, *, download: bool) -> None:
         self.weights, self.name, self.wanted, self.download = weights, name, revision, download
         self.folder = Path(name).expanduser() if is_folder("hf-hub:", name) else None
+        self.is_cut_off = False  # the hub did not answer
         if self.folder is not None and not self.folder.is_dir():
             raise WeightsError(f"{weights}: there is no folder {self.folder}")
 
@@ -55,7 +58,8 @@ class Repository:
         if self.folder is not None:
             raise WeightsError(f"{self.weights}: {self.folder} holds no {wanted}")
         if self.download:
-            raise WeightsError(f"{self.weights}: the hub's {self.name} has no {wanted}")
+            reason = "the hub cannot be reached, and its copy here" if self.is_cut_off else f"the hub's {self.name}"
+            raise WeightsError(f"{self.weights}: {reason} has no {wanted}")
         at = f" --revision {self.wanted}" if self.wanted else ""
         raise WeightsError(
             f"{self.weights}: {wanted} of {self.name}{f' at {self.wanted}' if self.wanted else ''} is not in "
@@ -66,15 +70,19 @@ class Repository:
     def optional(self, name: str) -> Path | None:
         """A file; None if the repository does not have it, or it is not in the cache and is not downloaded.
 
+        Without a connection, a copy in the cache counts as the repository.
+
         Raises:
-            WeightsError: the hub cannot be reached, or refuses.
+            WeightsError: the hub cannot be reached and there is no copy, or it refuses.
         """
         if self.folder is not None:
             return self.folder / name if (self.folder / name).is_file() else None
-        return self.cached(name) or (self._fetched(name) if self.download else None)
+        return self.cached(name) or (self._fetched(name) if self.download and not self.is_cut_off else None)
 
     def cached(self, name: str) -> Path | None:
-        """A file in the hub's cache; None if it is not there."""
+        """A file in the hub's cache; None if it is not there, and for the folder of a copy."""
+        if self.folder is not None:
+            return None
         from huggingface_hub import try_to_load_from_cache
 
         path = try_to_load_from_cache(self.name, name, cache_dir=hub_cache(), revision=self.wanted)
@@ -90,6 +98,9 @@ class Repository:
             _reach(endpoint)  # first: the client would try again for minutes
             return Path(hf_hub_download(self.name, name, revision=self.wanted, endpoint=endpoint, **options))
         except (LocalEntryNotFoundError, TimeoutError, urllib.error.URLError) as error:
+            if any(self.cached(each) for each in _SIGNS):
+                self.is_cut_off = True
+                return None
             raise WeightsError(f"{self.weights}: the hub at {endpoint} cannot be reached, and {name} is not in "
                                f"{hub_cache()}; try again later, or copy the files there") from error  # fmt: skip
         except EntryNotFoundError:

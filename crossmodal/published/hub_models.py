@@ -30,16 +30,17 @@ def from_repository(repository: Repository) -> Source:
     Raises:
         WeightsError: see `find`.
     """
-    if (path := repository.optional(CLIP_CONFIG)) is not None:
-        source: Source = importlib.import_module("crossmodal.published.open_clip").from_repository(repository, path)
+    path = repository.optional("config.json")
+    config = {} if path is None else read_json(path)
+    if path is not None and "architecture" in config:
+        return _of_timm(repository, path, config)
+    if (clip := repository.optional(CLIP_CONFIG)) is not None:  # beside a config.json of transformers, in many
+        source: Source = importlib.import_module("crossmodal.published.open_clip").from_repository(repository, clip)
         return source
-    path = repository.file("config.json")
-    config = read_json(path)
     if "model_type" in config:
         raise WeightsError(f"{repository.weights} is a model of transformers; write transformers:{repository.name}")
-    if "architecture" not in config:
-        raise WeightsError(f"{repository.weights}: {path} names no architecture, as timm's does")
-    return _of_timm(repository, path, config)
+    path = repository.file("config.json")
+    raise WeightsError(f"{repository.weights}: {path} names no architecture, as timm's does")
 
 
 def read_json(path: Path) -> dict[str, Any]:

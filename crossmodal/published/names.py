@@ -78,7 +78,9 @@ def is_folder(prefix: str, name: str) -> bool:
 
 
 def split_revision(name: str) -> tuple[str, str | None]:
-    """A name without its prefix as name and revision: "org/net@main" is org/net at main."""
+    """A name without its prefix as name and revision: "org/net@main" is org/net at main; folders have none."""
+    if is_folder("hf-hub:", name):
+        return name, None
     name, _, revision = name.partition("@")
     return name, revision or None
 

@@ -27,9 +27,14 @@ def find(weights: str, *, download: bool = False) -> Source:
     known = timm.is_model(name) and (timm.is_model_pretrained(name) or "." not in name)
     card = timm.get_pretrained_cfg(name) if known else None
     if card is None or not card.has_weights:
-        if download or Repository(weights, f"timm/{name}", revision, download=False).optional("config.json"):
-            return hub_models.from_repository(Repository(weights, f"timm/{name}", revision, download=download))
-        raise WeightsError(f"{weights}: {_nowhere(name)}")
+        repository = Repository(weights, f"timm/{name}", revision, download=download)
+        try:
+            described = repository.optional("config.json")
+        except WeightsError as error:
+            raise WeightsError(f"{weights}: {_nowhere(name)}, nor from the hub: {error}") from error
+        if described is None:
+            raise WeightsError(f"{weights}: {_nowhere(name)}")
+        return hub_models.from_repository(repository)
     repository = Repository(weights, card.hf_hub_id or f"timm/{name}", revision, download=download)
     path = _weights(weights, card, repository)
     options = {"model": f"{card.architecture}.{card.tag}" if card.tag else name}

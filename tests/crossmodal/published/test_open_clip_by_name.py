@@ -124,3 +124,13 @@ def test_what_open_clip_does_not_have_is_refused_with_the_nearest_names() -> Non
         WeightsError, match=r"open_clip has no weights 'opnai' of RN50 \(known: openai, yfcc15m, cc12m\)"
     ):
         find("open_clip:RN50/opnai")
+
+
+def test_a_repository_for_several_libraries_is_timm_s_where_timm_describes_it(hub: Path, tmp_path: Path) -> None:
+    make(tmp_path, "vit")
+    files: dict[str, Any] = {path.name: path for path in tmp_path.glob("open_clip*")}
+    keep(hub, "me/laion", {**files, "config.json": json.dumps({"model_type": "clip"})})
+    keep(hub, "me/timm", {**files, "config.json": json.dumps({"architecture": "resnet18"}),
+                          "model.safetensors": tmp_path / "open_clip_model.safetensors"})  # fmt: skip
+    kinds = {name: find(f"hf-hub:me/{name}") for name in ("laion", "timm")}
+    assert {name: source and source.encoder for name, source in kinds.items()} == {"laion": "open_clip", "timm": "timm"}

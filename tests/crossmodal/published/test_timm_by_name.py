@@ -191,3 +191,16 @@ def test_models_of_transformers_are_named_as_such(hub: Path) -> None:
     keep(hub, "me/torn", {"config.json": '{"architecture": "res'})
     with pytest.raises(WeightsError, match=r"config.json is damaged: .*; delete it and fetch it again$"):
         find("hf-hub:me/torn")
+
+
+def test_a_copy_is_enough_where_the_hub_cannot_be_reached(hub: Path, tmp_path: Path) -> None:
+    make(hub, tmp_path)
+    found = find("hf-hub:me/small", download=True)
+    assert found is not None and found == find("hf-hub:me/small")
+    keep(hub, "me/part", {"config.json": json.dumps(CONFIG)})
+    with pytest.raises(WeightsError, match=r"the hub cannot be reached, and its copy here has no model.safetensors or"):
+        find("hf-hub:me/part", download=True)
+    with pytest.raises(
+        WeightsError, match=r"no such model, .*did you mean timm/resnet.*, nor from the hub: .*be reached"
+    ):
+        find("timm/resnet81.a1_in1k", download=True)

@@ -292,3 +292,15 @@ def test_a_hub_that_does_not_answer_is_not_waited_for(hub: Path, silent: str, mo
     with pytest.raises(WeightsError, match=r"resnet18-f37072fd.pth could not be fetched: timed out"):
         from_url("torchvision:x", url, [torch_cache()], sha256="f37072fd", download=True)
     assert [*torch_cache().iterdir()] == []
+
+
+def test_an_evaluation_finds_a_teacher_by_its_name(tmp_path: Path, synthetic: Path, name: str) -> None:
+    assert main(["transfer", str(write(tmp_path, synthetic, name))]) == 0
+    (tmp_path / "e.yaml").write_text(yaml.safe_dump({
+        "data": {"train": str(synthetic / "train"), "test": str(synthetic / "test")},
+        "students": {"depth": [str(tmp_path / "run")]}, "metrics": {"classification": {}}, "few_labels": None,
+        "seeds": 1, "workers": 0, "output": str(tmp_path / "evaluation"),
+    }))  # fmt: skip
+    assert main(["evaluate", str(tmp_path / "e.yaml")]) == 0
+    figures = json.loads((tmp_path / "evaluation" / "report.json").read_text())["figures"]
+    assert "teacher" in json.dumps(figures)
