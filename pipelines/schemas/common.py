@@ -92,7 +92,7 @@ def _check_weights(network: Network) -> bool:
         try:
             check_name(network.weights)
         except WeightsError as error:
-            raise FieldError("weights", f"is wrong: {error}") from error
+            raise FieldError("weights", f"cannot be found: {error}") from error
     named = network.weights is not None and is_name(network.weights)
     if network.download and not named:
         raise FieldError("download", "needs weights that are the name of a published network (docs/teachers.md)")
