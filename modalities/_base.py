@@ -2,8 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -48,8 +48,17 @@ class Modality(ABC):
     plane: ClassVar[str] = "picture"  # what height and width of a sample mean; equal planes can be laid on one another
     fit: str = "stretch"  # whether a crop keeps its width : height ("crop") or is stretched to that of the view
     stored: ClassVar[tuple[str, ...]] = ()  # options that describe the stored bytes; the manifest holds them
+    added: ClassVar[
+        tuple[str, ...]
+    ] = ()  # options of later versions; records hold them only where they are not default
     nothing: ClassVar[float] = 0.0  # a sample's value outside the signal, and where a pair has none
     classes: tuple[str, ...] = ()  # names of a signal's values from 0, -1 for none of them; empty: it has a unit
+
+    def recorded(self) -> dict[str, Any]:
+        """Its options for records; without those of `added` that have their default, as earlier versions wrote them."""
+        own = {item.name: item.default for item in fields(self)}  # type: ignore[arg-type]  # every entry is a dataclass
+        options = asdict(self)  # type: ignore[call-overload]
+        return {name: value for name, value in options.items() if name not in self.added or value != own[name]}
 
     @property
     @abstractmethod

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -47,6 +47,9 @@ class Rgb(ColourCodec, PictureView, Modality):
     blur_px: float = 1.5  # greatest standard deviation of a blur, pixels of the adapted picture
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # subtracted, of red, green, blue (ImageNet's)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)  # divided by, of red, green, blue (ImageNet's)
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"  # how a crop is resized; always with antialiasing
+
+    added: ClassVar[tuple[str, ...]] = ("interpolation",)
 
     def __post_init__(self) -> None:
         self.check_view()
@@ -76,7 +79,7 @@ class Rgb(ColourCodec, PictureView, Modality):
         self, signal: Float[Tensor, "3 height width"], window: CropBox
     ) -> Float[Tensor, "3 {self.sides[0]} {self.sides[1]}"]:
         """The window's part of the picture, resized with antialiasing."""
-        return self.resize_crop(signal, window).clamp(0, 1)
+        return self.resize_crop(signal, window, mode=self.interpolation).clamp(0, 1)
 
     def draw(self, generator: torch.Generator) -> Float[Tensor, "8"]:
         """Eight uniform numbers: the chance and the four strengths of the jitter, grey, blur, its width."""

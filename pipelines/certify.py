@@ -29,5 +29,6 @@ def run(config: Config, path: Path) -> None:
     from pipelines.runs.folder import RunFolder
 
     run = RunFolder.open("certify", config, inputs)
+    config = run.config  # with what the names of published networks imply
     if not run.is_done():
         run.finish({"figures": Certification(config, run).certify()})

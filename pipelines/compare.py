@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pipelines import transfer
 from pipelines.config import ConfigError, within
+from pipelines.runs import distributed
 from pipelines.schemas.compare import Config
 
 
@@ -26,6 +27,7 @@ def inputs(config: Config) -> Mapping[str, str]:
 
 def run(config: Config, path: Path) -> None:
     """Tunes, trains, judges, and writes the table: table.md, results.json, report.json and report/report.html."""
+    from pipelines.building.published import settle
     from pipelines.comparison.comparison import Comparison
 
-    Comparison(config, path).run()
+    Comparison(distributed.together(lambda: settle(config)), path).run()

@@ -32,6 +32,7 @@ def run(config: Config, path: Path) -> None:
     from pipelines.runs.folder import RunFolder
 
     run = RunFolder.open("features", config, inputs)
+    config = run.config  # with what the names of published networks imply
     if run.is_done():
         clean(config, run)  # a run may have been killed after its report
         return

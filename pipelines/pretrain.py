@@ -44,6 +44,7 @@ def run(config: Config, path: Path) -> None:
     from pipelines.training.trials import training_for
 
     run = RunFolder.open("pretrain", config, inputs)
+    config = run.config  # settled
     if config.trial != "overfit" and run.is_done():
         return
     accelerator = open_accelerator(config.train, run.path)

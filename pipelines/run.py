@@ -35,8 +35,7 @@ def run(config: Config, path: Path) -> None:
     for stage in stages:
         distributed.wait()
         with within(f"stage {stage.name}"):
-            module = stage.module
-            run = RunFolder.open(stage.pipeline, stage.config, module.inputs, getattr(module, "settle", None))
+            run = RunFolder.open(stage.pipeline, stage.config, stage.module.inputs)
             if stage.pipeline != "compare":  # compare reuses finished trainings in its folder
                 run.make_room()
             try:

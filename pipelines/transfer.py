@@ -1,7 +1,6 @@
 """Train a student encoder on one modality with frozen teachers on others."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,24 +35,6 @@ def inputs(config: Config) -> Mapping[str, str]:
     return digests | student_digest(config.student)
 
 
-def settle(config: Config) -> Config:
-    """The config with objectives and their rate: those of the recipe, if it names no objectives."""
-    if config.objectives:
-        return config
-    from pipelines.building.data import open_shards
-    from pipelines.building.teachers import teacher_classes
-    from pipelines.schemas.recipe import choose_recipe
-
-    classes = open_shards(config.data, "data").manifest.classes
-    theirs = [teacher_classes(teacher, f"teachers.{name}") for name, teacher in config.teachers.items()]
-    knows_classes = bool(theirs) and all(each and each == (classes or theirs[0]) for each in theirs)
-    recipe = choose_recipe(config.views, config.teachers, config.student.view, knows_classes=knows_classes)
-    train = config.train
-    if train.lr is None and train.optimiser == "adamw" and config.student.weights is None:
-        train = replace(train, lr=recipe.lr)
-    return replace(config, objectives=recipe.objectives, train=train)
-
-
 def step(model: "nn.Module", batch: "Batch", teachers: "Mapping[str, AnyTeacher]") -> "Losses":
     """The losses of a batch. Each teacher and the student read their own view of it."""
     return model(batch, {name: teacher.forward(batch) for name, teacher in teachers.items()})
@@ -75,8 +56,8 @@ def run(config: Config, path: Path) -> None:
     from pipelines.training.accelerator import open_accelerator
     from pipelines.training.trials import training_for
 
-    run = RunFolder.open("transfer", config, inputs, settle)
-    config = run.config
+    run = RunFolder.open("transfer", config, inputs)
+    config = run.config  # settled
     if config.trial != "overfit" and run.is_done():
         return
     accelerator = open_accelerator(config.train, run.path)

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from crossmodal import OBJECTIVES
 from pipelines import run, transfer
@@ -49,6 +50,18 @@ def test_every_command_names_a_pipeline_and_a_config_that_fit(page: Path) -> Non
     for name, config, rest in re.findall(r"(?:crossmodal|-m pipelines) (\w+) (configs/\S+\.yaml)([^#\n`]*)", text):
         overrides = [word for word in rest.split() if re.match(r"[\w.]+=[\w/.-]+$", word)]
         load(find_pipeline(name).Config, ROOT / config, overrides)
+
+
+def test_every_teacher_of_the_page_is_one(tmp_path: Path) -> None:
+    whole, *lines = blocks(ROOT / "docs" / "teachers.md", "yaml")
+    (tmp_path / "room.yaml").write_text(whole)
+    assert load(transfer.Config, tmp_path / "room.yaml").teachers["rgb"].encoder is None
+    networks = {key: node for block in lines for key, node in yaml.safe_load(block).items()}
+    assert len(networks) > 10
+    student = networks.pop("student")
+    config = yaml.safe_load(whole) | {"teachers": networks, "student": student}
+    (tmp_path / "all.yaml").write_text(yaml.safe_dump(config))
+    assert load(transfer.Config, tmp_path / "all.yaml").teachers.keys() == networks.keys()
 
 
 def test_the_readmes_mistake_is_answered_as_shown(

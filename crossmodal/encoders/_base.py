@@ -52,6 +52,8 @@ class Published:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     size: int = 224  # side in the publisher's evaluation, in pixels
+    interpolation: str | None = None  # by which the publisher resizes, as "bicubic"; None: not stated
+    crop: float | None = None  # share of a picture's shorter side in the publisher's evaluation; None: not stated
 
 
 IMAGENET = Published((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # torchvision's networks
@@ -76,6 +78,7 @@ class Encoder(nn.Module, ABC):
     trunk: nn.Module  # the part that published weights are loaded into
     other_names: Mapping[str, str] = {}  # piece of a name in another publisher's files -> our name
     spec: Spec  # sizes of the output
+    added: ClassVar[tuple[str, ...]] = ()  # options of later versions; runs record them only where they are given
     leaves: ClassVar[bool] = True  # False: `leave` is never called
     ends_in_map: ClassVar[bool] = True  # False: further weights lie between the last map and the embedding
 
@@ -83,6 +86,20 @@ class Encoder(nn.Module, ABC):
     def published(cls, **options: Any) -> Published | None:
         """The RGB input that published weights for these options expect; None if no such weights are known."""
         return None
+
+    def rename(self, table: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors of a file of weights by the trunk's names, as far as other names are known."""
+        renamed = dict(table)
+        for theirs, ours in self.other_names.items():
+            renamed = {name.replace(theirs, ours): value for name, value in renamed.items()}
+        return renamed
+
+    def convert(self, table: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Published tensors that do not fit, as the library that the trunk is of converts them; unchanged if it cannot.
+
+        Examples are position embeddings of other picture sizes, and the names of another publisher.
+        """
+        return table
 
     @abstractmethod
     def forward(self, batch: Float[Tensor, "batch *shape"], leave: Leave = stay) -> Features:

@@ -47,7 +47,7 @@ class EfficientNetLite(Encoder):
     @classmethod
     def published(cls, **options: Any) -> Published | None:
         """(x * 255 - 127) / 128 in every channel."""
-        return Published((127 / 255,) * 3, (128 / 255,) * 3)
+        return Published((127 / 255,) * 3, (128 / 255,) * 3, interpolation="bicubic")
 
     def forward(self, batch: Float[Tensor, "batch channels height width"], leave: Leave = stay) -> Features:
         """The last map at each resolution, the mean of the last one, and logits if there are classes."""

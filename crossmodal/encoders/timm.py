@@ -1,6 +1,6 @@
 """Any network of timm (Wightman 2019, https://github.com/huggingface/pytorch-image-models), by its timm name."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import timm
 from jaxtyping import Float
@@ -17,8 +17,8 @@ class Timm(Encoder):
     """Any network of timm, by name; one map per stage or block if timm has them; a pooled embedding.
 
     The embedding is the classifier's input. `stem` and `preactivations` are not available, because timm has no common
-    name for them. Nothing is downloaded: give published weights as a file; a network with position embeddings needs
-    weights for its picture size. `published` has their normalisation, and timm's ``pretrained_cfg`` the interpolation.
+    name for them. Nothing is downloaded. Weights that do not fit are converted by timm, as position embeddings for
+    another picture size. `published` has the input that they were trained with.
 
     Raises:
         LookupError: timm has no such model.
@@ -28,6 +28,7 @@ class Timm(Encoder):
 
     trunk: Any  # timm's models have common functions, but no common class
     leaves = False
+    added: ClassVar[tuple[str, ...]] = ("arguments",)
 
     def __init__(
         self,
@@ -35,6 +36,7 @@ class Timm(Encoder):
         classes: int = 0,
         *,
         model: str = MODEL,  # name of the model; timm.list_models() lists all
+        arguments: dict[str, Any] | None = None,  # more for timm.create_model, as model_args in a config.json
     ) -> None:
         super().__init__()
         channels = read_channels(shape, classes)
@@ -43,8 +45,9 @@ class Timm(Encoder):
             raise LookupError(f"timm has no model {model!r}{near}; timm.list_models() lists all")
         card = timm.get_pretrained_cfg(model)
         sized = {"img_size": shape[1:]} if card is not None and card.fixed_input_size else {}
+        self.arguments = {"model_name": model, **sized, **(arguments or {})}
         try:
-            self.trunk = timm.create_model(model, in_chans=channels, num_classes=classes, **sized)
+            self.trunk = timm.create_model(**self.arguments, in_chans=channels, num_classes=classes)
             if classes and not _ends_in_one_layer(self.trunk):
                 raise ValueError(f"timm's {model} does not end in one linear layer; it can be used without classes")
             self.gives_maps = callable(getattr(self.trunk, "forward_intermediates", None))
@@ -64,7 +67,22 @@ class Timm(Encoder):
         card = timm.get_pretrained_cfg(options.get("model", MODEL), allow_unregistered=True)
         if card is None or len(card.mean) != 3 or len(card.std) != 3:
             return None
-        return Published(tuple(card.mean), tuple(card.std), card.input_size[-1])
+        return Published(tuple(card.mean), tuple(card.std), card.input_size[-1], card.interpolation, card.crop_pct)
+
+    def convert(self, table: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Timm's own conversion; unchanged if timm cannot read the tensors either."""
+        rows = table.get(f"{self.classifier}weight")
+        first = table.get(self.stem)
+        card = {"state_dict": table, "num_classes": 0 if rows is None else len(rows), "label_offset": None}
+        channels = 3 if first is None else first.shape[1]
+        try:
+            network = timm.create_model(
+                **self.arguments, in_chans=channels, num_classes=card["num_classes"], pretrained=True,
+                pretrained_cfg_overlay={**card, "input_size": (channels, 224, 224), "custom_load": False},
+            )  # fmt: skip
+        except Exception:  # its filters raise whatever an unknown table leads to; the caller says what does not fit
+            return table
+        return dict(network.state_dict())
 
     def forward(self, batch: Float[Tensor, "batch channels height width"], leave: Leave = stay) -> Features:
         """The maps, the pooled features, and logits if there are classes."""

@@ -14,6 +14,7 @@ from modalities.common.options import check_within
 
 DEFAULT_SIZE = 64  # side in pixels if a config has no size
 FITS = ("crop", "stretch")
+MODES = ("bilinear", "bicubic")
 
 
 class PictureSize:
@@ -67,12 +68,17 @@ class PictureView(PictureSize):
             raise ValueError(f"fit must be one of {', '.join(FITS)}, got {self.fit!r}")
 
     def resize_crop(
-        self, signal: Float[Tensor, "channels height width"], window: CropBox, *, nearest: bool = False
+        self,
+        signal: Float[Tensor, "channels height width"],
+        window: CropBox,
+        *,
+        nearest: bool = False,
+        mode: str = "bilinear",
     ) -> Float[Tensor, "channels {self.sides[0]} {self.sides[1]}"]:
-        """The crop of a picture, resized to the view; bilinear with antialiasing unless `nearest`."""
+        """The crop of a picture, resized to the view; by `mode` with antialiasing unless `nearest`."""
         if self.fit == "crop":
             window = keep_proportions(window, (signal.shape[1], signal.shape[2]), self.sides)
-        return resize_crop(signal, window, self.sides, nearest=nearest, outside=self.nothing)
+        return resize_crop(signal, window, self.sides, nearest=nearest, outside=self.nothing, mode=mode)
 
 
 def keep_proportions(window: CropBox, picture: tuple[int, int], view: tuple[int, int]) -> CropBox:
@@ -103,8 +109,9 @@ def resize_crop(
     *,
     nearest: bool = False,
     outside: float = 0.0,
+    mode: str = "bilinear",
 ) -> Float[Tensor, "channels {sides[0]} {sides[1]}"]:
-    """The crop of a picture, resized to `sides`; bilinear with antialiasing unless `nearest`.
+    """The crop of a picture, resized to `sides`; by `mode` with antialiasing unless `nearest`.
 
     Args:
         signal: the picture.
@@ -112,6 +119,7 @@ def resize_crop(
         sides: height and width of the result in pixels.
         nearest: use the nearest pixel instead of interpolation.
         outside: value of the crop outside the picture.
+        mode: one of `MODES`; bicubic values may lie outside the picture's range.
     """
     height, width = signal.shape[-2:]
     top, bottom = _interval(window.top, window.height, height)
@@ -123,7 +131,7 @@ def resize_crop(
     if nearest:
         part = F.interpolate(part, sides, mode="nearest-exact")
     else:
-        part = F.interpolate(part, sides, mode="bilinear", antialias=True, align_corners=False)
+        part = F.interpolate(part, sides, mode=mode, antialias=True, align_corners=False)
     return part[0].flip(-1) if window.flip else part[0]
 
 

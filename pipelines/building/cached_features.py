@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -49,7 +48,7 @@ def origin(config: Taught, name: str, crop: CropConfig, shards: Shards, views: M
         "preprocessing": {
             "modality": config.views[teacher.view].modality,
             "aligned": view.aligned,
-            **asdict(view.modality),  # type: ignore[call-overload]  # every entry is a dataclass
+            **view.modality.recorded(),
         },
         "look": {key: value for key, value in to_plain(crop).items() if key != "windows"},  # the crop's stored name
         "seed": config.seed,

@@ -56,7 +56,7 @@ def check_start(student: StudentConfig, given: Modality, *, is_frozen: bool) -> 
     if found is None:
         return None
     card, trained = found
-    ours = to_dict(student.encoder, whole=True)
+    ours = to_dict(student.network, whole=True)
     theirs = {"name": card.encoder, **to_plain(card.encoder_options)}
     if ours["name"] != theirs["name"]:
         raise ConfigError([f"student.encoder: {student.weights} is a {theirs['name']}, got {ours['name']}"])

@@ -6,6 +6,7 @@ from crossmodal import ENCODERS
 from crossmodal.data.manifest import sha256_of
 from crossmodal.data.views import View
 from crossmodal.encoders import Encoder
+from crossmodal.published import find
 from crossmodal.weights import find_weights, load_pretrained
 from pipelines.building.compatibility import describe_other_view
 from pipelines.building.normalisation import tell_published
@@ -29,7 +30,7 @@ def build_student(
     new_classifier: bool = False,
 ) -> Encoder:
     """The network that is trained, with random or loaded weights; a new classifier has random weights in any case."""
-    encoder = build_encoder(config.encoder, views[config.view].modality.shape, classes, f"{key}.encoder")
+    encoder = build_encoder(config.network, views[config.view].modality.shape, classes, f"{key}.encoder")
     if config.weights is not None:
         with at(f"{key}.weights"):
             new = load_pretrained(
@@ -47,5 +48,8 @@ def build_student(
 
 def student_digest(config: StudentConfig, key: str = "student") -> dict[str, str]:
     """The sha256 of the weights that a student starts from; empty for random weights."""
+    if config.weights is None:
+        return {}
     with at(f"{key}.weights"):
-        return {} if config.weights is None else {f"{key}.weights": sha256_of(find_weights(config.weights))}
+        source = find(config.weights)
+        return {f"{key}.weights": source.digest if source else sha256_of(find_weights(config.weights))}

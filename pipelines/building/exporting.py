@@ -1,7 +1,7 @@
 """Exports trained encoders to folders."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 from crossmodal import models
@@ -46,5 +46,5 @@ def export_encoder(
 
 
 def _card(config: StudentConfig, view: ViewConfig, modality: Modality) -> Card:
-    network = to_dict(config.encoder, whole=True)
-    return Card(network.pop("name"), network, modality.shape, [], view.modality, asdict(modality))  # type: ignore[call-overload]
+    network = to_dict(config.network, whole=True)
+    return Card(network.pop("name"), network, modality.shape, [], view.modality, modality.recorded())

@@ -1,12 +1,13 @@
 """The normalisation and picture size that published weights expect of an RGB view."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from crossmodal import ENCODERS, models
+from crossmodal import ENCODERS
 from crossmodal.encoders import Published
+from crossmodal.published import find
 from modalities import Modality
+from pipelines.building.published import is_run
 from pipelines.config import ConfigError
 from pipelines.runs.console import say
 from pipelines.schemas.common import StudentConfig, TeacherConfig, ViewConfig
@@ -53,7 +54,12 @@ def published_normalisation(
 
 
 def tell_published(key: str, network: TeacherConfig | StudentConfig, modality: Modality) -> None:
-    """Prints a note if a network with published weights sees another modality than RGB, or another picture size."""
+    """Prints the licence of a network with a name, and what differs from the input that it was trained with."""
+    source = None if network.weights is None or is_run(network.weights) else find(network.weights)
+    if source is not None:
+        revision = f", revision {source.revision}" if source.revision else ""
+        licence = f"licence {source.licence}" if source.licence else "licence not stated"
+        say(f"{key}: {source.name}, {licence}{revision}, sha256 {source.sha256[:12]}")
     own = _published(key, network)
     if own is None:
         return
@@ -70,16 +76,20 @@ def _published(key: str, network: TeacherConfig | StudentConfig) -> Published | 
     """The RGB normalisation and size that published weights expect; None for other weights."""
     if network.weights is None:
         return None
-    path = Path(network.weights)
-    is_run = path.is_dir() or (path.name == models.WEIGHTS and (path.parent / models.CARD).is_file())
+    run = is_run(network.weights)
     if isinstance(network, TeacherConfig) and network.normalisation == "view":
-        if is_run:
+        if run:
             raise ConfigError([
                 f"{key}.normalisation: view is for published weights, but {key}.weights, {network.weights}, is a "
                 "finished run, which records its own normalisation; leave normalisation out"
             ])  # fmt: skip
         return None
-    if network.encoder is None or is_run:  # an exported model, whose card records its view
+    if run:  # its card records its view
+        return None
+    source = find(network.weights)
+    if source is not None:
+        return source.published
+    if network.encoder is None:
         return None
     return ENCODERS.get(network.encoder.name).published(**network.encoder.options)
 

@@ -12,6 +12,7 @@ from crossmodal.data.manifest import sha256_of
 from crossmodal.data.views import View
 from crossmodal.encoders import Encoder, Features, Spec, cat_features
 from crossmodal.objectives import Batch
+from crossmodal.published import find
 from crossmodal.weights import check_sum, find_weights, load_pretrained
 from pipelines.building.compatibility import refuse_other_view
 from pipelines.building.encoders import build_encoder
@@ -143,6 +144,10 @@ def teacher_classes(config: TeacherConfig, key: str) -> list[str]:
 
 def teacher_digest(config: TeacherConfig) -> str:
     """The digest of a teacher's weights, for a run's identity; checks config.sha256, if given."""
+    source = find(config.weights)
+    if source is not None:
+        check_sum(source.path, source.sha256, config.sha256)
+        return source.digest
     ours = None if config.encoder else models.digest(config.weights)
     if ours is not None and config.sha256 is None:
         return ours

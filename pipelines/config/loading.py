@@ -119,14 +119,14 @@ def to_yaml(config: object, *, whole: bool = False) -> str:
 
 
 def _default_options(config: object, rest: Field[Any]) -> dict[str, Any]:
-    """Defaults of the options of the named entry, without those that the shards store."""
+    """Defaults of the options of the named entry; without those that shards store, and those that are `added`."""
     own = {item.name: item for item in fields(config)}[rest.metadata["options_of"]]  # type: ignore[arg-type]
     name = getattr(config, own.name)
     if name is None:
         return {}
     catalogue = CATALOGUES[own.metadata["catalogue"]]
     kind = catalogue.get(name)
-    taken = {*rest.metadata["supplied"], *getattr(kind, "stored", ())}
+    taken = {*rest.metadata["supplied"], *getattr(kind, "stored", ()), *getattr(kind, "added", ())}
     known = {option: parameter.default for option, parameter in inspect.signature(kind).parameters.items()}
     made = {item.name: item.default_factory for item in (fields(kind) if is_dataclass(kind) else ())}
     known |= {option: make() for option, make in made.items() if make is not MISSING}

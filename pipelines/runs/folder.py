@@ -48,7 +48,7 @@ class RunFolder:
 
     path: Path
     pipeline: str
-    config: Any
+    config: Any  # settled, see `pipelines.building.settling`
     inputs: Mapping[str, str]  # digests of the inputs, by config key
     locks: list[Lock] = field(default_factory=list, repr=False, compare=False)  # the held lock, once begun
 
@@ -58,26 +58,21 @@ class RunFolder:
         return cls(Path(path), pipeline, config, inputs)
 
     @classmethod
-    def open(
-        cls,
-        pipeline: str,
-        config: Any,
-        inputs: Callable[[Any], Mapping[str, str]],
-        settle: Callable[[Any], Any] | None = None,
-    ) -> "RunFolder":
+    def open(cls, pipeline: str, config: Any, inputs: Callable[[Any], Mapping[str, str]]) -> "RunFolder":
         """The run that a config and its inputs describe, checked to be the same on every process of the launch.
 
         Args:
             pipeline: name of the pipeline.
             config: its config.
             inputs: gives the digests of the inputs, by config key.
-            settle: fills values of the config that follow from the inputs.
 
         Raises:
             ConfigError: its inputs cannot be read, or the processes were given different runs.
         """
+        from pipelines.building.settling import settle
+
         share = distributed.from_main if pipeline in ALONE else distributed.together
-        config = config if settle is None else share(lambda: settle(config))
+        config = share(lambda: settle(config))
         run = cls.of(config.output, pipeline, config, share(lambda: inputs(config)))
         agree(run.identity | {"config": to_dict(config, whole=True)})
         vars(run)["before"] = distributed.from_main(lambda: run.before)
@@ -255,7 +250,11 @@ class RunFolder:
 
     def _describe(self) -> None:
         write(self.path / "config.yaml", to_yaml(self.config, whole=True))
-        _write_json(self.path / RUN, {**self.identity, "environment": environment()})
+        from pipelines.building.published import origins
+
+        weights = origins(self.config)
+        recorded = self.identity | ({"weights": weights} if weights else {})
+        _write_json(self.path / RUN, {**recorded, "environment": environment()})
 
     def _refuse_strangers(self) -> None:
         """Refuses a folder with files that no run wrote."""

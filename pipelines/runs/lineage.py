@@ -7,6 +7,7 @@ from typing import Any
 
 from crossmodal.data.manifest import ShardError
 from crossmodal.data.shards import Shards
+from crossmodal.published import is_name
 from pipelines.building.data import open_parts
 from pipelines.config import ConfigError, at, load, within
 from pipelines.registry import find_pipeline
@@ -95,7 +96,7 @@ def _runs(weights: str) -> Iterator[tuple[Path, TrainedConfig | None]]:
     try:
         path, config = origin(weights)
     except ConfigError:
-        if not weights.startswith("package:") and not Path(weights).is_file():
+        if not is_name(weights) and not Path(weights).is_file():
             yield Path(weights), None
         return
     yield path, config

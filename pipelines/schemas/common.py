@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
+from crossmodal import ENCODERS
+from crossmodal.published import WeightsError, check_name, is_name
 from modalities.common.catalogue import suggest
 from pipelines.config import FieldError, choice, number, options_of, runtime_only
 
@@ -34,19 +36,24 @@ class TeacherConfig:
     """A frozen encoder whose outputs are the targets of the objectives."""
 
     view: str  # its input: the name of a view
-    weights: str  # folder of a finished run, file of published weights, or package:NAME
-    encoder: EncoderConfig | None = None  # architecture of published weights; leave it out for a run's folder
+    # a published network by name (timm/MODEL.TAG, hf-hub:, open_clip:, transformers:, torchvision:, package:), the
+    # folder of a finished run, or a file of published weights; docs/teachers.md
+    weights: str
+    encoder: EncoderConfig | None = None  # architecture of a file of weights; a name or a run's folder implies it
     classes: int = number(0, least=0)  # classes of the published classifier; 0: none. Leave it out for a run's folder
     sha256: str | None = None  # expected SHA-256 of the weights file; any other file is an error
     first_layer: Literal["sum", "mean", "repeat", "random"] = "sum"  # how RGB weights adapt to other channel counts
     normalisation: Literal["own", "view"] = "own"  # input normalisation of published weights: theirs or the view's
     weight: float = number(1.0, least=0)  # factor of this teacher's loss in every objective
     features: str | None = None  # folder of cached outputs (crossmodal features) to read; null: run the teacher
+    download: bool = runtime_only(False)  # fetch what a name stands for, if it is not on this machine
 
     def __post_init__(self) -> None:
+        named = _check_weights(self)
         for name, given in (("classes", self.classes), ("first_layer", self.first_layer != "sum")):
-            if given and self.encoder is None:
-                raise FieldError(name, "needs published weights with encoder; leave it out for a run's folder")
+            if given and self.encoder is None and not named:
+                raise FieldError(name, "needs published weights by name, or a file with encoder; leave it out for a "
+                                 "run's folder")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -54,14 +61,42 @@ class StudentConfig:
     """The encoder that is trained."""
 
     view: str  # its input: the name of a view
-    encoder: EncoderConfig  # a name, or a mapping with name and options
-    weights: str | None = None  # initial weights: a finished run, a file or package:NAME; null: random
+    # a name, or a mapping with name and options; weights by name imply it
+    encoder: EncoderConfig | None = None
+    weights: str | None = None  # initial weights, as of a teacher: a name, a finished run, or a file; null: random
     sha256: str | None = None  # expected SHA-256 of the weights file; any other file is an error
     first_layer: Literal["sum", "mean", "repeat", "random"] = "sum"  # how RGB weights adapt to other channel counts
+    download: bool = runtime_only(False)  # fetch what a name stands for, if it is not on this machine
 
     def __post_init__(self) -> None:
+        named = _check_weights(self)
+        if self.encoder is None and not named:
+            raise FieldError("encoder", f"must be given (one of {', '.join(ENCODERS.names())}), unless weights is the "
+                             "name of a published network")  # fmt: skip
         if self.sha256 is not None and self.weights is None:
             raise FieldError("sha256", "applies to a weights file, but weights is not given")
+
+    @property
+    def network(self) -> EncoderConfig:
+        """The encoder, once `pipelines.building.published.settle` has found what weights by name imply."""
+        assert self.encoder is not None
+        return self.encoder
+
+
+Network = TeacherConfig | StudentConfig
+
+
+def _check_weights(network: Network) -> bool:
+    """True if the weights are those of a published network by its name; a name that cannot be is refused."""
+    if network.weights is not None:
+        try:
+            check_name(network.weights)
+        except WeightsError as error:
+            raise FieldError("weights", f"cannot be found: {error}") from error
+    named = network.weights is not None and is_name(network.weights)
+    if network.download and not named:
+        raise FieldError("download", "needs weights that are the name of a published network (docs/teachers.md)")
+    return named
 
 
 @dataclass(frozen=True)

@@ -329,3 +329,21 @@ def test_luminance_and_chrominance_refuse_options_out_of_range(kind):
     for options in ({"size": 0}, {"quality": 0}, {"std": 0.0}):
         with pytest.raises(ValueError, match=f"{next(iter(options))} must be from"):
             kind(**options)
+
+
+def test_bicubic_crops_are_those_of_pillow_up_to_its_rounding() -> None:
+    signal = torch.rand(3, 12, 12, generator=torch.Generator().manual_seed(0))
+    signal = torch.nn.functional.interpolate(signal[None], (64, 64), mode="bicubic").clamp(0, 1)[0]
+    pixels = (signal * 255).round().byte()
+    picture = Image.fromarray(pixels.permute(1, 2, 0).numpy()).resize((24, 24), Image.Resampling.BICUBIC)
+    expected = torch.from_numpy(np.array(picture)).permute(2, 0, 1) / 255
+    found = {mode: Rgb(size=24, interpolation=mode).adapt(pixels / 255, CropBox())
+             for mode in ("bilinear", "bicubic")}  # fmt: skip
+    # Pillow rounds to 8 bits, and cuts what lies outside of them, after each of its two passes
+    assert (found["bicubic"] - expected).abs().quantile(0.99) < 1.1 / 255
+    assert (found["bilinear"] - expected).abs().max() > 0.02
+
+
+def test_options_of_later_versions_are_recorded_only_where_they_are_not_default() -> None:
+    kinds = {mode: Rgb(interpolation=mode).recorded() for mode in ("bilinear", "bicubic")}
+    assert kinds["bicubic"] == {**kinds["bilinear"], "interpolation": "bicubic"}

@@ -80,6 +80,29 @@ def with_channels(conv: nn.Conv2d, channels: int) -> nn.Conv2d:
     return fresh
 
 
+def first_convolution(trunk: nn.Module) -> tuple[str, nn.Conv2d]:
+    """The name and the module of the layer that sees the picture, in networks that define it first.
+
+    Raises:
+        ValueError: there is no convolution.
+    """
+    for name, module in trunk.named_modules():
+        if isinstance(module, nn.Conv2d):
+            return name, module
+    raise ValueError(f"{type(trunk).__name__} has no convolution that sees the picture")
+
+
+def set_channels(trunk: nn.Module, channels: int) -> str:
+    """Replaces the first convolution by a new one like it that takes `channels`; gives the name of its weight."""
+    name, conv = first_convolution(trunk)
+    if conv.in_channels != channels:
+        assert conv.groups == 1
+        options: dict[str, Any] = {"stride": conv.stride, "padding": conv.padding, "bias": conv.bias is not None}
+        fresh = nn.Conv2d(channels, conv.out_channels, conv.kernel_size, **options)  # type: ignore[arg-type]
+        trunk.get_submodule(name.rpartition(".")[0]).register_module(name.rpartition(".")[2], fresh)
+    return f"{name}.weight"
+
+
 def climb(
     picture: Float[Tensor, "batch channels height width"], stages: Iterable[nn.Module], leave: Leave = stay
 ) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
