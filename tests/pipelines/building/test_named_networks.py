@@ -3,7 +3,6 @@
 import json
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -270,22 +269,28 @@ def silent() -> Iterator[str]:
             each.close()
 
 
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub's client, which tries again for minutes, is not asked."""
+
+    def ask(*given: object, **options: object) -> str:
+        raise AssertionError(given)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", ask)
+
+
+@pytest.mark.usefixtures("impatient")
 def test_a_hub_that_cannot_be_reached_is_one_sentence(hub: Path) -> None:
-    begun = time.monotonic()
-    with pytest.raises(
-        WeightsError, match=r"the hub at http://127.0.0.1:9 cannot be reached, and open_clip_config.json is"
-    ):
+    with pytest.raises(WeightsError, match=r"the hub at http://127.0.0.1:9 cannot be reached, and config.json is"):
         find("hf-hub:me/none", download=True)
-    assert time.monotonic() - begun < 5
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_hub_that_does_not_answer_is_not_waited_for(hub: Path, silent: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", silent)
     monkeypatch.setattr("crossmodal.published.files.TIMEOUT_S", 0.3)
-    begun = time.monotonic()
     with pytest.raises(WeightsError, match=r"hf-hub:me/none: the hub at http://127.0.0.1:\d+ cannot be reached"):
         find("hf-hub:me/none", download=True)
-    assert time.monotonic() - begun < 5
     url = f"{silent}/resnet18-f37072fd.pth"
     from crossmodal.published.files import from_url, torch_cache
 
