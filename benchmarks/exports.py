@@ -26,7 +26,7 @@ OPTIONS = {
     "depth": {"height": 48, "width": 64},
     "thermal": {"size": 48},
     "raster": {"size": 48},
-    "audio": {"window_s": 0.5, "mels": 48},
+    "audio": {"window_s": 0.48, "mels": 48},
 }
 CLASSES = ["a", "b", "c"]
 

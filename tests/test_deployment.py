@@ -40,7 +40,7 @@ def run(code: str, command: str | None = None) -> dict[str, object]:
 
 
 def command(to: str) -> str:
-    found, *_ = re.findall(rf"crossmodal (export runs/doom/student --to {to} --out student\.\w+)", PAGE)
+    (found,) = {*re.findall(rf"crossmodal (export runs/doom/student --to {to} --out student\.\w+)", PAGE)}
     return str(found)
 
 
