@@ -99,11 +99,12 @@ def _explained(name: str) -> Iterator[Any]:
     """
     try:
         import huggingface_hub
+        import huggingface_hub.constants  # the package itself has none of its modules
+        import huggingface_hub.errors
     except ModuleNotFoundError as error:
         raise HubError(f"{name}: the hub needs the package huggingface_hub "
                        "(pip install 'crossmodal-transfer[hub]')") from error  # fmt: skip
-    from huggingface_hub import errors
-
+    errors = huggingface_hub.errors
     where = _where(huggingface_hub)
     try:
         yield huggingface_hub
