@@ -71,7 +71,12 @@ class Audio(Modality):
     @property
     def shape(self) -> tuple[int, ...]:
         """Channels, mel bands from low to high, and time."""
-        return (self.channels, self.mels, self._samples() // self._count(self.hop_ms))
+        return (self.channels, self.mels, self.samples // self._count(self.hop_ms))
+
+    @property
+    def samples(self) -> int:
+        """Length of the piece that an encoder hears, in samples."""
+        return round(self.window_s * self.rate_hz)
 
     @property
     def top_hz(self) -> float:
@@ -92,10 +97,10 @@ class Audio(Modality):
         """The log-mel spectrogram of the window's piece, in dB; a full-scale sine has about 40."""
         heard = signal.mean(0, keepdim=True) if self.channels == 1 else signal.expand(2, -1)
         heard = heard.flip(0) if window.flip else heard
-        slack = heard.shape[1] - self._samples()
+        slack = heard.shape[1] - self.samples
         start = round(min(max(window.start, 0.0), 1.0) * max(slack, 0))
-        piece = F.pad(heard[:, start : start + self._samples()], (0, max(-slack, 0)))
-        power = _mel(self)(piece)[..., : self.shape[-1]]
+        piece = F.pad(heard[:, start : start + self.samples], (0, max(-slack, 0)))
+        power = mel_spectrogram(self)(piece)[..., : self.shape[-1]]
         return 10 * power.clamp(min=FLOOR).log10()
 
     def draw(self, generator: torch.Generator) -> Float[Tensor, "7"]:
@@ -140,9 +145,6 @@ class Audio(Modality):
     def _count(self, milliseconds: float) -> int:
         return max(1, round(milliseconds * self.rate_hz / 1000))
 
-    def _samples(self) -> int:
-        return round(self.window_s * self.rate_hz)
-
     def _spectrum(self) -> int:
         return 2 ** math.ceil(math.log2(self._count(self.frame_ms)))
 
@@ -156,7 +158,8 @@ class Audio(Modality):
 
 
 @functools.lru_cache(maxsize=16)
-def _mel(audio: Audio) -> MelSpectrogram:
+def mel_spectrogram(audio: Audio) -> MelSpectrogram:
+    """The transform from amplitude to the power of each band, as the view's options say."""
     return MelSpectrogram(
         audio.rate_hz,
         n_fft=audio._spectrum(),

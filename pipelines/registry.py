@@ -10,6 +10,7 @@ PIPELINES = Catalogue("pipelines", "", "pipeline", beside=("api", "registry"))
 TOOLS = {  # commands with arguments in place of a config: the module that has the function of that name
     "completion": "pipelines.completion.command",
     "embed": "pipelines.embedding.command",
+    "export": "pipelines.deployment.command",
     "init": "pipelines.proposals.command",
     "predict": "pipelines.prediction.command",
 }

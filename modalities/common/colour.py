@@ -14,9 +14,9 @@ _YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.595716, -0.274453, -0.321263], [0
 _RGB = torch.linalg.inv(_YIQ)
 
 
-def to_lab(picture: Float[Tensor, "3 height width"]) -> Float[Tensor, "3 height width"]:
+def to_lab(pictures: Float[Tensor, "*batch 3 height width"]) -> Float[Tensor, "*batch 3 height width"]:
     """CIE Lab (D65) of sRGB in [0, 1]."""
-    return rgb_to_lab(picture)
+    return rgb_to_lab(pictures)
 
 
 def from_lab(lab: Float[Tensor, "3 height width"]) -> Float[Tensor, "3 height width"]:

@@ -22,6 +22,7 @@ Moves knowledge between sensors: a teacher network on one modality teaches a stu
   crossmodal init PATH                         look at a recording or folder and write the configs of a first transfer
   crossmodal predict MODEL FILE ...            classify files with a trained classifier
   crossmodal embed MODEL FILE ... --to FILE    write embeddings of files or shards as .parquet or .npz
+  crossmodal export MODEL --to KIND --out FILE write an ONNX, torch.export (pt2) or timm file, and compare it
   crossmodal list KIND [NAME]                  list what can be chosen: {kinds}
   crossmodal schema PIPELINE                   print the JSON Schema of its config, for editors
   crossmodal completion bash                   print a script with which bash or zsh completes all of this

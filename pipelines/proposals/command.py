@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from crossmodal.sources.recordings.survey import Timing
     from pipelines.proposals.streams import Proposal
     from pipelines.proposals.texts import Texts
+    from pipelines.schemas.common import ViewConfig
 
 
 SHORT_S = 4.0  # a recording of less does not show enough motion
@@ -64,7 +65,11 @@ def init(words: Sequence[str]) -> int:
     if not path.exists():
         raise ConfigError([f"init: there is no file or folder {path.absolute()}"])
     name, files = _files(path, to, asked.name, replace=asked.yes)
-    if recordings := find_recordings(path):
+    recordings = find_recordings(path)
+    if recordings and (aside := _videos_beside_pairs(path, len(recordings))):
+        recordings = []
+        _say([f"{path}: its files of equal names are taken; left out: {', '.join(aside)}"])
+    if recordings:
         from pipelines.proposals.streams import propose, timing_of, with_pair_first
 
         recordings = with_pair_first(recordings)
@@ -91,6 +96,15 @@ def init(words: Sequence[str]) -> int:
     _say(["", f"Written: {files['shards']}, {files['transfer']}" + (f", {files['sheet']}" if drawn else "")])
     _say(_next(texts, words, files))
     return 0
+
+
+def _videos_beside_pairs(path: Path, recordings: int) -> list[str]:
+    """The names of the videos in a folder whose other files are pairs, if it holds no other recording."""
+    from crossmodal.sources.recordings.videos import is_video
+    from pipelines.proposals.folders import choose, find_files
+
+    videos = [file.name for file in sorted(path.iterdir()) if is_video(file)] if path.is_dir() else []
+    return videos if len(videos) == recordings and choose(find_files(path)) else []
 
 
 def _files(path: Path, to: Path, given: str | None, *, replace: bool) -> tuple[str, dict[str, Path]]:
@@ -222,10 +236,20 @@ def _sheet(texts: "Texts", path: Path) -> str:
             write_shards(pairs, Path(folder) / "some", fields=opened.fields(), classes=opened.classes(),
                          pairs_per_shard=1000)  # fmt: skip
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(draw_sheet(Path(folder) / "some", {}, aligned=texts.aligned).read_bytes())
+            path.write_bytes(draw_sheet(Path(folder) / "some", _views(texts), aligned=texts.aligned).read_bytes())
     except ValueError as error:
         return f"The sheet could not be drawn: {error}"
     return ""
+
+
+def _views(texts: "Texts") -> "dict[str, ViewConfig]":
+    """The views of the transfer; none, so that stored fields are drawn, where a unit is missing."""
+    import yaml
+
+    from pipelines.config import load
+    from pipelines.schemas.transfer import Config
+
+    return {} if texts.unit_missing else load(Config, yaml.safe_load(texts.transfer), []).views
 
 
 def _say(lines: Sequence[str]) -> None:

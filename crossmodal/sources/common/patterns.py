@@ -115,5 +115,5 @@ def natural(text: str) -> tuple[list[str | int], str]:
 def some_files(root: Path) -> str:
     """The first few files below a folder, for messages."""
     paths = (os.path.relpath(Path(folder, name), root) for folder, _, names in os.walk(root) for name in sorted(names))
-    first = list(itertools.islice(paths, 5))
-    return f"it holds {', '.join(first)} ..." if first else "it holds no files"
+    first = list(itertools.islice(paths, 6))
+    return f"it holds {', '.join(first[:5])}{' ...' if first[5:] else ''}" if first else "it holds no files"

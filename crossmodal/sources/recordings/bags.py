@@ -1,5 +1,6 @@
 """Bags: of ROS 1 (.bag), of ROS 2 (.db3, or a folder with metadata.yaml), and MCAP files."""
 
+import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -76,9 +77,12 @@ def _missing(path: Path, package: str) -> SourceError:
     return SourceError(f"to read {path} the package {package} is needed: pip install 'crossmodal-transfer[ros]'")
 
 
+_ARGUMENTS = re.compile(r"""\(['"](.*?)\.?['"],\)""")  # rosbags puts the arguments of inner errors into messages
+
+
 def _damaged(path: Path, reason: object) -> SourceError:
     repair = _REPAIR["" if path.is_dir() else path.suffix].format(path)
-    told = f"{reason}".rstrip(".") or type(reason).__name__
+    told = _ARGUMENTS.sub(r"\1", f"{reason}").rstrip(".") or type(reason).__name__
     return SourceError(
         f"{path} cannot be read: {told}; if it is cut short or has no index, repair it with {repair}, or copy it again"
     )

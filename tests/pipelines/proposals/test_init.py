@@ -3,6 +3,7 @@
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image
 
 from pipelines.__main__ import main
 from pipelines.config import load
+from pipelines.reporting import sheet
 from pipelines.schemas.shards import Config as ShardsConfig
 from pipelines.schemas.transfer import Config as TransferConfig
 
@@ -119,6 +121,36 @@ def test_names_with_a_word_for_the_sensor_are_found(tmp_path: Path) -> None:
     assert main(["init", str(tmp_path / "mine"), "--to", str(tmp_path), "--scale-m", "0.001"]) == 0
     members = yaml.safe_load((tmp_path / "mine.yaml").read_text())["source"]["members"]
     assert (members["rgb"]["files"], members["depth"]["files"]) == ("{key}.color.png", "{key}_depth.png")
+
+
+def test_a_video_beside_paired_files_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(3):
+        write(tmp_path / "mine", f"{number}.color.png", np.zeros((6, 8, 3), dtype=np.uint8))
+        write(tmp_path / "mine", f"{number}.depth.png", np.full((6, 8), 1500, dtype=np.uint16))
+    (tmp_path / "mine" / "clip.mp4").write_bytes(bytes(4) + b"ftypisom" + bytes(64))
+    assert main(["init", str(tmp_path / "mine"), "--to", str(tmp_path), "--scale-m", "0.001"]) == 0
+    assert "files of equal names are taken; left out: clip.mp4" in capsys.readouterr().out
+    assert yaml.safe_load((tmp_path / "mine.yaml").read_text())["source"]["name"] == "folder"
+
+
+def test_the_sheet_shows_the_views_of_the_transfer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: dict[str, Any] = {}
+    draw = sheet.draw_sheet
+
+    def note(folder: Path, views: Any, **options: Any) -> Path:
+        drawn.update(views)
+        return draw(folder, views, **options)
+
+    monkeypatch.setattr(sheet, "draw_sheet", note)
+    walk(tmp_path / "walk", seconds=1)
+    words = ["init", str(tmp_path / "walk"), "--to", str(tmp_path), "--scale-m", "0.0002"]
+    assert main(words) == 0
+    assert (tmp_path / "walk_sheet.png").is_file()
+    views = yaml.safe_load((tmp_path / "walk_transfer.yaml").read_text())["views"]
+    assert (views["rgb"]["height"], views["rgb"]["width"]) == (128, 160)
+    for name, view in drawn.items():
+        assert {key: view.options[key] for key in ("height", "width")}.items() <= views[name].items()
+    assert drawn.keys() == views.keys() and drawn["rgb"].options["jitter"] == 0
 
 
 def test_files_that_are_there_are_replaced_only_if_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

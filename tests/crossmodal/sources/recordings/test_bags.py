@@ -373,6 +373,7 @@ def test_a_truncated_bag_is_one_sentence_with_the_repair(
             for stream in recording.streams():
                 contents(recording, stream)
     one_sentence(error)
+    assert "('" not in str(error.value)
 
 
 def test_a_bag_without_index_is_one_sentence_with_the_repair(tmp_path: Path) -> None:
