@@ -1,6 +1,8 @@
 """Models on the Hugging Face Hub: downloaded at the user's request, and uploaded."""
 
 import os
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -35,7 +37,7 @@ def download(name: str) -> Path:
     """
     repository, _, revision = name.removeprefix(PREFIX).partition("@")
     with _explained(name) as hub:
-        options = {"etag_timeout": TIMEOUT_S, "endpoint": _endpoint()}
+        options = {"endpoint": _endpoint(), "local_files_only": not _answers(hub)}
         card = Path(hub.hf_hub_download(repository, CARD, revision=revision or None, **options))
         commit = card.parent.name
         hub.hf_hub_download(repository, WEIGHTS, revision=commit, **options)
@@ -51,6 +53,8 @@ def upload(folder: Path, repository: str, *, private: bool | None, revision: str
         HubError: the hub refuses, for example because nobody is logged in, or cannot be reached.
     """
     with _explained(f"{PREFIX}{repository}") as hub:
+        if not _answers(hub):
+            raise HubError(f"{PREFIX}{repository}: {_where(hub)} cannot be reached; try again later")
         api = hub.HfApi(endpoint=_endpoint())
         api.create_repo(repository, private=private, exist_ok=True)
         if revision is not None:
@@ -69,6 +73,23 @@ def _endpoint() -> str | None:
     return os.environ.get("HF_ENDPOINT") or None  # libraries read it at their import, which may be long ago
 
 
+def _where(hub: Any) -> str:
+    return _endpoint() or str(hub.constants.ENDPOINT)
+
+
+def _answers(hub: Any) -> bool:
+    """True if the hub answers in time; huggingface_hub would wait for minutes, and try again."""
+    if hub.constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        with urllib.request.urlopen(urllib.request.Request(_where(hub), method="HEAD"), timeout=TIMEOUT_S):
+            return True
+    except urllib.error.HTTPError:
+        return True
+    except (OSError, ValueError):
+        return False
+
+
 @contextmanager
 def _explained(name: str) -> Iterator[Any]:
     """The package huggingface_hub; its errors become one sentence.
@@ -78,14 +99,17 @@ def _explained(name: str) -> Iterator[Any]:
     """
     try:
         import huggingface_hub
+        import huggingface_hub.constants  # the package itself has none of its modules
+        import huggingface_hub.errors
     except ModuleNotFoundError as error:
         raise HubError(f"{name}: the hub needs the package huggingface_hub "
                        "(pip install 'crossmodal-transfer[hub]')") from error  # fmt: skip
-    from huggingface_hub import errors
-
-    where = _endpoint() or huggingface_hub.constants.ENDPOINT
+    errors = huggingface_hub.errors
+    where = _where(huggingface_hub)
     try:
         yield huggingface_hub
+    except HubError:
+        raise
     except errors.LocalEntryNotFoundError as error:
         raise HubError(f"{name} is not in the cache ({huggingface_hub.constants.HF_HUB_CACHE}), and {where} cannot be "
                        "reached; check the connection, or copy the folder here and load that") from error  # fmt: skip

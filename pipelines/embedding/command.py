@@ -38,7 +38,7 @@ def _parser() -> Parser:
         "--workers",
         type=int,
         metavar="N",
-        help=f"processes that read files (default: one a core, at most {MOST_WORKERS}; for few files 0)",
+        help=f"processes that read files (default: one less than cores, from 1 to {MOST_WORKERS}; for few files 0)",
     )
     return parser
 
@@ -98,7 +98,7 @@ def embed(words: Sequence[str]) -> int:
     workers = asked.workers
     if workers is None:
         few = sum(map(len, inputs.samples)) <= FEW_BATCHES * asked.batch * ranks
-        workers = 0 if few else min(MOST_WORKERS, max(1, (os.cpu_count() or 1) // ranks))
+        workers = 0 if few else min(MOST_WORKERS, max(1, (os.cpu_count() or 1) // ranks - 1))  # one core encodes
     for number in range(rank, len(jobs), ranks):
         if not parts.has(number):
             parts.save(number, _rows(model, *jobs[number], classes, batch=asked.batch, workers=workers))

@@ -1,5 +1,6 @@
 """Models on the hub, against a stand-in on the loopback: pushed, loaded, from the cache, and every refusal."""
 
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -86,6 +87,20 @@ def test_without_a_connection_the_cache_is_used_and_an_empty_one_is_one_sentence
     with pytest.raises(HubError, match=r"^hf-hub:me/other: http://127\.0\.0\.1:9 cannot be reached"):
         cm.push(model, "me/other")
     assert time.monotonic() - began < 60  # it would hang without limits
+
+
+def test_a_hub_that_never_answers_is_waited_for_once(hub: Hub, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    cm.push(model, "me/depth-student")
+    cm.load("hf-hub:me/depth-student")
+    monkeypatch.setattr("crossmodal.models.hub.TIMEOUT_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        began = time.monotonic()
+        assert cm.load("hf-hub:me/depth-student").folder is not None
+        for call in (lambda: cm.load("hf-hub:me/other"), lambda: cm.push(model, "me/other")):
+            with pytest.raises(HubError, match="cannot be reached"):
+                call()
+        assert time.monotonic() - began < 20  # huggingface_hub itself takes minutes
 
 
 def test_what_the_hub_refuses_is_one_sentence(hub: Hub, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
