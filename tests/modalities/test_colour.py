@@ -346,4 +346,5 @@ def test_bicubic_crops_are_those_of_pillow_up_to_its_rounding() -> None:
 
 def test_options_of_later_versions_are_recorded_only_where_they_are_not_default() -> None:
     kinds = {mode: Rgb(interpolation=mode).recorded() for mode in ("bilinear", "bicubic")}
+    assert "interpolation" not in kinds["bilinear"]
     assert kinds["bicubic"] == {**kinds["bilinear"], "interpolation": "bicubic"}

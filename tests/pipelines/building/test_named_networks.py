@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from crossmodal.published import WeightsError, find
 from pipelines.__main__ import main
 from pipelines.building.published import settle
-from pipelines.config import load
+from pipelines.config import ConfigError, load
 from pipelines.runs.folder import RunFolder
 from pipelines.schemas import transfer
 
@@ -220,10 +220,11 @@ def test_cached_features_of_a_name_are_those_of_the_teacher(tmp_path: Path, synt
     ],
 )
 def test_names_that_cannot_be_are_refused_by_the_schema(
-    tmp_path: Path, synthetic: Path, capsys: pytest.CaptureFixture[str], weights: str, words: str
+    tmp_path: Path, synthetic: Path, weights: str, words: str
 ) -> None:
-    said = refused(["transfer", str(write(tmp_path, synthetic, weights))], capsys)
-    assert "teachers.rgb.weights" in said and words in said
+    with pytest.raises(ConfigError) as caught:
+        load(transfer.Config, write(tmp_path, synthetic, weights))
+    assert "teachers.rgb.weights" in str(caught.value) and words in str(caught.value)
 
 
 def test_keys_that_need_a_name_are_refused_without_one(
