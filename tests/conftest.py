@@ -12,6 +12,14 @@ jaxtyping.install_import_hook(["modalities", "crossmodal", "pipelines"], "typech
 jaxtyping.jaxtyped = typecheck.jaxtyped
 
 
+@pytest.fixture(scope="session", autouse=True)
+def printed() -> None:
+    """Lines for the user go to stdout, as the command prints them."""
+    from pipelines.runs.console import print_records
+
+    print_records()
+
+
 @pytest.fixture(scope="session")
 def synthetic(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of synthetic shards: train (96 pairs in 4 shards) and test (40 pairs), 32 pixels."""
