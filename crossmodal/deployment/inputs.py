@@ -94,11 +94,12 @@ class Pictures(Input):
         self.shape, self.resizes = (*sides, 3), sides != modality.sides
         for name, side, start, extent, pixels in _axes(modality, sides, ("down", "across")):
             lines = torch.eye(side)[:, None].expand(side, 2, side)  # torch resizes pictures of one line otherwise
-            weights = resize_crop(lines, CropBox(left=start, width=extent), (2, pixels))
+            mode = getattr(modality, "interpolation", "bilinear")
+            weights = resize_crop(lines, CropBox(left=start, width=extent), (2, pixels), mode=mode)
             self.register_buffer(name, weights[:, 0].T.contiguous())
 
     def forward(self, batch: UInt8[Tensor, "batch height width 3"]) -> Float[Tensor, "batch _ _ _"]:
-        """The channels of the modality, resized bilinearly with antialiasing."""
+        """The channels of the modality, resized with antialiasing."""
         pictures = batch.permute(0, 3, 1, 2).float() / 255
         if self.resizes:
             pictures = (self.down @ (pictures @ self.across.T)).clamp(0, 1)

@@ -62,12 +62,16 @@ def needs_onnx() -> None:
         pytest.importorskip(name, reason="ONNX needs the extra onnx")
 
 
-@pytest.mark.parametrize("modality", VIEWS)
+@pytest.mark.parametrize(
+    ("modality", "view"), [*VIEWS.items(), ("rgb", {"size": 16, "interpolation": "bicubic"})], ids=str
+)
 @pytest.mark.parametrize("size", [None, (40, 30), (9, 50)])
-def test_the_graph_s_preprocessing_is_the_library_s(modality: str, size: tuple[int, int] | None) -> None:
+def test_the_graph_s_preprocessing_is_the_library_s(
+    modality: str, view: dict[str, Any], size: tuple[int, int] | None
+) -> None:
     if modality == "audio" and size:
         pytest.skip("sound has no size")
-    model = model_of(modality)
+    model = model_of(modality, view=view)
     graph = Graph(model, size=size)
     assert graph.input.shape[:2] == size or size is None
     for name, batch in batches(graph).items():
