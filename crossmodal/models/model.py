@@ -17,6 +17,8 @@ from crossmodal.models.card import Card, ExportError
 from crossmodal.models.hub import PREFIX, is_on_hub
 from crossmodal.objectives import Objective
 from modalities import CropBox, Modality
+from modalities.common.numbers import MapView
+from modalities.common.picture import PictureView
 
 Signals = str | Path | np.ndarray | Tensor | Sequence[str | Path | np.ndarray | Tensor]  # what a model reads
 
@@ -59,13 +61,14 @@ class Model:
 
         Args:
             what: a path or several: files, folders of files, globs, folders of shards; or an array or several: signals
-                in the modality's unit, as for depth metres [height, width] with 0 for no reading, and for rgb uint8
-                [height, width, 3] or numbers from 0 to 1 [3, height, width].
+                in the modality's unit, as for depth metres [height, width] with 0 for no reading, for rgb uint8
+                [height, width, 3] or numbers from 0 to 1 [3, height, width], and for audio samples from -1 to 1
+                [channels, samples] or [samples]. Of maps, a number that is not finite is no reading.
             batch_size: number of samples that the encoder sees at a time.
             workers: processes that read files.
 
         Raises:
-            InputError: a path names nothing, or an array has another shape.
+            InputError: a path names nothing, or an array has another shape or numbers that are not finite.
             SampleError: a file or pair cannot be read; the message names it.
             ShardError: a folder of shards cannot be opened.
         """
@@ -121,9 +124,14 @@ class Model:
         signal = torch.as_tensor(array)
         if signal.dtype == torch.uint8 and signal.ndim == 3 and signal.shape[2] == 3:
             signal = signal.permute(2, 0, 1) / 255
-        signal = signal[None] if signal.ndim == 2 else signal
+        signal = signal[None] if signal.ndim == (2 if isinstance(self.modality, PictureView) else 1) else signal
+        signal = signal.float()
+        if isinstance(self.modality, MapView):
+            signal = signal.where(signal.isfinite(), self.modality.nothing)
+        elif not signal.isfinite().all():
+            raise InputError(f"an array holds NaN or infinity, which {self.card.modality} cannot have")
         try:
-            return self.modality.adapt(signal.float(), CropBox())
+            return self.modality.adapt(signal, CropBox())
         except Exception as error:  # whatever a wrong shape leads to
             raise InputError(
                 f"an array of shape {list(signal.shape)} is no signal of {self.card.modality}: {error}"

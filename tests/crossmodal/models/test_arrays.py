@@ -1,0 +1,51 @@
+"""Models on arrays in a modality's unit."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from crossmodal import ENCODERS
+from crossmodal.data.inputs import InputError
+from crossmodal.models import Card, Model
+from modalities import MODALITIES, CropBox
+
+OPTIONS: dict[str, Any] = {"width": 4, "stages": 2}
+
+
+def model_of(modality: str, **view: Any) -> Model:
+    torch.manual_seed(0)
+    seen = MODALITIES.get(modality)(**view)
+    card = Card("convnet", OPTIONS, seen.shape, [], modality, view)
+    return Model(card, ENCODERS.get("convnet")(seen.shape, 0, **OPTIONS).eval(), seen, {})
+
+
+def test_sound_has_channels_or_none() -> None:
+    model = model_of("audio", window_s=0.25, mels=32, rate_hz=8000)
+    sound = np.random.default_rng(0).uniform(-0.5, 0.5, (1, 2000)).astype(np.float32)
+    with torch.inference_mode():
+        expected = model.encoder(model.modality.normalise(model.modality.adapt(torch.tensor(sound), CropBox())[None]))
+    assert torch.equal(model.embed(sound), expected.embedding)
+    assert torch.equal(model.embed(sound[0]), expected.embedding)
+
+
+@pytest.mark.parametrize("modality", ["depth", "thermal", "raster"])
+@pytest.mark.parametrize("bad", [math.inf, -math.inf])
+def test_numbers_of_a_map_that_are_not_finite_are_no_readings(modality: str, bad: float) -> None:
+    model = model_of(modality, size=16, **({"low": 0.0, "high": 9.0} if modality == "raster" else {}))
+    numbers = np.full((16, 16), 300.0 if modality == "thermal" else 2.0, dtype=np.float32)
+    numbers[3:6], gaps = bad, numbers.copy()
+    gaps[3:6] = 0.0 if modality == "depth" else math.nan
+    vectors = model.embed(numbers)
+    assert vectors.isfinite().all() and torch.equal(vectors, model.embed(gaps))
+
+
+@pytest.mark.parametrize(("modality", "shape"), [("rgb", (3, 16, 16)), ("audio", (1, 2000))])
+def test_other_signals_must_be_finite(modality: str, shape: tuple[int, ...]) -> None:
+    model = model_of(modality, **({"size": 16} if modality == "rgb" else {"window_s": 0.25, "rate_hz": 8000}))
+    signal = np.zeros(shape, dtype=np.float32)
+    signal[0, 0] = math.nan
+    with pytest.raises(InputError, match=f"an array holds NaN or infinity, which {modality} cannot have"):
+        model.embed(signal)
