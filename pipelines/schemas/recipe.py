@@ -35,9 +35,10 @@ def choose_recipe(
         student: the name of the student's view.
         knows_classes: whether every teacher has logits for the classes of the pairs.
     """
-    seen = [views[student].modality, *(views[teacher.view].modality for teacher in teachers.values())]
+    seen = [views[student], *(views[teacher.view] for teacher in teachers.values())]
+    aligned = all(view.modality in PICTURES and view.aligned for view in seen)
     stored = any(teacher.features is not None for teacher in teachers.values())
-    if not knows_classes and not stored and all(modality in PICTURES for modality in seen):
+    if aligned and not knows_classes and not stored:
         return Recipe({"patch": ObjectiveConfig("patch")}, lr=NEW_RATE)
     whole = {"infonce": ObjectiveConfig("infonce"), "seed": ObjectiveConfig("seed", weight=2.0)}
     return Recipe(whole | ({"kd": ObjectiveConfig("kd", weight=0.9)} if knows_classes else {}), lr=6e-3)

@@ -9,9 +9,9 @@ from pipelines.schemas.recipe import choose_recipe, sized
 
 
 def chosen(
-    teacher: str = "rgb", student: str = "depth", *, knows_classes: bool = False, **others: Any
+    teacher: str = "rgb", student: str = "depth", *, knows_classes: bool = False, aligned: bool = True, **others: Any
 ) -> dict[str, float]:
-    views = {"theirs": ViewConfig(teacher), "ours": ViewConfig(student)}
+    views = {"theirs": ViewConfig(teacher), "ours": ViewConfig(student, aligned=aligned)}
     teachers = {"t": TeacherConfig("theirs", weights="t", **others)}
     found = choose_recipe(views, teachers, "ours", knows_classes=knows_classes)
     assert all(name == objective.name for name, objective in found.objectives.items())
@@ -26,9 +26,14 @@ def test_aligned_pictures_are_compared_place_by_place(teacher: str, student: str
 
 @pytest.mark.parametrize(
     ("teacher", "student", "others"),
-    [("rgb", "audio", {}), ("audio", "depth", {}), ("rgb", "depth", {"features": "kept"})],
+    [
+        ("rgb", "audio", {}),
+        ("audio", "depth", {}),
+        ("rgb", "depth", {"features": "kept"}),
+        ("rgb", "depth", {"aligned": False}),
+    ],
 )
-def test_others_are_compared_as_a_whole(teacher: str, student: str, others: dict[str, str]) -> None:
+def test_others_are_compared_as_a_whole(teacher: str, student: str, others: dict[str, Any]) -> None:
     assert chosen(teacher, student, **others) == {"infonce": 1.0, "seed": 2.0}
 
 
