@@ -432,7 +432,7 @@ def test_a_folder_with_other_things_in_it_is_not_written_into(
         ),
         ("teachers.rgb.sha256=abc", "teachers.rgb.weights: "),
         ("teachers.rgb.classes=7", "teachers.rgb.classes needs published weights by name, or a file with encoder"),
-        ("teachers.rgb.first_layer=mean", "teachers.rgb.first_layer needs published weights by name, or a file with encoder"),
+        ("teachers.rgb.first_layer=mean", "teachers.rgb.first_layer needs published weights"),
         ("teachers.rgb.weight=0", "objectives.crd: its teachers, rgb, all weigh 0; raise teachers.NAME.weight"),
         ("student.sha256=abc", "student.sha256 applies to a weights file, but weights is not given"),
         ("train.accumulate=5", "train.accumulate must divide the 32 pairs a process takes a step, got 5"),
