@@ -303,9 +303,7 @@ def test_options_out_of_their_range_are_refused(name: str, tmp_path: Path) -> No
 
 def test_a_folder_without_a_recording_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("nothing")
-    with pytest.raises(
-        SourceError, match=r"is no recording and holds none: it holds notes\.txt; a recording is a bag"
-    ):
+    with pytest.raises(SourceError, match=r"is no recording and holds none: it holds notes\.txt; a recording is a bag"):
         recording(tmp_path).splits()
     with pytest.raises(SourceError, match="there is no file or folder"):
         recording(tmp_path / "absent").splits()
