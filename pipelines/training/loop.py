@@ -235,7 +235,20 @@ class Training:
         for weight in frozen:
             weight.requires_grad_(False)
         self.module.train()
+        if not self.phase:
+            self._tell_unreached({*map(id, frozen)})
         return frozen
+
+    def _tell_unreached(self, frozen: set[int]) -> None:
+        """Warns of an encoder whose embedding rests on weights that no loss reaches."""
+        for owner, encoder in self.module.trained.items():
+            classifier = getattr(encoder, "classifier", "")
+            left = {name: weight.numel() for name, weight in encoder.named_parameters() if id(weight) in frozen
+                    and not (classifier and name.startswith(f"trunk.{classifier}"))}  # fmt: skip
+            if left:
+                say(f"{self.name}: no loss reaches {sum(left.values()):,} weights of the {owner}, the first "
+                    f"{next(iter(left))}, so its embedding rests on weights that are not trained; compare its last "
+                    "map too, or add an objective of the embedding, such as infonce")  # fmt: skip
 
     def _take(self, model: nn.Module, part: SampleBatch) -> list[dict[str, Tensor]]:
         """Takes one optimiser step; gives the metrics of its parts, on the device."""

@@ -248,6 +248,22 @@ def test_the_default_objectives_follow_from_the_teachers_classes(
     assert json.loads((tmp_path / "rate" / "run.json").read_text())["config"]["train"]["lr"] == 6e-3
 
 
+def test_weights_of_the_embedding_that_no_loss_reaches_are_told(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["transfer", str(config), "~objectives", "~prepare", "--dry-run"]
+    assert main([*words, "objectives.patch={maps: [[0, 0]]}"]) == 0
+    student = ENCODERS.get("convnet")((1, 32, 32), 0, width=6, stages=3)
+    unreached = sum(
+        each.numel()
+        for name, each in student.named_parameters()
+        if not name.startswith(("trunk.stem", "trunk.stages.0"))
+    )
+    assert f"no loss reaches {unreached:,} weights of the student, the first trunk." in capsys.readouterr().out
+    assert main([*words, "objectives.patch={maps: [[2, 2]]}"]) == 0
+    assert "no loss reaches" not in capsys.readouterr().out
+
+
 def test_a_stage_without_objectives_is_finished_the_second_time(
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -46,7 +46,8 @@ def pair_grids(
     """Pairs of map indices (student, teacher) for dense objectives: those `chosen`, or those of the two coarsest grids.
 
     By default, the teacher's last map on each of its two coarsest grids is compared with the student's last map on the
-    grid that is nearest in number of places.
+    grid that is nearest in number of places. If that leaves out the student's last map, on which its embedding rests,
+    this is compared with the teacher's coarsest grid as well.
 
     Raises:
         ValueError: there is no teacher, one side has no maps, or a chosen map does not exist. The message begins with
@@ -58,7 +59,10 @@ def pair_grids(
     coarsest = sorted(last, key=math.prod)[:2]
     ours = {size[1:]: number for number, size in enumerate(student.maps)}
     nearest = {grid: min(ours, key=lambda own: abs(math.log(math.prod(own) / math.prod(grid)))) for grid in coarsest}
-    return sorted((ours[nearest[grid]], last[grid]) for grid in coarsest)
+    pairs = {(ours[nearest[grid]], last[grid]) for grid in coarsest}
+    if all(mine < len(student.maps) - 1 for mine, _ in pairs):
+        pairs.add((len(student.maps) - 1, last[coarsest[0]]))
+    return sorted(pairs)
 
 
 def resize_to(item: Float[Tensor, "batch _ _ _"], size: tuple[int, int]) -> Float[Tensor, "batch _ height width"]:

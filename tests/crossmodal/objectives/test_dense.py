@@ -57,6 +57,12 @@ def test_a_vit_has_one_grid_and_its_last_block_is_compared() -> None:
     assert pair_grids("patch", STUDENT, tokens, None) == [(1, 11)]
 
 
+def test_the_student_s_last_map_is_always_compared() -> None:
+    deeper = Spec(5, ((4, 8, 6), (6, 4, 3), (8, 2, 2)), 0)  # its last grid is coarser than the teacher's
+    assert pair_grids("patch", deeper, TEACHER, None) == [(0, 1), (1, 2), (2, 2)]
+    assert pair_grids("patch", deeper, Spec(7, ((7, 4, 4),) * 12, 0), None) == [(1, 11), (2, 11)]
+
+
 def test_chosen_maps_are_compared() -> None:
     assert pair_grids("patch", STUDENT, TEACHER, [(1, 0)]) == [(1, 0)]
 
