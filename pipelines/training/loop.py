@@ -396,10 +396,11 @@ class Training:
     def _announce(self, plan: Plan) -> None:
         config, ranks = self.config, self.accelerator.num_processes
         left = plan.pairs - plan.steps * plan.batch_size
+        shared = f" on {ranks} processes" * (ranks > 1) + f" in {config.accumulate} parts" * (config.accumulate > 1)
         terms = [f"{weight:g} {name}" for name, weight in self.module.weights.items()]
         say(
             f"{self.name}: {plan.pairs} pairs, {config.passes} epochs of {plan.steps} steps; "
-            f"batch {plan.batch_size} on {ranks} processes in {config.accumulate} parts; "
+            f"batch {plan.batch_size}{shared}; "
             f"{plan.width} lanes, {config.workers} workers a process; {left} pairs wait for the next epoch; "
             f"on {self.accelerator.device}; {' + '.join(terms)}"
         )
