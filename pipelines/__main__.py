@@ -106,6 +106,11 @@ def _print_schema(words: list[str]) -> int:
 
     from pipelines.config.schema import schema_of
 
+    if {"--help", "-h"} & {*words}:
+        print(
+            f"crossmodal schema PIPELINE   print the JSON Schema of its config: {', '.join(registry.PIPELINES.names())}"
+        )
+        return 0
     if len(words) != 1 or words[0].startswith("-"):
         raise ConfigError(["expected crossmodal schema PIPELINE, which prints the JSON Schema of its config"])
     print(json.dumps(schema_of(words[0], registry.find_pipeline(words[0])), indent=1))

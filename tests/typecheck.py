@@ -57,6 +57,8 @@ def once(function: Callable, checked: Callable) -> Callable:
 
 def kind_of(value: Any) -> object:
     """What a check sees of an argument: type, shape, and the whole numbers and names that shapes are written with."""
+    if isinstance(value, Tensor) and any(type(size) is not int for size in value.shape):
+        return object()  # torch traces it, and to compare a size would fix it
     if isinstance(value, Tensor | np.ndarray):
         return type(value), value.dtype, tuple(value.shape)
     if isinstance(value, int | str | None):
