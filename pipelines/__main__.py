@@ -125,7 +125,7 @@ def _run(name: str, words: list[str]) -> int:
     words, action = _take_action(name, pipeline, read_trial(name, pipeline.Config, words))
     if not words or words[0].startswith("trial="):
         raise ConfigError([f"{form}, got no CONFIG; --help shows its fields"])
-    if words[0].startswith("-"):
+    if words[0].startswith("-") or any(word in flag.split() for word in words for flag in flags):
         paths = [word for word in words if not word.startswith("-")]
         flag = " ".join(
             sorted(word for word in words if word.startswith("-"))

@@ -57,6 +57,14 @@ class RunFolder:
         """The run that a config and its inputs describe; touches no file."""
         return cls(Path(path), pipeline, config, inputs)
 
+    @staticmethod
+    def record_size(path: Path) -> None:
+        """Updates the size of a file, one level below a finished run, in the run's report, if the report lists it."""
+        folder, name = path.parent.parent, f"{path.parent.name}/{path.name}"
+        report = read_report(folder)
+        if name in report.get("results", {}):
+            _write_json(folder / REPORT, {**report, "results": {**report["results"], name: _size(path)}})
+
     @classmethod
     def open(cls, pipeline: str, config: Any, inputs: Callable[[Any], Mapping[str, str]]) -> "RunFolder":
         """The run that a config and its inputs describe, checked to be the same on every process of the launch.
