@@ -33,10 +33,11 @@ from pipelines.runs.console import progress_bar, say, warn
 from pipelines.runs.folder import RunFolder
 from pipelines.schemas.common import TrainConfig
 from pipelines.training.memory import forget_peak, peak_mb
-from pipelines.training.optimiser import Average, build_optimiser, load_optimiser, rate
+from pipelines.training.optimiser import Average, build_optimiser, rate
 from pipelines.training.precision import refuse_unset_gradients
 from pipelines.training.progress import MetricAccumulator, Progress
 from pipelines.training.signals import Signals
+from pipelines.training.state import TrainingState
 
 CALIBRATION_PAIRS = 1024  # most training pairs whose teacher features are measured before training
 TELL_SECONDS = 60.0  # between lines for the user
@@ -358,40 +359,16 @@ class Training:
         """
         if not all(total.isfinite().all() for total in metrics.sums.values()):
             return False
-        state = {
-            **vars(self.progress),
-            "seconds": self.progress.seconds + metrics.total_seconds,
-            "peak_mb": self._peak_mb,
-            "sums": metrics.sums,
-            "module": self.module.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "memory": self.module.memory(),
-            "average": self.average.state if self.average else {},
-            "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else {},
-        }
-        checkpoint.save(self._checkpoints, self.progress.step, state)
+        progress = replace(self.progress, seconds=self.progress.seconds + metrics.total_seconds, peak_mb=self._peak_mb)
+        self._state.save(self._checkpoints, progress, metrics.sums)
         return True
 
     def _resume(self) -> None:
-        latest = checkpoint.latest(self._checkpoints)
-        if latest is not None:
-            state = checkpoint.load(latest)
-            try:
-                self.module.load_state_dict(state["module"])
-                load_optimiser(self.optimiser, state["optimiser"])
-                for name, tensor in self.module.memory().items():
-                    tensor.copy_(state["memory"][name])
-            except (RuntimeError, ValueError, KeyError) as error:
-                raise checkpoint.CheckpointError(f"{latest} is of another version of this program ({error}); delete "
-                                                 f"{latest.parent} to train again") from error  # fmt: skip
-            if self.average:
-                self.average.state = {
-                    name: tensor.to(self.accelerator.device) for name, tensor in state["average"].items()
-                }
-            if self.accelerator.scaler and state["scaler"]:
-                self.accelerator.scaler.load_state_dict(state["scaler"])
-            known = {name: state[name] for name in vars(self.progress) if name in state}  # earlier versions have fewer
-            self.progress = Progress(**known)
+        self.progress = self._state.load(self._checkpoints) or self.progress
+
+    @property
+    def _state(self) -> TrainingState:
+        return TrainingState(self.module, self.optimiser, self.average, self.accelerator.scaler)
 
     def _announce(self, plan: Plan) -> None:
         config, ranks = self.config, self.accelerator.num_processes

@@ -61,6 +61,11 @@ class Average:
         self.state = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
 
     @torch.no_grad()
+    def load(self, state: dict[str, torch.Tensor]) -> None:
+        """Continues an average that was saved."""
+        self.state = {name: tensor.to(self.state[name].device) for name, tensor in state.items()}
+
+    @torch.no_grad()
     def update(self, module: nn.Module, step: int) -> None:
         """Adds the module's state after `step` steps, from 1, to the average; integer buffers are copied."""
         decay = min(self.decay, (1 + step) / (10 + step))
