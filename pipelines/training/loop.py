@@ -156,8 +156,8 @@ class Training:
         self.run.begin()
         if self.accelerator.is_main_process:
             self.run.forget(self._is_ahead)
-        model, first, frozen = self._prepare(plan, parts)
         self.desk = torch.distributed.new_group(backend="gloo") if ranks > 1 else None
+        model, first, frozen = self._prepare(plan, parts)
         if self.progress.step:
             say(f"{self.name}: from step {self.progress.step}")
         self._announce(plan)
