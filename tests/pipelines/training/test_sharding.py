@@ -145,9 +145,10 @@ def test_a_process_that_dies_leaves_no_half_checkpoint(tmp_path: Path, monkeypat
         tensors, folder = {"rows": torch.arange(6.0)}, tmp_path / "checkpoints"
         first = checkpoint.save_sharded(folder, 1, {"step": 1}, tensors)
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(Path, "rename", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            patch.setattr(checkpoint, "_sync", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))  # before the rename
             checkpoint.save_sharded(folder, 2, {"step": 2}, tensors)
         assert checkpoint.latest(folder) == first
+        assert (folder / "step_000000002.0.part" / ".metadata").exists()
         with (
             monkeypatch.context() as patch,
             pytest.raises(checkpoint.CheckpointError, match="000001 is intact"),
