@@ -18,10 +18,10 @@ from PIL import Image
 from crossmodal.data.features import FeatureShards
 from crossmodal.data.index import index_path
 from crossmodal.data.manifest import MANIFEST, ShardError
+from crossmodal.data.moments import Moments
 from crossmodal.data.reader import open_view
 from crossmodal.data.shards import Shards
 from crossmodal.data.verify import check
-from crossmodal.data.writer import _Statistics
 from crossmodal.encoders.convnet import ConvNet
 from crossmodal.models import CARD, WEIGHTS, ExportError, load_model
 from modalities import DecodeError
@@ -226,7 +226,7 @@ def test_an_index_that_the_manifest_takes_and_that_is_none_is_refused(shards: Pa
     index = index_path(shards / "000000.tar")
     index.write_bytes(b"PK\x03\x04" + bytes(100))
     (shards / MANIFEST).write_bytes(FUZZ["_agreeing"](shards / MANIFEST, index, index.read_bytes()))
-    with pytest.raises(ShardError, match=r"index\.npy: it is not a table of name, offset, size and crc32"):
+    with pytest.raises(ShardError, match=r"index\.npy: it is not a table of key, label, group and members"):
         Shards.open(shards).read(0, ["json"])
 
 
@@ -259,9 +259,9 @@ def test_sound_that_would_be_too_long_at_another_rate_is_refused(monkeypatch: py
 def test_statistics_of_a_signal_do_not_depend_on_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     signal = torch.rand(3, 40, 30, generator=generator("pieces")) - 0.5
     signal[signal > 0.4] = 0
-    whole, pieces = _Statistics(), _Statistics()
+    whole, pieces = Moments(), Moments()
     whole.add(signal)
-    monkeypatch.setattr("crossmodal.data.writer.PIECE", 1000)
+    monkeypatch.setattr("crossmodal.data.moments.PIECE", 1000)
     pieces.add(signal)
     assert pieces.summary() == whole.summary() and pieces.without == whole.without == int((signal == 0).sum())
     values = signal[signal != 0].double()
