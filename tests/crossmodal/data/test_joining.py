@@ -1,8 +1,10 @@
 """Packing in parts: the bytes of one process, nothing finished is packed again, and nothing incomplete is joined."""
 
 import json
+import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -11,15 +13,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from crossmodal import SOURCES
 from crossmodal.data import joining
 from crossmodal.data.index import index_path
 from crossmodal.data.joining import Packing, hash_texts, join_parts
 from crossmodal.data.manifest import MANIFEST, ShardError, read_manifest
+from crossmodal.data.moments import Moments
 from crossmodal.data.processes import write_by
 from crossmodal.data.writer import write_part, write_shards
-from crossmodal.sources import Pair, Source
+from crossmodal.sources import Pair, Source, SourceError
 from modalities.codecs.raster import write_pixels
 
 PAIRS, PER_SHARD = 30, 4  # 8 shards, the last with 2 pairs
@@ -122,6 +126,34 @@ def test_what_goes_wrong_in_a_process_is_said_by_the_first(source: Source, made:
         write_by(2, partial(killed, made), packing(tmp_path, source))
     with pytest.raises(ShardError, match="holds no finished part"):
         join_parts(packing(tmp_path, source))
+
+
+def test_no_process_is_left_when_another_has_failed(source: Source, made: list[Pair], tmp_path: Path) -> None:
+    def uneven(wanted: Wanted) -> Iterator[tuple[int, Pair]]:
+        for number, pair in numbered(made, wanted):
+            if number == 0:
+                raise SourceError("no such file")
+            if number >= PER_SHARD:
+                time.sleep(60)
+            yield number, pair
+
+    with pytest.raises(SourceError, match=r"^no such file$"):
+        write_by(2, uneven, packing(tmp_path, source))
+    assert not multiprocessing.active_children()
+
+
+def test_sums_of_pieces_are_those_of_the_whole() -> None:
+    heights = torch.randn(1, 40, 50, generator=torch.Generator().manual_seed(0))
+    heights[:, :3] = 0
+    heights[0, 5, 5], heights[0, 6, 6] = -9, 9
+    whole, joined = Moments(), Moments()
+    whole.add(heights)
+    for piece in (heights[:, :3], heights[:, 3:9], heights[:, 9:]):
+        part = Moments()
+        part.add(piece)
+        joined.join(json.loads(json.dumps(part.sums())))
+    assert joined.summary() == whole.summary()
+    assert (joined.low, joined.high) == (-9, 9)
 
 
 def test_a_killed_part_continues_with_the_shard_it_was_at(
