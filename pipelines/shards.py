@@ -8,6 +8,7 @@ from pipelines.schemas.common import ViewConfig
 from pipelines.schemas.shards import Config
 
 if TYPE_CHECKING:
+    from crossmodal.stores.paths import AnyPath
     from modalities import Modality
 
 flags = {
@@ -93,7 +94,7 @@ def _say_unmatched(unmatched: Mapping[Path, str], output: Path) -> None:
         say(f"{output}: {len(others)} files below the source's root belong to no pair: {examples}{more}")
 
 
-def inspect(flag: str, path: Path) -> int:
+def inspect(flag: str, path: "AnyPath") -> int:
     """Describes, checks or draws shards; returns 1 if --check finds a problem."""
     from crossmodal.data.manifest import MANIFEST, ShardError, read_manifest
     from crossmodal.data.verify import check
@@ -128,7 +129,7 @@ def inspect(flag: str, path: Path) -> int:
     return 0
 
 
-def _unpaired(folders: Iterable[Path]) -> Iterator[str]:
+def _unpaired(folders: Iterable["AnyPath"]) -> Iterator[str]:
     """Warnings about streams that do not show the same scene at the same time."""
     from crossmodal.data.pairing import check_pairing
     from crossmodal.data.shards import Shards
@@ -137,14 +138,14 @@ def _unpaired(folders: Iterable[Path]) -> Iterator[str]:
         yield from check_pairing(Shards.open(folder))
 
 
-def _unbalanced(counts: Mapping[str, Mapping[str, int]], path: Path) -> list[str]:
+def _unbalanced(counts: Mapping[str, Mapping[str, int]], path: "AnyPath") -> list[str]:
     """Warnings about parts of the folder whose largest class has several times the pairs of the smallest."""
     from crossmodal.data.splits import unbalanced_classes
 
     return [line for part, labels in counts.items() for line in unbalanced_classes(labels, str(path / part))]
 
 
-def _absent(counts: Mapping[str, Mapping[str, int]], path: Path) -> list[str]:
+def _absent(counts: Mapping[str, Mapping[str, int]], path: "AnyPath") -> list[str]:
     """Warnings about classes that only train or only another split of the folder has."""
     from crossmodal.data.splits import absent_classes
 
@@ -153,7 +154,7 @@ def _absent(counts: Mapping[str, Mapping[str, int]], path: Path) -> list[str]:
     return [f"{path}: {line}" for lines in warnings for line in lines]
 
 
-def _describe(folder: Path) -> str:
+def _describe(folder: "AnyPath") -> str:
     from crossmodal.data.manifest import read_manifest
 
     manifest = read_manifest(folder)

@@ -118,7 +118,7 @@ class FeatureShards:
         if not 0 <= window < self.manifest.windows:
             raise IndexError(f"window must be from 0 to {self.manifest.windows - 1}, got {window}")
         names = [f"{name}.npy" for name in self._frames]
-        stored, descriptor, spans = self.shards.spans(index, names)
+        stored, spans = self.shards.spans(index, names)
         self.shards.compare_once(index, names)
         if stored != key:
             raise ShardError(f"{self.shards.locate(index)[0]}: record {index} must be of pair {key!r}, got {stored!r}")
@@ -127,7 +127,7 @@ class FeatureShards:
             payload = b""
             if size == frame.header + self.manifest.windows * frame.stride:  # a damaged manifest may claim any size
                 start = offset + frame.header + window * frame.stride
-                payload = self.shards.read_bytes(index, descriptor, frame.stride, start)
+                payload = self.shards.read_spans(index, [(start, frame.stride)])[0]
             if len(payload) != frame.stride:
                 raise ShardError(
                     f"{self.shards.locate(index)[0]}: pair {key!r} must have {self.manifest.windows} x "

@@ -14,6 +14,7 @@ import numpy as np
 
 from crossmodal.checkpoint import write
 from crossmodal.data.manifest import Shard, ShardError, sha256_of
+from crossmodal.stores.paths import AnyPath, SomePath
 from modalities.codecs.arrays import read_array
 
 LARGEST = 2**62  # maximum bytes of a member, so that its end does not overflow
@@ -39,7 +40,7 @@ class Member(NamedTuple):
     crc32: int | None = None  # None: not known
 
 
-def scan(path: Path) -> tuple[list[Row], list[str]]:
+def scan(path: AnyPath) -> tuple[list[Row], list[str]]:
     """The rows of a shard, from its headers alone, and the problems of the whole shard, each in one sentence."""
     reason: list[str] = []
     rows, problems = rows_of(path, _members(path, reason), path.stat().st_size)
@@ -50,7 +51,7 @@ def scan(path: Path) -> tuple[list[Row], list[str]]:
     return rows, problems
 
 
-def rows_of(path: Path, members: Iterable[Member], size: int) -> tuple[list[Row], list[str]]:
+def rows_of(path: AnyPath, members: Iterable[Member], size: int) -> tuple[list[Row], list[str]]:
     """The rows of a shard's members, in a file of `size` bytes; see `scan`."""
     rows: list[Row] = []
     problems: list[str] = []
@@ -69,7 +70,7 @@ def rows_of(path: Path, members: Iterable[Member], size: int) -> tuple[list[Row]
     return rows, problems
 
 
-def _members(path: Path, reason: list[str]) -> Iterator[Member]:
+def _members(path: AnyPath, reason: list[str]) -> Iterator[Member]:
     """The files in a tar, from its headers; if these end too early, the cause is added to `reason`."""
     try:
         with path.open("rb") as file, tarfile.open(fileobj=cast(BinaryIO, _Headers(file)), mode="r:") as tar:
@@ -110,7 +111,7 @@ class _Headers(io.RawIOBase):
         return self.file.tell()
 
 
-def index_path(path: Path) -> Path:
+def index_path(path: SomePath) -> SomePath:
     """The path of a tar's index."""
     return path.with_suffix(".index.npy")
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from crossmodal import ENCODERS
 from crossmodal.published import WeightsError, check_name, is_name
+from crossmodal.stores.paths import why_not_url
 from modalities.common.catalogue import suggest
 from pipelines.config import FieldError, choice, number, options_of, runtime_only
 
@@ -29,6 +30,28 @@ class EncoderConfig:
 
     name: str = choice("encoders")  # architecture; see crossmodal list encoders
     options: dict[str, Any] = options_of("name")
+
+
+@dataclass(frozen=True)
+class CacheConfig:
+    """Copies of whole shards on a local disk, of shards that are in a store."""
+
+    dir: str  # folder on a local disk; all processes of the machine share it
+    gb: float = number(above=0)  # most space that all copies take together, in 10^9 bytes
+
+
+def check_places(**places: str | None) -> None:
+    """Checks that folders of shards are paths, or URLs without credentials.
+
+    Args:
+        places: by config key, with `__` for the dot.
+
+    Raises:
+        FieldError: the first problem.
+    """
+    for key, place in places.items():
+        if place is not None and (problem := why_not_url(place)):
+            raise FieldError(key.replace("__", "."), problem)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,115 @@
+"""Reads the members of shards in a store, by ranges or from the cache of whole shards."""
+
+import hashlib
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from crossmodal.data.index import index_path
+from crossmodal.data.manifest import MANIFEST, Shard, ShardError
+from crossmodal.stores import client
+from crossmodal.stores.errors import MissingError
+from crossmodal.stores.paths import RemotePath
+
+Span = tuple[int, int]  # offset and size in bytes
+
+
+@contextmanager
+def _reading(path: RemotePath) -> Iterator[None]:
+    try:
+        yield
+    except MissingError as error:
+        raise ShardError(f"{path} is missing, though {path.parent / MANIFEST} lists it") from error
+
+
+@dataclass
+class RemoteShards:
+    """The shards of a folder in a store.
+
+    With a cache, a shard is read from the local disk once it has been fetched; until then, and without a cache, its
+    members are read from the store one by one. Nothing waits for the cache.
+    """
+
+    folder: RemotePath
+    shards: Sequence[Shard]
+    held: dict[tuple[int, Span], bytes] = field(default_factory=dict, repr=False)  # read ahead
+
+    def index(self, number: int) -> bytes:
+        """The index of a shard, from the cache if there is one.
+
+        Raises:
+            ShardError: it is missing or not the one of the manifest.
+            StoreError: the store cannot be read.
+        """
+        shard, cache = self.shards[number], self.folder.cache
+        path = index_path(self.folder / shard.file)
+        if cache is not None and (payload := cache.read_small(shard.index)) is not None:
+            return payload
+        with _reading(path):
+            payload = path.read_bytes()
+        if hashlib.sha256(payload).hexdigest() == shard.index and cache is not None:
+            cache.add_small(shard.index, payload)
+        return payload
+
+    def read(self, number: int, spans: Sequence[Span]) -> list[bytes]:
+        """The bytes of a shard at each (offset, size).
+
+        Raises:
+            ShardError: the shard is missing.
+            StoreError: the store cannot be read.
+        """
+        held = [self.held.pop((number, span), None) for span in spans]
+        if None not in held:
+            return held  # type: ignore[return-value]
+        shard, cache = self.shards[number], self.folder.cache
+        if cache is not None:
+            if (payloads := cache.read(shard.sha256, shard.bytes, spans)) is not None:
+                return payloads
+            self._fetch([number], now=True)
+        return self._read(number, spans)
+
+    def _read(self, number: int, spans: Sequence[Span]) -> list[bytes]:
+        path = self.folder / self.shards[number].file
+        with _reading(path):
+            return path.read_spans(spans)
+
+    def read_right(self, number: int, spans: Sequence[Span], payloads: list[bytes], sums: Sequence[int]) -> list[bytes]:
+        """The payloads if they have these CRC-32, otherwise those of another reading straight from the store."""
+        if [zlib.crc32(payload) for payload in payloads] == [*sums]:
+            return payloads
+        if self.folder.cache is not None:
+            self.folder.cache.remove(self.shards[number].sha256)
+        return self._read(number, spans)
+
+    def read_ahead(self, wanted: Mapping[int, Sequence[Span]], later: Iterable[int]) -> None:
+        """Reads spans of several shards at the same time, and holds them until the next call; fetches later shards.
+
+        Raises:
+            StoreError: the store cannot be read.
+        """
+        self.held.clear()
+        cache = self.folder.cache
+        numbers = [
+            number for number in wanted if cache is None or not cache.has(self.shards[number].sha256,
+                                                                           self.shards[number].bytes)
+        ]  # fmt: skip
+        if cache is not None:
+            self._fetch(numbers, now=True)
+            self._fetch(later, now=False)
+        asked = [(str(self.folder / self.shards[number].file), list(wanted[number])) for number in numbers]
+        if not asked:
+            return
+        try:
+            answers = client.ask("ranges", asked)
+        except MissingError:
+            return  # `read` names the shard
+        for number, payloads in zip(numbers, answers, strict=True):
+            self.held.update(zip(((number, span) for span in wanted[number]), payloads, strict=True))
+
+    def _fetch(self, numbers: Iterable[int], *, now: bool) -> None:
+        """Asks for whole shards to be fetched into the cache, and does not wait."""
+        wanted = [(str(self.folder / self.shards[number].file), self.shards[number].bytes, self.shards[number].sha256)
+                  for number in numbers]  # fmt: skip
+        if wanted:
+            client.ask("fetch", self.folder.cache, wanted, now=now)
