@@ -73,9 +73,10 @@ class Proxy(BaseHTTPRequestHandler):
     store: Store
 
     def log_message(self, *_: object) -> None:
-        pass
+        """Prints nothing."""
 
     def answer(self, status: int, payload: bytes = b"", headers: dict[str, str] | None = None) -> None:
+        """Sends a whole answer."""
         self.send_response(status)
         for name, value in (headers or {"Content-Length": str(len(payload))}).items():
             self.send_header(name, value)
@@ -99,6 +100,7 @@ class Proxy(BaseHTTPRequestHandler):
         )
 
     def handle_any(self) -> None:
+        """Lets the fault answer, or the store."""
         self.store.requests.append((self.command, self.path.partition("?")[0]))
         if not self.store.fault(self):
             self.answer(*self.ask_behind())
