@@ -175,6 +175,8 @@ def _describe(folder: "AnyPath") -> str:
         )
     if manifest.lacking:
         lines.append("  without: " + ", ".join(f"{name} {count}" for name, count in manifest.lacking.items()))
+    if manifest.unlisted_groups:
+        lines.append(f"  {manifest.unlisted_groups} groups")
     if manifest.groups:
         lines.append("  groups: " + ", ".join(f"{name} {count}" for name, count in manifest.groups.items()))
     return "\n".join(lines)

@@ -51,7 +51,7 @@ class Extract(Dataset):
 
     def _crops(self, indices: range) -> Crops:
         keys, problems, incomplete, parts = [], list[str | None](), list[bool](), []
-        self.shards.read_ahead(indices, [*self._members, "json"])
+        self.shards.read_ahead(indices, self._members)
         for index in indices:
             try:
                 lacking = [name for name in self._members if self.shards.lacks(index, name)]

@@ -1,6 +1,5 @@
 """Reads the members of shards in a store, by ranges or from the cache of whole shards."""
 
-import hashlib
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -34,6 +33,7 @@ class RemoteShards:
     folder: RemotePath
     shards: Sequence[Shard]
     held: dict[tuple[int, Span], bytes] = field(default_factory=dict, repr=False)  # read ahead
+    indexes: dict[int, bytes] = field(default_factory=dict, repr=False)  # read ahead
 
     def index(self, number: int) -> bytes:
         """The index of a shard, from the cache if there is one.
@@ -44,13 +44,34 @@ class RemoteShards:
         """
         shard, cache = self.shards[number], self.folder.cache
         path = index_path(self.folder / shard.file)
-        if cache is not None and (payload := cache.read_small(shard.index)) is not None:
-            return payload
+        if (held := self.indexes.pop(number, None)) is not None:
+            return held
+        if cache is not None and (kept := cache.read_small(shard.index)) is not None:
+            return kept
         with _reading(path):
             payload = path.read_bytes()
-        if hashlib.sha256(payload).hexdigest() == shard.index and cache is not None:
+        if cache is not None:
             cache.add_small(shard.index, payload)
         return payload
+
+    def read_indexes(self, numbers: Iterable[int]) -> None:
+        """Reads the indexes of several shards at the same time, and holds them until the next call.
+
+        Raises:
+            StoreError: the store cannot be read.
+        """
+        self.indexes.clear()
+        cache, wanted = self.folder.cache, [number for number in numbers if self.shards[number].index]
+        if cache is not None:
+            kept = {number: cache.read_small(self.shards[number].index) for number in wanted}
+            self.indexes |= {number: payload for number, payload in kept.items() if payload is not None}
+        left = [number for number in wanted if number not in self.indexes]
+        answers = client.ask("get_all", [str(index_path(self.folder / self.shards[number].file)) for number in left])
+        for number, payload in zip(left, answers, strict=True):
+            if payload is not None:
+                self.indexes[number] = payload
+                if cache is not None:
+                    cache.add_small(self.shards[number].index, payload)
 
     def read(self, number: int, spans: Sequence[Span]) -> list[bytes]:
         """The bytes of a shard at each (offset, size).

@@ -103,9 +103,9 @@ class ShardSamples:
             raise SampleError(str(error)) from error
         return pair.adapted["view"][0], int(pair.label)
 
-    def read_ahead(self, indices: Sequence[int]) -> None:
-        """Reads samples of a store at the same time, for the calls of `read` that follow."""
-        self.shards.read_ahead(indices, [self.shards.member(self.view.modality.field), "json"])
+    def read_ahead(self, indices: Sequence[int], *, with_facts: bool) -> None:
+        """Reads samples of a store at the same time, for the calls of `read` and `facts` that follow."""
+        self.shards.read_ahead(indices, [self.shards.member(self.view.modality.field), *["json"] * with_facts])
 
     def facts(self, index: int) -> dict[str, Any]:
         """What the source recorded of the pair beside its label, such as its group or a pose.
@@ -149,7 +149,7 @@ class _Batches(Dataset):
         indices = range(start, min(start + self.batch_size, self.stop))
         try:
             if isinstance(self.samples, ShardSamples):
-                self.samples.read_ahead(indices)
+                self.samples.read_ahead(indices, with_facts=self.with_facts)
             return self._load(indices)
         except StoreError as error:
             return error

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from crossmodal.checkpoint import write, writing
 from crossmodal.data.index import seal
-from crossmodal.data.manifest import MANIFEST, Field, Manifest, Shard, ShardError
+from crossmodal.data.manifest import MANIFEST, Field, Manifest, Shard, ShardError, list_groups, to_json
 from crossmodal.data.views import Picture, tell_turned, tell_uneven
 from crossmodal.sources import Pair
 from modalities import DecodeError, Modality
@@ -74,6 +74,7 @@ def write_shards(
              "aligned: false for one of the views in a run")  # fmt: skip
     extensions = {name.split(".")[0]: name.split(".")[1] for name in writer.extensions}
     written = {name: modality for name, modality in fields.items() if name in extensions}
+    groups, unlisted = list_groups(writer.groups)
     manifest = Manifest(
         pairs=pairs_written,
         classes=list(classes),
@@ -84,10 +85,11 @@ def write_shards(
         shards=writer.shards,
         statistics={name: writer.statistics[name].summary() for name in written},
         labels={classes[label]: count for label, count in sorted(writer.labels.items()) if label >= 0},
-        groups=dict(sorted(writer.groups.items())),
+        groups=groups,
+        unlisted_groups=unlisted,
         lacking={name: count for name, count in sorted(writer.lacking.items()) if name in written},
     )
-    write(folder / MANIFEST, json.dumps(asdict(manifest), indent=1) + "\n")
+    write(folder / MANIFEST, to_json(manifest))
     return manifest
 
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from crossmodal.stores.backends import Backend, open_backend
 from crossmodal.stores.cache import Cache, FullError
-from crossmodal.stores.errors import StoreError
+from crossmodal.stores.errors import MissingError, StoreError
 
 Spans = Sequence[tuple[int, int]]  # offset and size in bytes
 REQUESTS = 32  # objects that are read at the same time
@@ -94,6 +94,17 @@ class Operations:
     def get(self, url: str) -> bytes:
         """A whole object."""
         return _backend(url).get(url)
+
+    def get_all(self, urls: Sequence[str]) -> list[bytes | None]:
+        """Whole objects, read at the same time; None for one that is missing."""
+
+        def read(url: str) -> bytes | None:
+            try:
+                return _backend(url).get(url)
+            except MissingError:
+                return None
+
+        return [*self.readers.map(read, urls)]
 
     def names(self, url: str) -> list[str]:
         """The names of the objects and folders in a folder, in order."""
