@@ -98,10 +98,11 @@ def read_manifest(folder: AnyPath) -> Manifest:
 
 def _why_none(folder: AnyPath, error: OSError) -> str:
     """Why a folder has no manifest."""
+    if "there is no bucket" in str(error):
+        return f"{folder / MANIFEST} is missing (there is no such bucket)"
     if splits := sorted(path.parent.name for path in folder.glob(f"*/{MANIFEST}")):
         return f"{folder} holds the shards of {', '.join(splits)}: name one of them, as {folder / splits[-1]}"
     cause = "the folder exists but its shards were not finished" if folder.is_dir() else "there is no such folder"
-    cause = "there is no such bucket" if "no bucket" in str(error) else cause
     return f"{folder / MANIFEST} is missing ({cause}); make shards with: crossmodal shards CONFIG"
 
 

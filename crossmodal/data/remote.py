@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from crossmodal.data.index import index_path
 from crossmodal.data.manifest import MANIFEST, Shard, ShardError
 from crossmodal.stores import client
-from crossmodal.stores.errors import MissingError
+from crossmodal.stores.errors import MissingError, ShortError
 from crossmodal.stores.paths import RemotePath
 
 Span = tuple[int, int]  # offset and size in bytes
@@ -20,6 +20,8 @@ def _reading(path: RemotePath) -> Iterator[None]:
         yield
     except MissingError as error:
         raise ShardError(f"{path} is missing, though {path.parent / MANIFEST} lists it") from error
+    except ShortError as error:
+        raise ShardError(str(error)) from error
 
 
 @dataclass
@@ -77,7 +79,7 @@ class RemoteShards:
         """The bytes of a shard at each (offset, size).
 
         Raises:
-            ShardError: the shard is missing.
+            ShardError: the shard is missing or cut short.
             StoreError: the store cannot be read.
         """
         held = [self.held.pop((number, span), None) for span in spans]
@@ -123,7 +125,7 @@ class RemoteShards:
             return
         try:
             answers = client.ask("ranges", asked)
-        except MissingError:
+        except (MissingError, ShortError):
             return  # `read` names the shard
         for number, payloads in zip(numbers, answers, strict=True):
             self.held.update(zip(((number, span) for span in wanted[number]), payloads, strict=True))

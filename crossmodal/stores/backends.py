@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 
-from crossmodal.stores.errors import StoreError, clean
+from crossmodal.stores.errors import ShortError, StoreError, clean
 from crossmodal.stores.explain import explain, first_line, told
 
 Made = TypeVar("Made")
@@ -187,10 +187,8 @@ def _profile() -> Mapping[str, Any]:
 
 
 def _whole(url: str, spans: Sequence[tuple[int, int]], pieces: list[bytes]) -> list[bytes]:
-    for (start, size), piece in zip(spans, pieces, strict=True):
-        if len(piece) != size:
-            raise StoreError(f"{url} ends at byte {start + len(piece)}, before the {size} bytes at {start} that its "
-                             "index promises: it changed, or was cut short; copy or pack it again")  # fmt: skip
+    if [size for _, size in spans] != [len(piece) for piece in pieces]:
+        raise ShortError(url)
     return pieces
 
 

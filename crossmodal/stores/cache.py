@@ -108,11 +108,15 @@ class Cache:
                 os.close(descriptor)
                 raise
         try:
-            digest = hashlib.sha256()
+            digest, place = hashlib.sha256(), 0
             for piece in pieces:
-                os.write(descriptor, piece)
+                if place + len(piece) > size:
+                    break
                 digest.update(piece)
-            if digest.hexdigest() != sha256 or os.fstat(descriptor).st_size != size:
+                end = place + len(piece)
+                while place < end:  # a write may be short
+                    place += os.pwrite(descriptor, piece[place - end :], place)
+            if digest.hexdigest() != sha256 or place != size:
                 raise StoreError(f"{name} has other bytes than its manifest says (sha256 differs); check it with "
                                  "crossmodal shards --check")  # fmt: skip
             os.fsync(descriptor)

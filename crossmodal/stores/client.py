@@ -102,7 +102,7 @@ def ask(name: str, *args: Any, **options: Any) -> Any:
         connection.send((name, args, options))
         while not connection.poll(SAY_SECONDS):
             LOG.warning("waiting for %s since %.0f s", _what(args), time.monotonic() - began)
-        kind, answer, warnings = connection.recv()
+        problem, answer, warnings = connection.recv()
     except BaseException as error:  # also a signal: the answer that is still to come must not be that of the next
         with contextlib.suppress(OSError):
             connection.close()
@@ -113,8 +113,8 @@ def ask(name: str, *args: Any, **options: Any) -> Any:
         raise
     for warning in warnings:
         LOG.warning("%s", warning)
-    if kind is not None:
-        raise kind(answer)
+    if problem is not None:
+        raise problem
     return answer
 
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from crossmodal.stores.errors import MissingError, StoreError, clean
+from crossmodal.stores.errors import MissingError, ShortError, StoreError, clean
 
 STATUS = re.compile(r"status code: (\d{3})")
 AGAIN = "then run the same command again"
@@ -35,6 +35,8 @@ def explain(url: str, error: Exception, attempts: int) -> StoreError:
     if isinstance(error, FileNotFoundError) or "status code: 404" in text:
         what = f"there is no bucket {host}" if "NoSuchBucket" in text else "there is no such object or bucket"
         return MissingError(f"{url}: {what}; check the name")
+    if "status code: 416" in text:
+        return ShortError(url)
     credentials = CREDENTIALS.get(url[:2], "the login of its own tools")
     for pattern, sentence in CASES:
         if found := re.search(pattern, text, re.IGNORECASE):

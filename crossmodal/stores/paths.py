@@ -155,6 +155,8 @@ class _Object(io.RawIOBase):
     def __init__(self, path: RemotePath) -> None:
         self.path, self.size, self.place = path, path.stat().st_size, 0
 
+    mode = "rb"
+
     @property
     def name(self) -> str:
         return str(self.path)

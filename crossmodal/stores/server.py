@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from crossmodal.stores.backends import Backend, open_backend
 from crossmodal.stores.cache import Cache, FullError
-from crossmodal.stores.errors import MissingError, StoreError
+from crossmodal.stores.errors import MissingError, StoreError, clean
 
 Spans = Sequence[tuple[int, int]]  # offset and size in bytes
 REQUESTS = 32  # objects that are read at the same time
@@ -63,13 +63,13 @@ def _serve(connection: Connection, operations: "Operations") -> None:
                 name, args, options = connection.recv()
             except (EOFError, OSError):
                 return
-            answer: tuple[type[StoreError] | None, Any]
+            answer: tuple[StoreError | None, Any]
             try:
                 answer = (None, getattr(operations, name)(*args, **options))
             except StoreError as error:
-                answer = (type(error), str(error))
+                answer = (error, None)
             except Exception as error:  # an error of a library that it does not declare
-                answer = (StoreError, f"{type(error).__name__}: {error}")
+                answer = (StoreError(clean(f"{type(error).__name__}: {error}")), None)
             try:
                 connection.send((*answer, operations.take_warnings()))
             except OSError:
