@@ -88,9 +88,7 @@ def main() -> None:
         pass
     print(f"{len(shards)} pairs in {len(shards.manifest.shards)} shards, {asked.workers} workers")
     spent = time.process_time() - used + sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
-    print(
-        f"open {opened:.2f} s, first batch after {first:.2f} s; {asked.batches} batches took {spent:.2f} s of CPU in all"
-    )
+    print(f"open {opened:.2f} s, first batch after {first:.2f} s; CPU of all processes {spent:.2f} s")
     notes = [*Path("/dev/shm").glob(f"scale-{os.getpid()}-*")]
     print(f"memory added: main process {own_memory() - before:.0f} MB, "
           f"workers {max((float(note.read_text()) for note in notes), default=0):.0f} MB")  # fmt: skip

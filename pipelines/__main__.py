@@ -11,6 +11,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from modalities.common.catalogue import PLUGINS, suggest
@@ -125,7 +126,7 @@ def _run(name: str, words: list[str]) -> int:
         return 0
     flags: dict[str, str] = getattr(pipeline, "flags", {})
     form = f"expected crossmodal {name} CONFIG [key=value ...]"
-    words = read_trial(name, pipeline.Config, words)
+    words, action = _take_action(name, pipeline, read_trial(name, pipeline.Config, words))
     if not words or words[0].startswith("trial="):
         raise ConfigError([f"{form}, got no CONFIG; --help shows its fields"])
     if words[0].startswith("-"):
@@ -139,6 +140,13 @@ def _run(name: str, words: list[str]) -> int:
         return pipeline.inspect(flag, _place(paths[0]))
     if "=" in words[0] and not Path(words[0]).exists():
         raise ConfigError([f"{form}, got {words[0]} instead of CONFIG"])
+    if action:
+        from pipelines.config import load
+
+        for variable in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
+            os.environ.pop(variable, None)  # the process works alone, whatever started it
+        pipeline.act(action, load(pipeline.Config, Path(words[0]), words[1:]))
+        return 0
     from pipelines.api import execute
 
     try:
@@ -160,6 +168,27 @@ def _place(text: str) -> "AnyPath":
         return to_path(text)
     except ValueError as error:
         raise ConfigError([f"PATH {error}"]) from error
+
+
+def _take_action(name: str, pipeline: ModuleType, words: list[str]) -> tuple[list[str], str]:
+    """The words without an action such as `--part 3/64` or `--join`, and the action: "part=3/64", "join" or "".
+
+    Raises:
+        ConfigError: there are several actions, or one lacks its value.
+    """
+    actions: dict[str, str] = getattr(pipeline, "actions", {})
+    words = [piece for word in words for piece in (word.split("=", 1) if word.split("=")[0] in actions else [word])]
+    given = [word for word in words if word in actions]
+    if not given:
+        return words, ""
+    if len(given) > 1:
+        raise ConfigError([f"crossmodal {name}: give one of {', '.join(actions)}"])
+    place, flag = words.index(given[0]), given[0]
+    takes = ":" in actions[flag]
+    value = words[place + 1 : place + 1 + takes]
+    if takes and not value:
+        raise ConfigError([f"crossmodal {name}: {flag} needs {actions[flag]}"])
+    return words[:place] + words[place + 1 + takes :], "=".join([flag[2:], *value])
 
 
 def _must_know(kind: str, name: str, known: list[str]) -> None:

@@ -108,7 +108,7 @@ def _words_function() -> str:
         flags = {word for flag in getattr(pipeline, "flags", {}) for word in flag.split()}
         trials = [*TRIALS] if has_trials(pipeline.Config) else []
         cases[name] = [*sorted(flags), "--help"]
-        cases[f"{name} *"] = [*words_of(schema_of(name, pipeline)), *trials]
+        cases[f"{name} *"] = [*words_of(schema_of(name, pipeline)), *trials, *getattr(pipeline, "actions", {})]
     return WORDS + "".join(_case(*each) for each in cases.items()) + "  esac\n}\n"
 
 

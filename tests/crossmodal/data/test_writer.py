@@ -17,11 +17,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from crossmodal.data import writer
 from crossmodal.data.manifest import ShardError
+from crossmodal.data.moments import PIECE, Moments
 from crossmodal.data.reader import open_view, read_pair
 from crossmodal.data.shards import Shards
 from crossmodal.data.splits import unbalanced_classes
 from crossmodal.data.views import Crop
-from crossmodal.data.writer import PIECE, _Statistics
 from modalities.depth import Depth
 from modalities.rgb import Rgb
 from pipelines.__main__ import main
@@ -352,7 +352,7 @@ def test_moments_of_a_large_signal_take_memory_for_a_piece_of_it_and_are_right()
                 self.bytes = max(self.bytes, given.numel() * given.itemsize)
             return given
 
-    statistics = _Statistics()
+    statistics = Moments()
     with Largest() as largest:
         statistics.add(numbers)
     assert largest.bytes <= 8 * PIECE < 8 * numbers.numel()
