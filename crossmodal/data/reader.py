@@ -257,8 +257,11 @@ class PairStream(IterableDataset):
             for step in range(self.first_step, self.last_step):
                 epoch, within = divmod(step, self.plan.steps)
                 indices = self.plan.epoch(epoch)[within, lanes].ravel().tolist()
-                if self.shards.is_remote:
-                    self.shards.read_ahead(indices, self._members, self._later(step, lanes))
+                if self.shards.is_remote or any(cached.shards.is_remote for cached in self.kept.values()):
+                    later = self._later(step, lanes)
+                    self.shards.read_ahead(indices, self._members, later)
+                    for cached in self.kept.values():
+                        cached.read_ahead(indices, later)
                 yield self._part(indices, epoch)
         except (ShardError, StoreError) as error:
             yield error  # the main process raises it, without a worker's traceback

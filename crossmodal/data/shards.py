@@ -205,7 +205,7 @@ class Shards:
             number = self._where(index)[0]
             with contextlib.suppress(ShardError):
                 row = self.locate(index)[1]
-                read = names if row.label is not None else [*names, "json"]
+                read = names if row.label is not None or "json" in names else [*names, "json"]
                 wanted.setdefault(number, []).extend(row.members[name] for name in read if name in row.members)
         self._remote.read_ahead(wanted, dict.fromkeys(self._where(index)[0] for index in later))
 

@@ -68,10 +68,11 @@ class TeacherConfig:
     first_layer: Literal["sum", "mean", "repeat", "random"] = "sum"  # how RGB weights adapt to other channel counts
     normalisation: Literal["own", "view"] = "own"  # input normalisation of published weights: theirs or the view's
     weight: float = number(1.0, least=0)  # factor of this teacher's loss in every objective
-    features: str | None = None  # folder of cached outputs (crossmodal features) to read; null: run the teacher
+    features: str | None = None  # folder or URL of cached outputs (crossmodal features) to read; null: run the teacher
     download: bool = runtime_only(False)  # fetch what a name stands for, if it is not on this machine
 
     def __post_init__(self) -> None:
+        check_places(features=self.features)
         named = _check_weights(self)
         for name, given in (("classes", self.classes), ("first_layer", self.first_layer != "sum")):
             if given and self.encoder is None and not named:

@@ -1,17 +1,23 @@
 """Runs on shards in a store are those on local shards, to the bit; no credentials are written anywhere."""
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import yaml
 from commands import assert_equal, lines, weights, without_speed, write
 from safetensors.torch import save_file
 from stored import SECRET, Store, now_and_then
 
 from crossmodal import ENCODERS
+from crossmodal.data.features import FeatureShards
 from pipelines.__main__ import main
+from pipelines.config import ConfigError, load
+from pipelines.registry import find_pipeline
 from pipelines.training.loop import Training
 
 NETWORK = {"name": "convnet", "width": 4, "stages": 2}
@@ -95,3 +101,60 @@ def test_shards_in_a_store_are_described_drawn_and_checked(
     assert "must be a URL without user" in printed and "hunter2" not in printed
     assert main(["shards", "--info", "s3://bucket/nothing"]) == 1
     assert capsys.readouterr().err.startswith("s3://bucket/nothing holds no shards")
+
+
+def test_features_and_embeddings_of_a_store_are_those_of_the_disk(
+    store: Store, synthetic: Path, config: Path, tmp_path: Path
+) -> None:
+    url, local = store.upload(synthetic / "test", "embedded"), synthetic / "test"
+    content = yaml.safe_load(config.read_text()) | {"data": str(local)}
+    shared = {key: content[key] for key in ("data", "views", "teachers")} | {"crop": {"windows": 2}, "workers": 0}
+    extraction = str(write(tmp_path / "features.yaml", shared))
+    assert main(["features", extraction, f"output={tmp_path / 'here'}"]) == 0
+    assert main(["features", extraction, f"output={tmp_path / 'there'}", f"data={url}"]) == 0
+    ours, theirs = (FeatureShards.open(tmp_path / name / "rgb") for name in ("there", "here"))
+    assert ours.manifest.digest == theirs.manifest.digest
+    kept = store.upload(tmp_path / "here" / "rgb", "kept")
+    words = ["transfer", str(config), f"data={local}", "~held_out", "train.crop.windows=2", "train.epochs=1"]
+    for name, place in (("near", tmp_path / "here" / "rgb"), ("far", kept)):
+        assert main([*words, f"output={tmp_path / name}", f"teachers.rgb.features={place}"]) == 0
+    assert_equal(weights(tmp_path / "far"), weights(tmp_path / "near"))
+    for name, place in (("near", local), ("far", url)):
+        assert main(["embed", str(tmp_path / "near"), str(place), "--to", str(tmp_path / f"{name}.npz")]) == 0
+    vectors = [np.load(tmp_path / f"{name}.npz") for name in ("near", "far")]
+    assert np.array_equal(vectors[0]["vectors"], vectors[1]["vectors"]) and len(vectors[0]["vectors"]) == 40
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "key"),
+    [
+        ("transfer", "data"),
+        ("supervise", "data"),
+        ("pretrain", "data"),
+        ("features", "data"),
+        ("certify", "data"),
+        ("certify", "test"),
+        ("evaluate", "data.train"),
+        ("evaluate", "data.test"),
+    ],
+)
+def test_every_config_refuses_credentials_and_takes_a_cache(pipeline: str, key: str, tmp_path: Path) -> None:
+    schema = find_pipeline(pipeline).Config
+    assert {item.name: item for item in fields(schema)}["cache"].metadata["free"]  # not part of the run's identity
+    content: dict[str, Any] = {"data": "s3://bucket/a", "views": {"rgb": {"modality": "rgb", "size": 16}}}
+    network = {"view": "rgb", "encoder": dict(NETWORK)}
+    content |= {
+        "transfer": {"teachers": {}, "student": network, "objectives": {"cross_entropy": {}}},
+        "supervise": {"student": network},
+        "pretrain": {"encoders": {"rgb": network}, "objectives": {"infonce": {}}},
+        "features": {"teachers": {"rgb": {**network, "weights": "a.pt"}}, "crop": {"windows": 2}},
+        "certify": {"encoder": network, "test": "s3://bucket/b"},
+        "evaluate": {"data": {"train": "s3://bucket/a", "test": "s3://bucket/b"}, "students": {"a": ["runs/a"]}},
+    }[pipeline]
+    if pipeline == "evaluate":
+        del content["views"]
+    kept = ["cache.dir=/scratch", "cache.gb=200"]
+    assert load(schema, content, kept).cache.gb == 200
+    with pytest.raises(ConfigError, match=rf"{key} must be a URL without user, password") as caught:
+        load(schema, content, [*kept, f"{key}=https://host/pairs?signature=hunter2"])
+    assert "hunter2" not in str(caught.value)
