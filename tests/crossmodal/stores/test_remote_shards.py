@@ -4,11 +4,14 @@ import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from stored import BUCKET, Store, always, now_and_then
 
+from crossmodal.data import reader, remote
 from crossmodal.data.manifest import ShardError
 from crossmodal.data.order import Plan
 from crossmodal.data.reader import PairStream, SampleBatch, open_view, train_parts
@@ -224,3 +227,22 @@ def test_fsspec_reads_what_obstore_does_not(store: Store, synthetic: Path, local
     assert [path.name for path in RemotePath("memory://shards").glob("*.tar")] == [f"00000{n}.tar" for n in range(4)]
     with pytest.raises(ShardError, match=r"memory://nothing/manifest.json is missing"):
         Shards.open("memory://nothing")
+
+
+def test_shards_are_fetched_before_the_plan_needs_them(
+    store: Store, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[set[str]] = []
+
+    def record(name: str, *args: Any, **options: Any) -> Any:
+        if name == "fetch" and not options["now"]:
+            asked.append({place for place, _, _ in args[1]})
+        return client.ask(name, *args, **options)
+
+    monkeypatch.setattr(remote, "client", SimpleNamespace(ask=record))
+    monkeypatch.setattr(reader, "AHEAD", 2)
+    cache.use(Cache(tmp_path / "cache", 10**7))
+    seen = batches(url)
+    shards = Shards.open(url)
+    needed = [{f"{url}/{shards.locate(index)[0].name}" for index in part.index.tolist()} for part in seen]
+    assert asked == needed[2:]  # each two steps before
