@@ -37,10 +37,12 @@ def local(synthetic: Path) -> list[SampleBatch]:
     return batches(synthetic / "train")
 
 
-def batches(place: str | Path, *, workers: int = 0, first: int = 0, skip: bool = False) -> list[SampleBatch]:
+def batches(
+    place: str | Path, *, workers: int = 0, first: int = 0, skip: bool = False, lanes: int = 4
+) -> list[SampleBatch]:
     shards = Shards.open(place)
     views = {"rgb": open_view(shards, "rgb", size=16), "depth": open_view(shards, "depth", size=16)}
-    plan = Plan(len(shards), 16, lanes=4, shuffle_block=20, shard_starts=tuple(shards.starts[:-1].tolist()))
+    plan = Plan(len(shards), 16, lanes=lanes, shuffle_block=20, shard_starts=tuple(shards.starts[:-1].tolist()))
     stream = PairStream(shards, views, plan, crop=Crop(), first_step=first, last_step=6, skip_unreadable=skip)
     return [*train_parts(stream, workers=workers)]
 
@@ -62,9 +64,12 @@ def test_the_batches_and_the_digest_are_those_of_the_local_shards(
 
 
 @pytest.mark.slow
-def test_the_workers_of_a_loader_read_a_store_too(local: list[SampleBatch], url: str) -> None:
+def test_the_workers_of_a_loader_read_a_store_too(store: Store, local: list[SampleBatch], url: str) -> None:
     Shards.open(url).facts(0)  # the libraries of stores keep threads, which a fork does not have
     assert same(batches(url, workers=2, first=3), local[3:])
+    store.fault = lambda proxy: proxy.path.endswith(".tar") and always(403)(proxy)
+    with pytest.raises(StoreError, match=rf"^{url}/\S+.tar: access is refused"):  # without a worker's traceback
+        batches(url, workers=2)
 
 
 @pytest.mark.parametrize("kind", ["503", "reset", "cut", "slow"])
@@ -143,9 +148,10 @@ def test_one_missing_shard_is_replaced_but_a_store_that_is_lost_is_not(store: St
     store.delete(f"{url.rpartition('/')[2]}/000001.tar")
     replaced = [text for part in batches(url, skip=True) for text in part.replaced]
     assert replaced and all("000001.tar is missing" in text for text in replaced)
-    store.fault = lambda proxy: proxy.path.endswith("000002.tar") and always(403)(proxy)
-    with pytest.raises(StoreError, match=r"000002.tar: access is refused; give credentials that may read"):
-        batches(url, skip=True)
+    for lost in ("000002.tar", "000002.index.npy"):
+        store.fault = lambda proxy, lost=lost: proxy.path.endswith(lost) and always(403)(proxy)
+        with pytest.raises(StoreError, match=rf"{lost}: access is refused; give credentials that may read"):
+            batches(url, skip=True)
 
 
 @pytest.mark.parametrize(
@@ -219,6 +225,11 @@ def test_every_byte_of_a_store_is_checked_as_that_of_a_folder_is(store: Store, s
     assert problems[-1] == f"{url}/000004.tar: not in the manifest"
 
 
+def test_a_web_server_that_answers_for_ranges_is_a_store(store: Store, local: list[SampleBatch], url: str) -> None:
+    place = f"http://127.0.0.1:{store.port}/{url.removeprefix('s3://')}"
+    assert same(batches(place), local)
+
+
 def test_fsspec_reads_what_obstore_does_not(store: Store, synthetic: Path, local: list[SampleBatch]) -> None:
     pytest.importorskip("fsspec", reason="needs crossmodal-transfer[remote]")
     for path in sorted((synthetic / "train").iterdir()):  # memory:// lives in the process that reads stores
@@ -242,7 +253,7 @@ def test_shards_are_fetched_before_the_plan_needs_them(
     monkeypatch.setattr(remote, "client", SimpleNamespace(ask=record))
     monkeypatch.setattr(reader, "AHEAD", 2)
     cache.use(Cache(tmp_path / "cache", 10**7))
-    seen = batches(url)
+    seen = batches(url, lanes=1)  # one shard after the other
     shards = Shards.open(url)
     needed = [{f"{url}/{shards.locate(index)[0].name}" for index in part.index.tolist()} for part in seen]
     assert asked == needed[2:]  # each two steps before

@@ -64,6 +64,14 @@ def test_where_it_was_killed_one_request_fails_and_the_next_starts_it_anew(store
     assert path.read_bytes() == b"abc"
 
 
+def test_a_fork_has_a_connection_of_its_own(store: Store) -> None:
+    client.ask("take_warnings")
+    assert client._STATE.connection is not None
+    if (child := os.fork()) == 0:
+        os._exit(int(client._STATE.connection is not None))
+    assert os.waitpid(child, 0)[1] == 0
+
+
 def test_threads_have_answers_of_their_own(store: Store) -> None:
     for number in range(4):
         store.put(f"threads/{number}", bytes([number]) * 9)
