@@ -1,6 +1,5 @@
 """Reads the members of shards in a store, by ranges or from the cache of whole shards."""
 
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -97,13 +96,18 @@ class RemoteShards:
         with _reading(path):
             return path.read_spans(spans)
 
-    def read_right(self, number: int, spans: Sequence[Span], payloads: list[bytes], sums: Sequence[int]) -> list[bytes]:
-        """The payloads if they have these CRC-32, otherwise those of another reading straight from the store."""
-        if [zlib.crc32(payload) for payload in payloads] == [*sums]:
-            return payloads
+    def read_again(self, number: int, spans: Sequence[Span]) -> list[bytes]:
+        """The same bytes straight from the store, after those of a first reading were wrong."""
         if self.folder.cache is not None:
             self.folder.cache.remove(self.shards[number].sha256)
         return self._read(number, spans)
+
+    def missing(self, numbers: Iterable[int]) -> set[int]:
+        """Those of the shards that are not in the cache; without a cache, all."""
+        found, cache = {*numbers}, self.folder.cache
+        if cache is None:
+            return found
+        return {number for number in found if not cache.has(self.shards[number].sha256, self.shards[number].bytes)}
 
     def read_ahead(self, wanted: Mapping[int, Sequence[Span]], later: Iterable[int]) -> None:
         """Reads spans of several shards at the same time, and holds them until the next call; fetches later shards.
@@ -112,23 +116,18 @@ class RemoteShards:
             StoreError: the store cannot be read.
         """
         self.held.clear()
-        cache = self.folder.cache
-        numbers = [
-            number for number in wanted if cache is None or not cache.has(self.shards[number].sha256,
-                                                                           self.shards[number].bytes)
-        ]  # fmt: skip
-        if cache is not None:
-            self._fetch(numbers, now=True)
+        if self.folder.cache is not None:
+            self._fetch(wanted, now=True)
             self._fetch(later, now=False)
-        asked = [(str(self.folder / self.shards[number].file), list(wanted[number])) for number in numbers]
+        asked = [(str(self.folder / self.shards[number].file), list(spans)) for number, spans in wanted.items()]
         if not asked:
             return
         try:
             answers = client.ask("ranges", asked)
         except (MissingError, ShortError):
             return  # `read` names the shard
-        for number, payloads in zip(numbers, answers, strict=True):
-            self.held.update(zip(((number, span) for span in wanted[number]), payloads, strict=True))
+        for (number, spans), payloads in zip(wanted.items(), answers, strict=True):
+            self.held.update(zip(((number, span) for span in spans), payloads, strict=True))
 
     def _fetch(self, numbers: Iterable[int], *, now: bool) -> None:
         """Asks for whole shards to be fetched into the cache, and does not wait."""

@@ -149,13 +149,14 @@ class Shards:
         key, spans = self.spans(index, names)
         payloads = self.read_spans(index, spans)
         path, row = self.locate(index)
-        if self._remote is not None and row.sums:
-            sums = [row.sums[name] for name in names]
-            payloads = self._remote.read_right(self._where(index)[0], spans, payloads, sums)
-        for name, payload in zip(names, payloads, strict=True):
+        sums = [zlib.crc32(payload) for payload in payloads] if row.sums else []
+        if self._remote is not None and sums != [row.sums[name] for name in names if row.sums]:
+            payloads = self._remote.read_again(self._where(index)[0], spans)
+            sums = [zlib.crc32(payload) for payload in payloads]
+        for place, (name, payload) in enumerate(zip(names, payloads, strict=True)):
             if len(payload) != row.members[name][1]:
                 raise ShardError(f"{path}: pair {key!r}, {name}: the file ends inside it")
-            if row.sums and zlib.crc32(payload) != row.sums[name]:
+            if sums and sums[place] != row.sums[name]:
                 raise ShardError(f"{path}: pair {key!r}, {name}: its bytes changed since they were packed "
                                  f"(its CRC-32 is not the index's); {self._advice}")  # fmt: skip
         return key, dict(zip(names, payloads, strict=True))
@@ -201,13 +202,16 @@ class Shards:
         if self._remote is None:
             return
         wanted: dict[int, list[tuple[int, int]]] = {}
-        for index in indices:
+        missing = self._remote.missing(self._where(index)[0] for index in indices)
+        for index in indices if missing else ():
             number = self._where(index)[0]
+            if number not in missing:
+                continue
             with contextlib.suppress(ShardError):
                 row = self.locate(index)[1]
                 read = names if row.label is not None or "json" in names else [*names, "json"]
                 wanted.setdefault(number, []).extend(row.members[name] for name in read if name in row.members)
-        self._remote.read_ahead(wanted, dict.fromkeys(self._where(index)[0] for index in later))
+        self._remote.read_ahead(wanted, self._remote.missing(self._where(index)[0] for index in later))
 
     def spans(self, index: int, names: list[str]) -> tuple[str, list[tuple[int, int]]]:
         """The key of a pair, and the offset and size in bytes of its members.

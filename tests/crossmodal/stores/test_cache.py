@@ -1,5 +1,6 @@
 """The cache of whole shards: never above its limit, never a half file, whoever is killed and whoever else fetches."""
 
+import contextlib
 import errno
 import hashlib
 import multiprocessing
@@ -80,7 +81,8 @@ def test_shards_in_use_are_not_removed(three: Cache, monkeypatch: pytest.MonkeyP
 
 def _churn(cache: Cache, seed: int) -> None:
     for step in range(12):
-        add(cache, (seed * 5 + step * (seed + 1)) % 9, pause=0.002)
+        with contextlib.suppress(FullError):  # of three that are being written, none can be removed
+            add(cache, (seed * 5 + step * (seed + 1)) % 9, pause=0.002)
 
 
 def test_several_processes_never_exceed_the_limit_at_any_time(three: Cache) -> None:
