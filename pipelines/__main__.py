@@ -111,6 +111,11 @@ def _print_schema(words: list[str]) -> int:
 
     from pipelines.config.schema import schema_of
 
+    if {"--help", "-h"} & {*words}:
+        print(
+            f"crossmodal schema PIPELINE   print the JSON Schema of its config: {', '.join(registry.PIPELINES.names())}"
+        )
+        return 0
     if len(words) != 1 or words[0].startswith("-"):
         raise ConfigError(["expected crossmodal schema PIPELINE, which prints the JSON Schema of its config"])
     print(json.dumps(schema_of(words[0], registry.find_pipeline(words[0])), indent=1))
@@ -129,7 +134,7 @@ def _run(name: str, words: list[str]) -> int:
     words, action = _take_action(name, pipeline, read_trial(name, pipeline.Config, words))
     if not words or words[0].startswith("trial="):
         raise ConfigError([f"{form}, got no CONFIG; --help shows its fields"])
-    if words[0].startswith("-"):
+    if words[0].startswith("-") or any(word in flag.split() for word in words for flag in flags):
         paths = [word for word in words if not word.startswith("-")]
         flag = " ".join(
             sorted(word for word in words if word.startswith("-"))

@@ -19,6 +19,7 @@ flags = {
     "--check": "read and decode every byte of a folder of shards and list all problems",
     "--check --pairing": "the same, and check on some pairs that their streams show the same scene at the same time",
     "--info": "describe a folder of shards: counts, fields, units, classes, statistics",
+    "--index": "write the indexes that a folder of shards lacks; of WebDataset tars by other programs the manifest too",
     "--sheet": "write a contact sheet (sheet.png) of a folder of shards",
 }
 actions = {
@@ -189,6 +190,12 @@ def inspect(flag: str, path: "AnyPath") -> int:
     from pipelines.config.errors import printable
     from pipelines.reporting.sheet import draw_sheet
 
+    if flag == "--index":
+        if not isinstance(path, Path):
+            raise ConfigError(
+                [f"shards --index: {path} must be a local folder; make the indexes there, then copy them"]
+            )
+        return _index(path)
     subfolders = {file.parent for pattern in (MANIFEST, "*.tar") for file in path.glob(f"*/{pattern}")}
     folders = [path] if (path / MANIFEST).is_file() else sorted(subfolders)  # one without a manifest is an error
     if not folders:
@@ -214,6 +221,23 @@ def inspect(flag: str, path: "AnyPath") -> int:
             print(printable(_describe(folder)))
         else:
             print(printable(str(draw_sheet(folder, {}))))
+    return 0
+
+
+def _index(path: Path) -> int:
+    """Writes indexes and manifests that are missing."""
+    from crossmodal.data.indexing import index_folder
+    from crossmodal.data.manifest import MANIFEST, ShardError
+    from pipelines.config.errors import printable
+    from pipelines.runs.folder import RunFolder
+
+    places = [path, *sorted(folder for folder in path.glob("*") if folder.is_dir())]
+    folders = [folder for folder in places if (folder / MANIFEST).is_file() or any(folder.glob("*.tar"))]
+    if not folders:
+        raise ShardError(f"{path} holds no shards: there is no tar in it or one level below")
+    for folder in folders:
+        print(printable(index_folder(folder)))
+        RunFolder.record_size(folder / MANIFEST)
     return 0
 
 

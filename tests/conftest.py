@@ -77,3 +77,9 @@ def store(shared_store: "Store", monkeypatch: pytest.MonkeyPatch) -> Iterator["S
     yield shared_store
     shared_store.fault = lambda proxy: False
     cache.use(None)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first, so that no worker is left with one at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)

@@ -26,7 +26,7 @@ def hold_out(shards: Shards, share: float, seed: int = 0) -> tuple[Shards, Shard
     """
     groups = shards.groups()
     chosen = np.zeros(len(shards), dtype=bool)
-    chosen[take_share(shards.labels().tolist(), groups, share, seed=seed)] = True
+    chosen[take_share(shards.labels().numpy(), groups, share, seed=seed)] = True
     if chosen.all() or not chosen.any():
         what = "all" if chosen.all() else "none"
         whole = f" in {len(set(groups))} groups, which are never divided" if any(groups) else ""

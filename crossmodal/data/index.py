@@ -140,7 +140,7 @@ def seal(path: Path, pairs: int) -> Shard:
     return Shard(path.name, pairs, path.stat().st_size, sha256_of(path), hashlib.sha256(index).hexdigest())
 
 
-def make_index(path: Path) -> bytes:
+def make_index(path: AnyPath) -> bytes:
     """The index of a tar, from a pass over all its bytes.
 
     Label and group come from a pair's JSON member; without a label there, from a member `cls`, as in WebDataset.
@@ -156,7 +156,7 @@ def make_index(path: Path) -> bytes:
         raise ShardError(f"{path}: not a readable tar ({reason[0]})" if reason else problems[0])
     with path.open("rb") as file:
         for number, row in enumerate(rows):
-            payloads = {name: os.pread(file.fileno(), size, offset) for name, (offset, size) in row.members.items()}
+            payloads = {name: _read(file, *span) for name, span in row.members.items()}
             sums = {name: zlib.crc32(payload) for name, payload in payloads.items()}
             try:
                 label, group = _facts_of(payloads)
@@ -169,6 +169,11 @@ def make_index(path: Path) -> bytes:
     except ValueError as error:
         raise ShardError(f"{path}: {error}") from error
     return content.getvalue()
+
+
+def _read(file: BinaryIO, offset: int, size: int) -> bytes:
+    file.seek(offset)
+    return file.read(size)
 
 
 def _facts_of(payloads: dict[str, bytes]) -> tuple[int, str]:

@@ -169,8 +169,8 @@ class _Writer:
     def close(self) -> None:
         """Closes the tar, as it is."""
         if self._tar is not None:
-            with suppress(OSError):  # the error that led here has priority
-                self._tar.stream.close()
+            with suppress(OSError), closing(self._tar.stream):  # the error that led here has priority
+                self._tar.close()
 
     @property
     def _path(self) -> Path:

@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ from typing import Any
 
 from crossmodal.checkpoint import write, writing
 from pipelines.config import ConfigError, differences, leaves, renew, to_dict, to_yaml, without
-from pipelines.config.errors import FinishedError, SharedError
+from pipelines.config.errors import FinishedError, RunError, SharedError
 from pipelines.runs import distributed
 from pipelines.runs.console import say
 from pipelines.runs.distributed import is_main
@@ -28,6 +29,7 @@ RUN, REPORT, METRICS = "run.json", "report.json", "metrics.jsonl"
 RESULTS = "model/* */model/* */manifest.json */*.tar *.safetensors report.html results.json table.md"
 ALONE = ("shards", "evaluate", "report")  # pipelines that rank 0 runs while the others wait
 ASIDE = re.compile(r"\..+\.\d+|.+\.\d+\.part")  # files that `crossmodal.checkpoint` has not yet renamed
+HALF = re.compile(r"step_\d+\.\d+\.part")  # folders that it has not
 PACKAGES = ("crossmodal-transfer", "torch", "torchvision", "torchaudio", "accelerate", "numpy")
 
 
@@ -39,7 +41,19 @@ def digest_of(content: object) -> str:
 def read_report(folder: str | Path) -> dict[str, Any]:
     """The report of a finished run; empty if the folder holds none."""
     path = Path(folder) / REPORT
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return read_record(path) if path.is_file() else {}
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """The content of a run's `run.json` or `report.json`.
+
+    Raises:
+        RunError: it is damaged.
+    """
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise RunError(f"{path} is damaged ({error}); delete its folder, and run the same command again") from error
 
 
 @dataclass(frozen=True)
@@ -56,6 +70,14 @@ class RunFolder:
     def of(cls, path: str | Path, pipeline: str, config: object, inputs: Mapping[str, str]) -> "RunFolder":
         """The run that a config and its inputs describe; touches no file."""
         return cls(Path(path), pipeline, config, inputs)
+
+    @staticmethod
+    def record_size(path: Path) -> None:
+        """Updates the size of a file, one level below a finished run, in the run's report, if the report lists it."""
+        folder, name = path.parent.parent, f"{path.parent.name}/{path.name}"
+        report = read_report(folder)
+        if name in report.get("results", {}):
+            _write_json(folder / REPORT, {**report, "results": {**report["results"], name: _size(path)}})
 
     @classmethod
     def open(cls, pipeline: str, config: Any, inputs: Callable[[Any], Mapping[str, str]]) -> "RunFolder":
@@ -176,8 +198,11 @@ class RunFolder:
         if self._read() != self.before:
             raise ConfigError([f"output {self.path}: another process began a run there; give the command again"])
         self.locks.append(lock)
-        for file in [*_asides(self.path), *self.path.glob(f"{LOCK}.part-*")]:
-            file.unlink()
+        for half in [*_asides(self.path), *self.path.glob(f"{LOCK}.part-*")]:
+            if half.is_dir():
+                shutil.rmtree(half)
+            else:
+                half.unlink()
         if self.before is not None:
             say(f"{self.path}: {news}")
             (self.path / REPORT).unlink(missing_ok=True)  # that of a finished run whose results are gone
@@ -335,10 +360,10 @@ def conflicts(identities: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _asides(folder: Path) -> Iterator[Path]:
-    """Files that killed processes left half-written in a run's folder, without those in folders of runs below it."""
+    """What killed processes left half-written in a run's folder, without that in folders of runs below it."""
     for path in folder.iterdir():
         if path.is_dir() and not path.is_symlink() and not (path / LOCK).exists():
-            yield from _asides(path)
+            yield from [path] if HALF.fullmatch(path.name) else _asides(path)
         elif ASIDE.fullmatch(path.name):
             yield path
 

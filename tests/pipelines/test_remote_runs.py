@@ -99,6 +99,8 @@ def test_shards_in_a_store_are_described_drawn_and_checked(
     assert main(["shards", "--check", "s3://key:hunter2@bucket/pairs"]) == 2
     printed = capsys.readouterr().err
     assert "must be a URL without user" in printed and "hunter2" not in printed
+    assert main(["shards", "--index", url]) == 2
+    assert f"{url} must be a local folder" in capsys.readouterr().err
     assert main(["shards", "--info", "s3://bucket/nothing"]) == 1
     assert capsys.readouterr().err.startswith("s3://bucket/nothing holds no shards")
 

@@ -15,7 +15,7 @@ import yaml
 from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from crossmodal.data import writer
+from crossmodal.data import inspection
 from crossmodal.data.manifest import ShardError
 from crossmodal.data.moments import PIECE, Moments
 from crossmodal.data.reader import open_view, read_pair
@@ -332,7 +332,7 @@ def test_check_names_a_tag_that_turns_a_picture_away_from_its_depth(
 ) -> None:
     write_pair(tmp_path / "files", "a", (64, 48), (64, 48), 3)
     with monkeypatch.context() as earlier:  # shards were packed without a look at tags
-        earlier.setattr(writer, "tell_turned", lambda _: "")
+        earlier.setattr(inspection, "tell_turned", lambda _: "")
         assert pack(tmp_path / "files", PAIR) == 0
 
     assert main(["shards", "--check", str(tmp_path / "files" / "pairs")]) == 1
