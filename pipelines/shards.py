@@ -187,7 +187,7 @@ def inspect(flag: str, path: "AnyPath") -> int:
     """Describes, checks or draws shards; returns 1 if --check finds a problem."""
     from crossmodal.data.manifest import MANIFEST, ShardError, read_manifest
     from crossmodal.data.verify import check
-    from pipelines.config.errors import printable
+    from pipelines.config.errors import ConfigError, printable
     from pipelines.reporting.sheet import draw_sheet
 
     if flag == "--index":
