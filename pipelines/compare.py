@@ -12,15 +12,16 @@ from pipelines.schemas.compare import Config
 def inputs(config: Config) -> Mapping[str, str]:
     """Digests of what the run reads; of the test set, which stays closed for long, that of its manifest's bytes."""
     from crossmodal.data.manifest import MANIFEST, sha256_of
+    from crossmodal.stores.paths import to_path
 
     assert config.evaluate.data.test is not None
-    test = Path(config.evaluate.data.test) / MANIFEST
+    test = to_path(config.evaluate.data.test) / MANIFEST
     if not test.is_file():
         raise ConfigError([f"evaluate.data.test: {test} is missing; make shards with: crossmodal shards CONFIG"])
     with within("transfer"):
         found = transfer.inputs(config.transfer)
     digest = sha256_of(test)
-    if digest == sha256_of(Path(config.transfer.data) / MANIFEST):
+    if digest == sha256_of(to_path(config.transfer.data) / MANIFEST):
         raise ConfigError([f"evaluate.data.test: {test.parent} has the pairs of transfer.data; judge by others"])
     return {**found, "evaluate.data.test": digest}
 

@@ -3,8 +3,12 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipelines.schemas.features import Config
+
+if TYPE_CHECKING:
+    from crossmodal.stores.paths import AnyPath
 
 flags = {
     "--check": "read every byte of a folder of features and list all problems",
@@ -43,14 +47,14 @@ def run(config: Config, path: Path) -> None:
     clean(config, run)
 
 
-def inspect(flag: str, path: Path) -> int:
+def inspect(flag: str, path: "AnyPath") -> int:
     """Describes or checks features; returns 1 if --check finds a problem."""
     from crossmodal.data.features import read_manifest
     from crossmodal.data.manifest import MANIFEST
     from crossmodal.data.verify import check_tars
     from pipelines.config.errors import printable
 
-    subfolders = sorted(manifest.parent for manifest in path.glob(f"*/{MANIFEST}"))
+    subfolders: list[AnyPath] = sorted((manifest.parent for manifest in path.glob(f"*/{MANIFEST}")), key=str)
     folders = [path] if (path / MANIFEST).is_file() or not subfolders else subfolders
     if flag == "--info":
         print(printable("\n".join(_describe(folder) for folder in folders)))
@@ -60,7 +64,7 @@ def inspect(flag: str, path: Path) -> int:
     return 1 if problems else 0
 
 
-def _describe(folder: Path) -> str:
+def _describe(folder: "AnyPath") -> str:
     from crossmodal.data.features import read_manifest, sizes
     from pipelines.config import leaves
 

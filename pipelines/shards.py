@@ -11,6 +11,7 @@ from pipelines.schemas.shards import Config
 if TYPE_CHECKING:
     from crossmodal.data.joining import Packing
     from crossmodal.sources import Source
+    from crossmodal.stores.paths import AnyPath
     from modalities import Modality
     from pipelines.runs.folder import RunFolder
 
@@ -182,14 +183,18 @@ def _say_unmatched(unmatched: Mapping[Path, str], output: Path) -> None:
         say(f"{output}: {len(others)} files below the source's root belong to no pair: {examples}{more}")
 
 
-def inspect(flag: str, path: Path) -> int:
+def inspect(flag: str, path: "AnyPath") -> int:
     """Describes, checks or draws shards; returns 1 if --check finds a problem."""
     from crossmodal.data.manifest import MANIFEST, ShardError, read_manifest
     from crossmodal.data.verify import check
-    from pipelines.config.errors import printable
+    from pipelines.config.errors import ConfigError, printable
     from pipelines.reporting.sheet import draw_sheet
 
     if flag == "--index":
+        if not isinstance(path, Path):
+            raise ConfigError(
+                [f"shards --index: {path} must be a local folder; make the indexes there, then copy them"]
+            )
         return _index(path)
     subfolders = {file.parent for pattern in (MANIFEST, "*.tar") for file in path.glob(f"*/{pattern}")}
     folders = [path] if (path / MANIFEST).is_file() else sorted(subfolders)  # one without a manifest is an error
@@ -236,7 +241,7 @@ def _index(path: Path) -> int:
     return 0
 
 
-def _unpaired(folders: Iterable[Path]) -> Iterator[str]:
+def _unpaired(folders: Iterable["AnyPath"]) -> Iterator[str]:
     """Warnings about streams that do not show the same scene at the same time."""
     from crossmodal.data.pairing import check_pairing
     from crossmodal.data.shards import Shards
@@ -245,14 +250,14 @@ def _unpaired(folders: Iterable[Path]) -> Iterator[str]:
         yield from check_pairing(Shards.open(folder))
 
 
-def _unbalanced(counts: Mapping[str, Mapping[str, int]], path: Path) -> list[str]:
+def _unbalanced(counts: Mapping[str, Mapping[str, int]], path: "AnyPath") -> list[str]:
     """Warnings about parts of the folder whose largest class has several times the pairs of the smallest."""
     from crossmodal.data.splits import unbalanced_classes
 
     return [line for part, labels in counts.items() for line in unbalanced_classes(labels, str(path / part))]
 
 
-def _absent(counts: Mapping[str, Mapping[str, int]], path: Path) -> list[str]:
+def _absent(counts: Mapping[str, Mapping[str, int]], path: "AnyPath") -> list[str]:
     """Warnings about classes that only train or only another split of the folder has."""
     from crossmodal.data.splits import absent_classes
 
@@ -261,7 +266,7 @@ def _absent(counts: Mapping[str, Mapping[str, int]], path: Path) -> list[str]:
     return [f"{path}: {line}" for lines in warnings for line in lines]
 
 
-def _describe(folder: Path) -> str:
+def _describe(folder: "AnyPath") -> str:
     from crossmodal.data.manifest import read_manifest
 
     manifest = read_manifest(folder)

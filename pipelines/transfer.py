@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 def inputs(config: Config) -> Mapping[str, str]:
     """Digests of the inputs of the run."""
     from crossmodal.data.features import read_manifest
+    from crossmodal.stores.paths import to_path
     from pipelines.building.data import open_shards
     from pipelines.building.encoders import student_digest
     from pipelines.building.teachers import teacher_digest
@@ -31,7 +32,7 @@ def inputs(config: Config) -> Mapping[str, str]:
             digests[f"teachers.{name}"] = teacher_digest(teacher)
         if teacher.features is not None:
             with at(f"teachers.{name}.features"):
-                digests[f"teachers.{name}.features"] = read_manifest(Path(teacher.features)).digest
+                digests[f"teachers.{name}.features"] = read_manifest(to_path(teacher.features)).digest
     return digests | student_digest(config.student)
 
 

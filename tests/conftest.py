@@ -1,11 +1,16 @@
 """Every annotation is a test: shapes and types are checked wherever our code runs under pytest."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jaxtyping
 import pytest
 import typecheck
+
+if TYPE_CHECKING:
+    from stored import Store
 
 os.environ["OMP_NUM_THREADS"] = "1"  # sums in one order, in this process and in those it starts; and one core a worker
 jaxtyping.install_import_hook(["modalities", "crossmodal", "pipelines"], "typecheck.check")
@@ -50,6 +55,28 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     """Bytes can hold the time they were made at, and all workers must find the same names."""
     return argname if isinstance(val, bytes) else None
+
+
+@pytest.fixture(scope="session")
+def shared_store() -> Iterator["Store"]:
+    """An S3 on the loopback, for `store`."""
+    from stored import serve
+
+    with serve() as store:
+        yield store
+
+
+@pytest.fixture
+def store(shared_store: "Store", monkeypatch: pytest.MonkeyPatch) -> Iterator["Store"]:
+    """An S3 on the loopback without faults, in the environment of this process."""
+    from crossmodal.stores import cache
+
+    for name, value in shared_store.variables.items():
+        monkeypatch.setenv(name, value)
+    shared_store.requests.clear()
+    yield shared_store
+    shared_store.fault = lambda proxy: False
+    cache.use(None)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -92,8 +92,8 @@ def test_a_changed_value_is_a_fault_where_a_checksum_covers_it(world, monkeypatc
 
 
 def _unchecked(shards: Shards, index: int, names: list[str]) -> tuple[str, dict[str, bytes]]:
-    key, descriptor, spans = shards.spans(index, names)
-    payloads = [shards.read_bytes(index, descriptor, size, offset) for offset, size in spans]
+    key, spans = shards.spans(index, names)
+    payloads = shards.read_spans(index, spans)
     return key, dict(zip(names, payloads, strict=True))
 
 

@@ -10,6 +10,9 @@ from crossmodal.data.manifest import ShardError
 from crossmodal.data.reader import SampleBatch, join, read_pair
 from crossmodal.data.shards import Shards
 from crossmodal.data.views import Crop, View
+from crossmodal.stores.errors import StoreError
+
+HINT = "(on_error: skip continues without it, and reports and counts it)"
 
 
 @dataclass(frozen=True)
@@ -40,16 +43,23 @@ class Extract(Dataset):
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __getitem__(self, number: int) -> Crops | ShardError:
+    def __getitem__(self, number: int) -> Crops | ShardError | StoreError:
+        try:
+            return self._crops(self.batches[number])
+        except (ShardError, StoreError) as error:
+            return error
+
+    def _crops(self, indices: range) -> Crops:
         keys, problems, incomplete, parts = [], list[str | None](), list[bool](), []
-        for index in self.batches[number]:
+        self.shards.read_ahead(indices, self._members)
+        for index in indices:
             try:
                 lacking = [name for name in self._members if self.shards.lacks(index, name)]
                 problem = f"it has no {', '.join(lacking)}" if lacking else None
                 parts += [] if lacking else [self._read(index)]
             except ShardError as error:
                 if not self.skip_unreadable:
-                    return ShardError(f"{error} (on_error: skip continues without it, and reports and counts it)")
+                    raise ShardError(f"{error} {HINT}") from error
                 lacking, problem = [], str(error)
             problems.append(problem)
             incomplete.append(bool(lacking))

@@ -24,6 +24,8 @@ from crossmodal.data.manifest import MANIFEST, Manifest, Shard, ShardError, chec
 from crossmodal.data.plain import build, parse
 from crossmodal.data.shards import Shards
 from crossmodal.encoders import Features, Spec
+from crossmodal.stores.errors import MissingError
+from crossmodal.stores.paths import AnyPath, to_path
 
 FORMAT = "crossmodal-features/1"  # increased also when the same crop of the same pair gets other values
 DTYPES = {"float16": torch.float16, "float32": torch.float32}
@@ -52,19 +54,22 @@ class FeatureManifest:
         return hashlib.sha256(content.encode()).hexdigest()
 
 
-def read_manifest(folder: Path) -> FeatureManifest:
+def read_manifest(folder: AnyPath) -> FeatureManifest:
     """The manifest of a folder of features.
 
     Raises:
         ShardError: there is no manifest, or it is invalid.
     """
     path = folder / MANIFEST
-    if not path.is_file():
+    try:
+        payload = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, MissingError) as error:
         inside = sorted(path.parent.name for path in folder.glob(f"*/{MANIFEST}"))
         hint = f"; give the folder of one teacher: {', '.join(inside)}" if inside else ""
-        raise ShardError(f"{path} is missing{hint or '; make features with: crossmodal features CONFIG'}")
+        hint = hint or "; make features with: crossmodal features CONFIG"
+        raise ShardError(f"{path} is missing{hint}") from error
     try:
-        content = parse(path.read_bytes())
+        content = parse(payload)
         check_format(content, FORMAT)
         manifest = build(FeatureManifest, content)
         check_files(manifest.shards)
@@ -87,19 +92,19 @@ class FeatureShards:
     manifest: FeatureManifest
 
     @classmethod
-    def open(cls, folder: str | Path, places: np.ndarray | None = None) -> "FeatureShards":
-        """Reads the manifest and checks that every tar exists and has the right size.
+    def open(cls, folder: str | AnyPath, places: np.ndarray | None = None) -> "FeatureShards":
+        """Reads the manifest and checks that every local tar exists and has the right size.
 
         Args:
-            folder: the features of one teacher.
+            folder: the features of one teacher, or their URL in a store.
             places: positions of the selected pairs, as in the `Shards` of the data.
 
         Raises:
             ShardError: there is no manifest, it is invalid, or a tar is missing or cut short.
         """
-        folder = Path(folder)
+        folder = to_path(folder)
         manifest = read_manifest(folder)
-        for shard in manifest.shards:
+        for shard in manifest.shards if isinstance(folder, Path) else ():
             path = folder / shard.file
             if not path.is_file():
                 raise ShardError(f"{path} is missing, though {folder / MANIFEST} lists it; make the features again")
@@ -118,8 +123,10 @@ class FeatureShards:
         if not 0 <= window < self.manifest.windows:
             raise IndexError(f"window must be from 0 to {self.manifest.windows - 1}, got {window}")
         names = [f"{name}.npy" for name in self._frames]
-        stored, descriptor, spans = self.shards.spans(index, names)
-        self.shards.compare_once(index, names)
+        stored, spans = self.shards.spans(index, names)
+        whole = self.shards.read(index, names)[1] if self.shards.is_remote else {}
+        if not whole:
+            self.shards.compare_once(index, names)
         if stored != key:
             raise ShardError(f"{self.shards.locate(index)[0]}: record {index} must be of pair {key!r}, got {stored!r}")
         read = {}
@@ -127,7 +134,10 @@ class FeatureShards:
             payload = b""
             if size == frame.header + self.manifest.windows * frame.stride:  # a damaged manifest may claim any size
                 start = offset + frame.header + window * frame.stride
-                payload = self.shards.read_bytes(index, descriptor, frame.stride, start)
+                if whole:
+                    payload = whole[f"{name}.npy"][start - offset : start - offset + frame.stride]
+                else:
+                    payload = self.shards.read_spans(index, [(start, frame.stride)])[0]
             if len(payload) != frame.stride:
                 raise ShardError(
                     f"{self.shards.locate(index)[0]}: pair {key!r} must have {self.manifest.windows} x "
@@ -138,6 +148,10 @@ class FeatureShards:
                 raise ShardError(f"{self.shards.locate(index)[0]}: pair {key!r} has numbers in {name}.npy that are not "
                                  "finite; make the features again")  # fmt: skip
         return read
+
+    def read_ahead(self, indices: Sequence[int], later: Sequence[int] = ()) -> None:
+        """Reads records of a store at the same time; see `Shards.read_ahead`."""
+        self.shards.read_ahead(indices, [f"{name}.npy" for name in self._frames], later)
 
     @cached_property
     def _frames(self) -> "dict[str, _Frame]":

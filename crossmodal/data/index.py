@@ -19,6 +19,7 @@ import numpy as np
 from crossmodal.checkpoint import write
 from crossmodal.data.manifest import Shard, ShardError, sha256_of
 from crossmodal.data.plain import check_text, parse
+from crossmodal.stores.paths import AnyPath, SomePath
 from modalities.codecs.arrays import read_array
 
 LARGEST = 2**62  # maximum bytes of a member, so that its end does not overflow
@@ -52,7 +53,7 @@ class Member(NamedTuple):
     crc32: int | None = None  # None: not known
 
 
-def scan(path: Path) -> tuple[list[Row], list[str]]:
+def scan(path: AnyPath) -> tuple[list[Row], list[str]]:
     """The rows of a shard, from its headers alone, and the problems of the whole shard, each in one sentence."""
     reason: list[str] = []
     rows, problems = rows_of(path, _members(path, reason), path.stat().st_size)
@@ -63,7 +64,7 @@ def scan(path: Path) -> tuple[list[Row], list[str]]:
     return rows, problems
 
 
-def rows_of(path: Path, members: Iterable[Member], size: int) -> tuple[list[Row], list[str]]:
+def rows_of(path: AnyPath, members: Iterable[Member], size: int) -> tuple[list[Row], list[str]]:
     """The rows of a shard's members, in a file of `size` bytes; see `scan`."""
     rows: list[Row] = []
     problems: list[str] = []
@@ -82,7 +83,7 @@ def rows_of(path: Path, members: Iterable[Member], size: int) -> tuple[list[Row]
     return rows, problems
 
 
-def _members(path: Path, reason: list[str]) -> Iterator[Member]:
+def _members(path: AnyPath, reason: list[str]) -> Iterator[Member]:
     """The files in a tar, from its headers; if these end too early, the cause is added to `reason`."""
     try:
         with path.open("rb") as file, tarfile.open(fileobj=cast(BinaryIO, _Headers(file)), mode="r:") as tar:
@@ -123,7 +124,7 @@ class _Headers(io.RawIOBase):
         return self.file.tell()
 
 
-def index_path(path: Path) -> Path:
+def index_path(path: SomePath) -> SomePath:
     """The path of a tar's index."""
     return path.with_suffix(".index.npy")
 
@@ -139,7 +140,7 @@ def seal(path: Path, pairs: int) -> Shard:
     return Shard(path.name, pairs, path.stat().st_size, sha256_of(path), hashlib.sha256(index).hexdigest())
 
 
-def make_index(path: Path) -> bytes:
+def make_index(path: AnyPath) -> bytes:
     """The index of a tar, from a pass over all its bytes.
 
     Label and group come from a pair's JSON member; without a label there, from a member `cls`, as in WebDataset.
@@ -155,7 +156,7 @@ def make_index(path: Path) -> bytes:
         raise ShardError(f"{path}: not a readable tar ({reason[0]})" if reason else problems[0])
     with path.open("rb") as file:
         for number, row in enumerate(rows):
-            payloads = {name: os.pread(file.fileno(), size, offset) for name, (offset, size) in row.members.items()}
+            payloads = {name: _read(file, *span) for name, span in row.members.items()}
             sums = {name: zlib.crc32(payload) for name, payload in payloads.items()}
             try:
                 label, group = _facts_of(payloads)
@@ -168,6 +169,11 @@ def make_index(path: Path) -> bytes:
     except ValueError as error:
         raise ShardError(f"{path}: {error}") from error
     return content.getvalue()
+
+
+def _read(file: BinaryIO, offset: int, size: int) -> bytes:
+    file.seek(offset)
+    return file.read(size)
 
 
 def _facts_of(payloads: dict[str, bytes]) -> tuple[int, str]:
@@ -185,7 +191,7 @@ def _facts_of(payloads: dict[str, bytes]) -> tuple[int, str]:
     return -1 if label is None else label, str(group or "")
 
 
-def read_rows(path: Path, payload: bytes, size: int) -> tuple["Rows", list[str]]:
+def read_rows(path: AnyPath, payload: bytes, size: int) -> tuple["Rows", list[str]]:
     """The rows in the index of a tar of `size` bytes, and the problems of the whole shard; see `scan`.
 
     Raises:

@@ -12,6 +12,7 @@ from crossmodal.data.samples import FileSamples, Samples, ShardSamples
 from crossmodal.data.shards import Shards
 from crossmodal.sources.common.listing import all_files
 from crossmodal.sources.common.patterns import extension_of, natural, some_files
+from crossmodal.stores.paths import is_url
 from modalities import Modality
 
 
@@ -28,7 +29,7 @@ class Inputs:
 
 
 def find_inputs(words: Sequence[str], modality: Modality, name: str, options: Mapping[str, Any]) -> Inputs:
-    """The samples that words name, in their order: files, folders of files, globs, folders of shards.
+    """The samples that words name, in their order: files, folders of files, globs, folders or URLs of shards.
 
     Files of a folder, and those that a glob matches, are in natural order.
 
@@ -44,7 +45,10 @@ def find_inputs(words: Sequence[str], modality: Modality, name: str, options: Ma
     """
     inputs = Inputs()
     for word in words:
-        if not Path(word).is_dir():
+        if is_url(word):
+            shards = Shards.open(word)
+            inputs.samples.append(ShardSamples(shards, open_view(shards, name, **options)))
+        elif not Path(word).is_dir():
             inputs.samples.append(FileSamples(_match(word), modality))
         elif any(Path(word).glob(MANIFEST)) or any(Path(word).glob(f"*/{MANIFEST}")):
             shards = Shards.open(word)

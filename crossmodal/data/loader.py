@@ -21,6 +21,7 @@ from typing import Any
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from crossmodal.data.manifest import ShardError
+from crossmodal.stores.errors import StoreError
 
 LOG = logging.getLogger(__name__)
 SAY_SECONDS = 60.0  # interval between messages about a wait
@@ -48,7 +49,7 @@ def load_in_order(dataset: Dataset, *, workers: int, **options: Any) -> Iterator
     After each minute of waiting, a message on stderr names the worker that is waited for.
 
     Raises:
-        ShardError: the dataset returned one.
+        ShardError, StoreError: the dataset returned one.
         LoaderError: a worker process ended, or has no shared memory for its data.
     """
     ahead = options.get("prefetch_factor") or 2
@@ -67,7 +68,7 @@ def load_in_order(dataset: Dataset, *, workers: int, **options: Any) -> Iterator
     try:
         while True:
             part = watchdog.next(items)
-            if isinstance(part, ShardError | LoaderError):
+            if isinstance(part, ShardError | StoreError | LoaderError):
                 raise part
             if part is None:
                 return

@@ -4,10 +4,11 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, get_type_hints
 
 from crossmodal.data.plain import build, build_value, check_text, parse
+from crossmodal.stores.errors import MissingError
+from crossmodal.stores.paths import AnyPath
 from modalities import MODALITIES, Modality
 from modalities.common.catalogue import UnknownNameError
 
@@ -77,24 +78,32 @@ class Manifest:
         return hashlib.sha256(content.encode()).hexdigest()
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: AnyPath) -> Manifest:
     """The manifest of a folder of shards.
 
     Raises:
         ShardError: there is no manifest, or it is invalid.
+        StoreError: its store cannot be read.
     """
     path = folder / MANIFEST
-    if not path.is_file():
-        if splits := sorted(path.parent.name for path in folder.glob(f"*/{MANIFEST}")):
-            raise ShardError(
-                f"{folder} holds the shards of {', '.join(splits)}: name one of them, as {folder / splits[-1]}"
-            )
-        cause = "the folder exists but its shards were not finished" if folder.is_dir() else "there is no such folder"
-        raise ShardError(f"{path} is missing ({cause}); make shards with: crossmodal shards CONFIG")
     try:
-        return _manifest(parse(path.read_bytes()))
+        content = path.read_bytes()
+    except (MissingError, FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise ShardError(_why_none(folder, error)) from error
+    try:
+        return _manifest(parse(content))
     except ValueError as error:
         raise ShardError(f"{path} is not a manifest: {error}") from error
+
+
+def _why_none(folder: AnyPath, error: OSError) -> str:
+    """Why a folder has no manifest."""
+    if "there is no bucket" in str(error):
+        return f"{folder / MANIFEST} is missing (there is no such bucket)"
+    if splits := sorted(path.parent.name for path in folder.glob(f"*/{MANIFEST}")):
+        return f"{folder} holds the shards of {', '.join(splits)}: name one of them, as {folder / splits[-1]}"
+    cause = "the folder exists but its shards were not finished" if folder.is_dir() else "there is no such folder"
+    return f"{folder / MANIFEST} is missing ({cause}); make shards with: crossmodal shards CONFIG"
 
 
 def _manifest(content: Any) -> Manifest:
@@ -234,7 +243,7 @@ def to_json(manifest: Manifest) -> str:
     return json.dumps(content, indent=1) + "\n"
 
 
-def sha256_of(path: Path) -> str:
+def sha256_of(path: AnyPath) -> str:
     """The SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         digest = hashlib.sha256()

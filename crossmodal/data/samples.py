@@ -19,6 +19,7 @@ from crossmodal.data.manifest import ShardError
 from crossmodal.data.reader import read_pair
 from crossmodal.data.shards import Shards
 from crossmodal.data.views import View
+from crossmodal.stores.errors import StoreError
 from modalities import CropBox, Modality
 
 
@@ -102,6 +103,10 @@ class ShardSamples:
             raise SampleError(str(error)) from error
         return pair.adapted["view"][0], int(pair.label)
 
+    def read_ahead(self, indices: Sequence[int], *, with_facts: bool) -> None:
+        """Reads samples of a store at the same time, for the calls of `read` and `facts` that follow."""
+        self.shards.read_ahead(indices, [self.shards.member(self.view.modality.field), *["json"] * with_facts])
+
     def facts(self, index: int) -> dict[str, Any]:
         """What the source recorded of the pair beside its label, such as its group or a pose.
 
@@ -139,11 +144,20 @@ class _Batches(Dataset):
     def __len__(self) -> int:
         return math.ceil((self.stop - self.start) / self.batch_size)
 
-    def __getitem__(self, number: int) -> LoadedSamples:
+    def __getitem__(self, number: int) -> LoadedSamples | StoreError:
         start = self.start + number * self.batch_size
+        indices = range(start, min(start + self.batch_size, self.stop))
+        try:
+            if isinstance(self.samples, ShardSamples):
+                self.samples.read_ahead(indices, with_facts=self.with_facts)
+            return self._load(indices)
+        except StoreError as error:
+            return error
+
+    def _load(self, indices: range) -> LoadedSamples:
         names, problems, adapted, labels = [], list[str | None](), list[Tensor](), list[int]()
         facts = list[dict[str, Any]]()
-        for index in range(start, min(start + self.batch_size, self.stop)):
+        for index in indices:
             names.append(self.samples.name(index))
             try:
                 sample, label = self.samples.read(index)
@@ -178,6 +192,7 @@ def load_samples(
         with_facts: read what the source recorded of each sample too.
 
     Raises:
+        StoreError: the store of the shards cannot be read.
         LoaderError: a worker process ended, or has no shared memory for its data.
     """
     stop = len(samples) if stop is None else stop

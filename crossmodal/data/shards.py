@@ -6,13 +6,14 @@ Beside every tar is an index with the key, label and group of every pair and the
 member, so that any pair is one read away and changed bytes are refused. WebDataset can read the tars as a stream.
 """
 
+import contextlib
 import errno
 import hashlib
 import os
 import resource
 import weakref
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
@@ -25,9 +26,13 @@ from torch import Tensor
 
 from crossmodal.data.index import UNKNOWN, Row, Rows, index_path, read_rows, scan
 from crossmodal.data.manifest import MANIFEST, Manifest, Shard, ShardError, parse_facts, read_manifest, sha256_of
+from crossmodal.data.remote import RemoteShards
+from crossmodal.stores.errors import StoreError
+from crossmodal.stores.paths import AnyPath, RemotePath, to_path
 
 OPEN_SHARE = 8  # each folder keeps up to 1 / OPEN_SHARE of the process's file limit open
 MOST_OPEN = 4096  # maximum, also if the process may open any number
+INDEXES = 64  # of a store that are read at the same time
 INDEX_BYTES = 1 << 26  # of the indexes that each folder keeps in memory, about 600,000 pairs
 
 
@@ -64,18 +69,26 @@ class _Recent:
 class Shards:
     """An opened folder of shards, or a subset of its pairs, with random access by index."""
 
-    folder: Path
+    folder: AnyPath
     manifest: Manifest  # of the selected pairs; its `shards` are the whole shards
     places: np.ndarray | None = field(default=None, compare=False, repr=False)  # ascending; None: all
 
     @classmethod
-    def open(cls, folder: str | Path) -> "Shards":
+    def open(cls, folder: str | AnyPath) -> "Shards":
         """Reads the manifest; shards are opened when they are first needed.
+
+        Args:
+            folder: a path, or the URL of a folder in a store, such as s3://bucket/pairs/train.
 
         Raises:
             ShardError: there is no manifest, or it is invalid.
+            StoreError: the store cannot be read; so too by the methods that read shards.
         """
-        return cls(Path(folder), read_manifest(Path(folder)))
+        try:
+            path = to_path(folder)
+        except ValueError as error:
+            raise ShardError(str(error)) from error
+        return cls(path, read_manifest(path))
 
     def __len__(self) -> int:
         return self.manifest.pairs
@@ -117,7 +130,7 @@ class Shards:
         # file descriptors are not valid in another process
         return {"folder": self.folder, "manifest": self.manifest, "places": self.places}
 
-    def locate(self, index: int) -> tuple[Path, Row]:
+    def locate(self, index: int) -> tuple[AnyPath, Row]:
         """The shard and row of a pair.
 
         Raises:
@@ -133,13 +146,17 @@ class Shards:
             ShardError: the whole shard or the pair is missing or broken, the pair lacks a member, or bytes have changed
                 since they were packed.
         """
-        key, descriptor, spans = self.spans(index, names)
-        payloads = [self.read_bytes(index, descriptor, size, offset) for offset, size in spans]
+        key, spans = self.spans(index, names)
+        payloads = self.read_spans(index, spans)
         path, row = self.locate(index)
-        for name, payload in zip(names, payloads, strict=True):
+        sums = [zlib.crc32(payload) for payload in payloads] if row.sums else []
+        if self._remote is not None and sums != [row.sums[name] for name in names if row.sums]:
+            payloads = self._remote.read_again(self._where(index)[0], spans)
+            sums = [zlib.crc32(payload) for payload in payloads]
+        for place, (name, payload) in enumerate(zip(names, payloads, strict=True)):
             if len(payload) != row.members[name][1]:
                 raise ShardError(f"{path}: pair {key!r}, {name}: the file ends inside it")
-            if row.sums and zlib.crc32(payload) != row.sums[name]:
+            if sums and sums[place] != row.sums[name]:
                 raise ShardError(f"{path}: pair {key!r}, {name}: its bytes changed since they were packed "
                                  f"(its CRC-32 is not the index's); {self._advice}")  # fmt: skip
         return key, dict(zip(names, payloads, strict=True))
@@ -156,19 +173,48 @@ class Shards:
             self.read(index, names)
             done[row] = True
 
-    def read_bytes(self, index: int, descriptor: int, size: int, offset: int) -> bytes:
-        """Bytes of a pair's shard, which `spans` opened.
+    def read_spans(self, index: int, spans: list[tuple[int, int]]) -> list[bytes]:
+        """The bytes of a pair's shard at each (offset, size).
 
         Raises:
             ShardError: they cannot be read.
         """
+        number = self._where(index)[0]
+        if self._remote is not None:
+            return self._remote.read(number, spans)
+        descriptor = self._descriptor(number)
         try:
-            return os.pread(descriptor, size, offset)
+            return [os.pread(descriptor, size, offset) for offset, size in spans]
         except OSError as error:
-            raise ShardError(f"{self._path(self._where(index)[0])} cannot be read: {error.strerror}") from error
+            raise ShardError(f"{self._path(number)} cannot be read: {error.strerror}") from error
 
-    def spans(self, index: int, names: list[str]) -> tuple[str, int, list[tuple[int, int]]]:
-        """The key of a pair, the descriptor of its shard, and the offset and size in bytes of its members.
+    def read_ahead(self, indices: Sequence[int], names: list[str], later: Iterable[int] = ()) -> None:
+        """Reads pairs of a store at the same time, for the calls of `read` that follow; nothing for local shards.
+
+        Pairs that cannot be read are left out: `read` reports them.
+
+        Args:
+            indices: of the pairs.
+            names: of their members beside `json`, which is read where the index has no labels; those that a pair lacks
+                are left out.
+            later: pairs whose shards are soon needed, to be fetched into the cache if there is one.
+        """
+        if self._remote is None:
+            return
+        wanted: dict[int, list[tuple[int, int]]] = {}
+        missing = self._remote.missing(self._where(index)[0] for index in indices)
+        for index in indices if missing else ():
+            number = self._where(index)[0]
+            if number not in missing:
+                continue
+            with contextlib.suppress(ShardError):
+                row = self.locate(index)[1]
+                read = names if row.label is not None or "json" in names else [*names, "json"]
+                wanted.setdefault(number, []).extend(row.members[name] for name in read if name in row.members)
+        self._remote.read_ahead(wanted, self._remote.missing(self._where(index)[0] for index in later))
+
+    def spans(self, index: int, names: list[str]) -> tuple[str, list[tuple[int, int]]]:
+        """The key of a pair, and the offset and size in bytes of its members.
 
         Raises:
             ShardError: see `read`.
@@ -179,7 +225,7 @@ class Shards:
         for name in names:
             if name not in row.members:
                 raise ShardError(f"{path}: pair {row.key!r} has no {name!r}; it has {', '.join(row.members)}")
-        return row.key, self._descriptor(self._where(index)[0]), [row.members[name] for name in names]
+        return row.key, [row.members[name] for name in names]
 
     def lacks(self, index: int, member: str) -> bool:
         """True if a pair lacks a member, which the manifest must allow.
@@ -257,6 +303,8 @@ class Shards:
     def _selected(self) -> Iterator[tuple[slice, int, Any]]:
         """For each shard with selected pairs: their positions among them, the shard's number, and their rows there."""
         for number, (first, last) in enumerate(pairwise(self.starts.tolist())):
+            if self._remote is not None and number % INDEXES == 0:
+                self._remote.read_indexes(range(number, min(number + INDEXES, len(self.manifest.shards))))
             if first < last:
                 rows = slice(None) if self.places is None else self.places[first:last] - self._starts[number]
                 yield slice(first, last), number, rows
@@ -310,8 +358,20 @@ class Shards:
         number = int(np.searchsorted(self._starts, place, side="right")) - 1
         return number, place - int(self._starts[number])
 
-    def _path(self, number: int) -> Path:
+    def _path(self, number: int) -> AnyPath:
         return self.folder / self.manifest.shards[number].file
+
+    @property
+    def is_remote(self) -> bool:
+        """True if the shards are in a store."""
+        return self._remote is not None
+
+    @cached_property
+    def _remote(self) -> RemoteShards | None:
+        """Reads the shards of a store; None for local ones."""
+        if isinstance(self.folder, Path):
+            return None
+        return RemoteShards(self.folder, self.manifest.shards)
 
     def _descriptor(self, number: int) -> int:
         descriptor = self._descriptors.pop(number, None)
@@ -325,7 +385,7 @@ class Shards:
     def _open(self, number: int) -> int:
         while True:
             try:
-                return os.open(self._path(number), os.O_RDONLY)
+                return os.open(str(self._path(number)), os.O_RDONLY)
             except OSError as error:
                 if error.errno != errno.EMFILE or not self._descriptors:
                     raise ShardError(f"{self._path(number)} cannot be opened: {error.strerror}") from error
@@ -353,7 +413,9 @@ class Shards:
         """The rows of a shard, and the reason why all of them are refused, if any."""
         path, expected = self._path(number), self.manifest.shards[number]
         try:
-            rows, problems = self._listed(path, expected)
+            rows, problems = self._listed(path, expected) if isinstance(path, Path) else self._indexed(path, number)
+        except StoreError:
+            raise
         except OSError as error:
             return Rows(np.empty(0)), f"{path} cannot be read: {error.strerror}"
         except ValueError as error:
@@ -387,11 +449,31 @@ class Shards:
                                  f"{self._advice}")  # fmt: skip
             rows, problems = scan(path)
             return Rows.pack(rows), problems
-        payload = index.read_bytes()
-        if hashlib.sha256(payload).hexdigest() != expected.index:
-            raise ValueError(f"{index} is not the index that was written (sha256 differs from the manifest's); "
-                             f"{self._advice}")  # fmt: skip
-        try:
-            return read_rows(path, payload, expected.bytes)
-        except ValueError as error:
-            raise ValueError(f"{index}: {error}; {self._advice}") from error
+        return _rows_in(path, index, index.read_bytes(), expected, self._advice)
+
+    def _indexed(self, path: RemotePath, number: int) -> tuple[Rows, list[str]]:
+        """The rows of a shard in a store, from its index.
+
+        Raises:
+            ValueError: there is no index, or it differs from the manifest.
+        """
+        assert self._remote is not None
+        expected = self.manifest.shards[number]
+        if not expected.index:
+            raise ValueError(f"{path} has no index, without which the whole object would have to be read; make one in "
+                             "a local copy with crossmodal shards --index, and copy it too")  # fmt: skip
+        return _rows_in(path, index_path(path), self._remote.index(number), expected, self._advice)
+
+
+def _rows_in(path: AnyPath, index: AnyPath, payload: bytes, expected: Shard, advice: str) -> tuple[Rows, list[str]]:
+    """The rows of a shard in the bytes of its index.
+
+    Raises:
+        ValueError: it is not the one of the manifest.
+    """
+    if hashlib.sha256(payload).hexdigest() != expected.index:
+        raise ValueError(f"{index} is not the index that was written (sha256 differs from the manifest's); {advice}")
+    try:
+        return read_rows(path, payload, expected.bytes)
+    except ValueError as error:
+        raise ValueError(f"{index}: {error}; {advice}") from error

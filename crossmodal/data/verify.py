@@ -5,19 +5,19 @@ from collections import Counter
 from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import BinaryIO
 
 from crossmodal.data.index import Row, index_path, make_index, read_rows, scan
 from crossmodal.data.manifest import MANIFEST, Manifest, Shard, ShardError, open_field, parse_facts, sha256_of
 from crossmodal.data.shards import Shards
 from crossmodal.data.views import Picture, tell_turned, tell_uneven
+from crossmodal.stores.paths import AnyPath
 from modalities import Modality
 
 Readers = Mapping[str, Callable[..., object]]  # "rgb.jpg" -> a function that raises ValueError for invalid bytes
 
 
-def check(folder: Path, *, warn: Callable[[str], None] = lambda message: None) -> list[str]:
+def check(folder: AnyPath, *, warn: Callable[[str], None] = lambda message: None) -> list[str]:
     """The problems of a folder of shards, each in one sentence; reads and decodes every byte.
 
     Pictures of different proportions are a problem only for runs with aligned views: the first pair goes to `warn`.
@@ -43,7 +43,7 @@ def check(folder: Path, *, warn: Callable[[str], None] = lambda message: None) -
 
 
 def check_tars(
-    folder: Path,
+    folder: AnyPath,
     shards: list[Shard],
     readers: Readers,
     *,
@@ -59,9 +59,8 @@ def check_tars(
     earlier = _Seen(may_lack, Counter() if absent is None else absent, Counter() if uneven is None else uneven)
     problems = [problem for shard in shards for problem in _check_shard(folder / shard.file, shard, readers, earlier)]
     listed = {shard.file for shard in shards}
-    return problems + [
-        f"{path}: not in the manifest" for path in sorted(folder.glob("*.tar")) if path.name not in listed
-    ]
+    paths: list[AnyPath] = [*folder.glob("*.tar")]
+    return problems + [f"{path}: not in the manifest" for path in sorted(paths, key=str) if path.name not in listed]
 
 
 def _readers(manifest: Manifest, fields: Mapping[str, Modality]) -> Readers:
@@ -83,10 +82,10 @@ class _Seen:
     may_lack: Container[str]
     absent: Counter[str]  # number of pairs without a field that they may lack
     uneven: Counter[str]  # number of pairs with pictures of different proportions, by a message about the first
-    first: dict[str, Path] = field(default_factory=dict)  # where each key was first seen
+    first: dict[str, AnyPath] = field(default_factory=dict)  # where each key was first seen
 
 
-def _check_shard(path: Path, shard: Shard, readers: Readers, seen: _Seen) -> Iterator[str]:
+def _check_shard(path: AnyPath, shard: Shard, readers: Readers, seen: _Seen) -> Iterator[str]:
     """The problems of one shard."""
     if not path.is_file():
         yield f"{path}: missing, though the manifest lists it"
@@ -133,7 +132,7 @@ def _check_row(file: BinaryIO, row: Row, readers: Readers, seen: _Seen, with_fac
                 yield f"is missing its {member!r}"
             continue
         offset, size = row.members[member]
-        if not size or offset + size > os.fstat(file.fileno()).st_size:
+        if not size or offset + size > file.seek(0, os.SEEK_END):
             continue  # the scan has reported it; nothing is read, because a damaged header may claim any size
         file.seek(offset)
         payload = file.read(size)

@@ -2,12 +2,12 @@
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from crossmodal.data.features import FeatureShards
 from crossmodal.data.shards import Shards
 from crossmodal.data.views import View
+from crossmodal.stores.paths import to_path
 from pipelines.building.teachers import teacher_digest
 from pipelines.config import ConfigError, at, differences, to_plain
 from pipelines.schemas.common import CropConfig, TeacherConfig, TrainConfig, ViewConfig
@@ -73,7 +73,7 @@ def open_features(
 
 
 def _open(config: Taught, name: str, train: TrainConfig, shards: Shards, views: Mapping[str, View]) -> FeatureShards:
-    key, folder = f"teachers.{name}.features", Path(str(config.teachers[name].features))
+    key, folder = f"teachers.{name}.features", to_path(str(config.teachers[name].features))
     with at(key):
         features = FeatureShards.open(folder, shards.places)
     origins = features.manifest.origin

@@ -2,17 +2,24 @@
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from types import MappingProxyType
 
 from crossmodal.data.held_out import hold_out, take_complete, tell_without
 from crossmodal.data.reader import open_view
 from crossmodal.data.shards import Shards
 from crossmodal.data.views import View
+from crossmodal.stores import cache
 from modalities import MODALITIES
 from pipelines.building.normalisation import published_normalisation
 from pipelines.config import at
 from pipelines.runs.console import say
-from pipelines.schemas.common import HeldOutConfig, StudentConfig, TeacherConfig, ViewConfig
+from pipelines.schemas.common import CacheConfig, HeldOutConfig, StudentConfig, TeacherConfig, ViewConfig
+
+
+def use_cache(config: CacheConfig | None) -> None:
+    """Sets where shards in a store that are opened from now on are kept on the local disk; None: nowhere."""
+    cache.use(None if config is None else cache.Cache(Path(config.dir), int(config.gb * 1e9)))
 
 
 def open_shards(path: str, key: str) -> Shards:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 
@@ -13,6 +12,7 @@ from crossmodal.data.views import View
 from crossmodal.encoders import Encoder, Features, Spec, cat_features
 from crossmodal.objectives import Batch
 from crossmodal.published import find
+from crossmodal.stores.paths import to_path
 from crossmodal.weights import check_sum, find_weights, load_pretrained
 from pipelines.building.compatibility import refuse_other_view
 from pipelines.building.encoders import build_encoder
@@ -134,7 +134,7 @@ def teacher_classes(config: TeacherConfig, key: str) -> list[str]:
     """
     if config.features is not None:
         with at(f"{key}.features"):
-            manifest = read_manifest(Path(config.features))
+            manifest = read_manifest(to_path(config.features))
         return manifest.classes if manifest.spec.classes else []
     if config.encoder is not None:
         return []

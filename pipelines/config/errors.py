@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from crossmodal.stores.errors import clean
+
 
 def printable(text: str) -> str:
     """The text with control characters and undecodable bytes as escapes, so that no terminal obeys them."""
@@ -13,11 +15,14 @@ def printable(text: str) -> str:
 
 
 class ConfigError(ValueError):
-    """All problems of a config, found before any work; one problem a line, each with its place."""
+    """All problems of a config, found before any work; one problem a line, each with its place.
+
+    URLs in them are reduced to scheme, host and path, because a setting that is quoted may hold a password.
+    """
 
     def __init__(self, problems: Sequence[str]) -> None:
-        super().__init__(problems)
-        self.problems = list(problems)
+        self.problems = [clean(problem) for problem in problems]
+        super().__init__(self.problems)
 
     def __str__(self) -> str:
         return "\n".join(self.problems)

@@ -2,11 +2,11 @@
 
 import re
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from crossmodal import models
 from crossmodal.data.shards import Shards
+from crossmodal.stores.paths import to_path
 from modalities.common.catalogue import suggest
 from modalities.rgb import Rgb
 from pipelines.building.data import open_parts, open_shards
@@ -102,7 +102,7 @@ def _refuse_other_parts(data: DataConfig, trained: TrainedConfig, folder: str) -
     Raises:
         ConfigError: what is held out now was not held out then.
     """
-    same = Path(data.train).resolve() == Path(trained.data).resolve()
+    same = to_path(data.train).resolve() == to_path(trained.data).resolve()
     if data.held_out is not None and not (same and data.held_out == getattr(trained, "held_out", None)):
         raise ConfigError([f"data.held_out: {folder} was trained on {trained.data} without holding out the same "
                            "pairs, so it may have seen these"])  # fmt: skip

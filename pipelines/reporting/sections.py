@@ -136,7 +136,7 @@ def _training(section: dict[str, Any], folder: Path, layout: str) -> None:
             section["folded"][title] = [embed(figure, f"{name} over the steps") for name, figure in draw_curves(drawn)]
     if section["pipeline"] == "transfer":
         asked = load(transfer.Config, folder / "config.yaml", stored=True)
-        shards, views = _open(Path(asked.data), asked.views, networks_of(asked.teachers, asked.student))
+        shards, views = _open(asked.data, asked.views, networks_of(asked.teachers, asked.student))
         _show_pairs(section, "Pairs as each network saw them", shards, views)
 
 
@@ -258,7 +258,7 @@ def _certify(section: dict[str, Any], folder: Path, layout: str) -> None:
     )
 
 
-def _open(folder: Path, views: Mapping[str, Any], networks: Mapping[str, Any] | None = None) -> tuple[Any, Any]:
+def _open(folder: Path | str, views: Mapping[str, Any], networks: Mapping[str, Any] | None = None) -> tuple[Any, Any]:
     shards = open_shards(str(folder), "data")
     return shards, open_views(shards, views, networks or {})
 

@@ -91,8 +91,10 @@ class RunFolder:
         Raises:
             ConfigError: its inputs cannot be read, or the processes were given different runs.
         """
+        from pipelines.building.data import use_cache
         from pipelines.building.settling import settle
 
+        use_cache(getattr(config, "cache", None))
         share = distributed.from_main if pipeline in ALONE else distributed.together
         config = share(lambda: settle(config))
         run = cls.of(config.output, pipeline, config, share(lambda: inputs(config)))

@@ -8,6 +8,7 @@ from typing import Any
 from crossmodal.data.manifest import ShardError
 from crossmodal.data.shards import Shards
 from crossmodal.published import is_name
+from crossmodal.stores.errors import StoreError
 from pipelines.building.data import open_parts
 from pipelines.config import ConfigError, at, load, within
 from pipelines.registry import find_pipeline
@@ -65,7 +66,7 @@ def count_copies(test: Shards, learnt: Shards, weights: Iterable[str], key: str)
                 shards, _ = open_parts(config.data, held_out, key)
                 same = shards.manifest.digest == digest
                 copies = _copies(test, shards) if same else set()
-            except (ConfigError, ShardError):
+            except (ConfigError, ShardError, StoreError):
                 same, copies = False, set()
             unknown += [] if same else [config.data]
             copies_of[f"{config.data}, which {path} was trained on"] = copies

@@ -4,7 +4,16 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from pipelines.config import FieldError, number, runtime_only
-from pipelines.schemas.common import HeldOutConfig, StudentConfig, TeacherConfig, TrainConfig, ViewConfig, check_views
+from pipelines.schemas.common import (
+    CacheConfig,
+    HeldOutConfig,
+    StudentConfig,
+    TeacherConfig,
+    TrainConfig,
+    ViewConfig,
+    check_places,
+    check_views,
+)
 
 RULES = ("bound", "stochastic", "deterministic")
 
@@ -53,7 +62,7 @@ class CertificateConfig:
 class Config:
     """The config of `crossmodal certify`."""
 
-    data: str  # folder of shards; the pairs not used by prior.share, validation or held_out are certified
+    data: str  # folder or URL of shards; the pairs not used by prior.share, validation or held_out are certified
     views: dict[str, ViewConfig]  # inputs by name
     encoder: StudentConfig  # the encoder that becomes stochastic; its weights are the prior's means
     teacher: TeacherConfig | None = None  # frozen encoder of positives: pair
@@ -67,9 +76,11 @@ class Config:
     certificate: CertificateConfig = field(default_factory=CertificateConfig)  # confidence and number of weight draws
     train: TrainConfig = field(default_factory=lambda: TrainConfig(weight_decay=0))  # training of the posteriors
     seed: int = 0  # seed of weights, order, crops, examples and draws
+    cache: CacheConfig | None = runtime_only(None)  # local copies of shards in a store; null: none; see docs/scale.md
     output: str = runtime_only("runs/certify")  # folder of the run
 
     def __post_init__(self) -> None:
+        check_places(data=self.data, test=self.test)
         named = {"encoder.view": self.encoder.view}
         if self.teacher is not None:
             named["teacher.view"] = self.teacher.view

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from crossmodal import ENCODERS
 from crossmodal.published import WeightsError, check_name, is_name
+from crossmodal.stores.paths import why_not_url
 from modalities.common.catalogue import suggest
 from pipelines.config import FieldError, choice, number, options_of, runtime_only
 
@@ -32,6 +33,28 @@ class EncoderConfig:
 
 
 @dataclass(frozen=True)
+class CacheConfig:
+    """Copies of whole shards on a local disk, of shards that are in a store."""
+
+    dir: str  # folder on a local disk; all processes of the machine share it
+    gb: float = number(above=0)  # most space that all copies take together, in 10^9 bytes
+
+
+def check_places(**places: str | None) -> None:
+    """Checks that folders of shards are paths, or URLs without credentials.
+
+    Args:
+        places: by config key, with `__` for the dot.
+
+    Raises:
+        FieldError: the first problem.
+    """
+    for key, place in places.items():
+        if place is not None and (problem := why_not_url(place)):
+            raise FieldError(key.replace("__", "."), problem)
+
+
+@dataclass(frozen=True)
 class TeacherConfig:
     """A frozen encoder whose outputs are the targets of the objectives."""
 
@@ -45,10 +68,11 @@ class TeacherConfig:
     first_layer: Literal["sum", "mean", "repeat", "random"] = "sum"  # how RGB weights adapt to other channel counts
     normalisation: Literal["own", "view"] = "own"  # input normalisation of published weights: theirs or the view's
     weight: float = number(1.0, least=0)  # factor of this teacher's loss in every objective
-    features: str | None = None  # folder of cached outputs (crossmodal features) to read; null: run the teacher
+    features: str | None = None  # folder or URL of cached outputs (crossmodal features) to read; null: run the teacher
     download: bool = runtime_only(False)  # fetch what a name stands for, if it is not on this machine
 
     def __post_init__(self) -> None:
+        check_places(features=self.features)
         named = _check_weights(self)
         for name, given in (("classes", self.classes), ("first_layer", self.first_layer != "sum")):
             if given and self.encoder is None and not named:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from crossmodal import EVALUATIONS
 from pipelines.config import FieldError, choice, number, options_of, runtime_only
-from pipelines.schemas.common import CropConfig, HeldOutConfig
+from pipelines.schemas.common import CacheConfig, CropConfig, HeldOutConfig, check_places
 
 if TYPE_CHECKING:
     from crossmodal.evaluation import Evaluation, Metric
@@ -19,11 +19,12 @@ if TYPE_CHECKING:
 class DataConfig:
     """The training pairs and the test pairs."""
 
-    train: str  # folder of shards for kNN, probes and labels
+    train: str  # folder of shards for kNN, probes and labels, or its URL in a store
     test: str | None = None  # folder of shards that no network has seen; null: use held_out
     held_out: HeldOutConfig | None = None  # evaluate on these pairs of train; the students must have held out the same
 
     def __post_init__(self) -> None:
+        check_places(train=self.train, test=self.test)
         if (self.test is None) == (self.held_out is None):
             raise FieldError("test", "must be given, or held_out in its place, but not both")
 
@@ -96,6 +97,7 @@ class Config:
         3, least=1
     )  # repetitions with other labels, new weights and, if there are several, other students
     workers: int = number(2, least=0, runtime_only=True)  # worker processes that read and decode
+    cache: CacheConfig | None = runtime_only(None)  # local copies of shards in a store; null: none; see docs/scale.md
     output: str = runtime_only("runs/evaluate")  # the run's folder
 
     def __post_init__(self) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from pipelines.config import FieldError, number, runtime_only
-from pipelines.schemas.common import NAME, CropConfig, TeacherConfig, ViewConfig, check_views
+from pipelines.schemas.common import NAME, CacheConfig, CropConfig, TeacherConfig, ViewConfig, check_places, check_views
 
 
 @dataclass(frozen=True)
@@ -13,7 +13,7 @@ class Config:
     """The config of `crossmodal features`."""
 
     RENAMED: ClassVar[Mapping[str, str]] = {"look": "crop"}
-    data: str  # folder of paired shards
+    data: str  # folder of paired shards, or its URL in a store, such as s3://bucket/pairs/train
     views: dict[str, ViewConfig]  # inputs by name, as in the transfer; every teacher names one
     teachers: dict[str, TeacherConfig]  # frozen encoders by name, as in the transfer
     crop: CropConfig = field(default_factory=CropConfig)  # train.crop of the transfer; windows is required
@@ -26,9 +26,11 @@ class Config:
     seed: int = 0  # seed of crops and augmentation, as in the transfer
     batch_size: int = number(256, least=1, runtime_only=True)  # crops per forward pass
     workers: int = number(2, least=0, runtime_only=True)  # data-loading processes per rank
+    cache: CacheConfig | None = runtime_only(None)  # local copies of shards in a store; null: none; see docs/scale.md
     output: str = runtime_only("runs/features")  # folder of the run; each teacher has the subfolder of its name
 
     def __post_init__(self) -> None:
+        check_places(data=self.data)
         check_views(self.views, {f"teachers.{name}.view": teacher.view for name, teacher in self.teachers.items()})
         if not self.teachers:
             raise FieldError("teachers", "must name at least one teacher")

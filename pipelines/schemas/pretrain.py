@@ -8,11 +8,13 @@ from pipelines.config import FieldError, choice, number, options_of, runtime_onl
 from pipelines.schemas.common import (
     COLUMNS,
     NAME,
+    CacheConfig,
     HeldOutConfig,
     StudentConfig,
     TrainConfig,
     Trial,
     ViewConfig,
+    check_places,
     check_views,
 )
 
@@ -71,7 +73,7 @@ class Config:
     """The config of `crossmodal pretrain`."""
 
     RENAMED: ClassVar[Mapping[str, str]] = {"looks": "crops", "watch": "monitor"}
-    data: str  # folder of shards; paired if there are several modalities
+    data: str  # folder of shards, or its URL in a store; paired if there are several modalities
     views: dict[str, ViewConfig]  # inputs by name, with their augmentation
     encoders: dict[str, StudentConfig]  # encoders to train, by name, each with its view
     objectives: dict[str, MultiviewConfig]  # losses by name; the total is their weighted sum
@@ -87,11 +89,13 @@ class Config:
     held_out: HeldOutConfig | None = None  # keep part of the data for tuning; null: train on all
     keep: Literal["all", "linear", "exponential"] = "all"  # share kept of class i of C: 1, (i + 1) / C, exp(i + 1 - C)
     seed: int = 0  # seed of weights, order, crops, augmentation and negatives
+    cache: CacheConfig | None = runtime_only(None)  # local copies of shards in a store; null: none; see docs/scale.md
     output: str = runtime_only("runs/pretrain")  # folder of the run
     # dry_run: take some steps and tell the costs; overfit: learn one batch; replay: find a loss that is not finite
     trial: Trial | None = runtime_only(None)
 
     def __post_init__(self) -> None:
+        check_places(data=self.data)
         if not self.encoders:
             raise FieldError("encoders", "must name at least one encoder")
         check_views(self.views, {f"encoders.{name}.view": encoder.view for name, encoder in self.encoders.items()})

@@ -5,6 +5,7 @@ from typing import Literal
 
 from pipelines.config import FieldError, number, runtime_only
 from pipelines.schemas.common import (
+    CacheConfig,
     HeldOutConfig,
     ObjectiveConfig,
     StudentConfig,
@@ -12,6 +13,7 @@ from pipelines.schemas.common import (
     Trial,
     ViewConfig,
     check_names,
+    check_places,
 )
 
 
@@ -27,7 +29,7 @@ class SuperviseTrainConfig(TrainConfig):
 class Config:
     """The config of `crossmodal supervise`."""
 
-    data: str  # folder of labelled shards
+    data: str  # folder of labelled shards, or its URL in a store, such as s3://bucket/pairs/train
     views: dict[str, ViewConfig]  # inputs by name
     student: StudentConfig  # the encoder that is trained; with weights of a finished run it starts from these
     objectives: dict[str, ObjectiveConfig] = field(  # losses that need no teacher
@@ -41,11 +43,13 @@ class Config:
     validation: HeldOutConfig | None = None
     train: SuperviseTrainConfig = field(default_factory=SuperviseTrainConfig)  # optimisation, data order, checkpoints
     seed: int = 0  # seed of weights, order, crops and augmentation
+    cache: CacheConfig | None = runtime_only(None)  # local copies of shards in a store; null: none; see docs/scale.md
     output: str = runtime_only("runs/supervise")  # folder of the run
     # dry_run: take some steps and tell the costs; overfit: learn one batch; replay: find a loss that is not finite
     trial: Trial | None = runtime_only(None)
 
     def __post_init__(self) -> None:
+        check_places(data=self.data)
         check_names(self, {})
         if self.train.freeze and self.student.weights is None:
             raise FieldError("train.freeze", "needs student.weights: a frozen trunk with random weights learns nothing")

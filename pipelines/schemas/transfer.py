@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from pipelines.config import runtime_only
 from pipelines.schemas.common import (
+    CacheConfig,
     HeldOutConfig,
     ObjectiveConfig,
     PrepareConfig,
@@ -13,6 +14,7 @@ from pipelines.schemas.common import (
     Trial,
     ViewConfig,
     check_names,
+    check_places,
 )
 
 
@@ -20,7 +22,7 @@ from pipelines.schemas.common import (
 class Config:
     """The config of `crossmodal transfer`."""
 
-    data: str  # folder of paired shards
+    data: str  # folder of paired shards, or its URL in a store, such as s3://bucket/pairs/train
     views: dict[str, ViewConfig]  # inputs by name; the student and every teacher name one
     teachers: dict[str, TeacherConfig]  # frozen encoders by name
     student: StudentConfig  # the encoder that is trained
@@ -30,9 +32,11 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)  # optimisation, data order and checkpoints
     held_out: HeldOutConfig | None = None  # keep part of the data for tuning; null: train on all
     seed: int = 0  # seed of weights, order, crops, augmentation and negatives
+    cache: CacheConfig | None = runtime_only(None)  # local copies of shards in a store; null: none; see docs/scale.md
     output: str = runtime_only("runs/transfer")  # folder of the run
     # dry_run: take some steps and tell the costs; overfit: learn one batch; replay: find a loss that is not finite
     trial: Trial | None = runtime_only(None)
 
     def __post_init__(self) -> None:
+        check_places(data=self.data)
         check_names(self, self.teachers)
