@@ -30,8 +30,10 @@ from modalities.synthetic.scene import draw_scene
 from pipelines import evaluate
 from pipelines.__main__ import main
 from pipelines.config import load
-from pipelines.evaluation import decoded, evaluator, spaces
+from pipelines.evaluation import decoded, embedding, learning, spaces
 from pipelines.evaluation.evaluator import Evaluator
+from pipelines.evaluation.learning import Learning
+from pipelines.evaluation.results import Row
 from pipelines.evaluation.spaces import in_heads
 from pipelines.reporting import sections
 from pipelines.runs.folder import RunFolder
@@ -421,17 +423,17 @@ def test_an_evaluation_learns_from_training_pairs_and_judges_by_test_pairs_alone
 ) -> None:
     """Embeddings carry which part they are of in their first number: 1 for training pairs, -1 for test pairs."""
     calls: dict[str, list[list[Any]]] = {}
-    features = Evaluator._features
+    features = Evaluator.features
 
-    def tag(self: Evaluator, encoder: Encoder, view: View, shards: Shards) -> Features:
-        found = features(self, encoder, view, shards)
+    def tag(self: Evaluator, encoder: Encoder, view: View, shards: Shards, *, alone: bool = False) -> Features:
+        found = features(self, encoder, view, shards, alone=alone)
         number = 1.0 if shards.folder.name == "train" else -1.0
         return found._replace(embedding=found.embedding.index_fill(1, torch.tensor([0]), number))
 
-    monkeypatch.setattr(Evaluator, "_features", tag)
+    monkeypatch.setattr(Evaluator, "features", tag)
     for module, names in {
         classification: ("neighbours", "probe"), retrieval: ("retrieval",), diagnostics: ("diagnostics", "few_labels"),
-        evaluator: ("probe", "few_labels"), spaces: ("retrieval",),
+        learning: ("probe", "few_labels"), spaces: ("retrieval",),
     }.items():  # fmt: skip
         for name in names:
             monkeypatch.setattr(module, name, Recorded(getattr(module, name), calls))
@@ -539,7 +541,8 @@ def test_fine_tuning_does_not_depend_on_what_else_is_asked_for(
             tuned.append((weights, torch.rand(3)))  # as dropout would draw
 
         monkeypatch.setattr(few_labels, "train_on", keep)
-        Evaluator(asked, RunFolder.of(tmp_path / "new", "evaluate", asked, {}))._few_labels(None)
+        evaluation = Evaluator(asked, RunFolder.of(tmp_path / "new", "evaluate", asked, {}))
+        [*Learning(evaluation, "run").whole(lambda who, network: Row(who, {}, {}))]
         found[labels] = tuned[-2:]
     torch.testing.assert_close(*found.values(), rtol=0, atol=0)
 
@@ -572,8 +575,8 @@ def test_a_student_of_two_teachers_is_compared_through_the_head_of_the_one_asked
     for teacher in ("rgb", "depth"):
         asked = load(evaluate.Config, whole / "evaluation.yaml", [*words, f"teacher={teacher}"])
         evaluation = Evaluator(asked, RunFolder.of(tmp_path / teacher, "evaluate", asked, {}))
-        ours = evaluation._embed(evaluation.first.encoder, evaluation.view)
-        theirs = evaluation._embed(evaluation.teacher.encoder, evaluation.teacher_view)
+        ours = evaluation.embed(evaluation.first.encoder, evaluation.view)
+        theirs = evaluation.embed(evaluation.teacher.encoder, evaluation.teacher_view)
         found = in_heads(evaluation.first, ours.test, theirs.test, teacher)[f"crd.{teacher}"]
         with torch.inference_mode():
             expected = evaluation.first.heads[f"crd.{teacher}"].project(ours.test, theirs.test)
@@ -587,12 +590,12 @@ def test_a_student_sees_the_data_once_where_its_features_are_few(
     words = [f"data={{train: {out}/pairs/train, test: {out}/pairs/test}}", f"students={{crd: [{out}/student]}}"]
     asked = load(evaluate.Config, whole / "evaluation.yaml", words)
     evaluation = Evaluator(asked, RunFolder.of(tmp_path / "new", "evaluate", asked, {}))
-    kept = evaluation._see(evaluation.first)
-    assert evaluation._see(evaluation.first) is kept
+    kept = evaluation.see(evaluation.first)
+    assert evaluation.see(evaluation.first) is kept
     evaluation.seen.clear()
-    monkeypatch.setattr(evaluator, "HELD", 10)
-    again = evaluation._see(evaluation.first)
-    assert evaluation._see(evaluation.first) is not again and not evaluation.seen
+    monkeypatch.setattr(embedding, "HELD", 10)
+    again = evaluation.see(evaluation.first)
+    assert evaluation.see(evaluation.first) is not again and not evaluation.seen
     assert torch.equal(again.test.embedding, kept.test.embedding)
 
 
