@@ -20,6 +20,9 @@ from modalities import CropBox, Modality
 from modalities.common.numbers import MapView
 from modalities.common.picture import PictureView
 
+UNITS = (
+    "floats in the modality's unit, such as metres or samples from -1 to 1, or a picture as uint8 [rows, columns, 3]"
+)
 Signals = str | Path | np.ndarray | Tensor | Sequence[str | Path | np.ndarray | Tensor]  # what a model reads
 
 
@@ -40,8 +43,10 @@ class Model:
         """A model from a folder, or else from the hub by "OWNER/NAME"; see `crossmodal.load`."""
         import crossmodal
 
-        local = Path(name).exists() or is_on_hub(name)
-        address = name if local else f"{PREFIX}{name}"
+        local = Path(name).exists()
+        if local and revision is not None:
+            raise ExportError(f"{name} is a folder, which has no revisions; leave out revision={revision!r}")
+        address = name if local or is_on_hub(name) else f"{PREFIX}{name}"
         return crossmodal.load(f"{address}@{revision}" if revision else address, device=device)
 
     def save_pretrained(self, folder: str | Path, **options: Any) -> Path:
@@ -122,8 +127,10 @@ class Model:
 
     def _adapt(self, array: Any) -> Float[Tensor, "*shape"]:
         signal = torch.as_tensor(array)
-        if signal.dtype == torch.uint8 and signal.ndim == 3 and signal.shape[2] == 3:
+        if self.modality.field == "rgb" and signal.dtype == torch.uint8 and signal.ndim == 3 and signal.shape[2] == 3:
             signal = signal.permute(2, 0, 1) / 255
+        elif not signal.is_floating_point():
+            raise InputError(f"an array of {str(signal.dtype).removeprefix('torch.')} has no unit; give {UNITS}")
         signal = signal[None] if signal.ndim == (2 if isinstance(self.modality, PictureView) else 1) else signal
         signal = signal.float()
         if isinstance(self.modality, MapView):

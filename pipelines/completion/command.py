@@ -30,7 +30,7 @@ CANDIDATES = r"""_crossmodal_candidates() {
       "$current"*)
         rest=${word#"$current"}
         case $word in
-          -*) ;;
+          -*) [ -n "$current" ] || continue ;;
           *=*) case $current in *=*) ;; *) rest=${rest%%=*}= ;; esac ;;
         esac
         case $rest in *=?*) ;; *.?*) rest=${rest%%.*}. ;; esac

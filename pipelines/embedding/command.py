@@ -26,7 +26,8 @@ def _parser() -> Parser:
         "embed",
         description="Writes the embeddings of files or pairs by a trained encoder.",
         epilog="The same command continues after a kill. On several processes (torchrun -m pipelines embed ...) each "
-        "takes its share. Exit code 1: a file could not be read; it has no row, and the reason is printed.",
+        "takes its share. Files have the unit of the model's training pairs: 16-bit depth the same scale_m. Exit code "
+        "1: a file could not be read; it has no row, and the reason is printed.",
     )
     parser.add_argument(
         "model", metavar="MODEL", help="folder of a finished run or an exported encoder, or hf-hub:OWNER/NAME"

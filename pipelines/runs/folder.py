@@ -17,7 +17,7 @@ from typing import Any
 
 from crossmodal.checkpoint import write, writing
 from pipelines.config import ConfigError, differences, leaves, renew, to_dict, to_yaml, without
-from pipelines.config.errors import FinishedError, SharedError
+from pipelines.config.errors import FinishedError, RunError, SharedError
 from pipelines.runs import distributed
 from pipelines.runs.console import say
 from pipelines.runs.distributed import is_main
@@ -39,7 +39,19 @@ def digest_of(content: object) -> str:
 def read_report(folder: str | Path) -> dict[str, Any]:
     """The report of a finished run; empty if the folder holds none."""
     path = Path(folder) / REPORT
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return read_record(path) if path.is_file() else {}
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """The content of a run's `run.json` or `report.json`.
+
+    Raises:
+        RunError: it is damaged.
+    """
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise RunError(f"{path} is damaged ({error}); delete its folder, and run the same command again") from error
 
 
 @dataclass(frozen=True)

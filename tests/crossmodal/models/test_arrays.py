@@ -42,6 +42,16 @@ def test_numbers_of_a_map_that_are_not_finite_are_no_readings(modality: str, bad
     assert vectors.isfinite().all() and torch.equal(vectors, model.embed(gaps))
 
 
+@pytest.mark.parametrize(("modality", "shape", "kind"), [
+    ("rgb", (3, 16, 16), "uint8"), ("rgb", (16, 16, 3), "uint16"), ("depth", (16, 16), "uint16"),
+    ("depth", (16, 16, 3), "uint8"), ("audio", (1, 2000), "int16"),
+])  # fmt: skip
+def test_integers_without_a_unit_are_refused(modality: str, shape: tuple[int, ...], kind: str) -> None:
+    model = model_of(modality, **({"window_s": 0.25, "rate_hz": 8000} if modality == "audio" else {"size": 16}))
+    with pytest.raises(InputError, match=f"an array of {kind} has no unit; give floats in the modality's unit"):
+        model.embed(np.ones(shape, dtype=kind))
+
+
 @pytest.mark.parametrize(("modality", "shape"), [("rgb", (3, 16, 16)), ("audio", (1, 2000))])
 def test_other_signals_must_be_finite(modality: str, shape: tuple[int, ...]) -> None:
     model = model_of(modality, **({"size": 16} if modality == "rgb" else {"window_s": 0.25, "rate_hz": 8000}))
