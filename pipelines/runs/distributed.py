@@ -4,7 +4,7 @@ import gc
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipelines.config.errors import ConfigError, RunError, SharedError
@@ -109,19 +109,25 @@ def from_main(make: Callable[[], Made]) -> Made:
     return made  # type: ignore[return-value]
 
 
-def deal(jobs: Sequence[Callable[[], Made]]) -> list[Made]:
-    """The results of all jobs, in order, on every rank; of n ranks, rank r does every n-th job from job r on.
+def spread(total: int, measure: Callable[[range], list[Made]]) -> list[Made]:
+    """What `measure` gives of the numbers from 0 to `total`, in order, on every rank.
 
-    Jobs depend neither on one another nor on the rank, and do not communicate.
+    Of n ranks, rank r measures every n-th number from r on. Results depend neither on one another nor on the rank, and
+    `measure` does not communicate.
 
     Raises:
-        SharedError: a job failed on some rank; every rank raises.
+        SharedError: it failed on some rank; every rank raises.
     """
-    found: list[Made | None] = [None] * len(jobs)
-    own = together(lambda: [job() for job in jobs[rank() :: count()]])
+    found: list[Made | None] = [None] * total
+    own = together(lambda: measure(range(rank(), total, count())))
     for number, results in enumerate(gather(own)):
         found[number :: count()] = results
     return found  # type: ignore[return-value]
+
+
+def deal(jobs: Sequence[Callable[[], Made]]) -> list[Made]:
+    """The results of all jobs, in order, on every rank; see `spread`."""
+    return spread(len(jobs), lambda own: [jobs[number]() for number in own])
 
 
 def share(pairs: int, batch: int) -> range:
@@ -158,6 +164,15 @@ def join_rows(own: "Tensor") -> "Tensor":
     if group is not None:
         distributed.destroy_process_group(group)
     return whole
+
+
+def copy_from_main(tensors: "Iterable[Tensor]") -> None:
+    """Overwrites tensors with those of rank 0; every rank gives as many, of the same sizes, on its device."""
+    if count() > 1:
+        from torch import distributed
+
+        for tensor in tensors:
+            distributed.broadcast(tensor, src=0)
 
 
 def is_lost(error: BaseException) -> bool:
