@@ -155,7 +155,7 @@ def join_rows(own: "Tensor") -> "Tensor":
     size, start = max(1, PIECE // max(1, rest.numel())), 0
     for number, (rows, _) in enumerate(sizes):
         stop = start + rows
-        if number == rank():
+        if number == rank() and rows:
             whole[start:stop] = own
         for piece in torch.split(whole[start:stop], size):
             if len(piece):

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from commands import launch
+from ranks import Ranks
 from safetensors.torch import load_file, save_file
 
 from crossmodal import ENCODERS, SOURCES
@@ -124,6 +126,71 @@ def test_the_table_compares_with_scratch_random_teacher_and_chance(whole: Path) 
     }  # fmt: skip
     assert list(figures["few_labels"]["scratch"]) == ["1", "all"]
     assert figures["few_labels"]["scratch"]["1"]["std"] is not None
+
+
+@pytest.fixture(scope="module")
+def alone(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path]:
+    """The words of an evaluation whose pairs make several batches, and what one process gives."""
+    out, folder = whole / "out", tmp_path_factory.mktemp("alone") / "one"
+    words = ["evaluate", str(whole / "evaluation.yaml"), f"students={{crd: [{out}/student]}}",
+             f"data={{train: {out}/pairs/train, test: {out}/pairs/test}}"]  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(embedding, "BATCH", 16)
+        assert main([*words, f"output={folder}"]) == 0
+    return words, folder
+
+
+def figures_of(folder: Path) -> dict[str, Any]:
+    """The figures of an evaluation without its time."""
+    figures = json.loads((folder / "report.json").read_text())["figures"]
+    assert figures.pop("seconds") > 0 and len(figures["table"]) == 4
+    return figures
+
+
+def test_the_figures_of_four_ranks_are_those_of_one(
+    alone: tuple[list[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedding, "BATCH", 16)
+    (_, path, *words), folder = alone
+    asked = load(evaluate.Config, Path(path), [*words, f"output={tmp_path / 'four'}"])
+    run = lambda: RunFolder.of(tmp_path / "four", "evaluate", asked, {})  # noqa: E731
+    first, *others = Ranks(4, monkeypatch).run(*[lambda: Evaluator(asked, run()).measure()] * 4)
+    assert others == [{}] * 3
+    assert first["figures"].pop("seconds") > 0
+    assert json.dumps(first["figures"]) == json.dumps(figures_of(folder))  # in the same order, too
+    ours, theirs = (load_file(each / "examples.safetensors") for each in (tmp_path / "four", folder))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours | theirs)
+
+
+def test_two_processes_write_the_report_of_one_and_an_unreadable_pair_of_either_ends_both(
+    alone: tuple[list[str], Path], whole: Path, tmp_path: Path
+) -> None:
+    broken = Path(shutil.copytree(whole / "out" / "pairs" / "test", tmp_path / "broken"))
+    shard = bytearray((broken / "000000.tar").read_bytes())
+    where = shard.rindex(b".depth.png") // 512 * 512 + 512
+    shard[where : where + 8] = bytes(8)  # the last picture is none any more
+    (broken / "000000.tar").write_bytes(shard)
+    words, folder = alone
+    cases = {"failed": f"data.test={broken}", "two": "seeds=2"}
+    script = tmp_path / "command.py"
+    script.write_text(
+        "import os\nfrom pipelines.__main__ import main\nfrom pipelines.evaluation import embedding, subjects\n"
+        "from pipelines.runs import distributed\n"
+        "embedding.BATCH, subjects.count_copies = 16, lambda *_: (0, [])  # which would read the pair first\n"
+        "part, distributed.part = distributed.part, lambda: None  # a group opens once in a process\n"
+        f"for name, word in {cases!r}.items():\n"
+        f"    code = main([*{words!r}, word, f'output={tmp_path}/{{name}}'])\n"
+        "    print(name, 'rank', os.environ['RANK'], 'code', code, flush=True)\n"
+        "part()\n"
+    )
+    two = launch(str(script))
+    assert two.returncode == 0, two.stderr
+    for rank in "01":
+        assert f"failed rank {rank} code 2" in two.stdout and f"two rank {rank} code 0" in two.stdout
+    assert two.stderr.count("000000.tar: pair") == 1 and "Traceback" not in two.stderr
+    assert "rank 1: " in two.stderr and not (tmp_path / "failed" / "report.json").exists()
+    assert two.stdout.count("No gain") + two.stdout.count("Gain over") == 1  # only the first process tells
+    assert figures_of(tmp_path / "two") == figures_of(folder)
 
 
 def test_chance_is_at_most_everything(whole: Path, tmp_path: Path) -> None:
