@@ -74,9 +74,12 @@ class Learning:
         draws = range(1 if count is None else self.config.draws)
         right = torch.zeros(len(judge), dtype=torch.float64)
         for draw in draws:
-            some = few_labels.pick_labelled(learn, count, seed, draw)
+            train, labels = network.train.embedding, learn
+            if count is not None or (learn < 0).any():  # else a copy would take as much memory again
+                some = few_labels.pick_labelled(learn, count, seed, draw)
+                train, labels = train[some], learn[some]
             answer = probe.linear_probe(
-                network.train.embedding[some], learn[some], network.test.embedding, len(self.seen.classes)
+                train, labels, network.test.embedding, len(self.seen.classes), device=self.seen.device
             )
             right += (answer == judge) / len(draws)
         return Point(who, count, right)

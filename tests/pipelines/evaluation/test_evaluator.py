@@ -137,7 +137,7 @@ def test_few_labels_take_another_draw_and_student_for_every_seed_and_judge_by_te
     mine = [seen(draw(f"train {number}", 20, 3), draw(f"test {number}", 4, 3)) for number in range(2)]
     asked: list[tuple[Tensor, Tensor, Tensor]] = []
 
-    def probe(train: Tensor, labels: Tensor, test: Tensor, classes: int) -> Tensor:
+    def probe(train: Tensor, labels: Tensor, test: Tensor, classes: int, *, device: torch.device) -> Tensor:
         asked.append((train, labels, test))
         return torch.zeros(len(test), dtype=torch.int64)
 
