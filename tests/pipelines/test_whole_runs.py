@@ -118,6 +118,7 @@ def test_the_table_compares_with_scratch_random_teacher_and_chance(whole: Path) 
     assert {f"crd.to_{way}.R@{k}" for way in ("teacher", "student") for k in (1, 5, 10)} < set(figures["table"]["crd"])
     assert figures["metrics"]["crd.to_teacher.R@5"]["chance"] == pytest.approx(5 / 48)
     assert len(figures["table"]["random weights"]["knn"]["runs"]) == 2
+    assert not any("R@" in name for name in figures["table"]["teacher"])  # which is not compared with itself
     # crd trains no classifier, and random weights have none
     assert {who for who, row in figures["table"].items() if "classifier" in row} == {"teacher", "scratch, all labels"}
     assert figures["table"]["scratch, all labels"]["classifier"] == figures["few_labels"]["scratch"]["all"]
