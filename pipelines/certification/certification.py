@@ -40,6 +40,7 @@ from pipelines.runs.lineage import count_copies, refuse_seen
 from pipelines.schemas.certify import RULES, Config
 from pipelines.schemas.common import StudentConfig, TeacherConfig
 from pipelines.training.accelerator import open_accelerator
+from pipelines.training.launcher import refuse_sharded
 from pipelines.training.loop import Training, seed_everything
 
 PRIOR = "prior"  # name of the posterior that equals the prior
@@ -74,8 +75,8 @@ class Certification:
         self._refuse_seen()
         copies, untold = self._count_copies()
         examples = self.examples["train"]  # refuses before training what cannot be certified
-        if self.split.certified.manifest.groups:
-            say(f"{self.run.path}: {len(self.split.certified)} pairs of {len(self.split.certified.manifest.groups)} "
+        if groups := self.split.certified.manifest.number_of_groups:
+            say(f"{self.run.path}: {len(self.split.certified)} pairs of {groups} "
                 "groups are certified; the certificate assumes independent draws")  # fmt: skip
         networks, figures = self._train()
         distributed.from_main(self.run.begin)  # if nothing was left to train
@@ -98,6 +99,11 @@ class Certification:
     @cached_property
     def accelerator(self) -> Any:
         """The device and processes of the run."""
+        for key, train in (("train", self.config.train), ("prior.train", self.config.prior.train)):
+            if train.checkpoint_activations:
+                raise ConfigError([f"{key}.checkpoint_activations: certify draws new weights at every step, and would "
+                                   "compute activations again with others; leave it out"])  # fmt: skip
+        refuse_sharded("certify, whose networks draw their weights at every step,")
         return open_accelerator(self.config.train, self.run.path)
 
     @cached_property
