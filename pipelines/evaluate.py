@@ -37,11 +37,11 @@ def run(config: Config, path: Path) -> None:
         config = train_missing(config, path)
         distributed.wait()
     run = RunFolder.open("evaluate", config, inputs)
-    is_done = run.is_done()  # asked on every rank
+    if not run.is_done():
+        distributed.meet()
+        run.finish(Evaluator(config, run).measure())
     if not is_main():
         return
-    if not is_done:
-        run.finish(Evaluator(config, run).measure())
     figures = read_report(run.path)["figures"]
     if "verdict" in figures:  # earlier versions wrote none
         for table in answer_of([Evaluated(run.path.name, figures, {}, config)]).tables:

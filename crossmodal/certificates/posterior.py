@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -74,6 +74,11 @@ class GaussianPosterior(nn.Module):
     def mean(self) -> dict[str, Tensor]:
         """The posterior's means, by name: the weights of the deterministic encoder."""
         return dict(zip(self.names, self.means, strict=True))
+
+    def tensors(self) -> Iterator[Tensor]:
+        """All that the function depends on: weights, and buffers of the encoder."""
+        yield from self.state_dict().values()
+        yield from self._shell[0].state_dict().values()
 
     def draw(self, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Weights from the posterior, with gradient to means and deviations; None: the global generator."""

@@ -43,9 +43,11 @@ class Classification(Evaluation):
             return {}
         learn, judge = pairs.labels
         train, test, known = network.train.embedding, network.test.embedding, learn >= 0
+        if not known.all():  # else a copy would take as much memory again
+            train, learn = train[known], learn[known]
         answers = {
-            "knn": neighbours.classify(train[known], learn[known], test, neighbours=self.neighbours),
-            "probe": probe.linear_probe(train[known], learn[known], test, len(pairs.classes)),
+            "knn": neighbours.classify(train, learn, test, neighbours=self.neighbours),
+            "probe": probe.linear_probe(train, learn, test, len(pairs.classes), device=pairs.device),
         }
         if "classifier" in network.provides(pairs):
             assert network.test.logits is not None

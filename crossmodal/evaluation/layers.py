@@ -60,7 +60,9 @@ class Layers(Evaluation):
             self._pooled(network, pairs, pairs.test, [*range(len(judge))], stages),
         )
         return {
-            f"layer.{stage}": accuracy(probe.linear_probe(rows, learn[known], others, len(pairs.classes)), judge)
+            f"layer.{stage}": accuracy(
+                probe.linear_probe(rows, learn[known], others, len(pairs.classes), device=pairs.device), judge
+            )
             for stage, rows, others in zip(stages, train, test, strict=True)
         }
 

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 SCORES = 1 << 25  # held at once: 128 MiB of float32
+ROWS = 1 << 25  # numbers of rows in float64 held at once: 256 MiB
 
 
 def ranks(
@@ -107,15 +108,26 @@ def ridge(
     Apply it with `apply_map`. `strength` is relative to the inputs' mean variance, so their scale and place do not
     matter.
     """
-    centre, middle = inputs.double().mean(0), targets.double().mean(0)
-    centred = inputs.double() - centre
-    gram = centred.T @ centred
+    size = max(1, ROWS // max(inputs.shape[1], targets.shape[1]))  # so that no copy in float64 is large
+    centre, middle = _mean(inputs, size), _mean(targets, size)
+    gram = product = torch.zeros((), dtype=torch.float64, device=inputs.device)
+    for rows, theirs in zip(inputs.split(size), targets.split(size), strict=True):
+        centred = rows.double() - centre
+        gram = gram + centred.T @ centred
+        product = product + centred.T @ (theirs.double() - middle)
     penalty = strength * gram.diagonal().mean() + torch.finfo(gram.dtype).tiny  # which only a constant embedding meets
     weights = torch.linalg.solve(
         gram + penalty * torch.eye(len(gram), dtype=gram.dtype, device=gram.device),
-        centred.T @ (targets.double() - middle),
+        product,
     )
     return torch.cat([weights, (middle - centre @ weights)[None]]).float()
+
+
+def _mean(rows: Float[Tensor, "pairs dim"], size: int) -> Float[Tensor, " dim"]:
+    """The mean in float64, of blocks of `size` rows."""
+    if len(rows) <= size:
+        return rows.double().mean(0)
+    return torch.stack([piece.double().sum(0) for piece in rows.split(size)]).sum(0) / len(rows)
 
 
 def apply_map(

@@ -4,7 +4,7 @@ import copy
 import json
 import math
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -33,6 +33,7 @@ from pipelines.building.encoders import build_student
 from pipelines.building.exporting import export_encoder
 from pipelines.building.teachers import build_teachers
 from pipelines.config import ConfigError, at
+from pipelines.runs import distributed
 from pipelines.runs.console import say
 from pipelines.runs.folder import RunFolder
 from pipelines.runs.lineage import count_copies, refuse_seen
@@ -43,6 +44,7 @@ from pipelines.training.launcher import refuse_sharded
 from pipelines.training.loop import Training, seed_everything
 
 PRIOR = "prior"  # name of the posterior that equals the prior
+BATCH = 256  # pairs that are embedded at a time
 FEW, REPEATS = 5, 5  # pairs of each class for mu-5, and number of draws of them
 
 
@@ -77,10 +79,10 @@ class Certification:
             say(f"{self.run.path}: {len(self.split.certified)} pairs of {groups} "
                 "groups are certified; the certificate assumes independent draws")  # fmt: skip
         networks, figures = self._train()
+        distributed.from_main(self.run.begin)  # if nothing was left to train
+        rows = {name: self._judge(name, network, len(networks)) for name, network in networks.items()}
         if not self.accelerator.is_main_process:
             return {}
-        self.run.begin()  # if nothing was left to train
-        rows = {name: self._judge(name, network, len(networks)) for name, network in networks.items()}
         selected = {rule: self._select(rows, rule) for rule in RULES if rule == "bound" or self.config.validation}
         self._export(networks[selected[self.config.select]])
         for rule, name in selected.items():
@@ -269,15 +271,18 @@ class Certification:
         return Training(self.accelerator, run, config, module, step, shards, self.views, seed, phase=name).fit()
 
     def _judge(self, name: str, network: GaussianPosterior, choices: int) -> dict[str, Any]:
-        """All metrics of a posterior; cached in a file, because they take long."""
+        """All metrics of a posterior; cached in a file, because they take long. All processes share the work."""
         path = self.run.path / "posteriors" / f"{name}.json"
-        if path.is_file():
-            return json.loads(path.read_text(encoding="utf-8"))
+        known = distributed.from_main(lambda: json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None)
+        if known is not None:
+            return known
         examples = self.examples["train"]
         say(f"{self.run.path}: certifying {name} on {examples.count} examples")
         settings, device, branch = self.config.certificate, self.accelerator.device, self.start[1]
         network.to(device)
-        risk, draws = examples.risk(network, branch, device=device, draws=settings.draws, name=name)
+        distributed.copy_from_main(network.tensors())  # such as statistics, which training leaves different
+        risk_of = partial(Examples.risk, network=network, branch=branch, device=device, spread=distributed.spread)
+        risk, draws = risk_of(examples, draws=settings.draws, name=name)
         place = self._place(network)
         # one posterior is selected, so the bound on draws must hold for all (a union); the bound on pairs does
         share = settings.delta_monte_carlo / choices
@@ -291,13 +296,14 @@ class Certification:
         if self.tuples.loss == "simclr":
             values["mcdiarmid"] = self._mcdiarmid(values)
         for part, others in self.examples.items():
-            values[f"{part}_mean_weights"], _ = others.risk(network, branch, device=device)
+            values[f"{part}_mean_weights"], _ = risk_of(others)
             if part != "train":
-                values[f"{part}_risk"], _ = others.risk(network, branch, device=device, draws=1, name=name)
+                values[f"{part}_risk"], _ = risk_of(others, draws=1, name=name)
         if all(any(part.manifest.labels.values()) for part in (self.split.certified, self.split.test)):
             values["classifier"] = self._classify(network)
-        path.parent.mkdir(exist_ok=True)
-        write(path, json.dumps(values, indent=1) + "\n")
+        if self.accelerator.is_main_process:
+            path.parent.mkdir(exist_ok=True)
+            write(path, json.dumps(values, indent=1) + "\n")
         return values
 
     @torch.no_grad()
@@ -331,12 +337,19 @@ class Certification:
     @torch.no_grad()
     def _embed(self, network: GaussianPosterior, shards: Shards) -> tuple[Tensor, Tensor]:
         own, weights, device = next(iter(self.views)), network.mean(), self.accelerator.device
-        rows, labels = [], []
-        for part in sweep_parts(shards, {own: self.views[own]}, workers=self.config.train.workers):
-            batch = to_batch(part, {own: self.views[own]}, device)
-            rows.append(network(batch.inputs[own], weights).embedding.float().cpu())
-            labels.append(part.label)
-        return torch.cat(rows), torch.cat(labels)
+
+        def sweep(indices: range) -> tuple[Tensor, Tensor]:
+            rows, labels = [torch.empty(0, network.spec.dim)], [torch.empty(0, dtype=torch.int64)]
+            for part in sweep_parts(
+                shards, {own: self.views[own]}, batch_size=BATCH, workers=self.config.train.workers, indices=[*indices]
+            ):
+                batch = to_batch(part, {own: self.views[own]}, device)
+                rows.append(network(batch.inputs[own], weights).embedding.float().cpu())
+                labels.append(part.label)
+            return torch.cat(rows), torch.cat(labels)
+
+        rows, labels = distributed.together(lambda: sweep(distributed.share(len(shards), BATCH)))
+        return distributed.join_rows(rows), distributed.join_rows(labels)
 
     def _select(self, rows: dict[str, dict[str, Any]], rule: str) -> str:
         key = {"bound": "total", "stochastic": "validation_risk", "deterministic": "validation_mean_weights"}[rule]

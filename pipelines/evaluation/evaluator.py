@@ -3,55 +3,58 @@
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import chain
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float
 from safetensors.torch import save
 from torch import Tensor
 
 from crossmodal.checkpoint import write
-from crossmodal.data.reader import SampleBatch, sweep_parts, to_batch
-from crossmodal.data.shards import Shards
-from crossmodal.data.views import Crop, View
-from crossmodal.encoders import Encoder, Features
-from crossmodal.evaluation import Artefacts, Evaluation, Kind, Network, Pairs, Subject, Targets
-from crossmodal.metrics import few_labels, probe, retrieval
+from crossmodal.data.views import View
+from crossmodal.encoders import Encoder
+from crossmodal.evaluation import Artefacts, Evaluation, Kind, Network, Pairs, Subject
+from crossmodal.metrics import retrieval
 from crossmodal.metrics.intervals import Resampling, Totals
 from crossmodal.models import Model
 from pipelines.building.teachers import inflate_teacher
 from pipelines.config import ConfigError, FieldError, at
-from pipelines.evaluation.decoded import HELD, Chosen, Decoded
-from pipelines.evaluation.results import Table, means
+from pipelines.evaluation.embedding import Embeddings
+from pipelines.evaluation.learning import Learning, Point
+from pipelines.evaluation.results import Row, Table, means
 from pipelines.evaluation.spaces import heads_of, in_heads, linear_map, spaces_of
-from pipelines.evaluation.subjects import Subjects
 from pipelines.evaluation.verdict import Setting, verdicts
 from pipelines.evaluation.warnings import counts_there, shortfalls
+from pipelines.runs import distributed
 from pipelines.runs.console import say
 from pipelines.runs.folder import RunFolder
-from pipelines.schemas.evaluate import FewLabelsConfig
-from pipelines.training.loop import seed_everything
 
 LACKS = {"labels": "the pairs have no classes", "teacher": "no student had a teacher"}
 
 
 @dataclass(frozen=True)
-class Evaluator(Subjects):
-    """Measures everything that one evaluate run is asked for."""
+class Asked:
+    """A network that the table asks for."""
+
+    who: str  # its row
+    see: Callable[[], Network]
+    model: Model | None = None  # a student
+    classes: Sequence[str] = ()  # names of its logits; empty: it has none
+
+
+@dataclass(frozen=True)
+class Evaluator(Embeddings):
+    """Measures everything that one evaluate run is asked for; all processes of a launch share the work."""
 
     run: RunFolder
-    # what a view gives of small data sets
-    held: dict[tuple[str, bool], list[SampleBatch]] = field(default_factory=dict)
     pictures: dict[tuple[str, str, str], Tensor] = field(default_factory=dict)  # by evaluation, row and title
     shown: dict[str, dict[str, Any]] = field(default_factory=dict)  # by evaluation: titles of pictures, and the legend
     # numbers of each repetition, by evaluation, title, row and label
     details: dict[str, dict[str, dict[str, dict[str, list[float]]]]] = field(default_factory=dict)
     confusions: dict[str, dict[str, Tensor]] = field(default_factory=dict)  # summed over repetitions, by title and row
-    seen: dict[int, Network] = field(default_factory=dict)  # what students gave, by the id of their encoder
 
     @cached_property
     def table(self) -> Table:
@@ -88,66 +91,89 @@ class Evaluator(Subjects):
         return Resampling(self.test.groups())
 
     def measure(self) -> dict[str, Any]:
-        """Everything the config asks for, as plain content."""
+        """Everything the config asks for, as plain content; empty on other processes than the main one."""
         began = time.monotonic()
-        self._check()
-        self.run.begin()
+        distributed.together(self._check)
+        vars(self)["copies"] = distributed.from_main(lambda: self.copies)  # which reads much
+        distributed.from_main(self.run.begin)
         notes = [*shortfalls(self.config, self.parts, self.labels), *self._notes()]
         for line in notes:
             say(f"{self.run.path}: {line}")
-        teacher = None
-        if self.teacher is not None:
-            teacher = self._embed(self.teacher.encoder, self.teacher_view)
-            self._describe("teacher", replace(teacher, kind="teacher"), None, classes=self.teacher.classes)
-        for name, models in self.students.items():
-            for model in models:
-                self._describe(name, self._see(model), teacher, model, classes=model.card.classes)
-        for seed in range(self.config.seeds):
-            self._describe("random weights", self._embed(self._new(seed, 0), self.view), teacher)
-        if self.inflated is not None:
-            seen = self._embed(self.inflated, self.view)
-            self._describe("teacher's weights, students' input", replace(seen, kind="inflated"), teacher)
+        teacher = None if self.teacher is None else self.embed(self.teacher.encoder, self.teacher_view)
+        self._measure_all([*self._networks(teacher)], teacher)
+        learning, measure = Learning(self, str(self.run.path)), partial(self._measure, teacher=teacher)
         if self.classes and counts_there(self.config.few_labels, self.labels[0]):
-            self._few_labels(teacher)
+            measure_own = partial(measure, classes=self.classes)
+            for point in chain(learning.frozen(teacher), learning.whole(measure_own)):
+                self._point(point)
         for evaluation in self._active.values():
             if (targets := evaluation.targets(self._pairs)) is not None:
-                self._scratch_on(targets, teacher)
+                for row in learning.on_targets(targets, measure):
+                    self._record(row)
         self._save_examples(teacher)
         self._save_pictures()
+        if not distributed.is_main():
+            return {}
+        return {"figures": self._figures(notes) | {"seconds": round(time.monotonic() - began, 1)}}
+
+    def _networks(self, teacher: Network | None) -> Iterator[Asked]:
+        """The networks of the table that need no further training."""
+        if teacher is not None:
+            assert self.teacher is not None
+            yield Asked("teacher", lambda: replace(teacher, kind="teacher"), classes=self.teacher.classes)
+        for name, models in self.students.items():
+            for model in models:
+                yield Asked(name, partial(self.see, model), model, model.card.classes)
+        for seed in range(self.config.seeds):
+            yield Asked("random weights", lambda seed=seed: self.embed(self.new(seed, 0), self.view))  # type: ignore[misc]
+        if (inflated := self.inflated) is not None:
+            name = "teacher's weights, students' input"
+            yield Asked(name, lambda: replace(self.embed(inflated, self.view), kind="inflated"))
+
+    def _measure_all(self, asked: Sequence[Asked], teacher: Network | None) -> None:
+        """Adds rows to the table, as many at a time as there are processes: all embed, then each measures one."""
+
+        def measure(each: Asked, own: list[Network]) -> Row:
+            compared = None if own[0].kind == "teacher" else teacher
+            return self._measure(each.who, own[0], compared, each.model, classes=each.classes)
+
+        ranks = distributed.count()
+        for start in range(0, len(asked), ranks):
+            group, own = asked[start : start + ranks], list[Network]()
+            for place, each in enumerate(group):
+                seen = each.see()
+                if place == distributed.rank():  # the features of others are dropped
+                    own.append(seen)
+            for row in distributed.deal([partial(measure, each, own) for each in group]):
+                self._record(row)
+
+    def _figures(self, notes: list[str]) -> dict[str, Any]:
+        """The figures of the report."""
         details = {
             key: {title: {who: means(figures) for who, figures in rows.items()} for title, rows in titles.items()}
             for key, titles in self.details.items()
         }
         return {
-            "figures": {
-                **({"details": details} if details else {}),
-                **({"shown": self.shown} if self.shown else {}),
-                "verdict": self._verdict(),
-                "metrics": self.columns,
-                "table": self.table.summaries(lambda name: self.columns[name]["percent"]),
-                "few_labels": self.curves.summaries(),
-                **({"few_labels_balanced": self.balanced_curves.summaries()} if self.balanced_curves.rows else {}),
-                "confusion": {
-                    title: {who: counts.tolist() for who, counts in rows.items()}
-                    for title, rows in self.confusions.items()
-                },
-                "groups": self._resampling.units,
-                "seeds": self.config.seeds,
-                "train_pairs": len(self.train),
-                "test_pairs": len(self.test),
-                "labelled": [int((labels >= 0).sum()) for labels in self.labels] if self.classes else None,
-                "copies": self.copies[0],
-                "untold": self.copies[1],
-                "classes": self.classes,
-                "notes": notes,
-                "seconds": round(time.monotonic() - began, 1),
-            }
+            **({"details": details} if details else {}),
+            **({"shown": self.shown} if self.shown else {}),
+            "verdict": self._verdict(),
+            "metrics": self.columns,
+            "table": self.table.summaries(lambda name: self.columns[name]["percent"]),
+            "few_labels": self.curves.summaries(),
+            **({"few_labels_balanced": self.balanced_curves.summaries()} if self.balanced_curves.rows else {}),
+            "confusion": {
+                title: {who: counts.tolist() for who, counts in rows.items()} for title, rows in self.confusions.items()
+            },
+            "groups": self._resampling.units,
+            "seeds": self.config.seeds,
+            "train_pairs": len(self.train),
+            "test_pairs": len(self.test),
+            "labelled": [int((labels >= 0).sum()) for labels in self.labels] if self.classes else None,
+            "copies": self.copies[0],
+            "untold": self.copies[1],
+            "classes": self.classes,
+            "notes": notes,
         }
-
-    @cached_property
-    def device(self) -> torch.device:
-        """The GPU where there is one."""
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     def _check(self) -> None:
         """Refuses wrong configs and data before anything is measured."""
@@ -163,7 +189,6 @@ class Evaluator(Subjects):
                                "anew, with test pairs of every class"])  # fmt: skip
         assert self._chance is not None
         assert self.view and (self.taught is None or self.teacher)
-        assert self.copies[0] < len(self.test)
 
     @cached_property
     def _pairs(self) -> Pairs:
@@ -242,48 +267,7 @@ class Evaluator(Subjects):
             else:
                 yield from (f"metrics.{key}: {note}" for note in evaluation.notes(self._pairs))
 
-    def _new(self, seed: int, classes: int) -> Encoder:
-        """The students' encoder at new weights."""
-        torch.manual_seed(seed)
-        return self.first.card.build(classes).eval()
-
-    def _see(self, model: Model) -> Network:
-        """A student's features, computed once as long as `HELD` numbers hold all of them."""
-        key = id(model.encoder)
-        if key in self.seen:
-            return self.seen[key]
-        found = self._embed(model.encoder, self.view)
-        kept = [part.embedding.numel() for seen in (found, *self.seen.values()) for part in (seen.train, seen.test)]
-        if sum(kept) <= HELD:
-            self.seen[key] = found
-        return found
-
-    def _embed(self, encoder: Encoder, view: View) -> Network:
-        train, test = (self._features(encoder, view, shards) for shards in (self.train, self.test))
-        return Network(encoder, view, train, test)
-
-    @torch.inference_mode()
-    def _features(self, encoder: Encoder, view: View, shards: Shards) -> Features:
-        encoder.to(self.device)
-        embeddings, logits = [], []
-        for part in self._parts(view, shards):
-            features = encoder(to_batch(part, {"view": view}, self.device).inputs["view"])
-            embeddings.append(features.embedding.float().cpu())
-            if features.logits is not None:
-                logits.append(features.logits.float().cpu())
-        return Features(torch.cat(embeddings), (), torch.cat(logits) if logits else None)
-
-    def _parts(self, view: View, shards: Shards) -> Iterable[SampleBatch]:
-        """Every pair in order; small data sets are decoded once."""
-        key = (repr(view), shards is self.test)
-        if key not in self.held:
-            found = sweep_parts(shards, {"view": view}, workers=self.config.workers)
-            if len(shards) * math.prod(view.modality.shape) > HELD:
-                return found
-            self.held[key] = list(found)
-        return self.held[key]
-
-    def _describe(
+    def _measure(
         self,
         who: str,
         seen: Network,
@@ -291,116 +275,53 @@ class Evaluator(Subjects):
         model: Model | None = None,
         *,
         classes: Sequence[str] = (),
-    ) -> None:
-        """A row of the table: one more seed of `who`, whose logits, where it has any, are of `classes`."""
+    ) -> Row:
+        """One more seed of `who`, whose logits, where it has any, are of `classes`; no other process takes part."""
         say(f"{self.run.path}: measuring {who}")
         network = replace(seen, classes=classes)
         if teacher is not None:
             spaces = spaces_of(model, seen, teacher, self.taught[0] if self.taught else None)
             network = replace(network, spaces=spaces, teacher=(teacher.train, teacher.test))
-        self.table.rows.setdefault(who, {})
+        row = Row(who, {}, {})
         for key, evaluation in self._active.items():
             declared = {metric.name for metric in evaluation.metrics_in(self._heads)}
-            network = replace(network, artefacts=Artefacts())
-            for name, value in evaluation.measure(network, self._pairs).items():
+            given = Artefacts()
+            for name, value in evaluation.measure(replace(network, artefacts=given), self._pairs).items():
                 if name not in declared or not math.isfinite(value):
                     raise ValueError(f"metrics.{key} measured {name!r} of {who} as {value}; a metric must be declared "
                                      "and finite")  # fmt: skip
-                self.table.add(who, name, value, network.artefacts.totals.get(name))
-            given = network.artefacts
-            for title, counts in given.confusions.items():
-                rows_of_title = self.confusions.setdefault(title, {})
-                rows_of_title[who] = rows_of_title[who] + counts if who in rows_of_title else counts
-            kinds = {"context": given.context, "pictures": given.pictures, "components": given.components}
-            for title, pictures in (item for rows in kinds.values() for item in rows.items()):
-                self.pictures.setdefault((key, who, title), pictures)  # of the first seed
-            if any(kinds.values()):
-                shown = self.shown.setdefault(key, {"legend": {}} | {kind: [] for kind in kinds})
-                shown["legend"] |= given.legend
-                for kind, rows in kinds.items():
-                    shown[kind] = [*dict.fromkeys([*shown[kind], *rows])]
-            for title, values in given.values.items():
-                found = self.details.setdefault(key, {}).setdefault(title, {}).setdefault(who, {})
-                for label, value in values.items():
-                    found.setdefault(label, []).append(value)
+                totals = given.totals.get(name)
+                row.figures[name] = value, None if totals is None else self._resampling(totals)
+            row.shown[key] = replace(given, totals={})
+        return row
 
-    def _few_labels(self, teacher: Network | None) -> None:
-        """The few-label curves: whole encoders trained from the student and from scratch, and frozen ones probed."""
-        assert self.config.few_labels
-        learn, judge = self.labels
-        for seed in range(self.config.seeds):
-            rounds = {name: self.config.seeds // len(models) * len(models) for name, models in self.students.items()}
-            mine = {  # whole rounds only, so that every student of a name counts alike
-                name: models[seed % len(models)] for name, models in self.students.items() if seed < rounds[name]
-            }
-            blank = self._new(seed, 0)
-            frozen = {f"{name}, frozen": self._see(model) for name, model in mine.items()}
-            frozen["random weights, frozen"] = self._embed(blank, self.view)
-            if teacher is not None:
-                frozen["teacher, frozen"] = teacher
-            for count in counts_there(self.config.few_labels, learn):
-                say(f"{self.run.path}: seed {seed}, {'all' if count is None else count} labels a class")
-                draws = range(1 if count is None else self.config.few_labels.draws)
-                for who, seen in frozen.items():
-                    right = torch.zeros(len(judge), dtype=torch.float64)
-                    for draw in draws:
-                        some = few_labels.pick_labelled(learn, count, seed, draw)
-                        answer = probe.linear_probe(
-                            seen.train.embedding[some], learn[some], seen.test.embedding, len(self.classes)
-                        )
-                        right += (answer == judge) / len(draws)
-                    self._point(who, count, right)
-                chosen = few_labels.pick_labelled(learn, count, seed)
-                for who, encoder in self._starts(mine, seed).items():
-                    self._tune(encoder, chosen, seed)
-                    logits = self._features(encoder, self.view, self.test).logits
-                    assert logits is not None
-                    self._point(who, count, (logits.argmax(1) == judge).double())
-                    if who == "scratch" and count is None:
-                        seen = self._embed(encoder, self.view)
-                        self._describe("scratch, all labels", seen, teacher, classes=self.classes)
+    def _record(self, row: Row) -> None:
+        """Adds a measured row to the table, and to what the report shows; in the main process."""
+        if not distributed.is_main():
+            return
+        self.table.rows.setdefault(row.who, {})
+        for name, (value, resampled) in row.figures.items():
+            self.table.record(row.who, name, value, resampled)
+        for key, given in row.shown.items():
+            self._show(key, row.who, given)
 
-    def _starts(self, students: dict[str, Model], seed: int) -> dict[str, Encoder]:
-        """The whole encoders that are trained on few labels."""
-        assert self.config.few_labels
-        whole, classes = self.config.few_labels.whole, len(self.classes)
-        tuned = students if whole == "all" else {}
-        starts = {}
-        for name, model in tuned.items():
-            seed_everything(seed, "classifier")  # the same one whatever else is asked for
-            starts[f"{name}, fine-tuned"] = model.card.build_from(model.encoder, classes)
-        return starts if whole == "none" else {**starts, "scratch": self._new(seed, classes)}
-
-    def _scratch_on(self, targets: Targets, teacher: Network | None) -> None:
-        """The students' encoder from scratch, trained on the targets of all training pairs."""
-        known = targets.values
-        standardised = _standardised(known)
-        for seed in range(self.config.seeds):
-            encoder = self._new(seed, known.shape[1])
-            self._tune(encoder, list(range(len(known))), seed, targets=standardised, loss=F.smooth_l1_loss)
-            self._describe(f"scratch, trained on {targets.name}", self._embed(encoder, self.view), teacher)
-
-    def _tune(
-        self,
-        encoder: Encoder,
-        chosen: list[int],
-        seed: int,
-        *,
-        targets: Tensor | None = None,
-        loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
-    ) -> None:
-        """Trains a whole encoder on the chosen pairs' labels, or on other targets."""
-        asked = self.config.few_labels or FewLabelsConfig()
-        recipe = few_labels.Recipe(
-            asked.steps, asked.least_steps, asked.epochs, asked.batch_size, asked.lr, asked.weight_decay
-        )
-        crop = Crop(**asdict(asked.crop))
-        known = self.labels[0][chosen] if targets is None else targets
-        seed_everything(seed, "tune")  # for dropout
-        few_labels.train_on(
-            encoder, self.view.modality, Chosen(self._signals, chosen), known, recipe,
-            loss=loss, crop=crop, seed=seed, device=self.device,
-        )  # fmt: skip
+    def _show(self, key: str, who: str, given: Artefacts) -> None:
+        """Keeps what an evaluation gives beside its metrics."""
+        for title, counts in given.confusions.items():
+            rows_of_title = self.confusions.setdefault(title, {})
+            rows_of_title[who] = rows_of_title[who] + counts if who in rows_of_title else counts
+        kinds = {"context": given.context, "pictures": given.pictures, "components": given.components}
+        for title, pictures in (item for rows in kinds.values() for item in rows.items()):
+            self.pictures.setdefault((key, who, title), pictures)  # of the first seed
+        if any(kinds.values()):
+            shown = self.shown.setdefault(key, {"legend": {}} | {kind: [] for kind in kinds})
+            shown["legend"] |= given.legend
+            for kind, rows in kinds.items():
+                shown[kind] = [*dict.fromkeys([*shown[kind], *rows])]
+        for title, values in given.values.items():
+            found = self.details.setdefault(key, {}).setdefault(title, {}).setdefault(who, {})
+            for label, value in values.items():
+                found.setdefault(label, []).append(value)
 
     @property
     def inflated(self) -> Encoder | None:
@@ -421,22 +342,24 @@ class Evaluator(Subjects):
                 f"the teacher's weights are not measured on the students' input, which they do not fit: {error}",
             )
 
-    @cached_property
-    def _signals(self) -> Decoded:
-        return Decoded(self.train, self.view)
-
-    def _point(self, who: str, count: int | None, right: Float[Tensor, " pairs"]) -> None:
-        """One more seed of a curve, from the share of right answers for each test pair."""
-        judge, name = self.labels[1], "all" if count is None else str(count)
-        totals = Totals.mean(right.masked_fill(judge < 0, math.nan))
-        self.curves.add(who, name, totals(), totals)
+    def _point(self, point: Point) -> None:
+        """One more seed of a curve; in the main process."""
+        if not distributed.is_main():
+            return
+        judge, name = self.labels[1], "all" if point.count is None else str(point.count)
+        totals = Totals.mean(point.right.masked_fill(judge < 0, math.nan))
+        self.curves.add(point.who, name, totals(), totals)
         if self._pairs.uneven:
-            balanced = Totals.balanced(right, judge, len(self.classes))
-            self.balanced_curves.add(who, name, balanced(), balanced)
+            balanced = Totals.balanced(point.right, judge, len(self.classes))
+            self.balanced_curves.add(point.who, name, balanced(), balanced)
+        if point.row is not None:
+            self._record(point.row)
 
     def _save_examples(self, teacher: Network | None) -> None:
         """Test embeddings of the first student, in its space with the teacher, and what some queries retrieve there."""
-        seen = self._see(self.first)
+        seen = self.see(self.first)
+        if not distributed.is_main():
+            return
         examples = {"student": seen.test.embedding, "label": self.labels[1]}
         if teacher is not None:
             trained = in_heads(self.first, seen.test, teacher.test, self.taught[0] if self.taught else None)
@@ -452,13 +375,3 @@ class Evaluator(Subjects):
         if self.pictures:
             plain = {json.dumps(name): pictures.contiguous().clone() for name, pictures in self.pictures.items()}
             write(self.run.path / "pictures.safetensors", save(plain))
-
-
-def _standardised(known: Float[Tensor, "pairs numbers"]) -> Float[Tensor, "pairs numbers"]:
-    """Each number of a quantity less its mean, over its standard deviation; one that rounding alone moves becomes 0.
-
-    The floor is relative to the number itself and not, as the probe's, to the mean spread of all: the numbers may have
-    different units. What is standardised here are targets of the very pairs that are trained on, so none can explode.
-    """
-    spread, rounding = known.std(0), torch.finfo(known.dtype).eps * known.abs().amax(0)
-    return torch.where(spread > rounding, (known - known.mean(0)) / spread, 0.0)

@@ -8,7 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from crossmodal.evaluation import Artefacts
 from crossmodal.metrics.intervals import Estimate, Resampling, Totals
+
+
+@dataclass(frozen=True)
+class Row:
+    """One repetition of everything that is measured of a network; one process measures it, and rank 0 records it."""
+
+    who: str
+    # by metric: on all test pairs, and on every draw of test groups where it comes from single pairs
+    figures: dict[str, tuple[float, Tensor | None]]
+    shown: dict[str, Artefacts]  # by evaluation; without `totals`
 
 
 @dataclass
@@ -34,8 +45,11 @@ class Table:
 
     def add(self, who: str, name: str, value: float, totals: Totals | None = None) -> None:
         """One more repetition of a figure; `totals` tell what each test pair adds to it."""
-        drawn = None if totals is None else self.resampling(totals)
-        self.rows.setdefault(who, {}).setdefault(name, Runs()).add(value, drawn)
+        self.record(who, name, value, None if totals is None else self.resampling(totals))
+
+    def record(self, who: str, name: str, value: float, resampled: Tensor | None) -> None:
+        """One more repetition of a figure, and the figure on every draw of test groups."""
+        self.rows.setdefault(who, {}).setdefault(name, Runs()).add(value, resampled)
 
     def estimate(self, who: str, name: str) -> Estimate | None:
         """The figure with its uncertainty, or None where it was not measured."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from pipelines.config import ConfigError
 from pipelines.config.arguments import Parser
 from pipelines.config.errors import printable
+from pipelines.runs import distributed
 
 if TYPE_CHECKING:
     from crossmodal.data.samples import LoadedSamples, Samples
@@ -64,6 +65,11 @@ def predict(words: Sequence[str]) -> int:
     if asked is None:
         return 0
     kind = _format_of(asked.to, asked.format)
+    if distributed.count() > 1:
+        if not distributed.is_main():
+            return 0
+        _tell(f"predict: the first process answers alone, because answers are written in order; the other "
+              f"{distributed.count() - 1} have nothing to do (embed uses all)")  # fmt: skip
 
     import torch
 

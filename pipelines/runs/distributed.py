@@ -4,13 +4,18 @@ import gc
 import os
 import re
 import sys
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipelines.config.errors import ConfigError, RunError, SharedError
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 Made = TypeVar("Made")
 MISTAKES = (ValueError, LookupError, OSError, ImportError, RunError)  # errors that one rank reports to the others
+
+PIECE = 1 << 26  # numbers of a message
 
 LOST = re.compile(  # messages of gloo and NCCL on one process when another has ended
     r"closed by peer|reset by peer|connection (was )?(closed|reset|refused)|remote process exited|broken pipe"
@@ -102,6 +107,72 @@ def from_main(make: Callable[[], Made]) -> Made:
     if problems:
         raise SharedError(problems) from failed
     return made  # type: ignore[return-value]
+
+
+def spread(total: int, measure: Callable[[range], list[Made]]) -> list[Made]:
+    """What `measure` gives of the numbers from 0 to `total`, in order, on every rank.
+
+    Of n ranks, rank r measures every n-th number from r on. Results depend neither on one another nor on the rank, and
+    `measure` does not communicate.
+
+    Raises:
+        SharedError: it failed on some rank; every rank raises.
+    """
+    found: list[Made | None] = [None] * total
+    own = together(lambda: measure(range(rank(), total, count())))
+    for number, results in enumerate(gather(own)):
+        found[number :: count()] = results
+    return found  # type: ignore[return-value]
+
+
+def deal(jobs: Sequence[Callable[[], Made]]) -> list[Made]:
+    """The results of all jobs, in order, on every rank; see `spread`."""
+    return spread(len(jobs), lambda own: [jobs[number]() for number in own])
+
+
+def share(pairs: int, batch: int) -> range:
+    """The consecutive pairs of this rank, in whole batches: so every number of ranks makes the same batches."""
+    batches = -(-pairs // batch)
+    first, last = (batch * (batches * number // count()) for number in (rank(), rank() + 1))
+    return range(min(first, pairs), min(last, pairs))
+
+
+def join_rows(own: "Tensor") -> "Tensor":
+    """The rows of all ranks in rank order, on the CPU of every rank; ranks may have different numbers of rows.
+
+    Args:
+        own: rows of this rank, on the CPU; a rank without rows may give any other sizes than the rest.
+    """
+    if count() == 1:
+        return own
+    import torch
+    from torch import distributed
+
+    sizes = gather((len(own), own.shape[1:]))
+    rest = next((rest for rows, rest in sizes if rows), own.shape[1:])
+    whole = own.new_empty(sum(rows for rows, _ in sizes), *rest)
+    group: Any = None if distributed.get_backend() == "gloo" else distributed.new_group(backend="gloo")
+    size, start = max(1, PIECE // max(1, rest.numel())), 0
+    for number, (rows, _) in enumerate(sizes):
+        stop = start + rows
+        if number == rank() and rows:
+            whole[start:stop] = own
+        for piece in torch.split(whole[start:stop], size):
+            if len(piece):
+                distributed.broadcast(piece, src=number, group=group)
+        start = stop
+    if group is not None:
+        distributed.destroy_process_group(group)
+    return whole
+
+
+def copy_from_main(tensors: "Iterable[Tensor]") -> None:
+    """Overwrites tensors with those of rank 0; every rank gives as many, of the same sizes, on its device."""
+    if count() > 1:
+        from torch import distributed
+
+        for tensor in tensors:
+            distributed.broadcast(tensor, src=0)
 
 
 def is_lost(error: BaseException) -> bool:

@@ -27,7 +27,7 @@ from pipelines.runs.lock import LOCK, Lock
 RUN, REPORT, METRICS = "run.json", "report.json", "metrics.jsonl"
 # files of a finished run that other pipelines read
 RESULTS = "model/* */model/* */manifest.json */*.tar *.safetensors report.html results.json table.md"
-ALONE = ("shards", "evaluate", "report")  # pipelines that rank 0 runs while the others wait
+ALONE = ("shards", "report")  # pipelines that rank 0 runs while the others wait
 ASIDE = re.compile(r"\..+\.\d+|.+\.\d+\.part")  # files that `crossmodal.checkpoint` has not yet renamed
 HALF = re.compile(r"step_\d+\.\d+\.part")  # folders that it has not
 PACKAGES = ("crossmodal-transfer", "torch", "torchvision", "torchaudio", "accelerate", "numpy")

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import pytest
 import torch
-from commands import start, wait_for_step, write
+from commands import launch, start, wait_for_step, write
 from safetensors.torch import load_file
 from torch import nn
 
@@ -76,6 +76,19 @@ def train(data: Path, folder: Path, **changes: Any) -> Path:
     })  # fmt: skip
     assert main(["supervise", str(config)]) == 0
     return folder / "teacher"
+
+
+def test_two_processes_certify_what_one_certifies(config: str, tmp_path: Path) -> None:
+    words = ["certify", config, "encoder.encoder.norm=batch", "trade_offs=[10]"]
+    launched = launch(*words, f"output={tmp_path / 'run'}")
+    assert launched.returncode == 0, launched.stderr
+    two = figures(tmp_path / "run")
+    (tmp_path / "run" / "report.json").unlink()
+    shutil.rmtree(tmp_path / "run" / "posteriors")
+    assert main([*words, f"output={tmp_path / 'run'}"]) == 0  # certifies what both have trained
+    one = figures(tmp_path / "run")
+    assert two["rows"] == one["rows"] and two["selected"] == one["selected"]
+    assert two["training"]["lambda_10"]["processes"] == 2 and one["rows"]["prior"]["classifier"]
 
 
 def test_a_certificate_is_what_its_parts_give_and_is_exported_shown_and_judged(

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from commands import launch
+from ranks import Ranks
 from safetensors.torch import load_file, save_file
 
 from crossmodal import ENCODERS, SOURCES
@@ -30,8 +32,10 @@ from modalities.synthetic.scene import draw_scene
 from pipelines import evaluate
 from pipelines.__main__ import main
 from pipelines.config import load
-from pipelines.evaluation import decoded, evaluator, spaces
+from pipelines.evaluation import decoded, embedding, learning, spaces
 from pipelines.evaluation.evaluator import Evaluator
+from pipelines.evaluation.learning import Learning
+from pipelines.evaluation.results import Row
 from pipelines.evaluation.spaces import in_heads
 from pipelines.reporting import sections
 from pipelines.runs.folder import RunFolder
@@ -114,6 +118,7 @@ def test_the_table_compares_with_scratch_random_teacher_and_chance(whole: Path) 
     assert {f"crd.to_{way}.R@{k}" for way in ("teacher", "student") for k in (1, 5, 10)} < set(figures["table"]["crd"])
     assert figures["metrics"]["crd.to_teacher.R@5"]["chance"] == pytest.approx(5 / 48)
     assert len(figures["table"]["random weights"]["knn"]["runs"]) == 2
+    assert not any("R@" in name for name in figures["table"]["teacher"])  # which is not compared with itself
     # crd trains no classifier, and random weights have none
     assert {who for who, row in figures["table"].items() if "classifier" in row} == {"teacher", "scratch, all labels"}
     assert figures["table"]["scratch, all labels"]["classifier"] == figures["few_labels"]["scratch"]["all"]
@@ -122,6 +127,71 @@ def test_the_table_compares_with_scratch_random_teacher_and_chance(whole: Path) 
     }  # fmt: skip
     assert list(figures["few_labels"]["scratch"]) == ["1", "all"]
     assert figures["few_labels"]["scratch"]["1"]["std"] is not None
+
+
+@pytest.fixture(scope="module")
+def alone(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path]:
+    """The words of an evaluation whose pairs make several batches, and what one process gives."""
+    out, folder = whole / "out", tmp_path_factory.mktemp("alone") / "one"
+    words = ["evaluate", str(whole / "evaluation.yaml"), f"students={{crd: [{out}/student]}}",
+             f"data={{train: {out}/pairs/train, test: {out}/pairs/test}}"]  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(embedding, "BATCH", 16)
+        assert main([*words, f"output={folder}"]) == 0
+    return words, folder
+
+
+def figures_of(folder: Path) -> dict[str, Any]:
+    """The figures of an evaluation without its time."""
+    figures = json.loads((folder / "report.json").read_text())["figures"]
+    assert figures.pop("seconds") > 0 and len(figures["table"]) == 4
+    return figures
+
+
+def test_the_figures_of_four_ranks_are_those_of_one(
+    alone: tuple[list[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedding, "BATCH", 16)
+    (_, path, *words), folder = alone
+    asked = load(evaluate.Config, Path(path), [*words, f"output={tmp_path / 'four'}"])
+    run = lambda: RunFolder.of(tmp_path / "four", "evaluate", asked, {})  # noqa: E731
+    first, *others = Ranks(4, monkeypatch).run(*[lambda: Evaluator(asked, run()).measure()] * 4)
+    assert others == [{}] * 3
+    assert first["figures"].pop("seconds") > 0
+    assert json.dumps(first["figures"]) == json.dumps(figures_of(folder))  # in the same order, too
+    ours, theirs = (load_file(each / "examples.safetensors") for each in (tmp_path / "four", folder))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours | theirs)
+
+
+def test_two_processes_write_the_report_of_one_and_an_unreadable_pair_of_either_ends_both(
+    alone: tuple[list[str], Path], whole: Path, tmp_path: Path
+) -> None:
+    broken = Path(shutil.copytree(whole / "out" / "pairs" / "test", tmp_path / "broken"))
+    shard = bytearray((broken / "000000.tar").read_bytes())
+    where = shard.rindex(b".depth.png") // 512 * 512 + 512
+    shard[where : where + 8] = bytes(8)  # the last picture is none any more
+    (broken / "000000.tar").write_bytes(shard)
+    words, folder = alone
+    cases = {"failed": f"data.test={broken}", "two": "seeds=2"}
+    script = tmp_path / "command.py"
+    script.write_text(
+        "import os\nfrom pipelines.__main__ import main\nfrom pipelines.evaluation import embedding, subjects\n"
+        "from pipelines.runs import distributed\n"
+        "embedding.BATCH, subjects.count_copies = 16, lambda *_: (0, [])  # which would read the pair first\n"
+        "part, distributed.part = distributed.part, lambda: None  # a group opens once in a process\n"
+        f"for name, word in {cases!r}.items():\n"
+        f"    code = main([*{words!r}, word, f'output={tmp_path}/{{name}}'])\n"
+        "    print(name, 'rank', os.environ['RANK'], 'code', code, flush=True)\n"
+        "part()\n"
+    )
+    two = launch(str(script))
+    assert two.returncode == 0, two.stderr
+    for rank in "01":
+        assert f"failed rank {rank} code 2" in two.stdout and f"two rank {rank} code 0" in two.stdout
+    assert two.stderr.count("000000.tar: pair") == 1 and "Traceback" not in two.stderr
+    assert "rank 1: " in two.stderr and not (tmp_path / "failed" / "report.json").exists()
+    assert two.stdout.count("No gain") + two.stdout.count("Gain over") == 1  # only the first process tells
+    assert figures_of(tmp_path / "two") == figures_of(folder)
 
 
 def test_chance_is_at_most_everything(whole: Path, tmp_path: Path) -> None:
@@ -421,17 +491,17 @@ def test_an_evaluation_learns_from_training_pairs_and_judges_by_test_pairs_alone
 ) -> None:
     """Embeddings carry which part they are of in their first number: 1 for training pairs, -1 for test pairs."""
     calls: dict[str, list[list[Any]]] = {}
-    features = Evaluator._features
+    features = Evaluator.features
 
-    def tag(self: Evaluator, encoder: Encoder, view: View, shards: Shards) -> Features:
-        found = features(self, encoder, view, shards)
+    def tag(self: Evaluator, encoder: Encoder, view: View, shards: Shards, *, alone: bool = False) -> Features:
+        found = features(self, encoder, view, shards, alone=alone)
         number = 1.0 if shards.folder.name == "train" else -1.0
         return found._replace(embedding=found.embedding.index_fill(1, torch.tensor([0]), number))
 
-    monkeypatch.setattr(Evaluator, "_features", tag)
+    monkeypatch.setattr(Evaluator, "features", tag)
     for module, names in {
         classification: ("neighbours", "probe"), retrieval: ("retrieval",), diagnostics: ("diagnostics", "few_labels"),
-        evaluator: ("probe", "few_labels"), spaces: ("retrieval",),
+        learning: ("probe", "few_labels"), spaces: ("retrieval",),
     }.items():  # fmt: skip
         for name in names:
             monkeypatch.setattr(module, name, Recorded(getattr(module, name), calls))
@@ -539,7 +609,8 @@ def test_fine_tuning_does_not_depend_on_what_else_is_asked_for(
             tuned.append((weights, torch.rand(3)))  # as dropout would draw
 
         monkeypatch.setattr(few_labels, "train_on", keep)
-        Evaluator(asked, RunFolder.of(tmp_path / "new", "evaluate", asked, {}))._few_labels(None)
+        evaluation = Evaluator(asked, RunFolder.of(tmp_path / "new", "evaluate", asked, {}))
+        [*Learning(evaluation, "run").whole(lambda who, network: Row(who, {}, {}))]
         found[labels] = tuned[-2:]
     torch.testing.assert_close(*found.values(), rtol=0, atol=0)
 
@@ -572,8 +643,8 @@ def test_a_student_of_two_teachers_is_compared_through_the_head_of_the_one_asked
     for teacher in ("rgb", "depth"):
         asked = load(evaluate.Config, whole / "evaluation.yaml", [*words, f"teacher={teacher}"])
         evaluation = Evaluator(asked, RunFolder.of(tmp_path / teacher, "evaluate", asked, {}))
-        ours = evaluation._embed(evaluation.first.encoder, evaluation.view)
-        theirs = evaluation._embed(evaluation.teacher.encoder, evaluation.teacher_view)
+        ours = evaluation.embed(evaluation.first.encoder, evaluation.view)
+        theirs = evaluation.embed(evaluation.teacher.encoder, evaluation.teacher_view)
         found = in_heads(evaluation.first, ours.test, theirs.test, teacher)[f"crd.{teacher}"]
         with torch.inference_mode():
             expected = evaluation.first.heads[f"crd.{teacher}"].project(ours.test, theirs.test)
@@ -587,12 +658,12 @@ def test_a_student_sees_the_data_once_where_its_features_are_few(
     words = [f"data={{train: {out}/pairs/train, test: {out}/pairs/test}}", f"students={{crd: [{out}/student]}}"]
     asked = load(evaluate.Config, whole / "evaluation.yaml", words)
     evaluation = Evaluator(asked, RunFolder.of(tmp_path / "new", "evaluate", asked, {}))
-    kept = evaluation._see(evaluation.first)
-    assert evaluation._see(evaluation.first) is kept
+    kept = evaluation.see(evaluation.first)
+    assert evaluation.see(evaluation.first) is kept
     evaluation.seen.clear()
-    monkeypatch.setattr(evaluator, "HELD", 10)
-    again = evaluation._see(evaluation.first)
-    assert evaluation._see(evaluation.first) is not again and not evaluation.seen
+    monkeypatch.setattr(embedding, "HELD", 10)
+    again = evaluation.see(evaluation.first)
+    assert evaluation.see(evaluation.first) is not again and not evaluation.seen
     assert torch.equal(again.test.embedding, kept.test.embedding)
 
 

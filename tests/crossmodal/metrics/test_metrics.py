@@ -1,12 +1,14 @@
 """Figures against other people's code, closed forms and cases that can be checked by eye."""
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.neighbors import KNeighborsRegressor
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torchmetrics.retrieval import RetrievalHitRate
 
 from crossmodal.data.views import Crop
@@ -101,7 +103,9 @@ def test_embeddings_that_are_not_finite_retrieve_nothing(rows: torch.Tensor) -> 
 
 
 @pytest.mark.parametrize("place", [0.0, 100.0])
-def test_the_linear_map_equals_scikit_learn(place: float) -> None:
+@pytest.mark.parametrize("at_once", [retrieval.ROWS, 35])  # 35: of 40 rows, 7 are read at once
+def test_the_linear_map_equals_scikit_learn(place: float, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retrieval, "ROWS", at_once)
     inputs, targets = normal(40, 5, name="a") + place, normal(40, 3, name="b")
     theirs = Ridge(alpha=0.1 * 40 * inputs.double().numpy().var(axis=0).mean()).fit(inputs.double(), targets)
     ours = retrieval.apply_map(inputs, retrieval.ridge(inputs, targets, strength=0.1))
@@ -123,13 +127,43 @@ def test_neighbours_regress_as_scikit_learn() -> None:
     torch.testing.assert_close(neighbours.regress(train, targets, test), torch.from_numpy(theirs).float())
 
 
-def test_the_linear_probe_equals_scikit_learn() -> None:
+@pytest.fixture
+def solver(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """How a linear probe is fitted."""
+    if request.param == "batches":
+        monkeypatch.setattr(probe, "LARGE", 0)
+        monkeypatch.setattr(probe, "LEAST_BATCH", 32)  # so that a batch is a part of the rows
+        monkeypatch.setattr(probe, "PIECE", 40)  # so that a sum over all rows has several blocks
+    return request.param
+
+
+@pytest.mark.parametrize("solver", ["L-BFGS", "batches"], indirect=True)
+def test_the_linear_probe_equals_scikit_learn(solver: str) -> None:
     labels = torch.arange(90) % 3
     train, test = normal(90, 5, name="a") + labels[:, None] * 0.5, normal(400, 5, name="b") + 0.5
     scale = lambda rows: ((rows - train.mean(0)) / train.std(0, unbiased=False)).numpy()  # noqa: E731
     theirs = LogisticRegression(C=1 / (1e-3 * len(train)), max_iter=2000).fit(scale(train), labels.numpy())
     ours = probe.linear_probe(train, labels, test, 3)
     assert (ours.numpy() == theirs.predict(scale(test))).mean() > 0.99
+
+
+def test_a_large_probe_holds_no_copy_of_its_rows_and_no_logits_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "LARGE", 1 << 12)
+    monkeypatch.setattr(probe, "PIECE", 1 << 10)
+    for name, value in (("LEAST_BATCH", 16), ("LEAST_STEPS", 20), ("PASSES", 1)):
+        monkeypatch.setattr(probe, name, value)
+    rows, made = normal(1 << 10, 8, name="rows"), list[int]()
+
+    class Sizes(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            found = func(*args, **(kwargs or {}))
+            if isinstance(found, Tensor) and found.untyped_storage().data_ptr() != rows.data_ptr():
+                made.append(found.untyped_storage().nbytes())
+            return found
+
+    with Sizes():
+        probe.linear_probe(rows, torch.arange(1 << 10) % 32, rows[:40], 32)
+    assert len(made) > 100 and max(made) <= 1 << 13 < rows.untyped_storage().nbytes()
 
 
 def test_a_feature_that_is_silent_among_the_labelled_rows_does_not_decide() -> None:
@@ -168,7 +202,8 @@ def test_the_recipe_lengthens_with_labels_within_its_bounds() -> None:
     assert [recipe.length(pairs) for pairs in (15, 150, 750, 3000)] == [60, 94, 300, 300]
 
 
-def test_the_linear_probes_boundary_lies_where_scikit_learn_has_it() -> None:
+@pytest.mark.parametrize("solver", ["L-BFGS", "batches"], indirect=True)
+def test_the_linear_probes_boundary_lies_where_scikit_learn_has_it(solver: str) -> None:
     labels = torch.tensor([0] * 12 + [1] * 4)
     train = torch.tensor([-1.0] * 12 + [1.0] * 3 + [3.0])[:, None]
     queries = torch.linspace(-1, 3, 401)[:, None]

@@ -62,7 +62,7 @@ def test_every_pass_sees_other_windows_of_the_same_pairs(synthetic: Path) -> Non
     examples = Examples.plan(
         shards, views, Tuples("pair", negatives=1, block=1), at_once=3, crop=Crop(scale=(0.2, 0.6))
     )
-    first, *_, again = [*examples._parts(2)][: len(examples.rows) + 1]
+    first, again = examples._parts([0, len(examples.rows)])
     assert torch.equal(first.index, again.index)
     assert not any(torch.equal(*both) for both in zip(first.adapted["rgb"], again.adapted["rgb"], strict=True))
 

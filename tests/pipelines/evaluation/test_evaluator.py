@@ -23,7 +23,8 @@ from crossmodal.objectives import Batch, Objective, Outcome
 from pipelines.building.teachers import Teacher
 from pipelines.evaluate import Config
 from pipelines.evaluation.evaluator import Evaluator
-from pipelines.evaluation.results import Table
+from pipelines.evaluation.learning import Learning
+from pipelines.evaluation.results import Row, Table
 from pipelines.evaluation.spaces import linear_map
 from pipelines.runs.folder import RunFolder
 from pipelines.schemas.evaluate import DataConfig, EvaluationConfig, FewLabelsConfig
@@ -98,7 +99,7 @@ def test_a_network_meets_its_teacher_in_the_space_of_the_heads_and_through_theli
     metrics = {"retrieval": EvaluationConfig("retrieval", {"at": (1,)})}
     found = evaluation(tmp_path, {"parts": (some(6), some(3)), "taught": ("t", None), "_heads": ("same",),
                                   "_resampling": Resampling([""] * 3)}, metrics=metrics)  # fmt: skip
-    found._describe("who", seen(draw("train", 6, 3), ours), seen(draw("other", 6, 3), theirs), model())
+    found._record(found._measure("who", seen(draw("train", 6, 3), ours), seen(draw("other", 6, 3), theirs), model()))
     row = {name: runs.values for name, runs in found.table.rows["who"].items()}
     assert row["same.to_teacher.R@1"] == [pytest.approx(2 / 3)]
     assert row["same.to_student.R@1"] == [pytest.approx((1 / 2 + 1 + 1 / 3) / 3)]  # as near are two, one and three
@@ -118,7 +119,7 @@ def test_the_linear_map_and_its_centre_are_of_training_pairs() -> None:
 
 def test_every_seed_has_new_weights_that_are_judged_in_eval_mode(tmp_path: Path) -> None:
     found = evaluation(tmp_path, {"students": {"s": [model()]}})
-    first, again, other = (found._new(seed, 2) for seed in (0, 0, 1))
+    first, again, other = (found.new(seed, 2) for seed in (0, 0, 1))
     weights = [torch.cat([weight.flatten() for weight in each.parameters()]) for each in (first, again, other)]
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
     assert not any(module.training for module in first.modules())
@@ -136,17 +137,18 @@ def test_few_labels_take_another_draw_and_student_for_every_seed_and_judge_by_te
     mine = [seen(draw(f"train {number}", 20, 3), draw(f"test {number}", 4, 3)) for number in range(2)]
     asked: list[tuple[Tensor, Tensor, Tensor]] = []
 
-    def probe(train: Tensor, labels: Tensor, test: Tensor, classes: int) -> Tensor:
+    def probe(train: Tensor, labels: Tensor, test: Tensor, classes: int, *, device: torch.device) -> Tensor:
         asked.append((train, labels, test))
         return torch.zeros(len(test), dtype=torch.int64)
 
-    monkeypatch.setattr("pipelines.evaluation.evaluator.probe", SimpleNamespace(linear_probe=probe))
+    monkeypatch.setattr("pipelines.evaluation.learning.probe", SimpleNamespace(linear_probe=probe))
     monkeypatch.setattr(
-        Evaluator, "_see", lambda self, student: mine[[each is student for each in students].index(True)]
+        Evaluator, "see", lambda self, student: mine[[each is student for each in students].index(True)]
     )
-    monkeypatch.setattr(Evaluator, "_embed", lambda self, encoder, view: mine[0])
+    monkeypatch.setattr(Evaluator, "embed", lambda self, encoder, view: mine[0])
     monkeypatch.setattr(Evaluator, "view", VIEW)
-    found._few_labels(None)
+    for point in Learning(found, "run").frozen(None):
+        found._point(point)
     of_students = [asked[place] for place in range(16) if place % 4 < 2]  # beside random weights
     assert len(asked) == 16
     for place, (train, labels, test) in enumerate(of_students):
@@ -162,19 +164,18 @@ def test_training_and_test_pairs_are_kept_apart(tmp_path: Path, synthetic: Path)
     found = evaluation(tmp_path, {"parts": (train, test)}, workers=0)
     view = open_view(train, "rgb", size=8)
     for part in (train, test, train):
-        assert sum(len(piece.index) for piece in found._parts(view, part)) == len(part)
+        assert sum(len(piece.index) for piece in found.batches(view, part, range(len(part)))) == len(part)
 
 
 def test_from_scratch_targets_are_learnt_at_unit_deviation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     known = torch.tensor([[10.0, 5.0], [30.0, 5.0], [50.0, 5.0]])
     found = evaluation(tmp_path, seeds=2)
     targets: list[Tensor] = []
-    monkeypatch.setattr(Evaluator, "_new", lambda self, seed, count: nn.Identity())
-    monkeypatch.setattr(Evaluator, "_embed", lambda self, encoder, view: None)
-    monkeypatch.setattr(Evaluator, "_describe", lambda *_, **__: None)
+    monkeypatch.setattr(Evaluator, "new", lambda self, seed, count: nn.Identity())
+    monkeypatch.setattr(Evaluator, "embed", lambda self, encoder, view, alone: None)
     monkeypatch.setattr(Evaluator, "view", None)
-    monkeypatch.setattr(Evaluator, "_tune", lambda *_, targets, loss, into=targets: into.append(targets))
-    found._scratch_on(Targets("x", known), None)
+    monkeypatch.setattr(Learning, "tune", lambda *_, targets, loss, into=targets: into.append(targets))
+    Learning(found, "run").on_targets(Targets("x", known), lambda who, network: Row(who, {}, {}))
     assert len(targets) == 2
     torch.testing.assert_close(targets[0], torch.tensor([[-1.0, 0.0], [0.0, 0.0], [1.0, 0.0]]))
     assert math.isfinite(targets[0].sum())
@@ -191,11 +192,13 @@ def test_a_teachers_logits_are_of_its_own_classes(tmp_path: Path, monkeypatch: p
         "_heads": (),
     }
     found, classes = evaluation(tmp_path, given, seeds=1), {}
-    for name in ("_check", "_save_examples", "_new", "_verdict"):
+    for name in ("_check", "_save_examples", "new", "_verdict"):
         monkeypatch.setattr(Evaluator, name, lambda *_: None)
     monkeypatch.setattr("pipelines.evaluation.evaluator.shortfalls", lambda *_: ())
     monkeypatch.setattr(Evaluator, "view", VIEW)
-    monkeypatch.setattr(Evaluator, "_embed", lambda *_: seen(draw("train", 6, 3), draw("test", 4, 3)))
-    monkeypatch.setattr(Evaluator, "_describe", lambda self, who, *_, **told: classes.update({who: told}))
+    monkeypatch.setattr(Evaluator, "embed", lambda *_: seen(draw("train", 6, 3), draw("test", 4, 3)))
+    monkeypatch.setattr(
+        Evaluator, "_measure", lambda self, who, *_, **told: classes.update({who: told}) or Row(who, {}, {})
+    )
     found.measure()
     assert classes["teacher"] == {"classes": ["cat", "dog"]}

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pipelines.evaluation.evaluator import _standardised
+from pipelines.evaluation.learning import _standardised
 
 
 def test_targets_do_not_depend_on_the_unit_and_what_never_varies_is_0() -> None:

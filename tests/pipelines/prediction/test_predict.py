@@ -18,6 +18,7 @@ from crossmodal.sources.common.listing import all_files
 from modalities import MODALITIES
 from pipelines.__main__ import main
 from pipelines.prediction.answers import replacing
+from pipelines.runs import distributed
 
 CLASSES = ["ball", "cube", "ring"]
 OPTIONS = {"size": 16, "max_m": 8.0, "fit": "crop", "invalid": 0.0, "scale_m": 0.001}
@@ -105,6 +106,18 @@ def test_a_file_that_cannot_be_read_has_a_row_a_line_and_exit_code_1(
     assert first.startswith(f"{files}/test_000002b.png: depth must be a 16-bit single-channel PNG, ")
     assert second == f"{tmp_path}/gone.png: No such file or directory"
     assert last == "40 classified; 2 could not be read"
+
+
+def test_of_several_processes_the_first_answers_alone_and_says_so(
+    model: Path, files: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(distributed, "count", lambda: 3)
+    words = ["predict", str(model), str(next(files.iterdir()))]
+    for rank, rows in ((0, 1), (1, 0)):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        assert main(words) == 0
+        out, err = capsys.readouterr()
+        assert len(rows_of(out)) == rows and ("the other 2 have nothing to do" in err) == (rank == 0)
 
 
 def test_what_is_no_file_is_not_waited_for(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,16 +1,18 @@
-"""Ranks of a launch agree before anything starts; here they are threads of one process, that meet at a barrier."""
+"""Ranks of a launch agree before anything starts, share work, and join what they have."""
 
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from ranks import Ranks
+from torch import Tensor
 
 from pipelines import transfer
 from pipelines.config import ConfigError, load
 from pipelines.config.errors import RunError, SharedError
-from pipelines.runs import console, distributed, folder
+from pipelines.runs import distributed, folder
 from pipelines.runs.folder import RunFolder
 
 CONFIG = """
@@ -20,54 +22,6 @@ teachers: {t: {view: rgb, weights: t}}
 student: {view: depth, encoder: convnet}
 objectives: {kd: {}}
 """
-
-
-class Ranks:
-    """Runs one function a rank; what they gather is exchanged. One works at a time, until it waits for the others."""
-
-    def __init__(self, count: int, patch: pytest.MonkeyPatch) -> None:
-        self.count, self.here = count, threading.local()
-        self.barrier, self.values = threading.Barrier(count, timeout=20), [None] * count
-        self.turn = threading.Lock()  # Python 3.11 cannot parse source in several threads at once
-        patch.setattr(distributed, "count", lambda: count)
-        patch.setattr(distributed, "gather", self.gather)
-        for module in (distributed, folder, console):
-            patch.setattr(module, "is_main", lambda: self.here.rank == 0)
-        patch.setattr(folder, "environment", lambda: {"packages": {}})  # which starts a process
-
-    def gather(self, value: Any) -> list[Any]:
-        """What all ranks gave, in their order."""
-        self.values[self.here.rank] = value
-        self._meet()
-        found = list(self.values)
-        self._meet()
-        return found
-
-    def _meet(self) -> None:
-        self.turn.release()
-        try:
-            self.barrier.wait()
-        finally:
-            self.turn.acquire()
-
-    def run(self, *each: Callable[[], Any]) -> list[Any]:
-        """What each rank's function returns or raises."""
-        found: list[Any] = [None] * self.count
-
-        def work(rank: int) -> None:
-            self.here.rank = rank
-            with self.turn:
-                try:
-                    found[rank] = each[rank]()
-                except Exception as error:
-                    found[rank] = error
-
-        threads = [threading.Thread(target=work, args=(rank,)) for rank in range(self.count)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        return found
 
 
 @pytest.fixture
@@ -120,6 +74,39 @@ def test_what_the_first_rank_makes_all_have_and_its_failure_all_raise(three: Ran
     assert three.run(*[lambda: distributed.from_main(make)] * 3) == ["made"] * 3 and called == [0]
     found = three.run(*[lambda: distributed.from_main(fail(ValueError("full")))] * 3)
     assert [(type(each), str(each)) for each in found] == [(SharedError, "full")] * 3
+
+
+@pytest.mark.parametrize("total", [0, 2, 7])
+def test_jobs_are_done_once_each_and_all_ranks_have_all_results_in_order(three: Ranks, total: int) -> None:
+    done: list[tuple[int, int]] = []
+    jobs = [lambda number=number: done.append((number, three.here.rank)) or 10 * number for number in range(total)]
+    assert three.run(*[lambda: distributed.deal(jobs)] * 3) == [[10 * number for number in range(total)]] * 3
+    assert sorted(done) == [(number, number % 3) for number in range(total)]
+
+
+def test_a_job_that_fails_on_one_rank_ends_all(three: Ranks) -> None:
+    jobs = [lambda: 1, fail(ValueError("bad")), lambda: 1, lambda: 1]
+    found = three.run(*[lambda: distributed.deal(jobs)] * 3)
+    assert {(type(each), str(each)) for each in found} == {(SharedError, "rank 1: bad")}
+
+
+@pytest.mark.parametrize("pairs", [0, 1, 31, 32, 33, 97])
+def test_shares_are_all_pairs_in_order_in_whole_batches(three: Ranks, pairs: int) -> None:
+    shares = three.run(*[lambda: distributed.share(pairs, 16)] * 3)
+    assert [pair for share in shares for pair in share] == [*range(pairs)]
+    assert all(share.start % 16 == 0 for share in shares if share)
+    batches = [-(-len(share) // 16) for share in shares]
+    assert max(batches) - min(batches) <= 1
+
+
+def test_rows_are_joined_in_the_order_of_ranks_however_many_each_has(
+    three: Ranks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(distributed, "PIECE", 5)  # so that a message has two rows at most
+    rows = [torch.arange(10.0).view(5, 2), torch.empty(0, 0), -torch.ones(1, 2)]
+    found = three.run(*[lambda own=own: distributed.join_rows(own) for own in rows])
+    expected = torch.cat([rows[0], rows[2]])
+    assert all(isinstance(each, Tensor) and torch.equal(each, expected) for each in found)
 
 
 def test_only_the_loss_of_another_process_is_taken_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
