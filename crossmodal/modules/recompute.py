@@ -23,7 +23,7 @@ def recompute_blocks(encoder: Encoder) -> None:
     """
     if not encoder.blocks:
         raise ValueError(f"{type(encoder).__name__} has no blocks whose activations could be computed again; leave it "
-                         "out, or use another encoder, such as timm, transformers or cifar_resnet")  # fmt: skip
+                         "out, or use an encoder with repeated blocks, such as timm's transformers")  # fmt: skip
     for block in encoder.blocks:
         if "forward" not in vars(block):  # an earlier phase may have trained the encoder
             block.forward = partial(_run, block, block.forward)

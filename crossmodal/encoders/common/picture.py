@@ -196,21 +196,23 @@ def finish(encoder: Encoder, shape: tuple[int, ...]) -> Spec:
 
 
 def _repeated(network: nn.Module) -> dict[str, nn.Module]:
-    """The modules of classes of which a list holds several, by name; of nested ones, the inner ones.
+    """The modules of classes of which lists hold several, by name; of a stage of several blocks, the blocks.
 
     A forward pass may use the layers of a block without calling the block; such a block is listed too.
     """
     lists = [[*part.children()] for part in network.modules() if type(part) in (nn.Sequential, nn.ModuleList)]
-    counts = Counter((number, type(child)) for number, children in enumerate(lists) for child in children)
-    kinds = {kind for (_, kind), count in counts.items()
-             if count > 1 and not issubclass(kind, nn.Sequential | nn.ModuleList)}  # fmt: skip
+    counts = Counter(type(child) for children in lists for child in children)
+    kinds = {
+        kind for kind, count in counts.items() if count > 1 and not issubclass(kind, nn.Sequential | nn.ModuleList)
+    }
     listed = {id(child) for children in lists for child in children}
     blocks = {
         name: part
         for name, part in network.named_modules()
         if type(part) in kinds and id(part) in listed and any(True for _ in part.children()) and [*part.parameters()]
     }
-    return {name: part for name, part in blocks.items() if not any(other.startswith(f"{name}.") for other in blocks)}
+    single = [name for name in blocks if sum(other.startswith(f"{name}.") for other in blocks) < 2]
+    return {name: blocks[name] for name in single if not any(name.startswith(f"{other}.") for other in single)}
 
 
 def _size(item: Tensor) -> tuple[int, int, int]:

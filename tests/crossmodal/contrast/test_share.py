@@ -37,7 +37,7 @@ def test_a_rank_updates_only_its_own_rows(monkeypatch: pytest.MonkeyPatch) -> No
     part = Bank(Relation(True), 7, 3, options, name="x")
     monkeypatch.setattr(Share, "is_full", lambda *_: False)
     for step in range(3):
-        index = torch.tensor([6, 0, 4, 6])
+        index = torch.tensor([6, 4, 0, 6])
         new = torch.randn(4, 3, generator=generator("update", step))
         for bank in (whole, part):
             bank.remember(new, PairIds(index, torch.tensor([1, 2, 3, 4])))

@@ -50,3 +50,16 @@ def test_only_the_inputs_of_blocks_are_stored() -> None:
 def test_an_encoder_without_blocks_is_refused() -> None:
     with pytest.raises(ValueError, match="ConvNet has no blocks whose activations could be computed again"):
         recompute_blocks(ENCODERS.get("convnet")((3, 32, 32)))
+
+
+@pytest.mark.parametrize(("name", "options", "kind", "count"), [
+    ("cifar_resnet", {"depth": 8}, "_Block", 3),  # one in each stage
+    ("efficientnet", {}, "MBConv", 16),  # which hold squeeze-and-excitation, also repeated
+    ("resnet", {}, "BasicBlock", 4),  # the last of each stage is not called, for its map before the ReLU
+    ("convnet", {}, "", 0),
+])  # fmt: skip
+def test_blocks_are_the_repeated_modules_that_the_forward_pass_calls(
+    name: str, options: dict[str, int], kind: str, count: int
+) -> None:
+    blocks = ENCODERS.get(name)((3, 32, 32), 0, **options).blocks
+    assert [type(block).__name__ for block in blocks] == [kind] * count
