@@ -32,6 +32,7 @@ def step(model: "nn.Module", batch: "Batch") -> "Losses":
 def run(config: Config, path: Path) -> None:
     """Trains and exports the encoders."""
     from crossmodal.data.held_out import thin_out
+    from crossmodal.encoders import Encoder
     from pipelines.building.data import leave_out, open_parts, open_views
     from pipelines.building.exporting import export_encoder
     from pipelines.building.pretraining import all_mask, build_pretraining, spread_views
@@ -39,6 +40,7 @@ def run(config: Config, path: Path) -> None:
     from pipelines.runs.console import say
     from pipelines.runs.folder import RunFolder
     from pipelines.training.accelerator import open_accelerator
+    from pipelines.training.launcher import refuse_sharded
     from pipelines.training.loop import seed_everything
     from pipelines.training.monitor import Monitor
     from pipelines.training.trials import training_for
@@ -52,6 +54,10 @@ def run(config: Config, path: Path) -> None:
     if share < 2:
         raise ConfigError([f"train.batch_size must give every part of a step two pairs to compare, got {share}"])
     shards, _ = open_parts(config.data, config.held_out, "data")
+    if config.gradients.unit is not None:
+        refuse_sharded("gradients.unit")
+    if config.monitor.pairs:
+        refuse_sharded("monitor, which rank 0 runs alone (monitor.pairs=0 turns it off),")
     if config.keep != "all":
         with at("keep"):
             shards = thin_out(shards, config.keep)
@@ -72,7 +78,8 @@ def run(config: Config, path: Path) -> None:
     )  # fmt: skip
     figures = training.fit()
     if accelerator.is_main_process:
-        for name, encoder in encoders.items():
+        for name, encoder in zip(encoders, training.module.trained.values(), strict=True):
+            assert isinstance(encoder, Encoder)
             folder = run.path / "model" if len(encoders) == 1 else run.path / name / "model"
             export_encoder(folder, config.encoders[name], config.views, views, encoder)
         figures["warnings"] = monitor.warnings()

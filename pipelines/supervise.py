@@ -29,6 +29,7 @@ def step(model: "nn.Module", batch: "Batch") -> "Losses":
 def run(config: Config, path: Path) -> None:
     """Trains and exports the encoder; held-out pairs, if there are any, judge and calibrate its classifier."""
     from crossmodal import OBJECTIVES
+    from crossmodal.modules.transfer import Transfer
     from pipelines.building.classifier import judge_classifier, refuse_unreadable
     from pipelines.building.compatibility import check_start
     from pipelines.building.data import open_views
@@ -76,14 +77,15 @@ def run(config: Config, path: Path) -> None:
             module.freeze_trunk()
     seen = {name: views[name] for name in read}  # others are not read
     training = training_for(config.trial)(accelerator, run, config.train, module, step, parts.train, seen, config.seed)
-    figures, temperature = training.fit(), None
+    figures, trained, temperature = training.fit(), training.module, None
     if accelerator.is_main_process:
+        assert isinstance(trained, Transfer)
         if parts.validation is not None:
-            judgement = judge_classifier(student, view, parts.validation)
+            judgement = judge_classifier(trained.student.to(accelerator.device), view, parts.validation)
             figures["validation"], temperature = judgement.figures, judgement.temperature
             for note in judgement.notes:
                 say(f"{run.path}: {note}")
         export_student(
-            run.path / "model", config, module, view.modality, classes=classes, teachers={}, temperature=temperature
+            run.path / "model", config, trained, view.modality, classes=classes, teachers={}, temperature=temperature
         )
     run.finish({"figures": figures, "labelled": parts.labelled})

@@ -49,11 +49,14 @@ def run(config: Config, path: Path) -> None:
     """Trains and exports the student."""
     from functools import partial
 
+    from crossmodal.modules.transfer import Transfer
     from pipelines.building.exporting import export_student
     from pipelines.building.teachers import Teacher
     from pipelines.building.transfer import build_parts
     from pipelines.runs.folder import RunFolder
     from pipelines.training.accelerator import open_accelerator
+    from pipelines.training.launcher import is_sharded, refuse_sharded
+    from pipelines.training.sharding import shard
     from pipelines.training.trials import training_for
 
     run = RunFolder.open("transfer", config, inputs)
@@ -66,8 +69,15 @@ def run(config: Config, path: Path) -> None:
         raise ConfigError(["prepare: no objective has a preparation phase (ab, fsp and ft do, at a weight above 0); "
                            "leave it out"])  # fmt: skip
     running = {name: teacher for name, teacher in parts.teachers.items() if isinstance(teacher, Teacher)}
+    if config.trial == "replay":
+        refuse_sharded("--replay")
+    if parts.preparation is not None:
+        refuse_sharded("prepare, the phase before the main one that ab, fsp and ft have,")
     for teacher in running.values():
-        teacher.encoder.to(accelerator.device)
+        if is_sharded():
+            shard(teacher.encoder, accelerator.device)
+        else:
+            teacher.encoder.to(accelerator.device)
     names = {config.student.view, *parts.module.reads, *(teacher.view for teacher in running.values())}
     views = {name: view for name, view in parts.views.items() if name in names}  # unused views are not read
     shared = (partial(step, teachers=parts.teachers), parts.shards, views, config.seed, parts.kept)
@@ -78,10 +88,12 @@ def run(config: Config, path: Path) -> None:
         figures["preparation"] = training(accelerator, run, before, parts.preparation, *shared, phase="prepare").fit()
         accelerator = open_accelerator(config.train, run.path)  # each phase has its own loss scale
     calibrate = partial(observe, parts.module, parts.teachers) if parts.module.needs_calibration else None
-    figures |= training(accelerator, run, parts.train, parts.module, *shared, calibrate=calibrate).fit()
+    main = training(accelerator, run, parts.train, parts.module, *shared, calibrate=calibrate)
+    figures |= main.fit()
     if accelerator.is_main_process:
+        assert isinstance(main.module, Transfer)
         modality = parts.views[config.student.view].modality
         export_student(
-            run.path / "model", config, parts.module, modality, classes=parts.classes, teachers=parts.teachers
+            run.path / "model", config, main.module, modality, classes=parts.classes, teachers=parts.teachers
         )
     run.finish({"figures": figures})

@@ -78,9 +78,15 @@ class Encoder(nn.Module, ABC):
     trunk: nn.Module  # the part that published weights are loaded into
     other_names: Mapping[str, str] = {}  # piece of a name in another publisher's files -> our name
     spec: Spec  # sizes of the output
+    block_names: tuple[str, ...] = ()  # modules of which the network is a chain: `picture.finish` finds them
     added: ClassVar[tuple[str, ...]] = ()  # options of later versions; runs record them only where they are given
     leaves: ClassVar[bool] = True  # False: `leave` is never called
     ends_in_map: ClassVar[bool] = True  # False: further weights lie between the last map and the embedding
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The repeated parts of the network, such as a transformer's layers; empty if it has none."""
+        return [self.get_submodule(name) for name in self.block_names]
 
     @classmethod
     def published(cls, **options: Any) -> Published | None:

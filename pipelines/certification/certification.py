@@ -39,6 +39,7 @@ from pipelines.runs.lineage import count_copies, refuse_seen
 from pipelines.schemas.certify import RULES, Config
 from pipelines.schemas.common import StudentConfig, TeacherConfig
 from pipelines.training.accelerator import open_accelerator
+from pipelines.training.launcher import refuse_sharded
 from pipelines.training.loop import Training, seed_everything
 
 PRIOR = "prior"  # name of the posterior that equals the prior
@@ -96,6 +97,7 @@ class Certification:
     @cached_property
     def accelerator(self) -> Any:
         """The device and processes of the run."""
+        refuse_sharded("certify, whose networks draw their weights at every step,")
         return open_accelerator(self.config.train, self.run.path)
 
     @cached_property

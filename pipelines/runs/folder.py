@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -28,6 +29,7 @@ RUN, REPORT, METRICS = "run.json", "report.json", "metrics.jsonl"
 RESULTS = "model/* */model/* */manifest.json */*.tar *.safetensors report.html results.json table.md"
 ALONE = ("shards", "evaluate", "report")  # pipelines that rank 0 runs while the others wait
 ASIDE = re.compile(r"\..+\.\d+|.+\.\d+\.part")  # files that `crossmodal.checkpoint` has not yet renamed
+HALF = re.compile(r"step_\d+\.\d+\.part")  # folders that it has not
 PACKAGES = ("crossmodal-transfer", "torch", "torchvision", "torchaudio", "accelerate", "numpy")
 
 
@@ -174,8 +176,11 @@ class RunFolder:
         if self._read() != self.before:
             raise ConfigError([f"output {self.path}: another process began a run there; give the command again"])
         self.locks.append(lock)
-        for file in _asides(self.path):
-            file.unlink()
+        for half in [*_asides(self.path)]:
+            if half.is_dir():
+                shutil.rmtree(half)
+            else:
+                half.unlink()
         if self.before is not None:
             say(f"{self.path}: continuing the interrupted run")
             (self.path / REPORT).unlink(missing_ok=True)  # that of a finished run whose results are gone
@@ -314,10 +319,10 @@ def conflicts(identities: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _asides(folder: Path) -> Iterator[Path]:
-    """Files that killed processes left half-written in a run's folder, without those in folders of runs below it."""
+    """What killed processes left half-written in a run's folder, without that in folders of runs below it."""
     for path in folder.iterdir():
         if path.is_dir() and not path.is_symlink() and not (path / LOCK).exists():
-            yield from _asides(path)
+            yield from [path] if HALF.fullmatch(path.name) else _asides(path)
         elif ASIDE.fullmatch(path.name):
             yield path
 

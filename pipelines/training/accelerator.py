@@ -10,8 +10,9 @@ from accelerate.utils import DistributedType
 from pipelines.config import ConfigError
 from pipelines.runs import distributed
 from pipelines.schemas.common import TrainConfig
+from pipelines.training.launcher import check_launcher
 
-KINDS = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+KINDS = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.FSDP)
 
 
 def open_accelerator(config: TrainConfig, folder: Path) -> Accelerator:
@@ -20,6 +21,7 @@ def open_accelerator(config: TrainConfig, folder: Path) -> Accelerator:
     Raises:
         ConfigError: config, launcher and device do not fit together.
     """
+    check_launcher(config)
     if config.mixed_precision == "fp16" and not torch.accelerator.is_available():
         raise ConfigError(["train.mixed_precision must be no or bf16 on a CPU, got fp16"])
     AcceleratorState._reset_state()  # an earlier stage in this process may have used another precision
@@ -35,5 +37,5 @@ def open_accelerator(config: TrainConfig, folder: Path) -> Accelerator:
     except (ValueError, ImportError) as error:
         raise ConfigError([f"train: {error}"]) from error
     if accelerator.distributed_type not in KINDS:
-        raise ConfigError([f"launch with DDP or one process; {accelerator.distributed_type} is not supported yet"])
+        raise ConfigError([f"launch with DDP, FSDP2 or one process, not {accelerator.distributed_type}"])
     return accelerator

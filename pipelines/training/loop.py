@@ -29,13 +29,24 @@ from modalities.common.random import generator
 from pipelines.config import ConfigError
 from pipelines.config.errors import DivergedError, RunError
 from pipelines.config.trials import has_trials
+from pipelines.runs import distributed
 from pipelines.runs.console import progress_bar, say, warn
 from pipelines.runs.folder import RunFolder
 from pipelines.schemas.common import TrainConfig
+from pipelines.training.launcher import is_sharded
 from pipelines.training.memory import forget_peak, peak_mb
 from pipelines.training.optimiser import Average, build_optimiser, rate
 from pipelines.training.precision import refuse_unset_gradients
 from pipelines.training.progress import MetricAccumulator, Progress
+from pipelines.training.sharding import (
+    accumulating,
+    local,
+    outline,
+    shard,
+    share_buffers,
+    unreached_backward,
+    unshard,
+)
 from pipelines.training.signals import Signals
 from pipelines.training.state import TrainingState
 
@@ -79,12 +90,15 @@ class Training:
     monitor: Callable[..., dict[str, float]] | None = None  # adds to a line of the log, on rank 0
     calibrate: Callable[[Batch], None] | None = None  # measures statistics before the first step; see `_calibrate`
     beside: Mapping[str, nn.Module] = field(default_factory=dict)  # frozen networks that `step` runs: the teachers
+    whole: TrainingModule | None = None  # of a sharded module: gets all weights at the end
+    is_overdue: bool = False  # True: rank 0 has not saved for `save_minutes`
     desk: Any = None  # CPU process group to agree on signals without waiting for a GPU
 
     def fit(self) -> dict[str, Any]:
         """Trains to the last step, from the last checkpoint if there is one; gives the metrics for the report.
 
-        The module ends with the weights to export: the averaged ones if `ema` is set.
+        The module ends with the weights to export: the averaged ones if `ema` is set. That of a sharded training is
+        another one on rank 0, on the CPU.
 
         Raises:
             DivergedError: the loss or a trained weight is no longer finite.
@@ -100,14 +114,20 @@ class Training:
         if self.average:
             self.module.load_state_dict(self.average.state)
         self._check_weights()
+        if self.whole is not None:
+            self.module = unshard(self.module, self.whole)
         return self._figures(plan)
 
     def _set_up(self) -> Plan:
         forget_peak(self.accelerator.device)
         plan = self._plan()
         self.steps = plan.steps * self.config.passes
-        self.module.to(self.accelerator.device)
-        self.optimiser = build_optimiser(self.module, self.config)
+        if is_sharded():
+            self.whole = outline(self.module)
+            shard(self.module, self.accelerator.device)
+        else:
+            self.module.to(self.accelerator.device)
+        self.optimiser = build_optimiser(self.module, self.config, is_sharded=is_sharded())
         self.average = Average(self.module, self.config.ema) if self.config.ema else None
         return plan
 
@@ -117,6 +137,8 @@ class Training:
             self._calibrate(plan, self.accelerator.num_processes)
         first = next(parts)
         frozen = self._freeze(first)
+        if is_sharded():
+            return self.module, first, frozen
         model, self.optimiser = self.accelerator.prepare(self.module, self.optimiser)
         return model, first, frozen
 
@@ -168,8 +190,7 @@ class Training:
         self.progress.calibrated = True
         if self.average:  # which otherwise begins with buffers that are not a number
             self.average = Average(self.module, self.average.decay)
-        if self.accelerator.is_main_process:
-            self._save(MetricAccumulator(frozenset()))
+        self._save(MetricAccumulator(frozenset()))
 
     @property
     def name(self) -> str:
@@ -227,18 +248,24 @@ class Training:
         return train_parts(stream, workers=self.config.workers, pin_memory=cuda)
 
     def _freeze(self, part: SampleBatch) -> list[nn.Parameter]:
-        """Freezes weights that this phase's losses do not reach, which DDP would wait for; statistics do not change."""
+        """Freezes weights that this phase's losses do not reach, which DDP would wait for; statistics do not change.
+
+        Sharded weights are not frozen: no rank waits for them.
+        """
         self.module.eval()
         batch = to_batch(_split(part, self.config.accumulate)[0], self.views, self.accelerator.device)
         with self.accelerator.autocast(), refuse_unset_gradients(self.module):
             losses = self.step(self.module, batch)
-        frozen = unreached(self.module, losses.total)
-        for weight in frozen:
-            weight.requires_grad_(False)
+        if is_sharded():
+            left = unreached_backward(self.module, losses.total)
+        else:
+            left = unreached(self.module, losses.total)
+            for weight in left:
+                weight.requires_grad_(False)
         self.module.train()
         if not self.phase:
-            self._tell_unreached({*map(id, frozen)})
-        return frozen
+            self._tell_unreached({*map(id, left)})
+        return [] if is_sharded() else left
 
     def _tell_unreached(self, frozen: set[int]) -> None:
         """Warns of an encoder whose embedding rests on weights that no loss reaches."""
@@ -254,6 +281,8 @@ class Training:
     def _take(self, model: nn.Module, part: SampleBatch) -> list[dict[str, Tensor]]:
         """Takes one optimiser step; gives the metrics of its parts, on the device."""
         step, pieces = self.progress.step, _split(part, self.config.accumulate)
+        if is_sharded():
+            share_buffers(self.module)
         seed_everything(self.seed, "step", step, self.accelerator.process_index)
         for group in self.optimiser.param_groups:
             group["lr"] = self.config.rate * rate(self.config, step, self.steps)
@@ -263,7 +292,7 @@ class Training:
                 to_batch(piece, self.views, self.accelerator.device, seed=self._draws(step)), labelled=labelled
             )
             alone = number < len(pieces) and self.accelerator.num_processes > 1
-            with model.no_sync() if alone else contextlib.nullcontext():  # type: ignore[operator]
+            with accumulating(model) if alone else contextlib.nullcontext():
                 with self.accelerator.autocast():
                     losses.append(self.step(model, batch))
                 self.accelerator.backward(losses[-1].total / len(pieces))
@@ -288,15 +317,16 @@ class Training:
         ends the wait of a process whose loader stalls, and it calls this too. So all stop after the same step.
         """
         replaced = part.replaced if part else ()
-        own = torch.tensor([signals.caught, len(replaced)])
+        overdue = time.monotonic() - self.saved > 60 * self.config.save_minutes
+        own = torch.tensor([signals.caught, len(replaced), overdue])
         by_rank = [own]
         if self.desk is not None:
             by_rank = [torch.empty_like(own) for _ in range(self.accelerator.num_processes)]
             torch.distributed.all_gather(by_rank, own, group=self.desk)
-        caught, counts = torch.stack(by_rank).unbind(1)
+        caught, counts, overdues = torch.stack(by_rank).unbind(1)
+        self.is_overdue = bool(overdues[0])
         if number := int(caught.max()):
-            if self.accelerator.is_main_process:
-                say(f"{self.name}: stopped at step {self.progress.step} of {self.steps}; {self._save_last(metrics)}")
+            say(f"{self.name}: stopped at step {self.progress.step} of {self.steps}; {self._save_last(metrics)}")
             sys.exit(128 + number)
         for problem in set(replaced) - self.unreadable:
             warn(f"{self.run.path}: another pair replaces an unreadable one: {problem}")
@@ -336,11 +366,10 @@ class Training:
             self.accelerator.log(line, step=self.progress.step)
 
     def _save_when_due(self, metrics: MetricAccumulator) -> None:
-        """Saves if due by step or by time; rank 0 writes, and no other process waits for it."""
+        """Saves if due by step, or by the time before the step; see `_save`."""
         ends = self.progress.step == self.steps  # the last phase ends with an exported model, others with a checkpoint
         by_step = bool(self.phase) if ends else self.progress.step % self.config.save_every == 0
-        by_time = time.monotonic() - self.saved > 60 * self.config.save_minutes
-        if self.accelerator.is_main_process and (by_step or by_time):
+        if by_step or self.is_overdue:
             self._save(metrics)
             self.saved = time.monotonic()
 
@@ -355,12 +384,17 @@ class Training:
     def _save(self, metrics: MetricAccumulator) -> bool:
         """Writes a checkpoint, unless a metric is not finite; gives True if it did.
 
-        The next line of the log reports such a metric, and earlier checkpoints stay valid.
+        The next line of the log reports such a metric, and earlier checkpoints stay valid. Rank 0 writes, and no other
+        rank waits for it; a sharded state is written by all.
         """
-        if not all(total.isfinite().all() for total in metrics.sums.values()):
+        is_whole = not self._state.is_sharded
+        if is_whole and not self.accelerator.is_main_process:
+            return True
+        is_finite = all(bool(total.isfinite().all()) for total in metrics.sums.values())
+        if not (is_finite if is_whole else all(distributed.gather(is_finite))):
             return False
         progress = replace(self.progress, seconds=self.progress.seconds + metrics.total_seconds, peak_mb=self._peak_mb)
-        self._state.save(self._checkpoints, progress, metrics.sums)
+        self._state.save(self._checkpoints, progress, metrics.sums, group=self.desk)
         return True
 
     def _resume(self) -> None:
@@ -368,7 +402,9 @@ class Training:
 
     @property
     def _state(self) -> TrainingState:
-        return TrainingState(self.module, self.optimiser, self.average, self.accelerator.scaler)
+        return TrainingState(
+            self.module, self.optimiser, self.average, self.accelerator.scaler, is_sharded=is_sharded()
+        )
 
     def _announce(self, plan: Plan) -> None:
         config, ranks = self.config, self.accelerator.num_processes
@@ -395,11 +431,16 @@ class Training:
 
     def _check_weights(self) -> None:
         """Refuses weights that the last step made infinite; its loss, taken before, does not show it."""
-        for owner, encoder in self.module.trained.items():
-            for name, tensor in encoder.state_dict().items():
-                if not tensor.isfinite().all():
-                    raise DivergedError(f"{name} of the {owner} is no longer finite after step {self.progress.step}; "
-                                        f"lower train.lr, or set train.clip_norm{self._how_to_find}")  # fmt: skip
+        bad = [
+            f"{name} of the {owner}"
+            for owner, encoder in self.module.trained.items()
+            for name, tensor in encoder.state_dict().items()
+            if not local(tensor).isfinite().all()
+        ]
+        every = distributed.gather(bad) if is_sharded() else [bad]  # each rank knows its own part
+        for name in (name for bad in every for name in bad):
+            raise DivergedError(f"{name} is no longer finite after step {self.progress.step}; "
+                                f"lower train.lr, or set train.clip_norm{self._how_to_find}")  # fmt: skip
 
     def _figures(self, plan: Plan) -> dict[str, Any]:
         pairs = self.steps * plan.batch_size

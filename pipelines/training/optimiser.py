@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from pipelines.schemas.common import TrainConfig
+from pipelines.training.sharding import alike
 
 
 def rate(config: TrainConfig, step: int, steps: int) -> float:
@@ -22,8 +23,8 @@ def rate(config: TrainConfig, step: int, steps: int) -> float:
     return 1.0
 
 
-def build_optimiser(module: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """The optimiser; weight decay applies to biases and norms only with `decay_all`."""
+def build_optimiser(module: nn.Module, config: TrainConfig, *, is_sharded: bool = False) -> torch.optim.Optimizer:
+    """The optimiser; weight decay applies to biases and norms only with `decay_all`. Torch cannot fuse sharded SGD."""
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     small = config.weight_decay if config.decay_all else 0.0
     groups = [
@@ -31,7 +32,7 @@ def build_optimiser(module: nn.Module, config: TrainConfig) -> torch.optim.Optim
         {"params": [parameter for parameter in trained if parameter.ndim <= 1], "weight_decay": small},
     ]
     if config.optimiser == "sgd":
-        return torch.optim.SGD(groups, lr=config.rate, momentum=config.momentum, fused=True)
+        return torch.optim.SGD(groups, lr=config.rate, momentum=config.momentum, fused=not is_sharded)
     return torch.optim.AdamW(groups, lr=config.rate, fused=True)
 
 
@@ -41,7 +42,15 @@ def load_optimiser(optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> N
     Raises:
         ValueError: it belongs to other weights; fused optimisers would write out of bounds.
     """
-    optimiser.load_state_dict(state)
+    weights = [weight for group in optimiser.param_groups for weight in group["params"]]
+    held = {
+        number: {
+            name: alike(tensor, weights[number]) if tensor.ndim and number < len(weights) else tensor
+            for name, tensor in tensors.items()
+        }
+        for number, tensors in state["state"].items()
+    }
+    optimiser.load_state_dict({**state, "state": held})
     for weight, tensors in optimiser.state.items():
         for name, tensor in tensors.items():
             if tensor.ndim and tensor.shape != weight.shape:
@@ -60,10 +69,9 @@ class Average:
         self.decay = decay
         self.state = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
 
-    @torch.no_grad()
     def load(self, state: dict[str, torch.Tensor]) -> None:
         """Continues an average that was saved."""
-        self.state = {name: tensor.to(self.state[name].device) for name, tensor in state.items()}
+        self.state = {name: alike(tensor, self.state[name]) for name, tensor in state.items()}
 
     @torch.no_grad()
     def update(self, module: nn.Module, step: int) -> None:
