@@ -149,7 +149,7 @@ class Training:
         if self.accelerator.is_main_process:
             self.run.forget(self._is_ahead)
         model, first, frozen = self._prepare(plan, parts)
-        self.desk = torch.distributed.new_group(backend="gloo") if ranks > 1 else None
+        self.desk = torch.distributed.new_group(backend="gloo", timeout=distributed.PATIENCE) if ranks > 1 else None
         if self.progress.step:
             say(f"{self.name}: from step {self.progress.step}")
         self._announce(plan)
@@ -244,8 +244,7 @@ class Training:
             raise
         except ValueError as error:
             raise ConfigError([f"train.{error}"]) from error
-        cuda = self.accelerator.device.type == "cuda"
-        return train_parts(stream, workers=self.config.workers, pin_memory=cuda)
+        return train_parts(stream, workers=self.config.workers, device=self.accelerator.device)
 
     def _freeze(self, part: SampleBatch) -> list[nn.Parameter]:
         """Freezes weights that this phase's losses do not reach, which DDP would wait for; statistics do not change.
@@ -286,7 +285,7 @@ class Training:
         seed_everything(self.seed, "step", step, self.accelerator.process_index)
         for group in self.optimiser.param_groups:
             group["lr"] = self.config.rate * rate(self.config, step, self.steps)
-        labelled, losses = (part.label >= 0).sum().item() / len(pieces), []
+        labelled, losses = part.labelled / len(pieces), []
         for number, piece in enumerate(pieces, 1):
             batch = replace(
                 to_batch(piece, self.views, self.accelerator.device, seed=self._draws(step)), labelled=labelled

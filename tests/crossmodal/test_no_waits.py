@@ -18,6 +18,7 @@ from crossmodal import ENCODERS, MULTIVIEW, OBJECTIVES
 from crossmodal.contrast.bank import Bank
 from crossmodal.contrast.options import Negatives
 from crossmodal.contrast.pool import Pool
+from crossmodal.data.reader import SampleBatch, join
 from crossmodal.encoders import Features, Spec
 from crossmodal.modules.transfer import Term, Transfer
 from crossmodal.multiview import Views
@@ -165,3 +166,14 @@ def test_what_waits_is_found() -> None:
             with pytest.raises(CopyError):
                 copy()
         assert (rows * torch.tensor(2.0)).device == GPU  # a number of the host goes with the operator
+
+
+def test_a_batch_on_a_gpu_is_not_asked_for_its_labels() -> None:
+    label = torch.tensor([3, -1, 0])
+    pieces = [SampleBatch({"depth": torch.ones(3, 1, 4, 4)}, {}, torch.arange(3), label, label) for _ in range(2)]
+    sent = join([piece.send(torch.device("meta")) for piece in pieces])
+    assert sent.label.is_meta and sent.adapted["depth"].is_meta
+    with pytest.raises(RuntimeError, match="meta tensors"):
+        (sent.label >= 0).sum().item()
+    assert sent.labelled == join(pieces).labelled == 4
+    assert sent.each(lambda tensor: tensor[:2]).counted is None  # other pairs, another count
