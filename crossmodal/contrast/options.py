@@ -29,7 +29,9 @@ class Negatives:
     apart: Literal["pair", "label", "group"] = "pair"  # a negative must differ from the anchor in this
     momentum: float = 0.5  # bank: share of a row that is kept when it is updated
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"  # storage of a bank or queue
-    place: Literal["device", "host"] = "device"  # bank: host memory is larger; drawn rows are copied to the device
+    # bank: host memory is larger, and drawn rows are copied to the device; sharded: each rank's device has its part of
+    # the rows, and drawn rows are exchanged
+    place: Literal["device", "host", "sharded"] = "device"
 
     def __post_init__(self) -> None:
         taken = ("source", "apart", *KEEPS.get(self.source, [item.name for item in fields(self)]))
@@ -50,3 +52,5 @@ class Negatives:
             raise ValueError(
                 f"a bank in host memory needs draw: shared, because other draws copy too many rows, got {self.draw}"
             )
+        if self.place == "sharded" and self.draw == "all":
+            raise ValueError("a sharded bank needs draw: shared or sample, because no rank holds all rows, got all")

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from crossmodal.contrast.scores import Candidates, Mask, Relate
+from crossmodal.contrast.share import Share
 from crossmodal.distributed import gather
 
 
@@ -124,9 +125,17 @@ class Pool(nn.Module, ABC):
     module's device, and the owner of the pool saves it in checkpoints.
     """
 
+    share: Share | None = None  # of the pairs, whose tables this rank holds; None: those of all pairs
+
     def __init__(self, remembered: dict[str, Tensor], *, in_host_memory: tuple[str, ...] = ()) -> None:
         super().__init__()
         self.remembered, self.in_host_memory = remembered, in_host_memory
+
+    def memory(self) -> dict[str, Tensor]:
+        """The state to save in a checkpoint, as live tensors; tables that ranks share as one of all ranks."""
+        if self.share is None:
+            return dict(self.remembered)
+        return {name: self.share.whole(item) if item.ndim else item for name, item in self.remembered.items()}
 
     def _apply(self, fn: Callable[..., Tensor], recurse: bool = True) -> Any:
         for name, tensor in self.remembered.items():

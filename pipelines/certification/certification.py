@@ -97,6 +97,10 @@ class Certification:
     @cached_property
     def accelerator(self) -> Any:
         """The device and processes of the run."""
+        for key, train in (("train", self.config.train), ("prior.train", self.config.prior.train)):
+            if train.checkpoint_activations:
+                raise ConfigError([f"{key}.checkpoint_activations: certify draws new weights at every step, and would "
+                                   "compute activations again with others; leave it out"])  # fmt: skip
         refuse_sharded("certify, whose networks draw their weights at every step,")
         return open_accelerator(self.config.train, self.run.path)
 

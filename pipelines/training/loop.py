@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from crossmodal import checkpoint
+from crossmodal.contrast.pool import Pool
 from crossmodal.data.features import FeatureShards
 from crossmodal.data.manifest import ShardError
 from crossmodal.data.order import Plan
@@ -23,10 +24,12 @@ from crossmodal.data.reader import PairStream, SampleBatch, to_batch, train_part
 from crossmodal.data.shards import Shards
 from crossmodal.data.views import Crop, View
 from crossmodal.distributed import gather
+from crossmodal.encoders import Encoder
 from crossmodal.modules.base import Losses, TrainingModule, unreached, why_not_alone
+from crossmodal.modules.recompute import recompute_blocks
 from crossmodal.objectives import Batch
 from modalities.common.random import generator
-from pipelines.config import ConfigError
+from pipelines.config import ConfigError, at
 from pipelines.config.errors import DivergedError, RunError
 from pipelines.config.trials import has_trials
 from pipelines.runs import distributed
@@ -43,7 +46,7 @@ from pipelines.training.sharding import (
     local,
     outline,
     shard,
-    share_buffers,
+    share,
     unreached_backward,
     unshard,
 )
@@ -127,6 +130,11 @@ class Training:
             shard(self.module, self.accelerator.device)
         else:
             self.module.to(self.accelerator.device)
+        if self.config.checkpoint_activations:
+            for encoder in self.module.trained.values():
+                assert isinstance(encoder, Encoder)
+                with at("train.checkpoint_activations"):
+                    recompute_blocks(encoder)
         self.optimiser = build_optimiser(self.module, self.config, is_sharded=is_sharded())
         self.average = Average(self.module, self.config.ema) if self.config.ema else None
         return plan
@@ -281,7 +289,7 @@ class Training:
         """Takes one optimiser step; gives the metrics of its parts, on the device."""
         step, pieces = self.progress.step, _split(part, self.config.accumulate)
         if is_sharded():
-            share_buffers(self.module)
+            share(self.module.buffers())
         seed_everything(self.seed, "step", step, self.accelerator.process_index)
         for group in self.optimiser.param_groups:
             group["lr"] = self.config.rate * rate(self.config, step, self.steps)
@@ -401,9 +409,12 @@ class Training:
 
     @property
     def _state(self) -> TrainingState:
-        return TrainingState(
-            self.module, self.optimiser, self.average, self.accelerator.scaler, is_sharded=is_sharded()
-        )
+        is_spread = is_sharded() or any(pool.share and pool.share.ranks > 1 for pool in self._pools)
+        return TrainingState(self.module, self.optimiser, self.average, self.accelerator.scaler, is_sharded=is_spread)
+
+    @property
+    def _pools(self) -> list[Pool]:
+        return [pool for pool in self.module.modules() if isinstance(pool, Pool)]
 
     def _announce(self, plan: Plan) -> None:
         config, ranks = self.config, self.accelerator.num_processes
@@ -415,6 +426,9 @@ class Training:
             f"{plan.width} lanes, {config.workers} workers a process; {left} pairs wait for the next epoch; "
             f"on {self.accelerator.device}; {' + '.join(terms)}"
         )
+        if spread := [pool for pool in self._pools if pool.share]:
+            size = sum(item.nbytes for pool in spread for item in pool.remembered.values()) / 1e6
+            say(f"{self.name}: each rank holds {size:,.1f} MB of sharded banks, its share of {len(self.shards)} pairs")
         lanes, workers = plan.width // ranks, config.workers
         if workers and lanes % min(workers, lanes):
             say(f"{self.name}: {workers} workers share {lanes} lanes unevenly, so steps wait for those with the most")

@@ -6,7 +6,7 @@ CPUs, and whose policy of mixed precision would cast the weights of projection h
 
 import contextlib
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
@@ -29,13 +29,13 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def outline(module: Network) -> Network:
-    """A copy without memory for the weights, to load them into later; pools are shared."""
+    """A copy without memory for the weights, to load them into later, and without the state of pools."""
     memo: dict[int, Any] = {}
     for weight in module.parameters():
         memo[id(weight)] = nn.Parameter(torch.empty_like(weight, device="meta"), weight.requires_grad)
     for pool in module.modules():
         if isinstance(pool, Pool):
-            memo |= {id(tensor): tensor for tensor in pool.remembered.values()}
+            memo[id(pool.remembered)] = {}
     return copy.deepcopy(module, memo)
 
 
@@ -98,16 +98,17 @@ def unshard(module: nn.Module, whole: Network) -> Network:
 
 
 @torch.no_grad()
-def share_buffers(module: nn.Module) -> None:
-    """Gives every rank the running statistics of rank 0, as DDP does at every step."""
+def share(tensors: Iterable[Tensor]) -> None:
+    """Gives every rank those of rank 0, as DDP does with buffers at every step; sharded tensors do not change."""
     by_kind: dict[torch.dtype, list[Tensor]] = {}
-    for buffer in module.buffers():
-        by_kind.setdefault(buffer.dtype, []).append(buffer)
-    for buffers in by_kind.values():
-        flat = torch.cat([buffer.flatten() for buffer in buffers])
+    for tensor in tensors:
+        if not isinstance(tensor, DTensor):
+            by_kind.setdefault(tensor.dtype, []).append(tensor)
+    for each in by_kind.values():
+        flat = torch.cat([tensor.flatten() for tensor in each])
         torch.distributed.broadcast(flat, 0)
-        for buffer, part in zip(buffers, flat.split([buffer.numel() for buffer in buffers]), strict=True):
-            buffer.copy_(part.view_as(buffer))
+        for tensor, part in zip(each, flat.split([tensor.numel() for tensor in each]), strict=True):
+            tensor.copy_(part.view_as(tensor))
 
 
 def unreached_backward(module: nn.Module, loss: Tensor) -> list[nn.Parameter]:

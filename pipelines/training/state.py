@@ -12,7 +12,7 @@ from crossmodal import checkpoint
 from crossmodal.modules.base import TrainingModule
 from pipelines.training.optimiser import Average, load_optimiser
 from pipelines.training.progress import Progress
-from pipelines.training.sharding import alike
+from pipelines.training.sharding import alike, share
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ class TrainingState:
         """
         counters = {**vars(progress), "sums": sums}
         if self.is_sharded:
+            share([*self.module.buffers(), *(self.average.state.values() if self.average else ())])
             checkpoint.save_sharded(folder, progress.step, counters, self._tensors(), group=group)
             return
         state = {

@@ -47,4 +47,4 @@ class ViewPools(nn.Module):
 
     def memory(self) -> dict[str, Tensor]:
         """The pools' live tensors."""
-        return {f"view{view}_{name}": item for view in self.views for name, item in self[view].remembered.items()}
+        return {f"view{view}_{name}": item for view in self.views for name, item in self[view].memory().items()}

@@ -121,7 +121,7 @@ class Sides(nn.Module):
 
     def memory(self) -> dict[str, Tensor]:
         """The pools' live tensors."""
-        return {f"{side}_{name}": item for side, pool in self.pools.items() for name, item in pool.remembered.items()}
+        return {f"{side}_{name}": item for side, pool in self.pools.items() for name, item in pool.memory().items()}
 
     @property
     def pools(self) -> dict[str, Pool]:
