@@ -36,6 +36,7 @@ from pipelines.runs import distributed
 from pipelines.runs.console import progress_bar, say, warn
 from pipelines.runs.folder import RunFolder
 from pipelines.schemas.common import TrainConfig
+from pipelines.training.compilation import compile_networks
 from pipelines.training.launcher import is_sharded
 from pipelines.training.memory import forget_peak, peak_mb
 from pipelines.training.optimiser import Average, build_optimiser, rate
@@ -145,6 +146,7 @@ class Training:
             self._calibrate(plan, self.accelerator.num_processes)
         first = next(parts)
         frozen = self._freeze(first)
+        compile_networks(self.config, self.module.trained, self.beside)
         if is_sharded():
             return self.module, first, frozen
         model, self.optimiser = self.accelerator.prepare(self.module, self.optimiser)

@@ -209,6 +209,7 @@ class Replay(_Trial):
             FinishedError: every value was finite.
             TrialError: tells the step, the layer and the pairs.
         """
+        self.config = replace(self.config, compile=False)  # layers are watched one by one
         plan = self._set_up()
         self._resume()
         start = self.progress.step
