@@ -282,7 +282,11 @@ class PairStream(IterableDataset):
             yield error  # the main process raises it, without a worker's traceback
 
     def _part(self, indices: list[int], epoch: int) -> SampleBatch:
-        return join([self._readable(index, epoch) for index in indices])
+        part = join([self._readable(index, epoch) for index in indices])
+        views = self.views
+        return replace(
+            part, adapted={name: _compact(views[name].modality, each) for name, each in part.adapted.items()}
+        )
 
     def _readable(self, index: int, epoch: int) -> SampleBatch:
         """The pair at `index`, or with `skip_unreadable` a random readable pair in its place."""
@@ -358,8 +362,15 @@ def to_batch(part: SampleBatch, views: dict[str, View], device: torch.device | s
     return Batch(inputs, part.index, part.label, seed, part.group, features, part.present)
 
 
+def _compact(modality: Modality, adapted: Tensor) -> Tensor:
+    """Samples in bytes, where the modality's values fit into them, for their way to the device."""
+    return adapted.mul(255).round_().byte() if modality.bits == 8 else adapted
+
+
 def _prepare(modality: Modality, adapted: Tensor, draws: Tensor | None) -> Tensor:
     """Augments (if there are draws) and normalises; in pieces, which is the same because each row has its own draws."""
+    if adapted.dtype == torch.uint8:
+        adapted = adapted.float().div_(255)  # the values before `_compact`
     if draws is None:
         return modality.normalise(adapted)
     limit = AUGMENTED if adapted.device.type == "cpu" else WIDER * AUGMENTED
