@@ -4,6 +4,7 @@ import errno
 import os
 import re
 import shutil
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -131,7 +132,9 @@ def load_sharded(path: Path, tensors: "dict[str, Tensor]") -> None:
     import torch.distributed.checkpoint as dcp
 
     try:
-        dcp.load(tensors, storage_reader=dcp.FileSystemReader(path), no_dist=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is", UserWarning)  # one process may read alone
+            dcp.load(tensors, storage_reader=dcp.FileSystemReader(path), no_dist=True)
     except (Exception, dcp.CheckpointException) as error:  # a damaged file may raise anything; the message names it
         raise CheckpointError(f"{path} cannot be read ({_told(error)}); delete it to continue from the one before, or "
                               "all of them if the program has changed") from error  # fmt: skip

@@ -96,6 +96,10 @@ class Modality(ABC):
     def normalise(self, batch: Float[Tensor, "batch *shape"]) -> Float[Tensor, "batch *shape"]:
         """The encoder's input; an exported model contains this step."""
 
+    def doubts(self, signal: Float[Tensor, "..."]) -> str:
+        """Why a signal can hardly be in this modality's unit; empty if it can."""
+        return ""
+
     def refuse_unseen(self, statistics: Mapping[str, float]) -> None:  # noqa: B027  # most modalities show all
         """Refuses signals of which an encoder would see hardly anything, by the statistics of their field in shards.
 

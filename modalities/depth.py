@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from modalities import Modality
-from modalities.codecs.depth import decode_depth, encode_depth
+from modalities.codecs.depth import decode_depth, doubt_metres, encode_depth
 from modalities.codecs.readings import EXTENSIONS
 from modalities.common.noise import addressed_noise, rectangles
 from modalities.common.numbers import MapView
@@ -63,6 +63,10 @@ class Depth(MapView, Modality):
     def decode(self, payload: bytes) -> Float[Tensor, "1 height width"]:
         """Metres, 0 where there is no reading; see `decode_depth`."""
         return decode_depth(payload, scale_m=self.scale_m, invalid=self.invalid)
+
+    def doubts(self, signal: Float[Tensor, "1 height width"]) -> str:
+        """Why these can hardly be metres; empty if they can."""
+        return doubt_metres(signal)
 
     def encode(self, signal: Float[Tensor, "1 height width"]) -> bytes:
         """A 16-bit PNG in steps of `scale_m`; see `encode_depth`."""

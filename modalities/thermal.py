@@ -94,16 +94,20 @@ class Thermal(RangeView, Modality):
         if stored.dtype == np.uint8:
             raise DecodeError(f"a thermal picture must have 16 bits or floating numbers, got 8 bits: {PREVIEW}")
         values = in_units(stored, self._scale, self.offset_k, self.invalid)
-        readings = values[~values.isnan()].numpy()
-        if self.scale_k is not None and readings.size:
-            median, (low, high) = float(np.median(readings)), PLAUSIBLE_K
-            if not low <= median <= high:
-                raise DecodeError(
-                    f"the median temperature must be from {low:g} to {high:g} K, got {median:g} K with scale_k="
-                    f"{self.scale_k:g} and offset_k={self.offset_k:g}; does the file store kelvin x 100 "
-                    "(scale_k=0.01), degrees Celsius (scale_k=1, offset_k=273.15) or raw counts (scale_k: null)?"
-                )
+        if doubt := self.doubts(values):
+            raise DecodeError(
+                f"{doubt} with scale_k={self.scale_k:g} and offset_k={self.offset_k:g}; does the file store kelvin x "
+                "100 (scale_k=0.01), degrees Celsius (scale_k=1, offset_k=273.15) or raw counts (scale_k: null)?"
+            )
         return values
+
+    def doubts(self, signal: Float[Tensor, "1 height width"]) -> str:
+        """Why these can hardly be kelvin; empty if they can, and for raw counts."""
+        readings, (low, high) = signal[~signal.isnan()].numpy(), PLAUSIBLE_K
+        median = float(np.median(readings)) if self.scale_k is not None and readings.size else low
+        if low <= median <= high:
+            return ""
+        return f"the median temperature must be from {low:g} to {high:g} K, got {median:g} K"
 
     def encode(self, signal: Float[Tensor, "1 height width"]) -> bytes:
         """A 16-bit PNG in steps of `scale_k`; "no reading" is written as `invalid`.

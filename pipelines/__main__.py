@@ -11,6 +11,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 from modalities.common.catalogue import PLUGINS, suggest
 from pipelines import registry
@@ -120,6 +121,11 @@ def _print_schema(words: list[str]) -> int:
 
     from pipelines.config.schema import schema_of
 
+    if {"--help", "-h"} & {*words}:
+        print(
+            f"crossmodal schema PIPELINE   print the JSON Schema of its config: {', '.join(registry.PIPELINES.names())}"
+        )
+        return 0
     if len(words) != 1 or words[0].startswith("-"):
         raise ConfigError(["expected crossmodal schema PIPELINE, which prints the JSON Schema of its config"])
     print(json.dumps(schema_of(words[0], registry.find_pipeline(words[0])), indent=1))
@@ -135,10 +141,10 @@ def _run(name: str, words: list[str]) -> int:
         return 0
     flags: dict[str, str] = getattr(pipeline, "flags", {})
     form = f"expected crossmodal {name} CONFIG [key=value ...]"
-    words = read_trial(name, pipeline.Config, words)
+    words, action = _take_action(name, pipeline, read_trial(name, pipeline.Config, words))
     if not words or words[0].startswith("trial="):
         raise ConfigError([f"{form}, got no CONFIG; --help shows its fields"])
-    if words[0].startswith("-"):
+    if words[0].startswith("-") or any(word in flag.split() for word in words for flag in flags):
         paths = [word for word in words if not word.startswith("-")]
         flag = " ".join(
             sorted(word for word in words if word.startswith("-"))
@@ -149,6 +155,13 @@ def _run(name: str, words: list[str]) -> int:
         return pipeline.inspect(flag, Path(paths[0]))
     if "=" in words[0] and not Path(words[0]).exists():
         raise ConfigError([f"{form}, got {words[0]} instead of CONFIG"])
+    if action:
+        from pipelines.config import load
+
+        for variable in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
+            os.environ.pop(variable, None)  # the process works alone, whatever started it
+        pipeline.act(action, load(pipeline.Config, Path(words[0]), words[1:]))
+        return 0
     from pipelines.api import execute
 
     try:
@@ -156,6 +169,27 @@ def _run(name: str, words: list[str]) -> int:
     except SystemExit as stopped:  # a signal stopped all processes
         return int(stopped.code or 0)
     return 0
+
+
+def _take_action(name: str, pipeline: ModuleType, words: list[str]) -> tuple[list[str], str]:
+    """The words without an action such as `--part 3/64` or `--join`, and the action: "part=3/64", "join" or "".
+
+    Raises:
+        ConfigError: there are several actions, or one lacks its value.
+    """
+    actions: dict[str, str] = getattr(pipeline, "actions", {})
+    words = [piece for word in words for piece in (word.split("=", 1) if word.split("=")[0] in actions else [word])]
+    given = [word for word in words if word in actions]
+    if not given:
+        return words, ""
+    if len(given) > 1:
+        raise ConfigError([f"crossmodal {name}: give one of {', '.join(actions)}"])
+    place, flag = words.index(given[0]), given[0]
+    takes = ":" in actions[flag]
+    value = words[place + 1 : place + 1 + takes]
+    if takes and not value:
+        raise ConfigError([f"crossmodal {name}: {flag} needs {actions[flag]}"])
+    return words[:place] + words[place + 1 + takes :], "=".join([flag[2:], *value])
 
 
 def _must_know(kind: str, name: str, known: list[str]) -> None:

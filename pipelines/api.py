@@ -14,7 +14,7 @@ from pipelines.config.errors import FinishedError, RunError, SharedError
 from pipelines.registry import TOOLS, find_pipeline
 from pipelines.runs import distributed
 from pipelines.runs.console import say
-from pipelines.runs.folder import METRICS, REPORT, RUN, environment
+from pipelines.runs.folder import METRICS, REPORT, RUN, environment, read_record, read_report
 from pipelines.runs.lock import release_all
 
 if TYPE_CHECKING:
@@ -89,18 +89,20 @@ class Run:
     """A finished run.
 
     Args:
-        folder: the folder of a run of any pipeline; of the pipeline `run`, the folder of its stages.
+        folder: the folder of a run of any pipeline; of the pipeline `run`, or of several runs, the folder above them.
 
     Raises:
-        RunError: the folder holds no finished run.
+        RunError: the folder holds no run, or one that is not finished.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         if (self.folder / REPORT).is_file():
             return
-        if (self.folder / RUN).is_file():
-            raise RunError(f"{folder} holds a run that is not finished; the call or command that began it continues it")
+        begun = [file.parent for pattern in (RUN, f"*/{RUN}") for file in sorted(self.folder.glob(pattern))]
+        if unfinished := [each for each in begun if not (each / REPORT).is_file()]:
+            raise RunError(f"{unfinished[0]} holds a run that is not finished; the call or command that began it "
+                           "continues it")  # fmt: skip
         if not self.stages:
             raise RunError(f"{folder} holds no run; give the output folder of a pipeline")
 
@@ -127,7 +129,7 @@ class Run:
         """The values of its config that decide the results, defaults included; of the pipeline `run`, by stage."""
         if not self._report:
             return {name: stage.config for name, stage in self.stages.items()}
-        return dict(_read(self.folder / RUN)["config"])
+        return dict(read_record(self.folder / RUN)["config"])
 
     @property
     def history(self) -> list[dict[str, Any]]:
@@ -163,8 +165,7 @@ class Run:
 
     @cached_property
     def _report(self) -> dict[str, Any]:
-        path = self.folder / REPORT
-        return _read(path) if path.is_file() else {}
+        return read_report(self.folder)
 
     @property
     def _main(self) -> dict[str, str]:
@@ -212,14 +213,6 @@ class Report:
     def _repr_html_(self) -> str:
         page = html.escape(self.html)  # in a frame, because its style is for a whole page
         return f'<iframe srcdoc="{page}" width="100%" height="800" style="border: 0"></iframe>'
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise RunError(f"{path} cannot be read: {error}") from error
-    return dict(content)
 
 
 def _numbers(values: Mapping[str, Any], key: str = "") -> dict[str, float]:

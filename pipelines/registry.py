@@ -23,6 +23,8 @@ def find_pipeline(name: str) -> ModuleType:
         ConfigError: there is no such pipeline.
     """
     if name not in PIPELINES.names():
-        known = [*PIPELINES.names(), "list", "schema", *TOOLS]
-        raise ConfigError([f"pipeline {name!r} is not known{suggest(name, known)}"])
+        commands = ["list", "schema", *TOOLS]
+        if name in commands:
+            raise ConfigError([f"{name} is a command without a config; pipelines are {', '.join(PIPELINES.names())}"])
+        raise ConfigError([f"pipeline {name!r} is not known{suggest(name, [*PIPELINES.names(), *commands])}"])
     return PIPELINES.module(name)

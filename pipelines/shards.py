@@ -1,6 +1,7 @@
 """Write paired shards from a source; check, describe and show them."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,13 +9,21 @@ from pipelines.schemas.common import ViewConfig
 from pipelines.schemas.shards import Config
 
 if TYPE_CHECKING:
+    from crossmodal.data.joining import Packing
+    from crossmodal.sources import Source
     from modalities import Modality
+    from pipelines.runs.folder import RunFolder
 
 flags = {
     "--check": "read and decode every byte of a folder of shards and list all problems",
     "--check --pairing": "the same, and check on some pairs that their streams show the same scene at the same time",
     "--info": "describe a folder of shards: counts, fields, units, classes, statistics",
+    "--index": "write the indexes that a folder of shards lacks; of WebDataset tars by other programs the manifest too",
     "--sheet": "write a contact sheet (sheet.png) of a folder of shards",
+}
+actions = {
+    "--part": "K/N: pack part K of N, in any process on any machine; it ignores the launcher",
+    "--join": "check that all parts are there and complete the folder",
 }
 
 
@@ -29,36 +38,116 @@ def inputs(config: Config) -> Mapping[str, str]:
 
 def run(config: Config, path: Path) -> None:
     """Writes the splits of the source as shards, each with a manifest."""
-    from crossmodal import SOURCES
-    from crossmodal.data.writer import write_shards
-    from pipelines.config import ConfigError, at
-    from pipelines.reporting.sheet import draw_sheet
-    from pipelines.runs.console import progress_bar, say
     from pipelines.runs.folder import RunFolder, is_main
 
     run = RunFolder.open("shards", config, inputs)
     if run.is_done() or not is_main():
         return
+    source, splits = _open_source(config)
+    run.begin()
+    _pack(run, source, splits, 0, 1)
+    _join(run, source, splits)
+
+
+def act(action: str, config: Config) -> None:
+    """Packs a part of the shards, or joins the parts; several of these processes know nothing of each other.
+
+    Args:
+        action: "part=3/64", or "join".
+        config: of the whole.
+
+    Raises:
+        ConfigError: the part is not such a text, or the folder holds another run.
+        ShardError: a part is missing, or of another source.
+    """
+    from pipelines.building.settling import settle
+    from pipelines.config import ConfigError
+    from pipelines.runs.console import say
+    from pipelines.runs.folder import RunFolder
+
+    part, parts = _read_part(action)
+    config = settle(config)
+    run = RunFolder.of(config.output, "shards", config, inputs(config))
+    if run.is_done():
+        return
+    source, splits = _open_source(config)
+    if action == "join":
+        if not run.path.is_dir():
+            raise ConfigError([f"output {run.path}: there is no such folder, so no part of it was packed"])
+        run.begin("joining the parts")
+        _join(run, source, splits)
+        return
+    run.begin_part(f"{part + 1}-of-{parts}")
+    _pack(run, source, splits, part, parts)
+    say(f"{run.path}: part {part + 1} of {parts} is packed; after the last: crossmodal shards CONFIG --join")
+
+
+def _read_part(action: str) -> tuple[int, int]:
+    """The number of a part, from 0, and the number of parts."""
+    from pipelines.config import ConfigError
+
+    part, slash, parts = action.removeprefix("part=").partition("/")
+    if action == "join":
+        return 0, 1
+    if not (slash and part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
+        raise ConfigError([f"--part must be a number from 1 to the number of parts, such as 3/64, got {action[5:]!r}"])
+    return int(part) - 1, int(parts)
+
+
+def _open_source(config: Config) -> tuple["Source", list[str]]:
+    """The source and the splits to write."""
+    from crossmodal import SOURCES
+    from pipelines.config import ConfigError, at
+
     with at("source"):
         source = SOURCES.get(config.source.name)(**config.source.options)
         unknown = set(config.splits or ()) - set(source.splits())
     if unknown:
         raise ConfigError([f"splits must be among {', '.join(source.splits())}, got {', '.join(sorted(unknown))}"])
     _check_sheet(config.sheet, source.fields())
-    run.begin()
-    written, counts = {}, {}
-    for split in config.splits or source.splits():
+    return source, [*(config.splits or source.splits())]
+
+
+def _packing(run: "RunFolder", source: "Source", split: str) -> "Packing":
+    from crossmodal.data.joining import Packing
+    from pipelines.runs.folder import digest_of
+
+    origin = digest_of([run.inputs["source"], split, run.config.pairs_per_shard])
+    return Packing(
+        run.path / split, source.fields(), source.classes(), run.config.pairs_per_shard, source.partial, origin
+    )
+
+
+def _pack(run: "RunFolder", source: "Source", splits: list[str], part: int, parts: int) -> None:
+    """Packs the shards of a part that are not finished."""
+    from crossmodal.data.processes import write_by
+    from pipelines.config import at
+    from pipelines.runs.console import progress_bar
+
+    for split in splits:
         with progress_bar(unit=" pairs", desc=f"{run.path.name}/{split}") as bar, at("source"):
-            manifest = write_shards(
-                source.pairs(split),
-                run.path / split,
-                fields=source.fields(),
-                classes=source.classes(),
-                pairs_per_shard=config.pairs_per_shard,
-                partial=source.partial,
-                progress=lambda number, bar=bar: bar.update(),  # type: ignore[misc]
-                warn=lambda warning, split=split: say(f"{run.path / split}: {warning}"),  # type: ignore[misc]
+            write_by(
+                run.config.workers,
+                partial(source.numbered, split),
+                _packing(run, source, split),
+                part=part,
+                parts=parts,
+                progress=bar.update,
             )
+
+
+def _join(run: "RunFolder", source: "Source", splits: list[str]) -> None:
+    """Writes the manifests and the report."""
+    from crossmodal.data.joining import join_parts
+    from pipelines.reporting.sheet import draw_sheet
+    from pipelines.runs.console import say
+
+    written, counts = {}, {}
+    for split in splits:
+        manifest = join_parts(
+            _packing(run, source, split),
+            warn=lambda warning, split=split: say(f"{run.path / split}: {warning}"),  # type: ignore[misc]
+        )
         size = sum(shard.bytes for shard in manifest.shards) / 1e6
         lacking = "".join(f"; {count} without {name}" for name, count in manifest.lacking.items())
         lacking += "".join(f"; none has {name}" for name in source.fields() if name not in manifest.fields)
@@ -67,10 +156,10 @@ def run(config: Config, path: Path) -> None:
         written[split] = {"pairs": manifest.pairs, "megabytes": round(size, 2), "digest": manifest.digest}
     for warning in [*_unbalanced(counts, run.path), *_absent(counts, run.path)]:
         say(warning)
-    for warning in _unpaired(run.path / split for split in written) if config.pairing else ():
+    for warning in _unpaired(run.path / split for split in written) if run.config.pairing else ():
         say(warning)
-    for split in written if config.sheet else ():
-        draw_sheet(run.path / split, config.sheet)
+    for split in written if run.config.sheet else ():
+        draw_sheet(run.path / split, run.config.sheet)
     if dropped := source.dropped():
         more = f"; and {len(dropped) - 3} more" if dropped[3:] else ""
         say(f"{run.path}: {len(dropped)} pairs left out because a file is missing: {'; '.join(dropped[:3])}{more}")
@@ -100,6 +189,8 @@ def inspect(flag: str, path: Path) -> int:
     from pipelines.config.errors import printable
     from pipelines.reporting.sheet import draw_sheet
 
+    if flag == "--index":
+        return _index(path)
     subfolders = {file.parent for pattern in (MANIFEST, "*.tar") for file in path.glob(f"*/{pattern}")}
     folders = [path] if (path / MANIFEST).is_file() else sorted(subfolders)  # one without a manifest is an error
     if not folders:
@@ -125,6 +216,23 @@ def inspect(flag: str, path: Path) -> int:
             print(printable(_describe(folder)))
         else:
             print(printable(str(draw_sheet(folder, {}))))
+    return 0
+
+
+def _index(path: Path) -> int:
+    """Writes indexes and manifests that are missing."""
+    from crossmodal.data.indexing import index_folder
+    from crossmodal.data.manifest import MANIFEST, ShardError
+    from pipelines.config.errors import printable
+    from pipelines.runs.folder import RunFolder
+
+    places = [path, *sorted(folder for folder in path.glob("*") if folder.is_dir())]
+    folders = [folder for folder in places if (folder / MANIFEST).is_file() or any(folder.glob("*.tar"))]
+    if not folders:
+        raise ShardError(f"{path} holds no shards: there is no tar in it or one level below")
+    for folder in folders:
+        print(printable(index_folder(folder)))
+        RunFolder.record_size(folder / MANIFEST)
     return 0
 
 
@@ -174,6 +282,8 @@ def _describe(folder: Path) -> str:
         )
     if manifest.lacking:
         lines.append("  without: " + ", ".join(f"{name} {count}" for name, count in manifest.lacking.items()))
+    if manifest.unlisted_groups:
+        lines.append(f"  {manifest.unlisted_groups} groups")
     if manifest.groups:
         lines.append("  groups: " + ", ".join(f"{name} {count}" for name, count in manifest.groups.items()))
     return "\n".join(lines)

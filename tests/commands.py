@@ -141,24 +141,27 @@ def run(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.CompletedProcess(words, command.returncode, out, err)
 
 
-def start_ranks(*words: str) -> list[Command]:
-    """A command on two processes, with the variables that torchrun gives them."""
+def start_ranks(*words: str, ranks: int = 2, variables: Mapping[str, str] | None = None) -> list[Command]:
+    """A command on some processes, with the variables that torchrun gives them, and others."""
     with socket.socket() as listener:
         listener.bind(("localhost", 0))
         port = str(listener.getsockname()[1])
-    variables = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": port}
-    return [Command(*words, variables={**variables, "RANK": rank, "LOCAL_RANK": rank}) for rank in "01"]
+    every = {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "MASTER_ADDR": "localhost", "MASTER_PORT": port,
+             **(variables or {})}  # fmt: skip
+    return [Command(*words, variables={**every, "RANK": rank, "LOCAL_RANK": rank}) for rank in map(str, range(ranks))]
 
 
-def launch(*words: str) -> subprocess.CompletedProcess[str]:
-    """What both processes print, and the code of the first that fails."""
-    ranks = start_ranks(*words)
+def launch(*words: str, ranks: int = 2, variables: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """What all processes print, and the code of the first that fails."""
+    started = start_ranks(*words, ranks=ranks, variables=variables)
     try:
-        out, err = ("".join(printed) for printed in zip(*[rank.communicate() for rank in ranks], strict=True))
+        out, err = ("".join(printed) for printed in zip(*[each.communicate() for each in started], strict=True))
     finally:
-        for rank in ranks:
-            rank.kill()
-    return subprocess.CompletedProcess(words, ranks[0].returncode or ranks[1].returncode or 0, out, err)
+        for each in started:
+            each.kill()
+    return subprocess.CompletedProcess(
+        words, next((each.returncode for each in started if each.returncode), 0), out, err
+    )
 
 
 def torchrun(*words: str) -> subprocess.CompletedProcess[str]:

@@ -1,9 +1,10 @@
 """Every annotation is checked, with shapes and without."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jaxtyping
+import numpy as np
 import pytest
 import torch
 import typecheck
@@ -57,6 +58,28 @@ def test_shapes_are_checked_wherever_they_are_written() -> None:
                  lambda: Held(rows[0])):  # fmt: skip
         with pytest.raises(jaxtyping.TypeCheckError):
             call()
+
+
+def test_the_same_shapes_are_checked_once_and_others_again() -> None:
+    counted = []
+
+    def checker(function: Callable) -> Callable:
+        def call(*args: object) -> object:
+            counted.append(args)
+            return function(*args)
+
+        return call
+
+    def plain(rows: Float[Tensor, "{count} dim"], count: int) -> None: ...
+
+    once = typecheck.once(plain, checker(checked(plain)))
+    for rows, count in ((2, 2), (2, 2), (3, 3), (2, 2)):
+        once(torch.zeros(rows, 4), count)
+    assert len(counted) == 2
+    for arguments in ((torch.zeros(2, 4), 3), (torch.zeros(2, 4).long(), 2), (np.zeros((2, 4)), 2)):
+        for _ in range(2):  # a mistake is not remembered as right
+            with pytest.raises(jaxtyping.TypeCheckError):
+                once(*arguments)
 
 
 def test_what_jaxtyping_does_not_need_to_see_costs_its_wrapper_nothing() -> None:

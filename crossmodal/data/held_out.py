@@ -2,14 +2,14 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 
-from crossmodal.data.manifest import ShardError
+from crossmodal.data.manifest import ShardError, list_groups
 from crossmodal.data.shards import Shards
 from crossmodal.data.splits import take_share
 from modalities.common.random import generator
@@ -24,16 +24,15 @@ def hold_out(shards: Shards, share: float, seed: int = 0) -> tuple[Shards, Shard
     Raises:
         ShardError: one side would be empty, or a pair cannot be read.
     """
-    facts = [shards.facts(index) for index in range(len(shards))]
-    groups = [str(each.get("group") or "") for each in facts]
-    chosen = np.zeros(len(facts), dtype=bool)
-    chosen[take_share([each["label"] for each in facts], groups, share, seed=seed)] = True
+    groups = shards.groups()
+    chosen = np.zeros(len(shards), dtype=bool)
+    chosen[take_share(shards.labels().numpy(), groups, share, seed=seed)] = True
     if chosen.all() or not chosen.any():
         what = "all" if chosen.all() else "none"
         whole = f" in {len(set(groups))} groups, which are never divided" if any(groups) else ""
-        raise ShardError(f"a share of {share:g} holds out {what} of the {len(facts)} pairs of {shards.folder}{whole}; "
+        raise ShardError(f"a share of {share:g} holds out {what} of the {len(shards)} pairs of {shards.folder}{whole}; "
                          "set another share")  # fmt: skip
-    return _take(shards, facts, np.flatnonzero(~chosen)), _take(shards, facts, np.flatnonzero(chosen))
+    return _take(shards, np.flatnonzero(~chosen)), _take(shards, np.flatnonzero(chosen))
 
 
 def take_complete(shards: Shards, fields: Iterable[str]) -> Shards:
@@ -47,11 +46,11 @@ def take_complete(shards: Shards, fields: Iterable[str]) -> Shards:
     members = [shards.member(name) for name in dict.fromkeys(fields) if name in shards.manifest.lacking]
     if not members:
         return shards
-    chosen = np.array([not any(_lacks(shards, index, name) for name in members) for index in range(len(shards))])
+    chosen = ~np.logical_or.reduce([shards.without(name, strict=False) for name in members])
     if not chosen.any():
         raise ShardError(f"none of the {len(shards)} pairs of {shards.folder} has all views that are needed: "
                          f"{tell_without(shards, fields)}; pack them again with the files")  # fmt: skip
-    return _take(shards, [_facts(shards, index) for index in range(len(shards))], np.flatnonzero(chosen))
+    return _take(shards, np.flatnonzero(chosen), strict=False)
 
 
 def tell_without(shards: Shards, fields: Iterable[str]) -> str:
@@ -71,15 +70,14 @@ def thin_out(shards: Shards, keep: Literal["linear", "exponential"], seed: int =
     count = len(shards.manifest.classes)
     if not count:
         raise ShardError(f"{shards.folder} has no classes to keep shares of")
-    facts = [shards.facts(index) for index in range(len(shards))]
-    labels = torch.tensor([each["label"] for each in facts])
+    labels = shards.labels()
     stays = labels < 0
     for label in range(count):
         members = (labels == label).nonzero()[:, 0]
         share = (label + 1) / count if keep == "linear" else math.exp(label + 1 - count)
         order = torch.randperm(len(members), generator=generator(seed, "thin out", label))
         stays[members[order[: round(share * len(members))]]] = True
-    return _take(shards, facts, np.flatnonzero(stays.numpy()))
+    return _take(shards, np.flatnonzero(stays.numpy()))
 
 
 def take_pairs(shards: Shards, chosen: Sequence[int]) -> Shards:
@@ -88,35 +86,23 @@ def take_pairs(shards: Shards, chosen: Sequence[int]) -> Shards:
     Raises:
         ShardError: a pair cannot be read.
     """
-    return _take(shards, {index: shards.facts(index) for index in chosen}, np.array(chosen, dtype=np.int64))
+    return _take(shards, np.array(chosen, dtype=np.int64))
 
 
-def _take(shards: Shards, facts: Mapping[int, dict[str, Any]] | list[dict[str, Any]], chosen: np.ndarray) -> Shards:
-    """The chosen pairs as shards, with new counts."""
-    counts = Counter(facts[index]["label"] for index in chosen)
-    labels = {name: counts[label] for label, name in enumerate(shards.manifest.classes) if counts[label]}
-    groups = Counter(str(facts[index]["group"]) for index in chosen if facts[index].get("group"))
-    missing = {name: sum(_lacks(shards, int(index), shards.member(name)) for index in chosen)
-               for name in shards.manifest.lacking}  # fmt: skip
+def _take(shards: Shards, chosen: np.ndarray, *, strict: bool = True) -> Shards:
+    """The chosen pairs as shards, with new counts; without `strict`, unreadable pairs count as unlabelled."""
+    kind = np.int32 if len(shards) < 1 << 31 else np.int64  # a list of ten million positions stays small
+    places = chosen.astype(kind) if shards.places is None else shards.places[chosen]
+    taken = Shards(shards.folder, replace(shards.manifest, pairs=len(chosen)), places)
+    labels, groups = taken.labels(strict=strict), Counter(taken.groups(strict=strict))
+    counts = torch.bincount(labels[labels >= 0], minlength=len(shards.manifest.classes)).tolist()
+    listed, unlisted = list_groups(groups)
+    missing = {name: int(taken.without(shards.member(name), strict=False).sum()) for name in shards.manifest.lacking}
     manifest = replace(
-        shards.manifest,
-        pairs=len(chosen),
-        labels=labels,
-        groups=dict(sorted(groups.items())),
+        taken.manifest,
+        labels={name: counts[label] for label, name in enumerate(shards.manifest.classes) if counts[label]},
+        groups=listed,
+        unlisted_groups=unlisted,
         lacking={name: count for name, count in missing.items() if count},
     )
-    return Shards(shards.folder, manifest, chosen if shards.places is None else shards.places[chosen])
-
-
-def _lacks(shards: Shards, index: int, member: str) -> bool:
-    try:
-        return shards.lacks(index, member)
-    except ShardError:
-        return False
-
-
-def _facts(shards: Shards, index: int) -> dict[str, Any]:
-    try:
-        return shards.facts(index)
-    except ShardError:
-        return {"label": -1}
+    return Shards(shards.folder, manifest, places)

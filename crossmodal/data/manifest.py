@@ -14,6 +14,7 @@ from modalities.common.catalogue import UnknownNameError
 MANIFEST = "manifest.json"
 FORMAT = "crossmodal-shards/2"
 MOMENTS = ("mean", "std", "min", "max")  # statistics of a field's signal; absent if it has no reading
+MOST_GROUPS = 10_000  # groups listed in a manifest; of more, only the number is there, and the indexes have them
 SMALLEST = 1024  # minimum bytes of a pair in a tar: a header and a block of content
 EARLIER = "crossmodal-shards/1"  # has no indexes
 Stored = float | str | tuple[str, ...] | None  # an option that describes stored bytes
@@ -53,9 +54,20 @@ class Manifest:
     shards: list[Shard]
     statistics: dict[str, dict[str, float]]  # statistics of each field's signal, in its physical unit
     labels: dict[str, int] = field(default_factory=dict)  # number of pairs of each class
-    groups: dict[str, int] = field(default_factory=dict)  # number of pairs of each group
+    groups: dict[str, int] = field(default_factory=dict)  # number of pairs of each group, of at most `MOST_GROUPS`
     lacking: dict[str, int] = field(default_factory=dict)  # number of pairs without each field that some lack
     format: str = FORMAT
+    unlisted_groups: int = 0  # number of groups if they are too many for `groups`, which is then empty
+
+    @property
+    def has_groups(self) -> bool:
+        """True if a pair has a group."""
+        return bool(self.number_of_groups)
+
+    @property
+    def number_of_groups(self) -> int:
+        """The number of different groups."""
+        return self.unlisted_groups or len(self.groups)
 
     @property
     def digest(self) -> str:
@@ -179,8 +191,13 @@ def _is_name(text: str) -> bool:
     return text.isprintable() and text not in ("", ".", "..") and not {"/", "\\"} & {*text}
 
 
-def parse_facts(payload: bytes, classes: int) -> dict[str, Any]:
+def parse_facts(payload: bytes, classes: int, label: int | None = None) -> dict[str, Any]:
     """The facts in a pair's JSON member: label (-1: unlabelled), group, and further values of the source.
+
+    Args:
+        payload: the bytes of the member.
+        classes: number of classes; 0: any label will do.
+        label: the label if the member has none; None: it must have one.
 
     Raises:
         ValueError: it is not an object with an integer label and a text as group, the label is out of range, or a
@@ -188,8 +205,8 @@ def parse_facts(payload: bytes, classes: int) -> dict[str, Any]:
     """
     try:
         facts = parse(payload)
-        label = facts["label"]
-    except (ValueError, TypeError, KeyError) as error:
+        label = facts["label"] if label is None else facts.setdefault("label", label)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         if "finite" in str(error):
             raise
         label = None
@@ -201,6 +218,20 @@ def parse_facts(payload: bytes, classes: int) -> dict[str, Any]:
     if group is not None and type(group) is not int:
         check_text(group, "json: group")
     return facts
+
+
+def list_groups(counts: Mapping[str, int]) -> tuple[dict[str, int], int]:
+    """The fields `groups` and `unlisted_groups` of a manifest, from the number of pairs of each group."""
+    named = {name: count for name, count in sorted(counts.items()) if name and count}
+    return (named, 0) if len(named) <= MOST_GROUPS else ({}, len(named))
+
+
+def to_json(manifest: Manifest) -> str:
+    """The manifest as JSON text, without fields that earlier versions do not know if they are not needed."""
+    content = asdict(manifest)
+    if not manifest.unlisted_groups:
+        del content["unlisted_groups"]
+    return json.dumps(content, indent=1) + "\n"
 
 
 def sha256_of(path: Path) -> str:

@@ -7,7 +7,6 @@ an uninterrupted one, without replaying the steps before.
 
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -30,6 +29,9 @@ class Plan:
         if not 1 <= self.batch_size <= self.pairs:
             raise ValueError(f"batch_size must be from 1 to the number of pairs, {self.pairs}, got {self.batch_size}")
 
+    def __hash__(self) -> int:
+        return hash((self.pairs, self.batch_size, self.seed))  # thousands of starts would take long at every step
+
     @property
     def width(self) -> int:
         """The number of lanes in use."""
@@ -47,17 +49,20 @@ class Plan:
 
 @lru_cache(maxsize=2)
 def _epoch(plan: Plan, epoch: int) -> np.ndarray:
+    """The order in 4 bytes a pair; nothing else as long as the data set is made, because every worker makes it."""
     random = generator(plan.seed, epoch, "order")
-    bounds = [*plan.shard_starts, plan.pairs] if plan.shard_starts else [0, plan.pairs]
-    runs = [np.arange(start, stop) for start, stop in pairwise(bounds)]
-    order = np.concatenate([runs[shard] for shard in torch.randperm(len(runs), generator=random).tolist()])
-    order = np.roll(order, int(torch.randint(plan.pairs, (), generator=random)))
-    lane_pairs = plan.pairs // plan.width
-    used = plan.steps * (plan.batch_size // plan.width)
-    lanes = []
+    starts = np.array(plan.shard_starts or (0,), dtype=np.int64)
+    sizes = np.diff(starts, append=plan.pairs)
+    shuffled = torch.randperm(len(starts), generator=random).numpy()
+    ends = sizes[shuffled].cumsum()
+    ahead = starts[shuffled] - (ends - sizes[shuffled])  # of a pair's index before its position in the order
+    shift = int(torch.randint(plan.pairs, (), generator=random))
+    lane_pairs, used = plan.pairs // plan.width, plan.steps * (plan.batch_size // plan.width)
+    order = np.empty((plan.width, used), dtype=np.int32 if plan.pairs < 1 << 31 else np.int64)
     for lane in range(plan.width):
-        run = order[lane * lane_pairs : (lane + 1) * lane_pairs]
-        blocks = [run[start : start + plan.shuffle_block] for start in range(0, lane_pairs, plan.shuffle_block)]
-        shuffled = [block[torch.randperm(len(block), generator=random).numpy()] for block in blocks]
-        lanes.append(np.concatenate(shuffled)[:used].reshape(plan.steps, -1))
-    return np.stack(lanes, axis=1)
+        for start in range(0, lane_pairs, plan.shuffle_block):
+            count = min(plan.shuffle_block, lane_pairs - start)
+            drawn = torch.randperm(count, generator=random).numpy()[: max(used - start, 0)]
+            place = (lane * lane_pairs + start - shift + drawn) % plan.pairs
+            order[lane, start : start + len(drawn)] = place + ahead[np.searchsorted(ends, place, side="right")]
+    return order.reshape(plan.width, plan.steps, -1).transpose(1, 0, 2)

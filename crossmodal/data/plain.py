@@ -4,7 +4,8 @@ import json
 import math
 import types
 from collections.abc import Mapping
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass
+from functools import cache
 from typing import Any, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
 Kind = TypeVar("Kind")
@@ -97,13 +98,18 @@ def _member(union: tuple[Any, ...], content: Any) -> Any:
 
 def _dataclass(kind: Any, content: Any, place: str) -> Any:
     _expect(isinstance(content, Mapping), place, "a mapping", content)
-    hints, known = get_type_hints(kind), {item.name: item for item in fields(kind)}
+    hints, known = _fields(kind)
     if unknown := [name for name in content if name not in known]:
         raise ValueError(f"{_dotted(place, unknown[0])!r} is not known; known are {', '.join(known)}")
     for name, item in known.items():
         if name not in content and item.default is MISSING and item.default_factory is MISSING:
             raise ValueError(f"{_dotted(place, name)} is missing")
     return kind(**{name: build_value(hints[name], item, _dotted(place, name)) for name, item in content.items()})
+
+
+@cache
+def _fields(kind: Any) -> tuple[dict[str, Any], dict[str, Field]]:
+    return get_type_hints(kind), {item.name: item for item in fields(kind)}
 
 
 def _expect(holds: bool, place: str, expected: str, content: Any) -> None:

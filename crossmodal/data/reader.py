@@ -191,8 +191,9 @@ def read_pair(
     """
     members = {name: shards.member(view.modality.field) for name, view in views.items()}
     absent = {member for member in members.values() if masks and shards.lacks(index, member)}
-    key, payloads = shards.read(index, [*(member for member in dict.fromkeys(members.values()) if member not in absent),
-                                        "json"])  # fmt: skip
+    known = shards.locate(index)[1]  # of a shard with an index that has labels and groups
+    wanted = [member for member in dict.fromkeys(members.values()) if member not in absent]
+    key, payloads = shards.read(index, wanted if known.label is not None else [*wanted, "json"])
     rows = [Draws(crop, address[0], epoch, key) for epoch in range(address[1], address[1] + epochs)]
     adapted, draws = {}, {}
     signals: dict[Modality, Tensor] = {}  # shared by views of the same modality
@@ -216,17 +217,16 @@ def read_pair(
             f"{shards.locate(index)[0]}: pair {key!r}: aligned views need pictures of the same proportions: {uneven}; "
             "crop one of them before packing, or set aligned: false for one of the views"
         )
-    facts = shards.parse(index, payloads["json"])
-    group = _number_of(str(facts.get("group") or ""))
-    ones = torch.ones(epochs, dtype=torch.int64)
+    if (label := known.label) is None:
+        facts = shards.parse(index, payloads["json"])
+        known, label = replace(known, group=str(facts.get("group") or "")), facts["label"]
+    ones, group = torch.ones(epochs, dtype=torch.int64), _number_of(known.group)
     features: dict[tuple[str, str], Tensor] = {}
     for teacher, cache in kept.items():
         read = [cache.read(index, key, row.turn) for row in rows]
         features |= {(teacher, member): torch.cat([each[member] for each in read]) for member in read[0]}
     present = {name: ones.bool() & (member not in absent) for name, member in members.items()} if masks else {}
-    return SampleBatch(
-        adapted, draws, index * ones, facts["label"] * ones, group * ones, features=features, present=present
-    )
+    return SampleBatch(adapted, draws, index * ones, label * ones, group * ones, features=features, present=present)
 
 
 def _tell_uneven(views: Mapping[str, View], signals: Mapping[Modality, Tensor]) -> str:

@@ -2,8 +2,8 @@
 
 A shard is a tar in WebDataset's layout: ``000123.rgb.jpg``, ``000123.depth.png``, ``000123.json``, the members of a
 pair side by side. A folder of shards has a `MANIFEST`, which is written last, so a folder without one is unfinished.
-Beside every tar is an index with the name, offset, size and CRC-32 of every member, so that any pair is one read away
-and changed bytes are refused. WebDataset can read the tars as a stream.
+Beside every tar is an index with the key, label and group of every pair and the offset, size and CRC-32 of every
+member, so that any pair is one read away and changed bytes are refused. WebDataset can read the tars as a stream.
 """
 
 import errno
@@ -12,8 +12,10 @@ import os
 import resource
 import weakref
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +23,41 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from crossmodal.data.index import Row, Rows, index_path, read_index, rows_of, scan
+from crossmodal.data.index import UNKNOWN, Row, Rows, index_path, read_rows, scan
 from crossmodal.data.manifest import MANIFEST, Manifest, Shard, ShardError, parse_facts, read_manifest, sha256_of
 
 OPEN_SHARE = 8  # each folder keeps up to 1 / OPEN_SHARE of the process's file limit open
 MOST_OPEN = 4096  # maximum, also if the process may open any number
+INDEX_BYTES = 1 << 26  # of the indexes that each folder keeps in memory, about 600,000 pairs
 
 
 def _close(descriptors: dict[int, int]) -> None:
     for descriptor in descriptors.values():
         os.close(descriptor)
+
+
+class _Recent:
+    """The rows of the shards that were used last, in at most `INDEX_BYTES`, but at least those of one shard."""
+
+    def __init__(self) -> None:
+        self.rows, self.bytes = dict[int, Rows](), 0
+
+    def get(self, number: int) -> Rows | None:
+        if (rows := self.rows.pop(number, None)) is not None:
+            self.rows[number] = rows  # now the last one
+        return rows
+
+    def keep(self, number: int, rows: Rows) -> Rows:
+        self._drop(number)
+        self.rows[number] = rows
+        self.bytes += rows.table.nbytes
+        while self.bytes > INDEX_BYTES and len(self.rows) > 1:
+            self._drop(next(iter(self.rows)))
+        return rows
+
+    def _drop(self, number: int) -> None:
+        if (rows := self.rows.pop(number, None)) is not None:
+            self.bytes -= rows.table.nbytes
 
 
 @dataclass(frozen=True)
@@ -64,8 +91,8 @@ class Shards:
         return np.cumsum([0] + [shard.pairs for shard in self.manifest.shards])
 
     @cached_property
-    def _rows(self) -> dict[int, Rows]:
-        return {}  # of the shards indexed so far
+    def _rows(self) -> "_Recent":
+        return _Recent()
 
     @cached_property
     def _refused(self) -> dict[int, str]:
@@ -97,9 +124,7 @@ class Shards:
             ShardError: the shard as a whole is missing or broken.
         """
         number, row = self._where(index)
-        if number not in self._rows:
-            self._index(number)
-        return self._path(number), self._rows[number][row]
+        return self._path(number), self._rows_of(number)[row]
 
     def read(self, index: int, names: list[str]) -> tuple[str, dict[str, bytes]]:
         """The key and members (such as "rgb.jpg") of a pair.
@@ -165,32 +190,105 @@ class Shards:
         return member.partition(".")[0] in self.manifest.lacking and member not in self.locate(index)[1].members
 
     def facts(self, index: int) -> dict[str, Any]:
-        """The JSON member of a pair: label, group, and further values of the source."""
-        return self.parse(index, self.read(index, ["json"])[1]["json"])
+        """What the source recorded of a pair: label, group, and the further values of its JSON member."""
+        row = self.locate(index)[1]
+        if "json" not in row.members and row.label is not None:
+            return {"label": row.label, "group": row.group}
+        return self.parse(index, self.read(index, ["json"])[1]["json"], row.label)
 
-    def parse(self, index: int, payload: bytes) -> dict[str, Any]:
+    def parse(self, index: int, payload: bytes, label: int | None = None) -> dict[str, Any]:
         """The facts in the bytes of a pair's JSON member, see `parse_facts`.
 
         Raises:
             ShardError: it is not valid, or its label is not one of the manifest's classes.
         """
         try:
-            return parse_facts(payload, len(self.manifest.classes))
+            return parse_facts(payload, len(self.manifest.classes), label)
         except ValueError as error:
             path, row = self.locate(index)
             raise ShardError(f"{path}: pair {row.key!r}: {error}") from error
 
-    def labels(self) -> Tensor:
-        """The class of every pair in order, -1: unlabelled; if no pair has a label, nothing is read."""
-        if not any(self.manifest.labels.values()):
-            return torch.full((len(self),), -1)
-        return torch.tensor([self.facts(index)["label"] for index in range(len(self))], dtype=torch.int64)
+    def labels(self, *, strict: bool = True) -> Tensor:
+        """The class of every pair in order, -1: unlabelled; if no pair has a label, nothing is read.
 
-    def groups(self) -> list[str]:
-        """The group of every pair in order, empty: no group; if no pair has one, nothing is read."""
-        if not self.manifest.groups:
+        With `strict` off, pairs that cannot be read are unlabelled.
+
+        Raises:
+            ShardError: a pair cannot be read.
+        """
+        labels = np.full(len(self), -1, dtype=np.int64)
+        if any(self.manifest.labels.values()):
+            for chosen, rows in self._facts(strict):
+                labels[chosen] = np.maximum(rows["label"], -1)
+        return torch.from_numpy(labels)
+
+    def groups(self, *, strict: bool = True) -> list[str]:
+        """The group of every pair in order, empty: no group; if no pair has one, nothing is read.
+
+        With `strict` off, pairs that cannot be read have no group.
+
+        Raises:
+            ShardError: a pair cannot be read.
+        """
+        if not self.manifest.has_groups:
             return [""] * len(self)
-        return [str(self.facts(index).get("group") or "") for index in range(len(self))]
+        groups, names = [""] * len(self), dict[bytes, str]()
+        for chosen, rows in self._facts(strict):
+            groups[chosen] = [names.setdefault(name, name.decode()) for name in rows["group"].tolist()]
+        return groups
+
+    def without(self, member: str, *, strict: bool = True) -> np.ndarray:
+        """True for every pair that lacks a member, in order.
+
+        With `strict` off, pairs that cannot be read lack nothing.
+
+        Raises:
+            ShardError: a shard is missing or broken.
+        """
+        without = np.zeros(len(self), dtype=bool)
+        for chosen, number, rows in self._selected():
+            try:
+                without[chosen] = self._rows_of(number).lacks(member)[rows]
+            except ShardError:
+                if strict:
+                    raise
+        return without
+
+    def _selected(self) -> Iterator[tuple[slice, int, Any]]:
+        """For each shard with selected pairs: their positions among them, the shard's number, and their rows there."""
+        for number, (first, last) in enumerate(pairwise(self.starts.tolist())):
+            if first < last:
+                rows = slice(None) if self.places is None else self.places[first:last] - self._starts[number]
+                yield slice(first, last), number, rows
+
+    def _facts(self, strict: bool) -> Iterator[tuple[slice, np.ndarray]]:
+        """The positions and the rows of the selected pairs, shard by shard, with label and group."""
+        for chosen, number, rows in self._selected():
+            try:
+                table = self._with_facts(number).table[rows]
+            except ShardError:
+                if strict:
+                    raise
+                continue
+            if strict:
+                for row in np.flatnonzero(table["label"] == UNKNOWN)[:1]:
+                    self.facts(chosen.start + int(row))  # raises the error of the pair
+            yield chosen, table
+
+    def _with_facts(self, number: int) -> Rows:
+        """The rows of a shard with label and group: from its index, or without one from all JSON members."""
+        rows = self._rows_of(number)
+        if not rows.has_facts:
+            whole = self if self.places is None else Shards(self.folder, self.manifest)
+            start, facts = int(self._starts[number]), list[tuple[int, str]]()
+            for index in range(start, start + len(rows)):
+                try:
+                    found = Shards.facts(whole, index)
+                    facts.append((found["label"], str(found.get("group") or "")))
+                except ShardError:
+                    facts.append((UNKNOWN, ""))
+            rows = self._rows.keep(number, rows.with_facts(facts))
+        return rows
 
     def member(self, name: str) -> str:
         """The member name of a field: "depth" -> "depth.png".
@@ -236,34 +334,43 @@ class Shards:
     def _close_oldest(self) -> None:
         os.close(self._descriptors.pop(next(iter(self._descriptors))))
 
-    def _index(self, number: int) -> None:
-        """Scans a shard once, and remembers its rows or the reason why it is refused."""
+    def _rows_of(self, number: int) -> Rows:
+        """The rows of a shard, from memory or from its index.
+
+        Raises:
+            ShardError: the shard as a whole is missing or broken.
+        """
+        if (rows := self._rows.get(number)) is not None:
+            return rows
         if number not in self._refused:
             rows, refusal = self._scan(number)
             if refusal is None:
-                self._rows[number] = Rows.pack(rows)
-                return
+                return self._rows.keep(number, rows)
             self._refused[number] = refusal
         raise ShardError(self._refused[number])
 
-    def _scan(self, number: int) -> tuple[list[Row], str | None]:
+    def _scan(self, number: int) -> tuple[Rows, str | None]:
         """The rows of a shard, and the reason why all of them are refused, if any."""
         path, expected = self._path(number), self.manifest.shards[number]
         try:
             rows, problems = self._listed(path, expected)
         except OSError as error:
-            return [], f"{path} cannot be read: {error.strerror}"
+            return Rows(np.empty(0)), f"{path} cannot be read: {error.strerror}"
         except ValueError as error:
-            return [], str(error)
+            return Rows(np.empty(0)), str(error)
         if problems:
             more = f" (and {len(problems) - 1} more; see crossmodal shards --check {self.folder})"
             return rows, problems[0] + (more if problems[1:] else "")
         if len(rows) != expected.pairs:
-            first = next((f"; pair {row.key!r} {row.problems[0]}" for row in rows if row.problems), "")
+            first = next((f"; pair {rows[number].key!r} {each[0]}" for number, each in rows.problems.items()), "")
             return rows, f"{path} must hold {expected.pairs} pairs by its manifest, got {len(rows)}{first}"
+        if rows.has_facts and (classes := len(self.manifest.classes)):
+            for row in np.flatnonzero((rows.table["label"] < -1) | (rows.table["label"] >= classes))[:1].tolist():
+                return rows, (f"{index_path(path)}: pair {rows[row].key!r} must have a label from -1 to {classes - 1}, "
+                              f"got {rows.table['label'][row]}; {self._advice}")  # fmt: skip
         return rows, None
 
-    def _listed(self, path: Path, expected: Shard) -> tuple[list[Row], list[str]]:
+    def _listed(self, path: Path, expected: Shard) -> tuple[Rows, list[str]]:
         """The rows of a shard from its index, or without one from its headers, after a check of its sha256.
 
         Raises:
@@ -278,12 +385,13 @@ class Shards:
             if sha256_of(path) != expected.sha256:
                 raise ValueError(f"{path}: its bytes changed since it was written (its sha256 is not the manifest's); "
                                  f"{self._advice}")  # fmt: skip
-            return scan(path)
+            rows, problems = scan(path)
+            return Rows.pack(rows), problems
         payload = index.read_bytes()
         if hashlib.sha256(payload).hexdigest() != expected.index:
             raise ValueError(f"{index} is not the index that was written (sha256 differs from the manifest's); "
                              f"{self._advice}")  # fmt: skip
         try:
-            return rows_of(path, read_index(payload), expected.bytes)
+            return read_rows(path, payload, expected.bytes)
         except ValueError as error:
             raise ValueError(f"{index}: {error}; {self._advice}") from error

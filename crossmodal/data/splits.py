@@ -3,13 +3,14 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 
 from modalities.common.random import generator
 
 
 def take_share(
-    labels: Sequence[int], groups: Sequence[str], share: float, *, seed: int, at_end: bool = False
+    labels: Sequence[int] | np.ndarray, groups: Sequence[str], share: float, *, seed: int, at_end: bool = False
 ) -> list[int]:
     """Positions of the pairs selected for a share, in no particular order.
 
@@ -27,34 +28,39 @@ def take_share(
         seed: determines every draw, together with the pairs.
         at_end: select the last pairs of each class instead of a random run.
     """
-    units: dict[str, list[int]] = {}
-    runs: dict[int, list[int]] = {}
-    for index, (label, group) in enumerate(zip(labels, groups, strict=True)):
-        if group:
-            units.setdefault(group, []).append(index)
-        else:
-            runs.setdefault(label, []).append(index)
+    assert len(labels) == len(groups)
+    kinds, numbers = np.asarray(labels), dict[str, int]()
+    named = np.fromiter((numbers.setdefault(group, len(numbers)) if group else -1 for group in groups), np.int32,
+                        len(groups))  # fmt: skip
     random = generator(seed, "held out")
-    taken = _take_groups(list(units.values()), labels, share, random)
+    taken = _take_groups(_parted(np.flatnonzero(named >= 0), named), kinds, share, random)
     passed, single = 0, 0
-    least = min(round(share * sum(map(len, runs.values()))), 1)
-    for _, members in sorted(runs.items()):
+    alone = np.flatnonzero(named < 0)
+    least = min(round(share * len(alone)), 1)
+    for members in _parted(alone, kinds):
         passed += len(members)
         count = min(max(round(share * passed) - single, least), len(members) - 1)
         single += count
         latest = len(members) - count
         start = latest if at_end else int(torch.randint(latest + 1, (), generator=random))
-        taken += members[start : start + count]
+        taken += members[start : start + count].tolist()
     return taken
 
 
-def _take_groups(units: list[list[int]], labels: Sequence[int], share: float, random: torch.Generator) -> list[int]:
+def _parted(places: np.ndarray, keys: np.ndarray) -> list[np.ndarray]:
+    """The places of each key, ascending, in the order of the keys."""
+    order = np.argsort(keys[places], kind="stable")
+    values, starts = np.unique(keys[places][order], return_index=True)
+    return np.split(places[order], starts[1:]) if len(values) else []
+
+
+def _take_groups(units: list[np.ndarray], labels: np.ndarray, share: float, random: torch.Generator) -> list[int]:
     shuffled = [units[place] for place in torch.randperm(len(units), generator=random).tolist()]
     passed, taken = 0, list[int]()
-    for unit in sorted(shuffled, key=lambda unit: Counter(labels[index] for index in unit).most_common(1)[0][0]):
+    for unit in sorted(shuffled, key=lambda unit: Counter(labels[unit].tolist()).most_common(1)[0][0]):
         passed += len(unit)
         if share * passed - len(taken) >= len(unit) / 2:
-            taken += unit
+            taken += unit.tolist()
     return taken
 
 

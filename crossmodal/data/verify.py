@@ -8,13 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from crossmodal.data.index import Row, index_path, scan
+from crossmodal.data.index import Row, index_path, make_index, read_rows, scan
 from crossmodal.data.manifest import MANIFEST, Manifest, Shard, ShardError, open_field, parse_facts, sha256_of
 from crossmodal.data.shards import Shards
 from crossmodal.data.views import Picture, tell_turned, tell_uneven
 from modalities import Modality
 
-Readers = Mapping[str, Callable[[bytes], object]]  # "rgb.jpg" -> a function that raises ValueError for invalid bytes
+Readers = Mapping[str, Callable[..., object]]  # "rgb.jpg" -> a function that raises ValueError for invalid bytes
 
 
 def check(folder: Path, *, warn: Callable[[str], None] = lambda message: None) -> list[str]:
@@ -95,27 +95,38 @@ def _check_shard(path: Path, shard: Shard, readers: Readers, seen: _Seen) -> Ite
         yield f"{path}: must have {shard.bytes} bytes by the manifest, got {path.stat().st_size}"
     elif sha256_of(path) != shard.sha256:
         yield f"{path}: its bytes changed since it was written (sha256 differs from the manifest's)"
+    rows, broken = scan(path)
+    yield from broken
+    whole = not broken and not any(row.problems for row in rows)
+    with_facts = False  # of every pair in the index, so that pairs need no JSON member
     if shard.index and not (index := index_path(path)).is_file():
         yield f"{index}: missing, so every process must read the whole shard before its first pair"
     elif shard.index and sha256_of(index) != shard.index:
         yield f"{index}: its bytes changed since it was written (sha256 differs from the manifest's)"
-    rows, broken = scan(path)
-    yield from broken
+    elif shard.index and whole:
+        try:
+            with_facts = read_rows(path, payload := index.read_bytes(), shard.bytes)[0].has_facts
+            if with_facts and payload != make_index(path):
+                yield f"{index}: does not describe its shard; delete it and run crossmodal shards --index {path.parent}"
+        except ValueError as error:
+            yield str(error) if f"{path}" in str(error) else f"{index}: {error}"
     if len(rows) != shard.pairs:
         yield f"{path}: must hold {shard.pairs} pairs by the manifest, got {len(rows)}"
     with path.open("rb") as file:
         for row in rows:
             if seen.first.setdefault(row.key, path) != path:
                 yield f"{path}: pair {row.key!r} is duplicated: it is also in {seen.first[row.key]}"
-            for problem in (*row.problems, *_check_row(file, row, readers, seen)):
+            for problem in (*row.problems, *_check_row(file, row, readers, seen, with_facts)):
                 yield f"{path}: pair {row.key!r} {problem}"
 
 
-def _check_row(file: BinaryIO, row: Row, readers: Readers, seen: _Seen) -> Iterator[str]:
+def _check_row(file: BinaryIO, row: Row, readers: Readers, seen: _Seen, with_facts: bool) -> Iterator[str]:
     pictures: dict[str, Picture] = {}
     for member, read in readers.items():
         name = member.partition(".")[0]
         if member not in row.members:
+            if member == "json" and with_facts:
+                continue
             if name in seen.may_lack:
                 seen.absent[name] += 1
             else:
@@ -127,7 +138,7 @@ def _check_row(file: BinaryIO, row: Row, readers: Readers, seen: _Seen) -> Itera
         file.seek(offset)
         payload = file.read(size)
         try:
-            content = read(payload)
+            content = read(payload, label=-1) if member == "json" and with_facts else read(payload)
         except Exception as error:  # for damaged bytes a decoder may raise anything, even MemoryError
             yield f"has an unreadable {member!r}: {error or type(error).__name__}"
             continue

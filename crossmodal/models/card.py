@@ -1,5 +1,6 @@
 """The card of an exported encoder: its architecture, and the preprocessing of its input."""
 
+import difflib
 import hashlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -66,10 +67,15 @@ def find_model(path: str | Path) -> Path:
     for folder in (path, path / "model"):
         if (folder / CARD).is_file() and (folder / WEIGHTS).is_file():
             return folder
-    several = sorted(card.parent.parent.name for card in path.glob(f"*/model/{CARD}"))
-    advice = f"give one of {', '.join(map(str, (path / name for name in several)))}" if several else (
-        "give the folder of a finished run"
-    )  # fmt: skip
+    advice = "give the folder of a finished run"
+    if several := sorted(card.parent.parent.name for card in path.glob(f"*/model/{CARD}")):
+        advice = f"give one of {', '.join(map(str, (path / name for name in several)))}"
+    elif path.is_file():
+        advice = "it is a file, and a file of weights needs an encoder beside it"
+    elif not path.exists():
+        beside = [each.name for each in path.parent.glob("*")]
+        near = difflib.get_close_matches(path.name, beside, n=1)
+        advice = "there is no such path" + (f"; did you mean {path.parent / near[0]}?" if near else "")
     raise ExportError(f"{path} holds no exported model ({CARD} and {WEIGHTS}); {advice}")
 
 

@@ -1,18 +1,16 @@
 """Models on the Hugging Face Hub: downloaded at the user's request, and uploaded."""
 
 import os
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from crossmodal.models.card import CARD, WEIGHTS
+from crossmodal.published.files import answers
 
 PREFIX = "hf-hub:"
 README = "README.md"
-TIMEOUT_S = 10.0  # without an answer of the hub
 
 
 class HubError(RuntimeError):
@@ -37,7 +35,7 @@ def download(name: str) -> Path:
     """
     repository, _, revision = name.removeprefix(PREFIX).partition("@")
     with _explained(name) as hub:
-        options = {"endpoint": _endpoint(), "local_files_only": not _answers(hub)}
+        options = {"endpoint": _endpoint(), "local_files_only": not answers(_where(hub))}
         card = Path(hub.hf_hub_download(repository, CARD, revision=revision or None, **options))
         commit = card.parent.name
         hub.hf_hub_download(repository, WEIGHTS, revision=commit, **options)
@@ -53,7 +51,7 @@ def upload(folder: Path, repository: str, *, private: bool | None, revision: str
         HubError: the hub refuses, for example because nobody is logged in, or cannot be reached.
     """
     with _explained(f"{PREFIX}{repository}") as hub:
-        if not _answers(hub):
+        if not answers(_where(hub)):
             raise HubError(f"{PREFIX}{repository}: {_where(hub)} cannot be reached; try again later")
         api = hub.HfApi(endpoint=_endpoint())
         api.create_repo(repository, private=private, exist_ok=True)
@@ -75,19 +73,6 @@ def _endpoint() -> str | None:
 
 def _where(hub: Any) -> str:
     return _endpoint() or str(hub.constants.ENDPOINT)
-
-
-def _answers(hub: Any) -> bool:
-    """True if the hub answers in time; huggingface_hub would wait for minutes, and try again."""
-    if hub.constants.HF_HUB_OFFLINE:
-        return False
-    try:
-        with urllib.request.urlopen(urllib.request.Request(_where(hub), method="HEAD"), timeout=TIMEOUT_S):
-            return True
-    except urllib.error.HTTPError:
-        return True
-    except (OSError, ValueError):
-        return False
 
 
 @contextmanager

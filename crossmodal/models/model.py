@@ -20,6 +20,9 @@ from modalities import CropBox, Modality
 from modalities.common.numbers import MapView
 from modalities.common.picture import PictureView
 
+UNITS = (
+    "floats in the modality's unit, such as metres or samples from -1 to 1, or a picture as uint8 [rows, columns, 3]"
+)
 Signals = str | Path | np.ndarray | Tensor | Sequence[str | Path | np.ndarray | Tensor]  # what a model reads
 
 
@@ -40,8 +43,10 @@ class Model:
         """A model from a folder, or else from the hub by "OWNER/NAME"; see `crossmodal.load`."""
         import crossmodal
 
-        local = Path(name).exists() or is_on_hub(name)
-        address = name if local else f"{PREFIX}{name}"
+        local = Path(name).exists()
+        if local and revision is not None:
+            raise ExportError(f"{name} is a folder, which has no revisions; leave out revision={revision!r}")
+        address = name if local or is_on_hub(name) else f"{PREFIX}{name}"
         return crossmodal.load(f"{address}@{revision}" if revision else address, device=device)
 
     def save_pretrained(self, folder: str | Path, **options: Any) -> Path:
@@ -100,6 +105,8 @@ class Model:
     def _batches(self, what: Signals, batch_size: int, workers: int) -> Iterator[Float[Tensor, "batch *shape"]]:
         """Adapted samples on the encoder's device."""
         device = next(self.encoder.parameters()).device
+        if not isinstance(what, str | Path | np.ndarray | Tensor | Sequence):
+            raise InputError(f"give paths or arrays, got {type(what).__name__}; numpy.asarray makes arrays of pictures")
         several = [what] if isinstance(what, str | Path | np.ndarray | Tensor) else list(what)
         if not several:
             raise InputError("give at least one path or array")
@@ -122,14 +129,27 @@ class Model:
 
     def _adapt(self, array: Any) -> Float[Tensor, "*shape"]:
         signal = torch.as_tensor(array)
-        if signal.dtype == torch.uint8 and signal.ndim == 3 and signal.shape[2] == 3:
+        if self.modality.field == "rgb" and signal.dtype == torch.uint8 and signal.ndim == 3 and signal.shape[2] == 3:
             signal = signal.permute(2, 0, 1) / 255
-        signal = signal[None] if signal.ndim == (2 if isinstance(self.modality, PictureView) else 1) else signal
+        elif not signal.is_floating_point():
+            raise InputError(f"an array of {str(signal.dtype).removeprefix('torch.')} has no unit; give {UNITS}")
+        dims = 3 if isinstance(self.modality, PictureView) else 2
+        signal = signal[None] if signal.ndim == dims - 1 else signal
+        channels = 1 if isinstance(self.modality, MapView) else 3 if dims == 3 else len(signal)
+        if signal.ndim != dims or len(signal) != channels or not signal.numel():
+            sides = "height, width]" if dims == 3 else "samples]"
+            alone = f" or [{sides}" if channels == 1 or dims == 2 else ""
+            raise InputError(
+                f"an array of shape {[*np.shape(array)]} is no signal of {self.card.modality}; it must be "
+                f"[{channels if dims == 3 else 'channels'}, {sides}{alone}, and several signals a list"
+            )
         signal = signal.float()
         if isinstance(self.modality, MapView):
             signal = signal.where(signal.isfinite(), self.modality.nothing)
         elif not signal.isfinite().all():
             raise InputError(f"an array holds NaN or infinity, which {self.card.modality} cannot have")
+        if doubt := self.modality.doubts(signal):
+            raise InputError(f"{doubt}; is the array in another unit?")
         try:
             return self.modality.adapt(signal, CropBox())
         except Exception as error:  # whatever a wrong shape leads to

@@ -41,7 +41,7 @@ def provenance_of(model: Path | None, evaluation: str | Path | None = None) -> P
     folder = next((each for each in above if (each / RUN).is_file()), None)
     run = {} if folder is None else _read(folder / RUN)
     if evaluation is not None:
-        measured = None if model is None else _measured(Path(evaluation), model)
+        measured = None if model is None else _measured(Path(evaluation), _digest(model))
         if measured is None:
             raise ExportError(f"{evaluation} holds no finished evaluation of this model; give the output folder of "
                               "crossmodal evaluate, or leave it out")  # fmt: skip
@@ -49,18 +49,23 @@ def provenance_of(model: Path | None, evaluation: str | Path | None = None) -> P
     if model is None or folder is None:
         return Provenance(run)
     beside = sorted(folder.parent.glob(f"*/{REPORT}"), key=lambda path: path.stat().st_mtime, reverse=True)
-    found = (_measured(path.parent, model) for path in beside)
+    own = _digest(model)
+    found = (_measured(path.parent, own) for path in beside)
     return Provenance(run, next((each for each in found if each is not None), None))
 
 
-def _measured(evaluation: Path, model: Path) -> Measured | None:
-    """The figures of a model in an evaluation; None if it did not measure this model."""
+def _digest(model: Path) -> str | None:
+    """The digest of an exported model; None for another folder."""
+    return digest(model) if (model / CARD).is_file() else None
+
+
+def _measured(evaluation: Path, own: str | None) -> Measured | None:
+    """The figures of the model of a digest in an evaluation; None if it did not measure this model."""
     if not (evaluation / RUN).is_file() or not (evaluation / REPORT).is_file():
         return None
     record, report = _read(evaluation / RUN), _read(evaluation / REPORT)
-    if record.get("pipeline") != "evaluate" or not (model / CARD).is_file():
+    if record.get("pipeline") != "evaluate" or own is None:
         return None
-    own = digest(model)
     for key, digests in record.get("inputs", {}).items():
         if key.startswith("students.") and own in str(digests).split():
             return Measured(key.removeprefix("students."), report.get("figures", {}))

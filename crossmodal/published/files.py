@@ -1,8 +1,9 @@
 """Files of published networks: where libraries keep them, and how they are fetched."""
 
-import contextlib
+import http.client
 import os
 import re
+import shutil
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
@@ -16,7 +17,8 @@ from crossmodal.published.names import WeightsError, is_folder
 TIMEOUT_S = 10.0  # without an answer
 _SIGNS = ("config.json", "open_clip_config.json", "model.safetensors", "open_clip_model.safetensors",
           "pytorch_model.bin", "open_clip_pytorch_model.bin")  # files one of which a copy has  # fmt: skip
-_LICENCE = re.compile(r"\A---\s*\n.*?^license:\s*[\"']?([\w.+-]+)", re.DOTALL | re.MULTILINE)
+_HEAD = re.compile(r"\A---\s*\n(.*?)^---\s*$", re.DOTALL | re.MULTILINE)  # of a model card
+_LICENCE = re.compile(r"^license:\s*[\"']?([\w.+-]+)", re.MULTILINE)
 
 
 class Repository:
@@ -42,7 +44,8 @@ class Repository:
     def licence(self) -> str | None:
         """The licence in the head of the model card, where there is a card."""
         card = self.optional("README.md")
-        stated = None if card is None else _LICENCE.search(card.read_text(encoding="utf-8", errors="replace"))
+        head = None if card is None else _HEAD.match(card.read_text(encoding="utf-8", errors="replace"))
+        stated = None if head is None else _LICENCE.search(head[1])
         return None if stated is None else stated[1]
 
     def file(self, *names: str) -> Path:
@@ -95,9 +98,10 @@ class Repository:
         options: dict[str, Any] = {"cache_dir": hub_cache(), "etag_timeout": TIMEOUT_S}
         endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
         try:
-            _reach(endpoint)  # first: the client would try again for minutes
+            if not answers(endpoint):  # else the client would try again for minutes
+                raise LocalEntryNotFoundError(f"{endpoint} does not answer")
             return Path(hf_hub_download(self.name, name, revision=self.wanted, endpoint=endpoint, **options))
-        except (LocalEntryNotFoundError, TimeoutError, urllib.error.URLError) as error:
+        except LocalEntryNotFoundError as error:
             if any(self.cached(each) for each in _SIGNS):
                 self.is_cut_off = True
                 return None
@@ -123,15 +127,19 @@ def torch_cache() -> Path:
     return Path(home).expanduser() / "hub" / "checkpoints"
 
 
-def _reach(endpoint: str) -> None:
-    """Asks a server for anything.
+def answers(endpoint: str) -> bool:
+    """True if a server answers anything in time; False without asking if HF_HUB_OFFLINE is set."""
+    from huggingface_hub.constants import HF_HUB_OFFLINE
 
-    Raises:
-        OSError: it does not answer, a `URLError` or `TimeoutError`.
-    """
-    request = urllib.request.Request(endpoint, method="HEAD")
-    with contextlib.suppress(urllib.error.HTTPError), urllib.request.urlopen(request, timeout=TIMEOUT_S):
-        pass
+    if HF_HUB_OFFLINE:
+        return False
+    try:
+        with urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=TIMEOUT_S):
+            return True
+    except urllib.error.HTTPError:
+        return True
+    except (OSError, ValueError, http.client.HTTPException):
+        return False
 
 
 def from_url(weights: str, url: str, folders: Sequence[Path], *, sha256: str, download: bool) -> Path:
@@ -153,25 +161,32 @@ def from_url(weights: str, url: str, folders: Sequence[Path], *, sha256: str, do
     if path is None and not download:
         raise WeightsError(f"{weights}: there is no {' or '.join(map(str, places))}, and nothing is downloaded unless "
                            f"you say so: set download=true beside weights, or fetch {url}")  # fmt: skip
-    path = path or _fetch(weights, url, places[0])
-    if sha256:
-        actual = sha256_of(path)
-        if not actual.startswith(sha256):
-            raise WeightsError(f"{weights}: {path} is not the published file: its sha256 must begin with {sha256}, got "
-                               f"{actual}; delete it and fetch it again")  # fmt: skip
+    if path is None:
+        return _fetch(weights, url, places[0], sha256)
+    if not (actual := sha256_of(path) if sha256 else "").startswith(sha256):
+        raise WeightsError(f"{weights}: {path} is not the published file: its sha256 must begin with {sha256}, got "
+                           f"{actual}; delete it and fetch it again")  # fmt: skip
     return path
 
 
-def _fetch(weights: str, url: str, path: Path) -> Path:
+def _fetch(weights: str, url: str, path: Path, sha256: str) -> Path:
+    """Fetches a file; only the whole one appears at `path`."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer, aside.open("wb") as file:
-            while piece := answer.read(1 << 20):
-                file.write(piece)
+            shutil.copyfileobj(answer, file, 1 << 20)
+            expected = answer.headers.get("Content-Length")
+        if expected is not None and (size := aside.stat().st_size) != int(expected):
+            raise WeightsError(f"{weights}: the connection to {url} ended after {size} of {expected} bytes; try again")
+        if not (actual := sha256_of(aside) if sha256 else "").startswith(sha256):
+            raise WeightsError(f"{weights}: {url} gave another file than the published one: its sha256 must begin with "
+                               f"{sha256}, got {actual}; nothing was stored")  # fmt: skip
         aside.replace(path)
-    except (OSError, ValueError) as error:
+    except WeightsError:
+        raise
+    except (OSError, ValueError, http.client.HTTPException) as error:
         raise WeightsError(
             f"{weights}: {url} could not be fetched: {getattr(error, 'reason', None) or error}"
         ) from error

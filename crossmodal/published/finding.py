@@ -14,6 +14,7 @@ _ROOMS = {  # prefix -> module with `find`, extra in setup.py
     "package:": ("packages", "lite0"),
 }
 assert _ROOMS.keys() == FORMS.keys()
+_EXTRAS = {"timm": "timm", "open_clip": "open_clip", "transformers": "transformers", "huggingface_hub": "hub"}
 
 
 def find(weights: str, *, download: bool = False) -> Source | None:
@@ -37,6 +38,7 @@ def find(weights: str, *, download: bool = False) -> Source | None:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("crossmodal"):
             raise
+        extra = _EXTRAS.get((error.name or "").partition(".")[0], extra)  # a hub's repository may be of any library
         raise WeightsError(f"{weights} needs the package {error.name!r}, which is not installed; "
                            f"pip install 'crossmodal-transfer[{extra}]'") from error  # fmt: skip
     return source

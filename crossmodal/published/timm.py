@@ -48,7 +48,7 @@ def _weights(weights: str, card: PretrainedCfg, repository: Repository) -> Path:
     url = card.url if isinstance(card.url, str) and card.url and not card.custom_load else None
     names = (card.hf_hub_filename,) if card.hf_hub_filename else _FILES
     found = next((path for name in names if (path := repository.cached(name))), None) if card.hf_hub_id else None
-    if found is None and url is not None:
+    if found is None and url is not None and repository.wanted is None:
         known = re.search(r"-([0-9a-f]{8,})\.", url)
         if not card.hf_hub_id or (torch_cache() / url.rpartition("/")[2]).is_file():
             return from_url(

@@ -1,7 +1,7 @@
 """The interface of a source, which reads paired data to be packed into shards."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -67,3 +67,33 @@ class Source(ABC):
         Raises:
             SourceError: the split is unknown, or its files cannot be read.
         """
+
+    def numbered(self, split: str, wanted: Callable[[int], bool]) -> Iterator[tuple[int, Pair]]:
+        """The pairs of a split whose number, from 0, is wanted, each with it; here every pair is read to find them.
+
+        `wanted` is called once for each pair, in order.
+
+        Raises:
+            SourceError: see `pairs`.
+        """
+        return ((number, pair) for number, pair in enumerate(self.pairs(split)) if wanted(number))
+
+
+class Numbered(ABC):
+    """Added to a source that passes over a pair without reading it, so that many processes can share the work."""
+
+    @abstractmethod
+    def numbered(self, split: str, wanted: Callable[[int], bool]) -> Iterator[tuple[int, Pair]]:
+        """The pairs of a split whose number, from 0, is wanted, each with it; the others cost almost nothing.
+
+        Raises:
+            SourceError: see `pairs`.
+        """
+
+    def pairs(self, split: str) -> Iterator[Pair]:
+        """The pairs of a split, the same pairs in the same order at every call.
+
+        Raises:
+            SourceError: the split is unknown, or its files cannot be read.
+        """
+        return (pair for _, pair in self.numbered(split, lambda number: True))

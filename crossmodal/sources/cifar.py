@@ -1,14 +1,15 @@
 """CIFAR-10 and CIFAR-100 (Krizhevsky 2009, https://www.cs.toronto.edu/~kriz/cifar.html), in their binary versions."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from crossmodal.sources import Pair, Source, SourceError
+from crossmodal.sources import Numbered, Pair, Source, SourceError
 from crossmodal.sources.common.stamps import digest_of
 from modalities import MODALITIES, Modality
 from modalities.codecs.raster import write_pixels
@@ -40,7 +41,7 @@ _CIFAR100 = _Archive(
 
 
 @dataclass(frozen=True)
-class Cifar(Source):
+class Cifar(Numbered, Source):
     """CIFAR-10 or CIFAR-100: 60,000 colour photographs of 32 x 32 pixels, stored as PNG without loss.
 
     `root` is the unpacked "binary version (suitable for C programs)": cifar-10-batches-bin or cifar-100-binary. The
@@ -81,20 +82,20 @@ class Cifar(Source):
         """Empty: no row is incomplete."""
         return []
 
-    def pairs(self, split: str) -> Iterator[Pair]:
-        """The pictures of a split, in the archive's order; the key is the split and the position in it.
+    def numbered(self, split: str, wanted: Callable[[int], bool]) -> Iterator[tuple[int, Pair]]:
+        """The wanted pictures of a split, in the archive's order; the key is the split and the position in it.
 
         Raises:
             SourceError: the split is unknown, or a file is missing, cut short, or has an invalid label.
         """
         if split not in self.splits():
             raise SourceError(f"split {split!r} is not known{suggest(split, list(self.splits()))}")
-        number = 0
-        for name in self._archive.files[split]:
-            for label, pixels in self._rows(self._existing(name), len(self.classes())):
+        files = map(self._existing, self._archive.files[split])
+        rows = chain.from_iterable(self._rows(path, len(self.classes())) for path in files)
+        for number, (label, pixels) in enumerate(rows):
+            if wanted(number):
                 png = write_pixels(np.ascontiguousarray(pixels.reshape(3, SIDE, SIDE).transpose(1, 2, 0)), "PNG")
-                yield Pair(f"{split}_{number:05d}", {"rgb.png": png}, label)
-                number += 1
+                yield number, Pair(f"{split}_{number:05d}", {"rgb.png": png}, label)
 
     @cached_property
     def _archive(self) -> _Archive:

@@ -32,7 +32,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from crossmodal.sources import Pair, Source, SourceError
+from crossmodal.sources import Numbered, Pair, Source, SourceError
 from crossmodal.sources.common.doom_game import CREATURES, SCENERY, SKY, TICS_PER_S, Session
 from modalities import Modality
 from modalities.audio import Audio
@@ -57,7 +57,7 @@ _INSTALL = "pip install 'crossmodal-transfer[doom]'"
 
 
 @dataclass(frozen=True)
-class Doom(Source):
+class Doom(Numbered, Source):
     """Colour, depth, class maps and stereo sound of 15 kinds of creature in the levels of a free game (Freedoom).
 
     Each pair shows one creature, which was placed in a level and then woke, walked and called. The picture is cropped
@@ -142,15 +142,21 @@ class Doom(Source):
         """Empty: every pair is complete."""
         return []
 
-    def pairs(self, split: str) -> Iterator[Pair]:
-        """The pairs of a split, level by level; the classes take turns.
+    def numbered(self, split: str, wanted: Callable[[int], bool]) -> Iterator[tuple[int, Pair]]:
+        """The wanted pairs of a split, level by level; the classes take turns.
+
+        A run of the engine gives `_PAIRS_PER_RUN` pairs; it is left out if none of them is wanted.
 
         Raises:
             SourceError: the split is unknown, or the engine or its sound library is not installed or failed.
         """
         if split not in self.splits():
             raise SourceError(f"split {split!r} is not known{suggest(split, list(self.splits()))}")
-        sessions = self._sessions(split)
+        sessions, numbers = list[Session](), set[int]()
+        for session in self._sessions(split):
+            own = {*filter(wanted, range(session.first, session.first + len(session.creatures)))}
+            sessions += [session] if own else []
+            numbers |= own
         with (
             tempfile.TemporaryDirectory(prefix="crossmodal-doom-") as folder,
             ThreadPoolExecutor(self.processes) as pool,
@@ -158,8 +164,8 @@ class Doom(Source):
             environment = _environment(Path(folder), with_sound="audio" in self.views)
             runs = pool.map(lambda session: self._play(session, Path(folder), environment), sessions)
             try:
-                for played in runs:
-                    yield from played
+                for session, played in zip(sessions, runs, strict=True):
+                    yield from (item for item in enumerate(played, session.first) if item[0] in numbers)
             finally:  # also if the caller stops early
                 pool.shutdown(wait=False, cancel_futures=True)
 

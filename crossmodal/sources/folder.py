@@ -5,13 +5,13 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from crossmodal.sources import Pair, Source, SourceError
+from crossmodal.sources import Numbered, Pair, Source, SourceError
 from crossmodal.sources.common.division import divide
 from crossmodal.sources.common.listing import Entry, all_files, by_key, complete, list_files, list_lines, with_any
 from crossmodal.sources.common.members import open_member, unit_of_depth
@@ -24,7 +24,7 @@ from modalities.thermal import Thermal
 
 
 @dataclass(frozen=True)
-class Folder(Source):
+class Folder(Numbered, Source):
     """Your own files, paired by path patterns or a CSV file and packed byte for byte.
 
     A pattern is a path relative to `root` with placeholders: "{split}/{label}/{key}.jpg". Each of {key}, {label},
@@ -109,8 +109,8 @@ class Folder(Source):
         near = next((pattern for pattern in patterns if pattern.differs_in_case(path)), None)
         return f"its extension differs from {near.option} only in case" if near else ""
 
-    def pairs(self, split: str) -> Iterator[Pair]:
-        """The pairs of a split.
+    def numbered(self, split: str, wanted: Callable[[int], bool]) -> Iterator[tuple[int, Pair]]:
+        """The wanted pairs of a split with their numbers.
 
         Raises:
             SourceError: the split is unknown, a folder, file or column is missing, a file is empty or not of its
@@ -119,9 +119,11 @@ class Folder(Source):
         if split not in self._parts:
             raise SourceError(f"split {split!r} is not known{suggest(split, list(self._parts))}")
         labels = {name: label for label, name in enumerate(self.classes())} | {"": -1}
-        for key, entry in self._parts[split].items():
+        for number, (key, entry) in enumerate(self._parts[split].items()):
+            if not wanted(number):
+                continue
             names = {f"{name}.{extension_of(entry.files[name])}": name for name in self.members if name in entry.files}
-            yield Pair(
+            pair = Pair(
                 key=key,
                 members={member: self._read(entry, name) for member, name in names.items()},
                 label=labels[entry.values.get("label", "")],
@@ -129,6 +131,7 @@ class Folder(Source):
                 facts={name: self._numbers(entry, name) for name in self.facts},
                 paths={member: str(Path(self.root) / entry.files[name]) for member, name in names.items()},
             )
+            yield number, pair
 
     @cached_property
     def _modalities(self) -> dict[str, Modality]:

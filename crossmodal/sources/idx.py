@@ -3,7 +3,7 @@
 import gzip
 import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import UInt8
 
-from crossmodal.sources import Pair, Source, SourceError
+from crossmodal.sources import Numbered, Pair, Source, SourceError
 from crossmodal.sources.common.stamps import digest_of
 from modalities import MODALITIES, Modality
 from modalities.codecs.raster import write_pixels
@@ -39,7 +39,7 @@ NAMES = {
 
 
 @dataclass(frozen=True)
-class Idx(Source):
+class Idx(Numbered, Source):
     """MNIST, Fashion-MNIST or other grey pictures in IDX files, in 10 classes, stored as PNG without loss.
 
     `root` holds the four files, each packed (.gz) or unpacked; if both exist, the unpacked one is read. Debian's
@@ -80,8 +80,8 @@ class Idx(Source):
         """Empty: no picture is incomplete."""
         return []
 
-    def pairs(self, split: str) -> Iterator[Pair]:
-        """The pictures of a split, in the file's order; the key is the split and the position in it.
+    def numbered(self, split: str, wanted: Callable[[int], bool]) -> Iterator[tuple[int, Pair]]:
+        """The wanted pictures of a split, in the file's order; the key is the split and the position in it.
 
         Raises:
             SourceError: the split is unknown, or a file is not an IDX file of these dimensions, is damaged, has
@@ -98,7 +98,8 @@ class Idx(Source):
                 f"{labels}: picture {number} has label {known[number]}, but there are {len(self.classes())} classes"
             )
         for number, (label, pixels) in enumerate(zip(known.tolist(), pictures, strict=True)):
-            yield Pair(f"{split}_{number:05d}", {"rgb.png": write_pixels(pixels, "PNG")}, label)
+            if wanted(number):
+                yield number, Pair(f"{split}_{number:05d}", {"rgb.png": write_pixels(pixels, "PNG")}, label)
 
     def _existing(self, name: str) -> Path:
         for path in (Path(self.root) / name, Path(self.root) / f"{name}.gz"):

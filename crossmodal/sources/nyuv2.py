@@ -13,7 +13,7 @@ The files, all in one folder:
   40, and classNames. MATLAB 5. It and the file above are in the repository ankurhanda/nyuv2-meta-data.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +24,7 @@ import torch
 from jaxtyping import UInt8, UInt16
 
 from crossmodal.data.splits import take_share
-from crossmodal.sources import Pair, Source, SourceError
+from crossmodal.sources import Numbered, Pair, Source, SourceError
 from crossmodal.sources.common.label_maps import encode_map
 from crossmodal.sources.common.matlab import open_hdf5, read_strings, read_variables
 from crossmodal.sources.common.stamps import digest_of
@@ -60,7 +60,7 @@ SCENES = (
 
 
 @dataclass(frozen=True)
-class Nyuv2(Source):
+class Nyuv2(Numbered, Source):
     """NYU Depth v2: 1,449 pictures of rooms with registered depth and a class for every pixel.
 
     `root` holds nyu_depth_v2_labeled.mat, splits.mat and, for 40 classes, classMapping40.mat; 13 classes need
@@ -111,8 +111,8 @@ class Nyuv2(Source):
         """Empty: no picture is incomplete."""
         return []
 
-    def pairs(self, split: str) -> Iterator[Pair]:
-        """The pictures of a split, in the file's order; the key is the picture's number, counted from 1.
+    def numbered(self, split: str, wanted: Callable[[int], bool]) -> Iterator[tuple[int, Pair]]:
+        """The wanted pictures of a split, in the file's order; the key is the picture's number, counted from 1.
 
         Raises:
             SourceError: the split is unknown, or a file is of another version, damaged, or does not fit the others.
@@ -121,19 +121,22 @@ class Nyuv2(Source):
             raise SourceError(f"split {split!r} is not known{suggest(split, list(self._parts))}")
         classes, fields = {name: label for label, name in enumerate(self.classes())}, self.fields()
         with self._open() as file:
-            for number in self._parts[split]:
+            for place, number in enumerate(self._parts[split]):
+                if not wanted(place):
+                    continue
                 try:
                     members = self._members(file, number, fields)
                 except ValueError as error:
                     raise SourceError(f"{self._path(DATA)}: picture {number}: {error}") from error
                 kind = self._types[number - 1]
-                yield Pair(
+                pair = Pair(
                     key=f"{number:04d}",
                     members=members,
                     label=classes[kind] if kind in classes else classes["others"],
                     group=self._scenes[number - 1],
                     facts={"number": number, "scene_type": kind},
                 )
+                yield place, pair
 
     def _members(self, file: "h5py.File", number: int, fields: Mapping[str, Modality]) -> dict[str, bytes]:
         metres = torch.from_numpy(self._picture(file, DEPTHS[self.depth], number))

@@ -1,7 +1,7 @@
 """Recordings: frames of several sensors with stamps of their own, put together in time and space."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int64
 
-from crossmodal.sources import Pair, Source, SourceError
+from crossmodal.sources import Numbered, Pair, Source, SourceError
 from crossmodal.sources.common.division import divide
 from crossmodal.sources.common.listing import Entry
 from crossmodal.sources.common.members import open_member, unit_of_depth
@@ -32,7 +32,7 @@ OWN = ("stream", "offset_ms", "drift_ppm", "seconds")  # options of a member tha
 
 
 @dataclass(frozen=True)
-class Recorded(Source):
+class Recorded(Numbered, Source):
     """Bags (ROS 1, ROS 2, MCAP), videos, LeRobot data sets, and lists of stamped files as in TUM RGB-D.
 
     Every frame of the first member takes the nearest frame of each other member; a frame is used once. JPEG and PNG
@@ -115,17 +115,21 @@ class Recorded(Source):
         absent = sum(each.absent for each in self._recordings)
         return frames | ({"recordings whose files are missing": absent} if absent else {})
 
-    def pairs(self, split: str) -> Iterator[Pair]:
-        """The pairs of a split, recording by recording, in the order of time.
+    def numbered(self, split: str, wanted: Callable[[int], bool]) -> Iterator[tuple[int, Pair]]:
+        """The wanted pairs of a split with their numbers, recording by recording, in the order of time.
 
         Raises:
             SourceError: the split is unknown, or a frame cannot be read, decoded or registered.
         """
         if split not in self._parts:
             raise SourceError(f"split {split!r} is not known{suggest(split, list(self._parts))}")
+        first = 0
         for recording in self._recordings:
-            if len(places := self._parts[split].get(recording.name, [])):
-                yield from self._of(recording, np.asarray(places))
+            places = np.asarray(self._parts[split].get(recording.name, []), dtype=np.int64)
+            chosen = [place for place in range(len(places)) if wanted(first + place)]
+            if chosen:
+                yield from zip((first + place for place in chosen), self._of(recording, places[chosen]), strict=True)
+            first += len(places)
 
     def _of(self, recording: Recording, places: Int64[np.ndarray, " pairs"]) -> Iterator[Pair]:
         moments = self._moments[recording.name].take(places)

@@ -1,6 +1,6 @@
 """STL-10 (Coates et al. 2011, https://cs.stanford.edu/~acoates/stl10/), in its binary files."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import UInt8
 
-from crossmodal.sources import Pair, Source, SourceError
+from crossmodal.sources import Numbered, Pair, Source, SourceError
 from crossmodal.sources.common.stamps import digest_of
 from modalities import MODALITIES, Modality
 from modalities.codecs.raster import write_pixels
@@ -21,7 +21,7 @@ FILES = ("train_X.bin", "train_y.bin", "test_X.bin", "test_y.bin", "unlabeled_X.
 
 
 @dataclass(frozen=True)
-class Stl10(Source):
+class Stl10(Numbered, Source):
     """STL-10: 13,000 colour photographs of 96 x 96 pixels in 10 classes and 100,000 unlabelled, as lossless PNG.
 
     `root` is the unpacked folder of stl10_binary.tar.gz. Its fold_indices.txt is not read.
@@ -66,20 +66,23 @@ class Stl10(Source):
         """Empty: no picture is incomplete."""
         return []
 
-    def pairs(self, split: str) -> Iterator[Pair]:
-        """The pictures of a split, in the files' order; the key is the file and the position in it.
+    def numbered(self, split: str, wanted: Callable[[int], bool]) -> Iterator[tuple[int, Pair]]:
+        """The wanted pictures of a split, in the files' order; the key is the file and the position in it.
 
         Raises:
             SourceError: the split is unknown, or a label is invalid.
         """
         if split not in self.splits():
             raise SourceError(f"split {split!r} is not known{suggest(split, list(self.splits()))}")
+        first = 0
         for kind in self._kinds[split]:
             pictures = self._pictures(kind)
             labels = [-1] * len(pictures) if kind == "unlabeled" else self._labels(kind)
             for number, (label, pixels) in enumerate(zip(labels, pictures, strict=True)):
-                png = write_pixels(np.ascontiguousarray(pixels), "PNG")
-                yield Pair(f"{kind}_{number:06d}", {"rgb.png": png}, label)
+                if wanted(first + number):
+                    png = write_pixels(np.ascontiguousarray(pixels), "PNG")
+                    yield first + number, Pair(f"{kind}_{number:06d}", {"rgb.png": png}, label)
+            first += len(pictures)
 
     @property
     def _kinds(self) -> dict[str, tuple[str, ...]]:

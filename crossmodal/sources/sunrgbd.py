@@ -12,7 +12,7 @@ The folder holds the two published archives, unpacked:
   The division cuts 17 of the walks through rooms in xtion/sun3ddata.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import UInt8, UInt16
 
-from crossmodal.sources import Pair, Source, SourceError
+from crossmodal.sources import Numbered, Pair, Source, SourceError
 from crossmodal.sources.common.label_maps import encode_map
 from crossmodal.sources.common.matlab import open_hdf5, read_variables
 from crossmodal.sources.common.stamps import digest_of
@@ -69,7 +69,7 @@ class Frame:
 
 
 @dataclass(frozen=True)
-class SunRgbd(Source):
+class SunRgbd(Numbered, Source):
     """SUN RGB-D: 10,335 pictures of rooms with registered depth and one of 37 classes for every pixel.
 
     `root` holds the folders SUNRGBD and SUNRGBDtoolbox, as the two archives unpack. Colour is packed byte for byte. The
@@ -130,8 +130,8 @@ class SunRgbd(Source):
         """Empty: no picture is incomplete."""
         return []
 
-    def pairs(self, split: str) -> Iterator[Pair]:
-        """The pictures of a split; the key is the position in SUNRGBDMeta.mat, counted from 1.
+    def numbered(self, split: str, wanted: Callable[[int], bool]) -> Iterator[tuple[int, Pair]]:
+        """The wanted pictures of a split; the key is the position in SUNRGBDMeta.mat, counted from 1.
 
         Raises:
             SourceError: the split is unknown, or a file is missing, of another format or version, damaged, or does not
@@ -144,12 +144,14 @@ class SunRgbd(Source):
             if maps.size != len(self._frames):
                 raise SourceError(f"{labels} has {maps.size} maps, but {META} lists {len(self._frames)} pictures")
             references = np.ravel(maps)
-            for frame in self._parts[split]:
+            for number, frame in enumerate(self._parts[split]):
+                if not wanted(number):
+                    continue
                 try:
                     classes = encode_map(file[references[frame.number - 1]][()].T.astype(np.int64), self._table)
                 except SourceError as error:
                     raise SourceError(f"{labels}: picture {frame.number}: {error}") from error
-                yield self._pair(frame, classes)
+                yield number, self._pair(frame, classes)
 
     def _pair(self, frame: Frame, classes: bytes) -> Pair:
         paths = self._paths(frame)

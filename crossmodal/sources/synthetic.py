@@ -2,12 +2,12 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
-from crossmodal.sources import Pair, Source, SourceError
+from crossmodal.sources import Numbered, Pair, Source, SourceError
 from modalities import MODALITIES, Modality
 from modalities.common.catalogue import suggest
 from modalities.common.picture import PictureSize
@@ -16,7 +16,7 @@ from modalities.synthetic.scene import SHAPES, draw_scene
 
 
 @dataclass(frozen=True)
-class Synthetic(PictureSize, Source):
+class Synthetic(PictureSize, Numbered, Source):
     """Rendered scenes of one or two solids in front of a wall; the class is the shape of the first.
 
     A pair depends only on the seed, its split and its number, so a larger data set starts with the same pairs.
@@ -70,25 +70,22 @@ class Synthetic(PictureSize, Source):
         """Empty: every pair is complete."""
         return []
 
-    def pairs(self, split: str) -> Iterator[Pair]:
-        """The pairs of a split, rendered one by one.
+    def numbered(self, split: str, wanted: Callable[[int], bool]) -> Iterator[tuple[int, Pair]]:
+        """The wanted pairs of a split with their numbers, rendered one by one.
 
         Raises:
             SourceError: the split is unknown.
         """
         if split not in self.splits():
             raise SourceError(f"split {split!r} is not known{suggest(split, list(self.splits()))}")
-        for index in range(self.train_pairs if split == "train" else self.test_pairs):
+        for index in filter(wanted, range(self.train_pairs if split == "train" else self.test_pairs)):
             height, width = self.sides
             scene = draw_scene(generator(self.seed, split, index), size=height, width=width)
-            yield Pair(
-                key=f"{split}_{index:06d}",
-                members={
-                    f"{field}.{modality.extensions[0]}": modality.encode(modality.render(scene))
-                    for field, modality in self._modalities.items()
-                },
-                label=scene.label if self.labelled else -1,
-            )
+            members = {
+                f"{field}.{modality.extensions[0]}": modality.encode(modality.render(scene))
+                for field, modality in self._modalities.items()
+            }
+            yield index, Pair(f"{split}_{index:06d}", members, scene.label if self.labelled else -1)
 
     @cached_property
     def _modalities(self) -> dict[str, Modality]:

@@ -27,7 +27,10 @@ def decode_depth(payload: bytes, *, scale_m: float, invalid: float) -> Float[Ten
         marked = torch.from_numpy(is_marked(stored, invalid))
         metres = torch.from_numpy(stored.astype(np.float64, copy=False)).mul_(scale_m).float()
     metres = torch.where(torch.isfinite(metres) & ~marked & (metres > 0), metres, 0.0)
-    _check_plausible(metres, scale_m)
+    if doubt := doubt_metres(metres):
+        low = metres[metres > 0].median() < PLAUSIBLE_M[0]
+        hint = "metres (scale_m=1)" if low else "millimetres (scale_m=0.001)"
+        raise DecodeError(f"{doubt} with scale_m={scale_m:g}; does the file store {hint}?")
     return metres
 
 
@@ -68,15 +71,13 @@ def readings_of(stored: Shaped[np.ndarray, "*shape"], invalid: float) -> Shaped[
     return stored[np.isfinite(stored) & (stored > 0) & ~is_marked(stored, invalid)]
 
 
-def _check_plausible(metres: Float[Tensor, "1 height width"], scale_m: float) -> None:
+def doubt_metres(metres: Float[Tensor, "1 height width"]) -> str:
+    """Why these can hardly be metres; empty if they can."""
     valid = torch.from_numpy(metres.numpy()[metres.numpy() > 0])  # torch would take 24 bytes a pixel to index
-    if not len(valid):
-        return
-    median = valid[:: 1 + len(valid) // 4096].median().item()  # a few thousand tell the order of magnitude
+    median = (
+        valid[:: 1 + len(valid) // 4096].median().item() if len(valid) else None
+    )  # some tell the order of magnitude
     low, high = PLAUSIBLE_M
-    if not low <= median <= high:
-        hint = "millimetres (scale_m=0.001)" if median > high else "metres (scale_m=1)"
-        raise DecodeError(
-            f"the median distance must be from {low} to {high:g} m, got {median:g} m with "
-            f"scale_m={scale_m:g}; does the file store {hint}?"
-        )
+    if median is None or low <= median <= high:
+        return ""
+    return f"the median distance must be from {low} to {high:g} m, got {median:g} m"

@@ -14,7 +14,7 @@ from torch import Tensor
 from modalities import DecodeError
 from modalities.codecs.arrays import read_array
 from modalities.codecs.exr import EXR, read_exr
-from modalities.codecs.raster import JPEG, MAX_PIXELS, NPY, PNG, TIFF, describe, read_pixels
+from modalities.codecs.raster import MAX_PIXELS, NPY, PNG, TIFF, describe, read_pixels
 
 NO_DATA = 42113  # tag of GDAL: the stored number of "no reading", as text
 _SUBFILE, _BITS, _COMPRESSION, _CHANNELS, _FORMAT = 254, 258, 259, 277, 339  # tags (TIFF 6.0, sections 8 and 19)
@@ -46,7 +46,9 @@ def read_numbers(payload: bytes, *, what: str, preview: str) -> Shaped[np.ndarra
                 raise DecodeError(f"{name} of {len(payload)} bytes is damaged or cut short: {error}") from error
     if (got := describe(payload)) == "PNG (16-bit grey)":
         return read_pixels(payload)[None]
-    why = f": {preview}" if payload.startswith((PNG, JPEG)) else ""
+    why = f": {preview}" if got.startswith(("PNG", "JPEG")) else ""
+    if payload.startswith(PNG) and not why:
+        raise DecodeError(f"PNG of {len(payload)} bytes is damaged or cut short")
     raise DecodeError(f"{what} must be a 16-bit single-channel PNG, TIFF, EXR, PFM, .npy or .npz, got {got}{why}")
 
 

@@ -107,7 +107,7 @@ def _refuse_lacking(name: str, objective: Objective | type[Objective], held: Man
     """Refuses an objective that needs something the pairs lack; an instance may need more than its class."""
     if objective.needs_labels and not any(held.labels.values()):
         raise ConfigError([f"objectives.{name} needs labels, and the pairs have none"])
-    if objective.needs_groups and not held.groups:
+    if objective.needs_groups and not held.has_groups:
         raise ConfigError([f"objectives.{name} needs groups, and the pairs have none"])
 
 

@@ -73,8 +73,8 @@ class Certification:
         self._refuse_seen()
         copies, untold = self._count_copies()
         examples = self.examples["train"]  # refuses before training what cannot be certified
-        if self.split.certified.manifest.groups:
-            say(f"{self.run.path}: {len(self.split.certified)} pairs of {len(self.split.certified.manifest.groups)} "
+        if groups := self.split.certified.manifest.number_of_groups:
+            say(f"{self.run.path}: {len(self.split.certified)} pairs of {groups} "
                 "groups are certified; the certificate assumes independent draws")  # fmt: skip
         networks, figures = self._train()
         if not self.accelerator.is_main_process:

@@ -30,7 +30,7 @@ CANDIDATES = r"""_crossmodal_candidates() {
       "$current"*)
         rest=${word#"$current"}
         case $word in
-          -*) ;;
+          -*) [ -n "$current" ] || continue ;;
           *=*) case $current in *=*) ;; *) rest=${rest%%=*}= ;; esac ;;
         esac
         case $rest in *=?*) ;; *.?*) rest=${rest%%.*}. ;; esac
@@ -82,9 +82,9 @@ def completion(words: Sequence[str]) -> int:
     parser = Parser(
         "completion",
         description="Prints a script with which a shell completes commands, options and config keys.",
-        epilog="bash: crossmodal completion bash > ~/.local/share/bash-completion/completions/crossmodal; zsh: "
-        "crossmodal completion zsh > ~/.crossmodal.zsh, and source that in ~/.zshrc after compinit. Write it again "
-        "after an update, or when CROSSMODAL_PLUGINS names other entries.",
+        epilog="bash: crossmodal completion bash > ~/.crossmodal.bash, and source that in ~/.bashrc; zsh: crossmodal "
+        "completion zsh > ~/.crossmodal.zsh, and source that in ~/.zshrc after compinit. Write it again after an "
+        "update, or when CROSSMODAL_PLUGINS names other entries.",
     )
     parser.add_argument("shell", choices=SHELLS, help="the shell that reads it")
     asked = parser.read(words)
@@ -108,7 +108,7 @@ def _words_function() -> str:
         flags = {word for flag in getattr(pipeline, "flags", {}) for word in flag.split()}
         trials = [*TRIALS] if has_trials(pipeline.Config) else []
         cases[name] = [*sorted(flags), "--help"]
-        cases[f"{name} *"] = [*words_of(schema_of(name, pipeline)), *trials]
+        cases[f"{name} *"] = [*words_of(schema_of(name, pipeline)), *trials, *getattr(pipeline, "actions", {})]
     return WORDS + "".join(_case(*each) for each in cases.items()) + "  esac\n}\n"
 
 

@@ -71,6 +71,7 @@ def describe_pipeline(name: str, pipeline: ModuleType) -> str:
     parts = [
         f"crossmodal {name} CONFIG [key=value ...]",
         *(f"crossmodal {name} {flag} PATH   {text}" for flag, text in flags.items()),
+        *(f"crossmodal {name} CONFIG {flag}   {text}" for flag, text in getattr(pipeline, "actions", {}).items()),
         *(f"crossmodal {name} CONFIG {flag}   {text}" for flag, text in TRIALS.items() if has_trials(pipeline.Config)),
         "",
         (pipeline.__doc__ or "").strip(),

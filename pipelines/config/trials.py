@@ -8,7 +8,7 @@ from pipelines.config.errors import ConfigError
 TRIALS = {
     "--dry-run": "take a few steps and print the costs: weights, negatives, time, memory",
     "--overfit": "learn one batch by heart, or print which loss or which weights do not learn",
-    "--replay": "repeat a run that diverged from its last checkpoint, and print the step, layer and pairs",
+    "--replay": "find the step, layer and pairs that made a loss not finite, from the last checkpoint on",
 }
 
 

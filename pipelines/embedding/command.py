@@ -26,7 +26,9 @@ def _parser() -> Parser:
         "embed",
         description="Writes the embeddings of files or pairs by a trained encoder.",
         epilog="The same command continues after a kill. On several processes (torchrun -m pipelines embed ...) each "
-        "takes its share. Exit code 1: a file could not be read; it has no row, and the reason is printed.",
+        "takes its share. Files are read in the unit of the model's training pairs, 16-bit depth with their scale_m. "
+        "Columns are key, vector, label, and the facts of pairs; an .npz has arrays keys, vectors, labels and model. "
+        "Exit code 1: a file could not be read; it has no row, and the reason is printed.",
     )
     parser.add_argument(
         "model", metavar="MODEL", help="folder of a finished run or an exported encoder, or hf-hub:OWNER/NAME"
@@ -105,14 +107,15 @@ def embed(words: Sequence[str]) -> int:
     distributed.wait()
     unreadable = 0
     if distributed.is_main():
-        written = join(parts, len(jobs), classes, model_digest)
+        found = any(parts.load(number).keys for number in range(len(jobs)))
+        written = join(parts, len(jobs), classes, model_digest) if found else 0
         for number in range(len(jobs)):
             for name, reason in parts.load(number).problems:
                 _tell(f"{name}: {reason}")
                 unreadable += 1
         parts.remove()
         left = f"; {len(inputs.ignored)} files left out by their extension" if inputs.ignored else ""
-        _tell(f"{to}: {written} embeddings of {model.encoder.spec.dim} numbers"
+        _tell((f"{to}: {written} embeddings of {model.encoder.spec.dim} numbers" if found else f"{to} was not written")
               + (f"; {unreadable} files could not be read" if unreadable else "") + left)  # fmt: skip
     distributed.part()
     return 1 if unreadable else 0

@@ -80,8 +80,7 @@ def predict(words: Sequence[str]) -> int:
     except InputError as error:
         raise ConfigError([f"predict: {error}"]) from error
     if model.card.temperature is None:
-        _tell(f"{asked.model}: probabilities are not calibrated, because supervise had no validation pairs to fit a "
-              "temperature")  # fmt: skip
+        _tell(f"{asked.model}: probabilities are not calibrated, because its training fitted no temperature")
     model.encoder.to("cuda" if torch.cuda.is_available() else "cpu")
     answered = unreadable = labelled = right = 0
     with replacing(Path(asked.to)) if asked.to else nullcontext(sys.stdout) as file:

@@ -34,7 +34,7 @@ from pipelines.reporting.pictures import (
     legible,
     spread,
 )
-from pipelines.runs.folder import METRICS, REPORT, RUN
+from pipelines.runs.folder import METRICS, REPORT, RUN, read_record
 from pipelines.schemas import evaluate, transfer
 from pipelines.schemas.common import ViewConfig
 
@@ -56,7 +56,7 @@ def describe_answer(folders: Sequence[Path]) -> Answer:
 
     Evaluations that belong to a comparison on the page are left out; the comparison has a table of its own.
     """
-    reports = {folder: _read(folder, REPORT) for folder in folders}
+    reports = {folder: read_record(folder / REPORT) for folder in folders}
     compared = [folder for folder, report in reports.items() if report["pipeline"] == "compare"]
     judged = [folder for folder, report in reports.items() if report["pipeline"] == "evaluate"
               and not any(folder.is_relative_to(other) for other in compared)]  # fmt: skip
@@ -64,7 +64,7 @@ def describe_answer(folders: Sequence[Path]) -> Answer:
     for folder, name in zip(judged, _short(judged), strict=True):
         _refuse_old(reports[folder], folder)
         asked = load(evaluate.Config, folder / "config.yaml", stored=True)
-        found.append(Evaluated(name, reports[folder]["figures"], _read(folder, RUN).get("inputs", {}), asked))
+        found.append(Evaluated(name, reports[folder]["figures"], read_record(folder / RUN).get("inputs", {}), asked))
     return answer_of(found)
 
 
@@ -78,7 +78,7 @@ def _short(folders: Sequence[Path]) -> list[str]:
 
 def describe_run(folder: Path, layout: str) -> dict[str, Any]:
     """The section of the page on one run."""
-    report, started = _read(folder, REPORT), _read(folder, RUN)
+    report, started = read_record(folder / REPORT), read_record(folder / RUN)
     _refuse_old(report, folder)
     section = {
         "name": str(folder),
@@ -108,10 +108,6 @@ def describe_run(folder: Path, layout: str) -> dict[str, Any]:
     if report["pipeline"] in drawers:
         drawers[report["pipeline"]](section, folder, layout)
     return section
-
-
-def _read(folder: Path, name: str) -> dict[str, Any]:
-    return json.loads((folder / name).read_text(encoding="utf-8"))
 
 
 def _refuse_old(report: Mapping[str, Any], folder: Path) -> None:

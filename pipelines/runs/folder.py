@@ -18,7 +18,7 @@ from typing import Any
 
 from crossmodal.checkpoint import write, writing
 from pipelines.config import ConfigError, differences, leaves, renew, to_dict, to_yaml, without
-from pipelines.config.errors import FinishedError, SharedError
+from pipelines.config.errors import FinishedError, RunError, SharedError
 from pipelines.runs import distributed
 from pipelines.runs.console import say
 from pipelines.runs.distributed import is_main
@@ -41,7 +41,19 @@ def digest_of(content: object) -> str:
 def read_report(folder: str | Path) -> dict[str, Any]:
     """The report of a finished run; empty if the folder holds none."""
     path = Path(folder) / REPORT
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return read_record(path) if path.is_file() else {}
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """The content of a run's `run.json` or `report.json`.
+
+    Raises:
+        RunError: it is damaged.
+    """
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise RunError(f"{path} is damaged ({error}); delete its folder, and run the same command again") from error
 
 
 @dataclass(frozen=True)
@@ -58,6 +70,14 @@ class RunFolder:
     def of(cls, path: str | Path, pipeline: str, config: object, inputs: Mapping[str, str]) -> "RunFolder":
         """The run that a config and its inputs describe; touches no file."""
         return cls(Path(path), pipeline, config, inputs)
+
+    @staticmethod
+    def record_size(path: Path) -> None:
+        """Updates the size of a file, one level below a finished run, in the run's report, if the report lists it."""
+        folder, name = path.parent.parent, f"{path.parent.name}/{path.name}"
+        report = read_report(folder)
+        if name in report.get("results", {}):
+            _write_json(folder / REPORT, {**report, "results": {**report["results"], name: _size(path)}})
 
     @classmethod
     def open(cls, pipeline: str, config: Any, inputs: Callable[[Any], Mapping[str, str]]) -> "RunFolder":
@@ -157,8 +177,8 @@ class RunFolder:
     def _finished(self) -> str:
         return f"{self.path}: finished before; nothing to do (delete the folder or choose another output to repeat it)"
 
-    def begin(self) -> None:
-        """Creates the folder, or continues the run in it; called once every check has passed.
+    def begin(self, news: str = "continuing the interrupted run") -> None:
+        """Creates the folder, or continues the run in it and prints `news`; called once every check has passed.
 
         Raises:
             ConfigError: the folder cannot be made, or another process is writing into it or has begun a run.
@@ -176,16 +196,35 @@ class RunFolder:
         if self._read() != self.before:
             raise ConfigError([f"output {self.path}: another process began a run there; give the command again"])
         self.locks.append(lock)
-        for half in [*_asides(self.path)]:
+        for half in [*_asides(self.path), *self.path.glob(f"{LOCK}.part-*")]:
             if half.is_dir():
                 shutil.rmtree(half)
             else:
                 half.unlink()
         if self.before is not None:
-            say(f"{self.path}: continuing the interrupted run")
+            say(f"{self.path}: {news}")
             (self.path / REPORT).unlink(missing_ok=True)  # that of a finished run whose results are gone
         if self.before is None or any(self.before[key] != value for key, value in self.identity.items()):
             self._describe()
+
+    def begin_part(self, part: str) -> None:
+        """Creates the folder or joins the run in it, which other processes that pack other parts may do as well.
+
+        Raises:
+            ConfigError: the folder cannot be made, holds another run, or a process is packing this part or all of it.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.locks.append(Lock(self.path, shared=True))
+            self.locks.append(Lock(self.path, f"{LOCK}.part-{part}"))
+        except OSError as error:
+            problem = f"output {self.path}: cannot be made: {error.strerror}; choose another folder"
+            raise ConfigError([problem]) from error
+        current = RunFolder.of(self.path, self.pipeline, self.config, self.inputs)
+        if current.before is None:
+            self._describe()
+        elif not current.is_same:
+            raise ConfigError(current._why_other())
 
     def _refuse_finished(self) -> None:
         """Checks again, under the lock, that there is something left to do."""
@@ -266,7 +305,7 @@ class RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise ConfigError([f"output {self.path} is a file; choose a folder"])
         names = {path.name for path in self.path.iterdir()} if self.path.is_dir() else set()
-        if any(name not in ("config.yaml", LOCK) and not ASIDE.fullmatch(name) for name in names):
+        if any(not name.startswith(("config.yaml", LOCK)) and not ASIDE.fullmatch(name) for name in names):
             raise ConfigError([f"output {self.path} holds files but no run; choose another output folder"])
 
     def _why_other(self) -> list[str]:

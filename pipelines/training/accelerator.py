@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator, AutocastKwargs, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 
@@ -11,7 +11,7 @@ from pipelines.config import ConfigError
 from pipelines.runs import distributed
 from pipelines.schemas.common import TrainConfig
 from pipelines.training.compilation import check_compiler
-from pipelines.training.launcher import check_launcher
+from pipelines.training.launcher import check_launcher, is_sharded
 
 KINDS = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.FSDP)
 
@@ -34,7 +34,11 @@ def open_accelerator(config: TrainConfig, folder: Path) -> Accelerator:
             mixed_precision=config.mixed_precision,
             log_with=config.trackers or None,
             project_dir=folder,
-            kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+            kwargs_handlers=[
+                DistributedDataParallelKwargs(gradient_as_bucket_view=True),
+                # whose cache would hold a copy of every weight that was gathered
+                *([AutocastKwargs(cache_enabled=False)] if is_sharded() else []),
+            ],
         )
     except (ValueError, ImportError) as error:
         raise ConfigError([f"train: {error}"]) from error

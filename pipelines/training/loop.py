@@ -158,8 +158,8 @@ class Training:
         self.run.begin()
         if self.accelerator.is_main_process:
             self.run.forget(self._is_ahead)
-        model, first, frozen = self._prepare(plan, parts)
         self.desk = torch.distributed.new_group(backend="gloo", timeout=distributed.PATIENCE) if ranks > 1 else None
+        model, first, frozen = self._prepare(plan, parts)
         if self.progress.step:
             say(f"{self.name}: from step {self.progress.step}")
         self._announce(plan)
@@ -262,7 +262,7 @@ class Training:
         Sharded weights are not frozen: no rank waits for them.
         """
         self.module.eval()
-        batch = to_batch(_split(part, self.config.accumulate)[0], self.views, self.accelerator.device)
+        batch = to_batch(split(part, self.config.accumulate)[0], self.views, self.accelerator.device)
         with self.accelerator.autocast(), refuse_unset_gradients(self.module):
             losses = self.step(self.module, batch)
         if is_sharded():
@@ -289,7 +289,7 @@ class Training:
 
     def _take(self, model: nn.Module, part: SampleBatch) -> list[dict[str, Tensor]]:
         """Takes one optimiser step; gives the metrics of its parts, on the device."""
-        step, pieces = self.progress.step, _split(part, self.config.accumulate)
+        step, pieces = self.progress.step, split(part, self.config.accumulate)
         if is_sharded():
             share(self.module.buffers())
         seed_everything(self.seed, "step", step, self.accelerator.process_index)
@@ -421,10 +421,11 @@ class Training:
     def _announce(self, plan: Plan) -> None:
         config, ranks = self.config, self.accelerator.num_processes
         left = plan.pairs - plan.steps * plan.batch_size
+        shared = f" on {ranks} processes" * (ranks > 1) + f" in {config.accumulate} parts" * (config.accumulate > 1)
         terms = [f"{weight:g} {name}" for name, weight in self.module.weights.items()]
         say(
             f"{self.name}: {plan.pairs} pairs, {config.passes} epochs of {plan.steps} steps; "
-            f"batch {plan.batch_size} on {ranks} processes in {config.accumulate} parts; "
+            f"batch {plan.batch_size}{shared}; "
             f"{plan.width} lanes, {config.workers} workers a process; {left} pairs wait for the next epoch; "
             f"on {self.accelerator.device}; {' + '.join(terms)}"
         )
@@ -488,7 +489,8 @@ class Training:
         return progress_bar(total=self.steps * size, initial=done * size, unit=" pairs", desc=self.name)
 
 
-def _split(part: SampleBatch, pieces: int) -> list[SampleBatch]:
+def split(part: SampleBatch, pieces: int) -> list[SampleBatch]:
+    """A part of a step in equal pieces."""
     size = len(part.index) // pieces
     cuts = [slice(start, start + size) for start in range(0, len(part.index), size)]
     return [part.each(lambda tensor, cut=cut: tensor[cut]) for cut in cuts]  # type: ignore[misc]

@@ -43,7 +43,9 @@ class TrainingState:
         """
         counters = {**vars(progress), "sums": sums}
         if self.is_sharded:
-            share([*self.module.buffers(), *(self.average.state.values() if self.average else ())])
+            weights = {name for name, _ in self.module.named_parameters()}
+            averages = self.average.state.items() if self.average else ()
+            share([*self.module.buffers(), *(tensor for name, tensor in averages if name not in weights)])
             checkpoint.save_sharded(folder, progress.step, counters, self._tensors(), group=group)
             return
         state = {

@@ -139,8 +139,12 @@ def test_a_folder_without_a_finished_run_is_refused(run: Run, tmp_path: Path) ->
     with pytest.raises(RunError, match=f"{tmp_path} holds no run; give the output folder"):
         Run(tmp_path)
     (tmp_path / "run.json").write_bytes((run.folder / "run.json").read_bytes())
-    with pytest.raises(RunError, match="not finished; the call or command that began it continues it"):
-        Run(tmp_path)
+    for folder in (tmp_path, tmp_path.parent):  # also where other stages have finished
+        with pytest.raises(RunError, match=f"{tmp_path} holds a run that is not finished; the call or command that"):
+            Run(folder)
+    (tmp_path / "report.json").write_text('{"figures": ')
+    with pytest.raises(RunError, match=r"report\.json is damaged \(.*\); delete its folder, and run the same command"):
+        _ = Run(tmp_path).metrics
 
 
 def test_the_folder_of_several_runs_has_them_as_stages(run: Run) -> None:

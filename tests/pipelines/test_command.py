@@ -153,7 +153,8 @@ def test_a_flag_inspects_a_path_and_gives_its_code(capsys: pytest.CaptureFixture
             ["lst"],
             "pipeline 'lst' is not known; did you mean 'list'? (known: probe, list, schema, ",
         ),
-        (["list", "pipelines", "list"], "pipeline 'list' is not known"),
+        (["list", "pipelines", "list"], "list is a command without a config; pipelines are probe"),
+        (["schema", "embed"], "embed is a command without a config; pipelines are probe"),
         (["list", "pipelines", "prob"], "pipeline 'prob' is not known; did you mean 'probe'?"),
         (["probe", "x.yaml", "fail=key"], "optimiser: lr must be above 0, got -1.0\n"),
     ],
@@ -269,6 +270,11 @@ def test_no_words_are_answered_with_the_help_as_an_error(capsys: pytest.CaptureF
     code, out, err = said(capsys)
     assert (code, out) == (2, "")
     assert "crossmodal PIPELINE CONFIG" in err
+
+
+def test_schema_says_what_it_takes(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = said(capsys, "schema", "--help")
+    assert code == 0 and "print the JSON Schema of its config: " in out
 
 
 def test_the_version_is_the_distributions(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+import torch
 import yaml
 
 from crossmodal import SOURCES
@@ -17,7 +18,9 @@ from crossmodal.data.held_out import hold_out, thin_out
 from crossmodal.data.manifest import ShardError
 from crossmodal.data.reader import Plan
 from crossmodal.data.shards import Shards
+from crossmodal.data.splits import take_share
 from crossmodal.data.writer import write_shards
+from modalities.common.random import generator
 from pipelines.__main__ import main
 
 VIEWS = {"rgb": {"modality": "rgb", "size": 32}, "depth": {"modality": "depth", "size": 32, "max_m": 8.0}}
@@ -192,3 +195,39 @@ def test_without_classes_there_is_no_long_tail(grouped: Path) -> None:
     bare = Shards(shards.folder, replace(shards.manifest, classes=[], labels={}))
     with pytest.raises(ShardError, match="has no classes to keep shares of"):
         thin_out(bare, "linear")
+
+
+def in_loops(labels: list[int], groups: list[str], share: float, seed: int) -> list[int]:
+    """`take_share` over lists, pair by pair."""
+    units: dict[str, list[int]] = {}
+    runs: dict[int, list[int]] = {}
+    for index, (label, group) in enumerate(zip(labels, groups, strict=True)):
+        if group:
+            units.setdefault(group, []).append(index)
+        else:
+            runs.setdefault(label, []).append(index)
+    random = generator(seed, "held out")
+    every = [*units.values()]
+    shuffled = [every[place] for place in torch.randperm(len(every), generator=random).tolist()]
+    passed, taken = 0, list[int]()
+    for unit in sorted(shuffled, key=lambda unit: Counter(labels[index] for index in unit).most_common(1)[0][0]):
+        passed += len(unit)
+        if share * passed - len(taken) >= len(unit) / 2:
+            taken += unit
+    passed, single, least = 0, 0, min(round(share * sum(map(len, runs.values()))), 1)
+    for _, members in sorted(runs.items()):
+        passed += len(members)
+        count = min(max(round(share * passed) - single, least), len(members) - 1)
+        single += count
+        start = int(torch.randint(len(members) - count + 1, (), generator=random))
+        taken += members[start : start + count]
+    return taken
+
+
+def test_a_share_is_that_of_loops_over_the_pairs() -> None:
+    random = torch.Generator().manual_seed(0)
+    for trial in range(40):
+        labels = torch.randint(-1, 4, (60,), generator=random).tolist()
+        rooms = torch.randint(-trial, 9, (60,), generator=random).tolist()
+        groups = [f"room {room}" if room >= 0 else "" for room in rooms]
+        assert take_share(labels, groups, 0.3, seed=trial) == in_loops(labels, groups, 0.3, trial)

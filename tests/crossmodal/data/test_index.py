@@ -8,6 +8,7 @@ import os
 import pickle
 import shutil
 import tarfile
+import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from crossmodal import SOURCES
 from crossmodal.data import index
-from crossmodal.data.index import Member, index_path, make_index, read_index, rows_of, scan, seal
+from crossmodal.data import shards as module
+from crossmodal.data.held_out import hold_out, take_pairs
+from crossmodal.data.index import Member, index_path, make_index, read_index, read_rows, rows_of, scan, seal
 from crossmodal.data.manifest import (
     MANIFEST,
     Field,
@@ -26,8 +30,10 @@ from crossmodal.data.manifest import (
     check_files,
     parse_facts,
     read_manifest,
+    to_json,
 )
 from crossmodal.data.shards import Shards
+from crossmodal.data.writer import write_shards
 
 
 def pack(path: Path, *members: tuple[str, bytes], folders: tuple[str, ...] = ()) -> Path:
@@ -55,20 +61,140 @@ def table(*rows: tuple[Any, ...], kind: str = "<i8") -> bytes:
 
 
 def test_an_index_tells_where_each_member_lies_and_its_checksum(tar: Path) -> None:
-    members, content = read_index(make_index(tar)), tar.read_bytes()
-    assert [(member.name, content[member.offset :][: member.size]) for member in members] == [
-        ("a.x", b"12345"), ("a.json", b"{}"), ("b.x", b"6"), ("b.json", b"[]")
-    ]  # fmt: skip
-    assert members[0].crc32 == 0xCBF53A1C  # of "12345", as any other program computes it
-    rows, problems = rows_of(tar, members, tar.stat().st_size)
-    assert problems == [] and [row.key for row in rows] == ["a", "b"]
-    assert rows[0].sums == {"x": 0xCBF53A1C, "json": members[1].crc32}
-    assert [(row.key, row.members) for row in scan(tar)[0]] == [(row.key, row.members) for row in rows]
+    (rows, problems), content = read_rows(tar, make_index(tar), tar.stat().st_size), tar.read_bytes()
+    assert problems == [] and [rows[number].key for number in range(len(rows))] == ["a", "b"]
+    assert [
+        {name: content[offset:][:size] for name, (offset, size) in rows[number].members.items()} for number in range(2)
+    ] == [{"x": b"12345", "json": b"{}"}, {"x": b"6", "json": b"[]"}]
+    assert rows[0].sums == {"x": 0xCBF53A1C, "json": zlib.crc32(b"{}")}  # the first as any other program computes it
+    assert [(row.key, row.members) for row in scan(tar)[0]] == [
+        (row.key, row.members) for row in map(rows.__getitem__, (0, 1))
+    ]
+
+
+def test_an_index_is_a_table_that_numpy_reads(tmp_path: Path) -> None:
+    members = [("b-1.json", b'{"label": 3, "group": "hall"}'), ("b-1.x", b"6"), ("a.x", b"7"), ("a.cls", b" 2\n")]
+    path = pack(tmp_path / "a.tar", *members, ("c.json", b'{"group": 7}'))
+    table = np.load(io.BytesIO(make_index(path)), allow_pickle=False)
+    assert table.dtype.names == ("key", "label", "group", "json", "x", "cls")
+    assert table[["key", "label", "group"]].tolist() == [(b"b-1", 3, b"hall"), (b"a", 2, b""), (b"c", -1, b"7")]
+    assert table["x"]["size"].tolist() == [1, 1, -1] and table["x"]["crc32"][1] == zlib.crc32(b"7")
+
+
+@pytest.mark.parametrize(("members", "words"), [
+    ([("a.json", b'{"label": "two"}')], r"pair 'a': its label must be a whole number from -1, got 'two'"),
+    ([("a.json", b'{"label": true}')], r"pair 'a': its label must be a whole number from -1, got 'True'"),
+    ([("a.cls", b"cat")], r"pair 'a': its label must be a whole number from -1, got 'cat'"),
+    ([("a.json", b"{")], "pair 'a': "),
+    ([("a.json", b'{"group": [1]}')], "pair 'a': json: group must be text"),
+    ([("a.x", b"1"), ("a.x", b"2")], "pair 'a' has a duplicated member 'x'"),
+    ([("a.x", b"1"), ("b.x", b"1"), ("a.y", b"2")], "pair 'a' is interleaved"),
+    ([("a." + "k" * 90, b"1")] * 0 + [(f"a.m{number}", b"1") for number in range(257)], "at most 256 names other than"),
+    ([("a.key", b"1")], "names other than key, label and group"),
+])  # fmt: skip
+def test_a_tar_that_no_index_can_describe_is_refused(tmp_path: Path, members: list[Any], words: str) -> None:
+    with pytest.raises(ShardError, match=words):
+        make_index(pack(tmp_path / "a.tar", *members))
+
+
+def earlier_index(path: Path) -> bytes:
+    """The index of a tar as earlier versions wrote it: a row for every member."""
+    content, rows = path.read_bytes(), scan(path)[0]
+    members = [(f"{row.key}.{name}", *span, zlib.crc32(content[span[0] :][: span[1]])) for row in rows
+               for name, span in row.members.items()]  # fmt: skip
+    file = io.BytesIO()
+    np.save(file, np.array(members, [("name", "S40"), ("offset", "<i8"), ("size", "<i8"), ("crc32", "<u4")]))
+    return file.getvalue()
+
+
+def to_earlier(folder: Path) -> Path:
+    content = json.loads((folder / MANIFEST).read_text())
+    for shard in content["shards"]:
+        path = index_path(folder / shard["file"])
+        path.write_bytes(earlier_index(folder / shard["file"]))
+        shard["index"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    (folder / MANIFEST).write_text(json.dumps(content))
+    return folder
+
+
+def test_an_index_of_an_earlier_version_reads_the_same_pairs(synthetic: Path, folder: Path) -> None:
+    before, after = Shards.open(to_earlier(folder)), Shards.open(synthetic / "train")
+    assert before.labels().tolist() == after.labels().tolist() and -1 not in before.labels()
+    assert before.groups() == after.groups()
+    for place in (0, 30, 95):
+        assert before.read(place, ["rgb.jpg", "json"]) == after.read(place, ["rgb.jpg", "json"])
+        assert before.facts(place) == after.facts(place) and before.locate(place)[1].sums
+    row, other = before.locate(40)[1], after.locate(40)[1]
+    assert (row.members, row.sums, row.label) == (other.members, other.sums, other.label)
+
+
+def test_labels_and_groups_of_all_pairs_come_from_indexes_alone(grouped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shards = Shards.open(grouped)
+    facts = [shards.facts(index) for index in range(96)]
+    monkeypatch.setattr(os, "pread", lambda *_: pytest.fail("a pair was read"))
+    parts = [Shards.open(grouped), *hold_out(Shards.open(grouped), 0.3)]
+    for part in parts:
+        places = range(96) if part.places is None else part.places.tolist()
+        assert part.labels().tolist() == [facts[place]["label"] for place in places]
+        assert part.groups() == [facts[place]["group"] for place in places]
+
+
+def test_a_pair_without_json_is_read_with_the_label_of_its_index(tmp_path: Path) -> None:
+    path = pack(tmp_path / "a.tar", ("a.x", bytes(2000)), ("a.cls", b"1"), ("b.x", bytes(2000)))
+    shard = seal(path, 2)
+    shards = Shards(tmp_path, Manifest(2, ["k", "l"], {"x": Field("rgb", "jpg", {})}, [shard], {"x": {}}, {"l": 1}))
+    assert shards.labels().tolist() == [1, -1]
+    assert shards.facts(0) == {"label": 1, "group": ""} and shards.facts(1) == {"label": -1, "group": ""}
+
+
+def test_a_label_that_is_no_class_is_refused_with_its_index(tmp_path: Path) -> None:
+    shard = seal(pack(tmp_path / "a.tar", ("a.x", b"1"), ("a.cls", b"2")), 1)
+    shards = Shards(tmp_path, Manifest(1, ["k", "l"], {}, [shard], {}, {"l": 1}))
+    with pytest.raises(ShardError, match=r"a\.index\.npy: pair 'a' must have a label from -1 to 1, got 2"):
+        shards.labels()
+
+
+def test_an_unreadable_pair_without_index_is_named_or_unlabelled(folder: Path) -> None:
+    path, row = Shards.open(to_earlier(folder)).locate(3)
+    content = bytearray(path.read_bytes())
+    content[row.members["json"][0]] ^= 1
+    path.write_bytes(content)
+    shards = Shards.open(folder)
+    with pytest.raises(ShardError, match=f"pair '{row.key}', json: its bytes changed"):
+        shards.labels()
+    labels = shards.labels(strict=False)
+    assert labels[3] == -1 and (labels >= 0).sum() == 95
+    assert -1 not in take_pairs(shards, [0, 1, 2, 4]).labels()
+
+
+def test_indexes_in_memory_have_a_limit_and_the_least_used_go_first(
+    synthetic: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards = Shards.open(synthetic / "train")
+    shards.locate(0)
+    monkeypatch.setattr(module, "INDEX_BYTES", 2 * shards._rows.bytes)
+    for place in (30, 0, 60):
+        shards.locate(place)
+    assert [*shards._rows.rows] == [0, 2] and shards._rows.bytes <= module.INDEX_BYTES
+    monkeypatch.setattr(module, "INDEX_BYTES", 1)
+    keys = [shards.locate(index)[1].key for index in (0, 30, 0)]
+    assert keys[0] == keys[2] != keys[1] and [*shards._rows.rows] == [0]
+
+
+def test_more_groups_than_a_manifest_lists_are_counted(grouped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shards = Shards.open(grouped)
+    count = len(set(shards.groups()) - {""})
+    monkeypatch.setattr("crossmodal.data.manifest.MOST_GROUPS", count - 1)
+    part = take_pairs(shards, range(len(shards)))
+    assert part.manifest.groups == {} and part.manifest.unlisted_groups == part.manifest.number_of_groups == count
+    assert part.groups() == shards.groups()
+    assert "unlisted_groups" in to_json(part.manifest) and "unlisted_groups" not in to_json(shards.manifest)
 
 
 def test_folders_in_a_tar_are_no_members(tmp_path: Path) -> None:
     path = pack(tmp_path / "a.tar", ("d/a.x", b"1"), folders=("d",))
-    assert [member.name for member in read_index(make_index(path))] == ["d/a.x"]
+    rows, problems = read_rows(path, make_index(path), path.stat().st_size)
+    assert problems == [] and [rows[number].members.keys() for number in range(len(rows))] == [{"x"}]
 
 
 def test_no_index_is_made_of_a_tar_that_is_cut(tar: Path) -> None:
@@ -111,6 +237,36 @@ def test_a_header_must_lie_where_files_can_end(tar: Path) -> None:
 def test_what_is_no_index_is_refused(payload: bytes, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         read_index(payload)
+    with pytest.raises(ValueError, match=words.replace("name, offset", ".*")):
+        read_rows(Path("a.tar"), payload, 10)
+
+
+@pytest.mark.parametrize("span", [
+    (-1, 1, 1), (2**62 + 1, 1, 1), (1, -2, 1), (1, 2**62 + 1, 1), (9, 2, 1), (9, 0, 1), (9, 1, 1)
+])  # fmt: skip
+def test_a_place_that_no_tar_can_have_is_refused_or_is_in_its_row(span: tuple[int, ...]) -> None:
+    payload = io.BytesIO()
+    np.save(payload, np.array([(b"a", 0, b"", span)], [("key", "S1"), *index.FACTS, ("x", index.SPAN)]))
+    if span[0] == 9:
+        rows, problems = read_rows(Path("a.tar"), payload.getvalue(), 10)
+        assert problems == [] and bool(rows[0].problems) == (span != (9, 1, 1))
+        return
+    with pytest.raises(ValueError, match="whole numbers from 0"):
+        read_rows(Path("a.tar"), payload.getvalue(), 10)
+
+
+@pytest.mark.parametrize("columns", [
+    [("key", "S1"), *index.FACTS, ("x", "<i8")],
+    [("key", "<i8"), *index.FACTS],
+    [("key", "S1"), ("label", "<f8"), ("group", "S1")],
+    [("key", "S1"), ("group", "S1"), ("label", "<i4")],
+    [("key", "S1")],
+])  # fmt: skip
+def test_a_table_of_other_columns_is_no_index(columns: list[Any]) -> None:
+    payload = io.BytesIO()
+    np.save(payload, np.zeros(1, columns))
+    with pytest.raises(ValueError, match="it is not a table of key, label, group and members: got columns"):
+        read_rows(Path("a.tar"), payload.getvalue(), 10)
 
 
 @pytest.mark.parametrize(("members", "words"), [
@@ -212,6 +368,18 @@ def test_facts_are_checked(facts: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         parse_facts(json.dumps(facts).encode(), 2)
     assert parse_facts(b'{"label": 7, "group": 3}', 0) == {"label": 7, "group": 3}
+
+
+@pytest.fixture
+def grouped(tmp_path: Path) -> Path:
+    """96 pairs in 6 groups; the first 5 pairs have none."""
+    source = SOURCES.get("synthetic")(modalities=("rgb",), train_pairs=96, test_pairs=0, size=8)
+    pairs = (
+        replace(pair, group=f"room {place // 20}" if place > 4 else "")
+        for place, pair in enumerate(source.pairs("train"))
+    )
+    write_shards(pairs, tmp_path, fields=source.fields(), classes=source.classes(), pairs_per_shard=25)
+    return tmp_path
 
 
 @pytest.fixture

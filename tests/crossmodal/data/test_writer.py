@@ -15,13 +15,13 @@ import yaml
 from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from crossmodal.data import writer
+from crossmodal.data import inspection
 from crossmodal.data.manifest import ShardError
+from crossmodal.data.moments import PIECE, Moments
 from crossmodal.data.reader import open_view, read_pair
 from crossmodal.data.shards import Shards
 from crossmodal.data.splits import unbalanced_classes
 from crossmodal.data.views import Crop
-from crossmodal.data.writer import PIECE, _Statistics
 from modalities.depth import Depth
 from modalities.rgb import Rgb
 from pipelines.__main__ import main
@@ -332,7 +332,7 @@ def test_check_names_a_tag_that_turns_a_picture_away_from_its_depth(
 ) -> None:
     write_pair(tmp_path / "files", "a", (64, 48), (64, 48), 3)
     with monkeypatch.context() as earlier:  # shards were packed without a look at tags
-        earlier.setattr(writer, "tell_turned", lambda _: "")
+        earlier.setattr(inspection, "tell_turned", lambda _: "")
         assert pack(tmp_path / "files", PAIR) == 0
 
     assert main(["shards", "--check", str(tmp_path / "files" / "pairs")]) == 1
@@ -352,7 +352,7 @@ def test_moments_of_a_large_signal_take_memory_for_a_piece_of_it_and_are_right()
                 self.bytes = max(self.bytes, given.numel() * given.itemsize)
             return given
 
-    statistics = _Statistics()
+    statistics = Moments()
     with Largest() as largest:
         statistics.add(numbers)
     assert largest.bytes <= 8 * PIECE < 8 * numbers.numel()

@@ -92,7 +92,7 @@ def test_without_a_connection_the_cache_is_used_and_an_empty_one_is_one_sentence
 def test_a_hub_that_never_answers_is_waited_for_once(hub: Hub, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     cm.push(model, "me/depth-student")
     cm.load("hf-hub:me/depth-student")
-    monkeypatch.setattr("crossmodal.models.hub.TIMEOUT_S", 0.2)
+    monkeypatch.setattr("crossmodal.published.files.TIMEOUT_S", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
         began = time.monotonic()

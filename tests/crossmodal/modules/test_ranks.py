@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.distributed
 import torch.nn.functional as F
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from crossmodal import ENCODERS, OBJECTIVES
@@ -58,6 +59,15 @@ VARIANTS: dict[str, dict[str, object]] = {
         if source != "batch"  # by its meaning another loss on two ranks
     },
     **{f"crd full {draw}": {"negatives": Negatives(count=10, draw=draw)} for draw in ("shared", "sample", "all")},
+    **{
+        f"{name} {filled} sharded {draw}": {
+            "negatives": Negatives("bank", count=10, draw=draw, place="sharded", apart=apart)
+        }
+        for name, apart in (("crd", "pair"), ("infonce", "label"))
+        for filled in ("filling", "full")
+        for draw in ("shared", "sample")
+    },
+    "crd published sharded": {"compat": "repdistiller", "negatives": Negatives(count=10, place="sharded")},
     "infonce supervised": {"positives": "label"},
     "infonce apart": {"negatives": Negatives("gathered", apart="label")},
     **{
@@ -123,7 +133,11 @@ def take_step(module: Transfer, rank: int = 0, ranks: int = 1) -> dict[str, torc
         for name, parameter in module.named_parameters()
         if parameter.requires_grad
     }
-    return {**found, **module.memory()}
+    return {**found, **{name: whole(item) for name, item in module.memory().items()}}
+
+
+def whole(item: torch.Tensor) -> torch.Tensor:
+    return item.full_tensor() if isinstance(item, DTensor) else item
 
 
 def work(rank: int, folder: Path, names: list[str]) -> None:

@@ -72,6 +72,14 @@ def test_parts_are_disjoint(pairs: dict[str, list[Pair]]) -> None:
     assert len(set(seen)) == len(seen)
 
 
+def test_pairs_that_others_pack_are_passed_over(source: Source, pairs: dict[str, list[Pair]]) -> None:
+    for split, part in pairs.items():
+        asked: list[int] = []
+        found = [*source.numbered(split, lambda number: asked.append(number) or number in (0, 2))]  # noqa: B023
+        assert found == [(number, part[number]) for number in (0, 2) if number < len(part)]
+        assert asked == [*range(len(asked))] and len(asked) >= len(part)
+
+
 def test_the_same_twice(source: Source, pairs: dict[str, list[Pair]]) -> None:
     for split, part in pairs.items():
         assert list(islice(source.pairs(split), FEW)) == part

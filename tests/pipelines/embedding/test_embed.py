@@ -155,6 +155,16 @@ def test_a_file_that_is_no_depth_map_has_no_row_and_its_reason_is_printed(
         cm.load(exported).embed(words)
 
 
+def test_without_a_readable_file_nothing_replaces_the_vectors_of_before(
+    exported: Path, maps: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "v.npz"
+    assert main(["embed", str(exported), str(maps / "1.png"), "--to", str(target)]) == 0
+    assert main(["embed", str(exported), str(tmp_path / "nofolder"), "--to", str(target)]) == 1
+    assert f"{target} was not written; 1 files could not be read" in capsys.readouterr().err
+    assert read(target)["keys"].tolist() == [str(maps / "1.png")]
+
+
 def test_a_model_gives_maps_and_classes(exported: Path, maps: Path) -> None:
     model = cm.load(exported)
     fine, coarse = model.maps(maps)

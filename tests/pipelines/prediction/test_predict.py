@@ -170,7 +170,7 @@ def test_probabilities_without_a_temperature_are_said_to_be_uncalibrated(
     assert main(["predict", str(export(tmp_path / "raw", CLASSES, temperature=None)), str(files)]) == 0
     out, err = capsys.readouterr()
     assert err.startswith(
-        f"{tmp_path}/raw: probabilities are not calibrated, because supervise had no validation pairs"
+        f"{tmp_path}/raw: probabilities are not calibrated, because its training fitted no temperature"
     )
     raw = [float(row["probability"]) for row in rows_of(out)]
     assert main(["predict", str(export(tmp_path / "hot", CLASSES, temperature=50.0)), str(files)]) == 0
@@ -183,7 +183,7 @@ def test_probabilities_without_a_temperature_are_said_to_be_uncalibrated(
     [
         (["student", "{files}"], 2,
          "predict: student has no classes; train a classifier from it with crossmodal supervise (student.weights: st"),
-        (["nowhere", "{files}"], 1, "nowhere holds no exported model (model.json and model.safetensors); give the"),
+        (["nowhere", "{files}"], 1, "nowhere holds no exported model (model.json and model.safetensors); there is no"),
         (["model"], 2, "predict: the following arguments are required: FILE"),
         (["model", "{files}/*.jpg"], 2, "predict: {files}/*.jpg matches no file"),
         (["model", "model"], 2, "predict: model holds no file of depth (png, npy, npz, tif, tiff, exr, pfm); it"),

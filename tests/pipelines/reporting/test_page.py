@@ -237,6 +237,19 @@ def test_two_evaluations_are_side_by_side(evaluated: Path, tmp_path: Path) -> No
     assert outline.found.index(head) < outline.found.index(outline.of("h2")[0])
 
 
+def test_a_classifier_shows_its_validation(evaluated: Path, tmp_path: Path) -> None:
+    shutil.copytree(evaluated / "student", run := tmp_path / "run")
+    report = json.loads((run / "report.json").read_text())
+    assert "validation pairs" not in page_of(run, tmp_path)
+    share = {"accuracy": 0.75, "balanced_accuracy": 0.5, "nll": 1.0}
+    judged = {"temperature": 1.5, "before": {**share, "ece": 0.2}, "after": {**share, "ece": 0.125}}
+    report["figures"]["validation"] = {"pairs": 32, "unreadable": 0, **judged}
+    (run / "report.json").write_text(json.dumps(report))
+    text = " ".join(element["text"] for element in check(page_of(run, tmp_path / "run")).of("p"))
+    assert "On 32 validation pairs: accuracy 75.0 %, balanced" in text and "50.0 %, calibration error 12.5 %" in text
+    assert "with the temperature 1.50, 20.0 % without" in text
+
+
 @pytest.mark.slow
 def test_pictures_that_are_gone_are_an_error_that_names_them(
     evaluated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -98,6 +98,15 @@ def test_a_dry_run_tells_the_costs_and_writes_nothing(
     assert f"a checkpoint takes {(pairs + 2) * 4 / 1e6:,.0f} MB" in told
 
 
+def test_a_dry_run_of_the_only_step_tells_its_losses(
+    shards: Shards, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "crossmodal")
+    with pytest.raises(FinishedError, match="dry run of 1 steps"):
+        fit("dry_run", Table(len(shards)), shards, tmp_path / "run", epochs=1, batch_size=len(shards))
+    assert "losses      loss " in caplog.text
+
+
 def test_one_batch_is_learnt_by_heart_at_the_rate_of_gradient_descent(
     shards: Shards, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,6 +128,21 @@ def test_a_loss_and_weights_that_do_not_learn_are_named(
         fit("overfit", Table(len(shards), scale=0.0), shards, tmp_path / "run", lr=1e-3)
 
 
+class Rise(Table):
+    """A loss below 0 that nothing lowers, and that rises a little."""
+
+    def forward(self, batch: Batch) -> Losses:
+        """The loss."""
+        errors = self.numbers(batch.index).square().mean()
+        return self.add_up({"table": Outcome(errors - errors.detach() - 3 + 0.01 * len(self.weights_before))})
+
+
+def test_a_loss_below_0_must_fall_too(shards: Shards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trials, "OVERFIT", 5)
+    with pytest.raises(TrialError, match="table did not fall: -3 at first"):
+        fit("overfit", Rise(len(shards)), shards, tmp_path / "run")
+
+
 def test_a_replay_finds_the_step_the_layer_and_the_pair(shards: Shards, tmp_path: Path) -> None:
     plan = Plan(len(shards), BATCH, seed=3, shard_starts=tuple(shards.starts[:-1].tolist()))
     steps = [row for epoch in range(2) for row in plan.epoch(epoch).reshape(plan.steps, -1)]
@@ -135,6 +159,49 @@ def test_a_replay_finds_the_step_the_layer_and_the_pair(shards: Shards, tmp_path
     assert sorted(stored["index"].tolist()) == sorted(steps[due - 1].tolist())
     assert torch.equal(stored["module"]["numbers.weight"], model.weights_before[due])  # the loop looks once before
     assert stored["inputs"]["rgb"].shape == (BATCH, 3, 8, 8)
+
+
+class Growing(Learner):
+    """Counts the steps, and turns values into NaN at one of them."""
+
+    def __init__(self, bad: int) -> None:
+        super().__init__()
+        self.bad, self.steps = bad, torch.zeros(())
+
+    def forward(self, values: Tensor) -> Tensor:
+        """The values."""
+        return values * torch.where(self.steps == self.bad, torch.nan, 1.0)
+
+    def remember(self, *memo: Tensor) -> None:
+        """One more step."""
+        self.steps += 1
+
+    def memory(self) -> dict[str, Tensor]:
+        """The number of steps."""
+        return {"steps": self.steps}
+
+
+class Growth(Table):
+    """A table whose fault depends on what an objective remembers."""
+
+    def __init__(self, pairs: int, *, bad: int) -> None:
+        super().__init__(pairs)
+        self.learners["table"] = self.objectives["table"] = Growing(bad)
+        self.sizes: list[int] = []
+
+    def forward(self, batch: Batch) -> Losses:
+        """The loss."""
+        self.sizes.append(len(batch.index))
+        numbers = self.learners["table"](self.numbers(batch.index)[:, 0])
+        return self.add_up({"table": Outcome((numbers - batch.label).square().mean(), (batch.index,))})
+
+
+def test_a_replay_repeats_the_step_as_it_was(shards: Shards, tmp_path: Path) -> None:
+    model = Growth(len(shards), bad=2)
+    (tmp_path / "run").mkdir()
+    with pytest.raises(TrialError, match=r"step 3: table is not finite; the first layer .* is objectives\.table;"):
+        fit("replay", model, shards, tmp_path / "run", accumulate=2)
+    assert {*model.sizes} == {BATCH // 2}
 
 
 def test_a_replay_names_the_gradient_where_the_loss_is_finite(shards: Shards, tmp_path: Path) -> None:
