@@ -52,6 +52,7 @@ class Modality(ABC):
         tuple[str, ...]
     ] = ()  # options of later versions; records hold them only where they are not default
     nothing: ClassVar[float] = 0.0  # a sample's value outside the signal, and where a pair has none
+    bits: int | None = None  # 8: a sample's values are multiples of 1 / 255, so they fit into bytes; None: any
     classes: tuple[str, ...] = ()  # names of a signal's values from 0, -1 for none of them; empty: it has a unit
 
     def recorded(self) -> dict[str, Any]:

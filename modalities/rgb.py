@@ -48,8 +48,10 @@ class Rgb(ColourCodec, PictureView, Modality):
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # subtracted, of red, green, blue (ImageNet's)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)  # divided by, of red, green, blue (ImageNet's)
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"  # how a crop is resized; always with antialiasing
+    # 8: a resized picture is rounded to 8 bits a channel, as torchvision rounds; a quarter of the bytes to the device
+    bits: Literal[8] | None = None
 
-    added: ClassVar[tuple[str, ...]] = ("interpolation",)
+    added: ClassVar[tuple[str, ...]] = ("interpolation", "bits")
 
     def __post_init__(self) -> None:
         self.check_view()
@@ -79,7 +81,8 @@ class Rgb(ColourCodec, PictureView, Modality):
         self, signal: Float[Tensor, "3 height width"], window: CropBox
     ) -> Float[Tensor, "3 {self.sides[0]} {self.sides[1]}"]:
         """The window's part of the picture, resized with antialiasing."""
-        return self.resize_crop(signal, window, mode=self.interpolation).clamp(0, 1)
+        resized = self.resize_crop(signal, window, mode=self.interpolation).clamp(0, 1)
+        return resized if self.bits is None else resized.mul(255).round().div(255)
 
     def draw(self, generator: torch.Generator) -> Float[Tensor, "8"]:
         """Eight uniform numbers: the chance and the four strengths of the jitter, grey, blur, its width."""

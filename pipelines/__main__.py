@@ -39,24 +39,38 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _dispatch([word for word in words if word != "--debug"])
     except KeyboardInterrupt:
+        distributed.tell("it was interrupted")
         return 130
     except BrokenPipeError:  # the reader has stopped, as in `crossmodal list encoders | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        if "--debug" in words:
-            traceback.print_exc()
-        elif isinstance(error, ConfigError):
-            _complain(error.problems, every_rank=not isinstance(error, SharedError))
-        elif distributed.is_lost(error):
+        return _fail(error, debug="--debug" in words)
+
+
+def _fail(error: Exception, *, debug: bool) -> int:
+    """Prints what went wrong; gives the exit code, or raises a defect's error for its traceback."""
+    lost, code = distributed.is_lost(error), 2 if isinstance(error, ConfigError) else 1
+    if debug:
+        traceback.print_exception(error)
+    elif isinstance(error, ConfigError):
+        _complain(error.problems, every_rank=not isinstance(error, SharedError))
+    elif lost:
+        if not distributed.has_told():
             _complain(["lost another process of this launch, which ended first; its message says why"], every_rank=True)
-        elif _is_users(error):
-            _complain([str(error)], every_rank=True)
-        else:
-            raise
-        if isinstance(error, SharedError):
-            distributed.part()  # all processes come here, after the first has printed
-        return 2 if isinstance(error, ConfigError) else 1
+    elif _is_users(error):
+        _complain([str(error)], every_rank=True)
+    elif distributed.is_open():
+        traceback.print_exception(error)
+    else:
+        raise error
+    if isinstance(error, SharedError):
+        distributed.part()  # all processes come here, after the first has printed
+    elif distributed.is_open():
+        if not lost:
+            distributed.tell(str(error) if _is_users(error) else f"{type(error).__name__}: {error}")
+        distributed.leave(code)
+    return code
 
 
 def _dispatch(words: list[str]) -> int:

@@ -60,6 +60,9 @@ def run_pipeline(name: str, config: str | Path | Mapping[str, Any], *overrides: 
     except SharedError:
         distributed.part()
         raise
+    except Exception as error:
+        distributed.tell(f"{type(error).__name__}: {error}")
+        raise
     finally:
         release_all()
 

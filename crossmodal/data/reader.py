@@ -47,11 +47,18 @@ class SampleBatch:
     replaced: tuple[str, ...] = ()  # a message for each unreadable pair that was replaced
     features: dict[tuple[str, str], Tensor] = field(default_factory=dict)  # cached, by teacher and member
     present: dict[str, Tensor] = field(default_factory=dict)  # view -> true for pairs that have it; empty: no gaps
+    counted: int | None = None  # pairs with a label, once they are on another device, which would have to be waited for
+
+    @property
+    def labelled(self) -> int:
+        """The number of pairs that have a label."""
+        return int((self.label >= 0).sum()) if self.counted is None else self.counted
 
     def each(self, change: Callable[[Tensor], Tensor]) -> "SampleBatch":
         """A copy with `change` applied to every tensor, such as a selection of rows."""
         return replace(
             self,
+            counted=None,
             adapted={name: change(tensor) for name, tensor in self.adapted.items()},
             draws={name: change(tensor) for name, tensor in self.draws.items()},
             index=change(self.index),
@@ -67,13 +74,29 @@ class SampleBatch:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Sends all tensors between processes as one, because each transfer waits for the busy worker."""
-        tensors = {
-            (name, key): tensor
-            for name, item in vars(self).items()
-            for key, tensor in (item.items() if isinstance(item, dict) else [(None, item)])
-            if isinstance(tensor, Tensor)
-        }
+        tensors = _tensors(self)
         return _unpack, ([*tensors], self.replaced, *pack([*tensors.values()]))
+
+    def send(self, device: torch.device, copies: "torch.cuda.Stream | None" = None) -> "SampleBatch":
+        """A copy on the device; with a stream `copies`, made beside the work that is queued, which follows it."""
+        with torch.cuda.stream(copies):
+            sent = replace(self.each(lambda tensor: tensor.to(device, non_blocking=True)), counted=self.labelled)
+        if copies is not None:
+            current = torch.cuda.current_stream(device)
+            current.wait_stream(copies)
+            for tensor in _tensors(sent).values():
+                tensor.record_stream(current)  # or its memory is used again too early
+        return sent
+
+
+def _tensors(part: SampleBatch) -> dict[tuple[str, Any], Tensor]:
+    """All tensors by their field, or by field and key."""
+    return {
+        (name, key): tensor
+        for name, item in vars(part).items()
+        for key, tensor in (item.items() if isinstance(item, dict) else [(None, item)])
+        if isinstance(tensor, Tensor)
+    }
 
 
 def pack(tensors: Sequence[Tensor]) -> tuple[Tensor, list[tuple[torch.dtype, torch.Size]]]:
@@ -278,7 +301,11 @@ class PairStream(IterableDataset):
         return self.plan.epoch(epoch)[within, lanes].ravel().tolist()
 
     def _part(self, indices: list[int], epoch: int) -> SampleBatch:
-        return join([self._readable(index, epoch) for index in indices])
+        part = join([self._readable(index, epoch) for index in indices])
+        views = self.views
+        return replace(
+            part, adapted={name: _compact(views[name].modality, each) for name, each in part.adapted.items()}
+        )
 
     def _readable(self, index: int, epoch: int) -> SampleBatch:
         """The pair at `index`, or with `skip_unreadable` a random readable pair in its place."""
@@ -302,9 +329,11 @@ class PairStream(IterableDataset):
 
 
 def train_parts(
-    stream: PairStream, *, workers: int = 0, pin_memory: bool = False
+    stream: PairStream, *, workers: int = 0, device: torch.device | str = "cpu"
 ) -> Generator[SampleBatch, None, None]:
-    """The rank's batch of every step, in order, the same for any number of workers.
+    """The rank's batch of every step, in order, on the device; the same for any number of workers.
+
+    To a GPU, each worker's piece is copied from page-locked memory while the GPU computes the steps before.
 
     Raises:
         ShardError: a pair cannot be read and `skip_unreadable` is off, or hardly any pair can be read.
@@ -312,9 +341,12 @@ def train_parts(
     """
     workers = min(workers, len(stream.lanes))
     pieces: list[SampleBatch] = []
+    device = torch.device(device)
+    cuda = device.type == "cuda"
+    copies = torch.cuda.Stream(device) if cuda else None
     # workers take turns, so `workers` consecutive pieces are one step
-    for piece in load_in_order(stream, workers=workers, pin_memory=pin_memory, prefetch_factor=4 if workers else None):
-        pieces.append(piece)
+    for piece in load_in_order(stream, workers=workers, pin_memory=cuda, prefetch_factor=4 if workers else None):
+        pieces.append(piece if device.type == "cpu" else piece.send(device, copies))
         if len(pieces) == max(workers, 1):
             yield join(pieces)
             pieces = []
@@ -332,6 +364,7 @@ def join(pieces: list[SampleBatch]) -> SampleBatch:
         replaced=tuple(problem for piece in pieces for problem in piece.replaced),
         features={name: torch.cat([piece.features[name] for piece in pieces]) for name in first.features},
         present={name: torch.cat([piece.present[name] for piece in pieces]) for name in first.present},
+        counted=None if first.counted is None else sum(piece.labelled for piece in pieces),
     )
 
 
@@ -348,8 +381,15 @@ def to_batch(part: SampleBatch, views: dict[str, View], device: torch.device | s
     return Batch(inputs, part.index, part.label, seed, part.group, features, part.present)
 
 
+def _compact(modality: Modality, adapted: Tensor) -> Tensor:
+    """Samples in bytes, where the modality's values fit into them, for their way to the device."""
+    return adapted.mul(255).round_().byte() if modality.bits == 8 else adapted
+
+
 def _prepare(modality: Modality, adapted: Tensor, draws: Tensor | None) -> Tensor:
     """Augments (if there are draws) and normalises; in pieces, which is the same because each row has its own draws."""
+    if adapted.dtype == torch.uint8:
+        adapted = adapted.float().div_(255)  # the values before `_compact`
     if draws is None:
         return modality.normalise(adapted)
     limit = AUGMENTED if adapted.device.type == "cpu" else WIDER * AUGMENTED

@@ -91,7 +91,7 @@ class Pictures(Input):
     def __init__(self, modality: Any, size: tuple[int, int] | None) -> None:
         super().__init__()
         sides = size or modality.sides
-        self.shape, self.resizes = (*sides, 3), sides != modality.sides
+        self.shape, self.resizes, self.bits = (*sides, 3), sides != modality.sides, modality.bits
         for name, side, start, extent, pixels in _axes(modality, sides, ("down", "across")):
             lines = torch.eye(side)[:, None].expand(side, 2, side)  # torch resizes pictures of one line otherwise
             mode = getattr(modality, "interpolation", "bilinear")
@@ -103,6 +103,8 @@ class Pictures(Input):
         pictures = batch.permute(0, 3, 1, 2).float() / 255
         if self.resizes:
             pictures = (self.down @ (pictures @ self.across.T)).clamp(0, 1)
+            if self.bits == 8:
+                pictures = (pictures * 255).round() / 255
         return self.channels(pictures)
 
     def channels(self, pictures: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch _ height width"]:

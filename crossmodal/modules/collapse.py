@@ -47,7 +47,7 @@ def watch(views: Views, owners: Sequence[str]) -> dict[str, Tensor]:
 
 def _measure_place(rows: Float[Tensor, "rows dim"]) -> dict[str, Tensor]:
     if len(rows) < 2:
-        return dict.fromkeys(("rank", "spread"), rows.new_tensor(torch.nan))
+        return dict.fromkeys(("rank", "spread"), rows.new_full((), torch.nan))
     centred = rows - rows.mean(0)
     variances = centred.T @ centred / len(rows)
     total = variances.trace()
@@ -56,7 +56,7 @@ def _measure_place(rows: Float[Tensor, "rows dim"]) -> dict[str, Tensor]:
 
 def _measure_cosines(cosines: Float[Tensor, "pairs pairs"], index: Int[Tensor, " pairs"]) -> dict[str, Tensor]:
     if len(cosines) < 2:
-        return dict.fromkeys(("positive", "negative", "found", "chance"), cosines.new_tensor(torch.nan))
+        return dict.fromkeys(("positive", "negative", "found", "chance"), cosines.new_full((), torch.nan))
     own, same = cosines.diagonal(), index[:, None] == index
     again = same & ~torch.eye(len(own), dtype=torch.bool, device=same.device)
     repeated = cosines.masked_fill(~again, 0).sum()
@@ -65,7 +65,7 @@ def _measure_cosines(cosines: Float[Tensor, "pairs pairs"], index: Int[Tensor, "
         "positive": own.mean(),
         "negative": (cosines.sum() - (own.sum() + repeated)) / (~same).sum(),  # NaN if all rows are one pair
         "found": nearest.masked_fill(same.all(), torch.nan),
-        "chance": own.new_tensor(1 / len(own)),
+        "chance": own.new_full((), 1 / len(own)),
     }
 
 

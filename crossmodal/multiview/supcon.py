@@ -10,6 +10,7 @@ from crossmodal.contrast.losses import infonce, infonce_in
 from crossmodal.contrast.pool import PairIds
 from crossmodal.contrast.scores import Candidates, Mask, Relate, contrast
 from crossmodal.multiview import Multiview, Pairings, Views, everyone, scale_of
+from crossmodal.multiview.common.pools import places
 from crossmodal.objectives import Outcome
 
 
@@ -61,10 +62,10 @@ class SupCon(Multiview):
         losses, counts = [], []
         for anchor in views.anchors:
             chosen = sorted({anchor, *views.partners(anchor)})
-            picked = rows if len(chosen) == len(by_view) else by_view[chosen].flatten(0, 1)
-            own = torch.arange(len(chosen)).repeat_interleave(len(label)) == chosen.index(anchor)
+            picked = rows if len(chosen) == len(by_view) else by_view[places(chosen, label.device)].flatten(0, 1)
+            own = torch.arange(len(chosen), device=label.device).repeat_interleave(len(label)) == chosen.index(anchor)
             candidate_ids = PairIds(known.index[: len(label)].repeat(len(chosen)), label.repeat(len(chosen)))
-            candidates = Candidates(picked, _relate(views.known, candidate_ids, own.to(label.device)))
+            candidates = Candidates(picked, _relate(views.known, candidate_ids, own))
             losses.append(contrast(self.head, views.queries[anchor], candidates, scale=self.scale,
                                    bias=torch.zeros_like(self.scale)))  # fmt: skip
             counts.append(_anchors(candidate_ids, len(label), alone=len(chosen) == 1))
@@ -88,6 +89,6 @@ def _anchors(known: PairIds, pairs: int, *, alone: bool) -> Tensor:
     """How many rows of a view have a positive; with a single view, only rows that share another pair's label."""
     index, label = known.index[:pairs], known.key[:pairs]
     if not alone:
-        return label.new_tensor(pairs)
+        return label.new_full((), pairs)
     alike = (label[:, None] == label) & (index[:, None] != index)
     return (alike.any(1) & (label >= 0)).sum()

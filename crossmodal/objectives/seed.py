@@ -67,7 +67,7 @@ class SEED(Objective):
             ours, theirs = self.project(student, teacher)
             known = PairIds(batch.index, batch.label)
             candidates = self._with_target(self.queue.candidates(theirs, self.queue.choose(known, batch.seed)), theirs)
-            scale, bias = ours.new_tensor(1 / self.student_temperature), ours.new_zeros(())
+            scale, bias = ours.new_full((), 1 / self.student_temperature), ours.new_zeros(())
             loss = contrast(_cross_entropy, ours, candidates, scale=scale, bias=bias) / len(ours)
         return Outcome(loss, (known.index, known.key, theirs))
 

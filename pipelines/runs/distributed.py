@@ -5,16 +5,19 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from pipelines.config.errors import ConfigError, RunError, SharedError
+from pipelines.runs.lifeline import Lifeline
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Made = TypeVar("Made")
+PATIENCE = timedelta(hours=12)  # for which a process waits for others that live: one may evaluate alone
+NEWS_SECONDS = 5.0  # from a broken connection to the news who ended
 MISTAKES = (ValueError, LookupError, OSError, ImportError, RunError)  # errors that one rank reports to the others
-
 PIECE = 1 << 26  # numbers of a message
 
 LOST = re.compile(  # messages of gloo and NCCL on one process when another has ended
@@ -22,6 +25,8 @@ LOST = re.compile(  # messages of gloo and NCCL on one process when another has 
     r"|socket closed|communicator was aborted",
     re.IGNORECASE,
 )
+
+_LIFELINES: list[Lifeline] = []  # of every group that this process opened; the last may be open
 
 
 def count() -> int:
@@ -40,15 +45,19 @@ def is_main() -> bool:
 
 
 def meet() -> None:
-    """Opens the group of processes."""
-    from datetime import timedelta
+    """Opens the group of processes, if it is not open.
 
+    Raises:
+        RunError: some processes did not start, or cannot be reached.
+    """
     import torch
     import torch.distributed.nn  # first: its functions bind the group that is open at import, for good
     from accelerate import PartialState
 
+    if count() > 1 and not torch.distributed.is_initialized():
+        _LIFELINES.append(Lifeline(rank(), count(), turn=len(_LIFELINES)))
     cpu = not torch.accelerator.is_available()  # without it, accelerate takes several CPU processes for one
-    PartialState(cpu=cpu, timeout=timedelta(hours=12))  # the others wait while one evaluates
+    PartialState(cpu=cpu, timeout=PATIENCE)
 
 
 def wait() -> None:
@@ -177,7 +186,31 @@ def copy_from_main(tensors: "Iterable[Tensor]") -> None:
 
 def is_lost(error: BaseException) -> bool:
     """True if an error only reports that another process of the launch has ended."""
-    return count() > 1 and isinstance(error, RuntimeError) and LOST.search(str(error)) is not None
+    lost = LOST.search(str(error)) is not None or any(line.has_told() for line in _LIFELINES)
+    return count() > 1 and isinstance(error, RuntimeError) and lost
+
+
+def has_told() -> bool:
+    """True if this process has printed, or prints within some seconds, which other process ended and why."""
+    return any(line.has_told(NEWS_SECONDS) for line in _LIFELINES[-1:])
+
+
+def tell(why: str) -> None:
+    """Tells the other processes of the launch that this one ends, and why."""
+    for line in _LIFELINES[-1:]:
+        line.tell(why)
+
+
+def is_open() -> bool:
+    """True if this process is connected to others of its launch."""
+    return any(line.is_open for line in _LIFELINES[-1:])
+
+
+def leave(code: int) -> NoReturn:
+    """Ends this process of several at once: Python's own end could wait for a process that is gone."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code)
 
 
 def name_ranks(numbers: list[int]) -> str:
@@ -191,6 +224,8 @@ def part() -> None:
     if distributed and distributed.is_available() and distributed.is_initialized():
         gc.collect()  # models in reference cycles hold the group too
         wait()
+        for line in _LIFELINES[-1:]:
+            line.close()
         distributed.destroy_process_group()
         from accelerate import PartialState
 

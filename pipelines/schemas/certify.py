@@ -89,6 +89,8 @@ class Config:
             raise FieldError("test", "must be given, or held_out instead, but not both")
         if (self.teacher is None) == (self.tuples.positives == "pair"):
             raise FieldError("teacher", "must be given with tuples.positives: pair, and only then")
+        if self.train.compile:
+            raise FieldError("train.compile", "must be false: the weights are drawn anew in each step")
         if self.train.weight_decay:
             raise FieldError(
                 "train.weight_decay", f"must be 0: it moves standard deviations to 1, got {self.train.weight_decay:g}"

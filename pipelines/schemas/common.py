@@ -192,6 +192,9 @@ class TrainConfig:
     # compute the activations of the trained encoder's blocks again in the backward pass: the same gradients with less
     # memory, in about a third more time
     checkpoint_activations: bool = runtime_only(False)
+    # torch.compile of the trained encoders (student), of the frozen ones (teacher), or of both (true): fewer and fused
+    # kernels after a minute or more of compiling; it needs a C++ compiler, and changes results by rounding
+    compile: bool | Literal["student", "teacher"] = runtime_only(False)
     workers: int = number(2, least=0, runtime_only=True)  # data-loading processes per rank
     log_every: int = number(20, least=1, runtime_only=True)  # steps between lines of metrics.jsonl
     save_every: int = number(500, least=1, runtime_only=True)  # steps between checkpoints
@@ -201,6 +204,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.chunk is not None and self.mixed_precision == "fp16":
             raise FieldError("mixed_precision", "must be no or bf16 with chunk: fp16 needs loss scaling")
+        if self.checkpoint_activations and self.compile in (True, "student"):
+            raise FieldError("compile", "must be false or teacher with checkpoint_activations")
 
     @property
     def passes(self) -> int:

@@ -108,6 +108,8 @@ class Config:
                         f"needs another name: use letters, digits, _ and -, not {', '.join(taken)}",
                     )
         self._check_gradients()
+        if self.train.compile and self.gradients.unit is not None:
+            raise FieldError("train.compile", "must be false with gradients.unit, which cuts networks into parts")
 
     def _check_gradients(self) -> None:
         if self.gradients.unit is None:

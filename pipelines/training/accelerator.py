@@ -10,6 +10,7 @@ from accelerate.utils import DistributedType
 from pipelines.config import ConfigError
 from pipelines.runs import distributed
 from pipelines.schemas.common import TrainConfig
+from pipelines.training.compilation import check_compiler
 from pipelines.training.launcher import check_launcher, is_sharded
 
 KINDS = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.FSDP)
@@ -24,6 +25,7 @@ def open_accelerator(config: TrainConfig, folder: Path) -> Accelerator:
     check_launcher(config)
     if config.mixed_precision == "fp16" and not torch.accelerator.is_available():
         raise ConfigError(["train.mixed_precision must be no or bf16 on a CPU, got fp16"])
+    check_compiler(config)
     AcceleratorState._reset_state()  # an earlier stage in this process may have used another precision
     try:
         distributed.meet()

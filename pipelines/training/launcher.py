@@ -60,6 +60,7 @@ def _sharding_problems(config: TrainConfig) -> list[str]:
         ),
         "train.chunk computes gradients that FSDP does not exchange; leave it out, and set "
         "train.checkpoint_activations=true to save memory": config.chunk is not None,
+        "train.compile does not work under FSDP; leave it out": bool(config.compile),
         "train.mixed_precision must be no or bf16 under FSDP, got fp16": config.mixed_precision == "fp16",
     }
     return [problem for problem, holds in refused.items() if holds]

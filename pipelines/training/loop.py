@@ -36,6 +36,7 @@ from pipelines.runs import distributed
 from pipelines.runs.console import progress_bar, say, warn
 from pipelines.runs.folder import RunFolder
 from pipelines.schemas.common import TrainConfig
+from pipelines.training.compilation import compile_networks
 from pipelines.training.launcher import is_sharded
 from pipelines.training.memory import forget_peak, peak_mb
 from pipelines.training.optimiser import Average, build_optimiser, rate
@@ -145,6 +146,7 @@ class Training:
             self._calibrate(plan, self.accelerator.num_processes)
         first = next(parts)
         frozen = self._freeze(first)
+        compile_networks(self.config, self.module.trained, self.beside)
         if is_sharded():
             return self.module, first, frozen
         model, self.optimiser = self.accelerator.prepare(self.module, self.optimiser)
@@ -156,7 +158,7 @@ class Training:
         self.run.begin()
         if self.accelerator.is_main_process:
             self.run.forget(self._is_ahead)
-        self.desk = torch.distributed.new_group(backend="gloo") if ranks > 1 else None
+        self.desk = torch.distributed.new_group(backend="gloo", timeout=distributed.PATIENCE) if ranks > 1 else None
         model, first, frozen = self._prepare(plan, parts)
         if self.progress.step:
             say(f"{self.name}: from step {self.progress.step}")
@@ -252,8 +254,7 @@ class Training:
             raise
         except ValueError as error:
             raise ConfigError([f"train.{error}"]) from error
-        cuda = self.accelerator.device.type == "cuda"
-        return train_parts(stream, workers=self.config.workers, pin_memory=cuda)
+        return train_parts(stream, workers=self.config.workers, device=self.accelerator.device)
 
     def _freeze(self, part: SampleBatch) -> list[nn.Parameter]:
         """Freezes weights that this phase's losses do not reach, which DDP would wait for; statistics do not change.
@@ -294,7 +295,7 @@ class Training:
         seed_everything(self.seed, "step", step, self.accelerator.process_index)
         for group in self.optimiser.param_groups:
             group["lr"] = self.config.rate * rate(self.config, step, self.steps)
-        labelled, losses = (part.label >= 0).sum().item() / len(pieces), []
+        labelled, losses = part.labelled / len(pieces), []
         for number, piece in enumerate(pieces, 1):
             batch = replace(
                 to_batch(piece, self.views, self.accelerator.device, seed=self._draws(step)), labelled=labelled

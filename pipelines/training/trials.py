@@ -208,6 +208,7 @@ class Replay(_Trial):
             FinishedError: every value was finite.
             TrialError: tells the step, the layer and the pairs.
         """
+        self.config = replace(self.config, compile=False)  # layers are watched one by one
         plan = self._set_up()
         self._resume()
         start = self.progress.step
@@ -263,7 +264,7 @@ class Replay(_Trial):
             if not [*layer.children()]
         ]
         seed_everything(self.seed, "step", step, self.accelerator.process_index)
-        labelled = (part.label >= 0).sum().item() / len(pieces)
+        labelled = part.labelled / len(pieces)
         try:
             for piece in pieces:
                 batch = to_batch(piece, self.views, self.accelerator.device, seed=self._draws(step))

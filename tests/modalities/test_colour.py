@@ -348,3 +348,14 @@ def test_options_of_later_versions_are_recorded_only_where_they_are_not_default(
     kinds = {mode: Rgb(interpolation=mode).recorded() for mode in ("bilinear", "bicubic")}
     assert "interpolation" not in kinds["bilinear"]
     assert kinds["bicubic"] == {**kinds["bilinear"], "interpolation": "bicubic"}
+
+
+def test_pictures_of_8_bits_are_those_of_pillow_resized_once() -> None:
+    """Only one side shrinks, because Pillow rounds after each of its two passes; and it rounds halves up."""
+    pixels = torch.randint(0, 256, (3, 24, 12), generator=torch.Generator().manual_seed(0)).byte()
+    picture = Image.fromarray(pixels.permute(1, 2, 0).numpy()).resize((12, 12), Image.Resampling.BILINEAR)
+    expected = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+    found = Rgb(size=12, fit="stretch", bits=8).adapt(pixels / 255, CropBox()) * 255
+    assert torch.equal(found, found.round())
+    assert (found - expected).abs().max() <= 1 and (found == expected).float().mean() > 0.95
+    assert Rgb(bits=8).recorded()["bits"] == 8 and "bits" not in Rgb().recorded()

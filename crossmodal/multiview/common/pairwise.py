@@ -65,7 +65,7 @@ class Pairwise(nn.Module):
             candidates = every if both is None else every.only(both)
             losses.append(contrast(head, rows, candidates, scale=self.scale, bias=bias))
             count += len(rows)
-        anchors = gather(losses[0].new_tensor([count])).mean()  # mean over ranks
+        anchors = gather(losses[0].new_full((1,), count)).mean()  # mean over ranks
         return Outcome(torch.stack(losses).sum() / anchors.clamp(min=1), self.pools.memo(views))
 
     def _meetings(self, views: Views) -> list[tuple[tuple[int, int], Candidates]]:

@@ -1,12 +1,19 @@
 """A pool of keys for each view."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import cast
 
+import torch
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from crossmodal.contrast.pool import PairIds, Pool
 from crossmodal.multiview import Views
+
+
+def places(numbers: Sequence[int], device: torch.device) -> Int[Tensor, " numbers"]:
+    """The numbers as a tensor, filled where it is used: a GPU waits for all queued work before it copies a list."""
+    return torch.stack([torch.full((), number, device=device) for number in numbers])
 
 
 class ViewPools(nn.Module):
@@ -27,8 +34,9 @@ class ViewPools(nn.Module):
         """The rows of a batch for `remember`; empty if the pools keep no state."""
         if not self.memory():
             return ()
-        memo = (views.index, views.label, views.keys[self.views].detach().transpose(0, 1))
-        return memo if views.present is None else (*memo, views.present[self.views].T)
+        own = places(self.views, views.index.device)
+        memo = (views.index, views.label, views.keys[own].detach().transpose(0, 1))
+        return memo if views.present is None else (*memo, views.present[own].T)
 
     def remember(self, *memo: Tensor) -> None:
         """Stores each view's keys in its pool."""

@@ -71,6 +71,20 @@ def assert_same(ours: SampleBatch, theirs: SampleBatch) -> None:
         assert torch.equal(ours.draws[name], theirs.draws[name])
 
 
+def test_pictures_of_8_bits_travel_in_bytes_and_arrive_with_the_same_numbers(shards: Shards) -> None:
+    views = {"rgb": open_view(shards, "rgb", size=16, bits=8), "depth": open_view(shards, "depth", size=16)}
+    part = parts(shards, views)[1]
+    wide = join([read_pair(shards, views, int(index), crop=Crop()) for index in part.index])
+    assert part.adapted["rgb"].dtype == torch.uint8 and part.adapted["depth"].dtype == torch.float32
+    assert 4 * part.adapted["rgb"].nbytes == wide.adapted["rgb"].nbytes
+    ours, theirs = to_batch(part, views, "cpu"), to_batch(wide, views, "cpu")
+    assert all(torch.equal(ours.inputs[name], theirs.inputs[name]) for name in views)
+    finer = open_view(shards, "rgb", size=16).modality
+    exact = finer.normalise(read_pair(shards, {"rgb": View(finer)}, 0).adapted["rgb"])
+    rounded = views["rgb"].modality.normalise(read_pair(shards, views, 0).adapted["rgb"])
+    assert 0 < (exact - rounded).abs().max() <= 0.5 / 255 / min(finer.std) + 1e-6
+
+
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than cores, on purpose
 @pytest.mark.parametrize("workers", [1, 2, 4])
 def test_any_number_of_workers_gives_the_same_batches(shards: Shards, views: dict[str, View], workers: int) -> None:
