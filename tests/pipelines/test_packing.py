@@ -20,6 +20,7 @@ from crossmodal.data.verify import check
 from modalities.depth import Depth
 from modalities.rgb import Rgb
 from pipelines.__main__ import main
+from pipelines.runs.folder import RunFolder
 from pipelines.runs.lock import LOCK, Lock, release_all
 
 
@@ -76,6 +77,15 @@ def test_another_source_or_size_of_shards_is_refused_for_a_part(
             assert main(["shards", str(config), change, *action]) == 2
             error = capsys.readouterr().err
             assert "holds another run" in error and words in error
+
+
+def test_a_part_that_another_run_overtakes_is_refused(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["shards", str(config), "--part", "1/2"]) == 0
+    monkeypatch.setattr(RunFolder, "is_done", lambda _: False)  # as it was a moment before
+    assert main(["shards", str(config), "pairs_per_shard=4", "--part", "2/2"]) == 2
+    assert "holds another run" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("words", "told"), [
