@@ -249,6 +249,7 @@ class Certification:
         encoder, figures = self.start[0], {}
         if self.split.prior is not None:
             figures[PRIOR] = self._fit(encoder, self.split.prior, PRIOR)
+            distributed.copy_from_main(encoder.state_dict().values())  # each process has its own running statistics
         encoder = (with_fixed_statistics if self._learnt else without_running_statistics)(encoder)
         std = config.prior.std
         if self.grid is not None:

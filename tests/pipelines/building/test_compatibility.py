@@ -186,3 +186,10 @@ def test_a_normalisation_of_a_finished_run_is_refused_with_both_keys(
     words = rf"teachers.t0.normalisation: view is for .* teachers.t0.weights, {tmp_path}, is a finished run"
     with pytest.raises(ConfigError, match=words):
         see(synthetic, config)
+
+
+def test_a_view_in_bytes_is_taken_for_a_teacher_of_floats() -> None:
+    trained, given = (MODALITIES.get("rgb")(size=48, bits=bits) for bits in (None, 8))
+    refuse_other_view(trained, given, "teachers.old")
+    with pytest.raises(ConfigError, match="would get other numbers"):
+        refuse_other_view(trained, MODALITIES.get("rgb")(size=48, bits=8, std=(0.1, 0.2, 0.3)), "teachers.old")
