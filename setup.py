@@ -27,8 +27,10 @@ EXTRAS["docs"] = ["mkdocs-material>=9.5"]  # make docs
 EXTRAS["test"] = [
     "beartype>=0.18",
     "faiss-cpu>=1.8",
+    "flask-cors>=4",
+    "flask>=3",
     "jsonschema>=4.20",
-    "moto[server]>=5",
+    "moto[s3]>=5",  # its server needs the two of flask
     "mypy>=1.10",
     "pytest>=8",
     "pytest-xdist>=3.5",
