@@ -107,6 +107,8 @@ def save_sharded(
             torch.save(state, aside / STATE)
             for file in (aside / STATE, aside):
                 _sync(file)
+            if path.exists():  # saved before, and again by a signal
+                shutil.rmtree(path)
             aside.rename(path)
             _sync(folder)
         except (OSError, RuntimeError) as error:

@@ -61,11 +61,11 @@ class Share:
 
     def take_any(self, table: Shaped[Tensor, "own *dims"], index: Int[Tensor, " some"]) -> Shaped[Tensor, "some *dims"]:
         """The rows of ascending pairs, of which every rank may have another number; waits for a GPU."""
+        if self.ranks == 1:
+            return table.index_select(0, index)
         bounds = torch.arange(self.ranks + 1, device=index.device) * self.size
         asked = torch.searchsorted(index, bounds).diff()
         given = torch.empty_like(asked)
-        if self.ranks == 1:
-            return table.index_select(0, index)
         torch.distributed.all_to_all_single(given, asked)
         asked_of, asked_by = asked.tolist(), given.tolist()
         wanted = index.new_empty(sum(asked_by))

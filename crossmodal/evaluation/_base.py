@@ -118,9 +118,9 @@ class Artefacts:
     """
 
     # by title: what networks are given and what is right, such as input and truth
-    context: dict[str, UInt8[Tensor, "pairs 3 height width"]] = field(default_factory=dict)
+    context: dict[str, UInt8[Tensor, "pairs 3 _ _"]] = field(default_factory=dict)
     # by title: what the network makes of it
-    pictures: dict[str, UInt8[Tensor, "pairs 3 height width"]] = field(default_factory=dict)
+    pictures: dict[str, UInt8[Tensor, "pairs 3 _ _"]] = field(default_factory=dict)
     # by title: three numbers at each place, which the report shows as colours that are similar where networks agree
     components: dict[str, Float[Tensor, "pairs 3 _ _"]] = field(default_factory=dict)
     # what colours in the pictures mean, the same for every network: "#rrggbb" by label

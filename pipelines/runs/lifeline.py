@@ -63,7 +63,7 @@ class Lifeline:
         """On rank 0: waits for the connection of every other process."""
         secret, deadline = secrets.token_hex(16), time.monotonic() + 60 * START_MINUTES
         with _serve() as server:
-            self._store.set(f"lifeline/{turn}", json.dumps([address, server.getsockname()[1], secret]))
+            self._store.set(_key(turn), json.dumps([address, server.getsockname()[1], secret]))
             while len(self._others) < count - 1:
                 server.settimeout(max(deadline - time.monotonic(), 0.01))
                 try:
@@ -85,7 +85,7 @@ class Lifeline:
 
     def _join(self, turn: int) -> None:
         """On other ranks: connects to rank 0."""
-        address, port, secret = json.loads(self._store.get(f"lifeline/{turn}"))
+        address, port, secret = json.loads(self._store.get(_key(turn)))
         other = socket.create_connection((address, port), timeout=60)
         other.sendall(_line({**self.who, "secret": secret}))
         self._hold({"rank": 0, "host": address, "pid": None}, other, other.makefile("r", encoding="utf-8"))
@@ -113,7 +113,7 @@ class Lifeline:
         """Passes the first news on, prints it, and ends this process if it does not end by itself."""
         if self._closed or not self._spread(news):
             return
-        print(f"rank {self.who['rank']}: {printable(describe(news))}", file=sys.stderr, flush=True)
+        print(printable(f"rank {self.who['rank']}: {describe(news)}"), file=sys.stderr, flush=True)
         self._printed.set()
         time.sleep(GRACE_SECONDS)
         if not self._closed:
@@ -204,3 +204,8 @@ def _line(message: object) -> bytes:
 def _call(method: "weakref.WeakMethod[Any]") -> None:
     if (bound := method()) is not None:
         bound()
+
+
+def _key(turn: int) -> str:
+    """Where the store has rank 0's address; the store of torchrun outlives a restart of the processes."""
+    return f"lifeline/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{turn}"

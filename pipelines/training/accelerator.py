@@ -22,10 +22,7 @@ def open_accelerator(config: TrainConfig, folder: Path) -> Accelerator:
     Raises:
         ConfigError: config, launcher and device do not fit together.
     """
-    check_launcher(config)
-    if config.mixed_precision == "fp16" and not torch.accelerator.is_available():
-        raise ConfigError(["train.mixed_precision must be no or bf16 on a CPU, got fp16"])
-    check_compiler(config)
+    distributed.together(lambda: _check(config))
     AcceleratorState._reset_state()  # an earlier stage in this process may have used another precision
     try:
         distributed.meet()
@@ -45,3 +42,10 @@ def open_accelerator(config: TrainConfig, folder: Path) -> Accelerator:
     if accelerator.distributed_type not in KINDS:
         raise ConfigError([f"launch with DDP, FSDP2 or one process, not {accelerator.distributed_type}"])
     return accelerator
+
+
+def _check(config: TrainConfig) -> None:
+    check_launcher(config)
+    if config.mixed_precision == "fp16" and not torch.accelerator.is_available():
+        raise ConfigError(["train.mixed_precision must be no or bf16 on a CPU, got fp16"])
+    check_compiler(config)

@@ -40,7 +40,7 @@ def check_launcher(config: TrainConfig) -> None:
         if is_asked(variable):
             problems.append(f"accelerate is to launch {name}, but train runs on one process, or with DDP or FSDP2 "
                             "(--use_fsdp --fsdp_version 2)")  # fmt: skip
-    if is_asked("ACCELERATE_USE_FSDP"):
+    if is_sharded():
         problems += _sharding_problems(config)
     if problems:
         raise ConfigError(problems)

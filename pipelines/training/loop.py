@@ -165,8 +165,9 @@ class Training:
         self._announce(plan)
         with contextlib.closing(parts), self._trackers(), Signals() as signals, self._bar() as bar:
             names = frozenset({"loss", *self.module.learners})
+            before = self.progress.sums if self.accelerator.is_main_process else {}  # of the process that saved them
             metrics = MetricAccumulator(
-                names, sums={name: total.to(self.accelerator.device) for name, total in self.progress.sums.items()}
+                names, sums={name: total.to(self.accelerator.device) for name, total in before.items()}
             )
             part: SampleBatch | None = first
             while self._agree(signals, part, metrics) and part is not None:

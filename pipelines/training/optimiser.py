@@ -50,7 +50,10 @@ def load_optimiser(optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> N
         }
         for number, tensors in state["state"].items()
     }
-    optimiser.load_state_dict({**state, "state": held})
+    # whether it is fused depends on this run, and not on the one that saved it
+    groups = [{**group, "fused": own.get("fused")}
+              for group, own in zip(state["param_groups"], optimiser.param_groups, strict=True)]  # fmt: skip
+    optimiser.load_state_dict({**state, "state": held, "param_groups": groups})
     for weight, tensors in optimiser.state.items():
         for name, tensor in tensors.items():
             if tensor.ndim and tensor.shape != weight.shape:

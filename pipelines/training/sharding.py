@@ -50,6 +50,9 @@ def shard(module: nn.Module, device: torch.device) -> None:
     """
     from torch.distributed.fsdp import fully_shard
 
+    if scalars := [name for name, weight in module.named_parameters() if not weight.ndim]:
+        raise ConfigError([f"FSDP cannot shard single numbers, such as {scalars[0]}; launch without it, or leave "
+                           "this objective out"])  # fmt: skip
     for kind in (Losses, Outcome):  # the hooks of the backward pass are on the output's tensors
         if kind not in _pytree.SUPPORTED_NODES:
             _pytree.register_dataclass(kind)

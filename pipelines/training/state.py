@@ -41,7 +41,8 @@ class TrainingState:
         Raises:
             CheckpointError: it could not be written.
         """
-        counters = {**vars(progress), "sums": sums}
+        scaler = self.scaler.state_dict() if self.scaler else {}
+        counters = {**vars(progress), "sums": sums, "scaler": scaler}
         if self.is_sharded:
             weights = {name for name, _ in self.module.named_parameters()}
             averages = self.average.state.items() if self.average else ()
@@ -54,7 +55,6 @@ class TrainingState:
             "optimiser": self.optimiser.state_dict(),
             "memory": self.module.memory(),
             "average": self.average.state if self.average else {},
-            "scaler": self.scaler.state_dict() if self.scaler else {},
         }
         checkpoint.save(folder, progress.step, state)
 
@@ -73,6 +73,8 @@ class TrainingState:
                 self._read(latest)
             else:
                 self._take(state)
+            if self.scaler and state.get("scaler"):
+                self.scaler.load_state_dict(state["scaler"])
         except (RuntimeError, ValueError, KeyError) as error:
             if isinstance(error, checkpoint.CheckpointError):
                 raise
@@ -91,8 +93,6 @@ class TrainingState:
             tensor.copy_(alike(state["memory"][name], tensor))
         if self.average:
             self.average.load(state["average"])
-        if self.scaler and state["scaler"]:
-            self.scaler.load_state_dict(state["scaler"])
 
     def _read(self, path: Path) -> None:
         """Reads a folder's tensors into those of this state."""

@@ -36,10 +36,10 @@ def exits(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     OPENED.clear()
 
 
-def open_all(count: int) -> list[Lifeline]:
+def open_all(count: int, turn: int = 0) -> list[Lifeline]:
     lines: dict[int, Lifeline] = {}
     threads = [
-        threading.Thread(target=lambda rank=rank: lines.__setitem__(rank, Lifeline(rank, count)))
+        threading.Thread(target=lambda rank=rank: lines.__setitem__(rank, Lifeline(rank, count, turn=turn)))
         for rank in range(count)
     ]
     for thread in threads:
@@ -93,7 +93,7 @@ def test_processes_that_have_done_their_work_leave_in_silence(
     exits: list[int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     for turn in range(2):  # as of two runs, one after the other
-        lines = open_all(3)
+        lines = open_all(3, turn)
         for line in lines if turn else reversed(lines):
             line.close()
     time.sleep(0.4)
@@ -111,7 +111,7 @@ def test_a_stranger_is_not_taken_for_a_process(exits: list[int]) -> None:
     thread = threading.Thread(target=lambda: ready.append(Lifeline(0, 2)))
     thread.start()
     store = lifeline._open_store("localhost", int(os.environ["MASTER_PORT"]), 1)
-    address, port, _ = json.loads(store.get("lifeline/0"))
+    address, port, _ = json.loads(store.get("lifeline/0/0"))
     with closing(socket.create_connection((address, port))) as stranger:
         stranger.sendall(b'{"rank": 1, "secret": "guess"}\n')
         own = Lifeline(1, 2)

@@ -37,7 +37,7 @@ CASES = {
 @pytest.mark.parametrize("words", CASES)
 def test_a_contradiction_is_one_sentence_that_names_both(words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     variables, options = CASES[words]
-    for name, value in variables.items():
+    for name, value in {"WORLD_SIZE": "2", **variables}.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError) as error:
         check_launcher(TrainConfig(**options))
