@@ -206,6 +206,28 @@ def test_tars_of_another_program_get_indexes_and_a_manifest(tmp_path: Path, caps
     assert made == {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+def test_a_group_may_have_the_number_0(tmp_path: Path) -> None:
+    facts = [json.dumps({"label": -1, "group": group}).encode() for group in (0, 1, "", None)]
+    folder = write_tars(tmp_path / "tars", *({"rgb.jpg": picture(), "json": each} for each in facts))
+    assert main(["shards", "--index", str(folder)]) == 0
+    assert Shards.open(folder).groups() == ["0", "1", "", ""]
+    assert read_manifest(folder).groups == {"0": 1, "1": 1}
+
+    def groups_read() -> list[int]:
+        shards = Shards.open(folder)
+        view = {"rgb": open_view(shards, "rgb", size=8)}
+        return [int(read_pair(shards, view, index).group) for index in range(4)]
+
+    indexed = groups_read()
+    assert len({*indexed}) == 3 and indexed[2:] == [-1, -1]
+    content = json.loads((folder / MANIFEST).read_text())
+    for shard in content["shards"]:
+        del shard["index"]
+    (folder / MANIFEST).write_text(json.dumps(content))
+    assert groups_read() == indexed
+    assert Shards.open(folder).groups() == ["0", "1", "", ""]
+
+
 def test_options_that_no_tar_tells_come_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     metres = torch.full((1, 8, 8), 2.0)
     sample = {"rgb.jpg": picture(), "depth.png": Depth().encode(metres)}
