@@ -139,7 +139,7 @@ def _pack(run: "RunFolder", source: "Source", splits: list[str], part: int, part
 
 def _join(run: "RunFolder", source: "Source", splits: list[str]) -> None:
     """Writes the manifests and the report."""
-    from crossmodal.data.joining import join_parts
+    from crossmodal.data.joining import join_parts, remove_marks
     from pipelines.reporting.sheet import draw_sheet
     from pipelines.runs.console import say
 
@@ -169,6 +169,8 @@ def _join(run: "RunFolder", source: "Source", splits: list[str]) -> None:
         say(f"{run.path}: left out: {count} {reason}")
     _say_unmatched(source.unmatched(), run.path)
     run.finish({"figures": written, "dropped": len(dropped), "left_out": left_out})
+    for split in splits:  # only now: a join that failed at a later split or step can be repeated
+        remove_marks(run.path / split)
 
 
 def _say_unmatched(unmatched: Mapping[Path, str], output: Path) -> None:

@@ -60,6 +60,26 @@ def test_parts_of_the_command_are_joined_to_what_it_packs_alone(
         assert "finished before; nothing to do" in capsys.readouterr().out
 
 
+def test_a_join_that_fails_at_a_later_split_keeps_the_parts_of_the_earlier(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["shards", str(config), f"output={tmp_path}/alone"]) == 0
+    folder = tmp_path / "parts"
+    for part in ("1/2", "2/2"):
+        assert main(["shards", str(config), "--part", part]) == 0
+    marks, before = {*folder.glob("*/*.done")}, packed(folder)
+    lost = folder / "test" / "part-002-of-002.done"
+    lost.unlink()
+    assert main(["shards", str(config), "--join"]) == 1
+    assert "part 2 of 2 is missing" in capsys.readouterr().err
+    assert {*folder.glob("*/*.done")} == marks - {lost}
+    made = (folder / "train" / "000001.tar").stat().st_mtime_ns
+    assert main(["shards", str(config), "--part", "2/2"]) == 0
+    assert packed(folder) == before and (folder / "train" / "000001.tar").stat().st_mtime_ns == made
+    assert main(["shards", str(config), "--join"]) == 0
+    assert packed(folder) == packed(tmp_path / "alone")
+
+
 def test_the_plain_command_goes_on_where_parts_have_stopped(config: Path, tmp_path: Path) -> None:
     assert main(["shards", str(config), "--part", "2/2"]) == 0
     made = tmp_path / "parts" / "train" / "000001.tar"

@@ -18,7 +18,7 @@ import torch
 from crossmodal import SOURCES
 from crossmodal.data import joining
 from crossmodal.data.index import index_path
-from crossmodal.data.joining import Packing, hash_texts, join_parts
+from crossmodal.data.joining import Packing, hash_texts, join_parts, remove_marks
 from crossmodal.data.manifest import MANIFEST, ShardError, read_manifest
 from crossmodal.data.moments import Moments
 from crossmodal.data.processes import write_by
@@ -98,6 +98,7 @@ def test_parts_in_any_order_give_the_bytes_of_one(
         assert write_part(partial(numbered, made), given, part=part, parts=parts) == PAIRS
     assert not (tmp_path / MANIFEST).exists()
     join_parts(given)
+    remove_marks(tmp_path)
     assert contents(tmp_path) == contents(whole)
 
 
@@ -108,6 +109,7 @@ def test_processes_of_one_machine_give_the_bytes_of_one(
     write_by(3, partial(numbered, made), given, progress=lambda: packed.append(1))
     assert len(packed) == PAIRS
     join_parts(given)
+    remove_marks(tmp_path)
     assert contents(tmp_path) == contents(whole)
 
 
@@ -180,6 +182,7 @@ def test_a_killed_part_continues_with_the_shard_it_was_at(
     assert taken == [16, 17, 18, 19, 24, 25, 26, 27]
     write_part(watched, given, part=1, parts=2)
     join_parts(given)
+    remove_marks(tmp_path)
     assert contents(tmp_path) == contents(whole)
 
 
@@ -198,6 +201,7 @@ def test_a_shard_that_is_gone_or_of_another_source_is_packed_again(
     assert not replace(given, origin="there").is_done(0)
     write_part(partial(numbered, made), given)
     join_parts(given)
+    remove_marks(tmp_path)
     assert contents(tmp_path) == contents(whole)
 
 
