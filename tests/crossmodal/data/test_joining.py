@@ -1,8 +1,10 @@
 """Packing in parts: the bytes of one process, nothing finished is packed again, and nothing incomplete is joined."""
 
+import itertools
 import json
 import multiprocessing
 import os
+import select
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -142,6 +144,35 @@ def test_no_process_is_left_when_another_has_failed(source: Source, made: list[P
     with pytest.raises(SourceError, match=r"^no such file$"):
         write_by(2, uneven, packing(tmp_path, source))
     assert not multiprocessing.active_children()
+
+
+def test_no_process_outlives_the_first_when_that_is_killed(source: Source, made: list[Pair], tmp_path: Path) -> None:
+    alive, held = os.pipe()  # it is at its end once all processes that hold the other end are gone
+
+    def endless(wanted: Wanted) -> Iterator[tuple[int, Pair]]:
+        os.write(held, f"{os.getpid()}\n".encode())
+        for number in itertools.count():
+            if wanted(number):
+                time.sleep(0.01)
+                yield number, replace(made[0], key=f"pair-{number}")
+
+    first = multiprocessing.get_context("fork").Process(target=write_by, args=(2, endless, packing(tmp_path, source)))
+    first.start()
+    os.close(held)
+    pids, left = b"", b""
+    try:
+        while pids.count(b"\n") < 2:
+            assert select.select([alive], [], [], 20)[0]
+            pids += os.read(alive, 100)
+        first.kill()
+        first.join()
+        ended = bool(select.select([alive], [], [], 10)[0])
+        left = b"" if ended else pids
+        assert ended and os.read(alive, 1) == b""
+    finally:
+        os.close(alive)
+        for pid in left.split():
+            os.kill(int(pid), signal.SIGKILL)
 
 
 def test_sums_of_pieces_are_those_of_the_whole() -> None:
