@@ -238,8 +238,11 @@ def _index(path: Path) -> int:
     if not folders:
         raise ShardError(f"{path} holds no shards: there is no tar in it or one level below")
     for folder in folders:
-        print(printable(index_folder(folder)))
-        RunFolder.record_size(folder / MANIFEST)
+        try:
+            print(printable(index_folder(folder)))
+        finally:  # also of a folder in which some tars are damaged, or it would seem changed
+            if (folder / MANIFEST).is_file():
+                RunFolder.record_size(folder / MANIFEST)
     return 0
 
 

@@ -189,6 +189,35 @@ def test_an_index_is_not_made_of_a_tar_that_changed(
     assert [bool(shard.index) for shard in manifest.shards] == [True, False, True, True]  # read as a whole till then
 
 
+def test_one_damaged_tar_costs_no_other_shard_its_index(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["shards", str(config)]) == 0
+    output, folder = tmp_path / "parts", tmp_path / "parts" / "train"
+    before, content = packed(output), json.loads((folder / MANIFEST).read_text())
+    for shard in content["shards"]:
+        shard["index"] = write_earlier_index(folder / shard["file"])
+    (folder / MANIFEST).write_text(json.dumps(content))
+    report = json.loads((output / "report.json").read_text())
+    report["results"]["train/manifest.json"] = (folder / MANIFEST).stat().st_size
+    (output / "report.json").write_text(json.dumps(report))
+    tar = folder / "000000.tar"
+    tar.write_bytes(bytes([before["train/000000.tar"][0] ^ 1]) + before["train/000000.tar"][1:])
+    assert main(["shards", "--index", str(output)]) == 1
+    error = capsys.readouterr().err
+    assert f"{tar}: its bytes changed since it was written" in error and "the 3 others have theirs now" in error
+    shards = read_manifest(folder).shards
+    assert shards[0].index == sha256(index_path(tar).read_bytes()).hexdigest() == content["shards"][0]["index"]
+    for shard in shards[1:]:
+        assert sha256(before[f"train/{index_path(Path(shard.file))}"]).hexdigest() == shard.index
+    assert main(["shards", str(config)]) == 0
+    assert "finished before; nothing to do" in capsys.readouterr().out
+    tar.write_bytes(before["train/000000.tar"])
+    assert main(["shards", "--index", str(output)]) == 0
+    assert f"{folder}: wrote the indexes of 1 shards; 3 had one" in capsys.readouterr().out
+    assert packed(output) == before
+
+
 def picture() -> bytes:
     return Rgb().encode(torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(0)))
 
