@@ -115,12 +115,14 @@ def test_a_run_is_not_written_into_a_store(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     source = {"name": "synthetic", "train_pairs": 2, "test_pairs": 1, "size": 8, "modalities": ["rgb"]}
-    Path("x.yaml").write_text(yaml.safe_dump({"source": source, "output": "s3://bucket/shards"}))
+    Path("x.yaml").write_text(yaml.safe_dump({"source": source, "output": "s3://me:secret@bucket/shards"}))
     assert main(["shards", "x.yaml", *action]) == 2
     assert "output must be a local folder, got s3://bucket/shards; runs cannot be written into a store" in (
         capsys.readouterr().err
     )
     assert [path.name for path in tmp_path.iterdir()] == ["x.yaml"]
+    with pytest.raises(ConfigError, match="got s3://bucket/shards;"):  # without the secret in Python too
+        RunFolder.of("s3://me:secret@bucket/shards", "shards", None, {})
 
 
 def test_a_folder_that_cannot_be_made_is_named_as_output(file: Path) -> None:
