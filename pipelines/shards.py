@@ -139,7 +139,7 @@ def _pack(run: "RunFolder", source: "Source", splits: list[str], part: int, part
 
 def _join(run: "RunFolder", source: "Source", splits: list[str]) -> None:
     """Writes the manifests and the report."""
-    from crossmodal.data.joining import join_parts
+    from crossmodal.data.joining import join_parts, remove_marks
     from pipelines.reporting.sheet import draw_sheet
     from pipelines.runs.console import say
 
@@ -169,6 +169,8 @@ def _join(run: "RunFolder", source: "Source", splits: list[str]) -> None:
         say(f"{run.path}: left out: {count} {reason}")
     _say_unmatched(source.unmatched(), run.path)
     run.finish({"figures": written, "dropped": len(dropped), "left_out": left_out})
+    for split in splits:  # only now: a join that failed at a later split or step can be repeated
+        remove_marks(run.path / split)
 
 
 def _say_unmatched(unmatched: Mapping[Path, str], output: Path) -> None:
@@ -236,8 +238,11 @@ def _index(path: Path) -> int:
     if not folders:
         raise ShardError(f"{path} holds no shards: there is no tar in it or one level below")
     for folder in folders:
-        print(printable(index_folder(folder)))
-        RunFolder.record_size(folder / MANIFEST)
+        try:
+            print(printable(index_folder(folder)))
+        finally:  # also of a folder in which some tars are damaged, or it would seem changed
+            if (folder / MANIFEST).is_file():
+                RunFolder.record_size(folder / MANIFEST)
     return 0
 
 

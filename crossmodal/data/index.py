@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, NamedTuple, cast
 import numpy as np
 
 from crossmodal.checkpoint import write
-from crossmodal.data.manifest import Shard, ShardError, sha256_of
+from crossmodal.data.manifest import Shard, ShardError, name_group, sha256_of
 from crossmodal.data.plain import check_text, parse
 from crossmodal.stores.paths import AnyPath, SomePath
 from modalities.codecs.arrays import read_array
@@ -188,7 +188,7 @@ def _facts_of(payloads: dict[str, bytes]) -> tuple[int, str]:
         raise ValueError(f"its label must be a whole number from -1, got {str(label)[:80]!r}")
     if group is not None and type(group) is not int:
         check_text(group, "json: group")
-    return -1 if label is None else label, str(group or "")
+    return -1 if label is None else label, name_group(group)
 
 
 def read_rows(path: AnyPath, payload: bytes, size: int) -> tuple["Rows", list[str]]:

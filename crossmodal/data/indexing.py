@@ -52,7 +52,11 @@ def index_folder(folder: Path) -> str:
 
 
 def _complete(folder: Path, manifest: Manifest) -> str:
-    """Writes the indexes that are missing or of an earlier version."""
+    """Writes the indexes that are missing or of an earlier version; a damaged tar keeps the one it has.
+
+    Raises:
+        ShardError: some tars are missing or damaged; the others have their indexes.
+    """
     lacking = [number for number, shard in enumerate(manifest.shards) if not _is_current(folder, shard)]
     if not lacking:
         return f"{folder}: all {len(manifest.shards)} shards have an index; nothing to do"
@@ -61,32 +65,53 @@ def _complete(folder: Path, manifest: Manifest) -> str:
         shards[number] = replace(shards[number], index="")
     if shards != manifest.shards:
         write(folder / MANIFEST, to_json(replace(manifest, shards=shards)))
+    problems = []
     for number in lacking:
-        shard, path = shards[number], folder / shards[number].file
-        if not path.is_file():
-            raise ShardError(f"{path} is missing, though {folder / MANIFEST} lists it")
-        if sha256_of(path) != shard.sha256:
-            raise ShardError(f"{path}: its bytes changed since it was written (its sha256 is not the manifest's); see "
-                             f"crossmodal shards --check {folder}")  # fmt: skip
-        index = make_index(path)
-        rows = read_rows(path, index, shard.bytes)[0]
-        if len(rows) != shard.pairs:
-            raise ShardError(f"{path} must hold {shard.pairs} pairs by its manifest, got {len(rows)}")
-        write(index_path(path), index)
-        shards[number] = replace(shard, index=hashlib.sha256(index).hexdigest())
-    write(folder / MANIFEST, to_json(replace(manifest, shards=shards, format=FORMAT)))
+        try:
+            shards[number] = _index(folder, shards[number])
+        except ShardError as error:
+            problems.append(str(error))
+            if _is_beside(folder, manifest.shards[number]):
+                shards[number] = manifest.shards[number]
+    version = FORMAT if len(problems) < len(lacking) else manifest.format
+    write(folder / MANIFEST, to_json(replace(manifest, shards=shards, format=version)))
+    if problems:
+        more = f"; {len(problems) - DAMAGED} more tars are damaged" if problems[DAMAGED:] else ""
+        rest = f"; the {len(shards) - len(problems)} others have theirs now" if len(shards) > len(problems) else ""
+        raise ShardError(f"no index was made for {'; '.join(problems[:DAMAGED])}{more}{rest}")
     kept = len(shards) - len(lacking)
     return f"{folder}: wrote the indexes of {len(lacking)} shards" + (f"; {kept} had one" if kept else "")
 
 
+def _index(folder: Path, shard: Shard) -> Shard:
+    """Writes the index of a shard.
+
+    Raises:
+        ShardError: its tar is missing, or is not the one of the manifest.
+    """
+    path = folder / shard.file
+    if not path.is_file():
+        raise ShardError(f"{path} is missing, though {folder / MANIFEST} lists it")
+    if sha256_of(path) != shard.sha256:
+        raise ShardError(f"{path}: its bytes changed since it was written (its sha256 is not the manifest's); see "
+                         f"crossmodal shards --check {folder}")  # fmt: skip
+    index = make_index(path)
+    rows = read_rows(path, index, shard.bytes)[0]
+    if len(rows) != shard.pairs:
+        raise ShardError(f"{path} must hold {shard.pairs} pairs by its manifest, got {len(rows)}")
+    write(index_path(path), index)
+    return replace(shard, index=hashlib.sha256(index).hexdigest())
+
+
+def _is_beside(folder: Path, shard: Shard) -> bool:
+    """True if the shard has the index of the manifest."""
+    path = index_path(folder / shard.file)
+    return bool(shard.index) and path.is_file() and sha256_of(path) == shard.index
+
+
 def _is_current(folder: Path, shard: Shard) -> bool:
     path = index_path(folder / shard.file)
-    if not shard.index or not path.is_file():
-        return False
-    payload = path.read_bytes()
-    if hashlib.sha256(payload).hexdigest() != shard.index:
-        return False
-    return read_rows(path, payload, shard.bytes)[0].has_facts
+    return _is_beside(folder, shard) and read_rows(path, path.read_bytes(), shard.bytes)[0].has_facts
 
 
 @dataclass

@@ -98,7 +98,7 @@ def remove_marks(folder: Path) -> None:
 
 
 def join_parts(packing: Packing, *, warn: Callable[[str], None] = lambda message: None) -> Manifest:
-    """Writes the manifest of a folder whose shards are all finished, and removes the marks.
+    """Writes the manifest of a folder whose shards are all finished. The marks stay until `remove_marks`.
 
     `warn` gets an option of stored bytes that changes no signal, such as an invalid value that never occurs, and the
     first pair whose pictures have different proportions.
@@ -123,7 +123,6 @@ def join_parts(packing: Packing, *, warn: Callable[[str], None] = lambda message
              "or set aligned: false for one of the views in a run")  # fmt: skip
     manifest = describe(packing, [mark.shard for mark in marks], (mark.sums for mark in marks))
     write(packing.folder / MANIFEST, to_json(manifest))
-    remove_marks(packing.folder)
     return manifest
 
 

@@ -229,6 +229,11 @@ def parse_facts(payload: bytes, classes: int, label: int | None = None) -> dict[
     return facts
 
 
+def name_group(group: str | int | None) -> str:
+    """The name of a group in the facts of a pair; empty if the pair has none. Other programs number groups from 0."""
+    return "" if group is None else str(group)
+
+
 def list_groups(counts: Mapping[str, int]) -> tuple[dict[str, int], int]:
     """The fields `groups` and `unlisted_groups` of a manifest, from the number of pairs of each group."""
     named = {name: count for name, count in sorted(counts.items()) if name and count}

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from crossmodal.data.alignment import Alignment, certainty, find_edges
 from crossmodal.data.lags import LEAST, Order
-from crossmodal.data.manifest import open_field
+from crossmodal.data.manifest import name_group, open_field
 from crossmodal.data.shards import Shards
 from crossmodal.data.views import Picture
 from modalities import Modality
@@ -134,7 +134,7 @@ def _read(shards: Shards, streams: list[_Stream], index: int) -> tuple[str, dict
     members = {stream.name: shards.member(stream.name) for stream in streams}
     present = [stream for stream in streams if not shards.lacks(index, members[stream.name])]
     _, payloads = shards.read(index, [*(members[stream.name] for stream in present), "json"])
-    group = str(shards.parse(index, payloads["json"]).get("group") or "")
+    group = name_group(shards.parse(index, payloads["json"]).get("group"))
     return group, {stream.name: stream.modality.decode(payloads[members[stream.name]]) for stream in present}
 
 

@@ -42,7 +42,7 @@ def write_by(
     try:
         for worker in range(workers):
             ours, theirs = context.Pipe(duplex=False)
-            given = (theirs, numbered, packing, part + parts * worker, parts * workers)
+            given = ([*ends, ours], theirs, numbered, packing, (part + parts * worker, parts * workers))
             process: BaseProcess = context.Process(target=_work, args=given, daemon=True)
             process.start()
             theirs.close()
@@ -81,11 +81,16 @@ def _messages(ends: dict[Connection, BaseProcess]) -> Iterator[BaseException | i
             yield message
 
 
-def _work(end: Connection, numbered: Numbered, packing: Packing, part: int, parts: int) -> None:
+def _work(
+    others: list[Connection], end: Connection, numbered: Numbered, packing: Packing, share: tuple[int, int]
+) -> None:
+    for other in others:  # the first process alone reads, so that sending to it fails once it is gone
+        other.close()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process ends this one
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     torch.set_num_threads(1)
     try:
+        part, parts = share
         pairs = write_part(numbered, packing, part=part, parts=parts, progress=lambda: end.send(None), marks=False)
         end.send(pairs)
     except BrokenPipeError:  # the first process is gone

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 from crossmodal.data.features import FeatureShards, put_together
 from crossmodal.data.held_out import tell_without
 from crossmodal.data.loader import load_in_order
-from crossmodal.data.manifest import MANIFEST, ShardError, open_field
+from crossmodal.data.manifest import MANIFEST, ShardError, name_group, open_field
 from crossmodal.data.order import Plan
 from crossmodal.data.shards import Shards
 from crossmodal.data.views import Crop, Draws, Picture, View, tell_uneven
@@ -221,7 +221,7 @@ def read_pair(
         )
     if (label := known.label) is None:
         facts = shards.parse(index, payloads["json"])
-        known, label = replace(known, group=str(facts.get("group") or "")), facts["label"]
+        known, label = replace(known, group=name_group(facts.get("group"))), facts["label"]
     ones, group = torch.ones(epochs, dtype=torch.int64), _number_of(known.group)
     features: dict[tuple[str, str], Tensor] = {}
     for teacher, cache in kept.items():

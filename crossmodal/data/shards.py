@@ -25,7 +25,16 @@ import torch
 from torch import Tensor
 
 from crossmodal.data.index import UNKNOWN, Row, Rows, index_path, read_rows, scan
-from crossmodal.data.manifest import MANIFEST, Manifest, Shard, ShardError, parse_facts, read_manifest, sha256_of
+from crossmodal.data.manifest import (
+    MANIFEST,
+    Manifest,
+    Shard,
+    ShardError,
+    name_group,
+    parse_facts,
+    read_manifest,
+    sha256_of,
+)
 from crossmodal.data.remote import RemoteShards
 from crossmodal.stores.errors import StoreError
 from crossmodal.stores.paths import AnyPath, RemotePath, to_path
@@ -332,7 +341,7 @@ class Shards:
             for index in range(start, start + len(rows)):
                 try:
                     found = Shards.facts(whole, index)
-                    facts.append((found["label"], str(found.get("group") or "")))
+                    facts.append((found["label"], name_group(found.get("group"))))
                 except ShardError:
                     facts.append((UNKNOWN, ""))
             rows = self._rows.keep(number, rows.with_facts(facts))

@@ -42,7 +42,9 @@ def write_shards(
     packing = Packing(folder, fields, classes, pairs_per_shard, partial)
     remove_marks(folder)  # of other pairs
     write_part(lambda wanted: (item for item in enumerate(pairs) if wanted(item[0])), packing, progress=progress)
-    return join_parts(packing, warn=warn)
+    manifest = join_parts(packing, warn=warn)
+    remove_marks(folder)
+    return manifest
 
 
 def write_part(

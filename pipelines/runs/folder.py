@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from crossmodal.checkpoint import write, writing
+from crossmodal.stores.paths import is_url
 from pipelines.config import ConfigError, differences, leaves, renew, to_dict, to_yaml, without
 from pipelines.config.errors import FinishedError, RunError, SharedError
 from pipelines.runs import distributed
@@ -68,7 +69,13 @@ class RunFolder:
 
     @classmethod
     def of(cls, path: str | Path, pipeline: str, config: object, inputs: Mapping[str, str]) -> "RunFolder":
-        """The run that a config and its inputs describe; touches no file."""
+        """The run that a config and its inputs describe; touches no file.
+
+        Raises:
+            ConfigError: the path is a URL.
+        """
+        if is_url(path):
+            raise ConfigError([f"output must be a local folder, got {path}; runs cannot be written into a store"])
         return cls(Path(path), pipeline, config, inputs)
 
     @staticmethod

@@ -60,6 +60,26 @@ def test_parts_of_the_command_are_joined_to_what_it_packs_alone(
         assert "finished before; nothing to do" in capsys.readouterr().out
 
 
+def test_a_join_that_fails_at_a_later_split_keeps_the_parts_of_the_earlier(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["shards", str(config), f"output={tmp_path}/alone"]) == 0
+    folder = tmp_path / "parts"
+    for part in ("1/2", "2/2"):
+        assert main(["shards", str(config), "--part", part]) == 0
+    marks, before = {*folder.glob("*/*.done")}, packed(folder)
+    lost = folder / "test" / "part-002-of-002.done"
+    lost.unlink()
+    assert main(["shards", str(config), "--join"]) == 1
+    assert "part 2 of 2 is missing" in capsys.readouterr().err
+    assert {*folder.glob("*/*.done")} == marks - {lost}
+    made = (folder / "train" / "000001.tar").stat().st_mtime_ns
+    assert main(["shards", str(config), "--part", "2/2"]) == 0
+    assert packed(folder) == before and (folder / "train" / "000001.tar").stat().st_mtime_ns == made
+    assert main(["shards", str(config), "--join"]) == 0
+    assert packed(folder) == packed(tmp_path / "alone")
+
+
 def test_the_plain_command_goes_on_where_parts_have_stopped(config: Path, tmp_path: Path) -> None:
     assert main(["shards", str(config), "--part", "2/2"]) == 0
     made = tmp_path / "parts" / "train" / "000001.tar"
@@ -169,6 +189,35 @@ def test_an_index_is_not_made_of_a_tar_that_changed(
     assert [bool(shard.index) for shard in manifest.shards] == [True, False, True, True]  # read as a whole till then
 
 
+def test_one_damaged_tar_costs_no_other_shard_its_index(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["shards", str(config)]) == 0
+    output, folder = tmp_path / "parts", tmp_path / "parts" / "train"
+    before, content = packed(output), json.loads((folder / MANIFEST).read_text())
+    for shard in content["shards"]:
+        shard["index"] = write_earlier_index(folder / shard["file"])
+    (folder / MANIFEST).write_text(json.dumps(content))
+    report = json.loads((output / "report.json").read_text())
+    report["results"]["train/manifest.json"] = (folder / MANIFEST).stat().st_size
+    (output / "report.json").write_text(json.dumps(report))
+    tar = folder / "000000.tar"
+    tar.write_bytes(bytes([before["train/000000.tar"][0] ^ 1]) + before["train/000000.tar"][1:])
+    assert main(["shards", "--index", str(output)]) == 1
+    error = capsys.readouterr().err
+    assert f"{tar}: its bytes changed since it was written" in error and "the 3 others have theirs now" in error
+    shards = read_manifest(folder).shards
+    assert shards[0].index == sha256(index_path(tar).read_bytes()).hexdigest() == content["shards"][0]["index"]
+    for shard in shards[1:]:
+        assert sha256(before[f"train/{index_path(Path(shard.file))}"]).hexdigest() == shard.index
+    assert main(["shards", str(config)]) == 0
+    assert "finished before; nothing to do" in capsys.readouterr().out
+    tar.write_bytes(before["train/000000.tar"])
+    assert main(["shards", "--index", str(output)]) == 0
+    assert f"{folder}: wrote the indexes of 1 shards; 3 had one" in capsys.readouterr().out
+    assert packed(output) == before
+
+
 def picture() -> bytes:
     return Rgb().encode(torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(0)))
 
@@ -204,6 +253,28 @@ def test_tars_of_another_program_get_indexes_and_a_manifest(tmp_path: Path, caps
     assert main(["shards", "--index", str(folder)]) == 0
     assert "nothing to do" in capsys.readouterr().out
     assert made == {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_group_may_have_the_number_0(tmp_path: Path) -> None:
+    facts = [json.dumps({"label": -1, "group": group}).encode() for group in (0, 1, "", None)]
+    folder = write_tars(tmp_path / "tars", *({"rgb.jpg": picture(), "json": each} for each in facts))
+    assert main(["shards", "--index", str(folder)]) == 0
+    assert Shards.open(folder).groups() == ["0", "1", "", ""]
+    assert read_manifest(folder).groups == {"0": 1, "1": 1}
+
+    def groups_read() -> list[int]:
+        shards = Shards.open(folder)
+        view = {"rgb": open_view(shards, "rgb", size=8)}
+        return [int(read_pair(shards, view, index).group) for index in range(4)]
+
+    indexed = groups_read()
+    assert len({*indexed}) == 3 and indexed[2:] == [-1, -1]
+    content = json.loads((folder / MANIFEST).read_text())
+    for shard in content["shards"]:
+        del shard["index"]
+    (folder / MANIFEST).write_text(json.dumps(content))
+    assert groups_read() == indexed
+    assert Shards.open(folder).groups() == ["0", "1", "", ""]
 
 
 def test_options_that_no_tar_tells_come_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,8 +1,10 @@
 """Packing in parts: the bytes of one process, nothing finished is packed again, and nothing incomplete is joined."""
 
+import itertools
 import json
 import multiprocessing
 import os
+import select
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +20,7 @@ import torch
 from crossmodal import SOURCES
 from crossmodal.data import joining
 from crossmodal.data.index import index_path
-from crossmodal.data.joining import Packing, hash_texts, join_parts
+from crossmodal.data.joining import Packing, hash_texts, join_parts, remove_marks
 from crossmodal.data.manifest import MANIFEST, ShardError, read_manifest
 from crossmodal.data.moments import Moments
 from crossmodal.data.processes import write_by
@@ -98,6 +100,7 @@ def test_parts_in_any_order_give_the_bytes_of_one(
         assert write_part(partial(numbered, made), given, part=part, parts=parts) == PAIRS
     assert not (tmp_path / MANIFEST).exists()
     join_parts(given)
+    remove_marks(tmp_path)
     assert contents(tmp_path) == contents(whole)
 
 
@@ -108,6 +111,7 @@ def test_processes_of_one_machine_give_the_bytes_of_one(
     write_by(3, partial(numbered, made), given, progress=lambda: packed.append(1))
     assert len(packed) == PAIRS
     join_parts(given)
+    remove_marks(tmp_path)
     assert contents(tmp_path) == contents(whole)
 
 
@@ -140,6 +144,35 @@ def test_no_process_is_left_when_another_has_failed(source: Source, made: list[P
     with pytest.raises(SourceError, match=r"^no such file$"):
         write_by(2, uneven, packing(tmp_path, source))
     assert not multiprocessing.active_children()
+
+
+def test_no_process_outlives_the_first_when_that_is_killed(source: Source, made: list[Pair], tmp_path: Path) -> None:
+    alive, held = os.pipe()  # it is at its end once all processes that hold the other end are gone
+
+    def endless(wanted: Wanted) -> Iterator[tuple[int, Pair]]:
+        os.write(held, f"{os.getpid()}\n".encode())
+        for number in itertools.count():
+            if wanted(number):
+                time.sleep(0.01)
+                yield number, replace(made[0], key=f"pair-{number}")
+
+    first = multiprocessing.get_context("fork").Process(target=write_by, args=(2, endless, packing(tmp_path, source)))
+    first.start()
+    os.close(held)
+    pids, left = b"", b""
+    try:
+        while pids.count(b"\n") < 2:
+            assert select.select([alive], [], [], 20)[0]
+            pids += os.read(alive, 100)
+        first.kill()
+        first.join()
+        ended = bool(select.select([alive], [], [], 10)[0])
+        left = b"" if ended else pids
+        assert ended and os.read(alive, 1) == b""
+    finally:
+        os.close(alive)
+        for pid in left.split():
+            os.kill(int(pid), signal.SIGKILL)
 
 
 def test_sums_of_pieces_are_those_of_the_whole() -> None:
@@ -180,6 +213,7 @@ def test_a_killed_part_continues_with_the_shard_it_was_at(
     assert taken == [16, 17, 18, 19, 24, 25, 26, 27]
     write_part(watched, given, part=1, parts=2)
     join_parts(given)
+    remove_marks(tmp_path)
     assert contents(tmp_path) == contents(whole)
 
 
@@ -198,6 +232,7 @@ def test_a_shard_that_is_gone_or_of_another_source_is_packed_again(
     assert not replace(given, origin="there").is_done(0)
     write_part(partial(numbered, made), given)
     join_parts(given)
+    remove_marks(tmp_path)
     assert contents(tmp_path) == contents(whole)
 
 

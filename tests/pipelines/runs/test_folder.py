@@ -15,6 +15,7 @@ import yaml
 
 from crossmodal.checkpoint import WriteError, write
 from pipelines import compare, evaluate, pretrain, transfer
+from pipelines.__main__ import main
 from pipelines.config import ConfigError, load, to_dict
 from pipelines.config.errors import FinishedError
 from pipelines.runs.folder import RunFolder, conflicts
@@ -106,6 +107,22 @@ def test_a_comparison_begun_before_its_record_lost_what_counts_for_nothing_is_th
     assert compared("transfer.data=/x", "evaluate.data.test=./t").is_same
     assert not compared("seeds=[0]").is_same
     assert load(compare.Config, file.parent / "run" / "config.yaml").seeds == [0, 1, 2]
+
+
+@pytest.mark.parametrize("action", [(), ("--part", "1/2"), ("--join",)])
+def test_a_run_is_not_written_into_a_store(
+    action: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    source = {"name": "synthetic", "train_pairs": 2, "test_pairs": 1, "size": 8, "modalities": ["rgb"]}
+    Path("x.yaml").write_text(yaml.safe_dump({"source": source, "output": "s3://me:secret@bucket/shards"}))
+    assert main(["shards", "x.yaml", *action]) == 2
+    assert "output must be a local folder, got s3://bucket/shards; runs cannot be written into a store" in (
+        capsys.readouterr().err
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["x.yaml"]
+    with pytest.raises(ConfigError, match="got s3://bucket/shards;"):  # without the secret in Python too
+        RunFolder.of("s3://me:secret@bucket/shards", "shards", None, {})
 
 
 def test_a_folder_that_cannot_be_made_is_named_as_output(file: Path) -> None:
