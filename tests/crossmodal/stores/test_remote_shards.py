@@ -22,7 +22,7 @@ from crossmodal.stores import cache, client
 from crossmodal.stores.cache import Cache
 from crossmodal.stores.errors import StoreError, clean
 from crossmodal.stores.explain import explain
-from crossmodal.stores.paths import RemotePath, to_path
+from crossmodal.stores.paths import RemotePath, to_path, why_not_url
 
 
 @pytest.fixture
@@ -210,6 +210,25 @@ def test_library_errors_are_stripped_of_secrets() -> None:
     assert clean(text) == "GET https://host/a failed, see s3://bucket/x"
     told = explain("az://c/x", RuntimeError(f"Generic error: {text}"), 1)
     assert "pw" not in str(told)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "s3://key:ab/cdpw@bucket/x", "s3://key:p@sspw@bucket/x", "s3://key:1/pw@bucket", "s3://key:ab/pw",
+        "s3://key:a'/pw@bucket", "s3://key:1/'pw@bucket",
+    ],
+)  # fmt: skip
+def test_a_secret_with_any_signs_is_refused_and_never_shown(url: str) -> None:
+    told = why_not_url(url)
+    assert "without user, password" in told and "pw" not in told and "key" not in told
+    if "'" not in url and "@" in url:
+        assert clean(f"x {url} y") == f"x s3://bucket{url.partition('@bucket')[2]} y"
+
+
+@pytest.mark.parametrize("url", ["hf://datasets/u/name@v1", "http://h:80/a:b", "http://[::1]:80/a", "s3://bucket"])
+def test_an_address_without_a_secret_is_taken_as_it_is(url: str) -> None:
+    assert why_not_url(url) == "" and clean(url) == url
 
 
 def test_every_byte_of_a_store_is_checked_as_that_of_a_folder_is(store: Store, synthetic: Path, url: str) -> None:
