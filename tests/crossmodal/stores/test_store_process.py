@@ -12,6 +12,7 @@ import pytest
 from stored import BUCKET, Store
 
 from crossmodal.stores import backends, client
+from crossmodal.stores.cache import Cache
 from crossmodal.stores.errors import MissingError, StoreError
 from crossmodal.stores.paths import RemotePath, to_path
 
@@ -62,6 +63,14 @@ def test_where_it_was_killed_one_request_fails_and_the_next_starts_it_anew(store
     with pytest.raises(StoreError, match=rf"the process that reads {path} ended; most likely memory ran out"):
         path.read_bytes()
     assert path.read_bytes() == b"abc"
+
+
+def test_where_it_was_killed_a_fetch_is_one_sentence_too(tmp_path: Path) -> None:
+    client.ask("take_warnings")
+    client._SERVERS[-1].process.kill()
+    client._SERVERS[-1].process.wait()
+    with pytest.raises(StoreError, match=r"the process that reads s3://b/x.tar ended; most likely memory ran out"):
+        client.ask("fetch", Cache(tmp_path, 9), [("s3://b/x.tar", 1, "0" * 64)], now=True)
 
 
 def test_a_fork_has_a_connection_of_its_own(store: Store) -> None:
