@@ -204,7 +204,7 @@ def _retry(url: str, read: Callable[[], Made]) -> Made:
         except StoreError:
             raise
         except Exception as error:
-            if attempt == retries() or not BROKEN.search(told(error)):
+            if attempt == retries() or not BROKEN.search(told(url, error)):
                 raise explain(url, error, retries() + 1) from None  # the text of the library may have secrets
             time.sleep(0.1 * 2**attempt)
     raise AssertionError("the last attempt returns or raises")

@@ -14,7 +14,11 @@ CREDENTIALS = {
     "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY, or another AZURE_... of obstore",
     "hf": "HF_TOKEN, or hf auth login",
 }  # fmt: skip
-FORBIDDEN = r"status code: 40[13]|PermissionDenied|PermissionError|Unauthenticated|AccessDenied|401|403"
+FORBIDDEN = (
+    r"status code: 40[13]|PermissionDenied|PermissionError|Unauthenticated|AccessDenied"
+    r"|\b40[13] (Client Error|Unauthorized|Forbidden)"
+)
+PATHS = re.compile(r"(\w://[^\s/?#()\"']*)[^\s()\"']*")
 CASES: Sequence[tuple[str, str]] = (  # what the text of an error matches, and the sentence; the first one counts
     (FORBIDDEN, "access is refused; give credentials that may read and list {host} ({credentials})"),
     (r"169\.254\.169\.254|credential", "there are no credentials; set {credentials}"),
@@ -31,7 +35,9 @@ CASES: Sequence[tuple[str, str]] = (  # what the text of an error matches, and t
 
 def explain(url: str, error: Exception, attempts: int) -> StoreError:
     """An error of a library, in words that say what to do."""
-    text, host = f"{type(error).__name__}: {told(error)}", "/".join(url.split("/")[:3])
+    text, host = f"{type(error).__name__}: {told(url, error)}", "/".join(url.split("/")[:3])
+    if (status := getattr(error, "status", None)) is not None:
+        text += f" (status code: {status})"
     if isinstance(error, FileNotFoundError) or "status code: 404" in text:
         what = f"there is no bucket {host}" if "NoSuchBucket" in text else "there is no such object or bucket"
         return MissingError(f"{url}: {what}; check the name")
@@ -45,9 +51,19 @@ def explain(url: str, error: Exception, attempts: int) -> StoreError:
     return StoreError(f"{url}: {first_line(error)}")
 
 
-def told(error: Exception) -> str:
-    """The text of an error without the values of the library's variables."""
-    return str(error).partition("Debug source:")[0]
+def told(url: str, error: Exception) -> str:
+    """The text of an error without the values of the library's variables and without paths, whose names mean nothing.
+
+    Args:
+        url: of the object.
+        error: of a library.
+    """
+    text, place = str(error).partition("Debug source:")[0], url.partition("://")[2]
+    bucket, _, path = place.partition("/")
+    text = PATHS.sub(r"\1", re.sub(rf"://{re.escape(bucket)}\b", "://", text))
+    for name in filter(None, (place, path, path.rpartition("/")[2])):
+        text = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", "", text)
+    return text
 
 
 def first_line(error: Exception) -> str:

@@ -212,6 +212,23 @@ def test_library_errors_are_stripped_of_secrets() -> None:
     assert "pw" not in str(told)
 
 
+@pytest.mark.parametrize("name", ["pairs/000403.tar", "credentials/1.tar", "x/AccessDenied", "e"])
+def test_a_name_is_not_the_reason_of_an_error(name: str) -> None:
+    text = f"Error performing GET http://h:9/b/{name} in 401ms, {name} of b/{name} - operation timed out"
+    assert re.fullmatch(
+        rf"s3://b/{name}: s3://b does not answer in time after 6 .*", str(explain(f"s3://b/{name}", OSError(text), 6))
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "status"), [("403 Client Error: Forbidden for url: https://h/x", None), ("message='no'", 401)]
+)
+def test_refused_access_is_told_for_the_libraries_below_fsspec(text: str, status: int | None) -> None:
+    error = RuntimeError(text)
+    error.status = status  # type: ignore[attr-defined]
+    assert "access is refused" in str(explain("hf://datasets/u/x", error, 1))
+
+
 @pytest.mark.parametrize(
     "url",
     [
