@@ -15,6 +15,10 @@ class MissingError(StoreError):
     """A store has no such object or bucket."""
 
 
+class UnlistableError(StoreError):
+    """A web server gives files, but not the names of those in a folder."""
+
+
 class ShortError(StoreError):
     """An object ends before the bytes that were asked for."""
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from crossmodal.stores.errors import MissingError, ShortError, StoreError, clean
+from crossmodal.stores.errors import MissingError, ShortError, StoreError, UnlistableError, clean
 
 STATUS = re.compile(r"status code: (\d{3})")
 AGAIN = "then run the same command again"
@@ -19,6 +19,7 @@ FORBIDDEN = (
     r"|\b40[13] (Client Error|Unauthorized|Forbidden)"
 )
 PATHS = re.compile(r"(\w://[^\s/?#()\"']*)[^\s()\"']*")
+UNLISTABLE = re.compile(r"performing PROPFIND .*status code: (400|403|404|405|501)|decoding PROPFIND", re.DOTALL)
 CASES: Sequence[tuple[str, str]] = (  # what the text of an error matches, and the sentence; the first one counts
     (FORBIDDEN, "access is refused; give credentials that may read and list {host} ({credentials})"),
     (r"169\.254\.169\.254|credential", "there are no credentials; set {credentials}"),
@@ -38,6 +39,8 @@ def explain(url: str, error: Exception, attempts: int) -> StoreError:
     text, host = f"{type(error).__name__}: {told(url, error)}", "/".join(url.split("/")[:3])
     if (status := getattr(error, "status", None)) is not None:
         text += f" (status code: {status})"
+    if UNLISTABLE.search(text):
+        return UnlistableError(f"{url}: this server cannot list a folder; give the folder of one split")
     if isinstance(error, FileNotFoundError) or "status code: 404" in text:
         what = f"there is no bucket {host}" if "NoSuchBucket" in text else "there is no such object or bucket"
         return MissingError(f"{url}: {what}; check the name")

@@ -9,20 +9,21 @@ from typing import Any
 
 import pytest
 import torch
-from stored import BUCKET, SIGNATURE, Store, always, now_and_then
+from stored import BUCKET, SIGNATURE, Proxy, Store, always, now_and_then
 
 from crossmodal.data import reader, remote
 from crossmodal.data.manifest import ShardError
 from crossmodal.data.order import Plan
 from crossmodal.data.reader import PairStream, SampleBatch, open_view, train_parts
 from crossmodal.data.shards import Shards
-from crossmodal.data.verify import check
+from crossmodal.data.verify import check, check_tars
 from crossmodal.data.views import Crop
 from crossmodal.stores import cache, client
 from crossmodal.stores.cache import Cache
 from crossmodal.stores.errors import StoreError, clean
 from crossmodal.stores.explain import explain
 from crossmodal.stores.paths import RemotePath, to_path, why_not_url
+from pipelines import shards
 
 
 @pytest.fixture
@@ -265,6 +266,24 @@ def test_a_web_server_that_answers_for_ranges_is_a_store(store: Store, local: li
     store.fault = lambda proxy: proxy.headers.add_header("Authorization", SIGNATURE) is not None  # pass it on
     place = f"http://127.0.0.1:{store.port}/{url.removeprefix('s3://')}"
     assert same(batches(place), local)
+
+
+def test_a_web_server_that_lists_nothing_is_checked_by_its_manifest(
+    store: Store, url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Proxy, "do_PROPFIND", lambda proxy: proxy.answer(405), raising=False)
+    store.fault = lambda proxy: proxy.headers.add_header("Authorization", SIGNATURE) is not None  # pass it on
+    place = f"http://127.0.0.1:{store.port}/{url.removeprefix('s3://')}"
+    assert check_tars(to_path(place), [], {}) == []
+    shards.inspect("--info", to_path(place))
+    assert capsys.readouterr().out.startswith(f"{place}: ")
+    above = place.rpartition("/")[0]
+    with pytest.raises(StoreError, match=f"^{above}: this server cannot list a folder; give the folder of one split$"):
+        shards.inspect("--info", to_path(above))
+    with pytest.raises(ShardError, match=r"manifest.json is missing; this server cannot list a folder, so give the "):
+        Shards.open(above)
+    told = explain(above, OSError("Error performing PROPFIND http://h in 1s - status code: 501 Not Implemented"), 1)
+    assert "cannot list a folder" in str(told)
 
 
 def test_fsspec_reads_what_obstore_does_not(store: Store, synthetic: Path, local: list[SampleBatch]) -> None:
