@@ -24,21 +24,19 @@ CASES: Sequence[tuple[str, str]] = (  # what the text of an error matches, and t
     (FORBIDDEN, "access is refused; give credentials that may read and list {host} ({credentials})"),
     (r"169\.254\.169\.254|credential", "there are no credentials; set {credentials}"),
     (r"redirect", "the bucket is in another region; set AWS_REGION"),
-    (r"status code: (?P<status>\d{3})",
-     "the store answers with status {status} after {attempts} attempts; wait, {again}"),
-    (r"timed out", "{host} does not answer in time after {attempts} attempts; check the network, {again}"),
+    (r"(?:status code: (?=\d{3})|\b(?=5\d\d Server Error))(?P<status>\d{3})",
+     "the store answers with status {status} after {attempts}; wait, {again}"),
+    (r"timed out|TimeoutError", "{host} does not answer in time after {attempts}; check the network, {again}"),
     (r"error sending request|client error|dns|connect|offline",
-     "{host} cannot be reached after {attempts} attempts; check the name, the network and the endpoint, {again}"),
+     "{host} cannot be reached after {attempts}; check the name, the network and the endpoint, {again}"),
     (r"response body|incomplete|end of file|reset|payload",
-     "the connection broke off {attempts} times; check the network, {again}"),
+     "the connection broke off after {attempts}; check the network, {again}"),
 )  # fmt: skip
 
 
 def explain(url: str, error: Exception, attempts: int) -> StoreError:
     """An error of a library, in words that say what to do."""
     text, host = f"{type(error).__name__}: {told(url, error)}", "/".join(url.split("/")[:3])
-    if (status := getattr(error, "status", None)) is not None:
-        text += f" (status code: {status})"
     if UNLISTABLE.search(text):
         return UnlistableError(f"{url}: this server cannot list a folder; give the folder of one split")
     if isinstance(error, FileNotFoundError) or "status code: 404" in text:
@@ -46,16 +44,17 @@ def explain(url: str, error: Exception, attempts: int) -> StoreError:
         return MissingError(f"{url}: {what}; check the name")
     if "status code: 416" in text:
         return ShortError(url)
+    count = f"{attempts} attempt{'s' if attempts > 1 else ''}"
     credentials = CREDENTIALS.get(url[:2], "the login of its own tools")
     for pattern, sentence in CASES:
         if found := re.search(pattern, text, re.IGNORECASE):
-            words = {"host": host, "credentials": credentials, "attempts": attempts, "again": AGAIN}
+            words = {"host": host, "credentials": credentials, "attempts": count, "again": AGAIN}
             return StoreError(f"{url}: {sentence.format(**words, **found.groupdict())}")
     return StoreError(f"{url}: {first_line(error)}")
 
 
 def told(url: str, error: Exception) -> str:
-    """The text of an error without the values of the library's variables and without paths, whose names mean nothing.
+    """The text and status of an error, without the values of the library's variables and without names of objects.
 
     Args:
         url: of the object.
@@ -66,7 +65,8 @@ def told(url: str, error: Exception) -> str:
     text = PATHS.sub(r"\1", re.sub(rf"://{re.escape(bucket)}\b", "://", text))
     for name in filter(None, (place, path, path.rpartition("/")[2])):
         text = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", "", text)
-    return text
+    status = getattr(error, "status", None)
+    return text if status is None else f"{text} (status code: {status})"
 
 
 def first_line(error: Exception) -> str:
