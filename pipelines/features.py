@@ -54,8 +54,9 @@ def inspect(flag: str, path: "AnyPath") -> int:
     from crossmodal.data.verify import check_tars
     from pipelines.config.errors import printable
 
-    subfolders: list[AnyPath] = sorted((manifest.parent for manifest in path.glob(f"*/{MANIFEST}")), key=str)
-    folders = [path] if (path / MANIFEST).is_file() or not subfolders else subfolders
+    folders: list[AnyPath] = [path]
+    if not (path / MANIFEST).is_file():  # only now, because a web server may not list a folder
+        folders = sorted((manifest.parent for manifest in path.glob(f"*/{MANIFEST}")), key=str) or [path]
     if flag == "--info":
         print(printable("\n".join(_describe(folder) for folder in folders)))
         return 0

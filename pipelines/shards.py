@@ -198,8 +198,10 @@ def inspect(flag: str, path: "AnyPath") -> int:
                 [f"shards --index: {path} must be a local folder; make the indexes there, then copy them"]
             )
         return _index(path)
-    subfolders = {file.parent for pattern in (MANIFEST, "*.tar") for file in path.glob(f"*/{pattern}")}
-    folders = [path] if (path / MANIFEST).is_file() else sorted(subfolders)  # one without a manifest is an error
+    folders = [path]
+    if not (path / MANIFEST).is_file():  # only now, because a web server may not list a folder
+        files = (file for pattern in (MANIFEST, "*.tar") for file in path.glob(f"*/{pattern}"))
+        folders = sorted({file.parent for file in files})  # one without a manifest is an error
     if not folders:
         raise ShardError(f"{path} holds no shards: there is no {MANIFEST} in it or one level below")
     if flag.startswith("--check"):

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, get_type_hints
 
 from crossmodal.data.plain import build, build_value, check_text, parse
-from crossmodal.stores.errors import MissingError
+from crossmodal.stores.errors import MissingError, UnlistableError
 from crossmodal.stores.paths import AnyPath
 from modalities import MODALITIES, Modality
 from modalities.common.catalogue import UnknownNameError
@@ -100,7 +100,11 @@ def _why_none(folder: AnyPath, error: OSError) -> str:
     """Why a folder has no manifest."""
     if "there is no bucket" in str(error):
         return f"{folder / MANIFEST} is missing (there is no such bucket)"
-    if splits := sorted(path.parent.name for path in folder.glob(f"*/{MANIFEST}")):
+    try:
+        splits = sorted(path.parent.name for path in folder.glob(f"*/{MANIFEST}"))
+    except UnlistableError:
+        return f"{folder / MANIFEST} is missing; this server cannot list a folder, so give the folder of one split"
+    if splits:
         return f"{folder} holds the shards of {', '.join(splits)}: name one of them, as {folder / splits[-1]}"
     cause = "the folder exists but its shards were not finished" if folder.is_dir() else "there is no such folder"
     return f"{folder / MANIFEST} is missing ({cause}); make shards with: crossmodal shards CONFIG"

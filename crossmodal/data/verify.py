@@ -3,6 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Callable, Container, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import BinaryIO
@@ -11,6 +12,7 @@ from crossmodal.data.index import Row, index_path, make_index, read_rows, scan
 from crossmodal.data.manifest import MANIFEST, Manifest, Shard, ShardError, open_field, parse_facts, sha256_of
 from crossmodal.data.shards import Shards
 from crossmodal.data.views import Picture, tell_turned, tell_uneven
+from crossmodal.stores.errors import UnlistableError
 from crossmodal.stores.paths import AnyPath
 from modalities import Modality
 
@@ -59,7 +61,9 @@ def check_tars(
     earlier = _Seen(may_lack, Counter() if absent is None else absent, Counter() if uneven is None else uneven)
     problems = [problem for shard in shards for problem in _check_shard(folder / shard.file, shard, readers, earlier)]
     listed = {shard.file for shard in shards}
-    paths: list[AnyPath] = [*folder.glob("*.tar")]
+    paths: list[AnyPath] = []
+    with suppress(UnlistableError):  # a web server need not list what it has
+        paths = [*folder.glob("*.tar")]
     return problems + [f"{path}: not in the manifest" for path in sorted(paths, key=str) if path.name not in listed]
 
 

@@ -17,6 +17,8 @@ INSTALL = "pip install 'crossmodal-transfer[remote]'"
 RETRIES = "CROSSMODAL_STORE_RETRIES"  # environment variable: attempts after the first; 0: none
 COALESCE = 1 << 20  # bytes between two spans up to which one request reads both
 BROKEN = re.compile(r"decoding response body|response body error|incomplete|end of file|reset|payload", re.IGNORECASE)
+REPEATED = re.compile(r"after (\d+) retries")  # those of obstore itself
+PASSING = re.compile(r"Timeout|Connection|ConnectError|Disconnected|status code: 5\d\d|\b5\d\d Server Error")  # fsspec
 
 
 class Backend(ABC):
@@ -29,24 +31,52 @@ class Backend(ABC):
 
     def head(self, url: str) -> tuple[int, str | None]:
         """The size of an object, and its ETag if it has one."""
-        return _retry(url, lambda: self._head(url))
+        return self._retry(url, lambda: self._head(url))
 
     def get(self, url: str) -> bytes:
         """A whole object."""
-        return _retry(url, lambda: self._get(url))
+        return self._retry(url, lambda: self._get(url))
 
     def ranges(self, url: str, spans: Sequence[tuple[int, int]]) -> list[bytes]:
         """The bytes of an object at each (offset, size)."""
         starts, sizes = [start for start, _ in spans], [size for _, size in spans]
-        return _retry(url, lambda: _whole(url, spans, self._ranges(url, starts, sizes)))
+        return self._retry(url, lambda: _whole(url, spans, self._ranges(url, starts, sizes)))
 
     def names(self, url: str) -> list[str]:
         """The names of the objects and folders in the folder, in order."""
-        return _retry(url, lambda: sorted(self._names(url)))
+        return self._retry(url, lambda: sorted(self._names(url)))
 
     def put(self, url: str, content: bytes) -> None:
         """Replaces an object."""
-        _retry(url, lambda: self._put(url, content))
+        self._retry(url, lambda: self._put(url, content))
+
+    def _retry(self, url: str, read: Callable[[], Made]) -> Made:
+        """The result of `read`, repeated after an error that may pass and that the library does not repeat itself.
+
+        Raises:
+            StoreError: says what is wrong and what to do.
+        """
+        requests, short = 0, False
+        for attempt in range(retries() + 1):
+            try:
+                return read()
+            except ShortError:  # a broken connection looks like this too, but seldom twice
+                if short or attempt == retries():
+                    raise
+                short = True
+            except StoreError:
+                raise
+            except Exception as error:
+                repeated = REPEATED.search(str(error))
+                requests += 1 + int(repeated[1] if repeated else 0)
+                if attempt == retries() or not self._may_pass(url, error):
+                    raise explain(url, error, requests) from None  # the text of the library may have secrets
+            time.sleep(0.1 * 2**attempt)
+        raise AssertionError("the last attempt returns or raises")
+
+    def _may_pass(self, url: str, error: Exception) -> bool:
+        """True for an error after which the request is repeated."""
+        return BROKEN.search(told(url, error)) is not None
 
     @abstractmethod
     def _head(self, url: str) -> tuple[int, str | None]: ...
@@ -148,6 +178,11 @@ class Fsspec(Backend):
         except ImportError as error:
             raise StoreError(f"{folder} needs a further package: {first_line(error)}") from error
 
+    def _may_pass(self, url: str, error: Exception) -> bool:
+        kinds = " ".join(kind.__name__ for kind in type(error).__mro__)
+        text = told(url, error)
+        return super()._may_pass(url, error) or PASSING.search(f"{kinds}: {text}") is not None
+
     def _head(self, url: str) -> tuple[int, str | None]:
         found = self.files.info(url)
         if found["type"] != "file":
@@ -190,21 +225,3 @@ def _whole(url: str, spans: Sequence[tuple[int, int]], pieces: list[bytes]) -> l
     if [size for _, size in spans] != [len(piece) for piece in pieces]:
         raise ShortError(url)
     return pieces
-
-
-def _retry(url: str, read: Callable[[], Made]) -> Made:
-    """The result of `read`, repeated where an answer breaks off, which the libraries do not repeat.
-
-    Raises:
-        StoreError: says what is wrong and what to do.
-    """
-    for attempt in range(retries() + 1):
-        try:
-            return read()
-        except StoreError:
-            raise
-        except Exception as error:
-            if attempt == retries() or not BROKEN.search(told(error)):
-                raise explain(url, error, retries() + 1) from None  # the text of the library may have secrets
-            time.sleep(0.1 * 2**attempt)
-    raise AssertionError("the last attempt returns or raises")

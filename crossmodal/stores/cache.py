@@ -73,8 +73,9 @@ class Cache:
             self.add(sha256, len(payload), [payload], sha256)
 
     def remove(self, sha256: str) -> None:
-        """Removes a shard, whose bytes have changed on the disk."""
-        (self.folder / sha256).unlink(missing_ok=True)
+        """Removes a shard, whose bytes have changed on the disk, if the folder can be written to."""
+        with suppress(OSError), self._locked():
+            (self.folder / sha256).unlink(missing_ok=True)
 
     def add(self, sha256: str, size: int, pieces: Iterable[bytes], name: str) -> None:
         """Writes a shard, unless it is there or another process is writing it.
@@ -123,7 +124,8 @@ class Cache:
             with self._locked():
                 path.rename(self.folder / sha256)
         except BaseException:
-            path.unlink(missing_ok=True)
+            with suppress(OSError), self._locked():  # what stays is removed by the next one that needs room
+                path.unlink(missing_ok=True)
             raise
         finally:
             os.close(descriptor)

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Client, Connection
 from pathlib import Path
 from typing import Any
@@ -120,6 +120,12 @@ def ask(name: str, *args: Any, **options: Any) -> Any:
 
 def _what(args: Sequence[Any]) -> str:
     """The first URL among the arguments."""
-    while args and not isinstance(args, str):
-        args = args[0]
-    return str(args)
+    return next(_texts(args), "object stores")
+
+
+def _texts(args: Sequence[Any]) -> Iterator[str]:
+    for each in args:
+        if isinstance(each, str):
+            yield each
+        elif isinstance(each, list | tuple):
+            yield from _texts(each)

@@ -2,7 +2,9 @@
 
 import re
 
-SECRETS = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*://)(?:[^\s/@]*@)?([^\s?#\"'<>]*)(?:[?#][^\s\"'<>]*)?")
+SECRETS = re.compile(  # a secret may hold "/" and "@", so what follows a colon is removed up to the last "@"
+    r"([a-zA-Z][a-zA-Z0-9+.-]*://)(?:[^\s:\"'<>]*:[^\s\"'<>]*@|[^\s/@]*@)?([^\s?#\"'<>]*)(?:[?#][^\s\"'<>]*)?"
+)
 
 
 class StoreError(OSError):
@@ -11,6 +13,10 @@ class StoreError(OSError):
 
 class MissingError(StoreError):
     """A store has no such object or bucket."""
+
+
+class UnlistableError(StoreError):
+    """A web server gives files, but not the names of those in a folder."""
 
 
 class ShortError(StoreError):

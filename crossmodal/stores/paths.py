@@ -13,6 +13,7 @@ from crossmodal.stores.cache import Cache, current
 from crossmodal.stores.errors import MissingError, clean
 
 URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
+PLACE = re.compile(r"(\[[^\]/@]*\]|[^:/]*)(:\d*)?(/.*)?", re.DOTALL)  # host, port and path
 BLOCK = 8 << 20  # bytes that one request of a file that is read from its begin to its end asks for
 
 
@@ -32,14 +33,23 @@ def why_not_url(text: str) -> str:
     """Why a URL cannot be the place of shards, without its secrets; empty if it can, or if the text is no URL."""
     if not is_url(text):
         return ""
-    if clean(text) != text:
-        return (f"must be a URL without user, password, query or fragment, such as {clean(text)}: credentials come "
+    example = clean(text)
+    if example != text or _has_colon(text):
+        if _has_colon(example):
+            example = f"{text.partition('://')[0]}://bucket/folder"
+        return (f"must be a URL without user, password, query or fragment, such as {example}: credentials come "
                 "from the environment, as the store's own tools take them")  # fmt: skip
     if text.lower().startswith("file:"):
         return f"must be a path for local files, got {text}"
     if not URL.sub("", text).strip("/"):
         return f"must name a bucket or host after {text}"
     return ""
+
+
+def _has_colon(url: str) -> bool:
+    """True if a colon may begin a secret: one that is not that of a port, or that comes before an "@"."""
+    rest = url.partition("://")[2]
+    return PLACE.fullmatch(rest) is None or ":" in rest.rpartition("@")[0]
 
 
 @dataclass(frozen=True, order=True)

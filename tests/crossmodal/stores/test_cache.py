@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -87,13 +88,14 @@ def _churn(cache: Cache, seed: int) -> None:
 
 def test_several_processes_never_exceed_the_limit_at_any_time(three: Cache) -> None:
     workers = [FORK.Process(target=_churn, args=(three, seed)) for seed in range(4)]
-    seen = []
+    seen, held = [], set()
     for worker in workers:
         worker.start()
     while any(worker.is_alive() for worker in workers):
         seen.append(used(three))
+        held.add(frozenset(path.name for path in three.folder.glob("*")))
     assert max(seen) <= three.limit
-    assert max(seen) >= 2 * SIZE and len({*seen}) > 2  # it did look while they wrote
+    assert max(seen) >= 2 * SIZE and len(held) > 2  # it did look while they wrote
     assert not [*three.folder.glob("*.part")]
     for path in three.folder.glob("?" * 64):
         assert hashlib.sha256(path.read_bytes()).hexdigest() == path.name
@@ -141,6 +143,47 @@ def test_the_same_shard_is_fetched_once_and_a_killed_fetch_is_begun_anew(three: 
 def test_other_bytes_than_the_manifest_says_are_not_kept(three: Cache, payload: bytes) -> None:
     with pytest.raises(StoreError, match=r"s3://b/1.tar has other bytes than its manifest says"):
         three.add(content(1)[0], SIZE, iter([payload]), "s3://b/1.tar")
+    assert used(three) == 0
+
+
+def test_a_shard_is_not_removed_while_another_process_makes_room(three: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(3):
+        add(three, number)
+    removing = threading.Thread(target=three.remove, args=(content(0)[0],))
+
+    def now() -> float:  # is asked for when the files are known, and before one is removed
+        removing.start()
+        removing.join(0.2)
+        return time.time()
+
+    monkeypatch.setattr(caches, "time", SimpleNamespace(time=now))
+    add(three, 3)
+    removing.join()
+    monkeypatch.setattr(caches, "LOCK", "no/lock")
+    three.remove(content(1)[0])  # the lock cannot be taken; the shard stays, and nothing is raised
+    assert [three.has(content(number)[0], SIZE) for number in range(4)] == [False, True, True, True]
+
+
+def test_a_fetch_that_fails_waits_for_the_lock_before_it_removes_its_file(three: Cache) -> None:
+    begun, locked = threading.Event(), threading.Event()
+
+    def failing() -> Iterator[bytes]:
+        begun.set()
+        locked.wait(20)
+        yield b"too short"
+
+    def fetch() -> None:
+        with contextlib.suppress(StoreError):
+            three.add("0" * 64, SIZE, failing(), "x")
+
+    fetching = threading.Thread(target=fetch)
+    fetching.start()
+    assert begun.wait(20)
+    with three._locked():
+        locked.set()
+        fetching.join(0.2)
+        assert used(three) == SIZE
+    fetching.join()
     assert used(three) == 0
 
 

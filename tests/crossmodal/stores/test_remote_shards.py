@@ -9,20 +9,21 @@ from typing import Any
 
 import pytest
 import torch
-from stored import BUCKET, SIGNATURE, Store, always, now_and_then
+from stored import BUCKET, SIGNATURE, Proxy, Store, always, now_and_then
 
 from crossmodal.data import reader, remote
 from crossmodal.data.manifest import ShardError
 from crossmodal.data.order import Plan
 from crossmodal.data.reader import PairStream, SampleBatch, open_view, train_parts
 from crossmodal.data.shards import Shards
-from crossmodal.data.verify import check
+from crossmodal.data.verify import check, check_tars
 from crossmodal.data.views import Crop
 from crossmodal.stores import cache, client
 from crossmodal.stores.cache import Cache
 from crossmodal.stores.errors import StoreError, clean
 from crossmodal.stores.explain import explain
-from crossmodal.stores.paths import RemotePath, to_path
+from crossmodal.stores.paths import RemotePath, to_path, why_not_url
+from pipelines import shards
 
 
 @pytest.fixture
@@ -212,6 +213,42 @@ def test_library_errors_are_stripped_of_secrets() -> None:
     assert "pw" not in str(told)
 
 
+@pytest.mark.parametrize("name", ["pairs/000403.tar", "credentials/1.tar", "x/AccessDenied", "e"])
+def test_a_name_is_not_the_reason_of_an_error(name: str) -> None:
+    text = f"Error performing GET http://h:9/b/{name} in 401ms, {name} of b/{name} - operation timed out"
+    assert re.fullmatch(
+        rf"s3://b/{name}: s3://b does not answer in time after 6 .*", str(explain(f"s3://b/{name}", OSError(text), 6))
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "status"), [("403 Client Error: Forbidden for url: https://h/x", None), ("message='no'", 401)]
+)
+def test_refused_access_is_told_for_the_libraries_below_fsspec(text: str, status: int | None) -> None:
+    error = RuntimeError(text)
+    error.status = status  # type: ignore[attr-defined]
+    assert "access is refused" in str(explain("hf://datasets/u/x", error, 1))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "s3://key:ab/cdpw@bucket/x", "s3://key:p@sspw@bucket/x", "s3://key:1/pw@bucket", "s3://key:ab/pw",
+        "s3://key:a'/pw@bucket", "s3://key:1/'pw@bucket",
+    ],
+)  # fmt: skip
+def test_a_secret_with_any_signs_is_refused_and_never_shown(url: str) -> None:
+    told = why_not_url(url)
+    assert "without user, password" in told and "pw" not in told and "key" not in told
+    if "'" not in url and "@" in url:
+        assert clean(f"x {url} y") == f"x s3://bucket{url.partition('@bucket')[2]} y"
+
+
+@pytest.mark.parametrize("url", ["hf://datasets/u/name@v1", "http://h:80/a:b", "http://[::1]:80/a", "s3://bucket"])
+def test_an_address_without_a_secret_is_taken_as_it_is(url: str) -> None:
+    assert why_not_url(url) == "" and clean(url) == url
+
+
 def test_every_byte_of_a_store_is_checked_as_that_of_a_folder_is(store: Store, synthetic: Path, url: str) -> None:
     tar = bytearray((synthetic / "train" / "000003.tar").read_bytes())
     tar[700] ^= 1
@@ -229,6 +266,24 @@ def test_a_web_server_that_answers_for_ranges_is_a_store(store: Store, local: li
     store.fault = lambda proxy: proxy.headers.add_header("Authorization", SIGNATURE) is not None  # pass it on
     place = f"http://127.0.0.1:{store.port}/{url.removeprefix('s3://')}"
     assert same(batches(place), local)
+
+
+def test_a_web_server_that_lists_nothing_is_checked_by_its_manifest(
+    store: Store, url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Proxy, "do_PROPFIND", lambda proxy: proxy.answer(405), raising=False)
+    store.fault = lambda proxy: proxy.headers.add_header("Authorization", SIGNATURE) is not None  # pass it on
+    place = f"http://127.0.0.1:{store.port}/{url.removeprefix('s3://')}"
+    assert check_tars(to_path(place), [], {}) == []
+    shards.inspect("--info", to_path(place))
+    assert capsys.readouterr().out.startswith(f"{place}: ")
+    above = place.rpartition("/")[0]
+    with pytest.raises(StoreError, match=f"^{above}: this server cannot list a folder; give the folder of one split$"):
+        shards.inspect("--info", to_path(above))
+    with pytest.raises(ShardError, match=r"manifest.json is missing; this server cannot list a folder, so give the "):
+        Shards.open(above)
+    told = explain(above, OSError("Error performing PROPFIND http://h in 1s - status code: 501 Not Implemented"), 1)
+    assert "cannot list a folder" in str(told)
 
 
 def test_fsspec_reads_what_obstore_does_not(store: Store, synthetic: Path, local: list[SampleBatch]) -> None:

@@ -7,12 +7,14 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from stored import BUCKET, Store
 
 from crossmodal.stores import backends, client
-from crossmodal.stores.errors import MissingError, StoreError
+from crossmodal.stores.cache import Cache
+from crossmodal.stores.errors import MissingError, ShortError, StoreError
 from crossmodal.stores.paths import RemotePath, to_path
 
 PARENT = """
@@ -64,6 +66,14 @@ def test_where_it_was_killed_one_request_fails_and_the_next_starts_it_anew(store
     assert path.read_bytes() == b"abc"
 
 
+def test_where_it_was_killed_a_fetch_is_one_sentence_too(tmp_path: Path) -> None:
+    client.ask("take_warnings")
+    client._SERVERS[-1].process.kill()
+    client._SERVERS[-1].process.wait()
+    with pytest.raises(StoreError, match=r"the process that reads s3://b/x.tar ended; most likely memory ran out"):
+        client.ask("fetch", Cache(tmp_path, 9), [("s3://b/x.tar", 1, "0" * 64)], now=True)
+
+
 def test_a_fork_has_a_connection_of_its_own(store: Store) -> None:
     client.ask("take_warnings")
     assert client._STATE.connection is not None
@@ -95,6 +105,44 @@ def test_a_missing_extra_is_one_sentence(url: str, package: str, monkeypatch: py
     with pytest.raises(StoreError) as caught:
         backends.open_backend(url)
     assert str(caught.value) == f"{url} needs the package {package}: pip install 'crossmodal-transfer[remote]'"
+
+
+class Failing(backends.Fsspec):
+    """Raises each of some errors once, then answers."""
+
+    def __init__(self, *errors: Exception) -> None:
+        self.errors, self.requests = [*errors], 0
+
+    def _get(self, url: str) -> bytes:
+        self.requests += 1
+        if self.errors:
+            raise self.errors.pop(0)
+        return b"abc"
+
+    def _ranges(self, url: str, starts: list[int], sizes: list[int]) -> list[bytes]:
+        return [self._get(url)[: 1 if self.requests == 1 else 3]]
+
+
+def test_requests_by_fsspec_are_repeated_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(backends.RETRIES, "2")
+    monkeypatch.setattr(backends, "time", SimpleNamespace(sleep=lambda seconds: None))
+    busy = RuntimeError("no")
+    busy.status = 503  # type: ignore[attr-defined]
+    for error in (TimeoutError(), ConnectionResetError(), busy, OSError("502 Server Error: Bad Gateway for url: x")):
+        assert Failing(error).get("hf://a/x") == b"abc"
+    assert Failing().ranges("hf://a/x", [(0, 3)]) == [b"abc"]
+    with pytest.raises(ShortError):
+        Failing().ranges("hf://a/x", [(0, 4)])
+    for errors, message in (
+        ([TimeoutError()] * 3, "in time after 3 attempts"),
+        ([busy] * 3, "status 503 after 3 attempts"),
+        ([OSError("502 Server Error: Bad Gateway")] * 3, "status 502 after 3 attempts"),
+        ([OSError("dns")], "reached after 1 attempt;"),
+    ):
+        failing = Failing(*errors)
+        with pytest.raises(StoreError, match=message):
+            failing.get("hf://a/x")
+        assert failing.requests == len(errors)
 
 
 def test_a_path_in_a_store_is_used_as_a_local_one_is(store: Store, tmp_path: Path) -> None:
