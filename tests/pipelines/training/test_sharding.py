@@ -158,7 +158,7 @@ def test_a_process_that_dies_leaves_no_half_checkpoint(tmp_path: Path, monkeypat
         ):
             patch.setattr(torch, "save", lambda *_: (_ for _ in ()).throw(OSError("no space")))
             checkpoint.save_sharded(folder, 3, {"step": 3}, tensors)
-        for step in (4, 5):
+        for step in (4, 5, 5):  # by `save_every`, and by a signal at the same step
             checkpoint.save_sharded(folder, step, {"step": step}, tensors)
         assert [path.name for path in sorted(folder.glob("*[0-9]"))] == ["step_000000004", "step_000000005"]
         assert checkpoint.load(checkpoint.latest(folder) or folder) == {"step": 5}
