@@ -54,10 +54,12 @@ def meet() -> None:
     import torch.distributed.nn  # first: its functions bind the group that is open at import, for good
     from accelerate import PartialState
 
+    group: dict[str, Any] = {}
     if count() > 1 and not torch.distributed.is_initialized():
         _LIFELINES.append(Lifeline(rank(), count(), turn=len(_LIFELINES)))
+        group = {"store": _LIFELINES[-1].store, "rank": rank(), "world_size": count()}
     cpu = not torch.accelerator.is_available()  # without it, accelerate takes several CPU processes for one
-    PartialState(cpu=cpu, timeout=PATIENCE)
+    PartialState(cpu=cpu, timeout=PATIENCE, **group)
 
 
 def wait() -> None:

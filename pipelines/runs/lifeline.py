@@ -46,12 +46,12 @@ class Lifeline:
         self._others: dict[int, socket.socket] = {}
         self._lock, self._printed, self._closed = threading.Lock(), threading.Event(), False
         master, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        self._store = _open_store(master, port, rank)
+        self.store = open_store(master, port, rank, turn)
         try:
             if rank == 0:
-                self._gather(count, turn, _address(master, port))
+                self._gather(count, _address(master, port))
             else:
-                self._join(turn)
+                self._join()
         except (OSError, RuntimeError) as error:  # RuntimeErrors are the store's
             self._drop()
             problem = f"could not meet the other processes of the launch at {master}:{port} ({error})"
@@ -59,11 +59,11 @@ class Lifeline:
         closes = weakref.WeakMethod(self._drop)  # or a worker that outlives this process keeps it alive for the others
         os.register_at_fork(after_in_child=lambda: _call(closes))
 
-    def _gather(self, count: int, turn: int, address: str) -> None:
+    def _gather(self, count: int, address: str) -> None:
         """On rank 0: waits for the connection of every other process."""
         secret, deadline = secrets.token_hex(16), time.monotonic() + 60 * START_MINUTES
         with _serve() as server:
-            self._store.set(_key(turn), json.dumps([address, server.getsockname()[1], secret]))
+            self.store.set("lifeline", json.dumps([address, server.getsockname()[1], secret]))
             while len(self._others) < count - 1:
                 server.settimeout(max(deadline - time.monotonic(), 0.01))
                 try:
@@ -83,9 +83,9 @@ class Lifeline:
                         continue
                 other.close()
 
-    def _join(self, turn: int) -> None:
+    def _join(self) -> None:
         """On other ranks: connects to rank 0."""
-        address, port, secret = json.loads(self._store.get(_key(turn)))
+        address, port, secret = json.loads(self.store.get("lifeline"))
         other = socket.create_connection((address, port), timeout=60)
         other.sendall(_line({**self.who, "secret": secret}))
         self._hold({"rank": 0, "host": address, "pid": None}, other, other.makefile("r", encoding="utf-8"))
@@ -170,15 +170,19 @@ def describe(news: News) -> str:
             "its output and the system's log may say more")  # fmt: skip
 
 
-def _open_store(master: str, port: int, rank: int) -> Any:
-    """The store of the launch: the launcher's, or one that rank 0 opens and its process group then shares."""
-    from torch.distributed import TCPStore
+def open_store(master: str, port: int, rank: int, turn: int) -> Any:
+    """The part of a group in the store of the launch: the launcher's, or one that rank 0 opens.
+
+    Torchrun's store outlives a restart of its processes, and both outlive a group, so they have addresses of others.
+    """
+    from torch.distributed import PrefixStore, TCPStore
 
     launchers = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    return TCPStore(
+    store = TCPStore(
         master, port, is_master=rank == 0 and not launchers, timeout=timedelta(minutes=START_MINUTES),
         wait_for_workers=False, multi_tenant=True,
     )  # fmt: skip
+    return PrefixStore(f"{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{turn}", store)
 
 
 def _address(master: str, port: int) -> str:
@@ -204,8 +208,3 @@ def _line(message: object) -> bytes:
 def _call(method: "weakref.WeakMethod[Any]") -> None:
     if (bound := method()) is not None:
         bound()
-
-
-def _key(turn: int) -> str:
-    """Where the store has rank 0's address; the store of torchrun outlives a restart of the processes."""
-    return f"lifeline/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{turn}"

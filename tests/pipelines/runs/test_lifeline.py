@@ -110,8 +110,8 @@ def test_a_stranger_is_not_taken_for_a_process(exits: list[int]) -> None:
     ready: list[Lifeline] = []
     thread = threading.Thread(target=lambda: ready.append(Lifeline(0, 2)))
     thread.start()
-    store = lifeline._open_store("localhost", int(os.environ["MASTER_PORT"]), 1)
-    address, port, _ = json.loads(store.get("lifeline/0/0"))
+    store = lifeline.open_store("localhost", int(os.environ["MASTER_PORT"]), 1, 0)
+    address, port, _ = json.loads(store.get("lifeline"))
     with closing(socket.create_connection((address, port))) as stranger:
         stranger.sendall(b'{"rank": 1, "secret": "guess"}\n')
         own = Lifeline(1, 2)
