@@ -76,7 +76,7 @@ class GaussianPosterior(nn.Module):
         return dict(zip(self.names, self.means, strict=True))
 
     def tensors(self) -> Iterator[Tensor]:
-        """All that the function depends on: weights, and buffers of the encoder."""
+        """The weights, and the buffers of the encoder: the function depends on nothing else."""
         yield from self.state_dict().values()
         yield from self._shell[0].state_dict().values()
 

@@ -24,7 +24,7 @@ class Share:
 
     @classmethod
     def of(cls, pairs: int) -> "Share":
-        """That of this process."""
+        """The share of this process."""
         return cls(pairs, *ranks())
 
     @property

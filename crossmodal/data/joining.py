@@ -33,7 +33,7 @@ HASHED = 1 << 21  # hashes of keys that are compared at once, 16 MB
 
 @dataclass(frozen=True)
 class Mark:
-    """What a finished shard adds to the manifest."""
+    """The contribution of a finished shard to the manifest."""
 
     origin: str
     shard: Shard

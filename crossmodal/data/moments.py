@@ -47,7 +47,7 @@ class Moments:
             self.low, self.high = min(self.low, values.min().item()), max(self.high, values.max().item())
 
     def sums(self) -> dict[str, Any]:
-        """What `join` needs of them, as plain content."""
+        """The sums that `join` reads, as plain content."""
         low, high = (self.low, self.high) if self.count else (None, None)
         return {"count": self.count, "without": self.without, "total": self.total, "squares": self.squares,
                 "low": low, "high": high}  # fmt: skip
@@ -89,7 +89,7 @@ class ClassShares:
         self.counts += np.bincount(signal.flatten().long().numpy() + 1, minlength=len(self.counts))
 
     def sums(self) -> dict[str, Any]:
-        """What `join` needs of them, as plain content."""
+        """The sums that `join` reads, as plain content."""
         return {"counts": self.counts.tolist()}
 
     def join(self, sums: Mapping[str, Any]) -> None:

@@ -62,7 +62,7 @@ def write_by(
 
 
 def _messages(ends: dict[Connection, BaseProcess]) -> Iterator[BaseException | int | None]:
-    """What the processes send, until all are done."""
+    """The messages of the processes, until all are done."""
     left = dict(ends)
     while left:
         for end in wait([*left]):

@@ -65,7 +65,7 @@ class FileSamples:
             raise SampleError(str(error)) from error
 
     def facts(self, index: int) -> dict[str, Any]:
-        """What a source recorded of the sample; nothing is known of a file."""
+        """The facts of the sample from its source; a file has none."""
         return {}
 
 
@@ -108,7 +108,7 @@ class ShardSamples:
         self.shards.read_ahead(indices, [self.shards.member(self.view.modality.field), *["json"] * with_facts])
 
     def facts(self, index: int) -> dict[str, Any]:
-        """What the source recorded of the pair beside its label, such as its group or a pose.
+        """The facts of the pair from its source, such as its group or a pose, without the label.
 
         Raises:
             SampleError: it cannot be read.

@@ -26,12 +26,12 @@ class Backend(ABC):
 
     Raises:
         StoreError: by every method, the store does not answer, refuses access, or gives fewer bytes than asked for.
-        MissingError: by `head`, `get` and `ranges`, there is no such object.
+        MissingError: by `size`, `get` and `ranges`, there is no such object.
     """
 
-    def head(self, url: str) -> tuple[int, str | None]:
-        """The size of an object, and its ETag if it has one."""
-        return self._retry(url, lambda: self._head(url))
+    def size(self, url: str) -> int:
+        """The size of an object in bytes."""
+        return self._retry(url, lambda: self._size(url))
 
     def get(self, url: str) -> bytes:
         """A whole object."""
@@ -45,10 +45,6 @@ class Backend(ABC):
     def names(self, url: str) -> list[str]:
         """The names of the objects and folders in the folder, in order."""
         return self._retry(url, lambda: sorted(self._names(url)))
-
-    def put(self, url: str, content: bytes) -> None:
-        """Replaces an object."""
-        self._retry(url, lambda: self._put(url, content))
 
     def _retry(self, url: str, read: Callable[[], Made]) -> Made:
         """The result of `read`, repeated after an error that may pass and that the library does not repeat itself.
@@ -79,7 +75,7 @@ class Backend(ABC):
         return BROKEN.search(told(url, error)) is not None
 
     @abstractmethod
-    def _head(self, url: str) -> tuple[int, str | None]: ...
+    def _size(self, url: str) -> int: ...
 
     @abstractmethod
     def _get(self, url: str) -> bytes: ...
@@ -89,9 +85,6 @@ class Backend(ABC):
 
     @abstractmethod
     def _names(self, url: str) -> list[str]: ...
-
-    @abstractmethod
-    def _put(self, url: str, content: bytes) -> None: ...
 
 
 def open_backend(folder: str) -> Backend:
@@ -140,9 +133,8 @@ class Obstore(Backend):
         except Exception as error:
             raise StoreError(f"{clean(folder)}: {first_line(error)}") from error
 
-    def _head(self, url: str) -> tuple[int, str | None]:
-        found = self.obstore.head(self.store, _name(url))
-        return found["size"], found["e_tag"]
+    def _size(self, url: str) -> int:
+        return int(self.obstore.head(self.store, _name(url))["size"])
 
     def _get(self, url: str) -> bytes:
         return bytes(self.obstore.get(self.store, _name(url)).bytes())
@@ -154,9 +146,6 @@ class Obstore(Backend):
     def _names(self, url: str) -> list[str]:
         found = self.obstore.list_with_delimiter(self.store)
         return [*map(_name, [*found["common_prefixes"], *(each["path"] for each in found["objects"])])]
-
-    def _put(self, url: str, content: bytes) -> None:
-        self.obstore.put(self.store, _name(url), content)
 
 
 class Fsspec(Backend):
@@ -183,12 +172,11 @@ class Fsspec(Backend):
         text = told(url, error)
         return super()._may_pass(url, error) or PASSING.search(f"{kinds}: {text}") is not None
 
-    def _head(self, url: str) -> tuple[int, str | None]:
+    def _size(self, url: str) -> int:
         found = self.files.info(url)
         if found["type"] != "file":
             raise FileNotFoundError(url)
-        version = next((found[name] for name in ("ETag", "etag", "blob_id", "mtime") if found.get(name)), None)
-        return found["size"], None if version is None else str(version)
+        return int(found["size"])
 
     def _get(self, url: str) -> bytes:
         return bytes(self.files.cat_file(url))
@@ -202,9 +190,6 @@ class Fsspec(Backend):
             return [_name(path.rstrip("/")) for path in self.files.ls(url, detail=False)]
         except FileNotFoundError:
             return []
-
-    def _put(self, url: str, content: bytes) -> None:
-        self.files.pipe_file(url, content)
 
 
 def _profile() -> Mapping[str, Any]:

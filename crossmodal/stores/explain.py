@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 from crossmodal.stores.errors import MissingError, ShortError, StoreError, UnlistableError, clean
 
-STATUS = re.compile(r"status code: (\d{3})")
 AGAIN = "then run the same command again"
 CREDENTIALS = {
     "s3": "AWS_PROFILE, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the role of the machine; "

@@ -18,10 +18,9 @@ BLOCK = 8 << 20  # bytes that one request of a file that is read from its begin 
 
 
 class Stat(NamedTuple):
-    """What a store knows of an object."""
+    """The part of `os.stat_result` that a store has."""
 
     st_size: int  # bytes
-    etag: str | None  # changes with the content
 
 
 def is_url(text: str | Path) -> bool:
@@ -99,7 +98,7 @@ class RemotePath:
         Raises:
             MissingError: there is none.
         """
-        return Stat(*client.ask("head", self.url))
+        return Stat(client.ask("size", self.url))
 
     def is_file(self) -> bool:
         """True if there is such an object."""
@@ -115,11 +114,6 @@ class RemotePath:
     def read_bytes(self) -> bytes:
         """The whole object."""
         return client.ask("get", self.url)
-
-    def write_bytes(self, content: bytes) -> int:
-        """Replaces the object, at once for every reader; gives its size."""
-        client.ask("put", self.url, content)
-        return len(content)
 
     def read_spans(self, spans: Sequence[tuple[int, int]]) -> list[bytes]:
         """The bytes at each (offset, size)."""

@@ -87,9 +87,9 @@ class Operations:
         """Sentences for the user about fetches, each once."""
         return self.fetchers.take_warnings()
 
-    def head(self, url: str) -> tuple[int, str | None]:
-        """Size and version."""
-        return _backend(url).head(url)
+    def size(self, url: str) -> int:
+        """The size of an object in bytes."""
+        return _backend(url).size(url)
 
     def get(self, url: str) -> bytes:
         """A whole object."""
@@ -109,10 +109,6 @@ class Operations:
     def names(self, url: str) -> list[str]:
         """The names of the objects and folders in a folder, in order."""
         return _open(url).names(url)
-
-    def put(self, url: str, content: bytes) -> None:
-        """Writes an object."""
-        _backend(url).put(url, content)
 
     def ranges(self, wanted: Sequence[tuple[str, Spans]]) -> list[list[bytes]]:
         """Spans of several objects, read at the same time."""
@@ -202,7 +198,7 @@ def fetch(cache: Cache, wanted: Fetch) -> None:
         for start in range(0, wanted.size, PIECE):
             yield backend.ranges(wanted.url, [(start, min(PIECE, wanted.size - start))])[0]
 
-    if backend.head(wanted.url)[0] != wanted.size:
+    if backend.size(wanted.url) != wanted.size:
         raise StoreError(
             f"{wanted.url} has another size than its manifest says; check it with crossmodal shards --check"
         )

@@ -150,7 +150,9 @@ def test_a_path_in_a_store_is_used_as_a_local_one_is(store: Store, tmp_path: Pat
         for name in ("b/x.tar", "a/x.tar", "a/y.npy"):
             if isinstance(path, Path):
                 (path / name).parent.mkdir(exist_ok=True)
-            (path / name).write_bytes(name.encode() * 3)
+                (path / name).write_bytes(name.encode() * 3)
+            else:
+                store.put(f"paths/{name}", name.encode() * 3)
         assert [each.parent.name for each in sorted(path.glob("*/x.tar"), key=str)] == ["a", "b"]
         assert [each.name for each in sorted(path.glob("*/*"), key=str)] == ["x.tar", "y.npy", "x.tar"]
         file = path / "a/x.tar"
