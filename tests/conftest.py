@@ -1,5 +1,6 @@
 """Every annotation is a test: shapes and types are checked wherever our code runs under pytest."""
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -77,6 +78,12 @@ def store(shared_store: "Store", monkeypatch: pytest.MonkeyPatch) -> Iterator["S
     yield shared_store
     shared_store.fault = lambda proxy: False
     cache.use(None)
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays, so collections of garbage, one a training, need not look at it."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,5 +1,6 @@
 """The pairs that weights have seen: those of their run, of its teachers and of the weights that these started from."""
 
+import functools
 import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -185,6 +186,12 @@ def _contents(shards: Shards, field: str) -> Iterator[tuple[bytes, str]]:
             yield hashlib.sha256(shards.read(index, [member])[1][member]).digest(), row.key
 
 
+@functools.lru_cache(maxsize=256)
+def _load(schema: type[TrainedConfig], file: Path, stamp: tuple[int, int] | None) -> TrainedConfig:
+    """The config of a run; an evaluation asks for that of each student many times."""
+    return load(schema, file, stored=True)
+
+
 def origin(folder: str) -> tuple[Path, TrainedConfig]:
     """The run that trained a student, and its config.
 
@@ -194,5 +201,7 @@ def origin(folder: str) -> tuple[Path, TrainedConfig]:
     for path in (Path(folder), Path(folder).parent):  # each of several encoders has a folder in the run's
         schema = SCHEMAS.get(read_report(path).get("pipeline", ""))
         if schema is not None:
-            return path, load(schema, path / "config.yaml", stored=True)
+            file = path / "config.yaml"
+            stamp = (file.stat().st_mtime_ns, file.stat().st_size) if file.is_file() else None
+            return path, _load(schema, file, stamp)
     raise ConfigError([f"students: {folder} must be the folder of a finished run of {', '.join(SCHEMAS)}"])
